@@ -1,0 +1,132 @@
+// Owns: what an op is, and `apply`, which runs one and records it.
+//
+// An op is a struct with a name, `Saved<T, B>` (all that it costs in activation memory), `forward(saved, need, x…)` and
+// `backward(saved, need, dy)`. Options are its data members. See ops/matmul.hpp for the shortest example.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include <meft/autodiff/parameter.hpp>
+#include <meft/autodiff/tape.hpp>
+
+namespace meft {
+
+/// Which of an op's N inputs need a gradient. An op saves only what those need.
+template <std::size_t N>
+struct Needs {
+  std::array<bool, N> wanted{};
+  bool operator[](std::size_t i) const { return wanted[i]; }
+  bool any() const {
+    for (bool w : wanted)
+      if (w) return true;
+    return false;
+  }
+};
+
+template <class X>
+struct operand_traits : std::false_type {};
+template <class T, class B>
+struct operand_traits<Tensor<T, B>> : std::true_type {};
+template <class T, class B>
+struct operand_traits<Var<T, B>> : std::true_type {};
+template <class T, class B>
+struct operand_traits<Parameter<T, B>> : std::true_type {};
+
+/// What an op takes: a tensor (constant), a variable or a parameter.
+template <class X>
+concept Operand = operand_traits<std::remove_cvref_t<X>>::value && Real<typename std::remove_cvref_t<X>::value_type>;
+
+template <Real T, Backend B>
+const Var<T, B>& as_var(const Var<T, B>& x) {
+  return x;
+}
+template <Real T, Backend B>
+Var<T, B> as_var(const Tensor<T, B>& x) {
+  return x;
+}
+template <Real T, Backend B>
+Var<T, B> as_var(const Parameter<T, B>& x) {
+  return x.variable();
+}
+
+template <Operand X>
+using VarOf = Var<typename std::remove_cvref_t<X>::value_type, typename std::remove_cvref_t<X>::backend>;
+template <Operand X>
+using TensorOf = Tensor<typename std::remove_cvref_t<X>::value_type, typename std::remove_cvref_t<X>::backend>;
+
+/// The gradients of an op: each function is called only when its input needs it.
+template <std::size_t N, class First, class... Rest>
+auto grads(const Needs<N>& need, const First& first, const Rest&... rest) {
+  static_assert(N == 1 + sizeof...(Rest), "grads: one function for each input");
+  using Gradient = std::decay_t<decltype(first())>;
+  std::array<Gradient, N> out;
+  std::size_t i = 0;
+  const auto one = [&](const auto& f) {
+    if (need[i]) out[i] = f();
+    ++i;
+  };
+  one(first);
+  (one(rest), ...);
+  return out;
+}
+
+/// An op: its name, what it saves, how it runs.
+template <class Op>
+concept Differentiable = requires { { Op::name } -> std::convertible_to<const char*>; } && requires { typename Op::template Saved<float, Cpu>; };
+
+namespace detail {
+
+template <class Op, class T, class B, std::size_t N>
+struct OpNode final : Slot<T, B> {
+  OpNode(Op o, typename Op::template Saved<T, B> s, Needs<N> n, std::array<int, N> i)
+      : Slot<T, B>(Op::name), op(std::move(o)), saved(std::move(s)), need(n), inputs(i) {}
+
+  void backward(Tape& tape) override {
+    auto out = op.backward(saved, need, std::exchange(this->gradient, {}));
+    saved = {};
+    for (std::size_t i = 0; i < N; ++i)
+      if (need[i]) tape.add(inputs[i], std::move(out[i]));
+  }
+
+  Op op;
+  typename Op::template Saved<T, B> saved;
+  Needs<N> need;
+  std::array<int, N> inputs;
+};
+
+}  // namespace detail
+
+/// Runs `op` on its inputs and records it on the current tape when any of them needs a gradient. The forward kernel is
+/// the same either way. Errors point at `where`, the line of the op's caller.
+template <Differentiable Op, Operand First, Operand... Rest>
+VarOf<First> apply(Where where, Op op, const First& first, const Rest&... rest) {
+  using T = typename std::remove_cvref_t<First>::value_type;
+  using B = typename std::remove_cvref_t<First>::backend;
+  static_assert((std::is_same_v<VarOf<First>, VarOf<Rest>> && ...), "meft: an op's inputs differ in element type or device");
+  constexpr std::size_t count = 1 + sizeof...(Rest);
+  const std::tuple<VarOf<First>, VarOf<Rest>...> inputs(as_var(first), as_var(rest)...);
+  return std::apply(
+      [&](const auto&... x) {
+        Tape* tape = Tape::current();
+        Needs<count> need;
+        if (tape) need.wanted = {tape->wants(x, Op::name, where)...};
+        typename Op::template Saved<T, B> saved;
+        Tensor<T, B> y;
+        try {
+          y = op.forward(saved, need, x.value()...);
+        } catch (Error& error) {
+          error.at(where);
+          throw;
+        }
+        if (!need.any()) return Var<T, B>(std::move(y));
+        return tape->attach<T, B>(std::move(y), std::make_unique<detail::OpNode<Op, T, B, count>>(
+                                                    std::move(op), std::move(saved), need, std::array<int, count>{Tape::node(x)...}));
+      },
+      inputs);
+}
+
+}  // namespace meft

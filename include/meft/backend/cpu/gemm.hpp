@@ -1,0 +1,182 @@
+// Owns: C = A·B for strided operands, and the packed form of a constant right operand. The library's only Eigen user.
+// Float on AVX2 runs on our tile; every other case runs on Eigen's kernel. Work is cut by fixed sizes, and each sum runs
+// over k in one order, so the thread count changes nothing.
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <type_traits>
+
+#include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/cpu/tile.hpp>
+#include <meft/base/parallel.hpp>
+#include <meft/base/scalar.hpp>
+#include <meft/memory/buffer.hpp>
+
+namespace meft {
+
+namespace cpu {
+
+constexpr Index depth_block = 384;   // a panel of it stays in the first-level cache
+constexpr Index row_block = 252;     // with depth_block, the left block stays in the second-level cache
+constexpr Index column_block = 128;  // columns a task; eight panels
+
+inline Index balanced(Index total, Index most) {
+  const Index parts = (total + most - 1) / most;
+  return parts ? (total + parts - 1) / parts : 1;
+}
+
+#if MEFT_X86
+/// Runs the product panel by panel; `panel(first_column, columns, k0, depth, scratch)` gives B's packed block.
+template <class Panel>
+void multiply(const Product<float>& p, const Panel& panel) {
+  const Index depth = balanced(p.depth, depth_block), row_tasks = (p.rows + row_block - 1) / row_block;
+  const Index column_tasks = (p.columns + column_block - 1) / column_block;
+  parallel_for(row_tasks * column_tasks, [&](Index task) {
+    const Index i0 = task % row_tasks * row_block, rows = std::min(row_block, p.rows - i0);
+    const Index j0 = task / row_tasks * column_block, j1 = std::min(j0 + column_block, p.columns);
+    alignas(64) float scratch[depth_block * panel_width];
+    for (Index k0 = 0; k0 < std::max<Index>(p.depth, 1); k0 += depth) {
+      const Index k = std::min(depth, p.depth - k0);
+      const Start start = k0 ? Start::accumulate : p.start;
+      for (Index j = j0; j < j1; j += panel_width) {
+        const Index columns = std::min(panel_width, j1 - j);
+        multiply_panel(rows, k, p.a.at(i0, k0), panel(j, columns, k0, k, scratch), p.c + i0 * p.ldc + j, p.ldc, columns, start,
+                       p.bias ? p.bias + j : nullptr);
+      }
+    }
+  });
+}
+#endif
+
+namespace detail {
+
+template <class T>
+struct Blocking : Eigen::internal::level3_blocking<T, T> {
+  Blocking(Index rows, Index columns, Index depth)
+      : workspace(Cpu::pool(), static_cast<std::size_t>(std::min<Index>(depth, 256) * (std::min<Index>(rows, 96) + columns + 32)) * sizeof(T)) {
+    this->m_mc = std::min<Index>(rows, 96);
+    this->m_nc = columns;
+    this->m_kc = std::min<Index>(depth, 256);
+    this->m_blockA = static_cast<T*>(workspace.data());
+    this->m_blockB = this->m_blockA + (this->m_kc * this->m_mc + 15) / 16 * 16;
+  }
+  Buffer workspace;
+};
+
+template <class T, int A, int B>
+void eigen_product(const Product<T>& p, Strided<T> b) {
+  Blocking<T> blocking(p.rows, p.columns, p.depth);
+  Eigen::internal::general_matrix_matrix_product<Index, T, A, false, T, B, false, Eigen::RowMajor, 1>::run(
+      p.rows, p.columns, p.depth, p.a.data, A == Eigen::RowMajor ? p.a.row : p.a.column, b.data,
+      B == Eigen::RowMajor ? b.row : b.column, p.c, 1, p.ldc, T(1), blocking, nullptr);
+}
+
+template <class T>
+void eigen_block(const Product<T>& p, Strided<T> b) {
+  for (Index i = 0; i < p.rows; ++i) {
+    T* c = p.c + i * p.ldc;
+    if (p.start == Start::zero) std::fill(c, c + p.columns, T(0));
+    if (p.start == Start::bias) std::copy(p.bias, p.bias + p.columns, c);
+  }
+  if (!p.rows || !p.columns || !p.depth) return;
+  constexpr int row = Eigen::RowMajor, column = Eigen::ColMajor;
+  const bool ra = p.a.column == 1, rb = b.column == 1;
+  if (ra && rb) eigen_product<T, row, row>(p, b);
+  else if (ra) eigen_product<T, row, column>(p, b);
+  else if (rb) eigen_product<T, column, row>(p, b);
+  else eigen_product<T, column, column>(p, b);
+}
+
+}  // namespace detail
+}  // namespace cpu
+
+/// C[m, n] = start + A[m, k] · B[k, n]. One stride of A and of B is 1. Errors: none; shapes are the caller's.
+template <Real T>
+void gemm(Cpu, const Product<T>& p, Strided<T> b) {
+#if MEFT_X86
+  if constexpr (std::is_same_v<T, float>)
+    if (has_avx2())
+      return cpu::multiply(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
+        cpu::pack_panel(k, b.at(k0, j), columns, scratch);
+        return static_cast<const float*>(scratch);
+      });
+#endif
+  constexpr Index rows = 64;
+  parallel_chunks(p.rows, rows, [&](Index begin, Index end) {
+    Product<T> part = p;
+    part.rows = end - begin;
+    part.a = p.a.at(begin, 0);
+    part.c = p.c + begin * p.ldc;
+    cpu::detail::eigen_block(part, b);
+  });
+}
+
+/// A constant matrix W[n, k] (a linear layer's weight, [out, in]), laid out once for both x·Wᵀ and dy·W: in panels of 16
+/// rows of W where the tile runs, row-major where Eigen does.
+template <Real T>
+class Panels {
+ public:
+  Panels() = default;
+  Panels(const T* w, Index out, Index in) : out_(out), in_(in) {
+    const UseScope use(Use::parameter);
+    buffer_ = Buffer(Cpu::pool(), static_cast<std::size_t>((tiled() ? padded(out) : out) * in) * sizeof(T));
+    if (!tiled()) Cpu::copy(buffer_.data(), w, static_cast<std::size_t>(out * in) * sizeof(T));
+#if MEFT_X86
+    if constexpr (std::is_same_v<T, float>)
+      if (tiled()) parallel_for(padded(out) / cpu::panel_width, [&](Index panel) {
+        const Index j = panel * cpu::panel_width;
+        cpu::pack_panel(in, {w + j * in, 1, in}, std::min(cpu::panel_width, out - j), data() + j * in);
+      });
+#endif
+  }
+
+  Index out() const { return out_; }
+  Index in() const { return in_; }
+  std::size_t bytes() const { return buffer_.capacity(); }
+
+  /// The weight in its original layout.
+  void unpack(T* w) const {
+    for (Index i = 0; i < out_; ++i)
+      for (Index j = 0; j < in_; ++j) w[i * in_ + j] = tiled() ? data()[i / 16 * 16 * in_ + j * 16 + i % 16] : data()[i * in_ + j];
+  }
+
+  /// C[m, out] = start + A[m, in] · Wᵀ.
+  void forward(const Product<T>& p) const {
+#if MEFT_X86
+    if constexpr (std::is_same_v<T, float>)
+      if (tiled())
+        return cpu::multiply(p, [&](Index j, Index, Index k0, Index, float*) {
+          return static_cast<const float*>(data() + j * in_ + k0 * cpu::panel_width);
+        });
+#endif
+    gemm(Cpu{}, p, {data(), 1, in_});
+  }
+
+  /// C[m, in] = start + A[m, out] · W. The blocks of W are transposed on the way, once for all rows.
+  void backward(const Product<T>& p) const {
+#if MEFT_X86
+    if constexpr (std::is_same_v<T, float>)
+      if (tiled())
+        return cpu::multiply(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
+          for (Index done = 0; done < k;) {  // k runs over rows of W; 16 of them share a panel
+            const Index row = k0 + done, first = row % 16, count = std::min(16 - first, k - done);
+            cpu::pack_panel(count, {data() + (row - first) * in_ + j * 16 + first, 1, 16}, columns, scratch + done * 16);
+            done += count;
+          }
+          return static_cast<const float*>(scratch);
+        });
+#endif
+    gemm(Cpu{}, p, {data(), in_, 1});
+  }
+
+ private:
+  static bool tiled() { return std::is_same_v<T, float> && has_avx2(); }
+  static Index padded(Index n) { return (n + 15) / 16 * 16; }
+  T* data() const { return static_cast<T*>(buffer_.data()); }
+
+  Buffer buffer_;
+  Index out_ = 0, in_ = 0;
+};
+
+}  // namespace meft

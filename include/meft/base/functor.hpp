@@ -1,0 +1,324 @@
+// Owns: the scalar functions of elementwise ops with their derivatives, on host and device, and the activations by name.
+// Everything is a stateless object over float and double, always inlined, without branches, so that loops vectorise.
+#pragma once
+
+#include <string_view>
+
+#include <meft/base/error.hpp>
+#include <meft/base/vector_math.hpp>
+
+namespace meft {
+
+// A unary functor has y = f(x) as operator() and f'(x) as derivative(x, y). It reads only those of x and y that needs_x
+// and needs_y name, so an op keeps only these and may pass anything for the other.
+
+/// y = −x,  y' = −1.
+struct Neg {
+  static constexpr bool needs_x = false, needs_y = false;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return -x;
+  }
+  template <class T>
+  MEFT_HD T derivative(T, T) const {
+    return T(-1);
+  }
+};
+
+/// y = eˣ,  y' = y.
+struct Exp {
+  static constexpr bool needs_x = false, needs_y = true;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return fast::exp(x);
+  }
+  template <class T>
+  MEFT_HD T derivative(T, T y) const {
+    return y;
+  }
+};
+
+/// y = ln x,  y' = 1/x.
+struct Log {
+  static constexpr bool needs_x = true, needs_y = false;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return fast::log(x);
+  }
+  template <class T>
+  MEFT_HD T derivative(T x, T) const {
+    return T(1) / x;
+  }
+};
+
+/// y = √x,  y' = 1/(2y).
+struct Sqrt {
+  static constexpr bool needs_x = false, needs_y = true;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return fast::sqrt(x);
+  }
+  template <class T>
+  MEFT_HD T derivative(T, T y) const {
+    return T(0.5) / y;
+  }
+};
+
+/// y = tanh x,  y' = 1 − y² = (1 − y)(1 + y).
+struct Tanh {
+  static constexpr bool needs_x = false, needs_y = true;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return fast::tanh(x);
+  }
+  template <class T>
+  MEFT_HD T derivative(T, T y) const {
+    return product(T(1) - y, T(1) + y);
+  }
+};
+
+/// y = σ(x) = 1/(1 + e^−x),  y' = y(1 − y).
+struct Sigmoid {
+  static constexpr bool needs_x = false, needs_y = true;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return fast::sigmoid(x);
+  }
+  template <class T>
+  MEFT_HD T derivative(T, T y) const {
+    return product(y, T(1) - y);
+  }
+};
+
+/// y = max(x, 0),  y' = [y > 0], so 0 at x = 0. NaN stays NaN.
+struct Relu {
+  static constexpr bool needs_x = false, needs_y = true;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return x < T(0) ? T(0) : x;
+  }
+  template <class T>
+  MEFT_HD T derivative(T, T y) const {
+    return y > T(0) ? T(1) : T(0);
+  }
+};
+
+namespace detail {
+
+/// x held within ±limit, where a bounded factor has reached 0 or 1: keeps 0·∞ out. NaN stays NaN.
+template <class T>
+MEFT_HD T hold(T x, T limit) {
+  const T above = x < -limit ? -limit : x;
+  return above > limit ? limit : above;
+}
+/// The lower side alone.
+template <class T>
+MEFT_HD T hold_below(T x, T limit) {
+  return x < -limit ? -limit : x;
+}
+/// The least x at which x·σ(x), x·Φ(x) and their derivatives still differ from 0, rounded outwards.
+template <class T>
+inline constexpr T silu_limit = sizeof(T) == 4 ? T(110) : T(760);
+template <class T>
+inline constexpr T gelu_limit = sizeof(T) == 4 ? T(15) : T(40);
+
+}  // namespace detail
+
+/// y = x·σ(x),  y' = σ(x)·(1 + x·(1 − σ(x))).
+struct Silu {
+  static constexpr bool needs_x = true, needs_y = false;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return product(detail::hold_below(x, detail::silu_limit<T>), fast::sigmoid(x));
+  }
+  template <class T>
+  MEFT_HD T derivative(T x, T) const {
+    const auto s = fast::logistic(x);
+    return product(s.value, T(1) + product(detail::hold(x, detail::silu_limit<T>), s.complement));
+  }
+};
+
+/// y = x·Φ(x) = x/2·(1 + erf(x/√2)),  y' = Φ(x) + x·φ(x),  φ(x) = e^(−x²/2)/√(2π).
+struct Gelu {
+  static constexpr bool needs_x = true, needs_y = false;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return product(detail::hold_below(x, detail::gelu_limit<T>), fast::normal(x).cdf);
+  }
+  template <class T>
+  MEFT_HD T derivative(T x, T) const {
+    const auto n = fast::normal(x);
+    return n.cdf + product(detail::hold(x, detail::gelu_limit<T>), n.density);
+  }
+};
+
+/// y = x/2·(1 + tanh u) = x·σ(2u),  u = √(2/π)·(x + 0.044715·x³),
+/// y' = σ(2u) + x·σ(2u)·(1 − σ(2u))·2u',  2u' = 2√(2/π)·(1 + 0.134145·x²).
+struct GeluTanh {
+  static constexpr bool needs_x = true, needs_y = false;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return product(detail::hold_below(x, detail::gelu_limit<T>), fast::sigmoid(inner(x)));
+  }
+  template <class T>
+  MEFT_HD T derivative(T x, T) const {
+    const T held = detail::hold(x, detail::gelu_limit<T>);
+    const auto s = fast::logistic(inner(held));
+    const T slope = linear<T> + product(T(3) * cubic<T>, product(held, held));
+    return s.value + product(product(product(held, slope), s.complement), s.value);
+  }
+
+ private:
+  template <class T>
+  static constexpr T linear = T(1.59576912160573071176);  // 2√(2/π)
+  template <class T>
+  static constexpr T cubic = T(0.07135481627260025078);  // 0.044715 · 2√(2/π)
+  template <class T>
+  MEFT_HD static T inner(T x) {
+    return product(x, linear<T> + product(cubic<T>, product(x, x)));
+  }
+};
+
+/// y = x²,  y' = 2x.
+struct Square {
+  static constexpr bool needs_x = true, needs_y = false;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return product(x, x);
+  }
+  template <class T>
+  MEFT_HD T derivative(T x, T) const {
+    return x + x;
+  }
+};
+
+/// y = |x|,  y' = sign x, 0 at 0.
+struct Abs {
+  static constexpr bool needs_x = true, needs_y = false;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return x < T(0) ? -x : x + T(0);  // + 0 turns −0 into 0
+  }
+  template <class T>
+  MEFT_HD T derivative(T x, T) const {
+    const T negative = x < T(0) ? T(-1) : T(0);
+    return x > T(0) ? T(1) : negative;
+  }
+};
+
+/// y = 1/x,  y' = −y².
+struct Reciprocal {
+  static constexpr bool needs_x = false, needs_y = true;
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return T(1) / x;
+  }
+  template <class T>
+  MEFT_HD T derivative(T, T y) const {
+    return -product(y, y);
+  }
+};
+
+/// Which of a, b and y = f(a, b) a partial derivative reads; an op keeps only these.
+struct Operands {
+  bool a = false, b = false, y = false;
+};
+
+// A binary functor has y = f(a, b) as operator(), ∂f/∂a as da(a, b, y) and ∂f/∂b as db(a, b, y).
+
+/// y = a + b,  ∂a = 1,  ∂b = 1.
+struct Add {
+  static constexpr Operands da_needs{}, db_needs{};
+  template <class T>
+  MEFT_HD T operator()(T a, T b) const {
+    return a + b;
+  }
+  template <class T>
+  MEFT_HD T da(T, T, T) const {
+    return T(1);
+  }
+  template <class T>
+  MEFT_HD T db(T, T, T) const {
+    return T(1);
+  }
+};
+
+/// y = a − b,  ∂a = 1,  ∂b = −1.
+struct Sub {
+  static constexpr Operands da_needs{}, db_needs{};
+  template <class T>
+  MEFT_HD T operator()(T a, T b) const {
+    return a - b;
+  }
+  template <class T>
+  MEFT_HD T da(T, T, T) const {
+    return T(1);
+  }
+  template <class T>
+  MEFT_HD T db(T, T, T) const {
+    return T(-1);
+  }
+};
+
+/// y = a·b,  ∂a = b,  ∂b = a.
+struct Mul {
+  static constexpr Operands da_needs{.b = true}, db_needs{.a = true};
+  template <class T>
+  MEFT_HD T operator()(T a, T b) const {
+    return product(a, b);
+  }
+  template <class T>
+  MEFT_HD T da(T, T b, T) const {
+    return b;
+  }
+  template <class T>
+  MEFT_HD T db(T a, T, T) const {
+    return a;
+  }
+};
+
+/// y = a/b,  ∂a = 1/b,  ∂b = −y/b.
+struct Div {
+  static constexpr Operands da_needs{.b = true}, db_needs{.b = true, .y = true};
+  template <class T>
+  MEFT_HD T operator()(T a, T b) const {
+    return a / b;
+  }
+  template <class T>
+  MEFT_HD T da(T, T b, T) const {
+    return T(1) / b;
+  }
+  template <class T>
+  MEFT_HD T db(T, T b, T y) const {
+    return -y / b;
+  }
+};
+
+/// The activations of the supported models.
+enum class Activation { relu, gelu, gelu_tanh, silu, tanh };
+
+/// The activation that a Hugging Face config means by `hidden_act` or `activation_function`. An unknown name is an Error.
+inline Activation activation_from(std::string_view hf_name, Where where = Where::current()) {
+  if (hf_name == "gelu") return Activation::gelu;
+  if (hf_name == "gelu_new" || hf_name == "gelu_pytorch_tanh" || hf_name == "gelu_fast") return Activation::gelu_tanh;
+  if (hf_name == "relu") return Activation::relu;
+  if (hf_name == "silu" || hf_name == "swish") return Activation::silu;
+  if (hf_name == "tanh") return Activation::tanh;
+  throw Error("activation: expected gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu, swish or tanh, found \"" +
+                  std::string(hf_name) + "\"", where);
+}
+
+/// fn(Gelu{}) for Activation::gelu, and so on: turns the run-time choice into a type. Every branch returns the same type.
+template <class Fn>
+decltype(auto) visit(Activation activation, Fn&& fn) {
+  switch (activation) {
+    case Activation::relu: return fn(Relu{});
+    case Activation::gelu: return fn(Gelu{});
+    case Activation::gelu_tanh: return fn(GeluTanh{});
+    case Activation::silu: return fn(Silu{});
+    case Activation::tanh: return fn(Tanh{});
+  }
+  fail("activation: no such value", static_cast<int>(activation));
+}
+
+}  // namespace meft

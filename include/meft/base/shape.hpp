@@ -1,0 +1,110 @@
+// Owns: the runtime shape of a tensor (row-major, at most six dimensions, no heap) and broadcasting.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <string>
+
+#include <meft/base/error.hpp>
+
+namespace meft {
+
+using Index = std::int64_t;
+
+/// The extents of a row-major tensor. A scalar has rank 0 and size 1. Negative axes count from the back.
+class Shape {
+ public:
+  static constexpr int max_rank = 6;
+
+  Shape() = default;
+  Shape(std::initializer_list<Index> dims) {
+    for (Index d : dims) push(d);
+  }
+
+  int rank() const { return rank_; }
+  /// Extent of `axis`; throws when the axis does not exist.
+  Index operator[](int axis) const { return dims_[static_cast<std::size_t>(index(axis))]; }
+  Index& operator[](int axis) { return dims_[static_cast<std::size_t>(index(axis))]; }
+  const Index* begin() const { return dims_.data(); }
+  const Index* end() const { return dims_.data() + rank_; }
+
+  Index size() const {
+    Index n = 1;
+    for (Index d : *this) n *= d;
+    return n;
+  }
+
+  void push(Index d) {
+    require(rank_ < max_rank, "shape: more than six dimensions");
+    require(d >= 0, "shape: a negative extent", d);
+    require(d == 0 || size() <= std::numeric_limits<Index>::max() / d, "shape: the size overflows 64 bits", *this, d);
+    dims_[static_cast<std::size_t>(rank_++)] = d;
+  }
+
+  /// Turns a negative axis into its place from the front; throws when out of range.
+  int index(int axis) const {
+    const int i = axis < 0 ? axis + rank_ : axis;
+    require(i >= 0 && i < rank_, "shape: no such axis", *this, axis);
+    return i;
+  }
+
+  /// Product of the extents before, and after, `axis`.
+  Index outer(int axis) const {
+    Index n = 1;
+    for (int i = 0, e = index(axis); i < e; ++i) n *= dims_[static_cast<std::size_t>(i)];
+    return n;
+  }
+  Index inner(int axis) const {
+    Index n = 1;
+    for (int i = index(axis) + 1; i < rank_; ++i) n *= dims_[static_cast<std::size_t>(i)];
+    return n;
+  }
+
+  Shape without(int axis) const {
+    Shape out;
+    for (int i = 0, skip = index(axis); i < rank_; ++i)
+      if (i != skip) out.push(dims_[static_cast<std::size_t>(i)]);
+    return out;
+  }
+  Shape with(int axis, Index extent) const {
+    Shape out = *this;
+    out[axis] = extent;
+    return out;
+  }
+
+  friend bool operator==(const Shape& a, const Shape& b) {
+    if (a.rank_ != b.rank_) return false;
+    for (int i = 0; i < a.rank_; ++i)
+      if (a[i] != b[i]) return false;
+    return true;
+  }
+
+  /// `[32, 768]`
+  std::string text() const {
+    std::string out = "[";
+    for (int i = 0; i < rank_; ++i) out += (i ? ", " : "") + std::to_string(dims_[static_cast<std::size_t>(i)]);
+    return out + "]";
+  }
+  const Shape& shape() const { return *this; }
+
+ private:
+  std::array<Index, max_rank> dims_{};
+  int rank_ = 0;
+};
+
+/// The shape two operands broadcast to: aligned at the back, extents equal or one of them 1 (NumPy's rule).
+inline Shape broadcast(const Shape& a, const Shape& b, Where where = Where::current()) {
+  Shape out;
+  const int rank = a.rank() > b.rank() ? a.rank() : b.rank();
+  for (int i = 0; i < rank; ++i) {
+    const int ia = i - (rank - a.rank()), ib = i - (rank - b.rank());
+    const Index da = ia < 0 ? 1 : a[ia], db = ib < 0 ? 1 : b[ib];
+    require(da == db || da == 1 || db == 1, {"broadcast: extents differ and neither is 1", where}, a, b);
+    out.push(da == 1 ? db : da);
+  }
+  return out;
+}
+
+}  // namespace meft

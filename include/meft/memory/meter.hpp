@@ -1,0 +1,40 @@
+// Owns: the count of device memory by use. One meter serves a pool; tables are made from it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+namespace meft {
+
+/// What a buffer is for.
+enum class Use { parameter, gradient, optimizer, activation, workspace };
+
+namespace detail {
+inline Use& current_use() {
+  thread_local Use use = Use::activation;
+  return use;
+}
+}  // namespace detail
+
+/// While it lives, this thread's allocations are counted under `use`.
+class UseScope {
+ public:
+  explicit UseScope(Use use) : before_(detail::current_use()) { detail::current_use() = use; }
+  ~UseScope() { detail::current_use() = before_; }
+  UseScope(const UseScope&) = delete;
+  UseScope& operator=(const UseScope&) = delete;
+
+ private:
+  Use before_;
+};
+
+/// Bytes alive now and at the highest point since the last `reset`.
+struct Reading {
+  std::array<std::size_t, 5> live{};  // by Use
+  std::size_t total = 0;
+  std::size_t peak = 0;
+
+  std::size_t of(Use use) const { return live[static_cast<std::size_t>(use)]; }
+};
+
+}  // namespace meft

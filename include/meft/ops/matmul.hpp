@@ -1,0 +1,35 @@
+// Owns: the batched matrix product.
+#pragma once
+
+#include <meft/autodiff/op.hpp>
+
+namespace meft {
+
+/// y = x·w,  dx = dy·wᵀ,  dw = xᵀ·dy, over the last two axes; the leading axes are equal.
+struct MatMul {
+  static constexpr const char* name = "matmul";
+  template <Scalar T, Backend B>
+  struct Saved {
+    Tensor<T, B> x, w;
+  };
+
+  static auto forward(auto& saved, Needs<2> need, const auto& x, const auto& w) {
+    require(x.rank() >= 2 && x.rank() == w.rank(), "matmul: ranks differ or are below 2", x, w);
+    require(x.dim(-1) == w.dim(-2), "matmul: inner dimensions differ", x, w);
+    for (int i = 0; i < x.rank() - 2; ++i) require(x.dim(i) == w.dim(i), "matmul: leading dimensions differ", x, w);
+    if (need[0]) saved.w = w;
+    if (need[1]) saved.x = x;  // a frozen w: x is not kept
+    return gemm(x, w);
+  }
+  static auto backward(const auto& saved, Needs<2> need, const auto& dy) {
+    return grads(need, [&] { return gemm(dy, t(saved.w)); }, [&] { return gemm(t(saved.x), dy); });
+  }
+};
+
+/// [.., m, k] · [.., k, n] → [.., m, n].
+template <Operand X, Operand W>
+VarOf<X> matmul(const X& x, const W& w, Where where = Where::current()) {
+  return apply(where, MatMul{}, x, w);
+}
+
+}  // namespace meft

@@ -1,0 +1,114 @@
+// Owns: the tensor: a typed, shaped, contiguous row-major view of a shared buffer on one backend. No gradients here.
+#pragma once
+
+#include <initializer_list>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <meft/backend/cpu/cpu.hpp>
+#include <meft/base/scalar.hpp>
+#include <meft/base/shape.hpp>
+#include <meft/memory/buffer.hpp>
+
+namespace meft {
+
+/// A handle: copies share elements; `clone` copies them. A default-made tensor is empty (`defined()` is false).
+template <Scalar T, Backend B = Cpu>
+class Tensor {
+ public:
+  using value_type = T;
+  using backend = B;
+
+  Tensor() = default;
+
+  /// Uninitialised elements from the backend's pool.
+  explicit Tensor(const Shape& shape, Where where = Where::current())
+      : buffer_(B::pool(), static_cast<std::size_t>(shape.size()) * sizeof(T), where), shape_(shape) {}
+
+  static Tensor zeros(const Shape& shape) {
+    Tensor out(shape);
+    out.zero();
+    return out;
+  }
+  static Tensor full(const Shape& shape, T value) { return from(shape, std::vector<T>(static_cast<std::size_t>(shape.size()), value)); }
+  /// Copies row-major host values; their number must be the shape's size.
+  static Tensor from(const Shape& shape, std::span<const T> values, Where where = Where::current()) {
+    require(static_cast<Index>(values.size()) == shape.size(), {"tensor: the number of values differs from the shape's size", where}, shape,
+            values.size());
+    Tensor out(shape, where);
+    B::upload(out.data(), values.data(), values.size_bytes());
+    return out;
+  }
+  static Tensor from(const Shape& shape, std::initializer_list<T> values, Where where = Where::current()) {
+    return from(shape, std::span<const T>(values.begin(), values.size()), where);
+  }
+  static Tensor from(const Shape& shape, const std::vector<T>& values, Where where = Where::current()) {
+    return from(shape, std::span<const T>(values), where);
+  }
+
+  bool defined() const { return static_cast<bool>(buffer_); }
+  const Shape& shape() const { return shape_; }
+  Index dim(int axis) const { return shape_[axis]; }
+  int rank() const { return shape_.rank(); }
+  Index size() const { return shape_.size(); }
+  std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
+  /// True when no other handle sees the elements, so they may be overwritten.
+  bool unique() const { return buffer_.unique(); }
+  bool same(const Tensor& other) const { return data() == other.data() && shape_ == other.shape_; }
+
+  T* data() { return static_cast<T*>(buffer_.data()) + offset_; }
+  const T* data() const { return static_cast<const T*>(buffer_.data()) + offset_; }
+
+  /// The same elements under another shape of equal size; one extent may be -1, and is then found from the others.
+  Tensor reshape(std::initializer_list<Index> dims, Where where = Where::current()) const {
+    Index known = 1;
+    for (Index d : dims) known *= d < 0 ? 1 : d;
+    Shape shape;
+    for (Index d : dims) shape.push(d == -1 && known ? size() / known : d);
+    return reshape(shape, where);
+  }
+  Tensor reshape(const Shape& shape, Where where = Where::current()) const {
+    require(shape.size() == size(), {"reshape: sizes differ", where}, shape_, shape);
+    Tensor out = *this;
+    out.shape_ = shape;
+    return out;
+  }
+
+  /// Rows [begin, end) of the first axis, sharing elements.
+  Tensor rows(Index begin, Index end, Where where = Where::current()) const {
+    require(rank() > 0 && 0 <= begin && begin <= end && end <= dim(0), {"rows: outside the first axis", where}, shape_, begin, end);
+    Tensor out = *this;
+    out.shape_[0] = end - begin;
+    out.offset_ += begin * shape_.inner(0);
+    return out;
+  }
+
+  Tensor clone() const {
+    Tensor out(shape_);
+    B::copy(out.data(), data(), bytes());
+    return out;
+  }
+  void zero() { B::zero(data(), bytes()); }
+
+  /// Copies the elements to the host.
+  std::vector<T> values() const {
+    std::vector<T> out(static_cast<std::size_t>(size()));
+    B::download(out.data(), data(), bytes());
+    return out;
+  }
+  /// The one element of a tensor of size 1.
+  T item(Where where = Where::current()) const {
+    require(defined() && size() == 1, {"item: not a single element", where}, shape_);
+    T out;
+    B::download(&out, data(), sizeof(T));
+    return out;
+  }
+
+ private:
+  Buffer buffer_;
+  Shape shape_;
+  Index offset_ = 0;
+};
+
+}  // namespace meft
