@@ -95,11 +95,11 @@ struct Relu {
   static constexpr bool needs_x = false, needs_y = true;
   template <class T>
   MEFT_HD T operator()(T x) const {
-    return x < T(0) ? T(0) : x;
+    return select(x < T(0), T(0), x);
   }
   template <class T>
   MEFT_HD T derivative(T, T y) const {
-    return y > T(0) ? T(1) : T(0);
+    return select(y > T(0), T(1), T(0));
   }
 };
 
@@ -108,13 +108,13 @@ namespace detail {
 /// x held within ±limit, where a bounded factor has reached 0 or 1: keeps 0·∞ out. NaN stays NaN.
 template <class T>
 MEFT_HD T hold(T x, T limit) {
-  const T above = x < -limit ? -limit : x;
-  return above > limit ? limit : above;
+  const T above = select(x < -limit, -limit, x);
+  return select(above > limit, limit, above);
 }
 /// The lower side alone.
 template <class T>
 MEFT_HD T hold_below(T x, T limit) {
-  return x < -limit ? -limit : x;
+  return select(x < -limit, -limit, x);
 }
 /// The least x at which x·σ(x), x·Φ(x) and their derivatives still differ from 0, rounded outwards.
 template <class T>
@@ -134,7 +134,7 @@ struct Silu {
   template <class T>
   MEFT_HD T derivative(T x, T) const {
     const auto s = fast::logistic(x);
-    return product(s.value, T(1) + product(detail::hold(x, detail::silu_limit<T>), s.complement));
+    return product(s.value, multiply_add(detail::hold(x, detail::silu_limit<T>), s.complement, T(1)));
   }
 };
 
@@ -148,7 +148,7 @@ struct Gelu {
   template <class T>
   MEFT_HD T derivative(T x, T) const {
     const auto n = fast::normal(x);
-    return n.cdf + product(detail::hold(x, detail::gelu_limit<T>), n.density);
+    return multiply_add(detail::hold(x, detail::gelu_limit<T>), n.density, n.cdf);
   }
 };
 
@@ -164,8 +164,8 @@ struct GeluTanh {
   MEFT_HD T derivative(T x, T) const {
     const T held = detail::hold(x, detail::gelu_limit<T>);
     const auto s = fast::logistic(inner(held));
-    const T slope = linear<T> + product(T(3) * cubic<T>, product(held, held));
-    return s.value + product(product(product(held, slope), s.complement), s.value);
+    const T slope = multiply_add(T(3) * cubic<T>, held * held, linear<T>);
+    return multiply_add(held * slope * s.complement, s.value, s.value);
   }
 
  private:
@@ -175,7 +175,7 @@ struct GeluTanh {
   static constexpr T cubic = T(0.07135481627260025078);  // 0.044715 · 2√(2/π)
   template <class T>
   MEFT_HD static T inner(T x) {
-    return product(x, linear<T> + product(cubic<T>, product(x, x)));
+    return product(x, multiply_add(cubic<T>, x * x, linear<T>));
   }
 };
 
@@ -197,12 +197,11 @@ struct Abs {
   static constexpr bool needs_x = true, needs_y = false;
   template <class T>
   MEFT_HD T operator()(T x) const {
-    return x < T(0) ? -x : x + T(0);  // + 0 turns −0 into 0
+    return select(x < T(0), -x, x + T(0));  // + 0 turns −0 into 0
   }
   template <class T>
   MEFT_HD T derivative(T x, T) const {
-    const T negative = x < T(0) ? T(-1) : T(0);
-    return x > T(0) ? T(1) : negative;
+    return select(x > T(0), T(1), select(x < T(0), T(-1), T(0)));
   }
 };
 
@@ -260,12 +259,12 @@ struct Sub {
   }
 };
 
-/// y = a·b,  ∂a = b,  ∂b = a.
+/// y = a·b,  ∂a = b,  ∂b = a. Inside a larger formula use product or multiply_add.
 struct Mul {
   static constexpr Operands da_needs{.b = true}, db_needs{.a = true};
   template <class T>
   MEFT_HD T operator()(T a, T b) const {
-    return product(a, b);
+    return a * b;
   }
   template <class T>
   MEFT_HD T da(T, T b, T) const {

@@ -1,12 +1,15 @@
-// Owns: turning JSON text into a tree, with a depth limit and errors that name the source, the byte and what was found.
-// Must not know: files, and what the tree means.
+// Owns: turning JSON text into a tree, with a depth limit and errors that name the source, the byte and what was found;
+// and reading a field of the tree with an error that names the field. Must not know: files, and what the tree means.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <meft/base/error.hpp>
 
@@ -71,5 +74,83 @@ inline nlohmann::json parse_json(std::string_view text, std::string_view source,
     throw Error(std::string(source) + ": JSON: " + why.substr(std::min(why.size(), why.find("] ") + 2)), where);
   }
 }
+
+/// A value of a JSON tree together with the path that names it in errors: `config.json: model.type is "BPE", expected …`.
+/// Refers to the tree, which must outlive it.
+class JsonField {
+ public:
+  JsonField(const nlohmann::json& value, std::string_view source) : value_(&value), source_(source) {}
+
+  const nlohmann::json& value() const { return *value_; }
+
+  /// The member `key` of this object. Throws Error if this is no object or has no such member.
+  JsonField at(std::string_view key) const {
+    const auto& members = object();
+    const auto found = members.find(key);
+    if (found == members.end())
+      throw Error(source_ + ": " + (path_.empty() ? "the file" : path_) + " has no member \"" + std::string(key) + "\"");
+    return inside(*found, path_.empty() ? std::string(key) : path_ + "." + std::string(key));
+  }
+
+  /// The member `key` of this object, or nothing where it is absent or null.
+  std::optional<JsonField> find(std::string_view key) const {
+    const auto& members = object();
+    const auto found = members.find(key);
+    if (found == members.end() || found->is_null()) return std::nullopt;
+    return at(key);
+  }
+
+  /// The element `index` of this array.
+  JsonField at(std::size_t index) const {
+    const auto& elements = array();
+    if (index >= elements.size()) wrong("more than " + std::to_string(index) + " elements");
+    return inside(elements[index], path_ + "[" + std::to_string(index) + "]");
+  }
+
+  const nlohmann::json& object() const {
+    if (!value_->is_object()) wrong("an object");
+    return *value_;
+  }
+  const nlohmann::json& array() const {
+    if (!value_->is_array()) wrong("an array");
+    return *value_;
+  }
+  const std::string& string() const {
+    if (!value_->is_string()) wrong("a string");
+    return value_->get_ref<const std::string&>();
+  }
+  bool boolean() const {
+    if (!value_->is_boolean()) wrong("true or false");
+    return value_->get<bool>();
+  }
+  /// An integer in [low, high].
+  std::int64_t integer(std::int64_t low, std::int64_t high) const {
+    const bool fits = !value_->is_number_unsigned() || value_->get<std::uint64_t>() <= INT64_MAX;
+    if (!value_->is_number_integer() || !fits || value_->get<std::int64_t>() < low ||
+        value_->get<std::int64_t>() > high)
+      wrong("an integer from " + std::to_string(low) + " to " + std::to_string(high));
+    return value_->get<std::int64_t>();
+  }
+
+  /// Throws Error: this field is what it is, `expected` was expected.
+  [[noreturn]] void wrong(std::string_view expected) const {
+    std::string found = value_->is_object() ? "an object"
+                        : value_->is_array() ? "an array of " + std::to_string(value_->size())
+                                             : value_->dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+    if (found.size() > 80) found = found.substr(0, 80) + "...";
+    throw Error(source_ + ": " + (path_.empty() ? "the file" : path_) + " is " + found + ", expected " +
+                std::string(expected));
+  }
+
+ private:
+  JsonField inside(const nlohmann::json& value, std::string path) const {
+    JsonField field(value, source_);
+    field.path_ = std::move(path);
+    return field;
+  }
+
+  const nlohmann::json* value_;
+  std::string source_, path_;
+};
 
 }  // namespace meft

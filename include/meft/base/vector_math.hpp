@@ -1,6 +1,7 @@
 // Owns: float mathematics without branches, tables or library calls, so that a plain loop over it vectorises; the same
-// names for double call the standard library. Every product is rounded by itself (`product`), never contracted into a
-// fused multiply-add: the bits of a result do not depend on compiler, instruction set, device, or place in a loop.
+// names for double call the standard library. A sum of products is either `multiply_add` or keeps them apart by
+// `product`, so that compilers have no choice in contracting it: the bits of a result depend on whether the target has
+// FMA (x86 with AVX2, GPUs, ARM: all alike), not on the compiler, the place in a loop or what a formula is inlined into.
 #pragma once
 
 #include <cmath>
@@ -21,26 +22,40 @@
 
 namespace meft {
 
-/// a·b, rounded, whatever it is added to afterwards. With GCC this needs version 12 (older ones may contract where the
-/// target has FMA); clang's -ffp-contract=fast overrides it, its default does not.
-MEFT_HD float product(float a, float b) {
+/// a·b + c in one rounding where the target has FMA, in two elsewhere.
+MEFT_HD float multiply_add(float a, float b, float c) {
 #if defined(__CUDA_ARCH__)
-  return __fmul_rn(a, b);
-#elif defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && __GNUC__ >= 12
-  return __builtin_assoc_barrier(a * b);
+  return __fmaf_rn(a, b, c);
 #else
-  return a * b;
+  return a * b + c;
 #endif
 }
-MEFT_HD double product(double a, double b) {
+MEFT_HD double multiply_add(double a, double b, double c) {
 #if defined(__CUDA_ARCH__)
-  return __dmul_rn(a, b);
-#elif defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && __GNUC__ >= 12
-  return __builtin_assoc_barrier(a * b);
+  return __fma_rn(a, b, c);
 #else
-  return a * b;
+  return a * b + c;
 #endif
 }
+
+/// a·b rounded, whatever is added to it afterwards; a zero product is +0. With FMA the + 0 takes the place of the addition
+/// that a compiler might contract, exactly and at no cost. (It may not be dropped: −0 + 0 is +0.) A product that is only
+/// multiplied or divided further needs none of this.
+MEFT_HD float product(float a, float b) { return multiply_add(a, b, 0.0f); }
+MEFT_HD double product(double a, double b) { return multiply_add(a, b, 0.0); }
+
+/// condition ? yes : no, both computed. Written with masks because GCC leaves a loop scalar when ?: chooses between results
+/// of floating-point arithmetic (it sinks the arithmetic into a branch, and then may not undo that under trapping rules).
+MEFT_HD float select(bool condition, float yes, float no) {
+#if defined(__CUDA_ARCH__) || defined(__clang__)
+  return condition ? yes : no;
+#else
+  const std::uint32_t mask = 0u - static_cast<std::uint32_t>(condition);
+  const std::uint32_t u = __builtin_bit_cast(std::uint32_t, yes), v = __builtin_bit_cast(std::uint32_t, no);
+  return __builtin_bit_cast(float, (u & mask) | (v & ~mask));
+#endif
+}
+MEFT_HD double select(bool condition, double yes, double no) { return condition ? yes : no; }
 
 namespace fast {
 
@@ -69,7 +84,7 @@ MEFT_HD float power_of_two(std::int32_t k) { return real(static_cast<std::uint32
 MEFT_HD float polynomial(float, float c0) { return c0; }
 template <class... More>
 MEFT_HD float polynomial(float x, float c0, More... more) {
-  return c0 + product(x, polynomial(x, more...));
+  return multiply_add(x, polynomial(x, more...), c0);
 }
 
 /// e^(hi + lo) = 2ᵏ·(1 + tail), |lo| ≪ |hi|; |tail| ≤ √2 − 1. −104 ≤ hi ≤ 89.
@@ -80,20 +95,20 @@ struct Power {
 MEFT_HD Power reduce(float hi, float lo) {
   constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer, which the low bits of the sum then hold
   constexpr float ln2_hi = 0x1.62ep-1f, ln2_lo = 3.19461845e-5f;  // n·ln2_hi is exact
-  const float shifted = product(hi + lo, 1.44269504f) + magic;
+  const float shifted = multiply_add(hi + lo, 1.44269504f, magic);
   const float n = shifted - magic;
-  const float r = ((hi - product(n, ln2_hi)) - product(n, ln2_lo)) + lo;
+  const float r = multiply_add(n, -ln2_lo, multiply_add(n, -ln2_hi, hi)) + lo;
   // Minimax for e^r on |r| ≤ ln 2 / 2, relative error 3e-9.
   const float q = polynomial(r, 0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558acp-5f, 0x1.12397ap-7f, 0x1.6a513p-10f);
-  return {static_cast<std::int32_t>(bits(shifted) - bits(magic)), r + product(product(r, r), q)};
+  return {static_cast<std::int32_t>(bits(shifted) - bits(magic)), multiply_add(product(r, r), q, r)};
 }
 
 MEFT_HD float exp_sum(float hi, float lo) {
-  hi = hi > 89.0f ? 89.0f : hi;
-  hi = hi < -104.0f ? -104.0f : hi;
+  hi = select(hi > 89.0f, 89.0f, hi);
+  hi = select(hi < -104.0f, -104.0f, hi);
   const Power p = reduce(hi, lo);
   const std::int32_t half = p.k >> 1;  // two factors: 2ᵏ alone may be out of range though the result is not
-  return product(product(1.0f + p.tail, power_of_two(half)), power_of_two(p.k - half));
+  return product((1.0f + p.tail) * power_of_two(half), power_of_two(p.k - half));
 }
 
 /// φ(z)·√(2π) and Φ(−z) for z ≥ 0; zero beyond 15.
@@ -101,9 +116,9 @@ struct Tail {
   float bell, area;
 };
 MEFT_HD Tail normal_tail(float z) {
-  z = z > 15.0f ? 15.0f : z;
+  z = select(z > 15.0f, 15.0f, z);
   const float zh = real(bits(z) & 0xfffff000u), zl = z - zh;  // zh² is exact: z² would lose the tail's accuracy
-  const float bell = exp_sum(product(-0.5f * zh, zh), product(-0.5f * zl, z + zh));
+  const float bell = exp_sum(-0.5f * zh * zh, product(-0.5f * zl, z + zh));
   // Φ(−z)·e^(z²/2) as a quotient, fitted on [0, 15] for the least relative error, 1.7e-8.
   const float p = polynomial(z, 0.5f, 0x1.c1d398p-2f, 0x1.78c4e8p-3f, 0x1.4ee624p-5f, 0x1.102fe2p-8f);
   const float q = polynomial(z, 1.0f, 0x1.ad2bfcp+0f, 0x1.349edep+0f, 0x1.e2b91ep-2f, 0x1.a3c232p-4f, 0x1.5521dcp-7f);
@@ -113,28 +128,28 @@ MEFT_HD Tail normal_tail(float z) {
 }  // namespace detail
 
 /// eˣ; subnormal results are kept, overflow gives infinity, NaN stays NaN.
-MEFT_HD float exp(float x) { return detail::exp_sum(x, 0.0f); }
+MEFT_HD float exp(float x) { return detail::exp_sum(x, -0.0f); }
 MEFT_HD double exp(double x) { return std::exp(x); }
 
 /// ln x, of subnormals too; −∞ at 0, NaN below.
 MEFT_HD float log(float x) {
   constexpr float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   const bool tiny = x < 0x1p-126f;
-  const float scaled = product(x, 0x1p23f);
+  const float scaled = x * 0x1p23f;
   // x = m·2ᵉ with √½ ≤ m < √2, f = m − 1.
-  const std::uint32_t u = detail::bits(tiny ? scaled : x), offset = u - 0x3f3504f3u;
+  const std::uint32_t u = detail::bits(select(tiny, scaled, x)), offset = u - 0x3f3504f3u;
   const std::int32_t e = static_cast<std::int32_t>(offset) >> 23;
   const float f = detail::real(u - (static_cast<std::uint32_t>(e) << 23)) - 1.0f, f2 = product(f, f);
-  const float n = static_cast<float>(e) - (tiny ? 23.0f : 0.0f);
+  const float n = static_cast<float>(e) - select(tiny, 23.0f, 0.0f);
   // (ln(1 + f) − f + f²/2) / f³, minimax, relative error of the logarithm 4e-11.
   const float q = detail::polynomial(f, 0x1.553cap-2f, -0x1.fd5b22p-3f, 0x1.89c236p-3f, -0x1.1e966p-3f, 0x1.55770ap-4f,
                                      -0x1.13784ep-5f, 0x1.ada456p-8f);
-  const float low = (product(product(f, f2), q) - product(0.5f, f2)) + product(n, 3.19461845e-5f);
-  const float result = product(n, 0x1.62ep-1f) + (f + low);
-  const float special = x < 0.0f ? nan : x;  // +∞ and NaN stand for themselves
-  const float edge = x == 0.0f ? -infinity : special;
+  const float low = multiply_add(f2, multiply_add(f, q, -0.5f), product(n, 3.19461845e-5f));
+  const float result = multiply_add(n, 0x1.62ep-1f, f + low);
+  const float special = select(x < 0.0f, nan, x);  // +∞ and NaN stand for themselves
+  const float edge = select(x == 0.0f, -infinity, special);
   const bool inside = (x > 0.0f) & (x < infinity);
-  return inside ? result : edge;
+  return select(inside, result, edge);
 }
 MEFT_HD double log(double x) { return std::log(x); }
 
@@ -145,19 +160,19 @@ MEFT_HD float sqrt(float x) {
 #else
   constexpr float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   const bool tiny = x < 0x1p-64f;
-  const float scaled = product(x, 0x1p64f);
-  const float a = tiny ? scaled : x, h = product(0.5f, a);
+  const float scaled = x * 0x1p64f;
+  const float a = select(tiny, scaled, x), h = -0.5f * a;
   float y = detail::real(0x5f375a86u - (detail::bits(a) >> 1));  // 1/√a by Newton's iteration
-  y = product(y, 1.5f - product(product(h, y), y));
-  y = product(y, 1.5f - product(product(h, y), y));
-  y = product(y, 1.5f - product(product(h, y), y));
+  y *= multiply_add(h * y, y, 1.5f);
+  y *= multiply_add(h * y, y, 1.5f);
+  y *= multiply_add(h * y, y, 1.5f);
   // s + (a − s²)/(2s); the residual is exact, as every product of two halves of s is.
   const float s = product(a, y), sh = detail::real(detail::bits(s) & 0xfffff000u), sl = s - sh;
-  const float residual = ((a - product(sh, sh)) - product(sh + sh, sl)) - product(sl, sl);
-  const float root = product(s + product(product(0.5f, y), residual), tiny ? 0x1p-32f : 1.0f);
-  const float edge = x < 0.0f ? nan : x;  // ±0, +∞ and NaN stand for themselves
+  const float residual = multiply_add(-sl, sl, multiply_add(-2.0f * sh, sl, multiply_add(-sh, sh, a)));
+  const float root = multiply_add(0.5f * y, residual, s) * select(tiny, 0x1p-32f, 1.0f);
+  const float edge = select(x < 0.0f, nan, x);  // ±0, +∞ and NaN stand for themselves
   const bool inside = (x > 0.0f) & (x < infinity);
-  return inside ? root : edge;
+  return select(inside, root, edge);
 #endif
 }
 MEFT_HD double sqrt(double x) { return std::sqrt(x); }
@@ -166,10 +181,10 @@ MEFT_HD double sqrt(double x) { return std::sqrt(x); }
 MEFT_HD float tanh(float x) {
   float t = detail::magnitude(x);
   t = t + t;
-  t = t > 20.0f ? 20.0f : t;
-  const detail::Power p = detail::reduce(t, 0.0f);
+  t = select(t > 20.0f, 20.0f, t);
+  const detail::Power p = detail::reduce(t, -0.0f);
   const float scale = detail::power_of_two(p.k);
-  const float d = product(scale, p.tail) + (scale - 1.0f);
+  const float d = multiply_add(scale, p.tail, scale - 1.0f);
   return detail::with_sign(d / (d + 2.0f), x);
 }
 MEFT_HD double tanh(double x) { return std::tanh(x); }
@@ -177,7 +192,7 @@ MEFT_HD double tanh(double x) { return std::tanh(x); }
 /// σ(x) = 1/(1 + e^−x), and its complement.
 MEFT_HD Logistic<float> logistic(float x) {
   const float e = exp(-detail::magnitude(x)), big = 1.0f / (1.0f + e), small = product(e, big);
-  return {x >= 0.0f ? big : small, x >= 0.0f ? small : big};
+  return {select(x >= 0.0f, big, small), select(x >= 0.0f, small, big)};
 }
 MEFT_HD Logistic<double> logistic(double x) {
   const double e = std::exp(-std::fabs(x)), big = 1.0 / (1.0 + e), small = product(e, big);
@@ -192,11 +207,11 @@ MEFT_HD T sigmoid(T x) {
 MEFT_HD Normal<float> normal(float x) {
   const detail::Tail tail = detail::normal_tail(detail::magnitude(x));
   const float upper = 1.0f - tail.area;
-  return {x > 0.0f ? upper : tail.area, product(tail.bell, 0.398942280f)};
+  return {select(x > 0.0f, upper, tail.area), product(tail.bell, 0.398942280f)};
 }
 MEFT_HD Normal<double> normal(double x) {
-  return {product(0.5, std::erfc(product(x, -0.70710678118654752440))),
-          product(0.39894228040143267794, std::exp(product(product(-0.5, x), x)))};
+  return {product(0.5, std::erfc(x * -0.70710678118654752440)),
+          product(0.39894228040143267794, std::exp(-0.5 * x * x))};
 }
 
 /// erf x = 2/√π ∫₀ˣ e^(−t²) dt.
@@ -205,9 +220,9 @@ MEFT_HD float erf(float x) {
   // erf(a)/a − 1, minimax on a ≤ 0.8, relative error 3e-9; above, 1 − 2Φ(−√2·a).
   const float q = detail::polynomial(u, 0x1.06eba8p-3f, -0x1.812732p-2f, 0x1.ce2888p-4f, -0x1.b774a4p-6f, 0x1.4d5f72p-8f,
                                      -0x1.570096p-11f);
-  const float inner = a + product(a, q), area = detail::normal_tail(product(a, 1.41421356f)).area;
+  const float inner = multiply_add(a, q, a), area = detail::normal_tail(product(a, 1.41421356f)).area;
   const float outer = 1.0f - (area + area);
-  return detail::with_sign(a < 0.8f ? inner : outer, x);
+  return detail::with_sign(select(a < 0.8f, inner, outer), x);
 }
 MEFT_HD double erf(double x) { return std::erf(x); }
 

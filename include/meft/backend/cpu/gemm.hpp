@@ -179,4 +179,10 @@ class Panels {
   Index out_ = 0, in_ = 0;
 };
 
+/// Lays out a constant weight W[out, in].
+template <Real T>
+Panels<T> pack(Cpu, const T* w, Index out, Index in) {
+  return Panels<T>(w, out, in);
+}
+
 }  // namespace meft

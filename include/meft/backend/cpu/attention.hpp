@@ -1,0 +1,195 @@
+// Owns: attention on ragged batches on the CPU, forward and backward, in tiles: scores never exist whole.
+// Dao et al., "FlashAttention", arXiv 2205.14135, algorithms 1 and 4. One task is one head of one sequence.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include <meft/backend/cpu/map.hpp>
+#include <meft/backend/cpu/reduce.hpp>
+#include <meft/backend/cpu/tile.hpp>
+#include <meft/base/functor.hpp>
+#include <meft/base/random.hpp>
+
+namespace meft {
+
+/// How heads attend. Query i of a causal sequence sees the keys up to i + (keys − queries).
+template <class T>
+struct AttentionSpec {
+  Index heads, width;  // a row holds heads · width elements
+  bool causal = false;
+  T scale = 1;
+  float dropout = 0;   // of the probabilities; element ((first_row + query row) · heads + head) · 2²⁴ + key is replayed from `key`
+  Key key{};
+  Index first_row = 0;
+};
+
+/// One sequence's rows of the packed queries and keys.
+struct Span {
+  Index q, queries, k, keys;
+};
+
+namespace cpu {
+
+constexpr Index query_tile = 96, key_tile = 64;
+
+/// C = start + A·B for a block that fits the caches, on this thread.
+template <class T>
+MEFT_INLINE inline void block_product(const Product<T>& p, Strided<T> b) {
+#if MEFT_X86
+  if constexpr (std::is_same_v<T, float>)
+    if (has_avx2()) {
+      constexpr Index depth = 128;
+      alignas(64) float panel[depth * panel_width];
+      for (Index j = 0; j < p.columns; j += panel_width) {
+        const Index columns = std::min(panel_width, p.columns - j);
+        for (Index k0 = 0; k0 < p.depth; k0 += depth) {
+          const Index k = std::min(depth, p.depth - k0);
+          pack_panel(k, b.at(k0, j), columns, panel);
+          multiply_panel(p.rows, k, p.a.at(0, k0), panel, p.c + j, p.ldc, columns, k0 ? Start::accumulate : p.start, nullptr);
+        }
+      }
+      return;
+    }
+#endif
+  for (Index i = 0; i < p.rows; ++i) {
+    T* c = p.c + i * p.ldc;
+    if (p.start == Start::zero) std::fill(c, c + p.columns, T(0));
+    for (Index k = 0; k < p.depth; ++k) {
+      const T a = p.a.data[i * p.a.row + k * p.a.column];
+      for (Index j = 0; j < p.columns; ++j) c[j] += a * b.data[k * b.row + j * b.column];
+    }
+  }
+}
+
+/// x[j] becomes 0 or x[j]/(1 − p) for keys [k0, k0 + n).
+template <class T>
+void drop_keys(const AttentionSpec<T>& spec, Index row, Index head, Index k0, Index n, T* x) {
+  const auto threshold = static_cast<std::uint32_t>(static_cast<double>(spec.dropout) * 4294967296.0);
+  const T keep = T(1) / (T(1) - static_cast<T>(spec.dropout));
+  const std::uint64_t base = static_cast<std::uint64_t>((spec.first_row + row) * spec.heads + head) << 24;
+  for (Index j = 0; j < n; j += 4) {  // k0 is a multiple of the key tile, so of 4
+    const auto bits = philox(spec.key, (base + static_cast<std::uint64_t>(k0 + j)) / 4);
+    for (Index u = 0; u < std::min<Index>(4, n - j); ++u) x[j + u] = bits[static_cast<std::size_t>(u)] >= threshold ? x[j + u] * keep : T(0);
+  }
+}
+
+/// How many of the keys [k0, k0 + n) query i sees.
+template <class T>
+Index visible(const AttentionSpec<T>& spec, const Span& s, Index i, Index k0, Index n) {
+  return spec.causal ? std::clamp<Index>(i + s.keys - s.queries + 1 - k0, 0, n) : n;
+}
+
+/// The scaled scores of a tile; what a query must not see is −∞.
+template <class T>
+MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Index i0, Index rows, Index k0, Index n, Strided<T> q, Strided<T> k,
+                               T* out) {
+  block_product<T>({rows, n, spec.width, q, out, key_tile}, {k.data, k.column, k.row});
+  for (Index i = 0; i < rows; ++i) {
+    T* row = out + i * key_tile;
+    map_run([c = spec.scale](T x) MEFT_INLINE { return x * c; }, n, row, row);
+    for (Index j = visible(spec, s, i0 + i, k0, n); j < n; ++j) row[j] = -std::numeric_limits<T>::infinity();
+  }
+}
+
+template <class T>
+MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q, const T* k, const T* v, T* out, T* lse) {
+  const Index ld = spec.heads * spec.width, at = head * spec.width;
+  T p[query_tile * key_tile], top[query_tile], total[query_tile];
+  for (Index i0 = 0; i0 < s.queries; i0 += query_tile) {
+    const Index rows = std::min(query_tile, s.queries - i0), first = s.q + i0;
+    T* o = out + first * ld + at;
+    for (Index i = 0; i < rows; ++i) {
+      top[i] = -std::numeric_limits<T>::infinity();
+      total[i] = 0;
+      std::fill(o + i * ld, o + i * ld + spec.width, T(0));
+    }
+    for (Index k0 = 0; k0 < s.keys; k0 += key_tile) {
+      const Index n = std::min(key_tile, s.keys - k0);
+      if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
+      scores<T>(spec, s, i0, rows, k0, n, {q + first * ld + at, ld, 1}, {k + (s.k + k0) * ld + at, ld, 1}, p);
+      for (Index i = 0; i < rows; ++i) {
+        T* row = p + i * key_tile;
+        const T high = fold(n, top[i], Larger{}, [row](Index j) MEFT_INLINE { return row[j]; });
+        if (high == -std::numeric_limits<T>::infinity()) {
+          std::fill(row, row + n, T(0));
+          continue;
+        }
+        const T shrink = Exp{}(top[i] - high);
+        map_run([high](T x) MEFT_INLINE { return Exp{}(x - high); }, n, row, row);
+        total[i] = total[i] * shrink + sum_of<T>(n, [row](Index j) MEFT_INLINE { return row[j]; });
+        map_run([shrink](T x) MEFT_INLINE { return x * shrink; }, spec.width, o + i * ld, o + i * ld);
+        top[i] = high;
+        if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, row);
+      }
+      block_product<T>({rows, spec.width, n, {p, key_tile, 1}, o, ld, Start::accumulate}, {v + (s.k + k0) * ld + at, ld, 1});
+    }
+    for (Index i = 0; i < rows; ++i) {
+      const T scale = total[i] > 0 ? T(1) / total[i] : T(0);
+      map_run([scale](T x) MEFT_INLINE { return x * scale; }, spec.width, o + i * ld, o + i * ld);
+      lse[(first + i) * spec.heads + head] = top[i] + Log{}(total[i]);
+    }
+  }
+}
+
+template <class T>
+MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q, const T* k, const T* v,
+                                             const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
+  const Index ld = spec.heads * spec.width, at = head * spec.width;
+  T p[query_tile * key_tile], dp[query_tile * key_tile], delta[query_tile];
+  for (Index j = 0; j < s.keys; ++j) {
+    std::fill(dk + (s.k + j) * ld + at, dk + (s.k + j) * ld + at + spec.width, T(0));
+    std::fill(dv + (s.k + j) * ld + at, dv + (s.k + j) * ld + at + spec.width, T(0));
+  }
+  for (Index i0 = 0; i0 < s.queries; i0 += query_tile) {
+    const Index rows = std::min(query_tile, s.queries - i0), first = s.q + i0, origin = first * ld + at;
+    for (Index i = 0; i < rows; ++i) {
+      const T *o = out + origin + i * ld, *d = dout + origin + i * ld;
+      delta[i] = sum_of<T>(spec.width, [o, d](Index j) MEFT_INLINE { return o[j] * d[j]; });
+      std::fill(dq + origin + i * ld, dq + origin + i * ld + spec.width, T(0));
+    }
+    for (Index k0 = 0; k0 < s.keys; k0 += key_tile) {
+      const Index n = std::min(key_tile, s.keys - k0), keys = (s.k + k0) * ld + at;
+      if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
+      scores<T>(spec, s, i0, rows, k0, n, {q + origin, ld, 1}, {k + keys, ld, 1}, p);
+      block_product<T>({rows, n, spec.width, {dout + origin, ld, 1}, dp, key_tile}, {v + keys, 1, ld});
+      for (Index i = 0; i < rows; ++i) {
+        T *pi = p + i * key_tile, *di = dp + i * key_tile;
+        const T shift = lse[(first + i) * spec.heads + head], drop = delta[i];
+        map_run([shift](T x) MEFT_INLINE { return Exp{}(x - shift); }, n, pi, pi);
+        if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, di);
+        map_run([drop, c = spec.scale](T x, T d) MEFT_INLINE { return x * (d - drop) * c; }, n, di, pi, di);
+        if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, pi);
+      }
+      block_product<T>({n, spec.width, rows, {p, 1, key_tile}, dv + keys, ld, Start::accumulate}, {dout + origin, ld, 1});
+      block_product<T>({n, spec.width, rows, {dp, 1, key_tile}, dk + keys, ld, Start::accumulate}, {q + origin, ld, 1});
+      block_product<T>({rows, spec.width, n, {dp, key_tile, 1}, dq + origin, ld, Start::accumulate}, {k + keys, ld, 1});
+    }
+  }
+}
+
+}  // namespace cpu
+
+/// out = softmax(scale · q·kᵀ)·v for each head of each span; lse [query rows, heads] keeps the log of the sums.
+template <Real T>
+void attention(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v, T* out, T* lse) {
+  parallel_for(spans * spec.heads, [&](Index task) {
+    vectorised([&]() MEFT_INLINE { cpu::attend_head(spec, span[task / spec.heads], task % spec.heads, q, k, v, out, lse); });
+  });
+}
+
+/// Gradients of the above from dout; every element of dq, dk and dv that belongs to a span is written.
+template <Real T>
+void attention_backward(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v, const T* out,
+                        const T* lse, const T* dout, T* dq, T* dk, T* dv) {
+  parallel_for(spans * spec.heads, [&](Index task) {
+    vectorised([&]() MEFT_INLINE {
+      cpu::attend_head_backward(spec, span[task / spec.heads], task % spec.heads, q, k, v, out, lse, dout, dq, dk, dv);
+    });
+  });
+}
+
+}  // namespace meft

@@ -1,0 +1,74 @@
+// Owns: the kernels of losses on the CPU.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/cpu/map.hpp>
+#include <meft/backend/cpu/reduce.hpp>
+#include <meft/base/functor.hpp>
+#include <meft/base/parallel.hpp>
+
+namespace meft {
+
+/// What a look at the labels found: how many count, and the first position outside the classes, or -1.
+struct LabelCheck {
+  Index counted = 0, outside = -1;
+};
+inline LabelCheck check_labels(Cpu, Index n, const std::int32_t* labels, Index classes, std::int32_t ignore) {
+  LabelCheck found;
+  for (Index i = 0; i < n; ++i) {
+    if (labels[i] == ignore) continue;
+    ++found.counted;
+    if (found.outside < 0 && (labels[i] < 0 || labels[i] >= classes)) found.outside = i;
+  }
+  return found;
+}
+
+/// Rows of [rows, n]: lse = ln Σ exp(x), loss = lse − x[label], 0 where the label is `ignore`.
+template <Real T>
+void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss, T* lse) {
+  parallel_chunks(rows, cpu::rows_grain(n), [&](Index begin, Index end) {
+    vectorised([&]() MEFT_INLINE {
+      for (Index r = begin; r < end; ++r) {
+        const T* in = x + r * n;
+        constexpr T lowest = -std::numeric_limits<T>::infinity();
+        const T top = cpu::fold(n, lowest, cpu::Larger{}, [in](Index i) MEFT_INLINE { return in[i]; });
+        const T total = cpu::sum_of<T>(n, [in, top](Index i) MEFT_INLINE { return Exp{}(in[i] - top); });
+        const T spread = Log{}(total);
+        lse[r] = top + spread;
+        loss[r] = labels[r] == ignore ? T(0) : top - in[labels[r]] + spread;
+      }
+    });
+  });
+}
+
+/// dx = (exp(x − lse) − [label]) · dy/counted, 0 in ignored rows.
+template <Real T>
+void cross_entropy_backward(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
+                            const T* lse, const T* dy, Index counted, T* dx) {
+  const T scale = *dy / static_cast<T>(counted);
+  parallel_chunks(rows, cpu::rows_grain(n), [&](Index begin, Index end) {
+    vectorised([&]() MEFT_INLINE {
+      for (Index r = begin; r < end; ++r) {
+        T* out = dx + r * n;
+        if (labels[r] == ignore) {
+          for (Index i = 0; i < n; ++i) out[i] = 0;
+          continue;
+        }
+        const T shift = lse[r];
+        cpu::map_run([scale, shift](T v) MEFT_INLINE { return Exp{}(v - shift) * scale; }, n, out, x + r * n);
+        out[labels[r]] -= scale;
+      }
+    });
+  });
+}
+
+/// dx = factor · (x − target) · dy, dy a single number.
+template <Real T>
+void scaled_difference(Cpu, Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {
+  map(Cpu{}, [s = factor * *dy](T a, T b) MEFT_INLINE { return (a - b) * s; }, n, dx, x, target);
+}
+
+}  // namespace meft

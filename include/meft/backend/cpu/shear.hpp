@@ -1,0 +1,318 @@
+// Owns: the exact shear on the CPU: x ← λ·x + f in fixed point, its inverse, and the digits that make λ invertible.
+// After Maclaurin, Duvenaud, Adams, "Gradient-based hyperparameter optimization through reversible learning", arXiv
+// 1502.03492, section 3. A stream element X (int32 or int64) stands for X·2⁻ˢ. Everything here runs on one thread.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/cpu/map.hpp>
+#include <meft/base/lambda.hpp>
+#include <meft/base/random.hpp>
+#include <meft/base/scalar.hpp>
+#include <meft/base/shape.hpp>
+#include <meft/base/target.hpp>
+
+namespace meft {
+
+/// What a shear pass reports: a hash of the elements before the shear, and whether one left the range, and its value.
+struct ShearReport {
+  std::uint64_t hash = 0;
+  bool overflow = false;
+  double value = 0;
+};
+
+namespace cpu {
+
+constexpr Index lanes = 16;
+constexpr double rounder = 6755399441055744.0;  // 1.5·2⁵²: adding and taking it away rounds to the nearest integer, ties to even
+
+/// Digits of base d that fit a word below 2³¹.
+constexpr Index digits_per_word(std::int32_t d) {
+  Index count = 0;
+  for (std::int64_t power = d; power <= (std::int64_t{1} << 31); power *= d) ++count;
+  return count;
+}
+
+/// A stack of digits of changing base in one integer with overflow words (asymmetric numeral system over uniform
+/// symbols). `push` and `pop` of the same base are exact inverses in both directions: popping an empty stack reads
+/// zeros, and pushing gives them back.
+class DigitStack {
+ public:
+  DigitStack(std::uint32_t* words, std::uint64_t bases) : words_(words), low_((std::uint64_t{1} << 31) / bases * bases), state_(low_) {}
+
+  void push(std::uint64_t base, std::uint64_t digit) {
+    if (state_ >= (low_ / base) << 32) {
+      if (count_) words_[count_++] = static_cast<std::uint32_t>(state_);
+      else if (borrowed_) --borrowed_;
+      else words_[count_++] = static_cast<std::uint32_t>(state_);
+      state_ >>= 32;
+    }
+    state_ = state_ * base + digit;
+  }
+  std::uint64_t pop(std::uint64_t base) {
+    const std::uint64_t digit = state_ % base;
+    state_ /= base;
+    if (state_ < low_) {
+      std::uint32_t word = 0;
+      if (count_) word = words_[--count_];
+      else ++borrowed_;
+      state_ = state_ << 32 | word;
+    }
+    return digit;
+  }
+
+  /// The header that `load` reads: four words before the stack.
+  void save(std::uint32_t* header) const {
+    header[0] = static_cast<std::uint32_t>(state_);
+    header[1] = static_cast<std::uint32_t>(state_ >> 32);
+    header[2] = static_cast<std::uint32_t>(count_);
+    header[3] = static_cast<std::uint32_t>(borrowed_);
+  }
+  void load(const std::uint32_t* header) {
+    state_ = header[0] | std::uint64_t{header[1]} << 32;
+    count_ = header[2];
+    borrowed_ = header[3];
+  }
+
+ private:
+  std::uint32_t* words_;
+  std::uint64_t low_, state_;
+  std::size_t count_ = 0, borrowed_ = 0;
+};
+
+constexpr Index stack_header = 4;
+
+/// A hash of a slice, 16 running values side by side: an odd multiplier keeps every difference.
+struct Hash {
+  std::uint32_t lane[lanes] = {};
+  template <class Word>
+  MEFT_INLINE void add(Index j, Word x) {
+    if constexpr (sizeof(Word) == 4) lane[j] = (lane[j] ^ static_cast<std::uint32_t>(x)) * 0x9E3779B1u;
+    else lane[j] = ((lane[j] ^ static_cast<std::uint32_t>(x)) * 0x9E3779B1u ^ static_cast<std::uint32_t>(static_cast<std::uint64_t>(x) >> 32)) * 0x85EBCA6Bu;
+  }
+  std::uint64_t value() const {
+    std::uint64_t out = 0;
+    for (std::uint32_t x : lane) out = mix(out, x);
+    return out;
+  }
+};
+
+/// The values that left the range, at most one a lane.
+struct Range {
+  double limit, beyond[lanes] = {};
+  int bad = 0;
+  MEFT_INLINE double check(Index j, double y) {
+    const bool in = std::fabs(y) <= limit;
+    bad |= !in;
+    beyond[j] = in ? beyond[j] : y;
+    return in ? y : 0.0;
+  }
+  ShearReport report(const Hash& hash, double scale) const {
+    for (double y : beyond)
+      if (bad && !(std::fabs(y) <= limit)) return {hash.value(), true, y / scale};
+    return {hash.value(), false, 0};
+  }
+};
+
+/// round(f·2ˢ) as a double; the caller checks the range, in which it is exact.
+MEFT_INLINE inline double fixed(double f, double scale) { return f * scale + rounder - rounder; }
+
+/// Blocks of `per · 16` elements: `group(g, j)` handles element g·16 + j of a block; the last block is padded by zeros.
+template <class Word, class F, class Block>
+MEFT_INLINE inline void blocks(Index n, Index per, Word* x, const F* f, const Block& block) {
+  Word px[32 * lanes];
+  F pf[32 * lanes];
+  const Index size = per * lanes;
+  Index i = 0, b = 0;
+  for (; i + size <= n; i += size, ++b) block(b, x + i, f + i);
+  if (i == n) return;
+  for (Index k = 0; k < size; ++k) {
+    px[k] = i + k < n ? x[i + k] : Word(0);
+    pf[k] = i + k < n ? f[i + k] : F(0);
+  }
+  block(b, px, pf);
+  for (Index k = 0; i + k < n; ++k) x[i + k] = px[k];
+}
+
+template <class F>
+MEFT_INLINE inline ShearReport shear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
+  const Index per = lambda.d > 1 ? digits_per_word(lambda.d) : 8;
+  const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
+  Hash hash;
+  Range range{std::numeric_limits<std::int32_t>::max() + 1.0};
+  blocks(n, per, x, f, [&](Index b, std::int32_t* px, const F* pf) MEFT_INLINE {
+    std::int32_t word[lanes] = {};
+    for (Index g = 0; g < per; ++g)
+      for (Index j = 0; j < lanes; ++j) {
+        const std::int32_t old = px[g * lanes + j];
+        hash.add(j, old);
+        const double q = (old + 0.5) * inverse - 0.5 + rounder - rounder;  // ⌊X/d⌋: the fraction is never near ½
+        word[j] = word[j] * lambda.d + static_cast<std::int32_t>(old - q * d);
+        px[g * lanes + j] = static_cast<std::int32_t>(range.check(j, sign * q + fixed(pf[g * lanes + j], scale)));
+      }
+    if (lambda.d > 1 && words)
+      for (Index j = 0; j < lanes; ++j) words[b * lanes + j] = static_cast<std::uint32_t>(word[j]);
+  });
+  return range.report(hash, scale);
+}
+
+template <class F>
+MEFT_INLINE inline ShearReport unshear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale, const std::uint32_t* words) {
+  const Index per = lambda.d > 1 ? digits_per_word(lambda.d) : 8;
+  const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
+  Hash hash;
+  Range range{std::numeric_limits<std::int32_t>::max() + 1.0};
+  blocks(n, per, x, f, [&](Index b, std::int32_t* px, const F* pf) MEFT_INLINE {
+    double word[lanes] = {};
+    if (lambda.d > 1)
+      for (Index j = 0; j < lanes; ++j) word[j] = static_cast<std::int32_t>(words[b * lanes + j]);
+    for (Index g = per - 1; g >= 0; --g)
+      for (Index j = 0; j < lanes; ++j) {
+        const double rest = lambda.d > 1 ? (word[j] + 0.5) * inverse - 0.5 + rounder - rounder : 0.0;
+        const double digit = word[j] - rest * d;
+        word[j] = rest;
+        const double q = sign * (px[g * lanes + j] - fixed(pf[g * lanes + j], scale));
+        px[g * lanes + j] = static_cast<std::int32_t>(range.check(j, q * d + (lambda.d > 1 ? digit : 0.0)));
+      }
+    for (Index g = 0; g < per; ++g)
+      for (Index j = 0; j < lanes; ++j) hash.add(j, px[g * lanes + j]);
+  });
+  return range.report(hash, scale);
+}
+
+/// Any n/d and any word, digit by digit. `limit` is the largest magnitude of a word.
+template <class Word, class F>
+ShearReport shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
+  const std::int64_t d = lambda.d, m = lambda.n < 0 ? -lambda.n : lambda.n;
+  const bool digits = d > 1 || m > 1;
+  DigitStack stack(words + (digits ? stack_header : 0), static_cast<std::uint64_t>(d * m));
+  Hash hash;
+  ShearReport report;
+  for (Index i = 0; i < n; ++i) {
+    hash.add(i % lanes, x[i]);
+    const std::int64_t r = (x[i] % d + d) % d, q = (x[i] - r) / d;
+    std::int64_t p = 0;
+    if (digits) {
+      stack.push(static_cast<std::uint64_t>(d), static_cast<std::uint64_t>(r));
+      p = static_cast<std::int64_t>(stack.pop(static_cast<std::uint64_t>(m)));
+    }
+    const double add = static_cast<double>(f[i]) * scale, scaled = static_cast<double>(q) * static_cast<double>(m);
+    if (!(std::fabs(add) + std::fabs(scaled) < 0.99 * static_cast<double>(std::numeric_limits<Word>::max()))) {
+      report = {0, true, scaled / scale + static_cast<double>(f[i])};
+      x[i] = 0;
+      continue;
+    }
+    const std::int64_t whole = q * m + p;
+    x[i] = static_cast<Word>((lambda.n < 0 ? -whole : whole) + std::llrint(add));
+  }
+  if (digits) stack.save(words);
+  report.hash = hash.value();
+  return report;
+}
+
+template <class Word, class F>
+ShearReport unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
+  const std::int64_t d = lambda.d, m = lambda.n < 0 ? -lambda.n : lambda.n;
+  const bool digits = d > 1 || m > 1;
+  DigitStack stack(words + (digits ? stack_header : 0), static_cast<std::uint64_t>(d * m));
+  if (digits) stack.load(words);
+  Hash hash;
+  ShearReport report;
+  for (Index i = n - 1; i >= 0; --i) {
+    const double add = static_cast<double>(f[i]) * scale;
+    if (!(std::fabs(add) < static_cast<double>(std::numeric_limits<Word>::max()))) {
+      report.overflow = true;
+      continue;
+    }
+    std::int64_t whole = x[i] - std::llrint(add);
+    if (lambda.n < 0) whole = -whole;
+    const std::int64_t p = (whole % m + m) % m;
+    std::int64_t r = 0;
+    if (digits) {
+      stack.push(static_cast<std::uint64_t>(m), static_cast<std::uint64_t>(p));
+      r = static_cast<std::int64_t>(stack.pop(static_cast<std::uint64_t>(d)));
+    }
+    // A wrong f may give anything here; the hash tells. Unsigned, so that it wraps.
+    x[i] = static_cast<Word>(static_cast<std::uint64_t>((whole - p) / m) * static_cast<std::uint64_t>(d) + static_cast<std::uint64_t>(r));
+  }
+  for (Index i = 0; i < n; ++i) hash.add(i % lanes, x[i]);
+  report.hash = hash.value();
+  return report;
+}
+
+inline bool blockwise(Lambda lambda, bool narrow) { return narrow && (lambda.n == 1 || lambda.n == -1); }
+
+}  // namespace cpu
+
+/// 32-bit words that the digits of a shear of n elements take: 32/9 bits an element for λ = 1/10, none for λ = ±1.
+template <class Word>
+Index digit_words(Cpu, Index n, Lambda lambda) {
+  if (lambda.d == 1 && (lambda.n == 1 || lambda.n == -1)) return 0;
+  if (cpu::blockwise(lambda, sizeof(Word) == 4)) {
+    const Index block = cpu::digits_per_word(lambda.d) * cpu::lanes;
+    return (n + block - 1) / block * cpu::lanes;
+  }
+  const double bits = std::max(0.0, std::log2(std::fabs(1.0 / lambda.value())));
+  return cpu::stack_header + static_cast<Index>(static_cast<double>(n) * bits * 1.000001 / 32.0) + 8;
+}
+
+/// x ← λ·x + f·2ˢ for one slice of n elements; the digits go to `words`.
+template <class Word, Real F>
+ShearReport shear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words) {
+  const double scale = std::ldexp(1.0, fraction_bits);
+  if constexpr (sizeof(Word) == 4) {
+    if (cpu::blockwise(lambda, true)) {
+      ShearReport report;
+      vectorised([&]() MEFT_INLINE { report = cpu::shear_run(n, x, f, lambda, scale, words); });
+      return report;
+    }
+  }
+  return cpu::shear_any(n, x, f, lambda, scale, words);
+}
+
+/// The inverse of `shear`, with the same f and words; its hash is that of the restored elements.
+template <class Word, Real F>
+ShearReport unshear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words) {
+  const double scale = std::ldexp(1.0, fraction_bits);
+  if constexpr (sizeof(Word) == 4) {
+    if (cpu::blockwise(lambda, true)) {
+      ShearReport report;
+      vectorised([&]() MEFT_INLINE { report = cpu::unshear_run(n, x, f, lambda, scale, words); });
+      return report;
+    }
+  }
+  return cpu::unshear_any(n, x, f, lambda, scale, words);
+}
+
+/// x ← round(v·2ˢ).
+template <class Word, Real F>
+ShearReport to_fixed(Cpu, Index n, const F* v, Word* x, int fraction_bits) {
+  std::fill(x, x + n, Word(0));
+  return shear(Cpu{}, n, x, v, Lambda{1, 1}, fraction_bits, nullptr);
+}
+
+/// v ← X·2⁻ˢ.
+template <class Word, Real F>
+void from_fixed(Cpu, Index n, const Word* x, F* v, int fraction_bits) {
+  const F unit = static_cast<F>(std::ldexp(1.0, -fraction_bits));
+  vectorised([&]() MEFT_INLINE { cpu::map_run([unit](Word w) MEFT_INLINE { return static_cast<F>(w) * unit; }, n, v, x); });
+}
+
+/// The paper's reversal, kept to show what it does: x ← λ·x + f and x ← (x − f)/λ in floating point.
+template <Real F>
+void shear_rounded(Cpu, Index n, F* x, const F* f, Lambda lambda) {
+  const F by = static_cast<F>(lambda.value());
+  vectorised([&]() MEFT_INLINE { cpu::map_run([by](F a, F b) MEFT_INLINE { return by * a + b; }, n, x, x, f); });
+}
+template <Real F>
+void unshear_rounded(Cpu, Index n, F* x, const F* f, Lambda lambda) {
+  const F by = static_cast<F>(lambda.value());
+  vectorised([&]() MEFT_INLINE { cpu::map_run([by](F a, F b) MEFT_INLINE { return (a - b) / by; }, n, x, x, f); });
+}
+
+}  // namespace meft

@@ -1,0 +1,70 @@
+// Owns: functors made of functors: one operand fixed to a number, and a gradient times a derivative. Named types, so that
+// a device kernel can be made for each.
+#pragma once
+
+#include <meft/base/functor.hpp>
+
+namespace meft {
+
+/// f(a, b) with b fixed.
+template <class F, class T>
+struct WithRight {
+  F f;
+  T b;
+  MEFT_HD T operator()(T a) const { return f(a, b); }
+};
+
+/// f(a, b) with a fixed.
+template <class F, class T>
+struct WithLeft {
+  F f;
+  T a;
+  MEFT_HD T operator()(T b) const { return f(a, b); }
+};
+
+/// dy · f', from the one of x and y that F reads, or from dy alone when it reads none.
+template <class F>
+struct Slope {
+  static_assert(!(F::needs_x && F::needs_y), "meft: an elementwise functor reads x or y, not both");
+  template <class T>
+  MEFT_HD T operator()(T dy, T kept) const {
+    return product(dy, F{}.derivative(kept, kept));
+  }
+  template <class T>
+  MEFT_HD T operator()(T dy) const {
+    return product(dy, F{}.derivative(T(0), T(0)));
+  }
+};
+
+/// The first operand: broadcasting it repeats it.
+struct First {
+  template <class T>
+  MEFT_HD T operator()(T a, T) const {
+    return a;
+  }
+};
+
+/// (a − b)².
+struct SquaredDifference {
+  template <class T>
+  MEFT_HD T operator()(T a, T b) const {
+    return product(a - b, a - b);
+  }
+};
+
+/// Times the derivative of s/x: −dy · (s/x)/x.
+template <class T>
+struct QuotientSlope {
+  T s;
+  MEFT_HD T operator()(T dy, T x) const { return product(-dy, s / x / x); }
+};
+
+/// Times the derivative of a/b by b, without dy: −a/b · dy from dy·y and b.
+struct NegatedQuotient {
+  template <class T>
+  MEFT_HD T operator()(T a, T b) const {
+    return -a / b;
+  }
+};
+
+}  // namespace meft

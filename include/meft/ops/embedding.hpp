@@ -1,0 +1,47 @@
+// Owns: the rows of a table by token id.
+#pragma once
+
+#include <string>
+
+#include <meft/autodiff/op.hpp>
+#include <meft/backend/cpu/rows.hpp>
+
+namespace meft {
+
+/// y[i] = table[ids[i]],  dtable[ids[i]] += dy[i], ascending in i.
+template <Backend B>
+struct Embedding {
+  static constexpr const char* name = "embedding";
+  template <Scalar T, Backend>
+  struct Saved {
+    Shape shape;
+  };
+  template <Real T>
+  Tensor<T, B> forward(auto& saved, Needs<1>, const Tensor<T, B>& table) const {
+    require(table.rank() == 2 && ids.rank() == 1, "embedding: expected a table [v, h] and ids [n]", table, ids);
+    const Index bad = first_outside(B{}, ids.size(), ids.data(), table.dim(0));
+    if (bad >= 0) {
+      const std::string id = std::to_string(ids.rows(bad, bad + 1).item());
+      fail("embedding: an id outside the table", table, "position " + std::to_string(bad), "id " + id);
+    }
+    saved.shape = table.shape();
+    Tensor<T, B> y(Shape{ids.size(), table.dim(1)});
+    gather_rows(B{}, ids.size(), table.dim(1), table.data(), ids.data(), y.data());
+    return y;
+  }
+  template <Real T>
+  std::array<Tensor<T, B>, 1> backward(const auto& saved, Needs<1>, const Tensor<T, B>& dy) const {
+    auto dtable = Tensor<T, B>::zeros(saved.shape);
+    scatter_rows(B{}, ids.size(), dy.dim(1), dy.data(), ids.data(), dtable.data());
+    return {dtable};
+  }
+  Tensor<std::int32_t, B> ids;
+};
+
+/// table [v, h], ids [n] → [n, h]. An id outside [0, v) is an error that names its position.
+template <Operand X, Backend B>
+VarOf<X> embedding(const X& table, const Tensor<std::int32_t, B>& ids, Where where = Where::current()) {
+  return apply(where, Embedding<B>{ids}, table);
+}
+
+}  // namespace meft

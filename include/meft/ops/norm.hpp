@@ -1,0 +1,64 @@
+// Owns: layer normalisation.
+#pragma once
+
+#include <meft/autodiff/op.hpp>
+#include <meft/tensor/reuse.hpp>
+
+namespace meft {
+
+/// y = x̂·gamma + beta,  x̂ = (x − mean)·rstd,  rstd = 1/√(variance + epsilon), over the last axis.
+/// dx = rstd·(g − mean(g) − x̂·mean(g·x̂)),  g = dy·gamma;  dgamma = Σ dy·x̂;  dbeta = Σ dy.
+struct LayerNorm {
+  static constexpr const char* name = "layer_norm";
+  template <Scalar T, Backend B>
+  struct Saved {
+    Tensor<T, B> x, mean, rstd, gamma;
+    Index width = 0;
+  };
+
+  template <Real T, Backend B>
+  Tensor<T, B> forward(auto& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& gamma,
+                       const Tensor<T, B>& beta) const {
+    require(x.rank() >= 1 && x.dim(-1) > 0, "layer_norm: nothing to normalise", x);
+    require(gamma.rank() == 1 && gamma.dim(0) == x.dim(-1), "layer_norm: gamma differs from the last axis", x, gamma);
+    require(beta.shape() == gamma.shape(), "layer_norm: gamma and beta differ", gamma, beta);
+    const Index rows = x.shape().outer(-1);
+    Tensor<T, B> y(x.shape()), mean(Shape{rows}), rstd(Shape{rows});
+    layer_norm(B{}, rows, x.dim(-1), x.data(), gamma.data(), beta.data(), static_cast<T>(epsilon), y.data(),
+               mean.data(), rstd.data());
+    saved.width = x.dim(-1);
+    if (need[0]) saved.gamma = gamma;
+    if (need[0] || need[1]) {
+      saved.x = x;
+      saved.mean = mean;
+      saved.rstd = rstd;
+    }
+    return y;
+  }
+
+  template <Real T, Backend B>
+  static std::array<Tensor<T, B>, 3> backward(const auto& saved, Needs<3> need, Tensor<T, B> dy) {
+    const Index n = saved.width, rows = dy.shape().outer(-1);
+    const T *x = saved.x.data(), *mean = saved.mean.data(), *rstd = saved.rstd.data(), *d = std::as_const(dy).data();
+    Tensor<T, B> dx, dgamma, dbeta;
+    if (need[1]) dgamma = Tensor<T, B>(Shape{n});
+    if (need[2]) dbeta = Tensor<T, B>(Shape{n});
+    if (need[1]) layer_norm_weights(B{}, rows, n, x, mean, rstd, d, dgamma.data(), need[2] ? dbeta.data() : nullptr);
+    else if (need[2]) sum(B{}, 1, rows, n, d, dbeta.data());
+    if (need[0]) {
+      dx = overwrite(dy);
+      layer_norm_backward(B{}, rows, n, x, saved.gamma.data(), mean, rstd, d, dx.data());
+    }
+    return {dx, dgamma, dbeta};
+  }
+
+  double epsilon;
+};
+
+/// x [.., n] normalised over its last axis; gamma and beta [n].
+template <Operand X, Operand G, Operand H>
+VarOf<X> layer_norm(const X& x, const G& gamma, const H& beta, double epsilon = 1e-5, Where where = Where::current()) {
+  return apply(where, LayerNorm{epsilon}, x, gamma, beta);
+}
+
+}  // namespace meft

@@ -1,0 +1,38 @@
+// Owns: what a function inside a layer sees besides its input: where its rows stand in the batch, which run this is.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include <meft/autodiff/tape.hpp>
+#include <meft/base/random.hpp>
+#include <meft/tensor/ragged.hpp>
+
+namespace meft {
+
+/// Which run of the model: dropout is on while training and is replayed from seed and step.
+struct Run {
+  std::uint64_t seed = 0;
+  std::uint32_t step = 0;
+  bool training = false;
+
+  Key key(std::uint32_t site) const { return {seed, site, step}; }
+};
+
+/// An input that every layer reads beside its stream, as a decoder reads the encoder's output. It has its own offsets.
+template <Real T, Backend B = Cpu>
+struct Side {
+  Var<T, B> value;
+  Offsets offsets;
+};
+
+/// A whole batch, or a slice of whole sequences of one.
+template <Real T, Backend B = Cpu>
+struct Context {
+  Offsets offsets;
+  Run run{};
+  Index first_row = 0;  // of the slice in the batch: random numbers are counted over the batch
+  std::vector<Side<T, B>> sides{};
+};
+
+}  // namespace meft

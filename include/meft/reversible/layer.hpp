@@ -1,0 +1,81 @@
+// Owns: a reversible layer as a list of shears and swaps, and the options of a stack of them.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/base/lambda.hpp>
+#include <meft/reversible/context.hpp>
+
+namespace meft {
+
+/// A function of a stream: x [rows, width] → [rows, width]. Deterministic; it may use parameters, dropout from the
+/// context's key and the context's sides; it never mixes sequences.
+template <Real T, Backend B = Cpu>
+using Function = std::function<Var<T, B>(const Var<T, B>& x, const Context<T, B>& context)>;
+
+/// x[dst] ← λ·x[dst] + f(x[src]); without f it is a swap of the two streams.
+template <Real T, Backend B = Cpu>
+struct Step {
+  int dst = 0, src = 1;
+  Lambda lambda{};
+  Function<T, B> f{};
+};
+
+template <Real T, Backend B>
+Step<T, B> shear(int dst, int src, Lambda lambda, Function<T, B> f) {
+  return {dst, src, lambda, std::move(f)};
+}
+template <Real T, Backend B>
+Step<T, B> swap_streams() {
+  return {};
+}
+
+/// What forward, inverse and backward are derived from.
+template <Real T, Backend B = Cpu>
+using ReversibleLayer = std::vector<Step<T, B>>;
+
+/// How the streams are brought back in the backward pass.
+enum class Streams {
+  exact,    // fixed point, undone bit for bit
+  rounded,  // the paper's floating-point division: wrong below the top layers, kept to show it
+  stored    // the forward of `exact` with every activation kept: the oracle
+};
+
+/// What a stack gives back.
+struct Readout {
+  enum class Kind { average, carrier, learned, mix, concat };
+  Kind kind = Kind::average;
+  double first = 0.5, second = 0.5;  // y = first·x[0] + second·x[1], for `mix`
+};
+
+struct StackOptions {
+  Streams streams = Streams::exact;
+  int word_bits = 32;        // of a fixed-point element: 32 or 64
+  int fraction_bits = 20;    // s: the value is X·2⁻ˢ
+  Index slice_tokens = 256;  // a slice is as many whole sequences as fit, at least one
+  Readout readout{};
+  int carrier = 1;           // the stream that carries the wrapped model at the end
+};
+
+/// "exact" | "rounded" | "stored".
+inline Streams streams_from(std::string_view name, Where where = Where::current()) {
+  if (name == "exact") return Streams::exact;
+  if (name == "rounded") return Streams::rounded;
+  require(name == "stored", {"streams: expected exact, rounded or stored, found", where}, name);
+  return Streams::stored;
+}
+inline const char* name_of(Streams s) { return s == Streams::exact ? "exact" : s == Streams::rounded ? "rounded" : "stored"; }
+
+/// "average" | "plm" | "learned" | "concat".
+inline Readout readout_from(std::string_view name, Where where = Where::current()) {
+  if (name == "average") return {Readout::Kind::average};
+  if (name == "plm") return {Readout::Kind::carrier};
+  if (name == "learned") return {Readout::Kind::learned};
+  require(name == "concat", {"readout: expected average, plm, learned or concat, found", where}, name);
+  return {Readout::Kind::concat};
+}
+
+}  // namespace meft

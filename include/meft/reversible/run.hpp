@@ -1,0 +1,300 @@
+// Owns: one pass of a batch through a reversible stack: streams, digits, slices; forward, undo and backward of a slice.
+#pragma once
+
+#include <array>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <meft/backend/cpu/copy.hpp>
+#include <meft/backend/cpu/shear.hpp>
+#include <meft/ops/checkpoint.hpp>
+#include <meft/reversible/layer.hpp>
+
+namespace meft::detail {
+
+/// Cuts a batch into slices of whole sequences of about `tokens` rows: {first, last} sequence of each.
+inline std::vector<std::pair<Index, Index>> cut(const Offsets& offsets, Index tokens) {
+  std::vector<std::pair<Index, Index>> out;
+  for (Index i = 0, first = 0; i < offsets.sequences(); ++i)
+    if (i + 1 == offsets.sequences() || offsets.end(i + 1) - offsets.begin(first) > tokens) {
+      out.push_back({first, i + 1});
+      first = i + 1;
+    }
+  return out;
+}
+
+/// Lets slices through in ascending order, one at a time; a failure lets everyone go.
+class Turnstile {
+ public:
+  /// False when another slice failed.
+  template <class F>
+  bool pass(Index slice, const F& f) {
+    std::unique_lock lock(mutex_);
+    moved_.wait(lock, [&] { return failed_ || next_ == slice; });
+    if (failed_) return false;
+    f();
+    ++next_;
+    moved_.notify_all();
+    return true;
+  }
+  void fail() {
+    std::lock_guard lock(mutex_);
+    failed_ = true;
+    moved_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable moved_;
+  Index next_ = 0;
+  bool failed_ = false;
+};
+
+/// The streams in words: fixed point (int32, int64), or T itself for the rounded policy.
+template <Real T, Backend B, Scalar Word>
+class StackRun {
+ public:
+  static constexpr bool fixed = !std::is_same_v<Word, T>;
+  using Layers = std::vector<ReversibleLayer<T, B>>;
+
+  StackRun(std::shared_ptr<const Layers> layers, const StackOptions& options, const Context<T, B>& context, bool record)
+      : layers_(std::move(layers)), options_(options), context_(context), record_(record), slices_(cut(context.offsets, options.slice_tokens)) {
+    for (auto& side : context_.sides) side.value = side.value.value();  // constants: the node adds their gradients itself
+  }
+
+  void forward(const std::array<Tensor<T, B>, 2>& x) {
+    rows_ = x[0].dim(0);
+    width_ = x[0].dim(1);
+    for (int i = 0; i < 2; ++i) {
+      stream_[static_cast<std::size_t>(i)] = Tensor<Word, B>({rows_, width_});
+      Word* to = stream_[static_cast<std::size_t>(i)].data();
+      if constexpr (fixed) {
+        const auto report = to_fixed(B{}, rows_ * width_, x[static_cast<std::size_t>(i)].data(), to, options_.fraction_bits);
+        if (report.overflow) overflow("the input of the stack", report.value);
+      } else B::copy(to, x[static_cast<std::size_t>(i)].data(), x[static_cast<std::size_t>(i)].bytes());
+    }
+    kept_.resize(layers_->size());
+    for (std::size_t l = 0; l < layers_->size(); ++l) {
+      kept_[l].resize(slices_.size());
+      parallel_for(count(), [&](Index s) { forward_slice(l, s); });
+      swap_after(l);
+    }
+  }
+
+  /// Undoes and differentiates the stack. `gradient` holds the gradients of the final streams and then those of the
+  /// inputs; those are complete only when `input` is true. Parameter gradients go to `outer` in slice order.
+  void backward(std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input, Tape& outer) {
+    for (std::size_t l = layers_->size(); l-- > 0;) {
+      unswap(l, gradient);
+      Turnstile turnstile;
+      parallel_for(count(), [&](Index s) {
+        try {
+          std::vector<Collected<T, B>> collected;
+          backward_slice(l, s, gradient, side_gradient, input || l > 0, collected);
+          turnstile.pass(s, [&] {
+            for (auto& [parameter, g] : collected) outer.deliver(parameter, std::move(g));
+          });
+        } catch (...) {
+          turnstile.fail();
+          throw;
+        }
+      });
+      kept_[l].clear();
+    }
+  }
+
+  /// x = X·2⁻ˢ of one stream.
+  Tensor<T, B> value(int stream) const {
+    Tensor<T, B> out({rows_, width_});
+    decode(stream_[static_cast<std::size_t>(stream)], out);
+    return out;
+  }
+  void free_stream(int stream) { stream_[static_cast<std::size_t>(stream)] = {}; }
+
+  Index rows() const { return rows_; }
+  Index width() const { return width_; }
+
+ private:
+  /// What the backward pass of one slice of one layer needs: digits and a hash a shear, or its tapes (stored).
+  struct Kept {
+    std::vector<Tensor<std::uint32_t, B>> digits;
+    std::vector<std::uint64_t> hash;
+    struct Taped {
+      std::unique_ptr<Tape> tape;
+      Var<T, B> x, y;
+      std::vector<Side<T, B>> sides;
+    };
+    std::vector<Taped> taped;
+  };
+
+  Index count() const { return static_cast<Index>(slices_.size()); }
+
+  template <class X>
+  X slice_rows(const X& whole, Index s) const {
+    const auto& [first, last] = slices_[static_cast<std::size_t>(s)];
+    return whole.rows(context_.offsets.begin(first), context_.offsets.end(last - 1));
+  }
+
+  Context<T, B> slice_context(Index s) const {
+    const auto& [first, last] = slices_[static_cast<std::size_t>(s)];
+    Context<T, B> out{context_.offsets.part(first, last), context_.run, context_.first_row + context_.offsets.begin(first), {}};
+    for (const auto& side : context_.sides)
+      out.sides.push_back({side.value.value().rows(side.offsets.begin(first), side.offsets.end(last - 1)), side.offsets.part(first, last)});
+    return out;
+  }
+
+  void decode(const Tensor<Word, B>& from, Tensor<T, B>& to) const {
+    if constexpr (fixed) from_fixed(B{}, from.size(), from.data(), to.data(), options_.fraction_bits);
+    else B::copy(to.data(), from.data(), from.bytes());
+  }
+
+  Tensor<T, B> read(int stream, Index s) const {
+    const auto part = slice_rows(stream_[static_cast<std::size_t>(stream)], s);
+    Tensor<T, B> out(part.shape());
+    decode(part, out);
+    return out;
+  }
+
+  std::string place(std::size_t layer, std::size_t step) const {
+    return "reversible layer " + std::to_string(layer) + ", step " + std::to_string(step);
+  }
+  [[noreturn]] void overflow(const std::string& where, double value) const {
+    fail("reversible stack: a stream left the fixed-point range", where, "value " + std::to_string(value),
+         "range +-" + std::to_string(std::ldexp(1.0, options_.word_bits - 1 - options_.fraction_bits)));
+  }
+
+  Var<T, B> call(const Step<T, B>& step, const Var<T, B>& x, const Context<T, B>& context, std::size_t l, std::size_t k) const {
+    auto y = step.f(x, context);
+    if (!(y.shape() == x.shape())) fail("reversible stack: f changed the shape", place(l, k), x, y);
+    return y;
+  }
+
+  void forward_slice(std::size_t l, Index s) {
+    const auto& layer = (*layers_)[l];
+    auto& kept = kept_[l][static_cast<std::size_t>(s)];
+    const bool tapes = record_ && options_.streams == Streams::stored;
+    for (std::size_t k = 0; k < layer.size(); ++k) {
+      const auto& step = layer[k];
+      if (!step.f) continue;
+      auto context = slice_context(s);
+      Var<T, B> y;
+      if (tapes) {
+        auto tape = std::make_unique<Tape>();
+        tape->collect();
+        auto x = tape->watch(read(step.src, s));
+        for (auto& side : context.sides) side.value = tape->watch(side.value.value());
+        y = call(step, x, context, l, k);
+        tape->pause();
+        kept.taped.push_back({std::move(tape), x, y, context.sides});
+      } else {
+        const NoTape none;
+        y = call(step, read(step.src, s), context, l, k);
+      }
+      auto to = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
+      if constexpr (fixed) {
+        Tensor<std::uint32_t, B> words({digit_words<Word>(B{}, to.size(), step.lambda)});
+        const auto report = shear(B{}, to.size(), to.data(), y.value().data(), step.lambda, options_.fraction_bits, words.data());
+        if (report.overflow) overflow(place(l, k), report.value);
+        if (record_ && !tapes) {
+          kept.hash.push_back(report.hash);
+          kept.digits.push_back(std::move(words));
+        }
+      } else shear_rounded(B{}, to.size(), to.data(), y.value().data(), step.lambda);
+    }
+  }
+
+  void backward_slice(std::size_t l, Index s, std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input,
+                      std::vector<Collected<T, B>>& collected) {
+    const auto& layer = (*layers_)[l];
+    auto& kept = kept_[l][static_cast<std::size_t>(s)];
+    for (std::size_t k = layer.size(); k-- > 0;) {
+      const auto& step = layer[k];
+      if (!step.f) continue;
+      const bool into_source = input || k > 0;
+      std::unique_ptr<Tape> tape;
+      Var<T, B> x, y;
+      Context<T, B> context;
+      if (!kept.taped.empty()) {
+        tape = std::move(kept.taped.back().tape);
+        x = kept.taped.back().x;
+        y = kept.taped.back().y;
+        context.sides = std::move(kept.taped.back().sides);
+        kept.taped.pop_back();
+      } else {
+        tape = std::make_unique<Tape>();
+        tape->collect();
+        context = slice_context(s);
+        auto source = read(step.src, s);
+        x = into_source ? tape->watch(std::move(source)) : Var<T, B>(std::move(source));
+        for (std::size_t i = 0; i < side_gradient.size(); ++i)
+          if (side_gradient[i].defined()) context.sides[i].value = tape->watch(context.sides[i].value.value());
+        y = call(step, x, context, l, k);
+        tape->pause();
+        undo(l, k, s, y.value());
+      }
+      auto dy = slice_rows(gradient[static_cast<std::size_t>(step.dst)], s);
+      if (y.recorded()) {
+        tape->backward(y, dy);
+        if (into_source) {
+          if (auto dx = tape->gradient(x); dx.defined()) add_to(slice_rows(gradient[static_cast<std::size_t>(step.src)], s), dx);
+        }
+        for (std::size_t i = 0; i < side_gradient.size(); ++i)
+          if (side_gradient[i].defined())
+            if (auto d = tape->gradient(context.sides[i].value); d.defined()) add_to(side_rows(side_gradient[i], i, s), d);
+        for (auto& c : tape->template collected<T, B>()) collected.push_back(std::move(c));
+      }
+      if (into_source && !(step.lambda == Lambda{1, 1}))
+        map(B{}, [by = static_cast<T>(step.lambda.value())](T g) MEFT_INLINE { return g * by; }, dy.size(), dy.data(), std::as_const(dy).data());
+    }
+  }
+
+  void undo(std::size_t l, std::size_t k, Index s, const Tensor<T, B>& f) {
+    const auto& step = (*layers_)[l][k];
+    auto& kept = kept_[l][static_cast<std::size_t>(s)];
+    auto x = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
+    if constexpr (fixed) {
+      const auto report = unshear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, kept.digits.back().data());
+      if (report.overflow || report.hash != kept.hash.back())
+        fail("reversible stack: undoing did not give back the input, so f is not deterministic", place(l, k));
+      kept.digits.pop_back();
+      kept.hash.pop_back();
+    } else unshear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
+  }
+
+  void add_to(Tensor<T, B> into, const Tensor<T, B>& x) const { map(B{}, Add{}, x.size(), into.data(), std::as_const(into).data(), x.data()); }
+
+  Tensor<T, B> side_rows(const Tensor<T, B>& whole, std::size_t i, Index s) const {
+    const auto& [first, last] = slices_[static_cast<std::size_t>(s)];
+    const auto& offsets = context_.sides[i].offsets;
+    return whole.rows(offsets.begin(first), offsets.end(last - 1));
+  }
+
+  bool swaps(std::size_t l) const {
+    bool odd = false;
+    for (const auto& step : (*layers_)[l]) odd ^= !step.f;
+    return odd;
+  }
+  void swap_after(std::size_t l) {
+    if (swaps(l)) std::swap(stream_[0], stream_[1]);
+  }
+  void unswap(std::size_t l, std::array<Tensor<T, B>, 2>& gradient) {
+    if (!swaps(l)) return;
+    std::swap(stream_[0], stream_[1]);
+    std::swap(gradient[0], gradient[1]);
+  }
+
+  std::shared_ptr<const Layers> layers_;
+  StackOptions options_;
+  Context<T, B> context_;
+  bool record_;
+  std::vector<std::pair<Index, Index>> slices_;
+  Index rows_ = 0, width_ = 0;
+  std::array<Tensor<Word, B>, 2> stream_;
+  std::vector<std::vector<Kept>> kept_;
+};
+
+}  // namespace meft::detail

@@ -1,0 +1,190 @@
+// Owns: the reversible stack, one node on the tape however deep it is. It holds its streams, their gradients, the side
+// digits and one slice of one layer a worker; nothing else grows with depth.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <meft/reversible/run.hpp>
+
+namespace meft {
+
+namespace detail {
+
+/// y from the final streams, and the gradients of both from dy.
+template <Real T, Backend B, Scalar Word>
+struct StackOutput {
+  using Stack = StackRun<T, B, Word>;
+
+  static Tensor<T, B> read(const Stack& run, const Readout& readout, int carrier, const Tensor<T, B>& mix) {
+    using Kind = Readout::Kind;
+    if (readout.kind == Kind::carrier) return run.value(carrier);
+    auto a = run.value(0), b = run.value(1);
+    if (readout.kind == Kind::concat) {
+      Tensor<T, B> out({run.rows(), 2 * run.width()});
+      copy_columns(B{}, run.rows(), run.width(), a.data(), run.width(), out.data(), 2 * run.width());
+      copy_columns(B{}, run.rows(), run.width(), b.data(), run.width(), out.data() + run.width(), 2 * run.width());
+      return out;
+    }
+    const auto [first, second] = weights(readout, carrier, mix);
+    map(B{}, [first = first, second = second](T x, T y) MEFT_INLINE { return first * x + second * y; }, a.size(), a.data(),
+        std::as_const(a).data(), b.data());
+    return a;
+  }
+
+  static std::array<Tensor<T, B>, 2> spread(const Stack& run, const Readout& readout, int carrier, const Tensor<T, B>& mix, Tensor<T, B> dy) {
+    using Kind = Readout::Kind;
+    std::array<Tensor<T, B>, 2> out{Tensor<T, B>({run.rows(), run.width()}), Tensor<T, B>({run.rows(), run.width()})};
+    if (readout.kind == Kind::concat) {
+      for (std::size_t i = 0; i < 2; ++i)
+        copy_columns(B{}, run.rows(), run.width(), std::as_const(dy).data() + static_cast<Index>(i) * run.width(), 2 * run.width(), out[i].data(),
+                     run.width());
+      return out;
+    }
+    const auto [first, second] = weights(readout, carrier, mix);
+    const T by[2] = {first, second};
+    for (std::size_t i = 0; i < 2; ++i)
+      map(B{}, [w = by[i]](T g) MEFT_INLINE { return w * g; }, dy.size(), out[i].data(), std::as_const(dy).data());
+    return out;
+  }
+
+  /// dα = Σ dy ⊙ (carrier − other), for the learned mix y = α·carrier + (1 − α)·other.
+  static Tensor<T, B> mix_gradient(const Stack& run, int carrier, const Tensor<T, B>& dy) {
+    auto a = run.value(carrier);
+    const auto b = run.value(1 - carrier);
+    map(B{}, [](T x, T y, T g) MEFT_INLINE { return (x - y) * g; }, a.size(), a.data(), std::as_const(a).data(), b.data(), dy.data());
+    return sum_axis(a.reshape({a.size()}), 0).reshape({1});
+  }
+
+ private:
+  static std::pair<T, T> weights(const Readout& readout, int carrier, const Tensor<T, B>& mix) {
+    switch (readout.kind) {
+      case Readout::Kind::average: return {T(0.5), T(0.5)};
+      case Readout::Kind::mix: return {static_cast<T>(readout.first), static_cast<T>(readout.second)};
+      case Readout::Kind::learned: {
+        const T alpha = mix.item();
+        return carrier == 0 ? std::pair{alpha, T(1) - alpha} : std::pair{T(1) - alpha, alpha};
+      }
+      default: return carrier == 0 ? std::pair{T(1), T(0)} : std::pair{T(0), T(1)};
+    }
+  }
+};
+
+template <Real T, Backend B, Scalar Word>
+struct StackNode final : Slot<T, B> {
+  using Slot<T, B>::Slot;
+
+  void backward(Tape& outer) override {
+    auto dy = std::exchange(this->gradient, {});
+    if (readout.kind == Readout::Kind::learned && mix_node >= 0)
+      outer.add(mix_node, StackOutput<T, B, Word>::mix_gradient(*run, carrier, dy));
+    auto gradient = StackOutput<T, B, Word>::spread(*run, readout, carrier, mix, std::move(dy));
+    std::vector<Tensor<T, B>> side_gradient(sides.size());
+    for (std::size_t i = 0; i < sides.size(); ++i)
+      if (sides[i].first >= 0) side_gradient[i] = Tensor<T, B>::zeros(sides[i].second);
+    run->backward(gradient, side_gradient, inputs[0] >= 0 || inputs[1] >= 0, outer);
+    run.reset();
+    for (std::size_t i = 0; i < sides.size(); ++i)
+      if (sides[i].first >= 0) outer.add(sides[i].first, std::move(side_gradient[i]));
+    for (std::size_t i = 0; i < 2; ++i)
+      if (inputs[i] >= 0) outer.add(inputs[i], std::move(gradient[i]));
+  }
+
+  std::unique_ptr<StackRun<T, B, Word>> run;
+  Readout readout;
+  int carrier = 1;
+  Tensor<T, B> mix;
+  int mix_node = -1;
+  std::array<int, 2> inputs{-1, -1};
+  std::vector<std::pair<int, Shape>> sides;
+};
+
+}  // namespace detail
+
+/// Layers applied in order to two streams. Gradients reach the inputs, the sides and every parameter that the layers'
+/// functions use. Throws when a stream leaves its range, naming layer and value, and in the backward pass when a function
+/// turns out not to be deterministic.
+template <Real T, Backend B = Cpu>
+class ReversibleStack {
+ public:
+  using Layers = std::vector<ReversibleLayer<T, B>>;
+
+  ReversibleStack() = default;
+  explicit ReversibleStack(Layers layers, StackOptions options = {}, Where where = Where::current()) : options_(std::move(options)) {
+    for (auto& layer : layers)
+      for (std::size_t k = 0; k < layer.size(); ++k) {
+        auto& step = layer[k];
+        if (!step.f) require(k + 1 == layer.size(), {"reversible stack: a swap is the last step of its layer", where}, k);
+        else require((step.dst == 0 || step.dst == 1) && step.src == 1 - step.dst, {"reversible stack: a shear goes from one stream to the other", where}, step.dst, step.src);
+        step.lambda = step.lambda.reduced(where);
+      }
+    require(options_.word_bits == 32 || options_.word_bits == 64, {"reversible stack: word_bits is 32 or 64", where}, options_.word_bits);
+    require(options_.fraction_bits > 0 && options_.fraction_bits < options_.word_bits - 1,
+            {"reversible stack: fraction_bits is positive and below word_bits - 1", where}, options_.fraction_bits);
+    require(options_.slice_tokens > 0, {"reversible stack: slice_tokens is positive", where}, options_.slice_tokens);
+    layers_ = std::make_shared<const Layers>(std::move(layers));
+    if (options_.readout.kind == Readout::Kind::learned) mix_ = Parameter<T, B>::ones({1});
+  }
+
+  std::size_t depth() const { return layers_ ? layers_->size() : 0; }
+  const StackOptions& options() const { return options_; }
+  /// α of the learned read-out, which starts at the carrier stream alone.
+  Parameter<T, B>& mix() { return mix_; }
+
+  /// Both streams start as x [tokens, width]; gives [tokens, width] ([tokens, 2·width] for concat).
+  template <Operand X>
+  Var<T, B> operator()(const X& x, const Context<T, B>& context, Where where = Where::current()) const {
+    return run(as_var(x), as_var(x), context, where);
+  }
+  template <Operand X0, Operand X1>
+  Var<T, B> operator()(const X0& x0, const X1& x1, const Context<T, B>& context, Where where = Where::current()) const {
+    return run(as_var(x0), as_var(x1), context, where);
+  }
+
+ private:
+  Var<T, B> run(const Var<T, B>& x0, const Var<T, B>& x1, const Context<T, B>& context, Where where) const {
+    require(layers_ != nullptr, {"reversible stack: it has no layers", where});
+    require(x0.shape() == x1.shape() && x0.shape().rank() == 2, {"reversible stack: the streams are not two equal matrices", where}, x0, x1);
+    require(context.offsets.tokens() == x0.dim(0), {"reversible stack: the offsets do not cover the rows", where}, x0, context.offsets.tokens());
+    for (const auto& side : context.sides)
+      require(side.offsets.sequences() == context.offsets.sequences(), {"reversible stack: a side input has another number of sequences", where},
+              side.offsets.sequences(), context.offsets.sequences());
+    try {
+      if (options_.streams == Streams::rounded) return run_in<T>(x0, x1, context, where);
+      if (options_.word_bits == 32) return run_in<std::int32_t>(x0, x1, context, where);
+      return run_in<std::int64_t>(x0, x1, context, where);
+    } catch (Error& error) {
+      error.at(where);
+      throw;
+    }
+  }
+
+  template <Scalar Word>
+  Var<T, B> run_in(const Var<T, B>& x0, const Var<T, B>& x1, const Context<T, B>& context, Where where) const {
+    using Output = detail::StackOutput<T, B, Word>;
+    Tape* tape = Tape::current();
+    const auto node_of = [&](const Var<T, B>& x) { return tape && tape->wants(x, "reversible stack", where) ? Tape::node(x) : -1; };
+    auto node = std::make_unique<detail::StackNode<T, B, Word>>("reversible stack");
+    node->inputs = {node_of(x0), node_of(x1)};
+    for (const auto& side : context.sides) node->sides.push_back({node_of(side.value), side.value.shape()});
+    node->readout = options_.readout;
+    node->carrier = options_.carrier;
+    if (options_.readout.kind == Readout::Kind::learned) {
+      const auto mix = mix_.variable();
+      node->mix = mix.value().clone();
+      node->mix_node = node_of(mix);
+    }
+    node->run = std::make_unique<detail::StackRun<T, B, Word>>(layers_, options_, context, tape != nullptr);
+    node->run->forward({x0.value(), x1.value()});
+    auto y = Output::read(*node->run, options_.readout, options_.carrier, node->mix);
+    return tape ? tape->attach<T, B>(std::move(y), std::move(node)) : Var<T, B>(std::move(y));
+  }
+
+  std::shared_ptr<const Layers> layers_;
+  StackOptions options_;
+  Parameter<T, B> mix_;
+};
+
+}  // namespace meft

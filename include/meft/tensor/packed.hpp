@@ -1,0 +1,46 @@
+// Owns: the packed form of a frozen weight, a type of its own: it can be multiplied by and nothing else.
+#pragma once
+
+#include <meft/tensor/math.hpp>
+
+namespace meft {
+
+/// A constant [out, in] matrix laid out once for x·Wᵀ and dy·W. Copies share it. Empty when default-made.
+template <Real T, Backend B = Cpu>
+class PackedWeight {
+ public:
+  using value_type = T;
+  using backend = B;
+
+  PackedWeight() = default;
+  explicit PackedWeight(const Tensor<T, B>& w, Where where = Where::current()) {
+    require(w.rank() == 2, {"pack: a weight is a matrix [out, in]", where}, w);
+    panels_ = pack(B{}, w.data(), w.dim(0), w.dim(1));
+    shape_ = w.shape();
+  }
+
+  bool defined() const { return shape_.rank() == 2; }
+  const Shape& shape() const { return shape_; }
+  std::size_t bytes() const { return panels_.bytes(); }
+
+  /// y[rows, out] = x[rows, in]·Wᵀ (+ bias [out], or null).
+  void forward(Index rows, const T* x, const T* bias, T* y) const {
+    panels_.forward({rows, shape_[0], shape_[1], {x, shape_[1], 1}, y, shape_[0], bias ? Start::bias : Start::zero, bias});
+  }
+  /// dx[rows, in] = dy[rows, out]·W.
+  void backward(Index rows, const T* dy, T* dx) const {
+    panels_.backward({rows, shape_[1], shape_[0], {dy, shape_[0], 1}, dx, shape_[1]});
+  }
+
+  Tensor<T, B> unpack() const {
+    Tensor<T, B> out(shape_);
+    panels_.unpack(out.data());
+    return out;
+  }
+
+ private:
+  decltype(pack(B{}, static_cast<const T*>(nullptr), Index(), Index())) panels_;
+  Shape shape_;
+};
+
+}  // namespace meft

@@ -1,0 +1,80 @@
+// Owns: where each sequence of a packed batch begins. It lies on the host; tokens are rows [begin(i), end(i)).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/base/error.hpp>
+#include <meft/base/shape.hpp>
+
+namespace meft {
+
+/// Starts of the sequences of a ragged batch, and the number of tokens at the end: [0, 3, 3, 7] are three sequences of
+/// 3, 0 and 4 tokens. Immutable; copies share the values.
+class Offsets {
+ public:
+  /// No sequences.
+  Offsets() : Offsets(std::vector<std::int32_t>{0}) {}
+  /// Throws unless the values start at 0 and never decrease.
+  explicit Offsets(std::vector<std::int32_t> starts, Where where = Where::current()) {
+    if (starts.empty()) fail({"offsets: no values", where});
+    require(starts.front() == 0, {"offsets: the first value is not 0", where}, starts.front());
+    for (std::size_t i = 1; i < starts.size(); ++i) {
+      const Index length = Index{starts[i]} - starts[i - 1];
+      if (length < 0) fail({"offsets: a sequence has a negative length", where}, sequence(i - 1), length);
+    }
+    values_ = std::make_shared<const std::vector<std::int32_t>>(std::move(starts));
+  }
+  static Offsets of_lengths(std::span<const std::int32_t> lengths, Where where = Where::current()) {
+    std::vector<std::int32_t> starts{0};
+    starts.reserve(lengths.size() + 1);
+    Index total = 0;
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+      if (lengths[i] < 0) fail({"offsets: a sequence has a negative length", where}, sequence(i), lengths[i]);
+      total += lengths[i];
+      require(total <= INT32_MAX, {"offsets: more than 2^31 - 1 tokens", where}, total);
+      starts.push_back(static_cast<std::int32_t>(total));
+    }
+    return Offsets(std::move(starts), where);
+  }
+
+  Index sequences() const { return static_cast<Index>(values_->size()) - 1; }
+  Index tokens() const { return values_->back(); }
+  /// First token of sequence i, the one after its last, and their distance; i in [0, sequences()), unchecked.
+  Index begin(Index i) const { return (*values_)[static_cast<std::size_t>(i)]; }
+  Index end(Index i) const { return (*values_)[static_cast<std::size_t>(i) + 1]; }
+  Index length(Index i) const { return end(i) - begin(i); }
+  /// Length of the longest sequence; 0 without sequences.
+  Index longest() const {
+    Index most = 0;
+    for (Index i = 0; i < sequences(); ++i) most = std::max(most, length(i));
+    return most;
+  }
+  std::span<const std::int32_t> values() const { return *values_; }
+
+  /// Sequences [first, last) on their own, starting at token 0.
+  Offsets part(Index first, Index last, Where where = Where::current()) const {
+    require(0 <= first && first <= last && last <= sequences(), {"offsets: no such part", where}, first, last,
+            std::to_string(sequences()) + " sequences");
+    std::vector<std::int32_t> starts(values_->begin() + first, values_->begin() + last + 1);
+    const std::int32_t base = starts.front();
+    for (auto& s : starts) s -= base;
+    return Offsets(std::move(starts), where);
+  }
+
+  friend bool operator==(const Offsets& a, const Offsets& b) {
+    return a.values_ == b.values_ || *a.values_ == *b.values_;
+  }
+
+ private:
+  static std::string sequence(std::size_t i) { return "sequence " + std::to_string(i); }
+
+  std::shared_ptr<const std::vector<std::int32_t>> values_;
+};
+
+}  // namespace meft
