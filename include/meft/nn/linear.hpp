@@ -1,0 +1,81 @@
+// Owns: the linear layer: trained, or frozen and packed, with an optional low-rank update.
+#pragma once
+
+#include <optional>
+
+#include <meft/nn/module.hpp>
+#include <meft/ops/arithmetic.hpp>
+#include <meft/ops/dropout.hpp>
+#include <meft/ops/linear.hpp>
+#include <meft/reversible/context.hpp>
+#include <meft/tensor/random.hpp>
+
+namespace meft::nn {
+
+/// ΔW = (α/r)·B·A. Hu et al., "LoRA", arXiv 2106.09685, equation 3.
+template <Real T, Backend B = Cpu>
+struct Lora {
+  Parameter<T, B> a, b;  // [r, in] normal, [out, r] zero
+  double scale = 1;
+
+  static Lora make(Index in, Index out, Index rank, double alpha, Key key) {
+    Lora lora{Parameter<T, B>::empty({rank, in}), Parameter<T, B>::zeros({out, rank}), alpha / static_cast<double>(rank)};
+    fill_normal(lora.a.value(), key, 1.0 / std::sqrt(static_cast<double>(in)));
+    return lora;
+  }
+  Var<T, B> operator()(const Var<T, B>& x) const { return linear(linear(x, a), b) * T(scale); }
+
+  static void parts(auto& self, auto&& visit) {
+    visit("lora_A.weight", self.a);
+    visit("lora_B.weight", self.b);
+  }
+};
+
+/// y = x·Wᵀ + b, x [.., in] → [.., out].
+template <Real T, Backend B = Cpu>
+struct Linear {
+  Parameter<T, B> weight, bias;  // [out, in], [out] or empty
+  PackedWeight<T, B> packed{};   // in place of the weight, once packed
+  std::optional<Lora<T, B>> lora{};
+
+  static Linear empty(Index in, Index out, bool with_bias = true) {
+    Linear l{Parameter<T, B>::empty({out, in}), {}};
+    if (with_bias) l.bias = Parameter<T, B>::empty({out});
+    return l;
+  }
+  /// N(0, deviation²) weights, zero bias.
+  static Linear normal(Index in, Index out, Key key, double deviation = 0.02) {
+    Linear l{Parameter<T, B>::empty({out, in}), Parameter<T, B>::zeros({out})};
+    fill_normal(l.weight.value(), key, deviation);
+    return l;
+  }
+
+  Var<T, B> operator()(const Var<T, B>& x) const {
+    auto y = packed.defined() ? linear(x, packed, bias) : linear(x, weight, bias);
+    return lora ? y + (*lora)(x) : y;
+  }
+
+  Index in() const { return packed.defined() ? packed.shape()[1] : weight.shape()[1]; }
+  Index out() const { return packed.defined() ? packed.shape()[0] : weight.shape()[0]; }
+
+  /// Lays a frozen weight out for multiplication and lets the original go; a trained one stays as it is.
+  void pack() {
+    if (packed.defined() || weight.trainable() || !weight.defined()) return;
+    packed = PackedWeight<T, B>(weight.value());
+    weight.value() = {};
+  }
+
+  static void parts(auto& self, auto&& visit) {
+    visit("weight", self.weight);
+    visit("bias", self.bias);
+    visit("", self.lora);
+  }
+};
+
+/// Packs every frozen linear layer below `module`.
+template <Real T, Backend B, class Module>
+void pack(Module& module) {
+  walk(module, [](const std::string&, Linear<T, B>& layer) { layer.pack(); });
+}
+
+}  // namespace meft::nn
