@@ -1,5 +1,5 @@
-// Owns: functors made of functors: one operand fixed to a number, and a gradient times a derivative. Named types, so that
-// a device kernel can be made for each.
+// Owns: functors made of functors: one operand fixed to a number, and a gradient times a derivative. Named types, so
+// that a device kernel can be made for each.
 #pragma once
 
 #include <meft/base/functor.hpp>
@@ -52,14 +52,14 @@ struct SquaredDifference {
   }
 };
 
-/// Times the derivative of s/x: −dy · (s/x)/x.
+/// dy times the derivative of s/x: −dy · (s/x)/x.
 template <class T>
 struct QuotientSlope {
   T s;
   MEFT_HD T operator()(T dy, T x) const { return product(-dy, s / x / x); }
 };
 
-/// Times the derivative of a/b by b, without dy: −a/b · dy from dy·y and b.
+/// −a/b: the gradient of a quotient by its divisor b, from a = dy·y.
 struct NegatedQuotient {
   template <class T>
   MEFT_HD T operator()(T a, T b) const {

@@ -9,7 +9,7 @@
 
 namespace meft {
 
-/// y = mean over the counted rows of ln Σ exp(x) − x[label],  dx = (softmax(x) − [label])·dy/counted, 0 in ignored rows.
+/// y = mean over the counted rows of ln Σ exp(x) − x[label],  dx = (softmax(x) − [label])·dy/counted, 0 where ignored.
 /// Keeps the logits and ln Σ exp of each row.
 template <Backend B>
 struct CrossEntropy {

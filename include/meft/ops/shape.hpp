@@ -144,7 +144,8 @@ VarOf<X> reshape(const X& x, std::initializer_list<Index> dims, Where where = Wh
 template <Operand X>
 VarOf<X> permute(const X& x, std::initializer_list<int> order, Where where = Where::current()) {
   const int rank = x.shape().rank();
-  require(static_cast<int>(order.size()) == rank, {"transpose: the order names not every axis", where}, x, order.size());
+  const bool complete = static_cast<int>(order.size()) == rank;
+  require(complete, {"transpose: the order does not name every axis", where}, x, order.size());
   Permute op;
   unsigned seen = 0;
   std::size_t i = 0;
@@ -163,8 +164,9 @@ VarOf<X> transpose(const X& x, int a = -1, int b = -2, Where where = Where::curr
   const int rank = x.shape().rank();
   for (int axis : {a, b}) require(axis >= -rank && axis < rank, {"transpose: no such axis", where}, x, axis);
   Permute op;
-  for (int i = 0; i < rank; ++i) op.order[static_cast<std::size_t>(i)] = i;
-  std::swap(op.order[static_cast<std::size_t>(x.shape().index(a))], op.order[static_cast<std::size_t>(x.shape().index(b))]);
+  for (int k = 0; k < rank; ++k) op.order[static_cast<std::size_t>(k)] = k;
+  const auto i = static_cast<std::size_t>(x.shape().index(a)), j = static_cast<std::size_t>(x.shape().index(b));
+  std::swap(op.order[i], op.order[j]);
   return apply(where, op, x);
 }
 

@@ -26,7 +26,8 @@ struct Softmax {
   template <Real T, Backend B>
   static std::array<Tensor<T, B>, 1> backward(const auto& saved, Needs<1>, Tensor<T, B> dy) {
     Tensor<T, B> dx = overwrite(dy);
-    softmax_backward(B{}, dy.shape().outer(-1), dy.dim(-1), saved.y.data(), std::as_const(dy).data(), dx.data(), logarithm);
+    const T* d = dy.data();
+    softmax_backward(B{}, dy.shape().outer(-1), dy.dim(-1), saved.y.data(), d, dx.data(), logarithm);
     return {dx};
   }
 };

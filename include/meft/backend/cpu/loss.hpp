@@ -28,7 +28,8 @@ inline LabelCheck check_labels(Cpu, Index n, const std::int32_t* labels, Index c
 
 /// Rows of [rows, n]: lse = ln Σ exp(x), loss = lse − x[label], 0 where the label is `ignore`.
 template <Real T>
-void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss, T* lse) {
+void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
+                   T* lse) {
   parallel_chunks(rows, cpu::rows_grain(n), [&](Index begin, Index end) {
     vectorised([&]() MEFT_INLINE {
       for (Index r = begin; r < end; ++r) {

@@ -67,7 +67,7 @@ void permute(Cpu, const Shape& from, const AxisOrder& order, const T* x, T* y) {
       const Index r0 = task % tiles * tile, r1 = std::min(height, r0 + tile);
       for (Index c0 = 0; c0 < width; c0 += tile)
         for (Index r = r0; r < r1; ++r)
-          for (Index c = c0, c1 = std::min(width, c0 + tile); c < c1; ++c) out[r * unit_step + c] = in[r + c * step[last]];
+          for (Index c = c0; c < std::min(width, c0 + tile); ++c) out[r * unit_step + c] = in[r + c * step[last]];
     }
   });
 }

@@ -1,0 +1,54 @@
+// Owns: the optimizer's passes over a parameter on the CPU.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include <meft/backend/cpu/map.hpp>
+#include <meft/backend/cpu/reduce.hpp>
+
+namespace meft {
+
+/// One AdamW step's constants: `rate` already scaled by the schedule, corrections 1 − βᵗ.
+struct AdamWStep {
+  double rate, beta1, beta2, epsilon, decay, correction1, correction2, scale;  // scale: of the gradient, for clipping
+};
+
+/// p ← p − rate·decay·p;  m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  p ← p − rate·(m/c₁)/(√(v/c₂) + ε).
+template <Real T>
+void adamw(Cpu, Index n, const AdamWStep& step, const T* g, T* p, T* m, T* v) {
+  const T b1 = static_cast<T>(step.beta1), b2 = static_cast<T>(step.beta2), scale = static_cast<T>(step.scale);
+  const T size = static_cast<T>(step.rate / step.correction1), root = static_cast<T>(1 / std::sqrt(step.correction2));
+  const T keep = static_cast<T>(1 - step.rate * step.decay), epsilon = static_cast<T>(step.epsilon);
+  parallel_chunks(n, cpu::map_grain, [&](Index begin, Index end) {
+    vectorised([&]() MEFT_INLINE {
+      const Index count = end - begin;
+      T *pm = m + begin, *pv = v + begin, *pp = p + begin;
+      const T* pg = g + begin;
+      cpu::map_run([b1, scale](T old, T x) MEFT_INLINE { return b1 * old + (T(1) - b1) * (x * scale); }, count, pm, pm, pg);
+      cpu::map_run([b2, scale](T old, T x) MEFT_INLINE { return b2 * old + (T(1) - b2) * (x * scale) * (x * scale); }, count, pv, pv, pg);
+      cpu::map_run([keep, size, root, epsilon](T old, T a, T b) MEFT_INLINE { return old * keep - size * a / (std::sqrt(b) * root + epsilon); },
+                   count, pp, pp, pm, pv);
+    });
+  });
+}
+
+/// Σ x², in blocks of a fixed size added in order.
+template <Real T>
+double sum_squares(Cpu, Index n, const T* x) {
+  constexpr Index block = 1 << 14;
+  std::vector<double> parts(static_cast<std::size_t>((n + block - 1) / block));
+  parallel_chunks(n, block, [&](Index begin, Index end) {
+    vectorised([&]() MEFT_INLINE {
+      parts[static_cast<std::size_t>(begin / block)] = cpu::sum_of<double>(end - begin, [x, begin](Index i) MEFT_INLINE {
+        const double value = static_cast<double>(x[begin + i]);
+        return value * value;
+      });
+    });
+  });
+  double total = 0;
+  for (double part : parts) total += part;
+  return total;
+}
+
+}  // namespace meft

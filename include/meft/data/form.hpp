@@ -1,0 +1,229 @@
+// Owns: what a task is, and how its files look: their names, their columns with a header and without, the options.
+// GLUE: Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform", ICLR 2019; files as its archives ship them,
+// as their first publishers did (CoLA, MSR paraphrase, STS benchmark), or with columns named as Hugging Face names
+// them. Must not know labels' values or how examples are split.
+#pragma once
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <meft/base/error.hpp>
+#include <meft/data/table.hpp>
+
+namespace meft::data {
+
+/// What is learned and how it is scored. Metrics are names that `train::metrics` knows; `main_metric` picks the epoch.
+struct Task {
+  std::string name{};
+  int labels = 2;                          // 1: regression
+  std::vector<std::string> label_names{};  // by class number; empty for regression
+  bool pair = false;
+  std::vector<std::string> metrics{};
+  std::string main_metric{};
+  bool regression() const { return labels == 1; }
+};
+
+/// Whether line 1 of a `tsv` file names the columns. `automatic`: yes if any column was given by name.
+enum class Header { automatic, present, absent };
+
+/// How files are read. All but `encoding` and `split_seed` are for task `tsv`; the other tasks know their columns.
+struct LoadOptions {
+  Encoding encoding = Encoding::utf8;
+  std::string text{}, pair{}, label{};  // a column's name in the header, or its number from 1; empty pair: single texts
+  Header header = Header::automatic;
+  bool regression = false;            // labels are numbers to be predicted
+  std::optional<double> threshold{};  // labels are numbers: the sign is the class (negative 0, positive 1), and rows
+                                      // whose |label| is below the threshold, or 0, are dropped
+  std::vector<std::string> label_names{};  // fixed classes in order; empty: those in the training file, sorted
+  std::uint64_t split_seed = 0;            // picks the held-out tenth
+};
+
+namespace detail {
+
+using Names = std::vector<std::string>;
+
+/// Where a task's texts and label stand; `none` for what is absent.
+struct Columns {
+  std::size_t text = Table::none, pair = Table::none, label = Table::none;
+};
+
+/// A named task: its columns' names in a header, its columns without one, and its files.
+struct Form {
+  Task task;
+  std::string folder;  // in GLUE's archives
+  Names text, pair, label;
+  std::size_t bare_columns;  // without a header; 0: there always is one
+  Columns bare;
+  Names train, dev, test;  // the first one that exists
+};
+
+inline const std::vector<Form>& forms() {
+  static const std::vector<Form> all = {
+      {{"cola", 2, {"unacceptable", "acceptable"}, false, {"matthews", "accuracy"}, "matthews"},
+       "CoLA",
+       {"sentence"},
+       {},
+       {"label"},
+       4,
+       {3, Table::none, 1},
+       {"train.tsv", "in_domain_train.tsv"},
+       {"dev.tsv", "in_domain_dev.tsv"},
+       {"test.tsv"}},
+      {{"sst2", 2, {"negative", "positive"}, false, {"accuracy"}, "accuracy"},
+       "SST-2",
+       {"sentence"},
+       {},
+       {"label"},
+       0,
+       {},
+       {"train.tsv"},
+       {"dev.tsv"},
+       {"test.tsv"}},
+      {{"mrpc", 2, {"not_equivalent", "equivalent"}, true, {"accuracy", "f1"}, "f1"},
+       "MRPC",
+       {"#1 String", "sentence1"},
+       {"#2 String", "sentence2"},
+       {"Quality", "label"},
+       0,
+       {},
+       {"train.tsv", "msr_paraphrase_train.txt"},
+       {"dev.tsv"},
+       {"test.tsv", "msr_paraphrase_test.txt"}},
+      {{"rte", 2, {"entailment", "not_entailment"}, true, {"accuracy"}, "accuracy"},
+       "RTE",
+       {"sentence1"},
+       {"sentence2"},
+       {"label"},
+       0,
+       {},
+       {"train.tsv"},
+       {"dev.tsv"},
+       {"test.tsv"}},
+      {{"stsb", 1, {}, true, {"pearson", "spearman", "pearson_spearman"}, "pearson_spearman"},
+       "STS-B",
+       {"sentence1"},
+       {"sentence2"},
+       {"score", "label"},
+       7,
+       {5, 6, 4},
+       {"train.tsv", "sts-train.csv"},
+       {"dev.tsv", "sts-dev.csv"},
+       {"test.tsv", "sts-test.csv"}}};
+  return all;
+}
+
+inline std::string quoted(const Names& names, std::string_view between) {
+  std::string out;
+  for (const std::string& name : names) out += (out.empty() ? "`" : std::string(between) + "`") + name + "`";
+  return out;
+}
+
+/// The named task's form, or nothing for `tsv`. Errors: unknown name, options that do not fit the task.
+inline const Form* form_of(const std::string& name, const LoadOptions& options) {
+  if (name == "tsv") {
+    if (options.regression && options.threshold) fail("task tsv: options regression and threshold exclude each other");
+    if (options.threshold && !(*options.threshold >= 0 && std::isfinite(*options.threshold)))
+      fail("task tsv: option threshold must be a number of at least 0, found", *options.threshold);
+    if (options.text.empty()) fail("task tsv: option text is missing: a column's name or its number from 1");
+    return nullptr;
+  }
+  for (const Form& form : forms()) {
+    if (form.task.name != name) continue;
+    for (const auto& [value, option] : {std::pair(!options.text.empty(), "text"),
+                                        {!options.pair.empty(), "text-pair"},
+                                        {!options.label.empty(), "label"},
+                                        {options.regression, "regression"},
+                                        {options.header != Header::automatic, "header"},
+                                        {options.threshold.has_value(), "threshold"},
+                                        {!options.label_names.empty(), "label names"}})
+      if (value) fail("task " + name + " knows its columns and labels: option " + option + " is for task tsv only");
+    return &form;
+  }
+  fail("unknown task `" + name + "`: expected cola, sst2, mrpc, rte, stsb or tsv");
+}
+
+/// A column's number from 1, or nothing for a name.
+inline std::optional<std::size_t> column_number(const std::string& column) {
+  std::size_t value = 0;
+  const auto [end, error] = std::from_chars(column.data(), column.data() + column.size(), value);
+  if (error != std::errc() || end != column.data() + column.size() || value == 0) return {};
+  return value;
+}
+
+/// A table and where its columns are.
+struct Source {
+  Table table;
+  Columns at;
+};
+
+inline bool first_line_has(const Table& table, const Names& names) {
+  for (std::size_t c = 0; c < table.columns(0); ++c)
+    if (std::find(names.begin(), names.end(), table(0, c)) != names.end()) return true;
+  return false;
+}
+
+/// A table as it is, its number of columns not yet checked.
+inline Table open_any(const std::string& path, const LoadOptions& options) {
+  return Table::read(path, {.encoding = options.encoding, .columns = 1, .at_least = true});
+}
+
+inline Source open(const Form& form, Table table, bool labelled) {
+  const auto column = [&](const Names& names) {
+    const std::size_t found = table.find(names);
+    if (found == Table::none)
+      fail(table.name() + ":1: no column named " + quoted(names, " or ") + " in the header " +
+           quoted(table.header(), ", "));
+    return found;
+  };
+  if (first_line_has(table, form.text)) {
+    table.take_header();
+    table.expect(table.header().size());
+    const Columns at{column(form.text), form.task.pair ? column(form.pair) : Table::none,
+                     labelled ? column(form.label) : table.find(form.label)};
+    return {std::move(table), at};
+  }
+  if (form.bare_columns == 0) table.bad(0, "expected a header with a column " + quoted(form.text, " or "));
+  table.expect(form.bare_columns, form.task.name == "stsb");  // sts-*.csv: some rows end in two columns of origin
+  return {std::move(table), form.bare};
+}
+
+/// A `tsv` table by its options. Without `labelled` a label column that is not there is no error.
+inline Source open(const LoadOptions& options, Table table, bool labelled) {
+  const Names given = {options.text, options.pair, options.label};
+  const bool header = options.header == Header::automatic
+                          ? std::any_of(given.begin(), given.end(),
+                                        [](const std::string& c) { return !c.empty() && !column_number(c); })
+                          : options.header == Header::present;
+  const std::size_t columns = table.columns(0);
+  table.expect(columns);
+  if (header) table.take_header();
+  const auto column = [&](const std::string& wanted, const char* option, bool needed) {
+    if (wanted.empty() && !needed) return Table::none;
+    if (wanted.empty())
+      fail(std::string("task tsv: option ") + option + " is missing: a column's name or its number from 1");
+    const std::size_t named = table.find({wanted});
+    const auto numbered = column_number(wanted);
+    if (named != Table::none) return named;
+    if (numbered && *numbered <= columns) return *numbered - 1;
+    if (!needed) return Table::none;
+    const std::string found =
+        header ? "the header " + quoted(table.header(), ", ") : std::to_string(columns) + " columns, no header";
+    fail(table.name() + ":1: option " + option + ": no column `" + wanted + "`: found " + found);
+  };
+  const Columns at{column(options.text, "text", true), column(options.pair, "text-pair", !options.pair.empty()),
+                   column(options.label, "label", labelled)};
+  return {std::move(table), at};
+}
+
+}  // namespace detail
+
+}  // namespace meft::data

@@ -1,0 +1,168 @@
+// Owns: code points: UTF-8 in and out, repair of broken UTF-8, white space, lower case, canonical decomposition.
+// The only user of utf8proc. Must not know: any tokenizer.
+#pragma once
+
+#include <utf8proc.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace meft::text {
+
+/// What stands for bytes that are not UTF-8.
+inline constexpr char32_t replacement = 0xFFFD;
+
+/// A decoded code point and the bytes it took. `valid` is false where `code` is a replacement for broken bytes.
+struct Decoded {
+  char32_t code;
+  std::size_t length;
+  bool valid = true;
+};
+
+/// Decodes the code point at `text[at]`, `at` < size. Broken UTF-8 gives one U+FFFD for each longest start of a
+/// well-formed sequence, else for each byte, as Rust's String::from_utf8_lossy and Python's "replace" do.
+/// Source: The Unicode Standard, section 3.9, table 3-7.
+inline Decoded decode(std::string_view text, std::size_t at) {
+  auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[at + i]); };
+  const unsigned lead = byte(0);
+  if (lead < 0x80) return {lead, 1};
+  std::size_t length = 0;
+  unsigned low = 0x80, high = 0xBF;  // what the second byte may be
+  if (lead >= 0xC2 && lead <= 0xDF) length = 2;
+  else if (lead >= 0xE0 && lead <= 0xEF) length = 3;
+  else if (lead >= 0xF0 && lead <= 0xF4) length = 4;
+  else return {replacement, 1, false};
+  if (lead == 0xE0) low = 0xA0;
+  if (lead == 0xED) high = 0x9F;
+  if (lead == 0xF0) low = 0x90;
+  if (lead == 0xF4) high = 0x8F;
+  char32_t code = lead & (0x7Fu >> length);
+  for (std::size_t i = 1; i < length; ++i) {
+    if (at + i >= text.size() || byte(i) < low || byte(i) > high) return {replacement, i, false};
+    code = code << 6 | (byte(i) & 0x3F);
+    low = 0x80;
+    high = 0xBF;
+  }
+  return {code, length};
+}
+
+/// Appends `code`, a Unicode scalar value, as UTF-8.
+inline void append_utf8(std::string& out, char32_t code) {
+  auto tail = [&](int shift) { out.push_back(static_cast<char>(0x80 | (code >> shift & 0x3F))); };
+  if (code < 0x80) {
+    out.push_back(static_cast<char>(code));
+  } else if (code < 0x800) {
+    out.push_back(static_cast<char>(0xC0 | code >> 6));
+    tail(0);
+  } else if (code < 0x10000) {
+    out.push_back(static_cast<char>(0xE0 | code >> 12));
+    tail(6);
+    tail(0);
+  } else {
+    out.push_back(static_cast<char>(0xF0 | code >> 18));
+    tail(12);
+    tail(6);
+    tail(0);
+  }
+}
+
+/// True if the whole of `text` is UTF-8.
+inline bool is_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    if (static_cast<unsigned char>(text[i]) < 0x80) {
+      ++i;
+      continue;
+    }
+    const Decoded next = decode(text, i);
+    if (!next.valid) return false;
+    i += next.length;
+  }
+  return true;
+}
+
+/// `text` with U+FFFD in the place of what is not UTF-8 (see decode).
+inline std::string repaired(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (std::size_t i = 0; i < text.size();) {
+    const Decoded next = decode(text, i);
+    append_utf8(out, next.code);
+    i += next.length;
+  }
+  return out;
+}
+
+/// The byte at which the code point that ends before `end` begins, `end` > 0; `text` must be UTF-8.
+inline std::size_t previous(std::string_view text, std::size_t end) {
+  do --end;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80);
+  return end;
+}
+
+/// Unicode's property White_Space.
+constexpr bool is_space(char32_t c) {
+  if (c < 0x80) return c == ' ' || (c >= 0x09 && c <= 0x0D);
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+         c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+/// What a regular expression calls `\w`: letters, marks, decimal digits, letter numbers, connectors, joiners and the
+/// circled, squared and negative Latin capitals (Unicode Technical Standard 18, annex C).
+inline bool is_word(char32_t c) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC: return true;
+    default:
+      return c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+             (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
+  }
+}
+
+/// Simple lower case, Unicode 17: utf8proc's, and the letters that came after Unicode 15. U+0130 (capital I with a dot)
+/// has two: the caller adds U+0307 after the i.
+inline char32_t lower(char32_t c) {
+  struct Shift {
+    char32_t first, last, to;
+  };
+  constexpr Shift later[] = {{0x1C89, 0x1C89, 0x1C8A},    {0xA7CB, 0xA7CB, 0x0264},    {0xA7CC, 0xA7CC, 0xA7CD},
+                             {0xA7CE, 0xA7CE, 0xA7CF},    {0xA7D2, 0xA7D2, 0xA7D3},    {0xA7D4, 0xA7D4, 0xA7D5},
+                             {0xA7DA, 0xA7DA, 0xA7DB},    {0xA7DC, 0xA7DC, 0x019B},    {0x10D50, 0x10D65, 0x10D70},
+                             {0x16EA0, 0x16EB8, 0x16EBB}};
+  if (c < 0x80) return c >= 'A' && c <= 'Z' ? c + 32 : c;
+  if (c == 0x130) return 'i';
+  for (const Shift& shift : later)
+    if (c >= shift.first && c <= shift.last) return shift.to + (c - shift.first);
+  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+}
+
+/// The canonical combining class: 0 for a starter.
+inline int combining_class(char32_t c) {
+  return c < 0x300 ? 0 : utf8proc_get_property(static_cast<utf8proc_int32_t>(c))->combining_class;
+}
+
+/// The full canonical decomposition of one code point, before any reordering; `room` holds it.
+inline std::span<const utf8proc_int32_t> decompose(char32_t c, std::array<utf8proc_int32_t, 8>& room) {
+  int boundary = 0;
+  const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), room.data(),
+                                             static_cast<utf8proc_ssize_t>(room.size()), UTF8PROC_DECOMPOSE, &boundary);
+  if (count < 1 || count > static_cast<utf8proc_ssize_t>(room.size())) {  // not a scalar value
+    room[0] = static_cast<utf8proc_int32_t>(c);
+    return std::span(room).first(1);
+  }
+  return std::span(room).first(static_cast<std::size_t>(count));
+}
+
+}  // namespace meft::text

@@ -1,0 +1,132 @@
+// Owns: the two-way table of tokens and ids, and reading it from vocab.txt or from a JSON object.
+// Must not know: how text becomes tokens.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <meft/base/error.hpp>
+#include <meft/base/json.hpp>
+#include <meft/text/unicode.hpp>
+
+namespace meft::text {
+
+/// Lets a map with std::string keys be searched by a string_view.
+struct StringHash {
+  using is_transparent = void;
+  std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
+};
+using TokenMap = std::unordered_map<std::string, std::int32_t, StringHash, std::equal_to<>>;
+
+/// The bytes of a file. Throws Error if it cannot be read or is larger than 256 MiB.
+inline std::string read_file(const std::filesystem::path& path) {
+  constexpr std::uintmax_t most = std::uintmax_t{256} << 20;
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) throw Error(path.string() + ": cannot be read: " + error.message());
+  if (size > most)
+    throw Error(path.string() + ": too large: " + std::to_string(size) + " bytes, expected at most " +
+                std::to_string(most));
+  std::string text(static_cast<std::size_t>(size), '\0');
+  std::ifstream file(path, std::ios::binary);
+  if (!file.read(text.data(), static_cast<std::streamsize>(size)) && size > 0)
+    throw Error(path.string() + ": cannot be read: " + std::to_string(file.gcount()) + " of " + std::to_string(size) +
+                " bytes came");
+  return text;
+}
+
+/// A token as an error message shows it: in quotes, not longer than 40 bytes.
+inline std::string in_quotes(std::string_view token) {
+  std::string out = "'";
+  for (const char c : token.substr(0, 40)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7F ? '?' : c;
+  return repaired(out) + (token.size() > 40 ? "...'" : "'");
+}
+
+/// Tokens numbered 0 … size − 1 without gaps.
+class Vocab {
+ public:
+  /// Adds `token` with the next id. Throws Error, led by `where`, if it is there already.
+  std::int32_t add(std::string token, std::string_view where) {
+    const auto next = static_cast<std::int32_t>(tokens_.size());
+    const auto [at, fresh] = ids_.try_emplace(token, next);
+    if (!fresh)
+      throw Error(std::string(where) + ": token " + in_quotes(token) + " is there twice: its id is already " +
+                  std::to_string(at->second));
+    tokens_.push_back(std::move(token));
+    return next;
+  }
+
+  /// The id of `token`, or −1.
+  std::int32_t find(std::string_view token) const {
+    const auto found = ids_.find(token);
+    return found == ids_.end() ? -1 : found->second;
+  }
+
+  /// The token of `id`. Throws Error if there is none.
+  const std::string& token(std::int32_t id, Where where = Where::current()) const {
+    if (id < 0 || static_cast<std::size_t>(id) >= tokens_.size())
+      throw Error("vocabulary: id " + std::to_string(id) + " is out of range: expected 0 to " +
+                      std::to_string(static_cast<std::ptrdiff_t>(tokens_.size()) - 1),
+                  where);
+    return tokens_[static_cast<std::size_t>(id)];
+  }
+
+  const std::vector<std::string>& tokens() const { return tokens_; }
+  std::size_t size() const { return tokens_.size(); }
+
+ private:
+  std::vector<std::string> tokens_;
+  TokenMap ids_;
+};
+
+/// Reads one token a line, numbered from 0. Throws Error, with the line, for an empty line before the end, a token that
+/// is there twice and a line that is not UTF-8.
+inline Vocab read_vocab(const std::filesystem::path& path) {
+  const std::string text = read_file(path);
+  std::size_t end = text.size();
+  while (end > 0 && (text[end - 1] == '\n' || text[end - 1] == '\r')) --end;
+  require(end > 0, path.string() + ": empty: expected one token a line");
+  Vocab vocab;
+  for (std::size_t begin = 0; begin <= end;) {
+    const std::size_t stop = std::min(text.find('\n', begin), end);
+    std::string_view line(text.data() + begin, stop - begin);
+    if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+    const std::string where = path.string() + ": line " + std::to_string(vocab.size() + 1);
+    if (line.empty()) throw Error(where + ": empty: expected a token");
+    if (!is_utf8(line)) throw Error(where + ": not UTF-8: " + in_quotes(line));
+    vocab.add(std::string(line), where);
+    begin = stop + 1;
+  }
+  return vocab;
+}
+
+/// Reads an object of token → id. Throws Error, with the token, for an id that is no integer, is out of [0, size) or is
+/// there twice.
+inline Vocab read_vocab(const JsonField& field) {
+  const auto& members = field.object();
+  std::vector<const std::string*> tokens(members.size(), nullptr);
+  for (auto at = members.begin(); at != members.end(); ++at) {
+    const auto& id = at.value();
+    if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= tokens.size())
+      field.at(at.key()).wrong("an id from 0 to " + std::to_string(tokens.size() - 1) + ", as there are " +
+                               std::to_string(tokens.size()) + " tokens");
+    const std::string*& slot = tokens[id.get<std::size_t>()];
+    if (slot) field.at(at.key()).wrong("an id of its own: " + in_quotes(*slot) + " has it too");
+    slot = &at.key();
+  }
+  Vocab vocab;
+  for (const std::string* token : tokens) vocab.add(*token, "vocab");
+  return vocab;
+}
+
+}  // namespace meft::text
