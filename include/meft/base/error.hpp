@@ -30,13 +30,13 @@ class Error : public std::exception {
   const std::string& message() const noexcept { return message_; }
 
   /// Points the error at another place: ops use it to name their caller's line instead of their own.
-  void at(Where where) {
+  [[gnu::cold, gnu::noinline]] void at(Where where) {
     std::string_view file = where.file;
     full_ = message_ + " (" + std::string(file.substr(file.rfind('/') + 1)) + ":" + std::to_string(where.line) + ")";
   }
 
   /// Puts the name of what was being done in front: `layer 3: shear: …`.
-  void within(std::string_view outer, Where where = Where::current()) {
+  [[gnu::cold, gnu::noinline]] void within(std::string_view outer, Where where = Where::current()) {
     message_ = std::string(outer) + ": " + message_;
     at(where);
   }
@@ -58,20 +58,16 @@ std::string describe(const X& x) {
   else return std::to_string(x);
 }
 
-/// Shaped arguments are named a, b, c …; everything else stands for itself.
-template <class... Args>
-std::string explain(std::string_view what, const Args&... args) {
-  std::string out(what), separator = ": ";
-  char name = 'a';
-  [[maybe_unused]] auto add = [&](const auto& arg) {
-    using Arg = std::decay_t<decltype(arg)>;
-    out += std::exchange(separator, ", ");
-    if constexpr (Shaped<Arg>) out += std::string(1, name++) + " is ";
-    out += describe(arg);
-  };
-  (add(args), ...);
-  return out;
-}
+/// An argument of a message: turned into text only when the message is needed.
+struct Argument {
+  const void* value;
+  std::string (*text)(const void*);
+  bool shaped;
+  template <class X>
+  static Argument of(const X& x) {
+    return {&x, [](const void* p) { return describe(*static_cast<const X*>(p)); }, Shaped<X>};
+  }
+};
 
 /// A message together with the place it was written, so that `require` can stay variadic.
 struct Message {
@@ -82,18 +78,34 @@ struct Message {
   Message(const Text& t, Where w = Where::current()) : text(t), where(w) {}
 };
 
+/// Shaped arguments are named a, b, c …; everything else stands for itself.
+[[noreturn, gnu::cold, gnu::noinline]] inline void raise(const Message& message, const Argument* arguments, std::size_t count) {
+  std::string out(message.text);
+  char name = 'a';
+  for (std::size_t i = 0; i < count; ++i) {
+    out += i ? ", " : ": ";
+    if (arguments[i].shaped) {
+      out += name++;
+      out += " is ";
+    }
+    out += arguments[i].text(arguments[i].value);
+  }
+  throw Error(std::move(out), message.where);
+}
+
 }  // namespace detail
+
+/// Throws Error with the message built from its parts, as `require` does.
+template <class... Args>
+[[noreturn, gnu::cold, gnu::noinline]] void fail(detail::Message message, const Args&... args) {
+  const detail::Argument list[] = {detail::Argument::of(args)..., {}};
+  detail::raise(message, list, sizeof...(Args));
+}
 
 /// Throws Error unless `ok`: `require(x.dim(-1) == w.dim(-2), "matmul: inner dimensions differ", x, w)`.
 template <class... Args>
 void require(bool ok, detail::Message message, const Args&... args) {
-  if (!ok) [[unlikely]] throw Error(detail::explain(message.text, args...), message.where);
-}
-
-/// Throws Error with the message built from its parts, as `require` does.
-template <class... Args>
-[[noreturn]] void fail(detail::Message message, const Args&... args) {
-  throw Error(detail::explain(message.text, args...), message.where);
+  if (!ok) [[unlikely]] fail(message, args...);
 }
 
 }  // namespace meft

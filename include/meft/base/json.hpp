@@ -39,8 +39,8 @@ inline void check_json_depth(std::string_view text, std::string_view source, std
     } else if (c == '[' || c == '{') {
       if (++depth > limit) {
         throw Error(std::string(source) + ": JSON is nested too deeply: byte " + std::to_string(i) + ": found " +
-                    show_byte(c) + " at depth " + std::to_string(depth) + ", expected at most " +
-                    std::to_string(limit),
+                        show_byte(c) + " at depth " + std::to_string(depth) + ", expected at most " +
+                        std::to_string(limit),
                     where);
       }
     } else if ((c == ']' || c == '}') && depth > 0) {
@@ -67,7 +67,7 @@ inline nlohmann::json parse_json(std::string_view text, std::string_view source,
     constexpr std::size_t longest = 240;
     if (why.size() > longest) why = why.substr(0, longest) + "...";
     throw Error(std::string(source) + ": not JSON: byte " + std::to_string(at) + ": found " +
-                (at < text.size() ? detail::show_byte(text[at]) : "the end") + " (" + why + ")",
+                    (at < text.size() ? detail::show_byte(text[at]) : "the end") + " (" + why + ")",
                 where);
   } catch (const nlohmann::json::exception& error) {
     std::string why = error.what();
@@ -75,8 +75,8 @@ inline nlohmann::json parse_json(std::string_view text, std::string_view source,
   }
 }
 
-/// A value of a JSON tree together with the path that names it in errors: `config.json: model.type is "BPE", expected …`.
-/// Refers to the tree, which must outlive it.
+/// A value of a JSON tree together with the path that names it in errors:
+/// `config.json: model.type is "BPE", expected "WordPiece"`. Refers to the tree, which must outlive it.
 class JsonField {
  public:
   JsonField(const nlohmann::json& value, std::string_view source) : value_(&value), source_(source) {}
@@ -88,7 +88,8 @@ class JsonField {
     const auto& members = object();
     const auto found = members.find(key);
     if (found == members.end())
-      throw Error(source_ + ": " + (path_.empty() ? "the file" : path_) + " has no member \"" + std::string(key) + "\"");
+      throw Error(source_ + ": " + (path_.empty() ? "the file" : path_) + " has no member \"" + std::string(key) +
+                  "\"");
     return inside(*found, path_.empty() ? std::string(key) : path_ + "." + std::string(key));
   }
 
@@ -134,7 +135,7 @@ class JsonField {
 
   /// Throws Error: this field is what it is, `expected` was expected.
   [[noreturn]] void wrong(std::string_view expected) const {
-    std::string found = value_->is_object() ? "an object"
+    std::string found = value_->is_object()  ? "an object"
                         : value_->is_array() ? "an array of " + std::to_string(value_->size())
                                              : value_->dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
     if (found.size() > 80) found = found.substr(0, 80) + "...";

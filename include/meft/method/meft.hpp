@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -17,7 +18,7 @@ struct MeftOptions {
   StackOptions stack{};
   Index reversible_layers = -1;  // the highest so many are reversible, the others frozen and plain; -1: all
   float dropout = 0;             // inside the adapters
-  bool adapter_norm = false;     // a LayerNorm behind the reversible adapter
+  bool adapter_norm = false;     // a LayerNorm in front of the reversible adapter
   double deviation = 0.02;       // of the adapters' initial weights
   std::uint64_t seed = 0;
 };
@@ -71,14 +72,14 @@ Body<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method method
   typename ReversibleStack<T, B>::Layers stack;
   for (std::size_t i = plain; i < layers.size(); ++i) {
     auto& layer = layers[i];
-    const auto adapter = [&](std::uint32_t place, bool norm = false) {
-      return nn::Adapter<T, B>::make(layer.width(), method.bottleneck, layer.activation, options.dropout, layer.site + place, options.seed, norm,
+    const auto adapter = [&](std::uint32_t place, std::optional<double> norm_epsilon = {}) {
+      return nn::Adapter<T, B>::make(layer.width(), method.bottleneck, layer.activation, options.dropout, layer.site + place, options.seed, norm_epsilon,
                                      options.deviation);
     };
     layer.mlp_adapter = adapter(4);
     layer.mlp_placement = nn::TransformerLayer<T, B>::Placement::parallel;
     if (kind == 3) layer.attention_adapter = adapter(3);
-    else layer.reversible_adapter = adapter(5, options.adapter_norm);
+    else layer.reversible_adapter = adapter(5, options.adapter_norm ? std::optional(layer.attention_norm.epsilon) : std::nullopt);
 
     const auto shared = std::make_shared<const nn::TransformerLayer<T, B>>(layer);
     const Function<T, B> whole = [shared](const Var<T, B>& x, const Context<T, B>& c) { return (*shared)(x, c); };

@@ -9,7 +9,7 @@
 
 namespace meft::nn {
 
-/// up(dropout(activation(down(x)))), without a residual of its own. Houlsby et al., arXiv 1902.00751; MEFT, arXiv
+/// up(dropout(activation(down(norm(x))))), without a residual of its own. Houlsby et al., arXiv 1902.00751; MEFT, arXiv
 /// 2306.00477, section 3.1. x [tokens, width] → the same.
 template <Real T, Backend B = Cpu>
 struct Adapter {
@@ -17,23 +17,22 @@ struct Adapter {
   Activation activation = Activation::gelu;
   float dropout = 0;
   std::uint32_t site = 0;
-  std::optional<LayerNorm<T, B>> norm{};  // of the output
+  std::optional<LayerNorm<T, B>> norm{};  // of the input
 
-  /// Weights N(0, 0.02²), biases zero.
+  /// Weights N(0, deviation²), biases zero; a norm when `norm_epsilon` is given.
   static Adapter make(Index width, Index bottleneck, Activation activation, float dropout, std::uint32_t site, std::uint64_t seed,
-                      bool with_norm = false, double deviation = 0.02) {
+                      std::optional<double> norm_epsilon = {}, double deviation = 0.02) {
     Adapter out{Linear<T, B>::normal(width, bottleneck, {seed, 2 * site, 0}, deviation),
                 Linear<T, B>::normal(bottleneck, width, {seed, 2 * site + 1, 0}, deviation), activation, dropout, site};
-    if (with_norm) out.norm = LayerNorm<T, B>::identity(width, 1e-5);
+    if (norm_epsilon) out.norm = LayerNorm<T, B>::identity(width, *norm_epsilon);
     return out;
   }
 
   Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& context) const {
-    auto inner = activate(down(x), activation);
+    auto inner = activate(down(norm ? (*norm)(x) : x), activation);
     if (context.run.training && dropout > 0)
       inner = meft::dropout(inner, dropout, context.run.key(site), static_cast<std::uint64_t>(context.first_row * inner.dim(-1)));
-    auto y = up(inner);
-    return norm ? (*norm)(y) : y;
+    return up(inner);
   }
 
   static void parts(auto& self, auto&& visit) {

@@ -123,6 +123,7 @@ class ReversibleStack {
     require(options_.word_bits == 32 || options_.word_bits == 64, {"reversible stack: word_bits is 32 or 64", where}, options_.word_bits);
     require(options_.fraction_bits > 0 && options_.fraction_bits < options_.word_bits - 1,
             {"reversible stack: fraction_bits is positive and below word_bits - 1", where}, options_.fraction_bits);
+    require(options_.carrier == 0 || options_.carrier == 1, {"reversible stack: carrier is 0 or 1", where}, options_.carrier);
     require(options_.slice_tokens > 0, {"reversible stack: slice_tokens is positive", where}, options_.slice_tokens);
     layers_ = std::make_shared<const Layers>(std::move(layers));
     if (options_.readout.kind == Readout::Kind::learned) mix_ = Parameter<T, B>::ones({1});

@@ -42,8 +42,8 @@ class AddedTokens {
 
   bool empty() const { return tokens_.empty(); }
 
-  /// Calls `visit(part, id)` for each part of `text` in order, id −1 for what is no added token, until it returns false.
-  /// No part is empty. Returns whether it went to the end. `text` must be UTF-8.
+  /// Calls `visit(part, id)` for each part of `text` in order, id −1 for what is no added token, until it returns
+  /// false. No part is empty. Returns whether it went to the end. `text` must be UTF-8.
   template <class Visit>
   bool split(std::string_view text, Visit visit) const {
     std::size_t done = 0;
@@ -104,8 +104,8 @@ class AddedTokens {
   std::array<std::vector<std::size_t>, 256> lengths_{};  // by first byte, longest first
 };
 
-/// The member `added_tokens` of a tokenizer.json. Those that `vocab` lacks are added to it. Throws Error for an id that is
-/// not the one in the vocabulary, or not the next one.
+/// The member `added_tokens` of a tokenizer.json. Those that `vocab` lacks are added to it. Throws Error for an id that
+/// is not the one in the vocabulary, or not the next one.
 inline std::vector<AddedToken> read_added_tokens(const JsonField& root, Vocab& vocab) {
   std::vector<AddedToken> tokens;
   const auto list = root.find("added_tokens");

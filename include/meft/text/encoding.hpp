@@ -15,8 +15,8 @@ struct Encoding {
   std::vector<std::int32_t> ids, types;
 };
 
-/// The lengths to which a pair of `first` and `second` tokens is cut so that both fit in `room`: the longer loses first,
-/// then both get half. Source: Hugging Face tokenizers, truncation strategy longest_first.
+/// The lengths to which a pair of `first` and `second` tokens is cut so that both fit in `room`: the longer loses
+/// first, then both get half. Source: Hugging Face tokenizers, truncation strategy longest_first.
 inline std::pair<std::size_t, std::size_t> longest_first(std::size_t first, std::size_t second, std::size_t room) {
   if (first + second <= room) return {first, second};
   std::size_t shorter = std::min(first, second), longer = room - std::min(room, shorter);

@@ -1,6 +1,6 @@
-// Owns: BERT's tokenizer: text to WordPiece ids as Hugging Face tokenizers gives them, from tokenizer.json or vocab.txt.
+// Owns: BERT's tokenizer: text to WordPiece ids, the same as Hugging Face's, from tokenizer.json or vocab.txt.
 // Must not know: models and batches.
-// WordPiece: each word is cut greedily into the longest pieces that the vocabulary has (Wu et al. 2016, arXiv 1609.08144).
+// WordPiece: a word is cut greedily into the longest pieces that the vocabulary has (Wu et al. 2016, arXiv 1609.08144).
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -35,11 +36,13 @@ class WordPiece {
     const fs::path config = folder / "tokenizer_config.json";
     Names names;
     BertNormalizerOptions options;
-    if (fs::exists(config)) read_config(config, names, options);
-    if (fs::exists(json)) {
+    std::error_code unreadable;  // reading the file tells why
+    auto there = [&](const fs::path& path) { return fs::exists(path, unreadable) || unreadable; };
+    if (there(config)) read_config(config, names, options);
+    if (there(json)) {
       load_json(json, names);
     } else {
-      require(fs::exists(list), folder.string() + ": expected tokenizer.json or vocab.txt in this folder, found neither");
+      require(there(list), folder.string() + ": expected tokenizer.json or vocab.txt in this folder, found neither");
       vocab_ = read_vocab(list);
       normalizer_ = BertNormalizer(options);
       source_ = list.string();
@@ -115,8 +118,8 @@ class WordPiece {
   std::int32_t special(const std::string& name) const {
     const std::int32_t found = vocab_.find(name);
     if (found < 0)
-      throw Error(source_ + ": special token " + in_quotes(name) + " is missing among " + std::to_string(vocab_.size()) +
-                  " tokens");
+      throw Error(source_ + ": special token " + in_quotes(name) + " is missing among " +
+                  std::to_string(vocab_.size()) + " tokens");
     return found;
   }
 
@@ -125,9 +128,9 @@ class WordPiece {
   static void read_config(const std::filesystem::path& path, Names& names, BertNormalizerOptions& options) {
     const auto tree = parse_json(read_file(path), path.string());
     const JsonField root(tree, path.string());
-    for (auto [key, name] : {std::pair{"cls_token", &names.cls}, std::pair{"sep_token", &names.sep},
-                             std::pair{"pad_token", &names.pad}, std::pair{"unk_token", &names.unk},
-                             std::pair{"mask_token", &names.mask}}) {
+    for (auto [key, name] :
+         {std::pair{"cls_token", &names.cls}, std::pair{"sep_token", &names.sep}, std::pair{"pad_token", &names.pad},
+          std::pair{"unk_token", &names.unk}, std::pair{"mask_token", &names.mask}}) {
       if (const auto field = root.find(key))
         *name = field->value().is_object() ? field->at("content").string() : field->string();
     }

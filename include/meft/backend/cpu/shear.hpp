@@ -144,7 +144,7 @@ MEFT_INLINE inline ShearReport shear_run(Index n, std::int32_t* x, const F* f, L
   const Index per = lambda.d > 1 ? digits_per_word(lambda.d) : 8;
   const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
   Hash hash;
-  Range range{std::numeric_limits<std::int32_t>::max() + 1.0};
+  Range range{std::numeric_limits<std::int32_t>::max()};
   blocks(n, per, x, f, [&](Index b, std::int32_t* px, const F* pf) MEFT_INLINE {
     std::int32_t word[lanes] = {};
     for (Index g = 0; g < per; ++g)
@@ -166,7 +166,7 @@ MEFT_INLINE inline ShearReport unshear_run(Index n, std::int32_t* x, const F* f,
   const Index per = lambda.d > 1 ? digits_per_word(lambda.d) : 8;
   const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
   Hash hash;
-  Range range{std::numeric_limits<std::int32_t>::max() + 1.0};
+  Range range{std::numeric_limits<std::int32_t>::max()};
   blocks(n, per, x, f, [&](Index b, std::int32_t* px, const F* pf) MEFT_INLINE {
     double word[lanes] = {};
     if (lambda.d > 1)

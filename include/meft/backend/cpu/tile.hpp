@@ -8,10 +8,6 @@
 #include <meft/backend/product.hpp>
 #include <meft/base/target.hpp>
 
-#if MEFT_X86
-#include <immintrin.h>
-#define MEFT_AVX2 __attribute__((target("avx2,fma")))
-#endif
 
 namespace meft::cpu {
 
@@ -21,27 +17,32 @@ constexpr Index tile_rows = 6;
 #if MEFT_X86
 namespace detail {
 
+// Vectors of the compilers instead of <immintrin.h>, which takes as long to compile as half of Eigen.
+typedef float Float8 __attribute__((vector_size(32)));                         // NOLINT: clang drops the alignment
+typedef float Loose8 __attribute__((vector_size(32), aligned(4), may_alias));  // NOLINT  of an alias declaration
+
 /// C[M, 16] = start + A[M, k] · panel[k, 16]. Sums run over k in ascending order in one fused multiply-add each.
 template <int M>
-MEFT_AVX2 inline void tile_avx2(Index k, Strided<float> a, const float* panel, float* c, Index ldc, Index columns, Start start,
-                                const float* bias) {
+__attribute__((target("avx2,fma"))) inline void tile_avx2(Index k, Strided<float> a, const float* panel, float* c, Index ldc, Index columns,
+                                                          Start start, const float* bias) {
   alignas(32) float edge[M * 16];
   float* out = c;
   Index ld = ldc;
   if (columns < 16) {  // the last panel: work on a copy
     out = edge;
     ld = 16;
+    for (int i = 0; i < M * 16; ++i) edge[i] = 0;
     if (start == Start::accumulate)
       for (int i = 0; i < M; ++i) std::memcpy(edge + i * 16, c + i * ldc, static_cast<std::size_t>(columns) * sizeof(float));
   }
-  __m256 acc[M][2];
+  Float8 acc[M][2];
 #pragma GCC unroll 6
   for (int i = 0; i < M; ++i) {
-    if (start == Start::zero) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+    if (start == Start::zero) acc[i][0] = acc[i][1] = Float8{};
     else {
       const float* from = start == Start::bias ? bias : out + i * ld;
-      acc[i][0] = _mm256_loadu_ps(from);
-      acc[i][1] = _mm256_loadu_ps(from + 8);
+      acc[i][0] = *reinterpret_cast<const Loose8*>(from);
+      acc[i][1] = *reinterpret_cast<const Loose8*>(from + 8);
     }
   }
   const float* row[M];
@@ -49,44 +50,45 @@ MEFT_AVX2 inline void tile_avx2(Index k, Strided<float> a, const float* panel, f
   for (int i = 0; i < M; ++i) row[i] = a.data + i * a.row;
   const Index step = a.column;
   for (Index p = 0, at = 0; p < k; ++p, at += step) {
-    const __m256 b0 = _mm256_loadu_ps(panel + p * 16), b1 = _mm256_loadu_ps(panel + p * 16 + 8);
+    const Float8 b0 = *reinterpret_cast<const Loose8*>(panel + p * 16), b1 = *reinterpret_cast<const Loose8*>(panel + p * 16 + 8);
 #pragma GCC unroll 6
     for (int i = 0; i < M; ++i) {
-      const __m256 x = _mm256_broadcast_ss(row[i] + at);
-      acc[i][0] = _mm256_fmadd_ps(x, b0, acc[i][0]);
-      acc[i][1] = _mm256_fmadd_ps(x, b1, acc[i][1]);
+      const float s = row[i][at];
+      const Float8 x = {s, s, s, s, s, s, s, s};
+      acc[i][0] = x * b0 + acc[i][0];
+      acc[i][1] = x * b1 + acc[i][1];
     }
   }
 #pragma GCC unroll 6
   for (int i = 0; i < M; ++i) {
-    _mm256_storeu_ps(out + i * ld, acc[i][0]);
-    _mm256_storeu_ps(out + i * ld + 8, acc[i][1]);
+    *reinterpret_cast<Loose8*>(out + i * ld) = acc[i][0];
+    *reinterpret_cast<Loose8*>(out + i * ld + 8) = acc[i][1];
   }
   if (columns < 16)
     for (int i = 0; i < M; ++i) std::memcpy(c + i * ldc, edge + i * 16, static_cast<std::size_t>(columns) * sizeof(float));
 }
 
 /// 8 × 8 transpose in registers: out[j * ldo + i] = in[i * ldi + j].
-MEFT_AVX2 inline void transpose8(const float* in, Index ldi, float* out, Index ldo) {
-  __m256 r[8], s[8];
+__attribute__((target("avx2,fma"))) inline void transpose8(const float* in, Index ldi, float* out, Index ldo) {
+  Float8 r[8], s[8];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(in + i * ldi);
+  for (int i = 0; i < 8; ++i) r[i] = *reinterpret_cast<const Loose8*>(in + i * ldi);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    s[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-    s[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    s[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    s[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
   }
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
-    r[4 * i] = _mm256_shuffle_ps(s[4 * i], s[4 * i + 2], 0x44);
-    r[4 * i + 1] = _mm256_shuffle_ps(s[4 * i], s[4 * i + 2], 0xee);
-    r[4 * i + 2] = _mm256_shuffle_ps(s[4 * i + 1], s[4 * i + 3], 0x44);
-    r[4 * i + 3] = _mm256_shuffle_ps(s[4 * i + 1], s[4 * i + 3], 0xee);
+    r[4 * i] = __builtin_shufflevector(s[4 * i], s[4 * i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    r[4 * i + 1] = __builtin_shufflevector(s[4 * i], s[4 * i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    r[4 * i + 2] = __builtin_shufflevector(s[4 * i + 1], s[4 * i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+    r[4 * i + 3] = __builtin_shufflevector(s[4 * i + 1], s[4 * i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(out + i * ldo, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    _mm256_storeu_ps(out + (i + 4) * ldo, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    *reinterpret_cast<Loose8*>(out + i * ldo) = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    *reinterpret_cast<Loose8*>(out + (i + 4) * ldo) = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
 }
 

@@ -1,0 +1,149 @@
+// Owns: a model with its method and head as one thing to train: logits, loss, predictions; its trained tensors in a file.
+// Must not know: how training goes.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/io/safetensors.hpp>
+#include <meft/method/body.hpp>
+#include <meft/nn/classifier.hpp>
+#include <meft/ops/loss.hpp>
+#include <meft/train/encoded.hpp>
+#include <meft/train/metric.hpp>
+
+namespace meft::train {
+
+/// `model` embeds, `body` runs the model's layers as a method has it, `head` classifies (one label: a regression).
+template <class Model>
+struct Learner {
+  using T = typename Model::value_type;
+  using B = typename Model::backend;
+
+  Model model;
+  Body<T, B> body;
+  nn::Classifier<T, B> head;
+
+  Index labels() const { return head.output.out(); }
+  bool regression() const { return labels() == 1; }
+  /// As batch_of takes it.
+  int label_kind() const { return regression() ? 0 : static_cast<int>(labels()); }
+
+  /// [sequences, labels].
+  Var<T, B> logits(const nn::Batch<B>& batch) const { return head(body(model.embed(batch))); }
+
+  /// Mean cross entropy, or mean squared error of a regression.
+  Var<T, B> loss(const nn::Batch<B>& batch) const {
+    const auto y = logits(batch);
+    if (!regression()) return cross_entropy(y, batch.labels);
+    std::vector<T> targets(batch.targets.begin(), batch.targets.end());
+    return mse(y, Tensor<T, B>::from({static_cast<Index>(targets.size()), 1}, targets));
+  }
+
+  /// Each parameter once, under the checkpoint's names.
+  static void parts(auto& self, auto&& visit) {
+    visit("", self.model);
+    visit("readout.mix", self.body.stack.mix());
+    visit("", self.head);
+  }
+};
+
+/// What a model says of examples: logits [examples, labels], row-major.
+struct Predictions {
+  std::size_t labels = 1;
+  std::vector<float> logits;
+
+  std::size_t size() const { return logits.size() / labels; }
+
+  /// The likeliest class of each example (the first of equals), or the value of a regression.
+  std::vector<float> values() const {
+    if (labels == 1) return logits;
+    std::vector<float> out;
+    for (std::size_t i = 0; i < size(); ++i) {
+      const auto row = logits.begin() + static_cast<std::ptrdiff_t>(i * labels);
+      out.push_back(static_cast<float>(std::max_element(row, row + static_cast<std::ptrdiff_t>(labels)) - row));
+    }
+    return out;
+  }
+
+  /// softmax of row i.
+  std::vector<double> probabilities(std::size_t i) const {
+    std::vector<double> out(logits.begin() + static_cast<std::ptrdiff_t>(i * labels), logits.begin() + static_cast<std::ptrdiff_t>((i + 1) * labels));
+    const double most = *std::max_element(out.begin(), out.end());
+    for (double& x : out) x = std::exp(x - most);
+    const double sum = std::accumulate(out.begin(), out.end(), 0.0);
+    for (double& x : out) x /= sum;
+    return out;
+  }
+};
+
+/// Predicts in file order, `batch` sequences at a time (bits may depend on it). `stop()` true ends it early, with what
+/// there is.
+template <class Model, class Stop>
+Predictions predict(const Learner<Model>& learner, const Encoded& examples, std::size_t batch, const Stop& stop) {
+  using B = typename Model::backend;
+  const NoTape none;
+  Predictions out{static_cast<std::size_t>(learner.labels()), {}};
+  std::vector<std::uint32_t> rows;
+  for (std::size_t first = 0; first < examples.size() && !stop(); first += batch) {
+    rows.resize(std::min(batch, examples.size() - first));
+    std::iota(rows.begin(), rows.end(), static_cast<std::uint32_t>(first));
+    const auto y = learner.logits(batch_of<B>(examples, rows)).value().values();
+    out.logits.insert(out.logits.end(), y.begin(), y.end());
+  }
+  return out;
+}
+template <class Model>
+Predictions predict(const Learner<Model>& learner, const Encoded& examples, std::size_t batch = 32) {
+  return predict(learner, examples, batch, [] { return false; });
+}
+
+namespace detail {
+
+template <Real T, Backend B>
+io::NamedTensor named(const std::string& name, const Tensor<T, B>& x) {
+  static_assert(std::is_same_v<B, Cpu>, "meft: a tensor is saved from the host");
+  return {name, std::string(dtype_name<T>()), {x.shape().begin(), x.shape().end()}, std::as_bytes(std::span(x.data(), static_cast<std::size_t>(x.size())))};
+}
+
+/// Reads tensor `name` of a file into x; throws naming both when it is missing or of another shape.
+template <Real T, Backend B>
+void read_into(Tensor<T, B>& x, const io::Safetensors& file, const std::string& name, Where where) {
+  const auto& entry = file.find(name, where);
+  const std::vector<std::int64_t> shape(x.shape().begin(), x.shape().end());
+  if (entry.shape != shape)
+    fail({"load: " + file.path() + ": tensor " + name + " has the wrong shape", where}, "expected " + x.shape().text(),
+         "found " + io::detail::shape_text(entry.shape));
+  io::copy_to(entry, std::span<T>(x.data(), static_cast<std::size_t>(x.size())), where);
+}
+
+}  // namespace detail
+
+/// Writes the trained tensors by name, whole or not at all.
+template <class Model>
+void save_trained(const std::string& path, Learner<Model>& learner, const io::Metadata& metadata, Where where = Where::current()) {
+  std::vector<io::NamedTensor> tensors;
+  nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
+    if (p.trainable()) tensors.push_back(detail::named(name, p.value()));
+  });
+  io::write_safetensors(path, std::move(tensors), metadata, where);
+}
+
+/// Reads them back. Throws when the file has not exactly these tensors.
+template <class Model>
+void load_trained(const io::Safetensors& file, Learner<Model>& learner, Where where = Where::current()) {
+  std::set<std::string> left;
+  for (const auto& name : file.names()) left.insert(name);
+  nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
+    if (!p.trainable()) return;
+    detail::read_into(p.value(), file, name, where);
+    left.erase(name);
+  });
+  if (!left.empty()) fail({"load: " + file.path() + ": a tensor that this method does not train", where}, *left.begin());
+}
+
+}  // namespace meft::train
