@@ -51,7 +51,7 @@ template <class X>
 concept Shaped = requires(const X& x) { x.shape().text(); };
 
 template <class X>
-std::string describe(const X& x) {
+[[gnu::cold, gnu::noinline]] std::string describe(const X& x) {
   if constexpr (std::is_convertible_v<X, std::string_view>) return std::string(std::string_view(x));
   else if constexpr (Shaped<X>) return x.shape().text();
   else if constexpr (requires { x.text(); }) return x.text();

@@ -23,13 +23,13 @@ class Crew {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  void resize(int threads) {
+  [[gnu::cold]] void resize(int threads) {
     std::lock_guard busy(job_mutex_);
     stop();
     start(threads);
   }
 
-  void run(std::int64_t count, void (*call)(const void*, std::int64_t), const void* body) {
+  [[gnu::cold, gnu::noinline]] void run(std::int64_t count, void (*call)(const void*, std::int64_t), const void* body) {
     if (count <= 0) return;
     if (inside() || workers_.empty() || count == 1) {
       for (std::int64_t i = 0; i < count; ++i) call(body, i);
@@ -62,12 +62,12 @@ class Crew {
     return value;
   }
 
-  void start(int threads) {
+  [[gnu::cold]] void start(int threads) {
     quit_ = false;
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, seen = generation_] { loop(seen); });
   }
 
-  void stop() {
+  [[gnu::cold, gnu::noinline]] void stop() {
     {
       std::lock_guard lock(mutex_);
       quit_ = true;
@@ -77,7 +77,7 @@ class Crew {
     workers_.clear();
   }
 
-  void loop(std::uint64_t seen) {
+  [[gnu::cold]] void loop(std::uint64_t seen) {
     for (;;) {
       {
         std::unique_lock lock(mutex_);
@@ -91,7 +91,7 @@ class Crew {
     }
   }
 
-  void work() {
+  [[gnu::cold, gnu::noinline]] void work() {
     inside() = true;
     try {
       for (std::int64_t i; (i = next_.fetch_add(1)) < count_;) call_(body_, i);

@@ -28,9 +28,20 @@ template <class Body>
 __attribute__((target("avx2,fma"), noinline)) void run_avx2(const Body& body) {
   body();
 }
+/// For x86-64 processors older than 2013: compiled for size, to compile fast.
+template <class Body>
+[[gnu::cold, gnu::noinline]] void run_portable(const Body& body) {
+  body();
+}
 }  // namespace detail
 #else
 inline bool has_avx2() { return false; }
+namespace detail {
+template <class Body>
+void run_portable(const Body& body) {
+  body();
+}
+}  // namespace detail
 #endif
 
 /// Runs `body`, a lambda declared `[&]() MEFT_INLINE { … }`, compiled for the best target the processor has.
@@ -39,7 +50,7 @@ void vectorised(const Body& body) {
 #if MEFT_X86
   if (has_avx2()) return detail::run_avx2(body);
 #endif
-  body();
+  detail::run_portable(body);
 }
 
 }  // namespace meft

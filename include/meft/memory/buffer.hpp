@@ -13,7 +13,7 @@ namespace meft {
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Pool& pool, std::size_t bytes, Where where = Where::current()) : shared_(new Shared{pool, pool.take(bytes, where)}) {}
+  [[gnu::cold, gnu::noinline]] Buffer(Pool& pool, std::size_t bytes, Where where = Where::current()) : shared_(new Shared{pool, pool.take(bytes, where)}) {}
   Buffer(const Buffer& other) : shared_(other.shared_) {
     if (shared_) shared_->handles.fetch_add(1, std::memory_order_relaxed);
   }
@@ -23,10 +23,7 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (shared_ && shared_->handles.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      shared_->pool.give(shared_->block);
-      delete shared_;
-    }
+    if (shared_) release();
   }
 
   void* data() const { return shared_ ? shared_->block.data : nullptr; }
@@ -40,6 +37,12 @@ class Buffer {
     Pool::Block block;
     std::atomic<int> handles{1};
   };
+  [[gnu::cold, gnu::noinline]] void release() noexcept {
+    if (shared_->handles.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    shared_->pool.give(shared_->block);
+    delete shared_;
+  }
+
   Shared* shared_ = nullptr;
 };
 

@@ -30,7 +30,7 @@ class Pool {
   };
 
   /// At least `bytes` bytes, aligned to 64; throws when the device has none left.
-  Block take(std::size_t bytes, Where where = Where::current()) {
+  [[gnu::cold, gnu::noinline]] Block take(std::size_t bytes, Where where = Where::current()) {
     Block block{nullptr, round_up(bytes), detail::current_use()};
     std::lock_guard lock(mutex_);
     auto shelf = std::lower_bound(shelves_.begin(), shelves_.end(), block.capacity, smaller);
@@ -56,7 +56,7 @@ class Pool {
     return block;
   }
 
-  void give(const Block& block) {
+  [[gnu::cold, gnu::noinline]] void give(const Block& block) {
     std::lock_guard lock(mutex_);
     now_.live[static_cast<std::size_t>(block.use)] -= block.capacity;
     now_.total -= block.capacity;

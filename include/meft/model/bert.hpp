@@ -34,7 +34,12 @@ struct BertConfig {
     out.intermediate_size = c.integer("intermediate_size", {1, 1 << 20});
     out.max_position_embeddings = c.integer("max_position_embeddings", {1, 1 << 24});
     out.type_vocab_size = c.integer("type_vocab_size", 2, {1, 1024});
-    out.hidden_act = activation_from(c.text("hidden_act", std::string("gelu")));
+    try {
+      out.hidden_act = activation_from(c.text("hidden_act", std::string("gelu")));
+    } catch (Error& error) {
+      error.within(c.path());
+      throw;
+    }
     out.layer_norm_eps = c.number("layer_norm_eps", 1e-12, {0.0, 1.0});
     out.hidden_dropout_prob = c.number("hidden_dropout_prob", 0.1, {0.0, 0.999});
     out.attention_probs_dropout_prob = c.number("attention_probs_dropout_prob", 0.1, {0.0, 0.999});

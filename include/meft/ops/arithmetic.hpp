@@ -5,6 +5,7 @@
 
 #include <meft/autodiff/op.hpp>
 #include <meft/base/compose.hpp>
+#include <meft/ops/activation.hpp>
 #include <meft/tensor/reuse.hpp>
 
 namespace meft {

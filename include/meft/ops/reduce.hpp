@@ -24,7 +24,7 @@ struct Reduction {
   Shape kept, out;  // with extents of 1 in place of the reduced axes, and the result's
   Index count = 1;  // elements that become one
 
-  Reduction(const char* op, const Shape& x, const Over& over) {
+  [[gnu::cold, gnu::noinline]] Reduction(const char* op, const Shape& x, const Over& over) {
     for (int axis : over.axes) {
       const int i = axis < 0 ? axis + x.rank() : axis;
       if (i < 0 || i >= x.rank()) fail(std::string(op) + ": no such axis", x, axis);
@@ -42,25 +42,44 @@ struct Reduction {
   bool at(int axis) const { return gone[static_cast<std::size_t>(axis)]; }
 };
 
-/// Σ x over the reduction's axes, neighbouring axes at once, the last ones first.
-template <Real T, Backend B>
-Tensor<T, B> sum_over(Tensor<T, B> x, const Reduction& plan) {
-  for (int last = x.rank() - 1; last >= 0; --last) {
+/// Calls f(first, last) for each run of neighbouring axes that goes.
+template <class F>
+void for_each_run(const Reduction& plan, int rank, const F& f) {
+  for (int last = rank - 1; last >= 0; --last) {
     if (!plan.at(last)) continue;
     int first = last;
     while (first > 0 && plan.at(first - 1)) --first;
-    Shape shape = x.shape();
-    Index n = 1;
-    for (int i = first; i <= last; ++i) {
-      n *= shape[i];
-      shape[i] = 1;
-    }
-    Tensor<T, B> y(shape);
-    sum(B{}, x.shape().outer(first), n, x.shape().inner(last), x.data(), y.data());
-    x = std::move(y);
+    f(first, last);
     last = first;
   }
+}
+
+/// Σ x over the reduction's axes, neighbouring axes at once, the last ones first.
+template <Real T, Backend B>
+Tensor<T, B> sum_over(Tensor<T, B> x, const Reduction& plan) {
+  for_each_run(plan, x.rank(), [&](int first, int last) {
+    Shape shape = x.shape();
+    for (int i = first; i <= last; ++i) shape[i] = 1;
+    Tensor<T, B> y(shape);
+    sum(B{}, x.shape().outer(first), x.size() / std::max<Index>(1, shape.size()), x.shape().inner(last), x.data(), y.data());
+    x = std::move(y);
+  });
   return x.reshape(plan.out);
+}
+
+/// x repeated along the reduction's axes to `shape`.
+template <Real T, Backend B>
+Tensor<T, B> repeat_over(Tensor<T, B> x, const Reduction& plan, const Shape& shape) {
+  x = x.reshape(plan.kept);
+  for_each_run(plan, x.rank(), [&](int first, int last) {
+    Shape wider = x.shape();
+    Index n = 1;
+    for (int i = first; i <= last; ++i) n *= wider[i] = shape[i];
+    Tensor<T, B> y(wider);
+    repeat(B{}, x.shape().outer(first), n, x.shape().inner(last), std::as_const(x).data(), y.data());
+    x = std::move(y);
+  });
+  return x;
 }
 
 }  // namespace detail
@@ -86,11 +105,7 @@ struct Sum {
   std::array<Tensor<T, B>, 1> backward(const auto& saved, Needs<1>, Tensor<T, B> dy) const {
     const detail::Reduction plan(name, saved.shape, over);
     if constexpr (average) dy = map(WithRight<Div, T>{{}, static_cast<T>(plan.count)}, dy);
-    if (plan.kept == saved.shape) return {dy.reshape(saved.shape)};
-    Tensor<T, B> dx(saved.shape);
-    map_broadcast(B{}, First{}, saved.shape, dx.data(), plan.kept, std::as_const(dy).data(), plan.kept,
-                  std::as_const(dy).data());
-    return {dx};
+    return {detail::repeat_over(std::move(dy), plan, saved.shape)};
   }
   Over over;
 };

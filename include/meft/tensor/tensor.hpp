@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -23,7 +24,7 @@ class Tensor {
   Tensor() = default;
 
   /// Uninitialised elements from the backend's pool.
-  explicit Tensor(const Shape& shape, Where where = Where::current())
+  [[gnu::cold, gnu::noinline]] explicit Tensor(const Shape& shape, Where where = Where::current())
       : buffer_(B::pool(), static_cast<std::size_t>(shape.size()) * sizeof(T), where), shape_(shape) {}
 
   static Tensor zeros(const Shape& shape) {
@@ -31,7 +32,12 @@ class Tensor {
     out.zero();
     return out;
   }
-  static Tensor full(const Shape& shape, T value) { return from(shape, std::vector<T>(static_cast<std::size_t>(shape.size()), value)); }
+  static Tensor full(const Shape& shape, T value) {
+    const Index n = shape.size();
+    const auto host = std::make_unique<T[]>(static_cast<std::size_t>(n));
+    for (Index i = 0; i < n; ++i) host[static_cast<std::size_t>(i)] = value;
+    return from(shape, std::span<const T>(host.get(), static_cast<std::size_t>(n)));
+  }
   /// Copies row-major host values; their number must be the shape's size.
   static Tensor from(const Shape& shape, std::span<const T> values, Where where = Where::current()) {
     require(static_cast<Index>(values.size()) == shape.size(), {"tensor: the number of values differs from the shape's size", where}, shape,

@@ -8,39 +8,44 @@
 #include <meft/base/shape.hpp>
 #include <meft/base/target.hpp>
 
-#if MEFT_X86
-#include <immintrin.h>
-#endif
-
 namespace meft::cpu {
 
 #if MEFT_X86
+typedef std::uint64_t Word4 __attribute__((vector_size(32)));                          // NOLINT: see tile.hpp
+typedef std::uint64_t LooseWord4 __attribute__((vector_size(32), aligned(4), may_alias));  // NOLINT
+typedef int Int8 __attribute__((vector_size(32)));                                      // NOLINT
+
 /// Four counters: word w of counter j in the lower half of lane j of c[w].
 struct PhiloxLanes {
-  __m256i c0, c1, c2, c3;
+  Word4 c0, c1, c2, c3;
 
   __attribute__((target("avx2"), always_inline)) PhiloxLanes(Key key, std::uint64_t block)
-      : c0(_mm256_add_epi64(_mm256_set1_epi64x(static_cast<long long>(block)), _mm256_set_epi64x(3, 2, 1, 0))),
-        c1(_mm256_srli_epi64(c0, 32)),
-        c2(_mm256_set1_epi64x(key.site)),
-        c3(_mm256_set1_epi64x(key.step)) {}
+      : c0(Word4{block, block + 1, block + 2, block + 3}), c1(c0 >> 32), c2(Word4{} + key.site), c3(Word4{} + key.step) {}
 
-  __attribute__((target("avx2"), always_inline)) void round(__m256i k0, __m256i k1) {
-    const __m256i p0 = _mm256_mul_epu32(c0, _mm256_set1_epi64x(0xD2511F53));
-    const __m256i p1 = _mm256_mul_epu32(c2, _mm256_set1_epi64x(0xCD9E8D57));
-    c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1), k0);
-    c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3), k1);
+  /// The 64-bit products of the lower halves.
+  __attribute__((target("avx2"), always_inline)) static void multiply(const Word4& a, std::uint64_t by, Word4& out) {
+    const Word4 b = Word4{} + by;
+#if __has_builtin(__builtin_ia32_pmuludq256)
+    out = reinterpret_cast<Word4>(__builtin_ia32_pmuludq256(reinterpret_cast<Int8>(a), reinterpret_cast<Int8>(b)));
+#else
+    out = (a & 0xffffffffu) * b;
+#endif
+  }
+
+  __attribute__((target("avx2"), always_inline)) void round(std::uint32_t k0, std::uint32_t k1) {
+    Word4 p0, p1;
+    multiply(c0, 0xD2511F53u, p0);
+    multiply(c2, 0xCD9E8D57u, p1);
+    c0 = (p1 >> 32) ^ c1 ^ k0;
+    c2 = (p0 >> 32) ^ c3 ^ k1;
     c1 = p1;
     c3 = p0;
   }
 
   __attribute__((target("avx2"), always_inline)) void store(std::uint32_t* words) const {
-    const __m256i a = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xAA);
-    const __m256i b = _mm256_blend_epi32(c2, _mm256_slli_epi64(c3, 32), 0xAA);
-    const __m256i even = _mm256_unpacklo_epi64(a, b), odd = _mm256_unpackhi_epi64(a, b);  // counters 0, 2 and 1, 3
-    auto* to = reinterpret_cast<__m256i*>(words);
-    _mm256_storeu_si256(to, _mm256_permute2x128_si256(even, odd, 0x20));
-    _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(even, odd, 0x31));
+    const Word4 a = (c0 & 0xffffffffu) | (c1 << 32), b = (c2 & 0xffffffffu) | (c3 << 32);
+    *reinterpret_cast<LooseWord4*>(words) = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    *reinterpret_cast<LooseWord4*>(words + 8) = __builtin_shufflevector(a, b, 2, 6, 3, 7);
   }
 };
 
@@ -49,9 +54,8 @@ __attribute__((target("avx2"))) inline void philox_eight(Key key, std::uint64_t 
   PhiloxLanes x(key, block), y(key, block + 4);
   auto low = static_cast<std::uint32_t>(key.seed), high = static_cast<std::uint32_t>(key.seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    const __m256i k0 = _mm256_set1_epi64x(low), k1 = _mm256_set1_epi64x(high);
-    x.round(k0, k1);
-    y.round(k0, k1);
+    x.round(low, high);
+    y.round(low, high);
     low += 0x9E3779B9u;
     high += 0xBB67AE85u;
   }

@@ -10,6 +10,7 @@
 #include <meft/backend/cpu/map.hpp>
 #include <meft/base/functor.hpp>
 #include <meft/base/parallel.hpp>
+#include <meft/base/scalar.hpp>
 #include <meft/base/target.hpp>
 
 namespace meft {
@@ -82,6 +83,19 @@ void sum(Cpu, Index outer, Index n, Index inner, const T* x, T* out) {
         cpu::map_run(cpu::Plus{}, j1 - j0, to + j0, to + j0, from + j0);
       }
     });
+  });
+}
+
+/// out[o, i, j] = x[o, j] for i in [0, n): what a sum's gradient does.
+template <Real T>
+void repeat(Cpu, Index outer, Index n, Index inner, const T* x, T* out) {
+  parallel_chunks(outer, cpu::rows_grain(n * inner), [&](Index begin, Index end) {
+    for (Index o = begin; o < end; ++o) {
+      T* to = out + o * n * inner;
+      if (inner == 1) std::fill(to, to + n, x[o]);
+      else
+        for (Index i = 0; i < n; ++i) Cpu::copy(to + i * inner, x + o * inner, static_cast<std::size_t>(inner) * sizeof(T));
+    }
   });
 }
 

@@ -218,6 +218,7 @@ ShearReport shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale,
 template <class Word, class F>
 ShearReport unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
   const std::int64_t d = lambda.d, m = lambda.n < 0 ? -lambda.n : lambda.n;
+  const double limit = static_cast<double>(std::numeric_limits<Word>::max());
   const bool digits = d > 1 || m > 1;
   DigitStack stack(words + (digits ? stack_header : 0), static_cast<std::uint64_t>(d * m));
   if (digits) stack.load(words);
@@ -225,7 +226,7 @@ ShearReport unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scal
   ShearReport report;
   for (Index i = n - 1; i >= 0; --i) {
     const double add = static_cast<double>(f[i]) * scale;
-    if (!(std::fabs(add) < static_cast<double>(std::numeric_limits<Word>::max()))) {
+    if (!(std::fabs(add) < limit && std::fabs(static_cast<double>(x[i]) - add) < limit)) {
       report.overflow = true;
       continue;
     }
@@ -237,8 +238,11 @@ ShearReport unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scal
       stack.push(static_cast<std::uint64_t>(m), static_cast<std::uint64_t>(p));
       r = static_cast<std::int64_t>(stack.pop(static_cast<std::uint64_t>(d)));
     }
-    // A wrong f may give anything here; the hash tells. Unsigned, so that it wraps.
-    x[i] = static_cast<Word>(static_cast<std::uint64_t>((whole - p) / m) * static_cast<std::uint64_t>(d) + static_cast<std::uint64_t>(r));
+    // A wrong f may give anything here; the range or the hash tells.
+    std::int64_t old = 0;
+    if (__builtin_mul_overflow((whole - p) / m, d, &old) || __builtin_add_overflow(old, r, &old) || static_cast<Word>(old) != old)
+      report.overflow = true;
+    x[i] = static_cast<Word>(old);
   }
   for (Index i = 0; i < n; ++i) hash.add(i % lanes, x[i]);
   report.hash = hash.value();

@@ -1,0 +1,215 @@
+// Owns: one training step of a randomly initialised BERT under a method named by text, and its measurement: seconds,
+// memory by use, the gradient of the lowest trained layer. Shared by the benches. Must not know: flags, tables, files.
+#pragma once
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <meft/method/peft.hpp>
+#include <meft/model/bert.hpp>
+#include <meft/nn/classifier.hpp>
+#include <meft/ops/loss.hpp>
+#include <meft/optim/adamw.hpp>
+
+namespace bench {
+
+using namespace meft;
+
+struct Setup {
+  model::BertConfig config{};
+  Index batch = 16, seq = 128;
+  std::string method = "meft1";
+  StackOptions stack{};  // of the reversible methods
+  std::uint64_t seed = 1;
+};
+
+inline bool reversible(std::string_view method) { return method.starts_with("meft"); }
+
+/// bert-base, bert-large or minilm6: the shape alone.
+inline model::BertConfig config_of(std::string_view name) {
+  model::BertConfig c;
+  const auto shape = [&](Index hidden, Index heads, Index ffn, Index layers) {
+    c.hidden_size = hidden, c.num_attention_heads = heads, c.intermediate_size = ffn, c.num_hidden_layers = layers;
+  };
+  if (name == "bert-large") shape(1024, 16, 4096, 24);
+  else if (name == "minilm6") shape(384, 12, 1536, 6);
+  else require(name == "bert-base", "model: expected bert-base, bert-large or minilm6, found", name);
+  return c;
+}
+
+/// full, head, bitfit, adapter and lora, each also as NAME+recompute (recompute: full+recompute), meft1, meft2, meft3.
+inline Body<float> adapt_by_name(model::Bert<float>& bert, std::string_view method, const StackOptions& stack,
+                                 std::uint64_t seed) {
+  const auto dropout = static_cast<float>(bert.config.hidden_dropout_prob);
+  const MeftOptions options{.stack = stack, .dropout = dropout, .seed = seed};
+  if (method == "meft1") return adapt(bert, Meft1{.options = options});
+  if (method == "meft2") return adapt(bert, Meft2{.options = options});
+  if (method == "meft3") return adapt(bert, Meft3{.options = options});
+  const bool recompute = method.ends_with("recompute");
+  const auto kind = method == "recompute" ? "full" : method.substr(0, method.find("+recompute"));
+  if (kind == "full") return adapt(bert, Full{}, recompute);
+  if (kind == "head") return adapt(bert, HeadOnly{}, recompute);
+  if (kind == "bitfit") return adapt(bert, BitFit{}, recompute);
+  if (kind == "adapter") return adapt(bert, Houlsby{.dropout = dropout, .seed = seed}, recompute);
+  if (kind == "lora") return adapt(bert, LowRank{.seed = seed}, recompute);
+  fail(
+      "method: expected full, head, bitfit, adapter, lora, each also with +recompute, recompute, meft1, meft2 or "
+      "meft3, found",
+      method);
+}
+
+/// Model, head, optimizer and one batch of random tokens, all determined by the setup. Ready to step: gradients and
+/// moments are allocated. The pool's cache is returned to the system, so that `reserved` counts what steps use.
+class Step {
+ public:
+  explicit Step(const Setup& setup) : bert_(setup.config) {
+    bert_.config.max_position_embeddings = std::max(bert_.config.max_position_embeddings, setup.seq);
+    bert_ = model::Bert<float>(bert_.config);
+    bert_.initialise(setup.seed);
+    const Index width = bert_.hidden();
+    head_.dense = nn::Linear<float>::normal(width, width, {setup.seed, head_site, 0});
+    head_.output = nn::Linear<float>::normal(width, 2, {setup.seed, head_site + 1, 0});
+    head_.dropout = static_cast<float>(bert_.config.hidden_dropout_prob);
+    head_.site = head_site + 2;
+    body_ = adapt_by_name(bert_, setup.method, setup.stack, setup.seed);
+    if (setup.method != "full" && setup.method != "recompute") {  // the pooler belongs to the pre-trained weights
+      nn::freeze(*head_.dense);
+      head_.dense->pack();
+    }
+    optimizer_.emplace(optim::AdamW{.rate = 1e-4}.over(bert_, body_, head_));
+    std::vector<std::vector<std::int32_t>> ids, types;
+    std::vector<std::int32_t> labels;
+    for (Index i = 0; i < setup.batch; ++i) {
+      ids.emplace_back();
+      for (Index j = 0; j < setup.seq; ++j)
+        ids.back().push_back(static_cast<std::int32_t>(
+            random_bits({setup.seed, head_site + 3, 0}, static_cast<std::uint64_t>(i * setup.seq + j)) %
+            static_cast<std::uint32_t>(bert_.config.vocab_size)));
+      types.emplace_back(static_cast<std::size_t>(setup.seq), 0);
+      labels.push_back(static_cast<std::int32_t>(i % 2));
+    }
+    batch_ = nn::Batch<>::pack(ids, types);
+    batch_.labels = Tensor<std::int32_t>::from({setup.batch}, labels);
+    batch_.run = {setup.seed, 0, true};
+    Cpu::pool().trim();
+  }
+
+  /// Forward and backward: gradients are added to the parameters'. Gives the loss.
+  float differentiate() {
+    Tape tape;
+    auto loss = cross_entropy(head_(body_(bert_.embed(batch_))), batch_.labels);
+    tape.backward(loss);
+    return loss.value().item();
+  }
+
+  /// Applies the gradients and makes them zero; the next step draws other dropout masks.
+  void update() {
+    optimizer_->step();
+    ++batch_.run.step;
+  }
+
+  /// The gradients of the lowest layer with trained parameters, one after the other; empty when none has.
+  std::vector<float> lowest_gradient() {
+    std::vector<float> out;
+    for (auto& layer : bert_.layers) {
+      for (auto& [name, p] : nn::trainable<float, Cpu>(layer)) {
+        const auto& g = std::as_const(p).gradient();
+        out.insert(out.end(), g.data(), g.data() + g.size());
+      }
+      if (!out.empty()) break;
+    }
+    return out;
+  }
+
+  Index trained() const { return optimizer_->parameters(); }
+
+ private:
+  static constexpr std::uint32_t head_site = 0xf0000000u;
+
+  model::Bert<float> bert_;
+  Body<float> body_;
+  nn::Classifier<float> head_;
+  std::optional<optim::State<float, Cpu>> optimizer_;
+  nn::Batch<> batch_;
+};
+
+/// The heap meter of bench/peers, where it was preloaded: an outside count of the same steps.
+struct HeapMeter {
+  std::int64_t (*live)() = reinterpret_cast<std::int64_t (*)()>(dlsym(RTLD_DEFAULT, "heapmeter_live"));
+  std::int64_t (*peak)() = reinterpret_cast<std::int64_t (*)()>(dlsym(RTLD_DEFAULT, "heapmeter_peak"));
+  void (*reset)() = reinterpret_cast<void (*)()>(dlsym(RTLD_DEFAULT, "heapmeter_reset"));
+  explicit operator bool() const { return live && peak && reset; }
+};
+
+/// What steps cost. Bytes of parameters, gradients and moments are those alive between steps.
+struct Cost {
+  std::size_t activation = 0;  // the highest of the warm steps: peak of everything alive less what lived before
+  std::size_t parameter = 0, gradient = 0, optimizer = 0;
+  std::size_t reserved = 0;              // what the pool holds from the system after the steps, its cache included
+  std::optional<std::size_t> heap{};     // as `activation`, counted by the heap meter
+  std::vector<double> seconds{};         // of each warm step: forward, backward, update
+  std::vector<float> gradient_values{};  // lowest trained layer's, in the first step
+
+  double least() const { return *std::min_element(seconds.begin(), seconds.end()); }
+  double median() const {
+    auto s = seconds;
+    std::sort(s.begin(), s.end());
+    return (s[(s.size() - 1) / 2] + s[s.size() / 2]) / 2;
+  }
+};
+
+/// Builds the setup and runs a cold step and `warm` measured ones.
+inline Cost measure(const Setup& setup, int warm) {
+  Cost cost;
+  {
+    Step step(setup);
+    const HeapMeter heap;
+    for (int i = 0; i <= warm; ++i) {
+      const auto before = Cpu::pool().read();
+      if (heap) heap.reset();
+      const std::int64_t heap_before = heap ? heap.live() : 0;
+      const Measure meter(Cpu::pool());
+      const auto start = std::chrono::steady_clock::now();
+      step.differentiate();
+      if (i == 0) cost.gradient_values = step.lowest_gradient();
+      step.update();
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      if (i == 0) continue;
+      cost.seconds.push_back(seconds.count());
+      cost.activation = std::max(cost.activation, meter.activation());
+      if (heap) cost.heap = std::max(cost.heap.value_or(0), static_cast<std::size_t>(heap.peak() - heap_before));
+      cost.parameter = before.of(Use::parameter);
+      cost.gradient = before.of(Use::gradient);
+      cost.optimizer = before.of(Use::optimizer);
+    }
+    cost.reserved = Cpu::pool().reserved();
+  }
+  Cpu::pool().trim();
+  return cost;
+}
+
+/// |g − reference| / |reference|; 0 only when every bit is equal.
+inline double relative_error(const std::vector<float>& g, const std::vector<float>& reference) {
+  require(g.size() == reference.size(), "bench: gradients of different sizes", g.size(), reference.size());
+  if (g.empty() || !std::memcmp(g.data(), reference.data(), g.size() * sizeof(float))) return 0;
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < g.size(); ++i) {
+    const double d = static_cast<double>(g[i]) - static_cast<double>(reference[i]);
+    difference += d * d;
+    norm += static_cast<double>(reference[i]) * static_cast<double>(reference[i]);
+  }
+  return std::max(std::sqrt(difference / norm), std::numeric_limits<double>::denorm_min());
+}
+
+}  // namespace bench

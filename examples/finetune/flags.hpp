@@ -1,0 +1,59 @@
+// Owns: the fine-tuner's command line as a record, and the JSON that says which run it is.
+#pragma once
+
+#include <exception>
+#include <set>
+#include <string>
+#include <utility>
+
+#include <meft/base/json.hpp>
+#include <meft/data/form.hpp>
+#include <meft/train/method.hpp>
+
+namespace finetune {
+
+/// A wrong flag: exit status 2.
+class FlagError : public std::exception {
+ public:
+  /// `flag: expected …, found …`
+  FlagError(const std::string& flag, const std::string& expected, const std::string& found)
+      : message_(flag + ": expected " + expected + ", found " + found) {}
+  explicit FlagError(std::string message) : message_(std::move(message)) {}
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  std::string message_;
+};
+
+struct Flags {
+  std::string model, task, data, output = "finetuned", predict;
+  meft::data::LoadOptions columns;
+  std::string encoding = "utf-8", header = "auto";
+
+  meft::train::MethodOptions method;
+  std::string pooling = "first";
+
+  std::int64_t batch = 16, accumulate = 1, epochs = 3, max_steps = 0, max_length = 128, threads = 0;
+  double rate = 5e-4, warmup = 0.06, decay = 0.1, clip = 1.0;
+  std::uint64_t seed = 0;
+
+  bool resume = false, eval_only = false;
+  std::int64_t log_every = 10, save_steps = 0;
+  double save_seconds = 60;
+
+  std::set<std::string> given;  // names of the flags on the command line, without dashes
+
+  /// Uses what an earlier run left instead of training.
+  bool loads() const { return eval_only || !predict.empty(); }
+};
+
+/// Throws FlagError; gives false when only help was asked for, and printed.
+bool parse(int argc, char** argv, Flags& flags);
+
+/// The options that make a run, by flag name; those that the method or task does not have are left out.
+nlohmann::json describe(const Flags& flags);
+
+/// Takes the options of `config` (a `describe` from an earlier run). Throws FlagError for a given flag that differs.
+void take(Flags& flags, const nlohmann::json& config, const std::string& path);
+
+}  // namespace finetune

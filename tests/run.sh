@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# run.sh [PRESET...]: installs what is missing (Debian), builds and runs every test of the presets, by default dev.
+# Presets with tests: dev clang asan tsan. Optional tests read MEFT_SHARED, by default ../shared where that exists.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+presets=("${@:-dev}")
+
+packages=(g++ cmake ninja-build libeigen3-dev doctest-dev nlohmann-json3-dev libutf8proc-dev libcli11-dev
+  python3 python3-venv python3-pip)
+[[ " ${presets[*]} " == *" clang "* ]] && packages+=(clang)
+missing=()
+for package in "${packages[@]}"; do
+  [[ "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null)" == *"ok installed" ]] || missing+=("$package")
+done
+if ((${#missing[@]})); then
+  echo "Installing ${missing[*]}"
+  root=(env DEBIAN_FRONTEND=noninteractive)
+  if ((EUID != 0)); then root=(sudo "${root[@]}"); fi
+  "${root[@]}" apt-get update -qq
+  "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# The peers that tests compare with.
+pins="tokenizers==0.23.3 numpy==2.4.6 safetensors==0.8.0"
+if [[ "$(cat build/venv/pins 2>/dev/null)" != "$pins" ]]; then
+  rm -rf build/venv
+  python3 -m venv build/venv
+  if build/venv/bin/pip install -q --disable-pip-version-check $pins; then
+    echo "$pins" >build/venv/pins
+  else
+    rm -rf build/venv
+    echo "skipped: peer tests: no $pins from PyPI"
+  fi
+fi
+
+# Weights and text lines for the optional tests, in build/assets.
+python3 tests/fetch.py || echo "skipped: tests on real weights and text: tests/fetch.py could not fetch them"
+
+if [[ -z "${MEFT_SHARED:-}" && -d ../shared ]]; then MEFT_SHARED=$(realpath ../shared); fi
+if [[ -n "${MEFT_SHARED:-}" ]]; then export MEFT_SHARED; fi
+
+status=0
+for preset in "${presets[@]}"; do
+  cmake --preset "$preset"
+  cmake --build --preset "$preset" -j "$(nproc)"
+  ctest --preset "$preset" || status=1
+  grep -ah '^skipped: ' "build/$preset/Testing/Temporary/LastTest.log" | sort -u || true
+done
+exit $status

@@ -1,0 +1,318 @@
+// Shapes, tensors, offsets, the pool and its meter, random numbers, 16-bit floats, parallel loops.
+#include <doctest/doctest.h>
+
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include <meft/backend/cpu/philox.hpp>
+#include <meft/base/parallel.hpp>
+#include <meft/tensor/ragged.hpp>
+#include <meft/tensor/random.hpp>
+#include <meft/tensor/tensor.hpp>
+
+#include "tools.hpp"
+
+using namespace meft;
+using namespace meft::test;
+
+namespace {
+
+/// A 16-bit float through float and back, and the rounding of everything between neighbours.
+template <class H>
+void check_conversions(std::uint16_t infinity) {
+  Index wrong = 0;
+  const auto make = [](unsigned bits) {
+    H h;
+    h.bits = static_cast<std::uint16_t>(bits);
+    return h;
+  };
+  for (unsigned bits = 0; bits < 65536; ++bits) {
+    const H h = make(bits);
+    const float f = static_cast<float>(h);
+    if (std::isnan(f)) {
+      wrong += (bits & 0x7fffu) <= infinity || !std::isnan(static_cast<float>(H(f)));
+      continue;
+    }
+    wrong += H(f).bits != bits || static_cast<double>(h) != static_cast<double>(f);
+    if ((bits & 0x7fffu) + 1 >= infinity) continue;
+    // Between h and the next one, away from zero: nearest, ties to even.
+    const H next = make(bits + 1);
+    const double between = (static_cast<double>(h) + static_cast<double>(next)) / 2;
+    const auto middle = static_cast<float>(between);
+    if (static_cast<double>(middle) != between) continue;  // below the least float
+    wrong += H(middle).bits != (bits % 2 ? next : h).bits;
+    wrong += H(std::nextafter(middle, 0.0f)).bits != h.bits;
+    wrong += H(std::nextafter(middle, std::copysign(INFINITY, middle))).bits != next.bits;
+  }
+  CHECK(wrong == 0);
+  CHECK(H(INFINITY).bits == infinity);
+  CHECK(H(-INFINITY).bits == (infinity | 0x8000u));
+  CHECK(H(std::numeric_limits<float>::max()).bits == infinity);
+  CHECK(H(-0.0f).bits == 0x8000u);
+}
+
+int allocations = 0, releases = 0;
+bool exhausted = false;
+
+}  // namespace
+
+TEST_CASE("shape: extents, axes, text") {
+  const Shape s{2, 3, 4};
+  CHECK(s.rank() == 3);
+  CHECK(s.size() == 24);
+  CHECK(s[-1] == 4);
+  CHECK(s.outer(1) == 2);
+  CHECK(s.inner(1) == 4);
+  CHECK(s.outer(0) == 1);
+  CHECK(s.inner(-1) == 1);
+  CHECK(s.without(1) == Shape{2, 4});
+  CHECK(s.with(-1, 7) == Shape{2, 3, 7});
+  CHECK(s.text() == "[2, 3, 4]");
+  CHECK(Shape{}.size() == 1);
+  CHECK(Shape{}.text() == "[]");
+  CHECK(Shape{5, 0}.size() == 0);
+  CHECK_FALSE(Shape{2} == Shape{2, 1});
+  CHECK(message_of([&] { (void)s[3]; }) == "shape: no such axis: a is [2, 3, 4], 3");
+  CHECK(message_of([&] { (void)s[-4]; }) == "shape: no such axis: a is [2, 3, 4], -4");
+  CHECK(message_of([] { Shape{1, 1, 1, 1, 1, 1, 1}; }) == "shape: more than six dimensions");
+  CHECK(message_of([] { Shape{3, -1}; }) == "shape: a negative extent: -1");
+  CHECK(message_of([] { Shape{Index{1} << 40, Index{1} << 40}; }).starts_with("shape: the size overflows 64 bits"));
+  CHECK(broadcast({3, 1, 5}, {4, 1}) == Shape{3, 4, 5});
+  CHECK(broadcast({}, {2, 3}) == Shape{2, 3});
+  CHECK(broadcast({1}, {0}) == Shape{0});
+  CHECK(message_of([] { broadcast({2, 3}, {2}); }) ==
+        "broadcast: extents differ and neither is 1: a is [2, 3], b is [2]");
+}
+
+TEST_CASE("tensor: handles share, clones do not") {
+  auto x = Tensor<float>::from({2, 3}, {1, 2, 3, 4, 5, 6});
+  CHECK(x.unique());
+  const auto y = x;
+  CHECK_FALSE(x.unique());
+  CHECK(y.same(x));
+  auto z = x.clone();
+  CHECK_FALSE(z.same(x));
+  z.zero();
+  CHECK(z.values() == std::vector<float>(6, 0));
+  CHECK(x.values() == std::vector<float>{1, 2, 3, 4, 5, 6});
+
+  const auto row = x.rows(1, 2);
+  CHECK(row.shape() == Shape{1, 3});
+  CHECK(row.values() == std::vector<float>{4, 5, 6});
+  x.data()[3] = 9;
+  CHECK(row.data()[0] == 9);
+  CHECK(row.reshape({-1}).rows(1, 3).values() == std::vector<float>{5, 6});
+  CHECK(x.reshape({3, -1}).shape() == Shape{3, 2});
+  CHECK(Tensor<std::int32_t>::full({2}, 7).values() == std::vector<std::int32_t>{7, 7});
+  CHECK(Tensor<float>().defined() == false);
+  CHECK(Tensor<float>::full({}, 3).item() == 3);
+  CHECK(Tensor<float>(Shape{0, 4}).values().empty());
+
+  CHECK(message_of([&] { x.reshape({4, 2}); }) == "reshape: sizes differ: a is [2, 3], b is [4, 2]");
+  CHECK(message_of([&] { x.rows(1, 3); }) == "rows: outside the first axis: a is [2, 3], 1, 3");
+  CHECK(message_of([&] { x.rows(2, 1); }) == "rows: outside the first axis: a is [2, 3], 2, 1");
+  CHECK(message_of([&] { x.item(); }) == "item: not a single element: a is [2, 3]");
+  CHECK(message_of([] { Tensor<float>().item(); }) == "item: not a single element: a is []");
+  CHECK(message_of([] { Tensor<float>::from({2}, {1, 2, 3}); }) ==
+        "tensor: the number of values differs from the shape's size: a is [2], 3");
+}
+
+TEST_CASE("offsets of a ragged batch") {
+  const auto offsets = Offsets::of_lengths(std::vector<std::int32_t>{3, 0, 4});
+  CHECK(offsets.sequences() == 3);
+  CHECK(offsets.tokens() == 7);
+  CHECK(offsets.begin(2) == 3);
+  CHECK(offsets.end(2) == 7);
+  CHECK(offsets.length(1) == 0);
+  CHECK(offsets.longest() == 4);
+  CHECK(offsets == Offsets(std::vector<std::int32_t>{0, 3, 3, 7}));
+  CHECK(offsets.part(1, 3) == Offsets(std::vector<std::int32_t>{0, 0, 4}));
+  CHECK(offsets.part(2, 2) == Offsets());
+  CHECK(Offsets().sequences() == 0);
+  CHECK(Offsets().longest() == 0);
+  CHECK(message_of([] { Offsets(std::vector<std::int32_t>{}); }) == "offsets: no values");
+  CHECK(message_of([] { Offsets(std::vector<std::int32_t>{1, 2}); }) == "offsets: the first value is not 0: 1");
+  CHECK(message_of([] { Offsets(std::vector<std::int32_t>{0, 5, 3}); }) ==
+        "offsets: a sequence has a negative length: sequence 1, -2");
+  CHECK(message_of([] { Offsets::of_lengths(std::vector<std::int32_t>{2, -1}); }) ==
+        "offsets: a sequence has a negative length: sequence 1, -1");
+  CHECK(message_of([] { Offsets::of_lengths(std::vector<std::int32_t>{INT32_MAX, 1}); }) ==
+        "offsets: more than 2^31 - 1 tokens: 2147483648");
+  CHECK(message_of([&] { offsets.part(2, 4); }) == "offsets: no such part: 2, 4, 3 sequences");
+}
+
+TEST_CASE("pool: blocks are aligned, counted by use, and given again") {
+  allocations = releases = 0;
+  {
+    Pool pool(
+        "test",
+        [](std::size_t bytes) -> void* { return exhausted ? nullptr : (++allocations, std::aligned_alloc(64, bytes)); },
+        [](void* p) { ++releases, std::free(p); });
+    const auto a = pool.take(1);
+    CHECK(reinterpret_cast<std::uintptr_t>(a.data) % 64 == 0);
+    CHECK(a.capacity == 64);
+    const auto least = pool.take(0);
+    CHECK(least.capacity == 64);
+    Pool::Block b;
+    {
+      const UseScope use(Use::gradient);
+      b = pool.take(65);
+      {
+        const UseScope inner(Use::optimizer);
+        pool.give(pool.take(1000));
+      }
+    }
+    const auto c = pool.take((1 << 16) + 1);
+    CHECK(c.capacity == (1 << 16) + 4096);
+    CHECK(pool.read().of(Use::activation) == 128 + c.capacity);
+    CHECK(pool.read().of(Use::gradient) == 128);
+    CHECK(pool.read().of(Use::optimizer) == 0);
+    CHECK(pool.read().total == 256 + c.capacity);
+    CHECK(pool.read().peak == 256 + c.capacity);
+    CHECK(allocations == 5);
+
+    // A freed block serves a request that it fits within an eighth, and only such.
+    pool.give(c);
+    CHECK(pool.read().total == 256);
+    CHECK(pool.read().peak == 256 + c.capacity);
+    const auto d = pool.take(1 << 16);
+    CHECK(d.data == c.data);
+    CHECK(pool.system_calls() == 5);
+    pool.give(b);
+    const auto e = pool.take(64);
+    CHECK(e.data != b.data);
+    CHECK(allocations == 6);
+    CHECK(pool.read().of(Use::gradient) == 0);
+    pool.reset_peak();
+    CHECK(pool.read().peak == pool.read().total);
+
+    // An exhausted device gives its cached blocks up before it fails.
+    const std::size_t reserved = pool.reserved();
+    exhausted = true;
+    CHECK(message_of([&] { pool.take(1 << 20); }).starts_with("test: out of memory, asked for bytes: 1048576, alive: "));
+    exhausted = false;
+    CHECK(pool.reserved() == reserved - 128 - 1024);
+    CHECK(releases == 2);
+
+    pool.set_caching(false);
+    const int before = releases;
+    pool.give(pool.take(64));
+    CHECK(releases == before + 1);
+    for (const auto& block : {a, least, d, e}) pool.give(block);
+    CHECK(pool.read().total == 0);
+    CHECK(pool.reserved() == 0);
+  }
+  CHECK(releases == allocations);
+}
+
+TEST_CASE("measure: the peak of what lives, less what lived before") {
+  const Tensor<float> before(Shape{16});
+  const Measure measure(Cpu::pool());
+  Tensor<float> kept;
+  {
+    const Tensor<float> gone(Shape{64});
+    kept = Tensor<float>(Shape{32});
+  }
+  CHECK(measure.activation() == 256 + 128);
+}
+
+TEST_CASE("philox: the known answers of Random123") {
+  using Words = std::array<std::uint32_t, 4>;
+  CHECK(philox({}, 0) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  CHECK(philox({.seed = ~std::uint64_t{0}, .site = ~0u, .step = ~0u}, ~std::uint64_t{0}) ==
+        Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+  CHECK(philox({.seed = 0x299f31d0a4093822, .site = 0x13198a2e, .step = 0x03707344}, 0x85a308d3243f6a88) ==
+        Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
+  CHECK(random_bits({}, 2) == 0xbc57ac4c);
+}
+
+TEST_CASE("philox: words in bulk are the same words") {
+  const Key key{.seed = 0x123456789abcdef0, .site = 3, .step = 4};
+  for (std::uint64_t block : {std::uint64_t{0}, std::uint64_t{0xfffffffd}, ~std::uint64_t{0} - 5})
+    for (Index blocks : {0, 1, 7, 8, 9, 33}) {
+      std::vector<std::uint32_t> words(static_cast<std::size_t>(4 * blocks + 1), 42);
+      cpu::philox_words(key, block, blocks, words.data());
+      Index wrong = 0;
+      for (Index b = 0; b < blocks; ++b)
+        for (std::size_t k = 0; k < 4; ++k)
+          wrong += words[static_cast<std::size_t>(4 * b) + k] != philox(key, block + static_cast<std::uint64_t>(b))[k];
+      CHECK(wrong == 0);
+      CHECK(words.back() == 42);
+    }
+}
+
+TEST_CASE("random numbers: ranges and moments") {
+  CHECK(uniform(0) == 0);
+  CHECK(uniform(0xffffffff) < 1);
+  CHECK(below({}, 0, 10) == (std::uint64_t{0x6627e8d5} * 10) >> 32);
+
+  Tensor<float> x(Shape{100, 1000});
+  fill_normal(x, {.seed = 1, .site = 2}, 0.02);
+  double mean = 0, square = 0;
+  for (float v : x.values()) {
+    mean += v / 1e5;
+    square += static_cast<double>(v) * v / 1e5;
+  }
+  CHECK(std::abs(mean) < 4 * 0.02 / std::sqrt(1e5));
+  CHECK(std::sqrt(square) == doctest::Approx(0.02).epsilon(0.01));
+  Tensor<float> again(Shape{700}), other(Shape{700});
+  fill_normal(again, {.seed = 1, .site = 2}, 0.02);
+  CHECK(again.values() == x.reshape({-1}).rows(0, 700).values());
+  fill_normal(other, {.seed = 1, .site = 3}, 0.02);
+  CHECK(other.values() != again.values());
+}
+
+TEST_CASE("half: all values, rounding") {
+  check_conversions<half>(0x7c00);
+  CHECK(static_cast<float>(half(65519.996f)) == 65504);
+  CHECK(half(65520.0f).bits == 0x7c00);
+  CHECK(static_cast<float>(half(0x1p-24f)) == 0x1p-24f);
+  CHECK(half(0x1p-25f).bits == 0);
+  CHECK(half(0x1.000002p-25f).bits == 1);
+}
+
+TEST_CASE("bf16: all values, rounding") { check_conversions<bf16>(0x7f80); }
+
+TEST_CASE("parallel_for: each number once, nested loops in place, exceptions come back") {
+  const int before = threads();
+  for (int count : {1, 2, 4}) {
+    set_threads(count);
+    CHECK(threads() == count);
+    std::vector<std::atomic<int>> hits(1000);
+    parallel_for(1000, [&](Index i) {
+      parallel_for(3, [&](Index) { ++hits[static_cast<std::size_t>(i)]; });
+    });
+    Index wrong = 0;
+    for (const auto& h : hits) wrong += h != 3;
+    CHECK(wrong == 0);
+
+    std::vector<int> cover(100, 0);
+    parallel_chunks(100, 7, [&](Index begin, Index end) {
+      CHECK((end - begin == 7 || end == 100));
+      for (Index i = begin; i < end; ++i) ++cover[static_cast<std::size_t>(i)];
+    });
+    CHECK(cover == std::vector<int>(100, 1));
+    parallel_for(0, [](Index) { FAIL("nothing to do"); });
+
+    for (int round = 0; round < 20; ++round) {
+      std::atomic<int> done{0};
+      CHECK_THROWS_AS(parallel_for(100, [&](Index i) {
+        if (i == 5) throw std::runtime_error("five");
+        ++done;
+      }), std::runtime_error);
+      CHECK(done < 100);
+    }
+    CHECK_THROWS_AS(parallel_for(4, [&](Index) { parallel_for(2, [](Index) { throw Error("inner"); }); }), Error);
+    std::atomic<int> after{0};
+    parallel_for(50, [&](Index) { ++after; });
+    CHECK(after == 50);
+  }
+  set_threads(0);
+  CHECK(threads() == 1);
+  set_threads(before);
+}

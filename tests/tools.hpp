@@ -1,0 +1,36 @@
+// Owns: what several tests need.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include <meft/base/random.hpp>
+#include <meft/tensor/tensor.hpp>
+
+namespace meft::test {
+
+/// Uniform elements in [low, high): element i depends on the seed and i alone.
+template <class T>
+Tensor<T> random_tensor(const Shape& shape, std::uint64_t seed, double low = -2, double high = 2) {
+  Tensor<T> out(shape);
+  for (Index i = 0; i < out.size(); ++i) {
+    const double u = uniform(random_bits({.seed = seed}, static_cast<std::uint64_t>(i)));
+    out.data()[i] = static_cast<T>(low + (high - low) * u);
+  }
+  return out;
+}
+
+/// Bytes that the pool gives for a small tensor of four-byte elements.
+inline std::size_t block(Index elements) { return (static_cast<std::size_t>(elements) * 4 + 63) / 64 * 64; }
+
+/// The message of the Error that f throws.
+inline std::string message_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.message();
+  }
+  return "no error";
+}
+
+}  // namespace meft::test
