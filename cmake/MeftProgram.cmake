@@ -24,16 +24,14 @@ function(meft_programs)
   endforeach()
 endfunction()
 
-# meft_test(NAME SOURCES file... [TIMEOUT seconds] [SERIAL]): a doctest program, run by ctest from the
-# tests folder. SERIAL: it runs alone, for a test that measures time.
+# meft_test(NAME SOURCES file... [TIMEOUT seconds]): a doctest program, run by ctest from the tests folder.
 function(meft_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT" "SOURCES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES")
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE meft_program meft_test_main)
   target_precompile_headers(${name} REUSE_FROM meft_test_main)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}/tests")
   meft_test_properties(${name} ${arg_TIMEOUT})
-  set_tests_properties(${name} PROPERTIES RUN_SERIAL ${arg_SERIAL})
 endfunction()
 
 # meft_test_properties(NAME [seconds]): the time limit (300 s; fourfold under sanitizers) and the environment.

@@ -1,5 +1,5 @@
-// Owns: one line for each op: how to call it, on which shapes, and what it may keep. check_cases.hpp says what is checked
-// of each. The list is in three parts, one for each program that checks them, to keep each quick to compile.
+// Owns: one line for each op: how to call it, on which shapes, and what it may keep. check_cases.hpp says what is
+// checked of each. The list is in three parts, one for each program that checks them, to keep each quick to compile.
 #pragma once
 
 #include <functional>
@@ -44,7 +44,7 @@ struct Case {
   Shapes shapes, big;  // big: more than one chunk of a parallel loop
   std::function<Var<float>(const std::vector<Var<float>>&)> single;
   std::function<Var<double>(const std::vector<Var<double>>&)> twice;
-  std::vector<Index> saved;  // elements (of four bytes) of each tensor kept for `shapes` when every input needs a gradient
+  std::vector<Index> saved;  // elements (of four bytes) of each tensor kept for `shapes`, every input needing a gradient
   double low, high;          // range of the inputs' elements
 };
 
@@ -61,7 +61,10 @@ inline Tensor<std::int32_t> numbers(Index n, Index limit) {
 /// n tokens in `parts` sequences of unequal lengths, none empty; n ≥ parts.
 inline Offsets split(Index n, Index parts) {
   std::vector<std::int32_t> starts;
-  for (Index i = 0; i <= parts; ++i) starts.push_back(static_cast<std::int32_t>(i + (n - parts) * i * i / (parts * parts)));
+  for (Index i = 0; i <= parts; ++i) {
+    const Index start = i + (n - parts) * i * i / (parts * parts);
+    starts.push_back(static_cast<std::int32_t>(start));
+  }
   return Offsets(starts);
 }
 

@@ -33,7 +33,8 @@ TEST_CASE("an op keeps only what the inputs that need a gradient ask for") {
   CHECK(kept([&](Tape& tape) { mul(tape.watch(x.clone()), w); }) == 0);
   CHECK(kept([&](Tape& tape) { div(tape.watch(x.clone()), w); }) == 0);
   CHECK(kept([&](Tape& tape) { div(x, tape.watch(w.clone())); }) == 2 * block(64));
-  const auto gamma = random_tensor<float>({8}, 3), beta = random_tensor<float>({8}, 4), h = random_tensor<float>({8, 8}, 5);
+  const auto gamma = random_tensor<float>({8}, 3), beta = random_tensor<float>({8}, 4);
+  const auto h = random_tensor<float>({8, 8}, 5);
   CHECK(kept([&](Tape& tape) { layer_norm(h, gamma, tape.watch(beta.clone())); }) == 0);
   CHECK(kept([&](Tape& tape) { layer_norm(h, tape.watch(gamma.clone()), beta); }) == 2 * block(8));
   CHECK(kept([&](Tape& tape) { layer_norm(tape.watch(h.clone()), gamma, beta); }) == block(64) + 2 * block(8));
@@ -121,7 +122,8 @@ TEST_CASE("errors name the op, what differs, and the caller's line") {
         "add: broadcast: extents differ and neither is 1: a is [2, 3], b is [4, 5]");
   CHECK(message_of([&] { matmul(x, y); }) == "matmul: inner dimensions differ: a is [2, 3], b is [4, 5]");
   CHECK(message_of([&] { softmax(x, 2); }) == "softmax: no such axis: a is [2, 3], 2");
-  CHECK(message_of([&] { layer_norm(y, v, v); }) == "layer_norm: gamma differs from the last axis: a is [4, 5], b is [3]");
+  CHECK(message_of([&] { layer_norm(y, v, v); }) ==
+        "layer_norm: gamma differs from the last axis: a is [4, 5], b is [3]");
   CHECK(message_of([&] { sum(x, {.axes = {2}}); }) == "sum: no such axis: a is [2, 3], 2");
   CHECK(message_of([&] { mean(x, {.axes = {1, -1}}); }) == "mean: an axis is named twice: a is [2, 3], -1");
   CHECK(message_of([&] { max(Tensor<float>::zeros({0, 2})); }) == "max: of no elements: a is [0, 2]");
@@ -137,7 +139,8 @@ TEST_CASE("errors name the op, what differs, and the caller's line") {
   CHECK(message_of([&] { gather(x, ids); }) == "gather: no such row: a is [2, 3], position 2, row 2");
   CHECK(message_of([&] { embedding(x, ids); }) == "embedding: an id outside the table: a is [2, 3], position 2, id 2");
   CHECK(message_of([&] { first_rows(x, empty); }) == "first_rows: an empty sequence: sequence 1");
-  CHECK(message_of([&] { mean_rows(y, empty); }) == "mean_rows: rows and offsets differ: a is [4, 5], offsets end at 2");
+  CHECK(message_of([&] { mean_rows(y, empty); }) ==
+        "mean_rows: rows and offsets differ: a is [4, 5], offsets end at 2");
   CHECK(message_of([&] { mse(x, y); }) == "mse: shapes differ: a is [2, 3], b is [4, 5]");
   CHECK(message_of([&] { cross_entropy(x, ids); }) == "cross_entropy: numbers of rows differ: a is [2, 3], b is [3]");
   try {

@@ -44,6 +44,6 @@ for preset in "${presets[@]}"; do
   cmake --preset "$preset"
   cmake --build --preset "$preset" -j "$(nproc)"
   ctest --preset "$preset" || status=1
-  grep -ah '^skipped: ' "build/$preset/Testing/Temporary/LastTest.log" | sort -u || true
+  grep -aoh 'skipped: .*' "build/$preset/Testing/Temporary/LastTest.log" | sort -u || true
 done
 exit $status

@@ -110,7 +110,8 @@ TEST_CASE("a misused variable is named with its op") {
   const auto h = exp(x);
   const auto y = sum(h);
   tape.backward(y);
-  CHECK(message_of([&] { log(h); }) == "log: its input, the result of `exp`, was freed by an earlier backward: a is [3]");
+  CHECK(message_of([&] { log(h); }) ==
+        "log: its input, the result of `exp`, was freed by an earlier backward: a is [3]");
   CHECK(message_of([&] { tape.backward(y); }) ==
         "backward: its input, the result of `sum`, was freed by an earlier backward: a is []");
   CHECK(message_of([&] { tape.backward(exp(x)); }) == "backward: a loss is a single element: a is [3]");

@@ -194,7 +194,8 @@ TEST_CASE("pool: blocks are aligned, counted by use, and given again") {
     // An exhausted device gives its cached blocks up before it fails.
     const std::size_t reserved = pool.reserved();
     exhausted = true;
-    CHECK(message_of([&] { pool.take(1 << 20); }).starts_with("test: out of memory, asked for bytes: 1048576, alive: "));
+    const std::string message = message_of([&] { pool.take(1 << 20); });
+    CHECK(message.starts_with("test: out of memory, asked for bytes: 1048576, alive: "));
     exhausted = false;
     CHECK(pool.reserved() == reserved - 128 - 1024);
     CHECK(releases == 2);

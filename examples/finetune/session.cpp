@@ -128,21 +128,20 @@ void say_costs(const Flags& flags, Learner& learner, const Offsets& batch) {
   };
   const auto line = [](const std::string& name, Index count, double weights, double active) {
     std::cout << name << ": " << grouped(count) << " parameters train; weights " << mebibytes(weights) << ", gradients and moments "
-              << mebibytes(12.0 * static_cast<double>(count)) << ", activation (expected) " << mebibytes(active) << "
-";
+              << mebibytes(12.0 * static_cast<double>(count)) << ", activation (expected) " << mebibytes(active) << "\n";
   };
   const auto weights = static_cast<double>(Cpu::pool().read().of(Use::parameter));
   train::MethodOptions full;
   full.name = "full";
   line(flags.method.name, trained, weights, activation(flags.method));
   if (flags.method.name != "full" || flags.method.recompute) line("full", all, 4.0 * static_cast<double>(all), activation(full));
-  std::cout << "(largest batch: " << batch.sequences() << " sequences, " << grouped(batch.tokens()) << " tokens, the longest " << batch.longest() << ")
-";
+  std::cout << "(largest batch: " << batch.sequences() << " sequences, " << grouped(batch.tokens()) << " tokens, the longest " << batch.longest() << ")\n";
 }
 
 /// What the checkpoint's configuration allows.
-model::BertConfig check_against_model(const Flags& flags, const text::WordPiece& tokenizer) {
+void check_against_model(Flags& flags, const text::WordPiece& tokenizer) {
   const auto config = model::BertConfig::read(io::Config(flags.model));
+  if (!flags.given.contains("max-length")) flags.max_length = std::min<std::int64_t>(flags.max_length, config.max_position_embeddings);
   if (flags.max_length > config.max_position_embeddings)
     throw FlagError("--max-length", "at most " + std::to_string(config.max_position_embeddings) + ", the checkpoint's max_position_embeddings",
                     std::to_string(flags.max_length));
@@ -151,7 +150,6 @@ model::BertConfig check_against_model(const Flags& flags, const text::WordPiece&
                     std::to_string(flags.method.reversible_layers));
   if (static_cast<Index>(tokenizer.size()) > config.vocab_size)
     fail(flags.model + ": the tokenizer has more tokens than the model's vocab_size", tokenizer.size(), config.vocab_size);
-  return config;
 }
 
 std::string joined(const std::vector<std::string>& names, std::size_t most = 4) {
@@ -165,7 +163,7 @@ void say_loaded(const train::LoadReport& report) {
   if (!report.unused.empty()) std::cout << "in the checkpoint, not used: " << joined(report.unused) << "\n";
 }
 
-bool train_it(const Flags& flags, const std::function<bool()>& stop) {
+bool train_it(Flags flags, const std::function<bool()>& stop) {
   const FolderLock lock(flags.output);
   const auto data = data::load(flags.task, flags.data, flags.columns);
   const text::WordPiece tokenizer(flags.model);
@@ -287,7 +285,7 @@ bool use(Flags flags, const std::function<bool()>& stop) {
 
 bool run(Flags flags, const std::function<bool()>& stop) {
   if (flags.threads > 0) set_threads(static_cast<int>(flags.threads));
-  return flags.loads() ? use(std::move(flags), stop) : train_it(flags, stop);
+  return flags.loads() ? use(std::move(flags), stop) : train_it(std::move(flags), stop);
 }
 
 }  // namespace finetune

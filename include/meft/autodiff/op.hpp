@@ -6,7 +6,6 @@
 
 #include <array>
 #include <memory>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -108,25 +107,23 @@ VarOf<First> apply(Where where, Op op, const First& first, const Rest&... rest) 
   using B = typename std::remove_cvref_t<First>::backend;
   static_assert((std::is_same_v<VarOf<First>, VarOf<Rest>> && ...), "meft: an op's inputs differ in element type or device");
   constexpr std::size_t count = 1 + sizeof...(Rest);
-  const std::tuple<VarOf<First>, VarOf<Rest>...> inputs(as_var(first), as_var(rest)...);
-  return std::apply(
-      [&](const auto&... x) {
-        Tape* tape = Tape::current();
-        Needs<count> need;
-        if (tape) need.wanted = {tape->wants(x, Op::name, where)...};
-        typename Op::template Saved<T, B> saved;
-        Tensor<T, B> y;
-        try {
-          y = op.forward(saved, need, x.value()...);
-        } catch (Error& error) {
-          error.at(where);
-          throw;
-        }
-        if (!need.any()) return Var<T, B>(std::move(y));
-        return tape->attach<T, B>(std::move(y), std::make_unique<detail::OpNode<Op, T, B, count>>(
-                                                    std::move(op), std::move(saved), need, std::array<int, count>{Tape::node(x)...}));
-      },
-      inputs);
+  return [&](const VarOf<First>& x0, const VarOf<Rest>&... x) {
+    Tape* tape = Tape::current();
+    Needs<count> need;
+    if (tape) need.wanted = {tape->wants(x0, Op::name, where), tape->wants(x, Op::name, where)...};
+    typename Op::template Saved<T, B> saved;
+    Tensor<T, B> y;
+    try {
+      y = op.forward(saved, need, x0.value(), x.value()...);
+    } catch (Error& error) {
+      error.at(where);
+      throw;
+    }
+    if (!need.any()) return Var<T, B>(std::move(y));
+    return tape->attach<T, B>(std::move(y),
+                              std::make_unique<detail::OpNode<Op, T, B, count>>(
+                                  std::move(op), std::move(saved), need, std::array<int, count>{Tape::node(x0), Tape::node(x)...}));
+  }(as_var(first), as_var(rest)...);
 }
 
 }  // namespace meft

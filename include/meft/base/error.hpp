@@ -31,8 +31,13 @@ class Error : public std::exception {
 
   /// Points the error at another place: ops use it to name their caller's line instead of their own.
   [[gnu::cold, gnu::noinline]] void at(Where where) {
-    std::string_view file = where.file;
-    full_ = message_ + " (" + std::string(file.substr(file.rfind('/') + 1)) + ":" + std::to_string(where.line) + ")";
+    const std::string_view file = where.file;
+    full_ = message_;
+    full_ += " (";
+    full_ += file.substr(file.rfind('/') + 1);
+    full_ += ':';
+    full_ += std::to_string(where.line);
+    full_ += ')';
   }
 
   /// Puts the name of what was being done in front: `layer 3: shear: …`.

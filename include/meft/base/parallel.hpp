@@ -2,11 +2,11 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace meft {
@@ -36,21 +36,17 @@ class Crew {
       return;
     }
     std::lock_guard busy(job_mutex_);
-    {
-      std::lock_guard lock(mutex_);
-      call_ = call;
-      body_ = body;
-      count_ = count;
-      next_ = 0;
-      error_ = nullptr;
-      active_ = static_cast<int>(workers_.size());
-      ++generation_;
-    }
-    wake_.notify_all();
+    call_ = call;
+    body_ = body;
+    count_ = count;
+    next_ = 0;
+    error_ = nullptr;
+    active_ = static_cast<int>(workers_.size());
+    ++generation_;
+    generation_.notify_all();
     work();
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return active_ == 0; });
-    if (error_) std::rethrow_exception(error_);
+    for (int left; (left = active_) != 0;) active_.wait(left);
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
@@ -64,30 +60,24 @@ class Crew {
 
   [[gnu::cold]] void start(int threads) {
     quit_ = false;
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, seen = generation_] { loop(seen); });
+    for (int i = 1; i < threads; ++i) workers_.emplace_back(&Crew::loop, this, generation_.load());
   }
 
   [[gnu::cold, gnu::noinline]] void stop() {
-    {
-      std::lock_guard lock(mutex_);
-      quit_ = true;
-    }
-    wake_.notify_all();
+    quit_ = true;
+    ++generation_;
+    generation_.notify_all();
     for (auto& w : workers_) w.join();
     workers_.clear();
   }
 
-  [[gnu::cold]] void loop(std::uint64_t seen) {
+  [[gnu::cold]] void loop(std::uint32_t seen) {
     for (;;) {
-      {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return quit_ || generation_ != seen; });
-        if (quit_) return;
-        seen = generation_;
-      }
+      generation_.wait(seen);
+      seen = generation_;
+      if (quit_) return;
       work();
-      std::lock_guard lock(mutex_);
-      if (--active_ == 0) done_.notify_one();
+      if (--active_ == 0) active_.notify_one();
     }
   }
 
@@ -96,7 +86,7 @@ class Crew {
     try {
       for (std::int64_t i; (i = next_.fetch_add(1)) < count_;) call_(body_, i);
     } catch (...) {
-      std::lock_guard lock(mutex_);
+      std::lock_guard lock(error_mutex_);
       if (!error_) error_ = std::current_exception();
       next_ = count_;
     }
@@ -104,16 +94,15 @@ class Crew {
   }
 
   std::vector<std::thread> workers_;
-  std::mutex job_mutex_, mutex_;
-  std::condition_variable wake_, done_;
+  std::mutex job_mutex_, error_mutex_;
   void (*call_)(const void*, std::int64_t) = nullptr;
   const void* body_ = nullptr;
   std::int64_t count_ = 0;
   std::atomic<std::int64_t> next_{0};
   std::exception_ptr error_;
-  std::uint64_t generation_ = 0;
-  int active_ = 0;
-  bool quit_ = false;
+  std::atomic<std::uint32_t> generation_{0};  // workers sleep until it changes
+  std::atomic<int> active_{0};
+  std::atomic<bool> quit_{false};
 };
 
 }  // namespace detail

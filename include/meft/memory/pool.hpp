@@ -2,7 +2,6 @@
 // A freed block is kept and given to the next request that it fits within an eighth, most recently used first.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <mutex>
 #include <utility>
@@ -33,26 +32,26 @@ class Pool {
   [[gnu::cold, gnu::noinline]] Block take(std::size_t bytes, Where where = Where::current()) {
     Block block{nullptr, round_up(bytes), detail::current_use()};
     std::lock_guard lock(mutex_);
-    auto shelf = std::lower_bound(shelves_.begin(), shelves_.end(), block.capacity, smaller);
     const std::size_t most = block.capacity + block.capacity / 8;
-    while (shelf != shelves_.end() && shelf->size <= most && shelf->blocks.empty()) ++shelf;
-    if (shelf != shelves_.end() && shelf->size <= most) {
-      block.capacity = shelf->size;
-      block.data = shelf->blocks.back();
-      shelf->blocks.pop_back();
+    std::size_t at = first_of(block.capacity);
+    if (at < cached_.size() && cached_[at].size <= most) {
+      while (at + 1 < cached_.size() && cached_[at + 1].size == cached_[at].size) ++at;  // the last one given is the hot one
+      block.capacity = cached_[at].size;
+      block.data = cached_[at].data;
+      cached_.erase(cached_.begin() + static_cast<std::ptrdiff_t>(at));
     } else {
       block.data = allocate_(block.capacity);
       if (!block.data) {
         release_cached();
         block.data = allocate_(block.capacity);
       }
-      require(block.data, {std::string(device_) + ": out of memory, asked for bytes", where}, bytes, "alive: " + std::to_string(now_.total));
+      if (!block.data) fail({"pool: the device has no memory left", where}, device_, "asked for", bytes, "alive", now_.total);
       reserved_ += block.capacity;
       ++system_calls_;
     }
     now_.live[static_cast<std::size_t>(block.use)] += block.capacity;
     now_.total += block.capacity;
-    now_.peak = std::max(now_.peak, now_.total);
+    if (now_.peak < now_.total) now_.peak = now_.total;
     return block;
   }
 
@@ -61,9 +60,7 @@ class Pool {
     now_.live[static_cast<std::size_t>(block.use)] -= block.capacity;
     now_.total -= block.capacity;
     if (!caching_) return free_block(block);
-    auto shelf = std::lower_bound(shelves_.begin(), shelves_.end(), block.capacity, smaller);
-    if (shelf == shelves_.end() || shelf->size != block.capacity) shelf = shelves_.insert(shelf, Shelf{block.capacity, {}});
-    shelf->blocks.push_back(block.data);
+    cached_.insert(cached_.begin() + static_cast<std::ptrdiff_t>(first_of(block.capacity + 1)), Cached{block.capacity, block.data});
   }
 
   /// Returns cached blocks to the system.
@@ -101,12 +98,22 @@ class Pool {
   }
 
  private:
-  struct Shelf {
+  struct Cached {
     std::size_t size;
-    std::vector<void*> blocks;
+    void* data;
   };
 
-  static bool smaller(const Shelf& shelf, std::size_t size) { return shelf.size < size; }
+  /// The first cached block of at least `size` bytes; they are sorted by size.
+  std::size_t first_of(std::size_t size) const {
+    std::size_t low = 0, high = cached_.size();
+    while (low < high) {
+      const std::size_t middle = (low + high) / 2;
+      if (cached_[middle].size < size) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
   static std::size_t round_up(std::size_t bytes) {
     const std::size_t grain = bytes > (std::size_t{1} << 16) ? 4096 : 64;
     return bytes ? (bytes + grain - 1) / grain * grain : grain;
@@ -117,16 +124,15 @@ class Pool {
     free_(block.data);
   }
   void release_cached() {
-    for (auto& shelf : shelves_)
-      for (void* data : shelf.blocks) free_block({data, shelf.size, {}});
-    shelves_.clear();
+    for (const auto& cached : cached_) free_block({cached.data, cached.size, {}});
+    cached_.clear();
   }
 
   const char* device_;
   Allocate allocate_;
   Free free_;
   mutable std::mutex mutex_;
-  std::vector<Shelf> shelves_;
+  std::vector<Cached> cached_;
   Reading now_;
   std::size_t reserved_ = 0, system_calls_ = 0;
   bool caching_ = true;

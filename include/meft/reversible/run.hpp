@@ -2,9 +2,8 @@
 #pragma once
 
 #include <array>
-#include <condition_variable>
+#include <atomic>
 #include <memory>
-#include <mutex>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -30,28 +29,25 @@ inline std::vector<std::pair<Index, Index>> cut(const Offsets& offsets, Index to
 /// Lets slices through in ascending order, one at a time; a failure lets everyone go.
 class Turnstile {
  public:
-  /// False when another slice failed.
   template <class F>
-  bool pass(Index slice, const F& f) {
-    std::unique_lock lock(mutex_);
-    moved_.wait(lock, [&] { return failed_ || next_ == slice; });
-    if (failed_) return false;
+  void pass(Index slice, const F& f) {
+    for (Index now; (now = next_) != slice;) {
+      if (now == failed) return;
+      next_.wait(now);
+    }
     f();
-    ++next_;
-    moved_.notify_all();
-    return true;
+    Index expected = slice;
+    next_.compare_exchange_strong(expected, slice + 1);
+    next_.notify_all();
   }
   void fail() {
-    std::lock_guard lock(mutex_);
-    failed_ = true;
-    moved_.notify_all();
+    next_ = failed;
+    next_.notify_all();
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable moved_;
-  Index next_ = 0;
-  bool failed_ = false;
+  static constexpr Index failed = -1;
+  std::atomic<Index> next_{0};
 };
 
 /// The streams in words: fixed point (int32, int64), or T itself for the rounded policy.
