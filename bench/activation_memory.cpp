@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <exception>
 #include <fstream>
-#include <map>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include <meft/io/file.hpp>
@@ -58,6 +58,7 @@ std::string show(const Row& row, std::optional<double> full) {
   char text[200], ratio[32] = "-", error[32] = "-", heap[32] = "";
   if (full) std::snprintf(ratio, sizeof ratio, "%.3f", static_cast<double>(c.activation) / *full);
   if (row.error) std::snprintf(error, sizeof error, *row.error == 0 ? "0" : "%.1e", *row.error);
+  if (!c.finite) std::snprintf(error, sizeof error, "not finite");
   if (c.heap) std::snprintf(heap, sizeof heap, " %10.1f", mib(*c.heap));
   std::snprintf(text, sizeof text, "%-16s %-8s %6lld %11.1f %7s %10.1f %9.1f %10.1f %10.1f%s %8.3f %10s",
                 row.method.c_str(), row.streams.empty() ? "-" : row.streams.c_str(), static_cast<long long>(row.layers),
@@ -84,13 +85,14 @@ nlohmann::ordered_json json_of(const Row& row, const Flags& flags) {
                              {"step_seconds", c.least()},
                              {"step_seconds_median", c.median()},
                              {"gradient_error", nullptr},
+                             {"gradient_finite", c.finite},
                              {"threads", threads()},
                              {"slice_tokens", flags.slice_tokens},
                              {"seed", flags.seed},
                              {"processor", processor()}};
   if (!row.streams.empty()) out["streams"] = row.streams;
   if (c.heap) out["heap_bytes"] = *c.heap;
-  if (row.error) out["gradient_error"] = *row.error;
+  if (row.error && std::isfinite(*row.error)) out["gradient_error"] = *row.error;
   return out;
 }
 
@@ -113,9 +115,18 @@ std::string plot_of(const std::vector<Row>& rows, const Flags& flags, const mode
   return bench::plot::svg(figure);
 }
 
+void save(const Flags& flags, const model::BertConfig& config, const std::vector<Row>& rows) {
+  if (!flags.json.empty()) {
+    std::string lines;
+    for (const auto& row : rows) lines += json_of(row, flags).dump() + "\n";
+    io::write_atomically(flags.json, lines);
+  }
+  if (!flags.plot.empty()) io::write_atomically(flags.plot, plot_of(rows, flags, config));
+}
+
 /// One row for each depth, method and policy, given to `done` as soon as it is measured.
-std::vector<Row> run(const Flags& flags, const model::BertConfig& config,
-                     const std::function<void(const Row&, const std::vector<Row>&)>& done) {
+void run(const Flags& flags, const model::BertConfig& config,
+         const std::function<void(const Row&, const std::vector<Row>&)>& done) {
   std::vector<Row> rows;
   for (Index layers : flags.layers)
     for (const auto& method : flags.methods) {
@@ -139,7 +150,6 @@ std::vector<Row> run(const Flags& flags, const model::BertConfig& config,
         done(row, rows);
       }
     }
-  return rows;
 }
 
 }  // namespace
@@ -211,19 +221,14 @@ int main(int argc, char** argv) {
                 static_cast<long long>(config.num_attention_heads), static_cast<long long>(config.intermediate_size),
                 static_cast<long long>(flags.batch), static_cast<long long>(flags.seq), threads(), processor().c_str(),
                 head(bool(bench::HeapMeter())).c_str());
-    const auto rows = run(flags, config, [](const Row& row, const std::vector<Row>& all) {
+    run(flags, config, [&](const Row& row, const std::vector<Row>& rows) {
       std::optional<double> full;
-      for (const auto& other : all)
+      for (const auto& other : rows)
         if (other.method == "full" && other.layers == row.layers) full = static_cast<double>(other.cost.activation);
       std::printf("%s\n", show(row, full).c_str());
       std::fflush(stdout);
+      save(flags, config, rows);  // after each row, so that a run that ends early leaves what it measured
     });
-    if (!flags.json.empty()) {
-      std::string lines;
-      for (const auto& row : rows) lines += json_of(row, flags).dump() + "\n";
-      io::write_atomically(flags.json, lines);
-    }
-    if (!flags.plot.empty()) io::write_atomically(flags.plot, plot_of(rows, flags, config));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "activation_memory: %s\n", error.what());
     return 1;

@@ -113,10 +113,17 @@ class Step {
     return loss.value().item();
   }
 
-  /// Applies the gradients and makes them zero; the next step draws other dropout masks.
-  void update() {
-    optimizer_->step();
+  /// Applies the gradients and makes them zero; the next step draws other dropout masks. False, with the weights as
+  /// they were, when a gradient is not finite: `rounded` streams come to that in deep models.
+  bool update() {
     ++batch_.run.step;
+    try {
+      optimizer_->step();
+    } catch (const Error&) {
+      optimizer_->zero_gradients();
+      return false;
+    }
+    return true;
   }
 
   /// The gradients of the lowest layer with trained parameters, one after the other; empty when none has.
@@ -160,6 +167,7 @@ struct Cost {
   std::optional<std::size_t> heap{};     // as `activation`, counted by the heap meter
   std::vector<double> seconds{};         // of each warm step: forward, backward, update
   std::vector<float> gradient_values{};  // lowest trained layer's, in the first step
+  bool finite = true;                    // every gradient of every step
 
   double least() const { return *std::min_element(seconds.begin(), seconds.end()); }
   double median() const {
@@ -183,7 +191,7 @@ inline Cost measure(const Setup& setup, int warm) {
       const auto start = std::chrono::steady_clock::now();
       step.differentiate();
       if (i == 0) cost.gradient_values = step.lowest_gradient();
-      step.update();
+      cost.finite &= step.update();
       const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
       if (i == 0) continue;
       cost.seconds.push_back(seconds.count());
@@ -199,7 +207,7 @@ inline Cost measure(const Setup& setup, int warm) {
   return cost;
 }
 
-/// |g − reference| / |reference|; 0 only when every bit is equal.
+/// |g − reference| / |reference|; 0 only when every bit is equal, infinite when g is not finite.
 inline double relative_error(const std::vector<float>& g, const std::vector<float>& reference) {
   require(g.size() == reference.size(), "bench: gradients of different sizes", g.size(), reference.size());
   if (g.empty() || !std::memcmp(g.data(), reference.data(), g.size() * sizeof(float))) return 0;
@@ -209,6 +217,7 @@ inline double relative_error(const std::vector<float>& g, const std::vector<floa
     difference += d * d;
     norm += static_cast<double>(reference[i]) * static_cast<double>(reference[i]);
   }
+  if (!std::isfinite(difference)) return std::numeric_limits<double>::infinity();
   return std::max(std::sqrt(difference / norm), std::numeric_limits<double>::denorm_min());
 }
 

@@ -31,8 +31,14 @@ using Shapes = std::vector<Shape>;
 struct Case {
   template <class F>
   Case(std::string n, Shapes small, Shapes large, F f, std::vector<Index> keeps, double lo = -2, double hi = 2)
-      : name(std::move(n)), shapes(std::move(small)), big(std::move(large)), single(f), twice(f),
-        saved(std::move(keeps)), low(lo), high(hi) {}
+      : name(std::move(n)),
+        shapes(std::move(small)),
+        big(std::move(large)),
+        single(f),
+        twice(f),
+        saved(std::move(keeps)),
+        low(lo),
+        high(hi) {}
 
   template <class T>
   Var<T> run(const std::vector<Var<T>>& x) const {
@@ -44,8 +50,9 @@ struct Case {
   Shapes shapes, big;  // big: more than one chunk of a parallel loop
   std::function<Var<float>(const std::vector<Var<float>>&)> single;
   std::function<Var<double>(const std::vector<Var<double>>&)> twice;
-  std::vector<Index> saved;  // elements (of four bytes) of each tensor kept for `shapes`, every input needing a gradient
-  double low, high;          // range of the inputs' elements
+  std::vector<Index>
+      saved;         // elements (of four bytes) of each tensor kept for `shapes`, every input needing a gradient
+  double low, high;  // range of the inputs' elements
 };
 
 template <class X>
@@ -69,7 +76,11 @@ inline Offsets split(Index n, Index parts) {
 }
 
 inline Attention attention_spec(Index queries, Index keys, bool causal, float dropout = 0) {
-  return {.queries = split(queries, 2), .keys = split(keys, 2), .heads = 2, .causal = causal, .dropout = dropout,
+  return {.queries = split(queries, 2),
+          .keys = split(keys, 2),
+          .heads = 2,
+          .causal = causal,
+          .dropout = dropout,
           .key = {7, 1, 2}};
 }
 
@@ -116,41 +127,72 @@ std::vector<Case> matrix_cases() {
   return {
       // products
       {"matmul", {{3, 4}, {4, 5}}, {{150, 90}, {90, 130}}, [](auto& x) { return matmul(x[0], x[1]); }, {12, 20}},
-      {"matmul batched", {{2, 3, 4}, {2, 4, 5}}, {{5, 70, 90}, {5, 90, 30}},
-       [](auto& x) { return matmul(x[0], x[1]); }, {24, 40}},
-      {"matmul frozen", {{3, 4}}, {{150, 4}},
-       [](auto& x) { return matmul(x[0], random_tensor<ElementOf<decltype(x)>>({4, 5}, 5)); }, {20}},
-      {"linear", {{3, 4}, {5, 4}, {5}}, {{150, 90}, {130, 90}, {130}},
-       [](auto& x) { return linear(x[0], x[1], x[2]); }, {12, 20}},
-      {"linear without bias", {{2, 3, 4}, {5, 4}}, {{5, 30, 90}, {130, 90}},
-       [](auto& x) { return linear(x[0], x[1]); }, {24, 20}},
-      {"linear packed", {{3, 4}, {5}}, {{500, 4}, {5}},
+      {"matmul batched",
+       {{2, 3, 4}, {2, 4, 5}},
+       {{5, 70, 90}, {5, 90, 30}},
+       [](auto& x) { return matmul(x[0], x[1]); },
+       {24, 40}},
+      {"matmul frozen",
+       {{3, 4}},
+       {{150, 4}},
+       [](auto& x) {
+         return matmul(x[0], random_tensor<ElementOf<decltype(x)>>({4, 5}, 5));
+       },
+       {20}},
+      {"linear",
+       {{3, 4}, {5, 4}, {5}},
+       {{150, 90}, {130, 90}, {130}},
+       [](auto& x) { return linear(x[0], x[1], x[2]); },
+       {12, 20}},
+      {"linear without bias",
+       {{2, 3, 4}, {5, 4}},
+       {{5, 30, 90}, {130, 90}},
+       [](auto& x) { return linear(x[0], x[1]); },
+       {24, 20}},
+      {"linear packed",
+       {{3, 4}, {5}},
+       {{500, 4}, {5}},
        [](auto& x) {
          static const PackedWeight<ElementOf<decltype(x)>> w(random_tensor<ElementOf<decltype(x)>>({5, 4}, 5));
          return linear(x[0], w, x[1]);
-       }, {}},
+       },
+       {}},
       // softmax, norm
       {"softmax", {{3, 5}}, {{300, 97}}, [](auto& x) { return softmax(x[0]); }, {15}},
       {"softmax first axis", {{3, 5, 2}}, {{30, 97, 20}}, [](auto& x) { return softmax(x[0], 0); }, {30}},
       {"log_softmax", {{3, 5}}, {{300, 97}}, [](auto& x) { return log_softmax(x[0]); }, {15}},
-      {"layer_norm", {{3, 5}, {5}, {5}}, {{300, 97}, {97}, {97}},
-       [](auto& x) { return layer_norm(x[0], x[1], x[2], 1e-5); }, {15, 5, 3, 3}},
-      {"layer_norm frozen", {{2, 3, 5}}, {{30, 20, 5}},
+      {"layer_norm",
+       {{3, 5}, {5}, {5}},
+       {{300, 97}, {97}, {97}},
+       [](auto& x) { return layer_norm(x[0], x[1], x[2], 1e-5); },
+       {15, 5, 3, 3}},
+      {"layer_norm frozen",
+       {{2, 3, 5}},
+       {{30, 20, 5}},
        [](auto& x) {
          using T = ElementOf<decltype(x)>;
          return layer_norm(x[0], random_tensor<T>({5}, 5), random_tensor<T>({5}, 6), 1e-5);
-       }, {30, 5, 6, 6}},
+       },
+       {30, 5, 6, 6}},
       // attention
-      {"attention", {{7, 6}, {7, 6}, {7, 6}}, {{200, 32}, {200, 32}, {200, 32}},
+      {"attention",
+       {{7, 6}, {7, 6}, {7, 6}},
+       {{200, 32}, {200, 32}, {200, 32}},
        [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), false)); },
        {42, 42, 42, 42, 14}},
-      {"attention causal", {{7, 6}, {7, 6}, {7, 6}}, {{200, 32}, {200, 32}, {200, 32}},
+      {"attention causal",
+       {{7, 6}, {7, 6}, {7, 6}},
+       {{200, 32}, {200, 32}, {200, 32}},
        [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), true)); },
        {42, 42, 42, 42, 14}},
-      {"attention cross", {{5, 6}, {8, 6}, {8, 6}}, {{150, 32}, {210, 32}, {210, 32}},
+      {"attention cross",
+       {{5, 6}, {8, 6}, {8, 6}},
+       {{150, 32}, {210, 32}, {210, 32}},
        [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), false)); },
        {30, 48, 48, 30, 10}},
-      {"attention dropout", {{7, 6}, {7, 6}, {7, 6}}, {{200, 32}, {200, 32}, {200, 32}},
+      {"attention dropout",
+       {{7, 6}, {7, 6}, {7, 6}},
+       {{200, 32}, {200, 32}, {200, 32}},
        [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), false, 0.3f)); },
        {42, 42, 42, 42, 14}},
   };
@@ -167,15 +209,45 @@ std::vector<Case> row_cases() {
   return {
       // reductions
       {"sum", {{3, 5}}, {{300, 97}}, [](auto& x) { return sum(x[0]); }, {}},
-      {"sum axes", {{3, 4, 5}}, {{30, 40, 50}}, [](auto& x) { return sum(x[0], {.axes = {0, -1}}); }, {}},
+      {"sum axes",
+       {{3, 4, 5}},
+       {{30, 40, 50}},
+       [](auto& x) {
+         return sum(x[0], {.axes = {0, -1}});
+       },
+       {}},
       {"mean", {{3, 5}}, {{300, 97}}, [](auto& x) { return mean(x[0], {.axes = {0}, .keep = true}); }, {}},
       {"max", {{3, 5}}, {{300, 97}}, [](auto& x) { return max(x[0], {.axes = {1}}); }, {3}},
-      {"max axes", {{3, 4, 5}}, {{30, 40, 50}}, [](auto& x) { return max(x[0], {.axes = {0, 2}}); }, {4}},
+      {"max axes",
+       {{3, 4, 5}},
+       {{30, 40, 50}},
+       [](auto& x) {
+         return max(x[0], {.axes = {0, 2}});
+       },
+       {4}},
       // moving elements
-      {"reshape", {{3, 4}}, {{300, 96}}, [](auto& x) { return reshape(x[0], {-1, 2}); }, {}},
+      {"reshape",
+       {{3, 4}},
+       {{300, 96}},
+       [](auto& x) {
+         return reshape(x[0], {-1, 2});
+       },
+       {}},
       {"transpose", {{3, 4}}, {{300, 97}}, [](auto& x) { return transpose(x[0]); }, {}},
-      {"permute", {{2, 3, 4, 2}}, {{20, 30, 7, 9}}, [](auto& x) { return permute(x[0], {2, 0, 3, 1}); }, {}},
-      {"concat", {{3, 2}, {3, 4}}, {{300, 70}, {300, 41}}, [](auto& x) { return concat({x[0], x[1], x[0]}, 1); }, {}},
+      {"permute",
+       {{2, 3, 4, 2}},
+       {{20, 30, 7, 9}},
+       [](auto& x) {
+         return permute(x[0], {2, 0, 3, 1});
+       },
+       {}},
+      {"concat",
+       {{3, 2}, {3, 4}},
+       {{300, 70}, {300, 41}},
+       [](auto& x) {
+         return concat({x[0], x[1], x[0]}, 1);
+       },
+       {}},
       {"slice", {{3, 5}}, {{300, 97}}, [](auto& x) { return slice(x[0], -1, 1, 4); }, {}},
       {"slice rows", {{5, 3}}, {{300, 97}}, [](auto& x) { return slice(x[0], 0, 1, 4); }, {}},
       {"gather", {{4, 3}}, {{40, 300}}, [](auto& x) { return gather(x[0], numbers(9, x[0].dim(0))); }, {9}},
@@ -183,12 +255,24 @@ std::vector<Case> row_cases() {
       {"mean_rows", {{7, 3}}, {{300, 97}}, [](auto& x) { return mean_rows(x[0], split(x[0].dim(0), 3)); }, {}},
       {"embedding", {{4, 3}}, {{40, 300}}, [](auto& x) { return embedding(x[0], numbers(9, x[0].dim(0))); }, {9}},
       // the rest
-      {"dropout", {{5, 7}}, {{300, 197}}, [](auto& x) { return dropout(x[0], 0.3, {1, 2, 3}, 5); }, {}},
-      {"cross_entropy", {{4, 3}}, {{300, 97}},
-       [labels](auto& x) { return cross_entropy(x[0], labels(x)); }, {12, 4, 4}},
+      {"dropout",
+       {{5, 7}},
+       {{300, 197}},
+       [](auto& x) {
+         return dropout(x[0], 0.3, {1, 2, 3}, 5);
+       },
+       {}},
+      {"cross_entropy",
+       {{4, 3}},
+       {{300, 97}},
+       [labels](auto& x) { return cross_entropy(x[0], labels(x)); },
+       {12, 4, 4}},
       {"mse", {{3, 5}, {3, 5}}, {{300, 97}, {300, 97}}, [](auto& x) { return mse(x[0], x[1]); }, {15, 15}},
-      {"checkpoint", {{3, 5}}, {{300, 97}},
-       [](auto& x) { return checkpoint([](const auto& h) { return gelu(exp(h) * h); }, x[0]); }, {15}},
+      {"checkpoint",
+       {{3, 5}},
+       {{300, 97}},
+       [](auto& x) { return checkpoint([](const auto& h) { return gelu(exp(h) * h); }, x[0]); },
+       {15}},
   };
 }
 

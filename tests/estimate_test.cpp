@@ -21,7 +21,9 @@ train::Encoded sentences(const Case& k) {
   train::Encoded out;
   for (int i = 0; i < k.batch; ++i) {
     std::vector<std::int32_t> ids(static_cast<std::size_t>(k.shortest + i * 7 % (k.longest - k.shortest)));
-    for (std::size_t j = 0; j < ids.size(); ++j) ids[j] = static_cast<std::int32_t>((static_cast<std::size_t>(i) * 31 + j * 17) % static_cast<std::size_t>(k.vocabulary));
+    for (std::size_t j = 0; j < ids.size(); ++j)
+      ids[j] = static_cast<std::int32_t>((static_cast<std::size_t>(i) * 31 + j * 17) %
+                                         static_cast<std::size_t>(k.vocabulary));
     out.types.emplace_back(ids.size(), 0);
     out.ids.push_back(std::move(ids));
     out.labels.push_back(static_cast<float>(i % 2));
@@ -52,17 +54,21 @@ double ratio(const Case& k, const train::MethodOptions& method) {
   const auto batch = train::batch_of(examples, rows, 2, Run{1, 0, true});
   Tape tape;
   tape.backward(learner.loss(batch));
-  return static_cast<double>(measure.activation()) / static_cast<double>(train::ActivationEstimate<float>(config, method, batch.offsets).bytes());
+  return static_cast<double>(measure.activation()) /
+         static_cast<double>(train::ActivationEstimate<float>(config, method, batch.offsets).bytes());
 }
 
 }  // namespace
 
 TEST_CASE("the expected activation memory is what the meter reads") {
   const int before = threads();
-  const Case cases[] = {{3, 64, 256, 4, 500, 16, 30, 50}, {2, 128, 512, 4, 1000, 8, 100, 128}, {4, 48, 192, 4, 8000, 16, 10, 40}, {6, 64, 128, 2, 500, 24, 20, 30}};
+  const Case cases[] = {{3, 64, 256, 4, 500, 16, 30, 50},
+                        {2, 128, 512, 4, 1000, 8, 100, 128},
+                        {4, 48, 192, 4, 8000, 16, 10, 40},
+                        {6, 64, 128, 2, 500, 24, 20, 30}};
   for (const auto& k : cases)
-    for (const std::string name : {"full", "full recompute", "head", "bitfit", "adapter", "lora", "lora recompute", "meft1", "meft2", "meft3", "meft1 stored",
-                                   "meft3 stored", "meft1 rounded"}) {
+    for (const std::string name : {"full", "full recompute", "head", "bitfit", "adapter", "lora", "lora recompute",
+                                   "meft1", "meft2", "meft3", "meft1 stored", "meft3 stored", "meft1 rounded"}) {
       train::MethodOptions method;
       method.name = name.substr(0, name.find(' '));
       const std::string more = name.substr(std::min(name.size(), method.name.size() + 1));
@@ -85,7 +91,10 @@ TEST_CASE("the expected activation memory is what the meter reads") {
 TEST_CASE("a state of another run is refused, naming the option and both values") {
   const nlohmann::json stored{{"lr", 0.5}, {"task", "rte"}}, same = stored;
   CHECK_NOTHROW(train::require_same_run(stored, same, "state"));
-  CHECK_THROWS_WITH_AS(train::require_same_run(stored, {{"lr", 0.25}, {"task", "rte"}}, "state"), doctest::Contains("--lr is not the run's: state has 0.5, found 0.25"), Error);
-  CHECK_THROWS_WITH_AS(train::require_same_run(stored, {{"lr", 0.5}}, "state"), doctest::Contains("--task is not the run's: state has rte, found nothing"), Error);
-  CHECK_THROWS_WITH_AS(train::require_same_run(stored, {{"lr", 0.5}, {"task", "rte"}, {"beta", "1/2"}}, "state"), doctest::Contains("--beta"), Error);
+  CHECK_THROWS_WITH_AS(train::require_same_run(stored, {{"lr", 0.25}, {"task", "rte"}}, "state"),
+                       doctest::Contains("--lr is not the run's: state has 0.5, found 0.25"), Error);
+  CHECK_THROWS_WITH_AS(train::require_same_run(stored, {{"lr", 0.5}}, "state"),
+                       doctest::Contains("--task is not the run's: state has rte, found nothing"), Error);
+  CHECK_THROWS_WITH_AS(train::require_same_run(stored, {{"lr", 0.5}, {"task", "rte"}, {"beta", "1/2"}}, "state"),
+                       doctest::Contains("--beta"), Error);
 }

@@ -86,10 +86,12 @@ TEST_CASE("cross entropy: ignored rows, large logits") {
   CHECK(g[4] == doctest::Approx(-0.5));
   CHECK((g[6] == 0 && g[7] == 0 && g[8] == 0));
   CHECK(cross_entropy(logits, Tensor<std::int32_t>::from({3}, {0, 7, 0}), 7).value().shape() == Shape{});
-  CHECK(message_of([&] { cross_entropy(logits, Tensor<std::int32_t>::from({3}, {0, 3, 0})); }) ==
-        "cross_entropy: a label outside the classes: a is [3, 3], position 1, label 3");
-  CHECK(message_of([&] { cross_entropy(logits, Tensor<std::int32_t>::from({3}, {0, 2, -1})); }) ==
-        "cross_entropy: a label outside the classes: a is [3, 3], position 2, label -1");
+  CHECK(message_of([&] {
+          cross_entropy(logits, Tensor<std::int32_t>::from({3}, {0, 3, 0}));
+        }) == "cross_entropy: a label outside the classes: a is [3, 3], position 1, label 3");
+  CHECK(message_of([&] {
+          cross_entropy(logits, Tensor<std::int32_t>::from({3}, {0, 2, -1}));
+        }) == "cross_entropy: a label outside the classes: a is [3, 3], position 2, label -1");
   CHECK(message_of([&] { cross_entropy(logits, Tensor<std::int32_t>::full({3}, -100)); }) ==
         "cross_entropy: no row counts: a is [3, 3], ignored label -100");
 }
@@ -118,8 +120,7 @@ TEST_CASE("errors name the op, what differs, and the caller's line") {
   const Var<float> x(Tensor<float>::zeros({2, 3})), y(Tensor<float>::zeros({4, 5})), v(Tensor<float>::zeros({3}));
   const auto ids = Tensor<std::int32_t>::from({3}, {0, 1, 2});
   const auto empty = Offsets(std::vector<std::int32_t>{0, 2, 2});
-  CHECK(message_of([&] { add(x, y); }) ==
-        "add: broadcast: extents differ and neither is 1: a is [2, 3], b is [4, 5]");
+  CHECK(message_of([&] { add(x, y); }) == "add: broadcast: extents differ and neither is 1: a is [2, 3], b is [4, 5]");
   CHECK(message_of([&] { matmul(x, y); }) == "matmul: inner dimensions differ: a is [2, 3], b is [4, 5]");
   CHECK(message_of([&] { softmax(x, 2); }) == "softmax: no such axis: a is [2, 3], 2");
   CHECK(message_of([&] { layer_norm(y, v, v); }) ==

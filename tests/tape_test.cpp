@@ -39,8 +39,8 @@ TEST_CASE("gradients of several backward calls add up in a parameter and in a wa
 TEST_CASE("a parameter used twice, and a variable that fans out") {
   Parameter<double> p(Tensor<double>::from({}, {3}));
   Tape tape;
-  const auto y = p * p;       // 9
-  const auto z = y * p + y;   // 36; dz/dp = 3p² + 2p
+  const auto y = p * p;      // 9
+  const auto z = y * p + y;  // 36; dz/dp = 3p² + 2p
   tape.backward(z);
   CHECK(p.gradient().item() == 33);
 }

@@ -29,8 +29,8 @@ void install() {
 int main(int argc, char** argv) {
   try {
     finetune::Flags flags;
-    if (!finetune::parse(argc, argv, flags)) return 0;
     install();
+    if (!finetune::parse(argc, argv, flags)) return 0;
     const bool finished = finetune::run(flags, [] { return signal_number != 0; });
     return finished ? 0 : 128 + signal_number;
   } catch (const finetune::FlagError& error) {

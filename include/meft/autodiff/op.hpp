@@ -75,9 +75,20 @@ auto grads(const Needs<N>& need, const First& first, const Rest&... rest) {
 
 /// An op: its name, what it saves, how it runs.
 template <class Op>
-concept Differentiable = requires { { Op::name } -> std::convertible_to<const char*>; } && requires { typename Op::template Saved<float, Cpu>; };
+concept Differentiable = requires {
+  { Op::name } -> std::convertible_to<const char*>;
+}
+&&requires { typename Op::template Saved<float, Cpu>; };
 
 namespace detail {
+
+/// f(x…) with the arguments evaluated from left to right, as braces demand: leaves are made in the order of use.
+struct InOrder {
+  template <class F, class... X>
+  InOrder(const F& f, const X&... x) {
+    f(x...);
+  }
+};
 
 template <class Op, class T, class B, std::size_t N>
 struct OpNode final : Slot<T, B> {
@@ -105,9 +116,11 @@ template <Differentiable Op, Operand First, Operand... Rest>
 VarOf<First> apply(Where where, Op op, const First& first, const Rest&... rest) {
   using T = typename std::remove_cvref_t<First>::value_type;
   using B = typename std::remove_cvref_t<First>::backend;
-  static_assert((std::is_same_v<VarOf<First>, VarOf<Rest>> && ...), "meft: an op's inputs differ in element type or device");
+  static_assert((std::is_same_v<VarOf<First>, VarOf<Rest>> && ...),
+                "meft: an op's inputs differ in element type or device");
   constexpr std::size_t count = 1 + sizeof...(Rest);
-  return [&](const VarOf<First>& x0, const VarOf<Rest>&... x) {
+  Var<T, B> result;
+  const auto run = [&](const VarOf<First>& x0, const VarOf<Rest>&... x) {
     Tape* tape = Tape::current();
     Needs<count> need;
     if (tape) need.wanted = {tape->wants(x0, Op::name, where), tape->wants(x, Op::name, where)...};
@@ -119,11 +132,14 @@ VarOf<First> apply(Where where, Op op, const First& first, const Rest&... rest) 
       error.at(where);
       throw;
     }
-    if (!need.any()) return Var<T, B>(std::move(y));
-    return tape->attach<T, B>(std::move(y),
-                              std::make_unique<detail::OpNode<Op, T, B, count>>(
-                                  std::move(op), std::move(saved), need, std::array<int, count>{Tape::node(x0), Tape::node(x)...}));
-  }(as_var(first), as_var(rest)...);
+    if (!need.any()) result = Var<T, B>(std::move(y));
+    else
+      result = tape->attach<T, B>(std::move(y), std::make_unique<detail::OpNode<Op, T, B, count>>(
+                                                    std::move(op), std::move(saved), need,
+                                                    std::array<int, count>{Tape::node(x0), Tape::node(x)...}));
+  };
+  detail::InOrder{run, as_var(first), as_var(rest)...};
+  return result;
 }
 
 }  // namespace meft

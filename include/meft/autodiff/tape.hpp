@@ -46,8 +46,8 @@ namespace detail {
 struct Node {
   explicit Node(const char* op) : name(op) {}
   virtual ~Node() = default;
-  virtual bool reached() const = 0;         // has a gradient arrived
-  virtual void backward(Tape&) = 0;         // hands it on
+  virtual bool reached() const = 0;  // has a gradient arrived
+  virtual void backward(Tape&) = 0;  // hands it on
   virtual bool leaf() const { return false; }
   const char* name;
 };
@@ -143,9 +143,11 @@ class Tape {
   template <Real T, Backend B>
   bool wants(const Var<T, B>& x, const char* op, Where where) const {
     if (!x.recorded()) return false;
-    if (x.tape_ != serial_) fail({std::string(op) + ": its input, the result of `" + x.op_ + "`, was recorded on another tape", where}, x);
+    if (x.tape_ != serial_)
+      fail({std::string(op) + ": its input, the result of `" + x.op_ + "`, was recorded on another tape", where}, x);
     if (!nodes_[static_cast<std::size_t>(x.node_)])
-      fail({std::string(op) + ": its input, the result of `" + x.op_ + "`, was freed by an earlier backward", where}, x);
+      fail({std::string(op) + ": its input, the result of `" + x.op_ + "`, was freed by an earlier backward", where},
+           x);
     return true;
   }
 
@@ -161,7 +163,8 @@ class Tape {
   template <Real T, Backend B>
   void deliver(const std::shared_ptr<detail::Stored<T, B>>& parameter, Tensor<T, B> gradient) {
     if (!collect_) return parameter->add(gradient);
-    accumulate(static_cast<Leaf<T, B>&>(*nodes_[static_cast<std::size_t>(leaf_of(parameter))]).gradient, std::move(gradient));
+    accumulate(static_cast<Leaf<T, B>&>(*nodes_[static_cast<std::size_t>(leaf_of(parameter))]).gradient,
+               std::move(gradient));
   }
 
   /// The gradients collected so far, in the order in which the parameters were first used; they leave the tape.

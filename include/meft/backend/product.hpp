@@ -16,7 +16,8 @@ struct Strided {
 /// Where a product starts: from zero, from a bias row, or from what C holds.
 enum class Start { zero, bias, accumulate };
 
-/// The left side, destination and start of C[rows, columns] = start + A[rows, depth] · B. `bias` has one element a column.
+/// The left side, destination and start of C[rows, columns] = start + A[rows, depth] · B. `bias` has one element a
+/// column.
 template <class T>
 struct Product {
   Index rows, columns, depth;

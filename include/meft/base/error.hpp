@@ -53,7 +53,9 @@ class Error : public std::exception {
 namespace detail {
 
 template <class X>
-concept Shaped = requires(const X& x) { x.shape().text(); };
+concept Shaped = requires(const X& x) {
+  x.shape().text();
+};
 
 template <class X>
 [[gnu::cold, gnu::noinline]] std::string describe(const X& x) {
@@ -79,12 +81,13 @@ struct Message {
   std::string_view text;
   Where where;
   template <class Text>
-    requires std::is_convertible_v<const Text&, std::string_view>
-  Message(const Text& t, Where w = Where::current()) : text(t), where(w) {}
+  requires std::is_convertible_v<const Text&, std::string_view> Message(const Text& t, Where w = Where::current())
+      : text(t), where(w) {}
 };
 
 /// Shaped arguments are named a, b, c …; everything else stands for itself.
-[[noreturn, gnu::cold, gnu::noinline]] inline void raise(const Message& message, const Argument* arguments, std::size_t count) {
+[[noreturn, gnu::cold, gnu::noinline]] inline void raise(const Message& message, const Argument* arguments,
+                                                         std::size_t count) {
   std::string out(message.text);
   char name = 'a';
   for (std::size_t i = 0; i < count; ++i) {
@@ -110,7 +113,8 @@ template <class... Args>
 /// Throws Error unless `ok`: `require(x.dim(-1) == w.dim(-2), "matmul: inner dimensions differ", x, w)`.
 template <class... Args>
 void require(bool ok, detail::Message message, const Args&... args) {
-  if (!ok) [[unlikely]] fail(message, args...);
+  if (!ok) [[unlikely]]
+    fail(message, args...);
 }
 
 }  // namespace meft

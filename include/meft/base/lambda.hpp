@@ -16,7 +16,8 @@ struct Lambda {
   std::int32_t n = 1, d = 1;
 
   Lambda reduced(Where where = Where::current()) const {
-    require(n != 0 && d > 0 && n >= -32768 && n <= 32768 && d <= 32768, {"lambda: not n/d with 1 <= |n|, d <= 32768", where}, *this);
+    require(n != 0 && d > 0 && n >= -32768 && n <= 32768 && d <= 32768,
+            {"lambda: not n/d with 1 <= |n|, d <= 32768", where}, *this);
     const std::int32_t g = std::gcd(n, d);
     return {n / g, d / g};
   }
@@ -29,7 +30,8 @@ struct Lambda {
     const auto number = [&](std::string_view part) {
       std::int32_t value = 0;
       const auto [end, code] = std::from_chars(part.data(), part.data() + part.size(), value);
-      require(code == std::errc() && end == part.data() + part.size(), {"lambda: expected n, n/d or 2^-k, found", where}, text);
+      require(code == std::errc() && end == part.data() + part.size(),
+              {"lambda: expected n, n/d or 2^-k, found", where}, text);
       return value;
     };
     if (text.starts_with("2^-")) {
@@ -38,7 +40,8 @@ struct Lambda {
       return {1, 1 << k};
     }
     const auto slash = text.find('/');
-    const Lambda out = slash == text.npos ? Lambda{number(text), 1} : Lambda{number(text.substr(0, slash)), number(text.substr(slash + 1))};
+    const Lambda out = slash == text.npos ? Lambda{number(text), 1}
+                                          : Lambda{number(text.substr(0, slash)), number(text.substr(slash + 1))};
     return out.reduced(where);
   }
 };

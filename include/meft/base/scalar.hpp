@@ -34,11 +34,13 @@ struct half {
     const std::uint32_t mag = u & 0x7fffffffu;
     if (mag > 0x7f800000u) bits = static_cast<std::uint16_t>(sign | 0x7e00u);
     else if (mag >= 0x477ff000u) bits = static_cast<std::uint16_t>(sign | 0x7c00u);
-    else if (mag >= 0x38800000u) bits = static_cast<std::uint16_t>(sign | ((mag - 0x38000000u + 0xfffu + ((mag >> 13) & 1u)) >> 13));
+    else if (mag >= 0x38800000u)
+      bits = static_cast<std::uint16_t>(sign | ((mag - 0x38000000u + 0xfffu + ((mag >> 13) & 1u)) >> 13));
     else bits = static_cast<std::uint16_t>(sign | subnormal(mag));
   }
   explicit operator float() const {
-    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, fraction = bits & 0x3ffu;
+    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u,
+                        fraction = bits & 0x3ffu;
     if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (fraction << 13));
     if (exponent) return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (fraction << 13));
     const float tiny = static_cast<float>(fraction) * 0x1p-24f;
@@ -58,8 +60,8 @@ struct half {
 /// What a tensor may hold.
 template <class T>
 concept Scalar = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bf16> || std::same_as<T, half> ||
-                 std::same_as<T, std::int32_t> || std::same_as<T, std::int64_t> || std::same_as<T, std::uint8_t> ||
-                 std::same_as<T, std::uint32_t>;
+    std::same_as<T, std::int32_t> || std::same_as<T, std::int64_t> || std::same_as<T, std::uint8_t> ||
+    std::same_as<T, std::uint32_t>;
 
 /// What gradients are computed in.
 template <class T>

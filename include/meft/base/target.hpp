@@ -18,7 +18,8 @@ namespace meft {
 inline bool has_avx2() {
   static const bool value = [] {
     const char* isa = std::getenv("MEFT_ISA");
-    return !(isa && std::strcmp(isa, "portable") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return !(isa && std::strcmp(isa, "portable") == 0) && __builtin_cpu_supports("avx2") &&
+           __builtin_cpu_supports("fma");
   }();
   return value;
 }

@@ -13,7 +13,8 @@ namespace meft {
 class Buffer {
  public:
   Buffer() = default;
-  [[gnu::cold, gnu::noinline]] Buffer(Pool& pool, std::size_t bytes, Where where = Where::current()) : shared_(new Shared{pool, pool.take(bytes, where)}) {}
+  [[gnu::cold, gnu::noinline]] Buffer(Pool& pool, std::size_t bytes, Where where = Where::current())
+      : shared_(new Shared{pool, pool.take(bytes, where)}) {}
   Buffer(const Buffer& other) : shared_(other.shared_) {
     if (shared_) shared_->handles.fetch_add(1, std::memory_order_relaxed);
   }

@@ -35,7 +35,7 @@ class Pool {
     const std::size_t most = block.capacity + block.capacity / 8;
     std::size_t at = first_of(block.capacity);
     if (at < cached_.size() && cached_[at].size <= most) {
-      while (at + 1 < cached_.size() && cached_[at + 1].size == cached_[at].size) ++at;  // the last one given is the hot one
+      at = first_of(cached_[at].size + 1) - 1;  // of that size, the last one given is the hot one
       block.capacity = cached_[at].size;
       block.data = cached_[at].data;
       cached_.erase(cached_.begin() + static_cast<std::ptrdiff_t>(at));
@@ -45,7 +45,8 @@ class Pool {
         release_cached();
         block.data = allocate_(block.capacity);
       }
-      if (!block.data) fail({"pool: the device has no memory left", where}, device_, "asked for", bytes, "alive", now_.total);
+      if (!block.data)
+        fail({"pool: the device has no memory left", where}, device_, "asked for", bytes, "alive", now_.total);
       reserved_ += block.capacity;
       ++system_calls_;
     }
@@ -60,7 +61,8 @@ class Pool {
     now_.live[static_cast<std::size_t>(block.use)] -= block.capacity;
     now_.total -= block.capacity;
     if (!caching_) return free_block(block);
-    cached_.insert(cached_.begin() + static_cast<std::ptrdiff_t>(first_of(block.capacity + 1)), Cached{block.capacity, block.data});
+    cached_.insert(cached_.begin() + static_cast<std::ptrdiff_t>(first_of(block.capacity + 1)),
+                   Cached{block.capacity, block.data});
   }
 
   /// Returns cached blocks to the system.

@@ -65,7 +65,8 @@ Body<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method method
   auto options = method.options;
   const Index depth = static_cast<Index>(layers.size());
   const Index reversible = options.reversible_layers < 0 ? depth : options.reversible_layers;
-  require(reversible >= 1 && reversible <= depth, {"meft: reversible_layers is not in [1, layers]", where}, reversible, depth);
+  require(reversible >= 1 && reversible <= depth, {"meft: reversible_layers is not in [1, layers]", where}, reversible,
+          depth);
   require(method.bottleneck >= 1, {"meft: the bottleneck is not positive", where}, method.bottleneck);
   const std::size_t plain = static_cast<std::size_t>(depth - reversible);
 
@@ -73,17 +74,21 @@ Body<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method method
   for (std::size_t i = plain; i < layers.size(); ++i) {
     auto& layer = layers[i];
     const auto adapter = [&](std::uint32_t place, std::optional<double> norm_epsilon = {}) {
-      return nn::Adapter<T, B>::make(layer.width(), method.bottleneck, layer.activation, options.dropout, layer.site + place, options.seed, norm_epsilon,
-                                     options.deviation);
+      return nn::Adapter<T, B>::make(layer.width(), method.bottleneck, layer.activation, options.dropout,
+                                     layer.site + place, options.seed, norm_epsilon, options.deviation);
     };
     layer.mlp_adapter = adapter(4);
     layer.mlp_placement = nn::TransformerLayer<T, B>::Placement::parallel;
     if (kind == 3) layer.attention_adapter = adapter(3);
-    else layer.reversible_adapter = adapter(5, options.adapter_norm ? std::optional(layer.attention_norm.epsilon) : std::nullopt);
+    else
+      layer.reversible_adapter =
+          adapter(5, options.adapter_norm ? std::optional(layer.attention_norm.epsilon) : std::nullopt);
 
     const auto shared = std::make_shared<const nn::TransformerLayer<T, B>>(layer);
     const Function<T, B> whole = [shared](const Var<T, B>& x, const Context<T, B>& c) { return (*shared)(x, c); };
-    const Function<T, B> small = [shared](const Var<T, B>& x, const Context<T, B>& c) { return (*shared->reversible_adapter)(x, c); };
+    const Function<T, B> small = [shared](const Var<T, B>& x, const Context<T, B>& c) {
+      return (*shared->reversible_adapter)(x, c);
+    };
     const Function<T, B> attend = [shared](const Var<T, B>& x, const Context<T, B>& c) { return shared->attend(x, c); };
     const Function<T, B> feed = [shared](const Var<T, B>& x, const Context<T, B>& c) { return shared->feed(x, c); };
     if (kind == 1) stack.push_back(coupling<T, B>(whole, small, method.lambda, method.beta, true));

@@ -67,10 +67,12 @@ template <class Model>
 auto adapt(Model& model, Houlsby options, bool recompute = false) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
-  detail::train_only(model, [](const std::string& name) { return name.find("encoder") == 0 && name.find("LayerNorm") != name.npos; });
+  detail::train_only(
+      model, [](const std::string& name) { return name.find("encoder") == 0 && name.find("LayerNorm") != name.npos; });
   for (auto& layer : model.layers) {
     const auto adapter = [&](std::uint32_t place) {
-      return nn::Adapter<T, B>::make(layer.width(), options.bottleneck, layer.activation, options.dropout, layer.site + place, options.seed);
+      return nn::Adapter<T, B>::make(layer.width(), options.bottleneck, layer.activation, options.dropout,
+                                     layer.site + place, options.seed);
     };
     layer.attention_adapter = adapter(3);
     layer.mlp_adapter = adapter(4);
@@ -86,7 +88,8 @@ auto adapt(Model& model, LowRank options, bool recompute = false) {
   for (auto& layer : model.layers)
     for (auto* linear : {&layer.attention.query, &layer.attention.value}) {
       const auto place = layer.site + (linear == &layer.attention.query ? 6u : 7u);
-      linear->lora = nn::Lora<T, B>::make(linear->in(), linear->out(), options.rank, options.alpha, {options.seed, place, 0});
+      linear->lora =
+          nn::Lora<T, B>::make(linear->in(), linear->out(), options.rank, options.alpha, {options.seed, place, 0});
     }
   return detail::plain_body(model, recompute);
 }

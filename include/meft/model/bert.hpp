@@ -13,7 +13,8 @@
 namespace meft::model {
 
 struct BertConfig {
-  Index vocab_size = 30522, hidden_size = 768, num_hidden_layers = 12, num_attention_heads = 12, intermediate_size = 3072;
+  Index vocab_size = 30522, hidden_size = 768, num_hidden_layers = 12, num_attention_heads = 12,
+        intermediate_size = 3072;
   Index max_position_embeddings = 512, type_vocab_size = 2;
   Activation hidden_act = Activation::gelu;
   double layer_norm_eps = 1e-12;
@@ -44,7 +45,8 @@ struct BertConfig {
     out.hidden_dropout_prob = c.number("hidden_dropout_prob", 0.1, {0.0, 0.999});
     out.attention_probs_dropout_prob = c.number("attention_probs_dropout_prob", 0.1, {0.0, 0.999});
     if (out.hidden_size % out.num_attention_heads)
-      fail("bert: hidden_size is not a multiple of num_attention_heads", out.hidden_size, out.num_attention_heads, c.path());
+      fail("bert: hidden_size is not a multiple of num_attention_heads", out.hidden_size, out.num_attention_heads,
+           c.path());
     return out;
   }
 };
@@ -59,13 +61,14 @@ struct BertEmbeddings {
 
   Var<T, B> operator()(const nn::Batch<B>& batch) const {
     const auto& offsets = batch.offsets;
-    require(offsets.longest() <= position.shape()[0], "bert: a sequence is longer than max_position_embeddings", offsets.longest(),
-            position.shape()[0]);
+    require(offsets.longest() <= position.shape()[0], "bert: a sequence is longer than max_position_embeddings",
+            offsets.longest(), position.shape()[0]);
     std::vector<std::int32_t> places;
     places.reserve(static_cast<std::size_t>(offsets.tokens()));
     for (Index s = 0; s < offsets.sequences(); ++s)
       for (Index i = 0; i < offsets.length(s); ++i) places.push_back(static_cast<std::int32_t>(i));
-    auto x = embedding(word, batch.ids) + embedding(position, Tensor<std::int32_t, B>::from({offsets.tokens()}, places)) +
+    auto x = embedding(word, batch.ids) +
+             embedding(position, Tensor<std::int32_t, B>::from({offsets.tokens()}, places)) +
              embedding(type, batch.types);
     auto y = norm(x);
     return batch.run.training && dropout > 0 ? meft::dropout(y, dropout, batch.run.key(site)) : y;
@@ -86,8 +89,9 @@ struct Bert {
   using backend = B;
   using Config = BertConfig;
   static constexpr const char* prefix = "bert.";  // in checkpoints of models with a head
-  static constexpr nn::LayerNames names{"attention.self.query", "attention.self.key",     "attention.self.value", "attention.output.dense",
-                                        "attention.output.LayerNorm", "intermediate.dense", "output.dense",         "output.LayerNorm"};
+  static constexpr nn::LayerNames names{
+      "attention.self.query",       "attention.self.key", "attention.self.value", "attention.output.dense",
+      "attention.output.LayerNorm", "intermediate.dense", "output.dense",         "output.LayerNorm"};
 
   Config config;
   BertEmbeddings<T, B> embeddings;
@@ -95,8 +99,10 @@ struct Bert {
 
   explicit Bert(const Config& c)
       : config(c),
-        embeddings{Parameter<T, B>::empty({c.vocab_size, c.hidden_size}), Parameter<T, B>::empty({c.max_position_embeddings, c.hidden_size}),
-                   Parameter<T, B>::empty({c.type_vocab_size, c.hidden_size}), nn::LayerNorm<T, B>::empty(c.hidden_size, c.layer_norm_eps),
+        embeddings{Parameter<T, B>::empty({c.vocab_size, c.hidden_size}),
+                   Parameter<T, B>::empty({c.max_position_embeddings, c.hidden_size}),
+                   Parameter<T, B>::empty({c.type_vocab_size, c.hidden_size}),
+                   nn::LayerNorm<T, B>::empty(c.hidden_size, c.layer_norm_eps),
                    static_cast<float>(c.hidden_dropout_prob)} {
     for (Index i = 0; i < c.num_hidden_layers; ++i) {
       nn::TransformerLayer<T, B> layer{&names,

@@ -20,8 +20,8 @@ struct Adapter {
   std::optional<LayerNorm<T, B>> norm{};  // of the input
 
   /// Weights N(0, deviation²), biases zero; a norm when `norm_epsilon` is given.
-  static Adapter make(Index width, Index bottleneck, Activation activation, float dropout, std::uint32_t site, std::uint64_t seed,
-                      std::optional<double> norm_epsilon = {}, double deviation = 0.02) {
+  static Adapter make(Index width, Index bottleneck, Activation activation, float dropout, std::uint32_t site,
+                      std::uint64_t seed, std::optional<double> norm_epsilon = {}, double deviation = 0.02) {
     Adapter out{Linear<T, B>::normal(width, bottleneck, {seed, 2 * site, 0}, deviation),
                 Linear<T, B>::normal(bottleneck, width, {seed, 2 * site + 1, 0}, deviation), activation, dropout, site};
     if (norm_epsilon) out.norm = LayerNorm<T, B>::identity(width, *norm_epsilon);
@@ -31,7 +31,8 @@ struct Adapter {
   Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& context) const {
     auto inner = activate(down(norm ? (*norm)(x) : x), activation);
     if (context.run.training && dropout > 0)
-      inner = meft::dropout(inner, dropout, context.run.key(site), static_cast<std::uint64_t>(context.first_row * inner.dim(-1)));
+      inner = meft::dropout(inner, dropout, context.run.key(site),
+                            static_cast<std::uint64_t>(context.first_row * inner.dim(-1)));
     return up(inner);
   }
 

@@ -15,22 +15,29 @@ struct Batch {
   Tensor<std::int32_t, B> ids, types;  // [tokens]
   Offsets offsets;
   Run run{};
-  Tensor<std::int32_t, B> labels{};    // [sequences] classes, or
-  std::vector<float> targets{};        // [sequences] values of a regression
+  Tensor<std::int32_t, B> labels{};  // [sequences] classes, or
+  std::vector<float> targets{};      // [sequences] values of a regression
 
   /// Packs sequences of equal-length ids and types.
-  static Batch pack(const std::vector<std::vector<std::int32_t>>& ids, const std::vector<std::vector<std::int32_t>>& types,
-                    Where where = Where::current()) {
-    require(ids.size() == types.size(), {"batch: the numbers of id and type sequences differ", where}, ids.size(), types.size());
+  static Batch pack(const std::vector<std::vector<std::int32_t>>& ids,
+                    const std::vector<std::vector<std::int32_t>>& types, Where where = Where::current()) {
+    require(ids.size() == types.size(), {"batch: the numbers of id and type sequences differ", where}, ids.size(),
+            types.size());
     std::vector<std::int32_t> all, all_types, lengths;
     for (std::size_t i = 0; i < ids.size(); ++i) {
-      require(ids[i].size() == types[i].size(), {"batch: a sequence has other numbers of ids and types", where}, ids[i].size(), types[i].size());
+      require(ids[i].size() == types[i].size(), {"batch: a sequence has other numbers of ids and types", where},
+              ids[i].size(), types[i].size());
       all.insert(all.end(), ids[i].begin(), ids[i].end());
       all_types.insert(all_types.end(), types[i].begin(), types[i].end());
       lengths.push_back(static_cast<std::int32_t>(ids[i].size()));
     }
     const Index n = static_cast<Index>(all.size());
-    return {Tensor<std::int32_t, B>::from({n}, all), Tensor<std::int32_t, B>::from({n}, all_types), Offsets::of_lengths(lengths), {}, {}, {}};
+    return {Tensor<std::int32_t, B>::from({n}, all),
+            Tensor<std::int32_t, B>::from({n}, all_types),
+            Offsets::of_lengths(lengths),
+            {},
+            {},
+            {}};
   }
 };
 

@@ -20,7 +20,8 @@ inline Pooling pooling_from(std::string_view name, Where where = Where::current(
   return Pooling::mean;
 }
 
-/// pooled = tanh(dense(row)); logits = classifier(dropout(pooled)), as BertForSequenceClassification. [sequences, labels].
+/// pooled = tanh(dense(row)); logits = classifier(dropout(pooled)), as BertForSequenceClassification. [sequences,
+/// labels].
 template <Real T, Backend B = Cpu>
 struct Classifier {
   std::optional<Linear<T, B>> dense{};  // the pooler's; without it the row itself is classified
@@ -30,10 +31,13 @@ struct Classifier {
   std::uint32_t site = 0;
 
   /// A head without pooler, weights N(0, 0.02²).
-  static Classifier make(Index width, Index labels, Key key = {}) { return {{}, Linear<T, B>::normal(width, labels, key)}; }
+  static Classifier make(Index width, Index labels, Key key = {}) {
+    return {{}, Linear<T, B>::normal(width, labels, key)};
+  }
 
   Var<T, B> pool(const Hidden<T, B>& h) const {
-    auto row = pooling == Pooling::first ? first_rows(h.value, h.context.offsets) : mean_rows(h.value, h.context.offsets);
+    auto row =
+        pooling == Pooling::first ? first_rows(h.value, h.context.offsets) : mean_rows(h.value, h.context.offsets);
     return dense ? tanh((*dense)(row)) : row;
   }
   Var<T, B> operator()(const Hidden<T, B>& h) const {

@@ -19,7 +19,8 @@ struct Lora {
   double scale = 1;
 
   static Lora make(Index in, Index out, Index rank, double alpha, Key key) {
-    Lora lora{Parameter<T, B>::empty({rank, in}), Parameter<T, B>::zeros({out, rank}), alpha / static_cast<double>(rank)};
+    Lora lora{Parameter<T, B>::empty({rank, in}), Parameter<T, B>::zeros({out, rank}),
+              alpha / static_cast<double>(rank)};
     fill_normal(lora.a.value(), key, 1.0 / std::sqrt(static_cast<double>(in)));
     return lora;
   }

@@ -22,9 +22,17 @@ template <class Leaf, class Part>
 void visit_part(const std::string& name, Part& part, const Leaf& leaf) {
   using P = std::remove_cv_t<Part>;
   if constexpr (requires { leaf(name, part); }) leaf(name, part);
-  if constexpr (requires { part.has_value(); *part; }) {
+  if constexpr (requires {
+                  part.has_value();
+                  *part;
+                }) {
     if (part.has_value()) visit_part(name, *part, leaf);
-  } else if constexpr (requires { part.begin(); part.end(); part.size(); part[0]; }) {
+  } else if constexpr (requires {
+                         part.begin();
+                         part.end();
+                         part.size();
+                         part[0];
+                       }) {
     for (std::size_t i = 0; i < part.size(); ++i) visit_part(join(name, std::to_string(i)), part[i], leaf);
   } else if constexpr (requires { P::parts(part, [](const char*, auto&) {}); }) {
     P::parts(part, [&](const auto& inner, auto& member) { visit_part(join(name, inner), member, leaf); });

@@ -12,8 +12,12 @@ struct LayerNorm {
   Parameter<T, B> weight, bias;
   double epsilon = 1e-12;
 
-  static LayerNorm empty(Index width, double epsilon) { return {Parameter<T, B>::empty({width}), Parameter<T, B>::empty({width}), epsilon}; }
-  static LayerNorm identity(Index width, double epsilon) { return {Parameter<T, B>::ones({width}), Parameter<T, B>::zeros({width}), epsilon}; }
+  static LayerNorm empty(Index width, double epsilon) {
+    return {Parameter<T, B>::empty({width}), Parameter<T, B>::empty({width}), epsilon};
+  }
+  static LayerNorm identity(Index width, double epsilon) {
+    return {Parameter<T, B>::ones({width}), Parameter<T, B>::zeros({width}), epsilon};
+  }
 
   Var<T, B> operator()(const Var<T, B>& x) const { return layer_norm(x, weight, bias, epsilon); }
 

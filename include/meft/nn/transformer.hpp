@@ -13,8 +13,8 @@ struct LayerNames {
   const char *query, *key, *value, *output, *attention_norm, *up, *down, *mlp_norm;
 };
 
-/// Post-norm layer (Vaswani et al., arXiv 1706.03762): h = LN(x + attention(x)), y = LN(h + mlp(h)), with dropout before
-/// each residual. x [tokens, width] → the same.
+/// Post-norm layer (Vaswani et al., arXiv 1706.03762): h = LN(x + attention(x)), y = LN(h + mlp(h)), with dropout
+/// before each residual. x [tokens, width] → the same.
 template <Real T, Backend B = Cpu>
 struct TransformerLayer {
   const LayerNames* names = nullptr;

@@ -50,7 +50,8 @@ struct AddPair {
     return detail::map_pair(name, Add{}, a, b);
   }
   static auto backward(const auto& saved, Needs<2> need, const auto& dy) {
-    return grads(need, [&] { return sum_to(dy, saved.a); }, [&] { return sum_to(dy, saved.b); });
+    return grads(
+        need, [&] { return sum_to(dy, saved.a); }, [&] { return sum_to(dy, saved.b); });
   }
 };
 
@@ -67,8 +68,8 @@ struct SubPair {
     return detail::map_pair(name, Sub{}, a, b);
   }
   static auto backward(const auto& saved, Needs<2> need, const auto& dy) {
-    return grads(need, [&] { return sum_to(dy, saved.a); },
-                 [&] { return detail::map_gradient(Neg{}, sum_to(dy, saved.b)); });
+    return grads(
+        need, [&] { return sum_to(dy, saved.a); }, [&] { return detail::map_gradient(Neg{}, sum_to(dy, saved.b)); });
   }
 };
 
@@ -88,8 +89,9 @@ struct MulPair {
     return detail::map_pair(name, Mul{}, a, b);
   }
   static auto backward(const auto& saved, Needs<2> need, const auto& dy) {
-    return grads(need, [&] { return sum_to(detail::map_pair(name, Mul{}, dy, saved.b), saved.shape_a); },
-                 [&] { return sum_to(detail::map_pair(name, Mul{}, dy, saved.a), saved.shape_b); });
+    return grads(
+        need, [&] { return sum_to(detail::map_pair(name, Mul{}, dy, saved.b), saved.shape_a); },
+        [&] { return sum_to(detail::map_pair(name, Mul{}, dy, saved.a), saved.shape_b); });
   }
 };
 
@@ -110,11 +112,12 @@ struct DivPair {
     return y;
   }
   static auto backward(const auto& saved, Needs<2> need, const auto& dy) {
-    return grads(need, [&] { return sum_to(detail::map_pair(name, Div{}, dy, saved.b), saved.shape_a); },
-                 [&] {
-                   const auto scaled = map(Mul{}, dy, saved.y);
-                   return sum_to(detail::map_pair(name, NegatedQuotient{}, scaled, saved.b), saved.shape_b);
-                 });
+    return grads(
+        need, [&] { return sum_to(detail::map_pair(name, Div{}, dy, saved.b), saved.shape_a); },
+        [&] {
+          const auto scaled = map(Mul{}, dy, saved.y);
+          return sum_to(detail::map_pair(name, NegatedQuotient{}, scaled, saved.b), saved.shape_b);
+        });
   }
 };
 
@@ -173,46 +176,38 @@ auto arithmetic(Where where, const A& a, const B& b) {
 
 /// a + b, a − b, a·b, a/b elementwise; shapes broadcast (aligned at the back, extents equal or one of them 1).
 template <class A, class B>
-  requires Terms<A, B>
+requires Terms<A, B>
 auto add(const A& a, const B& b, Where where = Where::current()) {
   return detail::arithmetic<AddPair, Add>(where, a, b);
 }
 template <class A, class B>
-  requires Terms<A, B>
+requires Terms<A, B>
 auto sub(const A& a, const B& b, Where where = Where::current()) {
   return detail::arithmetic<SubPair, Sub>(where, a, b);
 }
 template <class A, class B>
-  requires Terms<A, B>
+requires Terms<A, B>
 auto mul(const A& a, const B& b, Where where = Where::current()) {
   return detail::arithmetic<MulPair, Mul>(where, a, b);
 }
 template <class A, class B>
-  requires Terms<A, B>
+requires Terms<A, B>
 auto div(const A& a, const B& b, Where where = Where::current()) {
   return detail::arithmetic<DivPair, Div>(where, a, b);
 }
 
 /// The same as operators. An operator cannot know its caller's line: its errors point here.
 template <class A, class B>
-  requires Terms<A, B>
-auto operator+(const A& a, const B& b) {
-  return add(a, b);
-}
+requires Terms<A, B>
+auto operator+(const A& a, const B& b) { return add(a, b); }
 template <class A, class B>
-  requires Terms<A, B>
-auto operator-(const A& a, const B& b) {
-  return sub(a, b);
-}
+requires Terms<A, B>
+auto operator-(const A& a, const B& b) { return sub(a, b); }
 template <class A, class B>
-  requires Terms<A, B>
-auto operator*(const A& a, const B& b) {
-  return mul(a, b);
-}
+requires Terms<A, B>
+auto operator*(const A& a, const B& b) { return mul(a, b); }
 template <class A, class B>
-  requires Terms<A, B>
-auto operator/(const A& a, const B& b) {
-  return div(a, b);
-}
+requires Terms<A, B>
+auto operator/(const A& a, const B& b) { return div(a, b); }
 
 }  // namespace meft

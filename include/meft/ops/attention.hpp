@@ -21,25 +21,29 @@ struct Attention {
 
   Offsets queries, keys;  // of the same number of sequences
   Index heads = 1;
-  bool causal = false;    // a query sees keys up to its own place, counted from the sequences' ends
-  double scale = 0;       // 0: 1/√(head width)
-  float dropout = 0;      // of the probabilities, replayed from the key
+  bool causal = false;  // a query sees keys up to its own place, counted from the sequences' ends
+  double scale = 0;     // 0: 1/√(head width)
+  float dropout = 0;    // of the probabilities, replayed from the key
   Key key{};
-  Index first_row = 0;    // number of the first query row in the whole batch, for the replay
+  Index first_row = 0;  // number of the first query row in the whole batch, for the replay
 
   template <Real T, Backend B>
-  auto forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& q, const Tensor<T, B>& k, const Tensor<T, B>& v) const {
-    require(q.rank() == 2 && k.shape() == v.shape() && k.rank() == 2 && q.dim(1) == k.dim(1), "attention: q, k and v are not alike", q, k, v);
-    require(heads > 0 && q.dim(1) % heads == 0, "attention: the width is not a multiple of the number of heads", q, heads);
+  auto forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& q, const Tensor<T, B>& k,
+               const Tensor<T, B>& v) const {
+    require(q.rank() == 2 && k.shape() == v.shape() && k.rank() == 2 && q.dim(1) == k.dim(1),
+            "attention: q, k and v are not alike", q, k, v);
+    require(heads > 0 && q.dim(1) % heads == 0, "attention: the width is not a multiple of the number of heads", q,
+            heads);
     require(queries.tokens() == q.dim(0), "attention: the query offsets do not cover the rows", q, queries.tokens());
     require(keys.tokens() == k.dim(0), "attention: the key offsets do not cover the rows", k, keys.tokens());
-    require(queries.sequences() == keys.sequences(), "attention: queries and keys have different numbers of sequences", queries.sequences(),
-            keys.sequences());
+    require(queries.sequences() == keys.sequences(), "attention: queries and keys have different numbers of sequences",
+            queries.sequences(), keys.sequences());
     require(keys.longest() < (1 << 24), "attention: a sequence longer than 2^24 keys", keys.longest());
     require(dropout >= 0 && dropout < 1, "attention: a dropout outside [0, 1)", dropout);
     Tensor<T, B> out(q.shape()), lse({q.dim(0), heads});
     const auto spans = list_spans();
-    attention(B{}, spec<T>(q.dim(1)), queries.sequences(), spans.data(), q.data(), k.data(), v.data(), out.data(), lse.data());
+    attention(B{}, spec<T>(q.dim(1)), queries.sequences(), spans.data(), q.data(), k.data(), v.data(), out.data(),
+              lse.data());
     if (need.any()) saved = {q, k, v, out, lse};
     return out;
   }
@@ -48,9 +52,10 @@ struct Attention {
   auto backward(const Saved<T, B>& s, Needs<3> need, const Tensor<T, B>& dout) const {
     Tensor<T, B> dq(s.q.shape()), dk(s.k.shape()), dv(s.v.shape());
     const auto spans = list_spans();
-    attention_backward(B{}, spec<T>(s.q.dim(1)), queries.sequences(), spans.data(), s.q.data(), s.k.data(), s.v.data(), s.out.data(),
-                       s.lse.data(), dout.data(), dq.data(), dk.data(), dv.data());
-    return grads(need, [&] { return dq; }, [&] { return dk; }, [&] { return dv; });
+    attention_backward(B{}, spec<T>(s.q.dim(1)), queries.sequences(), spans.data(), s.q.data(), s.k.data(), s.v.data(),
+                       s.out.data(), s.lse.data(), dout.data(), dq.data(), dk.data(), dv.data());
+    return grads(
+        need, [&] { return dq; }, [&] { return dk; }, [&] { return dv; });
   }
 
  private:
@@ -62,7 +67,8 @@ struct Attention {
   }
   std::vector<Span> list_spans() const {
     std::vector<Span> out;
-    for (Index i = 0; i < queries.sequences(); ++i) out.push_back({queries.begin(i), queries.length(i), keys.begin(i), keys.length(i)});
+    for (Index i = 0; i < queries.sequences(); ++i)
+      out.push_back({queries.begin(i), queries.length(i), keys.begin(i), keys.length(i)});
     return out;
   }
 };

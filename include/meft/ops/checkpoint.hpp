@@ -67,7 +67,8 @@ VarOf<First> checkpoint(F f, const First& first, const Rest&... rest) {
     for (std::size_t i = 0; i < count; ++i) plain[i] = values[i];
     y = std::apply(f, plain).value();
   }
-  return tape->attach<T, B>(std::move(y), std::make_unique<detail::CheckpointNode<F, T, B, count>>(std::move(f), std::move(values), inputs));
+  return tape->attach<T, B>(
+      std::move(y), std::make_unique<detail::CheckpointNode<F, T, B, count>>(std::move(f), std::move(values), inputs));
 }
 
 }  // namespace meft

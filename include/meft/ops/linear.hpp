@@ -15,14 +15,24 @@ struct Linear {
   };
 
   template <Real T, Backend B>
-  static Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias) {
-    require(w.rank() == 2 && x.rank() >= 1 && x.dim(-1) == w.dim(1), "linear: the last extent of a is not the second of b", x, w);
+  static Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& w,
+                              const Tensor<T, B>& bias) {
+    require(w.rank() == 2 && x.rank() >= 1 && x.dim(-1) == w.dim(1),
+            "linear: the last extent of a is not the second of b", x, w);
     require(!bias.defined() || bias.size() == w.dim(0), "linear: the bias has not one element a row of b", bias, w);
     if (need[0]) saved.w = w;
     if (need[1]) saved.x = x;
     Tensor<T, B> y(x.shape().with(-1, w.dim(0)));
     const Index in = w.dim(1), out = w.dim(0);
-    gemm(B{}, Product<T>{x.size() / in, out, in, {x.data(), in, 1}, y.data(), out, bias.defined() ? Start::bias : Start::zero, bias.data()},
+    gemm(B{},
+         Product<T>{x.size() / in,
+                    out,
+                    in,
+                    {x.data(), in, 1},
+                    y.data(),
+                    out,
+                    bias.defined() ? Start::bias : Start::zero,
+                    bias.data()},
          Strided<T>{w.data(), 1, in});
     return y;
   }
@@ -39,7 +49,10 @@ struct Linear {
           gemm(B{}, Product<T>{rows, in, out, {flat.data(), out, 1}, dx.data(), in}, Strided<T>{saved.w.data(), in, 1});
           return dx;
         },
-        [&] { return gemm(t(flat), saved.x.reshape({rows, -1})); }, [&] { return sum_axis(flat, 0); });
+        [&] {
+          return gemm(t(flat), saved.x.reshape({rows, -1}));
+        },
+        [&] { return sum_axis(flat, 0); });
   }
 };
 
@@ -68,7 +81,9 @@ struct PackedLinear {
           w.backward(dy.size() / out, dy.data(), dx.data());
           return dx;
         },
-        [&] { return sum_axis(dy.reshape({-1, out}), 0); });
+        [&] {
+          return sum_axis(dy.reshape({-1, out}), 0);
+        });
   }
 };
 

@@ -79,7 +79,8 @@ struct MeanSquaredError {
       scaled_difference(B{}, a.size(), a.data(), b.data(), dy.data(), T(2) / static_cast<T>(a.size()), d.data());
       return d;
     };
-    return grads(need, [&] { return slope(saved.x, saved.target); }, [&] { return slope(saved.target, saved.x); });
+    return grads(
+        need, [&] { return slope(saved.x, saved.target); }, [&] { return slope(saved.target, saved.x); });
   }
 };
 

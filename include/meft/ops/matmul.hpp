@@ -22,7 +22,8 @@ struct MatMul {
     return gemm(x, w);
   }
   static auto backward(const auto& saved, Needs<2> need, const auto& dy) {
-    return grads(need, [&] { return gemm(dy, t(saved.w)); }, [&] { return gemm(t(saved.x), dy); });
+    return grads(
+        need, [&] { return gemm(dy, t(saved.w)); }, [&] { return gemm(t(saved.x), dy); });
   }
 };
 

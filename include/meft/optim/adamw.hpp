@@ -35,19 +35,23 @@ class State {
  public:
   explicit State(const AdamW& options, Where where = Where::current()) : options_(options) {
     require(options.rate >= 0 && options.epsilon > 0 && options.decay >= 0 && options.clip >= 0,
-            {"adamw: rate, decay and clip are not negative, epsilon is positive", where}, options.rate, options.epsilon, options.decay, options.clip);
-    require(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1, {"adamw: the betas are in [0, 1)", where},
-            options.beta1, options.beta2);
+            {"adamw: rate, decay and clip are not negative, epsilon is positive", where}, options.rate, options.epsilon,
+            options.decay, options.clip);
+    require(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1,
+            {"adamw: the betas are in [0, 1)", where}, options.beta1, options.beta2);
   }
 
   template <class Module>
   void add(Module& module) {
     for (auto& [name, parameter] : nn::trainable<T, B>(module)) {
       const T* data = std::as_const(parameter).value().data();
-      if (std::any_of(slots_.begin(), slots_.end(), [&](const Slot& s) { return std::as_const(s.parameter).value().data() == data; })) continue;
+      if (std::any_of(slots_.begin(), slots_.end(),
+                      [&](const Slot& s) { return std::as_const(s.parameter).value().data() == data; }))
+        continue;
       parameter.zero_gradient();
       const UseScope use(Use::optimizer);
-      slots_.push_back({name, parameter, Tensor<T, B>::zeros(parameter.shape()), Tensor<T, B>::zeros(parameter.shape())});
+      slots_.push_back(
+          {name, parameter, Tensor<T, B>::zeros(parameter.shape()), Tensor<T, B>::zeros(parameter.shape())});
     }
   }
 
@@ -59,11 +63,19 @@ class State {
     const double norm = std::sqrt(total) / accumulated;
     if (!std::isfinite(norm)) fail({"adamw: a gradient is not finite", where}, culprit());
     ++steps_;
-    const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0, t = static_cast<double>(steps_);
+    const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0,
+                 t = static_cast<double>(steps_);
     for (auto& s : slots_) {
-      const AdamWStep step{options_.rate * factor, options_.beta1, options_.beta2, options_.epsilon, s.parameter.shape().rank() > 1 ? options_.decay : 0.0,
-                           1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t), clipped / accumulated};
-      adamw(B{}, s.parameter.size(), step, std::as_const(s.parameter).gradient().data(), s.parameter.value().data(), s.first.data(), s.second.data());
+      const AdamWStep step{options_.rate * factor,
+                           options_.beta1,
+                           options_.beta2,
+                           options_.epsilon,
+                           s.parameter.shape().rank() > 1 ? options_.decay : 0.0,
+                           1 - std::pow(options_.beta1, t),
+                           1 - std::pow(options_.beta2, t),
+                           clipped / accumulated};
+      adamw(B{}, s.parameter.size(), step, std::as_const(s.parameter).gradient().data(), s.parameter.value().data(),
+            s.first.data(), s.second.data());
       s.parameter.gradient().zero();
     }
     return norm;

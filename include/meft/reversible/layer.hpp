@@ -57,7 +57,7 @@ struct StackOptions {
   int fraction_bits = 20;    // s: the value is X·2⁻ˢ
   Index slice_tokens = 256;  // a slice is as many whole sequences as fit, at least one
   Readout readout{};
-  int carrier = 1;           // the stream that carries the wrapped model at the end
+  int carrier = 1;  // the stream that carries the wrapped model at the end
 };
 
 /// "exact" | "rounded" | "stored".
@@ -67,7 +67,9 @@ inline Streams streams_from(std::string_view name, Where where = Where::current(
   require(name == "stored", {"streams: expected exact, rounded or stored, found", where}, name);
   return Streams::stored;
 }
-inline const char* name_of(Streams s) { return s == Streams::exact ? "exact" : s == Streams::rounded ? "rounded" : "stored"; }
+inline const char* name_of(Streams s) {
+  return s == Streams::exact ? "exact" : s == Streams::rounded ? "rounded" : "stored";
+}
 
 /// "average" | "plm" | "learned" | "concat".
 inline Readout readout_from(std::string_view name, Where where = Where::current()) {

@@ -58,8 +58,13 @@ class StackRun {
   using Layers = std::vector<ReversibleLayer<T, B>>;
 
   StackRun(std::shared_ptr<const Layers> layers, const StackOptions& options, const Context<T, B>& context, bool record)
-      : layers_(std::move(layers)), options_(options), context_(context), record_(record), slices_(cut(context.offsets, options.slice_tokens)) {
-    for (auto& side : context_.sides) side.value = side.value.value();  // constants: the node adds their gradients itself
+      : layers_(std::move(layers)),
+        options_(options),
+        context_(context),
+        record_(record),
+        slices_(cut(context.offsets, options.slice_tokens)) {
+    for (auto& side : context_.sides)
+      side.value = side.value.value();  // constants: the node adds their gradients itself
   }
 
   void forward(const std::array<Tensor<T, B>, 2>& x) {
@@ -69,7 +74,8 @@ class StackRun {
       stream_[static_cast<std::size_t>(i)] = Tensor<Word, B>({rows_, width_});
       Word* to = stream_[static_cast<std::size_t>(i)].data();
       if constexpr (fixed) {
-        const auto report = to_fixed(B{}, rows_ * width_, x[static_cast<std::size_t>(i)].data(), to, options_.fraction_bits);
+        const auto report =
+            to_fixed(B{}, rows_ * width_, x[static_cast<std::size_t>(i)].data(), to, options_.fraction_bits);
         if (report.overflow) overflow("the input of the stack", report.value);
       } else B::copy(to, x[static_cast<std::size_t>(i)].data(), x[static_cast<std::size_t>(i)].bytes());
     }
@@ -83,7 +89,8 @@ class StackRun {
 
   /// Undoes and differentiates the stack. `gradient` holds the gradients of the final streams and then those of the
   /// inputs; those are complete only when `input` is true. Parameter gradients go to `outer` in slice order.
-  void backward(std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input, Tape& outer) {
+  void backward(std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input,
+                Tape& outer) {
     for (std::size_t l = layers_->size(); l-- > 0;) {
       unswap(l, gradient);
       Turnstile turnstile;
@@ -137,9 +144,11 @@ class StackRun {
 
   Context<T, B> slice_context(Index s) const {
     const auto& [first, last] = slices_[static_cast<std::size_t>(s)];
-    Context<T, B> out{context_.offsets.part(first, last), context_.run, context_.first_row + context_.offsets.begin(first), {}};
+    Context<T, B> out{
+        context_.offsets.part(first, last), context_.run, context_.first_row + context_.offsets.begin(first), {}};
     for (const auto& side : context_.sides)
-      out.sides.push_back({side.value.value().rows(side.offsets.begin(first), side.offsets.end(last - 1)), side.offsets.part(first, last)});
+      out.sides.push_back({side.value.value().rows(side.offsets.begin(first), side.offsets.end(last - 1)),
+                           side.offsets.part(first, last)});
     return out;
   }
 
@@ -163,7 +172,8 @@ class StackRun {
          "range +-" + std::to_string(std::ldexp(1.0, options_.word_bits - 1 - options_.fraction_bits)));
   }
 
-  Var<T, B> call(const Step<T, B>& step, const Var<T, B>& x, const Context<T, B>& context, std::size_t l, std::size_t k) const {
+  Var<T, B> call(const Step<T, B>& step, const Var<T, B>& x, const Context<T, B>& context, std::size_t l,
+                 std::size_t k) const {
     auto y = step.f(x, context);
     if (!(y.shape() == x.shape())) fail("reversible stack: f changed the shape", place(l, k), x, y);
     return y;
@@ -193,7 +203,8 @@ class StackRun {
       auto to = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
       if constexpr (fixed) {
         Tensor<std::uint32_t, B> words({digit_words<Word>(B{}, to.size(), step.lambda)});
-        const auto report = shear(B{}, to.size(), to.data(), y.value().data(), step.lambda, options_.fraction_bits, words.data());
+        const auto report =
+            shear(B{}, to.size(), to.data(), y.value().data(), step.lambda, options_.fraction_bits, words.data());
         if (report.overflow) overflow(place(l, k), report.value);
         if (record_ && !tapes) {
           kept.hash.push_back(report.hash);
@@ -203,8 +214,8 @@ class StackRun {
     }
   }
 
-  void backward_slice(std::size_t l, Index s, std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input,
-                      std::vector<Collected<T, B>>& collected) {
+  void backward_slice(std::size_t l, Index s, std::array<Tensor<T, B>, 2>& gradient,
+                      std::vector<Tensor<T, B>>& side_gradient, bool input, std::vector<Collected<T, B>>& collected) {
     const auto& layer = (*layers_)[l];
     auto& kept = kept_[l][static_cast<std::size_t>(s)];
     for (std::size_t k = layer.size(); k-- > 0;) {
@@ -236,15 +247,19 @@ class StackRun {
       if (y.recorded()) {
         tape->backward(y, dy);
         if (into_source) {
-          if (auto dx = tape->gradient(x); dx.defined()) add_to(slice_rows(gradient[static_cast<std::size_t>(step.src)], s), dx);
+          if (auto dx = tape->gradient(x); dx.defined())
+            add_to(slice_rows(gradient[static_cast<std::size_t>(step.src)], s), dx);
         }
         for (std::size_t i = 0; i < side_gradient.size(); ++i)
           if (side_gradient[i].defined())
-            if (auto d = tape->gradient(context.sides[i].value); d.defined()) add_to(side_rows(side_gradient[i], i, s), d);
+            if (auto d = tape->gradient(context.sides[i].value); d.defined())
+              add_to(side_rows(side_gradient[i], i, s), d);
         for (auto& c : tape->template collected<T, B>()) collected.push_back(std::move(c));
       }
       if (into_source && !(step.lambda == Lambda{1, 1}))
-        map(B{}, [by = static_cast<T>(step.lambda.value())](T g) MEFT_INLINE { return g * by; }, dy.size(), dy.data(), std::as_const(dy).data());
+        map(
+            B{}, [by = static_cast<T>(step.lambda.value())](T g) MEFT_INLINE { return g * by; }, dy.size(), dy.data(),
+            std::as_const(dy).data());
     }
   }
 
@@ -253,7 +268,8 @@ class StackRun {
     auto& kept = kept_[l][static_cast<std::size_t>(s)];
     auto x = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
     if constexpr (fixed) {
-      const auto report = unshear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, kept.digits.back().data());
+      const auto report =
+          unshear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, kept.digits.back().data());
       if (report.overflow || report.hash != kept.hash.back())
         fail("reversible stack: undoing did not give back the input, so f is not deterministic", place(l, k));
       kept.digits.pop_back();
@@ -261,7 +277,9 @@ class StackRun {
     } else unshear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
   }
 
-  void add_to(Tensor<T, B> into, const Tensor<T, B>& x) const { map(B{}, Add{}, x.size(), into.data(), std::as_const(into).data(), x.data()); }
+  void add_to(Tensor<T, B> into, const Tensor<T, B>& x) const {
+    map(B{}, Add{}, x.size(), into.data(), std::as_const(into).data(), x.data());
+  }
 
   Tensor<T, B> side_rows(const Tensor<T, B>& whole, std::size_t i, Index s) const {
     const auto& [first, last] = slices_[static_cast<std::size_t>(s)];

@@ -29,24 +29,27 @@ struct StackOutput {
       return out;
     }
     const auto [first, second] = weights(readout, carrier, mix);
-    map(B{}, [first = first, second = second](T x, T y) MEFT_INLINE { return first * x + second * y; }, a.size(), a.data(),
-        std::as_const(a).data(), b.data());
+    map(
+        B{}, [first = first, second = second](T x, T y) MEFT_INLINE { return first * x + second * y; }, a.size(),
+        a.data(), std::as_const(a).data(), b.data());
     return a;
   }
 
-  static std::array<Tensor<T, B>, 2> spread(const Stack& run, const Readout& readout, int carrier, const Tensor<T, B>& mix, Tensor<T, B> dy) {
+  static std::array<Tensor<T, B>, 2> spread(const Stack& run, const Readout& readout, int carrier,
+                                            const Tensor<T, B>& mix, Tensor<T, B> dy) {
     using Kind = Readout::Kind;
     std::array<Tensor<T, B>, 2> out{Tensor<T, B>({run.rows(), run.width()}), Tensor<T, B>({run.rows(), run.width()})};
     if (readout.kind == Kind::concat) {
       for (std::size_t i = 0; i < 2; ++i)
-        copy_columns(B{}, run.rows(), run.width(), std::as_const(dy).data() + static_cast<Index>(i) * run.width(), 2 * run.width(), out[i].data(),
-                     run.width());
+        copy_columns(B{}, run.rows(), run.width(), std::as_const(dy).data() + static_cast<Index>(i) * run.width(),
+                     2 * run.width(), out[i].data(), run.width());
       return out;
     }
     const auto [first, second] = weights(readout, carrier, mix);
     const T by[2] = {first, second};
     for (std::size_t i = 0; i < 2; ++i)
-      map(B{}, [w = by[i]](T g) MEFT_INLINE { return w * g; }, dy.size(), out[i].data(), std::as_const(dy).data());
+      map(
+          B{}, [w = by[i]](T g) MEFT_INLINE { return w * g; }, dy.size(), out[i].data(), std::as_const(dy).data());
     return out;
   }
 
@@ -54,7 +57,9 @@ struct StackOutput {
   static Tensor<T, B> mix_gradient(const Stack& run, int carrier, const Tensor<T, B>& dy) {
     auto a = run.value(carrier);
     const auto b = run.value(1 - carrier);
-    map(B{}, [](T x, T y, T g) MEFT_INLINE { return (x - y) * g; }, a.size(), a.data(), std::as_const(a).data(), b.data(), dy.data());
+    map(
+        B{}, [](T x, T y, T g) MEFT_INLINE { return (x - y) * g; }, a.size(), a.data(), std::as_const(a).data(),
+        b.data(), dy.data());
     return sum_axis(a.reshape({a.size()}), 0).reshape({1});
   }
 
@@ -104,26 +109,32 @@ struct StackNode final : Slot<T, B> {
 }  // namespace detail
 
 /// Layers applied in order to two streams. Gradients reach the inputs, the sides and every parameter that the layers'
-/// functions use. Throws when a stream leaves its range, naming layer and value, and in the backward pass when a function
-/// turns out not to be deterministic.
+/// functions use. Throws when a stream leaves its range, naming layer and value, and in the backward pass when a
+/// function turns out not to be deterministic.
 template <Real T, Backend B = Cpu>
 class ReversibleStack {
  public:
   using Layers = std::vector<ReversibleLayer<T, B>>;
 
   ReversibleStack() = default;
-  explicit ReversibleStack(Layers layers, StackOptions options = {}, Where where = Where::current()) : options_(std::move(options)) {
+  explicit ReversibleStack(Layers layers, StackOptions options = {}, Where where = Where::current())
+      : options_(std::move(options)) {
     for (auto& layer : layers)
       for (std::size_t k = 0; k < layer.size(); ++k) {
         auto& step = layer[k];
-        if (!step.f) require(k + 1 == layer.size(), {"reversible stack: a swap is the last step of its layer", where}, k);
-        else require((step.dst == 0 || step.dst == 1) && step.src == 1 - step.dst, {"reversible stack: a shear goes from one stream to the other", where}, step.dst, step.src);
+        if (!step.f)
+          require(k + 1 == layer.size(), {"reversible stack: a swap is the last step of its layer", where}, k);
+        else
+          require((step.dst == 0 || step.dst == 1) && step.src == 1 - step.dst,
+                  {"reversible stack: a shear goes from one stream to the other", where}, step.dst, step.src);
         step.lambda = step.lambda.reduced(where);
       }
-    require(options_.word_bits == 32 || options_.word_bits == 64, {"reversible stack: word_bits is 32 or 64", where}, options_.word_bits);
+    require(options_.word_bits == 32 || options_.word_bits == 64, {"reversible stack: word_bits is 32 or 64", where},
+            options_.word_bits);
     require(options_.fraction_bits > 0 && options_.fraction_bits < options_.word_bits - 1,
             {"reversible stack: fraction_bits is positive and below word_bits - 1", where}, options_.fraction_bits);
-    require(options_.carrier == 0 || options_.carrier == 1, {"reversible stack: carrier is 0 or 1", where}, options_.carrier);
+    require(options_.carrier == 0 || options_.carrier == 1, {"reversible stack: carrier is 0 or 1", where},
+            options_.carrier);
     require(options_.slice_tokens > 0, {"reversible stack: slice_tokens is positive", where}, options_.slice_tokens);
     layers_ = std::make_shared<const Layers>(std::move(layers));
     if (options_.readout.kind == Readout::Kind::learned) mix_ = Parameter<T, B>::ones({1});
@@ -147,11 +158,14 @@ class ReversibleStack {
  private:
   Var<T, B> run(const Var<T, B>& x0, const Var<T, B>& x1, const Context<T, B>& context, Where where) const {
     require(layers_ != nullptr, {"reversible stack: it has no layers", where});
-    require(x0.shape() == x1.shape() && x0.shape().rank() == 2, {"reversible stack: the streams are not two equal matrices", where}, x0, x1);
-    require(context.offsets.tokens() == x0.dim(0), {"reversible stack: the offsets do not cover the rows", where}, x0, context.offsets.tokens());
+    require(x0.shape() == x1.shape() && x0.shape().rank() == 2,
+            {"reversible stack: the streams are not two equal matrices", where}, x0, x1);
+    require(context.offsets.tokens() == x0.dim(0), {"reversible stack: the offsets do not cover the rows", where}, x0,
+            context.offsets.tokens());
     for (const auto& side : context.sides)
-      require(side.offsets.sequences() == context.offsets.sequences(), {"reversible stack: a side input has another number of sequences", where},
-              side.offsets.sequences(), context.offsets.sequences());
+      require(side.offsets.sequences() == context.offsets.sequences(),
+              {"reversible stack: a side input has another number of sequences", where}, side.offsets.sequences(),
+              context.offsets.sequences());
     try {
       if (options_.streams == Streams::rounded) return run_in<T>(x0, x1, context, where);
       if (options_.word_bits == 32) return run_in<std::int32_t>(x0, x1, context, where);
@@ -166,7 +180,9 @@ class ReversibleStack {
   Var<T, B> run_in(const Var<T, B>& x0, const Var<T, B>& x1, const Context<T, B>& context, Where where) const {
     using Output = detail::StackOutput<T, B, Word>;
     Tape* tape = Tape::current();
-    const auto node_of = [&](const Var<T, B>& x) { return tape && tape->wants(x, "reversible stack", where) ? Tape::node(x) : -1; };
+    const auto node_of = [&](const Var<T, B>& x) {
+      return tape && tape->wants(x, "reversible stack", where) ? Tape::node(x) : -1;
+    };
     auto node = std::make_unique<detail::StackNode<T, B, Word>>("reversible stack");
     node->inputs = {node_of(x0), node_of(x1)};
     for (const auto& side : context.sides) node->sides.push_back({node_of(side.value), side.value.shape()});

@@ -33,7 +33,10 @@ Matrices<T> matrices(const Tensor<T, B>& x) {
 }
 template <Real T, Backend B>
 Matrices<T> matrices(const Transposed<T, B>& x) {
-  return {x.of.size() / std::max<Index>(1, x.of.dim(-2) * x.of.dim(-1)), x.of.dim(-1), x.of.dim(-2), {x.of.data(), 1, x.of.dim(-1)}};
+  return {x.of.size() / std::max<Index>(1, x.of.dim(-2) * x.of.dim(-1)),
+          x.of.dim(-1),
+          x.of.dim(-2),
+          {x.of.data(), 1, x.of.dim(-1)}};
 }
 template <class T, class B>
 const Tensor<T, B>& plain(const Tensor<T, B>& x) {
@@ -63,7 +66,8 @@ auto gemm(const A& a, const W& w) {
     auto view_a = ma.view, view_w = mw.view;
     view_a.data += i * ma.rows * ma.columns;
     view_w.data += i * mw.rows * mw.columns;
-    gemm(B{}, Product<T>{ma.rows, mw.columns, ma.columns, view_a, out.data() + i * ma.rows * mw.columns, mw.columns}, view_w);
+    gemm(B{}, Product<T>{ma.rows, mw.columns, ma.columns, view_a, out.data() + i * ma.rows * mw.columns, mw.columns},
+         view_w);
   }
   return out;
 }
@@ -80,7 +84,8 @@ Tensor<T, B> map(const F& f, const Tensor<T, B>& x, const More&... more) {
 template <Real T, Backend B>
 void accumulate(Tensor<T, B>& into, Tensor<T, B> x) {
   if (!into.defined()) into = std::move(x);
-  else if (into.unique()) map(B{}, Add{}, into.size(), into.data(), std::as_const(into).data(), std::as_const(x).data());
+  else if (into.unique())
+    map(B{}, Add{}, into.size(), into.data(), std::as_const(into).data(), std::as_const(x).data());
   else if (x.unique()) {
     map(B{}, Add{}, x.size(), x.data(), std::as_const(into).data(), std::as_const(x).data());
     into = std::move(x);

@@ -25,7 +25,8 @@ class PackedWeight {
 
   /// y[rows, out] = x[rows, in]·Wᵀ (+ bias [out], or null).
   void forward(Index rows, const T* x, const T* bias, T* y) const {
-    panels_.forward({rows, shape_[0], shape_[1], {x, shape_[1], 1}, y, shape_[0], bias ? Start::bias : Start::zero, bias});
+    panels_.forward(
+        {rows, shape_[0], shape_[1], {x, shape_[1], 1}, y, shape_[0], bias ? Start::bias : Start::zero, bias});
   }
   /// dx[rows, in] = dy[rows, out]·W.
   void backward(Index rows, const T* dy, T* dx) const {

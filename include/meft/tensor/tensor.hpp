@@ -40,8 +40,8 @@ class Tensor {
   }
   /// Copies row-major host values; their number must be the shape's size.
   static Tensor from(const Shape& shape, std::span<const T> values, Where where = Where::current()) {
-    require(static_cast<Index>(values.size()) == shape.size(), {"tensor: the number of values differs from the shape's size", where}, shape,
-            values.size());
+    require(static_cast<Index>(values.size()) == shape.size(),
+            {"tensor: the number of values differs from the shape's size", where}, shape, values.size());
     Tensor out(shape, where);
     B::upload(out.data(), values.data(), values.size_bytes());
     return out;
@@ -83,7 +83,8 @@ class Tensor {
 
   /// Rows [begin, end) of the first axis, sharing elements.
   Tensor rows(Index begin, Index end, Where where = Where::current()) const {
-    require(rank() > 0 && 0 <= begin && begin <= end && end <= dim(0), {"rows: outside the first axis", where}, shape_, begin, end);
+    require(rank() > 0 && 0 <= begin && begin <= end && end <= dim(0), {"rows: outside the first axis", where}, shape_,
+            begin, end);
     Tensor out = *this;
     out.shape_[0] = end - begin;
     out.offset_ += begin * shape_.inner(0);

@@ -31,11 +31,12 @@ struct Encoded {
 
 /// Encodes examples (pairs when `pair`) with a tokenizer such as text::WordPiece, cut to `max_length` tokens.
 template <class Tokenizer>
-Encoded encode(const Tokenizer& tokenizer, const std::vector<data::Example>& examples, bool pair, std::size_t max_length,
-               Where where = Where::current()) {
+Encoded encode(const Tokenizer& tokenizer, const std::vector<data::Example>& examples, bool pair,
+               std::size_t max_length, Where where = Where::current()) {
   Encoded out;
   for (const auto& example : examples) {
-    auto one = pair ? tokenizer.encode(example.text, example.pair, max_length, where) : tokenizer.encode(example.text, max_length, where);
+    auto one = pair ? tokenizer.encode(example.text, example.pair, max_length, where)
+                    : tokenizer.encode(example.text, max_length, where);
     out.ids.push_back(std::move(one.ids));
     out.types.push_back(std::move(one.types));
     out.labels.push_back(example.label);
@@ -61,7 +62,8 @@ nn::Batch<B> batch_of(const Encoded& examples, std::span<const std::uint32_t> ro
       targets.push_back(label);
       continue;
     }
-    require(label >= 0 && label < static_cast<float>(labels) && label == std::floor(label), {"batch: a label is not a class", where}, label, labels);
+    require(label >= 0 && label < static_cast<float>(labels) && label == std::floor(label),
+            {"batch: a label is not a class", where}, label, labels);
     classes.push_back(static_cast<std::int32_t>(label));
   }
   auto batch = nn::Batch<B>::pack(ids, types, where);

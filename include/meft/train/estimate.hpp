@@ -1,5 +1,6 @@
 // Owns: the activation memory that a training step will take, computed from shapes: nothing is run.
-// Counts are elements of T; `kept` follows the ops' Saved structs, `moving` what is alive beside them at the highest point.
+// Counts are elements of T; `kept` follows the ops' Saved structs, `moving` what is alive beside them at the highest
+// point.
 #pragma once
 
 #include <algorithm>
@@ -12,27 +13,40 @@
 
 namespace meft::train {
 
-/// Predicts what Measure will read over forward and backward of one batch, dropout on. Within a few percent on one thread
-/// (tested); with more, an upper bound: workers need not reach their highest points together.
+/// Predicts what Measure will read over forward and backward of one batch, dropout on. Within a few percent on one
+/// thread (tested); with more, an upper bound: workers need not reach their highest points together.
 template <Real T, Backend B = Cpu>
 class ActivationEstimate {
  public:
-  ActivationEstimate(const model::BertConfig& config, MethodOptions method, const Offsets& batch, int workers = threads())
-      : m_(std::move(method)), cuts_(meft::detail::cut(batch, StackOptions{}.slice_tokens)), n_(batch.tokens()), d_(config.hidden_size),
-        f_(config.intermediate_size), h_(config.num_attention_heads), layers_(config.num_hidden_layers), vocab_(config.vocab_size),
-        depth_(m_.reversible_layers < 0 ? layers_ : m_.reversible_layers), workers_(std::min<Index>(workers, static_cast<Index>(cuts_.size()))) {
+  ActivationEstimate(const model::BertConfig& config, MethodOptions method, const Offsets& batch,
+                     int workers = threads())
+      : m_(std::move(method)),
+        cuts_(meft::detail::cut(batch, StackOptions{}.slice_tokens)),
+        n_(batch.tokens()),
+        d_(config.hidden_size),
+        f_(config.intermediate_size),
+        h_(config.num_attention_heads),
+        layers_(config.num_hidden_layers),
+        vocab_(config.vocab_size),
+        depth_(m_.reversible_layers < 0 ? layers_ : m_.reversible_layers),
+        workers_(std::min<Index>(workers, static_cast<Index>(cuts_.size()))) {
     for (const auto& [first, last] : cuts_) {
       const Index rows = batch.end(last - 1) - batch.begin(first);
       slice_ = std::max(slice_, rows);
       if (m_.reversible())
-        for (const Lambda factor : {m_.chosen_lambda().reduced(), m_.chosen_beta().reduced()}) digits_ += digit_words<std::int32_t>(B{}, rows * d_, factor);
+        for (const Lambda factor : {m_.chosen_lambda().reduced(), m_.chosen_beta().reduced()})
+          digits_ += digit_words<std::int32_t>(B{}, rows * d_, factor);
     }
   }
 
   std::size_t bytes() const {
     const Index embeddings = 5 * n_ * d_;  // the rows of word, position and type with their partial sums
-    const Index highest = m_.reversible() ? reversible() : m_.name == "head" ? n_ * (3 * d_ + 2 * f_) : m_.recompute ? recomputed() : stored();
-    return static_cast<std::size_t>(std::max(embeddings, highest)) * sizeof(T) + static_cast<std::size_t>(3 * n_) * sizeof(std::int32_t);
+    const Index highest = m_.reversible()     ? reversible()
+                          : m_.name == "head" ? n_ * (3 * d_ + 2 * f_)
+                          : m_.recompute      ? recomputed()
+                                              : stored();
+    return static_cast<std::size_t>(std::max(embeddings, highest)) * sizeof(T) +
+           static_cast<std::size_t>(3 * n_) * sizeof(std::int32_t);
   }
 
  private:
@@ -40,8 +54,8 @@ class ActivationEstimate {
   Index norm() const { return d_ + 2; }            // input, mean and deviation
   Index attention() const { return 4 * d_ + h_; }  // query, key, value, output, log-sum-exp
 
-  /// What a plain layer keeps, an element a token. Under adapters the lowest layer's attention keeps nothing: nothing below
-  /// its output trains.
+  /// What a plain layer keeps, an element a token. Under adapters the lowest layer's attention keeps nothing: nothing
+  /// below its output trains.
   Index kept(bool lowest) const {
     const Index always = 2 * norm() + f_;  // with the input of the activation
     if (full()) return always + attention() + 2 * d_ + f_;
@@ -52,7 +66,9 @@ class ActivationEstimate {
   /// The gradients in the highest layer's feed-forward block, and that of its weight.
   Index moving() const { return full() ? n_ * (d_ + f_) + d_ * f_ : n_ * ((m_.name == "bitfit" ? 3 : 2) * d_ + f_); }
   /// Of the embeddings' norm at the start, and the table's gradient at the end.
-  Index with_embeddings(Index layers) const { return full() ? std::max(layers + n_ * norm(), vocab_ * d_ + 3 * n_ * d_) : layers; }
+  Index with_embeddings(Index layers) const {
+    return full() ? std::max(layers + n_ * norm(), vocab_ * d_ + 3 * n_ * d_) : layers;
+  }
 
   Index stored() const { return with_embeddings(n_ * (kept(true) + (layers_ - 1) * kept(false)) + moving()); }
   Index recomputed() const { return with_embeddings(n_ * (layers_ * d_ + kept(layers_ == 1)) + moving()); }
@@ -70,8 +86,11 @@ class ActivationEstimate {
 
   Index reversible() const {
     const Index streams = 2 * n_ * d_, gradients = 2 * n_ * d_;
-    if (m_.streams == Streams::stored) return streams + gradients + depth_ * n_ * taped() + workers_ * slice_ * (2 * d_ + f_);
-    const Index held = m_.streams == Streams::exact ? depth_ * digits_ * static_cast<Index>(sizeof(std::uint32_t)) / static_cast<Index>(sizeof(T)) : 0;
+    if (m_.streams == Streams::stored)
+      return streams + gradients + depth_ * n_ * taped() + workers_ * slice_ * (2 * d_ + f_);
+    const Index held = m_.streams == Streams::exact ? depth_ * digits_ * static_cast<Index>(sizeof(std::uint32_t)) /
+                                                          static_cast<Index>(sizeof(T))
+                                                    : 0;
     return held + streams + std::max(gradients + workers_ * slice_ * differentiated(), 3 * n_ * d_);
   }
 

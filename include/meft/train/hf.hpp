@@ -45,7 +45,8 @@ inline Shape shape_of(const io::Entry& entry) {
 /// Reads every parameter of `module` from `file`. Throws naming the tensor when one is missing or has another shape.
 /// Gives the names that were read.
 template <class Module>
-std::set<std::string> load_parameters(Module& module, const io::Safetensors& file, const std::string& prefix, Where where = Where::current()) {
+std::set<std::string> load_parameters(Module& module, const io::Safetensors& file, const std::string& prefix,
+                                      Where where = Where::current()) {
   std::set<std::string> read;
   std::string missing;
   nn::for_each_parameter(module, [&](const std::string& name, auto& parameter) {
@@ -53,8 +54,8 @@ std::set<std::string> load_parameters(Module& module, const io::Safetensors& fil
       if (!file.contains(spelled)) continue;
       const auto& entry = file.find(spelled);
       if (entry.shape.size() > Shape::max_rank || !(detail::shape_of(entry) == parameter.shape()))
-        fail({"load: " + entry.file + ": tensor " + spelled + " has the wrong shape", where}, "expected " + parameter.shape().text(),
-             "found " + io::detail::shape_text(entry.shape));
+        fail({"load: " + entry.file + ": tensor " + spelled + " has the wrong shape", where},
+             "expected " + parameter.shape().text(), "found " + io::detail::shape_text(entry.shape));
       auto& value = parameter.value();
       using T = typename std::decay_t<decltype(value)>::value_type;
       io::copy_to(entry, std::span<T>(value.data(), static_cast<std::size_t>(value.size())), where);
@@ -63,7 +64,8 @@ std::set<std::string> load_parameters(Module& module, const io::Safetensors& fil
     }
     missing += (missing.empty() ? "" : ", ") + name;
   });
-  if (!missing.empty()) fail({"load: " + file.path() + ": tensors are missing (with or without `" + prefix + "`)", where}, missing);
+  if (!missing.empty())
+    fail({"load: " + file.path() + ": tensors are missing (with or without `" + prefix + "`)", where}, missing);
   return read;
 }
 
@@ -82,8 +84,9 @@ Model hf(const std::string& folder, LoadReport* report = nullptr, Where where = 
 /// A classification head for the model in `folder`: pooler and classifier are read when the checkpoint has them (the
 /// classifier only for the same number of labels) and made anew otherwise, N(0, 0.02²). Mean pooling has no pooler.
 template <Real T, Backend B = Cpu>
-nn::Classifier<T, B> load_head(const std::string& folder, Index width, Index labels, nn::Pooling pooling, float dropout, std::uint64_t seed,
-                               const std::string& prefix = "bert.", LoadReport* report = nullptr, Where where = Where::current()) {
+nn::Classifier<T, B> load_head(const std::string& folder, Index width, Index labels, nn::Pooling pooling, float dropout,
+                               std::uint64_t seed, const std::string& prefix = "bert.", LoadReport* report = nullptr,
+                               Where where = Where::current()) {
   const io::Safetensors file(folder, where);
   constexpr std::uint32_t site = 0xc0000000u;
   nn::Classifier<T, B> head{{}, nn::Linear<T, B>::normal(width, labels, {seed, site, 0}), pooling, dropout, site + 1};
@@ -91,7 +94,8 @@ nn::Classifier<T, B> load_head(const std::string& folder, Index width, Index lab
   nn::for_each_parameter(head, [&](const std::string& name, Parameter<T, B>& parameter) {
     for (const auto& spelled : {prefix + name, name})
       if (file.contains(spelled) && detail::shape_of(file.find(spelled)) == parameter.shape()) {
-        io::copy_to(file.find(spelled), std::span<T>(parameter.value().data(), static_cast<std::size_t>(parameter.size())), where);
+        io::copy_to(file.find(spelled),
+                    std::span<T>(parameter.value().data(), static_cast<std::size_t>(parameter.size())), where);
         if (report) std::erase(report->unused, spelled);
         return;
       }

@@ -1,5 +1,5 @@
-// Owns: a model with its method and head as one thing to train: logits, loss, predictions; its trained tensors in a file.
-// Must not know: how training goes.
+// Owns: a model with its method and head as one thing to train: logits, loss, predictions; its trained tensors in a
+// file. Must not know: how training goes.
 #pragma once
 
 #include <algorithm>
@@ -72,7 +72,8 @@ struct Predictions {
 
   /// softmax of row i.
   std::vector<double> probabilities(std::size_t i) const {
-    std::vector<double> out(logits.begin() + static_cast<std::ptrdiff_t>(i * labels), logits.begin() + static_cast<std::ptrdiff_t>((i + 1) * labels));
+    std::vector<double> out(logits.begin() + static_cast<std::ptrdiff_t>(i * labels),
+                            logits.begin() + static_cast<std::ptrdiff_t>((i + 1) * labels));
     const double most = *std::max_element(out.begin(), out.end());
     for (double& x : out) x = std::exp(x - most);
     const double sum = std::accumulate(out.begin(), out.end(), 0.0);
@@ -107,7 +108,10 @@ namespace detail {
 template <Real T, Backend B>
 io::NamedTensor named(const std::string& name, const Tensor<T, B>& x) {
   static_assert(std::is_same_v<B, Cpu>, "meft: a tensor is saved from the host");
-  return {name, std::string(dtype_name<T>()), {x.shape().begin(), x.shape().end()}, std::as_bytes(std::span(x.data(), static_cast<std::size_t>(x.size())))};
+  return {name,
+          std::string(dtype_name<T>()),
+          {x.shape().begin(), x.shape().end()},
+          std::as_bytes(std::span(x.data(), static_cast<std::size_t>(x.size())))};
 }
 
 /// Reads tensor `name` of a file into x; throws naming both when it is missing or of another shape.
@@ -125,7 +129,8 @@ void read_into(Tensor<T, B>& x, const io::Safetensors& file, const std::string& 
 
 /// Writes the trained tensors by name, whole or not at all.
 template <class Model>
-void save_trained(const std::string& path, Learner<Model>& learner, const io::Metadata& metadata, Where where = Where::current()) {
+void save_trained(const std::string& path, Learner<Model>& learner, const io::Metadata& metadata,
+                  Where where = Where::current()) {
   std::vector<io::NamedTensor> tensors;
   nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
     if (p.trainable()) tensors.push_back(detail::named(name, p.value()));
@@ -143,7 +148,8 @@ void load_trained(const io::Safetensors& file, Learner<Model>& learner, Where wh
     detail::read_into(p.value(), file, name, where);
     left.erase(name);
   });
-  if (!left.empty()) fail({"load: " + file.path() + ": a tensor that this method does not train", where}, *left.begin());
+  if (!left.empty())
+    fail({"load: " + file.path() + ": a tensor that this method does not train", where}, *left.begin());
 }
 
 }  // namespace meft::train

@@ -10,7 +10,8 @@
 
 namespace meft::train {
 
-inline constexpr std::array<std::string_view, 8> method_names{"full", "head", "bitfit", "adapter", "lora", "meft1", "meft2", "meft3"};
+inline constexpr std::array<std::string_view, 8> method_names{"full", "head",  "bitfit", "adapter",
+                                                              "lora", "meft1", "meft2",  "meft3"};
 
 /// A method and its options; those that the method does not have are not read.
 struct MethodOptions {

@@ -17,9 +17,9 @@ struct StepReport {
   double loss = 0;                     // of the step
   double mean_loss = 0;                // over the epoch so far
   double rate = 0, gradient_norm = 0;
-  double sequences_per_second = 0;     // since the run was started or resumed
+  double sequences_per_second = 0;  // since the run was started or resumed
   double seconds_left = 0;
-  std::size_t activation_bytes = 0;    // of the step: its highest batch
+  std::size_t activation_bytes = 0;  // of the step: its highest batch
 };
 
 /// After an epoch's predictions on the dev examples.

@@ -1,7 +1,7 @@
-// Owns: the training loop: batches by length, accumulation, AdamW, warm-up and decay, the dev scores after each epoch, the
-// best epoch kept, a state to resume from. Every random draw is keyed by seed and batch number, so a run has the same
-// bits however often it was interrupted, on any number of threads.
-// Must not know: command lines, and how progress is shown.
+// Owns: the training loop: batches by length, accumulation, AdamW, warm-up and decay, the dev scores after each epoch,
+// the best epoch kept, a state to resume from. Every random draw is keyed by seed and batch number, so a run has the
+// same bits however often it was interrupted, on any number of threads. Must not know: command lines, and how progress
+// is shown.
 #pragma once
 
 #include <algorithm>
@@ -30,14 +30,14 @@ struct TrainOptions {
   std::vector<std::string> metrics{"accuracy"};
   std::string main_metric = "accuracy";
 
-  std::string folder{};                             // of the files below, made when missing; empty: none is written
-  nlohmann::json run = nlohmann::json::object();    // the options that make the run; a state of another is refused
-  nlohmann::json config = nlohmann::json::object(); // goes into adapter.safetensors
-  bool resume = false;                              // from the folder's state, if it has one
-  std::int64_t log_every = 10;                      // steps
-  std::int64_t save_steps = 0;                      // save the state every so many steps; 0: never
-  double save_seconds = 60;                         // and every so many seconds; 0: never
-  std::function<bool()> stop{};                     // asked between batches; true: save and return
+  std::string folder{};                              // of the files below, made when missing; empty: none is written
+  nlohmann::json run = nlohmann::json::object();     // the options that make the run; a state of another is refused
+  nlohmann::json config = nlohmann::json::object();  // goes into adapter.safetensors
+  bool resume = false;                               // from the folder's state, if it has one
+  std::int64_t log_every = 10;                       // steps
+  std::int64_t save_steps = 0;                       // save the state every so many steps; 0: never
+  double save_seconds = 60;                          // and every so many seconds; 0: never
+  std::function<bool()> stop{};                      // asked between batches; true: save and return
 };
 
 /// How a run ended. Sizes and times are those since it was started or resumed.
@@ -52,7 +52,10 @@ struct Outcome {
 struct RunFiles {
   std::string log, metrics, adapter, state;
   explicit RunFiles(const std::string& folder)
-      : log(folder + "/log.jsonl"), metrics(folder + "/metrics.json"), adapter(folder + "/adapter.safetensors"), state(folder + "/state.safetensors") {}
+      : log(folder + "/log.jsonl"),
+        metrics(folder + "/metrics.json"),
+        adapter(folder + "/adapter.safetensors"),
+        state(folder + "/state.safetensors") {}
 };
 
 template <class Model>
@@ -62,16 +65,26 @@ class Trainer {
   using B = typename Model::backend;
 
   /// Both sets have labels. Gradients and moments are allocated here. Throws for options outside their range.
-  Trainer(Learner<Model>& learner, const Encoded& train, const Encoded& dev, TrainOptions options, Observer observer = {},
-          Where where = Where::current())
-      : learner_(learner), train_(train), dev_(dev), o_(std::move(options)), observer_(std::move(observer)), files_(o_.folder),
-        optimizer_(o_.optimizer.over<T, B>(learner)), lengths_(train.lengths()) {
+  Trainer(Learner<Model>& learner, const Encoded& train, const Encoded& dev, TrainOptions options,
+          Observer observer = {}, Where where = Where::current())
+      : learner_(learner),
+        train_(train),
+        dev_(dev),
+        o_(std::move(options)),
+        observer_(std::move(observer)),
+        files_(o_.folder),
+        optimizer_(o_.optimizer.over<T, B>(learner)),
+        lengths_(train.lengths()) {
     require(o_.batch > 0 && o_.accumulate > 0 && o_.epochs > 0 && o_.max_steps >= 0,
-            {"trainer: batch, accumulate and epochs are positive, max_steps is not negative", where}, o_.batch, o_.accumulate, o_.epochs, o_.max_steps);
-    require(o_.warmup >= 0 && o_.warmup < 1, {"trainer: warmup is a share of the steps, in [0, 1), found", where}, o_.warmup);
-    require(train.size() > 0 && dev.size() > 0, {"trainer: no examples to train on, or none to score", where}, train.size(), dev.size());
+            {"trainer: batch, accumulate and epochs are positive, max_steps is not negative", where}, o_.batch,
+            o_.accumulate, o_.epochs, o_.max_steps);
+    require(o_.warmup >= 0 && o_.warmup < 1, {"trainer: warmup is a share of the steps, in [0, 1), found", where},
+            o_.warmup);
+    require(train.size() > 0 && dev.size() > 0, {"trainer: no examples to train on, or none to score", where},
+            train.size(), dev.size());
     require(optimizer_.parameters() > 0, {"trainer: nothing trains", where});
-    const auto batches = static_cast<std::int64_t>((train.size() + o_.batch - 1) / o_.batch), each = static_cast<std::int64_t>(o_.accumulate);
+    const auto batches = static_cast<std::int64_t>((train.size() + o_.batch - 1) / o_.batch),
+               each = static_cast<std::int64_t>(o_.accumulate);
     groups_ = (batches + each - 1) / each;
     steps_ = groups_ * o_.epochs;
     if (o_.max_steps > 0) steps_ = std::min(steps_, o_.max_steps);
@@ -81,8 +94,8 @@ class Trainer {
   std::int64_t steps() const { return steps_; }
   optim::State<T, B>& optimizer() { return optimizer_; }
 
-  /// Trains to the end or until stopped. At the end the learner holds the best epoch's parameters when there is a folder,
-  /// the last epoch's otherwise.
+  /// Trains to the end or until stopped. At the end the learner holds the best epoch's parameters when there is a
+  /// folder, the last epoch's otherwise.
   Outcome run(Where where = Where::current()) {
     start(where);
     while (!place_.finished) {
@@ -105,7 +118,8 @@ class Trainer {
       resumed = o_.resume && fs::exists(files_.state);
       if (!o_.resume)
         for (const auto& file : {files_.state, files_.adapter})
-          if (fs::exists(file)) fail({"trainer: " + file + " is there already: resume that run, or take another folder", where});
+          if (fs::exists(file))
+            fail({"trainer: " + file + " is there already: resume that run, or take another folder", where});
       if (resumed) place_ = load_state(files_.state, optimizer_, o_.run, where);
       restore_log();
       if (!resumed) save();
@@ -120,7 +134,8 @@ class Trainer {
     if (!std::filesystem::exists(files_.log)) return;
     std::string text = io::read_text(files_.log, std::size_t{1} << 32);
     if (text.size() == place_.log_bytes) return;
-    if (text.size() < place_.log_bytes) text.resize(text.rfind('\n') == text.npos ? 0 : text.rfind('\n') + 1);  // lost with the power
+    if (text.size() < place_.log_bytes)
+      text.resize(text.rfind('\n') == text.npos ? 0 : text.rfind('\n') + 1);  // lost with the power
     else text.resize(place_.log_bytes);
     io::write_atomically(files_.log, text);
   }
@@ -133,14 +148,16 @@ class Trainer {
     if (place_.group >= groups_ || place_.step >= steps_) return true;
     const auto plan = data::batches(lengths_, o_.batch, o_.seed, static_cast<std::uint64_t>(place_.epoch), true);
     while (place_.group < groups_ && place_.step < steps_) {
-      const std::size_t first = static_cast<std::size_t>(place_.group) * o_.accumulate, last = std::min(first + o_.accumulate, plan.size());
+      const std::size_t first = static_cast<std::size_t>(place_.group) * o_.accumulate,
+                        last = std::min(first + o_.accumulate, plan.size());
       if (!step(std::span(plan).subspan(first, last - first))) {
         optimizer_.zero_gradients();
         save();
         return false;
       }
-      const bool due = (o_.save_steps > 0 && place_.step % o_.save_steps == 0) ||
-                       (o_.save_seconds > 0 && std::chrono::duration<double>(Clock::now() - saved_).count() >= o_.save_seconds);
+      const bool due =
+          (o_.save_steps > 0 && place_.step % o_.save_steps == 0) ||
+          (o_.save_seconds > 0 && std::chrono::duration<double>(Clock::now() - saved_).count() >= o_.save_seconds);
       if (due) save();
     }
     return true;
@@ -157,7 +174,8 @@ class Trainer {
       Tape tape;
       const auto loss = learner_.loss(batch);
       report.loss += static_cast<double>(loss.value().item()) / static_cast<double>(group.size());
-      if (!std::isfinite(report.loss)) fail("trainer: the loss is not finite at step " + std::to_string(place_.step + 1) + " (a lower rate may help)");
+      if (!std::isfinite(report.loss))
+        fail("trainer: the loss is not finite at step " + std::to_string(place_.step + 1) + " (a lower rate may help)");
       tape.backward(loss);
       report.activation_bytes = std::max(report.activation_bytes, measure.activation());
       sequences_ += group[i].size();
@@ -180,7 +198,8 @@ class Trainer {
     report.mean_loss = place_.loss / static_cast<double>(place_.group);
     report.rate = o_.optimizer.rate * factor;
     report.sequences_per_second = static_cast<double>(sequences_) / std::max(1e-9, seconds());
-    report.seconds_left = seconds() / static_cast<double>(place_.step - start_step_) * static_cast<double>(steps_ - place_.step);
+    report.seconds_left =
+        seconds() / static_cast<double>(place_.step - start_step_) * static_cast<double>(steps_ - place_.step);
     if (place_.recent_steps >= o_.log_every) log_step(report);
     if (observer_.stepped) observer_.stepped(report);
     return true;
@@ -193,10 +212,15 @@ class Trainer {
       save();
       return false;
     }
-    EpochReport report{place_.epoch + 1, epochs_, place_.step, place_.loss / static_cast<double>(std::max<std::int64_t>(1, place_.group)),
-                       metrics(o_.metrics, predictions.values(), dev_.labels), false};
+    EpochReport report{place_.epoch + 1,
+                       epochs_,
+                       place_.step,
+                       place_.loss / static_cast<double>(std::max<std::int64_t>(1, place_.group)),
+                       metrics(o_.metrics, predictions.values(), dev_.labels),
+                       false};
     place_.epochs.push_back({report.mean_loss, place_.step, report.scores});
-    report.best = place_.best_epoch < 0 || main_of(place_.epochs.back()) > main_of(place_.epochs[static_cast<std::size_t>(place_.best_epoch)]);
+    report.best = place_.best_epoch < 0 ||
+                  main_of(place_.epochs.back()) > main_of(place_.epochs[static_cast<std::size_t>(place_.best_epoch)]);
     if (report.best) place_.best_epoch = place_.epoch;
     ++place_.epoch;
     place_.group = 0;
@@ -205,7 +229,8 @@ class Trainer {
     if (!o_.folder.empty()) {
       log_epoch(report);
       // The state comes last: until it is there, a resumed run makes the same files again.
-      if (report.best) save_trained(files_.adapter, learner_, {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}});
+      if (report.best)
+        save_trained(files_.adapter, learner_, {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}});
       io::write_atomically(files_.metrics, summary().dump(2) + "\n");
       save();
     }
@@ -231,10 +256,17 @@ class Trainer {
     place_.log_bytes += text.size() + 1;
   }
   void log_step(const StepReport& r) {
-    const double mean = std::exchange(place_.recent_loss, 0) / static_cast<double>(std::exchange(place_.recent_steps, 0));
+    const double mean =
+        std::exchange(place_.recent_loss, 0) / static_cast<double>(std::exchange(place_.recent_steps, 0));
     if (o_.folder.empty()) return;
-    log({{"step", r.step}, {"epoch", r.epoch}, {"loss", mean}, {"rate", r.rate}, {"gradient_norm", r.gradient_norm},
-         {"sequences_per_second", r.sequences_per_second}, {"activation_bytes", r.activation_bytes}, {"seconds", seconds()}});
+    log({{"step", r.step},
+         {"epoch", r.epoch},
+         {"loss", mean},
+         {"rate", r.rate},
+         {"gradient_norm", r.gradient_norm},
+         {"sequences_per_second", r.sequences_per_second},
+         {"activation_bytes", r.activation_bytes},
+         {"seconds", seconds()}});
   }
   void log_epoch(const EpochReport& r) {
     nlohmann::ordered_json line{{"step", r.step}, {"epoch", r.epoch}, {"train_loss", r.mean_loss}, {"best", r.best}};
@@ -257,9 +289,16 @@ class Trainer {
       epochs.push_back({{"epoch", i + 1}, {"step", e.step}, {"train_loss", e.loss}, {"dev", scores(e)}});
     }
     const auto& best = place_.epochs[static_cast<std::size_t>(place_.best_epoch)];
-    return {{"metric", o_.main_metric}, {"value", main_of(best)}, {"best_epoch", place_.best_epoch + 1}, {"dev", scores(best)},
-            {"steps", place_.step}, {"finished", place_.finished}, {"train_examples", train_.size()}, {"dev_examples", dev_.size()},
-            {"trained_parameters", optimizer_.parameters()}, {"epochs", epochs}};
+    return {{"metric", o_.main_metric},
+            {"value", main_of(best)},
+            {"best_epoch", place_.best_epoch + 1},
+            {"dev", scores(best)},
+            {"steps", place_.step},
+            {"finished", place_.finished},
+            {"train_examples", train_.size()},
+            {"dev_examples", dev_.size()},
+            {"trained_parameters", optimizer_.parameters()},
+            {"epochs", epochs}};
   }
 
   Outcome outcome(bool finished) const { return {finished, place_, activation_, seconds()}; }

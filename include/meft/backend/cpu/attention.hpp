@@ -22,7 +22,8 @@ struct AttentionSpec {
   Index heads, width;  // a row holds heads · width elements
   bool causal = false;
   T scale = 1;
-  float dropout = 0;   // of the probabilities; element ((first_row + query row) · heads + head) · 2²⁴ + key is replayed from `key`
+  float dropout =
+      0;  // of the probabilities; element ((first_row + query row) · heads + head) · 2²⁴ + key is replayed from `key`
   Key key{};
   Index first_row = 0;
 };
@@ -49,7 +50,8 @@ MEFT_INLINE inline void block_product(const Product<T>& p, Strided<T> b) {
         for (Index k0 = 0; k0 < p.depth; k0 += depth) {
           const Index k = std::min(depth, p.depth - k0);
           pack_panel(k, b.at(k0, j), columns, panel);
-          multiply_panel(p.rows, k, p.a.at(0, k0), panel, p.c + j, p.ldc, columns, k0 ? Start::accumulate : p.start, nullptr);
+          multiply_panel(p.rows, k, p.a.at(0, k0), panel, p.c + j, p.ldc, columns, k0 ? Start::accumulate : p.start,
+                         nullptr);
         }
       }
       return;
@@ -73,7 +75,8 @@ void drop_keys(const AttentionSpec<T>& spec, Index row, Index head, Index k0, In
   const std::uint64_t base = static_cast<std::uint64_t>((spec.first_row + row) * spec.heads + head) << 24;
   for (Index j = 0; j < n; j += 4) {  // k0 is a multiple of the key tile, so of 4
     const auto bits = philox(spec.key, (base + static_cast<std::uint64_t>(k0 + j)) / 4);
-    for (Index u = 0; u < std::min<Index>(4, n - j); ++u) x[j + u] = bits[static_cast<std::size_t>(u)] >= threshold ? x[j + u] * keep : T(0);
+    for (Index u = 0; u < std::min<Index>(4, n - j); ++u)
+      x[j + u] = bits[static_cast<std::size_t>(u)] >= threshold ? x[j + u] * keep : T(0);
   }
 }
 
@@ -85,8 +88,8 @@ Index visible(const AttentionSpec<T>& spec, const Span& s, Index i, Index k0, In
 
 /// The scaled scores of a tile; what a query must not see is −∞.
 template <class T>
-MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Index i0, Index rows, Index k0, Index n, Strided<T> q, Strided<T> k,
-                               T* out) {
+MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Index i0, Index rows, Index k0, Index n,
+                               Strided<T> q, Strided<T> k, T* out) {
   block_product<T>({rows, n, spec.width, q, out, key_tile}, {k.data, k.column, k.row});
   for (Index i = 0; i < rows; ++i) {
     T* row = out + i * key_tile;
@@ -96,7 +99,8 @@ MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Inde
 }
 
 template <class T>
-MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q, const T* k, const T* v, T* out, T* lse) {
+MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q, const T* k,
+                                    const T* v, T* out, T* lse) {
   const Index ld = spec.heads * spec.width, at = head * spec.width;
   T p[query_tile * key_tile], top[query_tile], total[query_tile];
   for (Index i0 = 0; i0 < s.queries; i0 += query_tile) {
@@ -125,7 +129,8 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
         top[i] = high;
         if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, row);
       }
-      block_product<T>({rows, spec.width, n, {p, key_tile, 1}, o, ld, Start::accumulate}, {v + (s.k + k0) * ld + at, ld, 1});
+      block_product<T>({rows, spec.width, n, {p, key_tile, 1}, o, ld, Start::accumulate},
+                       {v + (s.k + k0) * ld + at, ld, 1});
     }
     for (Index i = 0; i < rows; ++i) {
       const T scale = total[i] > 0 ? T(1) / total[i] : T(0);
@@ -136,8 +141,9 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
 }
 
 template <class T>
-MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q, const T* k, const T* v,
-                                             const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
+MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q,
+                                             const T* k, const T* v, const T* out, const T* lse, const T* dout, T* dq,
+                                             T* dk, T* dv) {
   const Index ld = spec.heads * spec.width, at = head * spec.width;
   T p[query_tile * key_tile], dp[query_tile * key_tile], delta[query_tile];
   for (Index j = 0; j < s.keys; ++j) {
@@ -164,7 +170,8 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
         map_run([drop, c = spec.scale](T x, T d) MEFT_INLINE { return x * (d - drop) * c; }, n, di, pi, di);
         if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, pi);
       }
-      block_product<T>({n, spec.width, rows, {p, 1, key_tile}, dv + keys, ld, Start::accumulate}, {dout + origin, ld, 1});
+      block_product<T>({n, spec.width, rows, {p, 1, key_tile}, dv + keys, ld, Start::accumulate},
+                       {dout + origin, ld, 1});
       block_product<T>({n, spec.width, rows, {dp, 1, key_tile}, dk + keys, ld, Start::accumulate}, {q + origin, ld, 1});
       block_product<T>({rows, spec.width, n, {dp, key_tile, 1}, dq + origin, ld, Start::accumulate}, {k + keys, ld, 1});
     }
@@ -175,16 +182,18 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
 
 /// out = softmax(scale · q·kᵀ)·v for each head of each span; lse [query rows, heads] keeps the log of the sums.
 template <Real T>
-void attention(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v, T* out, T* lse) {
+void attention(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
+               T* out, T* lse) {
   parallel_for(spans * spec.heads, [&](Index task) {
-    vectorised([&]() MEFT_INLINE { cpu::attend_head(spec, span[task / spec.heads], task % spec.heads, q, k, v, out, lse); });
+    vectorised(
+        [&]() MEFT_INLINE { cpu::attend_head(spec, span[task / spec.heads], task % spec.heads, q, k, v, out, lse); });
   });
 }
 
 /// Gradients of the above from dout; every element of dq, dk and dv that belongs to a span is written.
 template <Real T>
-void attention_backward(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v, const T* out,
-                        const T* lse, const T* dout, T* dq, T* dk, T* dv) {
+void attention_backward(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
+                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
   parallel_for(spans * spec.heads, [&](Index task) {
     vectorised([&]() MEFT_INLINE {
       cpu::attend_head_backward(spec, span[task / spec.heads], task % spec.heads, q, k, v, out, lse, dout, dq, dk, dv);

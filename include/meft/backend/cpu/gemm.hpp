@@ -1,6 +1,6 @@
 // Owns: C = A·B for strided operands, and the packed form of a constant right operand. The library's only Eigen user.
-// Float on AVX2 runs on our tile; every other case runs on Eigen's kernel. Work is cut by fixed sizes, and each sum runs
-// over k in one order, so the thread count changes nothing.
+// Float on AVX2 runs on our tile; every other case runs on Eigen's kernel. Work is cut by fixed sizes, and each sum
+// runs over k in one order, so the thread count changes nothing.
 #pragma once
 
 #include <Eigen/Core>
@@ -41,8 +41,8 @@ void multiply(const Product<float>& p, const Panel& panel) {
       const Start start = k0 ? Start::accumulate : p.start;
       for (Index j = j0; j < j1; j += panel_width) {
         const Index columns = std::min(panel_width, j1 - j);
-        multiply_panel(rows, k, p.a.at(i0, k0), panel(j, columns, k0, k, scratch), p.c + i0 * p.ldc + j, p.ldc, columns, start,
-                       p.bias ? p.bias + j : nullptr);
+        multiply_panel(rows, k, p.a.at(i0, k0), panel(j, columns, k0, k, scratch), p.c + i0 * p.ldc + j, p.ldc, columns,
+                       start, p.bias ? p.bias + j : nullptr);
       }
     }
   });
@@ -54,7 +54,9 @@ namespace detail {
 template <class T>
 struct Blocking : Eigen::internal::level3_blocking<T, T> {
   Blocking(Index rows, Index columns, Index depth)
-      : workspace(Cpu::pool(), static_cast<std::size_t>(std::min<Index>(depth, 256) * (std::min<Index>(rows, 96) + columns + 32)) * sizeof(T)) {
+      : workspace(Cpu::pool(),
+                  static_cast<std::size_t>(std::min<Index>(depth, 256) * (std::min<Index>(rows, 96) + columns + 32)) *
+                      sizeof(T)) {
     this->m_mc = std::min<Index>(rows, 96);
     this->m_nc = columns;
     this->m_kc = std::min<Index>(depth, 256);
@@ -112,8 +114,8 @@ void gemm(Cpu, const Product<T>& p, Strided<T> b) {
   });
 }
 
-/// A constant matrix W[n, k] (a linear layer's weight, [out, in]), laid out once for both x·Wᵀ and dy·W: in panels of 16
-/// rows of W where the tile runs, row-major where Eigen does.
+/// A constant matrix W[n, k] (a linear layer's weight, [out, in]), laid out once for both x·Wᵀ and dy·W: in panels of
+/// 16 rows of W where the tile runs, row-major where Eigen does.
 template <Real T>
 class Panels {
  public:
@@ -124,10 +126,11 @@ class Panels {
     if (!tiled()) Cpu::copy(buffer_.data(), w, static_cast<std::size_t>(out * in) * sizeof(T));
 #if MEFT_X86
     if constexpr (std::is_same_v<T, float>)
-      if (tiled()) parallel_for(padded(out) / cpu::panel_width, [&](Index panel) {
-        const Index j = panel * cpu::panel_width;
-        cpu::pack_panel(in, {w + j * in, 1, in}, std::min(cpu::panel_width, out - j), data() + j * in);
-      });
+      if (tiled())
+        parallel_for(padded(out) / cpu::panel_width, [&](Index panel) {
+          const Index j = panel * cpu::panel_width;
+          cpu::pack_panel(in, {w + j * in, 1, in}, std::min(cpu::panel_width, out - j), data() + j * in);
+        });
 #endif
   }
 
@@ -138,7 +141,8 @@ class Panels {
   /// The weight in its original layout.
   void unpack(T* w) const {
     for (Index i = 0; i < out_; ++i)
-      for (Index j = 0; j < in_; ++j) w[i * in_ + j] = tiled() ? data()[i / 16 * 16 * in_ + j * 16 + i % 16] : data()[i * in_ + j];
+      for (Index j = 0; j < in_; ++j)
+        w[i * in_ + j] = tiled() ? data()[i / 16 * 16 * in_ + j * 16 + i % 16] : data()[i * in_ + j];
   }
 
   /// C[m, out] = start + A[m, in] · Wᵀ.
@@ -161,7 +165,8 @@ class Panels {
         return cpu::multiply(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
           for (Index done = 0; done < k;) {  // k runs over rows of W; 16 of them share a panel
             const Index row = k0 + done, first = row % 16, count = std::min(16 - first, k - done);
-            cpu::pack_panel(count, {data() + (row - first) * in_ + j * 16 + first, 1, 16}, columns, scratch + done * 16);
+            cpu::pack_panel(count, {data() + (row - first) * in_ + j * 16 + first, 1, 16}, columns,
+                            scratch + done * 16);
             done += count;
           }
           return static_cast<const float*>(scratch);

@@ -69,7 +69,8 @@ void cross_entropy_backward(Cpu, Index rows, Index n, const T* x, const std::int
 /// dx = factor · (x − target) · dy, dy a single number.
 template <Real T>
 void scaled_difference(Cpu, Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {
-  map(Cpu{}, [s = factor * *dy](T a, T b) MEFT_INLINE { return (a - b) * s; }, n, dx, x, target);
+  map(
+      Cpu{}, [s = factor * *dy](T a, T b) MEFT_INLINE { return (a - b) * s; }, n, dx, x, target);
 }
 
 }  // namespace meft

@@ -52,7 +52,8 @@ void map(Cpu, const F& f, Index n, T* out, const In*... in) {
 
 /// out = f(a, b) with NumPy broadcasting; `shape` is the broadcast shape.
 template <class F, class T, class A, class C>
-void map_broadcast(Cpu, const F& f, const Shape& shape, T* out, const Shape& sa, const A* a, const Shape& sb, const C* b) {
+void map_broadcast(Cpu, const F& f, const Shape& shape, T* out, const Shape& sa, const A* a, const Shape& sb,
+                   const C* b) {
   if (sa == shape && sb == shape) return map(Cpu{}, f, shape.size(), out, a, b);
   const int rank = shape.rank();
   std::array<Index, Shape::max_rank> step_a{}, step_b{};  // 0 where the operand is repeated
@@ -67,7 +68,8 @@ void map_broadcast(Cpu, const F& f, const Shape& shape, T* out, const Shape& sa,
     size_b *= db;
   }
   const Index inner = rank ? shape[-1] : 1, rows = inner ? shape.size() / inner : 0;
-  const Index in_a = rank ? step_a[static_cast<std::size_t>(rank - 1)] : 0, in_b = rank ? step_b[static_cast<std::size_t>(rank - 1)] : 0;
+  const Index in_a = rank ? step_a[static_cast<std::size_t>(rank - 1)] : 0,
+              in_b = rank ? step_b[static_cast<std::size_t>(rank - 1)] : 0;
   const Index grain = std::max<Index>(1, cpu::map_grain / std::max<Index>(inner, 1));
   parallel_chunks(rows, grain, [&](Index begin, Index end) {
     for (Index row = begin; row < end; ++row) {

@@ -25,9 +25,12 @@ void adamw(Cpu, Index n, const AdamWStep& step, const T* g, T* p, T* m, T* v) {
       const Index count = end - begin;
       T *pm = m + begin, *pv = v + begin, *pp = p + begin;
       const T* pg = g + begin;
-      cpu::map_run([b1, scale](T old, T x) MEFT_INLINE { return b1 * old + (T(1) - b1) * (x * scale); }, count, pm, pm, pg);
-      cpu::map_run([b2, scale](T old, T x) MEFT_INLINE { return b2 * old + (T(1) - b2) * (x * scale) * (x * scale); }, count, pv, pv, pg);
-      cpu::map_run([keep, size, root, epsilon](T old, T a, T b) MEFT_INLINE { return old * keep - size * a / (std::sqrt(b) * root + epsilon); },
+      cpu::map_run([b1, scale](T old, T x) MEFT_INLINE { return b1 * old + (T(1) - b1) * (x * scale); }, count, pm, pm,
+                   pg);
+      cpu::map_run([b2, scale](T old, T x) MEFT_INLINE { return b2 * old + (T(1) - b2) * (x * scale) * (x * scale); },
+                   count, pv, pv, pg);
+      cpu::map_run([keep, size, root, epsilon](T old, T a, T b)
+                       MEFT_INLINE { return old * keep - size * a / (std::sqrt(b) * root + epsilon); },
                    count, pp, pp, pm, pv);
     });
   });
@@ -40,10 +43,11 @@ double sum_squares(Cpu, Index n, const T* x) {
   std::vector<double> parts(static_cast<std::size_t>((n + block - 1) / block));
   parallel_chunks(n, block, [&](Index begin, Index end) {
     vectorised([&]() MEFT_INLINE {
-      parts[static_cast<std::size_t>(begin / block)] = cpu::sum_of<double>(end - begin, [x, begin](Index i) MEFT_INLINE {
-        const double value = static_cast<double>(x[begin + i]);
-        return value * value;
-      });
+      parts[static_cast<std::size_t>(begin / block)] =
+          cpu::sum_of<double>(end - begin, [x, begin](Index i) MEFT_INLINE {
+            const double value = static_cast<double>(x[begin + i]);
+            return value * value;
+          });
     });
   });
   double total = 0;

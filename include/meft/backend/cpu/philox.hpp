@@ -11,21 +11,24 @@
 namespace meft::cpu {
 
 #if MEFT_X86
-typedef std::uint64_t Word4 __attribute__((vector_size(32)));                          // NOLINT: see tile.hpp
+typedef std::uint64_t Word4 __attribute__((vector_size(32)));                              // NOLINT: see tile.hpp
 typedef std::uint64_t LooseWord4 __attribute__((vector_size(32), aligned(4), may_alias));  // NOLINT
-typedef int Int8 __attribute__((vector_size(32)));                                      // NOLINT
+typedef int Int8 __attribute__((vector_size(32)));                                         // NOLINT
 
 /// Four counters: word w of counter j in the lower half of lane j of c[w].
 struct PhiloxLanes {
   Word4 c0, c1, c2, c3;
 
   __attribute__((target("avx2"), always_inline)) PhiloxLanes(Key key, std::uint64_t block)
-      : c0(Word4{block, block + 1, block + 2, block + 3}), c1(c0 >> 32), c2(Word4{} + key.site), c3(Word4{} + key.step) {}
+      : c0(Word4{block, block + 1, block + 2, block + 3}),
+        c1(c0 >> 32),
+        c2(Word4{} + key.site),
+        c3(Word4{} + key.step) {}
 
   /// The 64-bit products of the lower halves.
   __attribute__((target("avx2"), always_inline)) static void multiply(const Word4& a, std::uint64_t by, Word4& out) {
     const Word4 b = Word4{} + by;
-#if __has_builtin(__builtin_ia32_pmuludq256)
+#if !defined(__clang__) || __has_builtin(__builtin_ia32_pmuludq256)  // g++ has it, but does not say so
     out = reinterpret_cast<Word4>(__builtin_ia32_pmuludq256(reinterpret_cast<Int8>(a), reinterpret_cast<Int8>(b)));
 #else
     out = (a & 0xffffffffu) * b;

@@ -1,5 +1,5 @@
-// Owns: reductions on the CPU: sums and maxima over an axis, softmax and layer norm over rows. Every sum runs in an order
-// that depends on the shape alone.
+// Owns: reductions on the CPU: sums and maxima over an axis, softmax and layer norm over rows. Every sum runs in an
+// order that depends on the shape alone.
 #pragma once
 
 #include <algorithm>
@@ -94,7 +94,8 @@ void repeat(Cpu, Index outer, Index n, Index inner, const T* x, T* out) {
       T* to = out + o * n * inner;
       if (inner == 1) std::fill(to, to + n, x[o]);
       else
-        for (Index i = 0; i < n; ++i) Cpu::copy(to + i * inner, x + o * inner, static_cast<std::size_t>(inner) * sizeof(T));
+        for (Index i = 0; i < n; ++i)
+          Cpu::copy(to + i * inner, x + o * inner, static_cast<std::size_t>(inner) * sizeof(T));
     }
   });
 }
@@ -124,7 +125,8 @@ void softmax(Cpu, Index rows, Index n, const T* x, T* y, bool logarithm) {
       for (Index r = begin; r < end; ++r) {
         const T* in = x + r * n;
         T* out = y + r * n;
-        const T top = cpu::fold(n, -std::numeric_limits<T>::infinity(), cpu::Larger{}, [in](Index i) MEFT_INLINE { return in[i]; });
+        const T top = cpu::fold(n, -std::numeric_limits<T>::infinity(), cpu::Larger{},
+                                [in](Index i) MEFT_INLINE { return in[i]; });
         if (logarithm) {
           const T total = cpu::sum_of<T>(n, [in, top](Index i) MEFT_INLINE { return Exp{}(in[i] - top); });
           cpu::map_run([shift = top + Log{}(total)](T v) MEFT_INLINE { return v - shift; }, n, out, in);
@@ -147,7 +149,7 @@ void softmax_backward(Cpu, Index rows, Index n, const T* y, const T* dy, T* dx, 
         const T *out = y + r * n, *d = dy + r * n;
         if (logarithm) {
           const T total = cpu::sum_of<T>(n, [d](Index i) MEFT_INLINE { return d[i]; });
-          cpu::map_run([total](T v, T g) MEFT_INLINE { return g - Exp{}(v) * total; }, n, dx + r * n, out, d);
+          cpu::map_run([total](T v, T g) MEFT_INLINE { return g - Exp{}(v)*total; }, n, dx + r * n, out, d);
         } else {
           const T total = cpu::sum_of<T>(n, [out, d](Index i) MEFT_INLINE { return out[i] * d[i]; });
           cpu::map_run([total](T v, T g) MEFT_INLINE { return v * (g - total); }, n, dx + r * n, out, d);
@@ -159,7 +161,8 @@ void softmax_backward(Cpu, Index rows, Index n, const T* y, const T* dy, T* dx, 
 
 /// Rows of [rows, n]: y = (x − mean) · rstd · gamma + beta, rstd = 1/√(variance + epsilon). Keeps mean and rstd.
 template <Real T>
-void layer_norm(Cpu, Index rows, Index n, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean, T* rstd) {
+void layer_norm(Cpu, Index rows, Index n, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean,
+                T* rstd) {
   parallel_chunks(rows, cpu::rows_grain(n), [&](Index begin, Index end) {
     vectorised([&]() MEFT_INLINE {
       for (Index r = begin; r < end; ++r) {
@@ -169,7 +172,8 @@ void layer_norm(Cpu, Index rows, Index n, const T* x, const T* gamma, const T* b
         const T s = T(1) / std::sqrt(v + epsilon);
         mean[r] = m;
         rstd[r] = s;
-        cpu::map_run([m, s](T xi, T g, T b) MEFT_INLINE { return (xi - m) * s * g + b; }, n, y + r * n, in, gamma, beta);
+        cpu::map_run([m, s](T xi, T g, T b) MEFT_INLINE { return (xi - m) * s * g + b; }, n, y + r * n, in, gamma,
+                     beta);
       }
     });
   });
@@ -177,16 +181,19 @@ void layer_norm(Cpu, Index rows, Index n, const T* x, const T* gamma, const T* b
 
 /// dx = rstd · (g − mean(g) − x̂ · mean(g x̂)), g = dy · gamma, x̂ = (x − mean) · rstd. `dx` may be `dy`.
 template <Real T>
-void layer_norm_backward(Cpu, Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd, const T* dy, T* dx) {
+void layer_norm_backward(Cpu, Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd,
+                         const T* dy, T* dx) {
   parallel_chunks(rows, cpu::rows_grain(n), [&](Index begin, Index end) {
     vectorised([&]() MEFT_INLINE {
       for (Index r = begin; r < end; ++r) {
         const T *in = x + r * n, *d = dy + r * n;
         const T m = mean[r], s = rstd[r];
         const T g = cpu::sum_of<T>(n, [d, gamma](Index i) MEFT_INLINE { return d[i] * gamma[i]; }) / T(n);
-        const T gx = cpu::sum_of<T>(n, [d, gamma, in, m, s](Index i) MEFT_INLINE { return d[i] * gamma[i] * ((in[i] - m) * s); }) / T(n);
-        cpu::map_run([m, s, g, gx](T xi, T di, T wi) MEFT_INLINE { return s * (di * wi - g - (xi - m) * s * gx); }, n, dx + r * n, in, d,
-                     gamma);
+        const T gx = cpu::sum_of<T>(
+                         n, [d, gamma, in, m, s](Index i) MEFT_INLINE { return d[i] * gamma[i] * ((in[i] - m) * s); }) /
+                     T(n);
+        cpu::map_run([m, s, g, gx](T xi, T di, T wi) MEFT_INLINE { return s * (di * wi - g - (xi - m) * s * gx); }, n,
+                     dx + r * n, in, d, gamma);
       }
     });
   });
@@ -194,7 +201,8 @@ void layer_norm_backward(Cpu, Index rows, Index n, const T* x, const T* gamma, c
 
 /// dgamma[j] = Σ_r dy[r, j] · x̂[r, j], dbeta[j] = Σ_r dy[r, j]; either may be null.
 template <Real T>
-void layer_norm_weights(Cpu, Index rows, Index n, const T* x, const T* mean, const T* rstd, const T* dy, T* dgamma, T* dbeta) {
+void layer_norm_weights(Cpu, Index rows, Index n, const T* x, const T* mean, const T* rstd, const T* dy, T* dgamma,
+                        T* dbeta) {
   constexpr Index width = 64;
   parallel_chunks(n, width, [&](Index begin, Index end) {
     if (dgamma) std::fill(dgamma + begin, dgamma + end, T(0));
@@ -204,8 +212,8 @@ void layer_norm_weights(Cpu, Index rows, Index n, const T* x, const T* mean, con
         const T *in = x + r * n + begin, *d = dy + r * n + begin;
         const T m = mean[r], s = rstd[r];
         if (dgamma)
-          cpu::map_run([m, s](T sum, T xi, T di) MEFT_INLINE { return sum + di * ((xi - m) * s); }, end - begin, dgamma + begin,
-                       dgamma + begin, in, d);
+          cpu::map_run([m, s](T sum, T xi, T di) MEFT_INLINE { return sum + di * ((xi - m) * s); }, end - begin,
+                       dgamma + begin, dgamma + begin, in, d);
         if (dbeta) cpu::map_run(cpu::Plus{}, end - begin, dbeta + begin, dbeta + begin, d);
       }
     });

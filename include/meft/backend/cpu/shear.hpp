@@ -29,7 +29,8 @@ struct ShearReport {
 namespace cpu {
 
 constexpr Index lanes = 16;
-constexpr double rounder = 6755399441055744.0;  // 1.5·2⁵²: adding and taking it away rounds to the nearest integer, ties to even
+constexpr double rounder =
+    6755399441055744.0;  // 1.5·2⁵²: adding and taking it away rounds to the nearest integer, ties to even
 
 /// Digits of base d that fit a word below 2³¹.
 constexpr Index digits_per_word(std::int32_t d) {
@@ -43,7 +44,8 @@ constexpr Index digits_per_word(std::int32_t d) {
 /// zeros, and pushing gives them back.
 class DigitStack {
  public:
-  DigitStack(std::uint32_t* words, std::uint64_t bases) : words_(words), low_((std::uint64_t{1} << 31) / bases * bases), state_(low_) {}
+  DigitStack(std::uint32_t* words, std::uint64_t bases)
+      : words_(words), low_((std::uint64_t{1} << 31) / bases * bases), state_(low_) {}
 
   void push(std::uint64_t base, std::uint64_t digit) {
     if (state_ >= (low_ / base) << 32) {
@@ -93,7 +95,10 @@ struct Hash {
   template <class Word>
   MEFT_INLINE void add(Index j, Word x) {
     if constexpr (sizeof(Word) == 4) lane[j] = (lane[j] ^ static_cast<std::uint32_t>(x)) * 0x9E3779B1u;
-    else lane[j] = ((lane[j] ^ static_cast<std::uint32_t>(x)) * 0x9E3779B1u ^ static_cast<std::uint32_t>(static_cast<std::uint64_t>(x) >> 32)) * 0x85EBCA6Bu;
+    else
+      lane[j] = ((lane[j] ^ static_cast<std::uint32_t>(x)) * 0x9E3779B1u ^
+                 static_cast<std::uint32_t>(static_cast<std::uint64_t>(x) >> 32)) *
+                0x85EBCA6Bu;
   }
   std::uint64_t value() const {
     std::uint64_t out = 0;
@@ -140,7 +145,8 @@ MEFT_INLINE inline void blocks(Index n, Index per, Word* x, const F* f, const Bl
 }
 
 template <class F>
-MEFT_INLINE inline ShearReport shear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
+MEFT_INLINE inline ShearReport shear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale,
+                                         std::uint32_t* words) {
   const Index per = lambda.d > 1 ? digits_per_word(lambda.d) : 8;
   const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
   Hash hash;
@@ -162,7 +168,8 @@ MEFT_INLINE inline ShearReport shear_run(Index n, std::int32_t* x, const F* f, L
 }
 
 template <class F>
-MEFT_INLINE inline ShearReport unshear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale, const std::uint32_t* words) {
+MEFT_INLINE inline ShearReport unshear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale,
+                                           const std::uint32_t* words) {
   const Index per = lambda.d > 1 ? digits_per_word(lambda.d) : 8;
   const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
   Hash hash;
@@ -240,7 +247,8 @@ ShearReport unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scal
     }
     // A wrong f may give anything here; the range or the hash tells.
     std::int64_t old = 0;
-    if (__builtin_mul_overflow((whole - p) / m, d, &old) || __builtin_add_overflow(old, r, &old) || static_cast<Word>(old) != old)
+    if (__builtin_mul_overflow((whole - p) / m, d, &old) || __builtin_add_overflow(old, r, &old) ||
+        static_cast<Word>(old) != old)
       report.overflow = true;
     x[i] = static_cast<Word>(old);
   }
@@ -304,7 +312,8 @@ ShearReport to_fixed(Cpu, Index n, const F* v, Word* x, int fraction_bits) {
 template <class Word, Real F>
 void from_fixed(Cpu, Index n, const Word* x, F* v, int fraction_bits) {
   const F unit = static_cast<F>(std::ldexp(1.0, -fraction_bits));
-  vectorised([&]() MEFT_INLINE { cpu::map_run([unit](Word w) MEFT_INLINE { return static_cast<F>(w) * unit; }, n, v, x); });
+  vectorised(
+      [&]() MEFT_INLINE { cpu::map_run([unit](Word w) MEFT_INLINE { return static_cast<F>(w) * unit; }, n, v, x); });
 }
 
 /// The paper's reversal, kept to show what it does: x ← λ·x + f and x ← (x − f)/λ in floating point.

@@ -8,7 +8,6 @@
 #include <meft/backend/product.hpp>
 #include <meft/base/target.hpp>
 
-
 namespace meft::cpu {
 
 constexpr Index panel_width = 16;
@@ -23,8 +22,8 @@ typedef float Loose8 __attribute__((vector_size(32), aligned(4), may_alias));  /
 
 /// C[M, 16] = start + A[M, k] · panel[k, 16]. Sums run over k in ascending order in one fused multiply-add each.
 template <int M>
-__attribute__((target("avx2,fma"))) inline void tile_avx2(Index k, Strided<float> a, const float* panel, float* c, Index ldc, Index columns,
-                                                          Start start, const float* bias) {
+__attribute__((target("avx2,fma"))) inline void tile_avx2(Index k, Strided<float> a, const float* panel, float* c,
+                                                          Index ldc, Index columns, Start start, const float* bias) {
   alignas(32) float edge[M * 16];
   float* out = c;
   Index ld = ldc;
@@ -33,7 +32,8 @@ __attribute__((target("avx2,fma"))) inline void tile_avx2(Index k, Strided<float
     ld = 16;
     for (int i = 0; i < M * 16; ++i) edge[i] = 0;
     if (start == Start::accumulate)
-      for (int i = 0; i < M; ++i) std::memcpy(edge + i * 16, c + i * ldc, static_cast<std::size_t>(columns) * sizeof(float));
+      for (int i = 0; i < M; ++i)
+        std::memcpy(edge + i * 16, c + i * ldc, static_cast<std::size_t>(columns) * sizeof(float));
   }
   Float8 acc[M][2];
 #pragma GCC unroll 6
@@ -50,7 +50,8 @@ __attribute__((target("avx2,fma"))) inline void tile_avx2(Index k, Strided<float
   for (int i = 0; i < M; ++i) row[i] = a.data + i * a.row;
   const Index step = a.column;
   for (Index p = 0, at = 0; p < k; ++p, at += step) {
-    const Float8 b0 = *reinterpret_cast<const Loose8*>(panel + p * 16), b1 = *reinterpret_cast<const Loose8*>(panel + p * 16 + 8);
+    const Float8 b0 = *reinterpret_cast<const Loose8*>(panel + p * 16),
+                 b1 = *reinterpret_cast<const Loose8*>(panel + p * 16 + 8);
 #pragma GCC unroll 6
     for (int i = 0; i < M; ++i) {
       const float s = row[i][at];
@@ -65,7 +66,8 @@ __attribute__((target("avx2,fma"))) inline void tile_avx2(Index k, Strided<float
     *reinterpret_cast<Loose8*>(out + i * ld + 8) = acc[i][1];
   }
   if (columns < 16)
-    for (int i = 0; i < M; ++i) std::memcpy(c + i * ldc, edge + i * 16, static_cast<std::size_t>(columns) * sizeof(float));
+    for (int i = 0; i < M; ++i)
+      std::memcpy(c + i * ldc, edge + i * 16, static_cast<std::size_t>(columns) * sizeof(float));
 }
 
 /// 8 × 8 transpose in registers: out[j * ldo + i] = in[i * ldi + j].
@@ -88,15 +90,16 @@ __attribute__((target("avx2,fma"))) inline void transpose8(const float* in, Inde
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     *reinterpret_cast<Loose8*>(out + i * ldo) = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    *reinterpret_cast<Loose8*>(out + (i + 4) * ldo) = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    *reinterpret_cast<Loose8*>(out + (i + 4) * ldo) =
+        __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
 }
 
 }  // namespace detail
 
 /// C[rows, columns ≤ 16] = start + A[rows, k] · panel, tile by tile.
-inline void multiply_panel(Index rows, Index k, Strided<float> a, const float* panel, float* c, Index ldc, Index columns, Start start,
-                           const float* bias) {
+inline void multiply_panel(Index rows, Index k, Strided<float> a, const float* panel, float* c, Index ldc,
+                           Index columns, Start start, const float* bias) {
   alignas(32) float padded[16] = {};
   if (start == Start::bias && columns < 16) {
     std::copy(bias, bias + columns, padded);
