@@ -67,7 +67,7 @@ std::string show(const Row& row, std::optional<double> full) {
   return text;
 }
 
-nlohmann::ordered_json json_of(const Row& row, const Flags& flags) {
+nlohmann::ordered_json json_of(const Row& row, const Flags& flags, const model::BertConfig& config) {
   const auto& c = row.cost;
   nlohmann::ordered_json out{{"method", row.method},
                              {"streams", nullptr},
@@ -90,6 +90,9 @@ nlohmann::ordered_json json_of(const Row& row, const Flags& flags) {
                              {"slice_tokens", flags.slice_tokens},
                              {"seed", flags.seed},
                              {"processor", processor()}};
+  out["hidden"] = config.hidden_size;
+  out["heads"] = config.num_attention_heads;
+  out["ffn"] = config.intermediate_size;
   if (!row.streams.empty()) out["streams"] = row.streams;
   if (c.heap) out["heap_bytes"] = *c.heap;
   if (row.error && std::isfinite(*row.error)) out["gradient_error"] = *row.error;
@@ -118,7 +121,7 @@ std::string plot_of(const std::vector<Row>& rows, const Flags& flags, const mode
 void save(const Flags& flags, const model::BertConfig& config, const std::vector<Row>& rows) {
   if (!flags.json.empty()) {
     std::string lines;
-    for (const auto& row : rows) lines += json_of(row, flags).dump() + "\n";
+    for (const auto& row : rows) lines += json_of(row, flags, config).dump() + "\n";
     io::write_atomically(flags.json, lines);
   }
   if (!flags.plot.empty()) io::write_atomically(flags.plot, plot_of(rows, flags, config));

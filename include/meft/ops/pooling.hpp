@@ -14,7 +14,7 @@ namespace detail {
 /// x [tokens, h] and its offsets agree, and no sequence is empty.
 template <Real T, Backend B>
 void check_pooling(const char* op, const Tensor<T, B>& x, const Offsets& offsets) {
-  require(x.rank() == 2, std::string(op) + ": expected [tokens, h]", x);
+  if (x.rank() != 2) fail(std::string(op) + ": expected [tokens, h]", x);
   if (x.dim(0) != offsets.tokens())
     fail(std::string(op) + ": rows and offsets differ", x, "offsets end at " + std::to_string(offsets.tokens()));
   for (Index i = 0; i < offsets.sequences(); ++i)

@@ -37,7 +37,8 @@ namespace detail {
 template <bool logarithm, Operand X>
 VarOf<X> softmax_over(const X& x, int axis, Where where) {
   const int rank = x.shape().rank();
-  require(axis >= -rank && axis < rank, {std::string(Softmax<logarithm>::name) + ": no such axis", where}, x, axis);
+  require(axis >= -rank && axis < rank, {logarithm ? "log_softmax: no such axis" : "softmax: no such axis", where}, x,
+          axis);
   if (x.shape().index(axis) == rank - 1) return apply(where, Softmax<logarithm>{}, x);
   return transpose(apply(where, Softmax<logarithm>{}, transpose(x, axis, -1, where)), axis, -1, where);
 }

@@ -42,7 +42,7 @@ class ActivationEstimate {
   std::size_t bytes() const {
     const Index embeddings = 5 * n_ * d_;  // the rows of word, position and type with their partial sums
     const Index highest = m_.reversible()     ? reversible()
-                          : m_.name == "head" ? n_ * (3 * d_ + 2 * f_)
+                          : m_.name == "head" ? n_ * (4 * d_ + 2 * f_)
                           : m_.recompute      ? recomputed()
                                               : stored();
     return static_cast<std::size_t>(std::max(embeddings, highest)) * sizeof(T) +
