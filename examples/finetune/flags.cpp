@@ -21,14 +21,17 @@ class Adder {
     return value(name, help, shown, [&to](const std::string& s) { to = s; });
   }
   template <class Int>
-  CLI::Option* integer(const char* name, Int& to, std::type_identity_t<Int> low, std::type_identity_t<Int> high, const std::string& help) {
+  CLI::Option* integer(const char* name, Int& to, std::type_identity_t<Int> low, std::type_identity_t<Int> high,
+                       const std::string& help) {
     const auto expected = "an integer from " + std::to_string(low) + " to " + std::to_string(high);
-    return value(name, help + " [" + std::to_string(to) + "]", "N", [&to, low, high, name, expected](const std::string& s) {
-      Int found{};
-      const auto [end, code] = std::from_chars(s.data(), s.data() + s.size(), found);
-      if (code != std::errc() || end != s.data() + s.size() || found < low || found > high) throw FlagError(name, expected, "`" + s + "`");
-      to = found;
-    });
+    return value(name, help + " [" + std::to_string(to) + "]", "N",
+                 [&to, low, high, name, expected](const std::string& s) {
+                   Int found{};
+                   const auto [end, code] = std::from_chars(s.data(), s.data() + s.size(), found);
+                   if (code != std::errc() || end != s.data() + s.size() || found < low || found > high)
+                     throw FlagError(name, expected, "`" + s + "`");
+                   to = found;
+                 });
   }
   template <class Ok>
   CLI::Option* real(const char* name, double& to, const std::string& expected, const std::string& help, const Ok& ok) {
@@ -36,7 +39,8 @@ class Adder {
     return value(name, help + " [" + shown + "]", "X", [&to, name, expected, ok](const std::string& s) {
       double found{};
       const auto [end, code] = std::from_chars(s.data(), s.data() + s.size(), found);
-      if (code != std::errc() || end != s.data() + s.size() || !std::isfinite(found) || !ok(found)) throw FlagError(name, expected, "`" + s + "`");
+      if (code != std::errc() || end != s.data() + s.size() || !std::isfinite(found) || !ok(found))
+        throw FlagError(name, expected, "`" + s + "`");
       to = found;
     });
   }
@@ -95,16 +99,19 @@ void check(const Flags& f) {
   const auto& m = f.method;
   if (!f.loads() || given("method")) {
     for (const char* flag : {"streams", "lambda", "beta", "readout", "reversible-layers"})
-      require(!given(flag) || m.reversible(), std::string("--") + flag, "--method meft1, meft2 or meft3", "--method " + m.name);
-    require(!given("bottleneck") || m.bottlenecked(), "--bottleneck", "--method adapter, meft1, meft2 or meft3", "--method " + m.name);
-    require(!given("lora-rank") || m.name == "lora", "--lora-rank", "--method lora", "--method " + m.name);
-    require(!m.recompute || !m.reversible(), "--recompute", "a method that keeps activations: full, head, bitfit, adapter or lora",
+      require(!given(flag) || m.reversible(), std::string("--") + flag, "--method meft1, meft2 or meft3",
+              "--method " + m.name);
+    require(!given("bottleneck") || m.bottlenecked(), "--bottleneck", "--method adapter, meft1, meft2 or meft3",
             "--method " + m.name);
+    require(!given("lora-rank") || m.name == "lora", "--lora-rank", "--method lora", "--method " + m.name);
+    require(!m.recompute || !m.reversible(), "--recompute",
+            "a method that keeps activations: full, head, bitfit, adapter or lora", "--method " + m.name);
   }
   if (!f.task.empty()) {
     const bool tsv = f.task == "tsv";
     for (const char* flag : {"text", "text-pair", "label", "threshold", "regression", "header"})
-      require(!given(flag) || tsv, std::string("--") + flag, "--task tsv", "--task " + f.task + ", which knows its columns");
+      require(!given(flag) || tsv, std::string("--") + flag, "--task tsv",
+              "--task " + f.task + ", which knows its columns");
     if (tsv && !f.loads()) {
       require(!f.columns.text.empty(), "--text", "a column's name or its number from 1, for --task tsv", "nothing");
       require(!f.columns.label.empty(), "--label", "a column's name or its number from 1, for --task tsv", "nothing");
@@ -117,30 +124,37 @@ void check(const Flags& f) {
 
 bool parse(int argc, char** argv, Flags& f) {
   CLI::App app(
-      "Fine-tunes a BERT checkpoint in Hugging Face form on a task, by default reversibly (MEFT1), so that activations are "
+      "Fine-tunes a BERT checkpoint in Hugging Face form on a task, by default reversibly (MEFT1), so that activations "
+      "are "
       "not stored.\nWrites log.jsonl, metrics.json, adapter.safetensors and state.safetensors to the output folder.");
   app.get_formatter()->column_width(34);
   Adder add(app);
-  add.text("--model", f.model, "checkpoint: config.json, model.safetensors, vocab.txt or tokenizer.json", "DIR")->required();
-  add.choice("--task", std::array{"cola", "sst2", "mrpc", "rte", "stsb", "tsv"}, "what is learned", [&](auto& s) { f.task = s; });
+  add.text("--model", f.model, "checkpoint: config.json, model.safetensors, vocab.txt or tokenizer.json", "DIR")
+      ->required();
+  add.choice("--task", std::array{"cola", "sst2", "mrpc", "rte", "stsb", "tsv"}, "what is learned",
+             [&](auto& s) { f.task = s; });
   add.text("--data", f.data, "folder with the task's files, or one file, a tenth of which is held out", "DIR|FILE");
   add.text("--output", f.output, "folder of the run [finetuned]", "DIR");
 
   add.text("--text", f.columns.text, "tsv: column of the text: its name, or its number from 1");
   add.text("--text-pair", f.columns.pair, "tsv: column of the second text");
   add.text("--label", f.columns.label, "tsv: column of the label");
-  add.value("--threshold", "tsv: labels are numbers, their sign is the class, those nearer to 0 are dropped", "X", [&](const std::string& s) {
-    double found{};
-    const auto [end, code] = std::from_chars(s.data(), s.data() + s.size(), found);
-    if (code != std::errc() || end != s.data() + s.size() || !(found >= 0 && std::isfinite(found)))
-      throw FlagError("--threshold", "a number of at least 0", "`" + s + "`");
-    f.columns.threshold = found;
-  });
+  add.value("--threshold", "tsv: labels are numbers, their sign is the class, those nearer to 0 are dropped", "X",
+            [&](const std::string& s) {
+              double found{};
+              const auto [end, code] = std::from_chars(s.data(), s.data() + s.size(), found);
+              if (code != std::errc() || end != s.data() + s.size() || !(found >= 0 && std::isfinite(found)))
+                throw FlagError("--threshold", "a number of at least 0", "`" + s + "`");
+              f.columns.threshold = found;
+            });
   app.add_flag("--regression", f.columns.regression, "tsv: labels are numbers to be predicted");
-  add.choice("--header", std::array{"auto", "yes", "no"}, "tsv: line 1 names the columns [auto: if any is given by name]", [&](auto& s) {
-    f.header = s;
-    f.columns.header = s == "yes" ? meft::data::Header::present : s == "no" ? meft::data::Header::absent : meft::data::Header::automatic;
-  });
+  add.choice("--header", std::array{"auto", "yes", "no"},
+             "tsv: line 1 names the columns [auto: if any is given by name]", [&](auto& s) {
+               f.header = s;
+               f.columns.header = s == "yes"  ? meft::data::Header::present
+                                  : s == "no" ? meft::data::Header::absent
+                                              : meft::data::Header::automatic;
+             });
   add.choice("--encoding", std::array{"utf-8", "latin1"}, "of the files [utf-8]", [&](auto& s) {
     f.encoding = s;
     f.columns.encoding = meft::data::encoding(s);
@@ -150,16 +164,21 @@ bool parse(int argc, char** argv, Flags& f) {
   app.add_flag("--recompute", f.method.recompute, "keep each layer's input only (methods that keep activations)");
   add.choice("--streams", std::array{"exact", "rounded", "stored"}, "meft: how streams come back [exact]",
              [&](auto& s) { f.method.streams = meft::streams_from(s); });
-  add.value("--lambda", "meft: factor of the first stream [1/10; meft2: 1]", "n/d|2^-k", [&](const std::string& s) { take_lambda("--lambda", s, f.method.lambda); });
-  add.value("--beta", "meft: factor of the second stream [1/10; meft1: 1]", "n/d|2^-k", [&](const std::string& s) { take_lambda("--beta", s, f.method.beta); });
-  add.choice("--readout", std::array{"average", "plm", "learned"}, "meft: output from the two streams [average]", [&](auto& s) { f.method.readout = s; });
+  add.value("--lambda", "meft: factor of the first stream [1/10; meft2: 1]", "n/d|2^-k",
+            [&](const std::string& s) { take_lambda("--lambda", s, f.method.lambda); });
+  add.value("--beta", "meft: factor of the second stream [1/10; meft1: 1]", "n/d|2^-k",
+            [&](const std::string& s) { take_lambda("--beta", s, f.method.beta); });
+  add.choice("--readout", std::array{"average", "plm", "learned"}, "meft: output from the two streams [average]",
+             [&](auto& s) { f.method.readout = s; });
   add.integer("--bottleneck", f.method.bottleneck, 1, 65536, "meft, adapter: width of the adapters");
   add.value("--reversible-layers", "meft: only the highest N layers [all]", "N", [&](const std::string& s) {
     const auto [end, code] = std::from_chars(s.data(), s.data() + s.size(), f.method.reversible_layers);
-    if (code != std::errc() || end != s.data() + s.size() || f.method.reversible_layers < 1) throw FlagError("--reversible-layers", "a number of layers from 1", "`" + s + "`");
+    if (code != std::errc() || end != s.data() + s.size() || f.method.reversible_layers < 1)
+      throw FlagError("--reversible-layers", "a number of layers from 1", "`" + s + "`");
   });
   add.integer("--lora-rank", f.method.rank, 1, 65536, "lora: rank");
-  add.choice("--pooling", std::array{"first", "mean"}, "of tokens for the head: first (with the pooler) or mean [first]", [&](auto& s) { f.pooling = s; });
+  add.choice("--pooling", std::array{"first", "mean"},
+             "of tokens for the head: first (with the pooler) or mean [first]", [&](auto& s) { f.pooling = s; });
 
   const auto share = [](double x) { return x >= 0 && x < 1; };
   const auto not_negative = [](double x) { return x >= 0; };
@@ -167,7 +186,8 @@ bool parse(int argc, char** argv, Flags& f) {
   add.integer("--accumulate", f.accumulate, 1, 1 << 20, "batches a step");
   add.integer("--epochs", f.epochs, 1, 1 << 20, "passes over the training examples");
   add.integer("--max-steps", f.max_steps, 0, std::int64_t{1} << 40, "stop after so many steps; 0: after the epochs");
-  add.real("--lr", f.rate, "a positive number below 10", "highest learning rate", [](double x) { return x > 0 && x < 10; });
+  add.real("--lr", f.rate, "a positive number below 10", "highest learning rate",
+           [](double x) { return x > 0 && x < 10; });
   add.real("--warmup", f.warmup, "a share of the steps in [0, 1)", "share of the steps in which the rate rises", share);
   add.real("--weight-decay", f.decay, "a number of at least 0", "AdamW's decay of matrices", not_negative);
   add.real("--clip", f.clip, "a number of at least 0", "clip gradients to this norm; 0: never", not_negative);
@@ -176,10 +196,12 @@ bool parse(int argc, char** argv, Flags& f) {
   add.integer("--threads", f.threads, 0, 4096, "0: one a core; results do not depend on it");
 
   app.add_flag("--resume", f.resume, "go on with the run in the output folder");
-  add.value("--save-every", "steps, or seconds as `30s`, between states [60s]", "N|Ns", [&](const std::string& s) { take_save_every(s, f); });
+  add.value("--save-every", "steps, or seconds as `30s`, between states [60s]", "N|Ns",
+            [&](const std::string& s) { take_save_every(s, f); });
   add.integer("--log-every", f.log_every, 1, 1 << 30, "steps a line of the log");
   app.add_flag("--eval-only", f.eval_only, "score what the output folder holds on the dev examples of --data");
-  add.text("--predict", f.predict, "predict a file's texts with what the output folder holds: OUTPUT/predictions.tsv", "FILE");
+  add.text("--predict", f.predict, "predict a file's texts with what the output folder holds: OUTPUT/predictions.tsv",
+           "FILE");
 
   try {
     app.parse(argc, argv);
@@ -198,9 +220,20 @@ bool parse(int argc, char** argv, Flags& f) {
 
 nlohmann::json describe(const Flags& f) {
   const auto& m = f.method;
-  nlohmann::json out{{"task", f.task},   {"encoding", f.encoding}, {"method", m.name},      {"pooling", f.pooling},       {"batch", f.batch},
-                     {"accumulate", f.accumulate}, {"epochs", f.epochs}, {"max-steps", f.max_steps}, {"lr", f.rate},        {"warmup", f.warmup},
-                     {"weight-decay", f.decay}, {"clip", f.clip}, {"max-length", f.max_length}, {"seed", f.seed}};
+  nlohmann::json out{{"task", f.task},
+                     {"encoding", f.encoding},
+                     {"method", m.name},
+                     {"pooling", f.pooling},
+                     {"batch", f.batch},
+                     {"accumulate", f.accumulate},
+                     {"epochs", f.epochs},
+                     {"max-steps", f.max_steps},
+                     {"lr", f.rate},
+                     {"warmup", f.warmup},
+                     {"weight-decay", f.decay},
+                     {"clip", f.clip},
+                     {"max-length", f.max_length},
+                     {"seed", f.seed}};
   if (f.task == "tsv") {
     out["text"] = f.columns.text;
     out["label"] = f.columns.label;
@@ -224,12 +257,14 @@ nlohmann::json describe(const Flags& f) {
 }
 
 void take(Flags& f, const nlohmann::json& config, const std::string& path) {
-  const auto text = [](const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); };
+  const auto text = [](const nlohmann::json& value) {
+    return value.is_string() ? value.get<std::string>() : value.dump();
+  };
   const nlohmann::json now = describe(f);
   // How data is found and cut into batches may change between training and prediction; what the adapter fixes may not.
   for (const auto& [key, value] : config.items())
-    if (f.given.contains(key) && now.contains(key) && now[key] != value && key != "encoding" && key != "batch" && key != "text" &&
-        key != "text-pair" && key != "label" && key != "header")
+    if (f.given.contains(key) && now.contains(key) && now[key] != value && key != "encoding" && key != "batch" &&
+        key != "text" && key != "text-pair" && key != "label" && key != "header")
       throw FlagError("--" + key, text(value) + ", as in " + path, text(now[key]));
   const auto read = [&](const char* key, auto& to) {
     if (config.contains(key)) config.at(key).get_to(to);
@@ -251,7 +286,9 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
     unless_given("text-pair", f.columns.pair);
     unless_given("label", f.columns.label);
     unless_given("header", f.header);
-    f.columns.header = f.header == "yes" ? meft::data::Header::present : f.header == "no" ? meft::data::Header::absent : meft::data::Header::automatic;
+    f.columns.header = f.header == "yes"  ? meft::data::Header::present
+                       : f.header == "no" ? meft::data::Header::absent
+                                          : meft::data::Header::automatic;
     read("regression", f.columns.regression);
     if (config.contains("threshold")) f.columns.threshold = config.at("threshold").get<double>();
     if (f.task == "tsv" && !f.columns.regression) config.at("labels").get_to(f.columns.label_names);
@@ -260,7 +297,8 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
       m.lambda = meft::Lambda::parse(config.at("lambda").get<std::string>());
       m.beta = meft::Lambda::parse(config.at("beta").get<std::string>());
       config.at("readout").get_to(m.readout);
-      m.reversible_layers = config.at("reversible-layers").is_string() ? -1 : config.at("reversible-layers").get<meft::Index>();
+      m.reversible_layers =
+          config.at("reversible-layers").is_string() ? -1 : config.at("reversible-layers").get<meft::Index>();
     }
     m.recompute = false;
     read("bottleneck", m.bottleneck);

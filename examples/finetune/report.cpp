@@ -18,7 +18,8 @@ std::string format(const char* form, Args... args) {
 
 std::string duration(double seconds) {
   const auto s = static_cast<long long>(seconds + 0.5);
-  return s >= 3600 ? format("%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60) : format("%lld:%02lld", s / 60, s % 60);
+  return s >= 3600 ? format("%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60)
+                   : format("%lld:%02lld", s / 60, s % 60);
 }
 
 void print(const std::string& line, const char* end = "\n") {
@@ -30,7 +31,8 @@ void print(const std::string& line, const char* end = "\n") {
 
 std::string grouped(std::int64_t number) {
   std::string out = std::to_string(number);
-  for (auto at = static_cast<std::ptrdiff_t>(out.size()) - 3; at > (number < 0 ? 1 : 0); at -= 3) out.insert(static_cast<std::size_t>(at), ",");
+  for (auto at = static_cast<std::ptrdiff_t>(out.size()) - 3; at > (number < 0 ? 1 : 0); at -= 3)
+    out.insert(static_cast<std::size_t>(at), ",");
   return out;
 }
 
@@ -58,9 +60,11 @@ void Progress::show(const meft::train::StepReport& r) {
   const double since = std::chrono::duration<double>(now - shown_).count();
   if (since < (terminal_ ? 0.1 : 10.0) && r.step != r.steps) return;
   shown_ = now;
-  std::string line = format("epoch %lld/%lld  step %lld/%lld  loss %.4f  %.1f sequences/s  activation %s  left %s", static_cast<long long>(r.epoch),
-                            static_cast<long long>(r.epochs), static_cast<long long>(r.step), static_cast<long long>(r.steps), r.mean_loss,
-                            r.sequences_per_second, mebibytes(static_cast<double>(r.activation_bytes)).c_str(), duration(r.seconds_left).c_str());
+  std::string line =
+      format("epoch %lld/%lld  step %lld/%lld  loss %.4f  %.1f sequences/s  activation %s  left %s",
+             static_cast<long long>(r.epoch), static_cast<long long>(r.epochs), static_cast<long long>(r.step),
+             static_cast<long long>(r.steps), r.mean_loss, r.sequences_per_second,
+             mebibytes(static_cast<double>(r.activation_bytes)).c_str(), duration(r.seconds_left).c_str());
   if (!terminal_) return print(line);
   const std::size_t length = line.size();
   if (length < width_) line.append(width_ - length, ' ');
@@ -73,16 +77,18 @@ meft::train::Observer Progress::observer() {
   return {.started =
               [this](const meft::train::StartReport& r) {
                 if (r.resumed)
-                  print(format("resumed at step %lld of %lld, in epoch %lld", static_cast<long long>(r.step), static_cast<long long>(r.steps),
-                               static_cast<long long>(r.epoch)));
+                  print(format("resumed at step %lld of %lld, in epoch %lld", static_cast<long long>(r.step),
+                               static_cast<long long>(r.steps), static_cast<long long>(r.epoch)));
                 shown_ = std::chrono::steady_clock::now();
               },
           .stepped = [this](const meft::train::StepReport& r) { show(r); },
           .evaluated =
               [this](const meft::train::EpochReport& r) {
                 end_line();
-                print(format("epoch %lld/%lld done at step %lld: train loss %.4f; dev %s%s", static_cast<long long>(r.epoch), static_cast<long long>(r.epochs),
-                             static_cast<long long>(r.step), r.mean_loss, text(r.scores).c_str(), r.best ? "  (best)" : ""));
+                print(format("epoch %lld/%lld done at step %lld: train loss %.4f; dev %s%s",
+                             static_cast<long long>(r.epoch), static_cast<long long>(r.epochs),
+                             static_cast<long long>(r.step), r.mean_loss, text(r.scores).c_str(),
+                             r.best ? "  (best)" : ""));
               }};
 }
 

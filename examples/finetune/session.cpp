@@ -39,7 +39,9 @@ std::uint64_t fold(std::uint64_t hash, std::span<const std::byte> bytes) {
   for (const std::byte b : bytes) hash = mix(hash, static_cast<std::uint64_t>(b));
   return mix(hash, bytes.size());
 }
-std::uint64_t fold(std::uint64_t hash, std::string_view text) { return fold(hash, std::as_bytes(std::span(text.data(), text.size()))); }
+std::uint64_t fold(std::uint64_t hash, std::string_view text) {
+  return fold(hash, std::as_bytes(std::span(text.data(), text.size())));
+}
 
 /// What stands for the checkpoint in a state: its weights, configuration and tokenizer.
 std::string fingerprint_of_model(const std::string& folder) {
@@ -77,8 +79,10 @@ class FolderLock {
 Learner make_learner(const Flags& flags, int labels, train::LoadReport& report) {
   auto bert = train::hf<Bert>(flags.model, &report);
   const io::Config config(flags.model);
-  const auto dropout = static_cast<float>(config.number("classifier_dropout", bert.config.hidden_dropout_prob, {0.0, 0.999}));
-  auto head = train::load_head<float>(flags.model, bert.hidden(), labels, nn::pooling_from(flags.pooling), dropout, flags.seed, Bert::prefix, &report);
+  const auto dropout =
+      static_cast<float>(config.number("classifier_dropout", bert.config.hidden_dropout_prob, {0.0, 0.999}));
+  auto head = train::load_head<float>(flags.model, bert.hidden(), labels, nn::pooling_from(flags.pooling), dropout,
+                                      flags.seed, Bert::prefix, &report);
   auto body = train::adapt(bert, flags.method);
   return {std::move(bert), std::move(body), std::move(head)};
 }
@@ -107,7 +111,8 @@ std::vector<std::uint32_t> largest_batch(const train::Encoded& examples, const F
   std::vector<std::uint32_t> largest;
   std::uint64_t most = 0;
   for (std::int64_t epoch = 0; epoch < std::min<std::int64_t>(flags.epochs, 8); ++epoch)
-    for (auto& rows : data::batches(lengths, static_cast<std::size_t>(flags.batch), flags.seed, static_cast<std::uint64_t>(epoch), true)) {
+    for (auto& rows : data::batches(lengths, static_cast<std::size_t>(flags.batch), flags.seed,
+                                    static_cast<std::uint64_t>(epoch), true)) {
       std::uint64_t tokens = 0;
       for (const auto row : rows) tokens += lengths[row];
       if (tokens > most) most = tokens, largest = std::move(rows);
@@ -122,34 +127,44 @@ void say_costs(const Flags& flags, Learner& learner, const Offsets& batch) {
     all += p.size();
     if (p.trainable()) trained += p.size();
   });
-  nn::walk(learner, [&](const std::string&, const nn::Linear<float>& l) { all += l.packed.defined() ? l.packed.shape().size() : 0; });
+  nn::walk(learner, [&](const std::string&, const nn::Linear<float>& l) {
+    all += l.packed.defined() ? l.packed.shape().size() : 0;
+  });
   const auto activation = [&](const train::MethodOptions& method) {
     return static_cast<double>(train::ActivationEstimate<float>(learner.model.config, method, batch).bytes());
   };
   const auto line = [](const std::string& name, Index count, double weights, double active) {
-    std::cout << name << ": " << grouped(count) << " parameters train; weights " << mebibytes(weights) << ", gradients and moments "
-              << mebibytes(12.0 * static_cast<double>(count)) << ", activation (expected) " << mebibytes(active) << "\n";
+    std::cout << name << ": " << grouped(count) << " parameters train; weights " << mebibytes(weights)
+              << ", gradients and moments " << mebibytes(12.0 * static_cast<double>(count))
+              << ", activation (expected) " << mebibytes(active) << "\n";
   };
   const auto weights = static_cast<double>(Cpu::pool().read().of(Use::parameter));
   train::MethodOptions full;
   full.name = "full";
   line(flags.method.name, trained, weights, activation(flags.method));
-  if (flags.method.name != "full" || flags.method.recompute) line("full", all, 4.0 * static_cast<double>(all), activation(full));
-  std::cout << "(largest batch: " << batch.sequences() << " sequences, " << grouped(batch.tokens()) << " tokens, the longest " << batch.longest() << ")\n";
+  if (flags.method.name != "full" || flags.method.recompute)
+    line("full", all, 4.0 * static_cast<double>(all), activation(full));
+  std::cout << "(largest batch: " << batch.sequences() << " sequences, " << grouped(batch.tokens())
+            << " tokens, the longest " << batch.longest() << ")\n";
 }
 
 /// What the checkpoint's configuration allows.
 void check_against_model(Flags& flags, const text::WordPiece& tokenizer) {
   const auto config = model::BertConfig::read(io::Config(flags.model));
-  if (!flags.given.contains("max-length")) flags.max_length = std::min<std::int64_t>(flags.max_length, config.max_position_embeddings);
+  if (!flags.given.contains("max-length"))
+    flags.max_length = std::min<std::int64_t>(flags.max_length, config.max_position_embeddings);
   if (flags.max_length > config.max_position_embeddings)
-    throw FlagError("--max-length", "at most " + std::to_string(config.max_position_embeddings) + ", the checkpoint's max_position_embeddings",
-                    std::to_string(flags.max_length));
+    throw FlagError(
+        "--max-length",
+        "at most " + std::to_string(config.max_position_embeddings) + ", the checkpoint's max_position_embeddings",
+        std::to_string(flags.max_length));
   if (flags.method.reversible_layers > config.num_hidden_layers)
-    throw FlagError("--reversible-layers", "at most " + std::to_string(config.num_hidden_layers) + ", the checkpoint's layers",
+    throw FlagError("--reversible-layers",
+                    "at most " + std::to_string(config.num_hidden_layers) + ", the checkpoint's layers",
                     std::to_string(flags.method.reversible_layers));
   if (static_cast<Index>(tokenizer.size()) > config.vocab_size)
-    fail(flags.model + ": the tokenizer has more tokens than the model's vocab_size", tokenizer.size(), config.vocab_size);
+    fail(flags.model + ": the tokenizer has more tokens than the model's vocab_size", tokenizer.size(),
+         config.vocab_size);
 }
 
 std::string joined(const std::vector<std::string>& names, std::size_t most = 4) {
@@ -159,7 +174,8 @@ std::string joined(const std::vector<std::string>& names, std::size_t most = 4) 
 }
 
 void say_loaded(const train::LoadReport& report) {
-  if (!report.initialised.empty()) std::cout << "not in the checkpoint, newly made: " << joined(report.initialised) << "\n";
+  if (!report.initialised.empty())
+    std::cout << "not in the checkpoint, newly made: " << joined(report.initialised) << "\n";
   if (!report.unused.empty()) std::cout << "in the checkpoint, not used: " << joined(report.unused) << "\n";
 }
 
@@ -169,7 +185,8 @@ bool train_it(Flags flags, const std::function<bool()>& stop) {
   const text::WordPiece tokenizer(flags.model);
   check_against_model(flags, tokenizer);
   const auto length = static_cast<std::size_t>(flags.max_length);
-  const auto train_set = train::encode(tokenizer, data.train, data.task.pair, length), dev_set = train::encode(tokenizer, data.dev, data.task.pair, length);
+  const auto train_set = train::encode(tokenizer, data.train, data.task.pair, length),
+             dev_set = train::encode(tokenizer, data.dev, data.task.pair, length);
 
   train::TrainOptions options;
   options.batch = static_cast<std::size_t>(flags.batch);
@@ -202,14 +219,16 @@ bool train_it(Flags flags, const std::function<bool()>& stop) {
 
   Progress progress;
   train::Trainer<Bert> trainer(learner, train_set, dev_set, options, progress.observer());
-  std::cout << data.train.size() << " examples to train on, " << data.dev.size() << (data.held_out ? " held out" : " to score on") << "; task "
-            << data.task.name << ", " << trainer.steps() << " steps\n";
+  std::cout << data.train.size() << " examples to train on, " << data.dev.size()
+            << (data.held_out ? " held out" : " to score on") << "; task " << data.task.name << ", " << trainer.steps()
+            << " steps\n";
   say_loaded(loaded);
   const auto outcome = trainer.run();
   progress.end_line();
   const train::RunFiles files(flags.output);
   if (!outcome.finished) {
-    std::cout << "stopped at step " << outcome.place.step << " of " << trainer.steps() << "; --resume goes on from " << files.state << "\n";
+    std::cout << "stopped at step " << outcome.place.step << " of " << trainer.steps() << "; --resume goes on from "
+              << files.state << "\n";
     return false;
   }
   const auto& best = outcome.place.epochs[static_cast<std::size_t>(outcome.place.best_epoch)];
@@ -243,16 +262,21 @@ std::string table_of(const train::Predictions& predictions, const std::vector<st
 
 bool use(Flags flags, const std::function<bool()>& stop) {
   const train::RunFiles files(flags.output);
-  if (!std::filesystem::exists(files.adapter)) fail("--output: " + flags.output + " holds no adapter.safetensors, which training writes");
+  if (!std::filesystem::exists(files.adapter))
+    fail("--output: " + flags.output + " holds no adapter.safetensors, which training writes");
   const io::Safetensors saved(files.adapter);
-  if (!saved.metadata().contains("config")) fail(files.adapter + ": not an adapter of finetune: no `config` in its metadata");
+  if (!saved.metadata().contains("config"))
+    fail(files.adapter + ": not an adapter of finetune: no `config` in its metadata");
   const auto config = parse_json(saved.metadata().at("config"), files.adapter + ": config");
   take(flags, config, files.adapter);
   const JsonField field(config, files.adapter + ": config");
   if (const auto found = fingerprint_of_model(flags.model); found != field.at("model").string())
-    throw FlagError("--model", "the checkpoint that " + files.adapter + " was trained on (" + field.at("model").string() + ")", flags.model + " (" + found + ")");
+    throw FlagError("--model",
+                    "the checkpoint that " + files.adapter + " was trained on (" + field.at("model").string() + ")",
+                    flags.model + " (" + found + ")");
   std::vector<std::string> names;
-  for (std::size_t i = 0; i < field.at("labels").array().size(); ++i) names.push_back(field.at("labels").at(i).string());
+  for (std::size_t i = 0; i < field.at("labels").array().size(); ++i)
+    names.push_back(field.at("labels").at(i).string());
   const bool pair = field.at("pair").boolean();
 
   const text::WordPiece tokenizer(flags.model);
@@ -267,8 +291,8 @@ bool use(Flags flags, const std::function<bool()>& stop) {
     const auto set = train::encode(tokenizer, data.dev, pair, length);
     const auto predictions = train::predict(learner, set, 32, stop);
     if (stop()) return false;
-    std::cout << data.dev.size() << (data.held_out ? " held-out" : " dev") << " examples: "
-              << text(train::metrics(data.task.metrics, predictions.values(), set.labels)) << "\n";
+    std::cout << data.dev.size() << (data.held_out ? " held-out" : " dev")
+              << " examples: " << text(train::metrics(data.task.metrics, predictions.values(), set.labels)) << "\n";
   }
   if (!flags.predict.empty()) {
     const auto inputs = data::load_inputs(flags.task, flags.predict, flags.columns);
