@@ -178,26 +178,30 @@ def run(place, *more, method="meft1"):
 
 
 def kill_and_resume(place, rng, method, *more):
-    whole = run(place, *more, method=method)
+    """Runs that are killed at random instants and resumed until they finish, until six kills struck a run."""
     began = time.time()
-    execute(place.command(place.folder(), *more, method=method))
+    whole = run(place, *more, method=method)
     seconds = time.time() - began
-    folder, kills = place.folder(), 0
-    for attempt in range(60):
-        process = subprocess.Popen(place.command(folder, *more, "--resume", "--save-every", rng.choice([1, 2, 5]), "--threads", rng.choice([1, 2]), method=method),
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        try:
-            process.wait(rng.uniform(0, 0.4 * seconds) if attempt < 12 else 200)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            kills += 1
-        error = process.communicate()[1].decode()
-        check(process.returncode in (0, -signal.SIGKILL), f"status {process.returncode}: {error}")
-        if process.returncode == 0 and attempt >= 12:
-            break
-    check(kills >= 4, f"only {kills} kills")
-    check(results(folder) == results(whole), f"{method}: {kills} kills changed the bits")
-    check([x["step"] for x in check_log(folder)] == [x["step"] for x in check_log(whole)], "the log differs")
+    kills = 0
+    for _ in range(20):
+        folder, status, limit = place.folder(), None, 12
+        while status != 0:
+            save, threads = rng.choice([1, 2, 5]), rng.choice([1, 2])
+            command = place.command(folder, *more, "--resume", "--save-every", save, "--threads", threads, method=method)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            limit -= 1
+            try:
+                process.wait(rng.uniform(0, 0.5 * seconds) if limit > 0 else 200)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            error, status = process.communicate()[1].decode(), process.returncode
+            check(status in (0, -signal.SIGKILL), f"status {status}: {error}")
+            kills += status != 0
+        check(results(folder) == results(whole), f"{method}: kills changed the bits")
+        check([x["step"] for x in check_log(folder)] == [x["step"] for x in check_log(whole)], "the log differs")
+        if kills >= 6:
+            return
+    check(False, f"only {kills} kills")
 
 
 def test_killed(place):

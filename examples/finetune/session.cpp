@@ -123,8 +123,9 @@ std::vector<std::uint32_t> largest_batch(const train::Encoded& examples, const F
 /// What the user gets, beside what full fine-tuning takes.
 void say_costs(const Flags& flags, Learner& learner, const Offsets& batch) {
   Index all = 0, trained = 0;
-  nn::for_each_parameter(learner, [&](const std::string&, const auto& p) {
-    all += p.size();
+  nn::for_each_parameter(learner, [&](const std::string& name, const auto& p) {
+    const auto has = [&](const char* part) { return name.find(part) != name.npos; };
+    if (!has("_adapter.") && !has("lora_") && !has("readout.")) all += p.size();  // full training adds nothing
     if (p.trainable()) trained += p.size();
   });
   nn::walk(learner, [&](const std::string&, const nn::Linear<float>& l) {
