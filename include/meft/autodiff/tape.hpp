@@ -59,6 +59,16 @@ struct Slot : Node {
   Tensor<T, B> gradient;
 };
 
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse(const char* op, const char* maker, const char* what,
+                                                          Argument x, Where where) {
+  std::string text(op);
+  text += ": its input, the result of `";
+  text += maker;
+  text += "`, was ";
+  text += what;
+  fail({text, where}, x);
+}
+
 /// What a parameter's handles share.
 template <class T, class B>
 struct Stored {
@@ -107,7 +117,7 @@ class Tape {
   /// A leaf whose gradient is asked for by `gradient`.
   template <Real T, Backend B>
   Var<T, B> watch(Tensor<T, B> value) {
-    return attach<T, B>(std::move(value), std::make_unique<Leaf<T, B>>("watch"));
+    return attach<T, B>(std::move(value), std::unique_ptr<detail::Slot<T, B>>(new Leaf<T, B>("watch")));
   }
 
   /// The gradient that arrived at a watched variable; empty when none did.
@@ -143,11 +153,8 @@ class Tape {
   template <Real T, Backend B>
   bool wants(const Var<T, B>& x, const char* op, Where where) const {
     if (!x.recorded()) return false;
-    if (x.tape_ != serial_)
-      fail({std::string(op) + ": its input, the result of `" + x.op_ + "`, was recorded on another tape", where}, x);
-    if (!nodes_[static_cast<std::size_t>(x.node_)])
-      fail({std::string(op) + ": its input, the result of `" + x.op_ + "`, was freed by an earlier backward", where},
-           x);
+    if (x.tape_ != serial_) detail::refuse(op, x.op_, "recorded on another tape", x, where);
+    if (!nodes_[static_cast<std::size_t>(x.node_)]) detail::refuse(op, x.op_, "freed by an earlier backward", x, where);
     return true;
   }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdio>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -21,6 +22,15 @@ struct Where {
   }
 };
 
+namespace detail {
+/// The decimal digits of a number: one function for all integers, to compile fast.
+[[gnu::cold, gnu::noinline]] inline std::string decimal(long long value, bool is_signed) {
+  char text[24];
+  std::snprintf(text, sizeof text, is_signed ? "%lld" : "%llu", value);
+  return text;
+}
+}  // namespace detail
+
 /// The library's only exception. `what()` is the message followed by ` (file:line)`; `message()` leaves the place out.
 class Error : public std::exception {
  public:
@@ -36,7 +46,7 @@ class Error : public std::exception {
     full_ += " (";
     full_ += file.substr(file.rfind('/') + 1);
     full_ += ':';
-    full_ += std::to_string(where.line);
+    full_ += detail::decimal(where.line, false);
     full_ += ')';
   }
 
@@ -62,18 +72,20 @@ template <class X>
   if constexpr (std::is_convertible_v<X, std::string_view>) return std::string(std::string_view(x));
   else if constexpr (Shaped<X>) return x.shape().text();
   else if constexpr (requires { x.text(); }) return x.text();
+  else if constexpr (std::is_integral_v<X>) return decimal(static_cast<long long>(x), std::is_signed_v<X>);
   else return std::to_string(x);
 }
 
 /// An argument of a message: turned into text only when the message is needed.
 struct Argument {
-  const void* value;
-  std::string (*text)(const void*);
-  bool shaped;
+  Argument() = default;
   template <class X>
-  static Argument of(const X& x) {
-    return {&x, [](const void* p) { return describe(*static_cast<const X*>(p)); }, Shaped<X>};
-  }
+  Argument(const X& x)  // NOLINT: whatever has a text is an argument
+      : value(&x), text([](const void* p) { return describe(*static_cast<const X*>(p)); }), shaped(Shaped<X>) {}
+
+  const void* value = nullptr;
+  std::string (*text)(const void*) = nullptr;
+  bool shaped = false;
 };
 
 /// A message together with the place it was written, so that `require` can stay variadic.
@@ -85,36 +97,35 @@ struct Message {
       : text(t), where(w) {}
 };
 
-/// Shaped arguments are named a, b, c …; everything else stands for itself.
-[[noreturn, gnu::cold, gnu::noinline]] inline void raise(const Message& message, const Argument* arguments,
-                                                         std::size_t count) {
+}  // namespace detail
+
+// Not variadic: templates for each list of argument types would be a tenth of a small program's compile time.
+
+/// Throws Error with the message built from its parts, as `require` does.
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail(const detail::Message& message, detail::Argument x0 = {},
+                                                        detail::Argument x1 = {}, detail::Argument x2 = {},
+                                                        detail::Argument x3 = {}, detail::Argument x4 = {}) {
   std::string out(message.text);
-  char name = 'a';
-  for (std::size_t i = 0; i < count; ++i) {
-    out += i ? ", " : ": ";
-    if (arguments[i].shaped) {
+  char name = 'a';  // shaped arguments are named a, b, c …; everything else stands for itself
+  const char* separator = ": ";
+  for (const detail::Argument* x : {&x0, &x1, &x2, &x3, &x4}) {
+    if (!x->text) break;
+    out += separator;
+    separator = ", ";
+    if (x->shaped) {
       out += name++;
       out += " is ";
     }
-    out += arguments[i].text(arguments[i].value);
+    out += x->text(x->value);
   }
   throw Error(std::move(out), message.where);
 }
 
-}  // namespace detail
-
-/// Throws Error with the message built from its parts, as `require` does.
-template <class... Args>
-[[noreturn, gnu::cold, gnu::noinline]] void fail(detail::Message message, const Args&... args) {
-  const detail::Argument list[] = {detail::Argument::of(args)..., {}};
-  detail::raise(message, list, sizeof...(Args));
-}
-
 /// Throws Error unless `ok`: `require(x.dim(-1) == w.dim(-2), "matmul: inner dimensions differ", x, w)`.
-template <class... Args>
-void require(bool ok, detail::Message message, const Args&... args) {
+inline void require(bool ok, const detail::Message& message, detail::Argument x0 = {}, detail::Argument x1 = {},
+                    detail::Argument x2 = {}, detail::Argument x3 = {}, detail::Argument x4 = {}) {
   if (!ok) [[unlikely]]
-    fail(message, args...);
+    fail(message, x0, x1, x2, x3, x4);
 }
 
 }  // namespace meft

@@ -4,16 +4,19 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
-#include <thread>
 #include <utility>
-#include <vector>
+
+#include <pthread.h>
+#include <unistd.h>
 
 namespace meft {
 
 namespace detail {
 
 /// A fixed crew that runs one numbered job at a time; the caller works too. Calls from inside a job run in place.
+/// POSIX threads: <thread> and <condition_variable> alone would take a tenth of a small program's compile time.
 class Crew {
  public:
   static Crew& get() {
@@ -21,7 +24,7 @@ class Crew {
     return crew;
   }
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return workers_ + 1; }
 
   [[gnu::cold]] void resize(int threads) {
     std::lock_guard busy(job_mutex_);
@@ -29,28 +32,34 @@ class Crew {
     start(threads);
   }
 
-  [[gnu::cold, gnu::noinline]] void run(std::int64_t count, void (*call)(const void*, std::int64_t), const void* body) {
-    if (count <= 0) return;
-    if (inside() || workers_.empty() || count == 1) {
-      for (std::int64_t i = 0; i < count; ++i) call(body, i);
+  /// A body and its range, handed out in chunks of `grain`.
+  struct Job {
+    std::int64_t count, grain;
+    void (*call)(const void* body, std::int64_t begin, std::int64_t end);
+    const void* body;
+
+    std::int64_t chunks() const { return (count + grain - 1) / grain; }
+    void chunk(std::int64_t i) const { call(body, i * grain, i + 1 < chunks() ? (i + 1) * grain : count); }
+  };
+
+  [[gnu::cold, gnu::noinline]] void run(const Job& job) {
+    const std::int64_t chunks = job.chunks();
+    if (inside() || workers_ == 0 || chunks <= 1) {
+      for (std::int64_t i = 0; i < chunks; ++i) job.chunk(i);
       return;
     }
     std::lock_guard busy(job_mutex_);
-    call_ = call;
-    body_ = body;
-    count_ = count;
+    job_ = &job;
     next_ = 0;
-    error_ = nullptr;
-    active_ = static_cast<int>(workers_.size());
-    ++generation_;
-    generation_.notify_all();
+    wake();
     work();
-    for (int left; (left = active_) != 0;) active_.wait(left);
+    std::unique_lock lock(state_mutex_);
+    while (active_ > 0) pthread_cond_wait(&idle_, state_mutex_.native_handle());
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
-  Crew() { start(static_cast<int>(std::thread::hardware_concurrency())); }
+  Crew() { start(static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN))); }
   ~Crew() { stop(); }
 
   static bool& inside() {
@@ -58,51 +67,69 @@ class Crew {
     return value;
   }
 
-  [[gnu::cold]] void start(int threads) {
+  /// Fewer threads when the system gives no more.
+  [[gnu::cold, gnu::noinline]] void start(int threads) {
     quit_ = false;
-    for (int i = 1; i < threads; ++i) workers_.emplace_back(&Crew::loop, this, generation_.load());
+    born_ = generation_;
+    const int wanted = threads > 1 ? threads - 1 : 0;
+    threads_ = std::make_unique<pthread_t[]>(static_cast<std::size_t>(wanted));
+    while (workers_ < wanted &&
+           pthread_create(&threads_[static_cast<std::size_t>(workers_)], nullptr, &loop, this) == 0)
+      ++workers_;
   }
 
   [[gnu::cold, gnu::noinline]] void stop() {
     quit_ = true;
-    ++generation_;
-    generation_.notify_all();
-    for (auto& w : workers_) w.join();
-    workers_.clear();
+    wake();
+    for (; workers_ > 0; --workers_) pthread_join(threads_[static_cast<std::size_t>(workers_ - 1)], nullptr);
   }
 
-  [[gnu::cold]] void loop(std::uint32_t seen) {
-    for (;;) {
-      generation_.wait(seen);
-      seen = generation_;
-      if (quit_) return;
-      work();
-      if (--active_ == 0) active_.notify_one();
+  /// Sends every worker into the job.
+  [[gnu::cold, gnu::noinline]] void wake() {
+    std::lock_guard lock(state_mutex_);
+    active_ = workers_;
+    ++generation_;
+    pthread_cond_broadcast(&go_);
+  }
+
+  [[gnu::cold]] static void* loop(void* self) {
+    Crew& crew = *static_cast<Crew*>(self);
+    std::unique_lock lock(crew.state_mutex_);
+    for (std::uint32_t seen = crew.born_;;) {
+      while (crew.generation_ == seen) pthread_cond_wait(&crew.go_, crew.state_mutex_.native_handle());
+      seen = crew.generation_;
+      if (crew.quit_) return nullptr;
+      lock.unlock();
+      crew.work();
+      lock.lock();
+      if (--crew.active_ == 0) pthread_cond_signal(&crew.idle_);
     }
   }
 
   [[gnu::cold, gnu::noinline]] void work() {
     inside() = true;
     try {
-      for (std::int64_t i; (i = next_.fetch_add(1)) < count_;) call_(body_, i);
+      for (std::int64_t i, chunks = job_->chunks(); (i = next_.fetch_add(1)) < chunks;) job_->chunk(i);
     } catch (...) {
-      std::lock_guard lock(error_mutex_);
+      std::lock_guard lock(state_mutex_);
       if (!error_) error_ = std::current_exception();
-      next_ = count_;
+      next_ = job_->count;
     }
     inside() = false;
   }
 
-  std::vector<std::thread> workers_;
-  std::mutex job_mutex_, error_mutex_;
-  void (*call_)(const void*, std::int64_t) = nullptr;
-  const void* body_ = nullptr;
-  std::int64_t count_ = 0;
+  std::unique_ptr<pthread_t[]> threads_;
+  int workers_ = 0;
+  std::mutex job_mutex_;  // held by the caller of a job
+  const Job* job_ = nullptr;
   std::atomic<std::int64_t> next_{0};
+
+  std::mutex state_mutex_;  // guards what follows
+  pthread_cond_t go_ = PTHREAD_COND_INITIALIZER, idle_ = PTHREAD_COND_INITIALIZER;
+  std::uint32_t generation_ = 0, born_ = 0;  // workers sleep until it changes from what it was at their start
+  int active_ = 0;
+  bool quit_ = false;
   std::exception_ptr error_;
-  std::atomic<std::uint32_t> generation_{0};  // workers sleep until it changes
-  std::atomic<int> active_{0};
-  std::atomic<bool> quit_{false};
 };
 
 }  // namespace detail
@@ -118,16 +145,15 @@ inline void set_threads(int count) { detail::Crew::get().resize(count < 1 ? 1 : 
 template <class Body>
 void parallel_for(std::int64_t count, const Body& body) {
   detail::Crew::get().run(
-      count, [](const void* b, std::int64_t i) { (*static_cast<const Body*>(b))(i); }, &body);
+      {count, 1, [](const void* b, std::int64_t i, std::int64_t) { (*static_cast<const Body*>(b))(i); }, &body});
 }
 
 /// Calls body(begin, end) for consecutive chunks of [0, count), `grain` long but for the last one.
 template <class Body>
 void parallel_chunks(std::int64_t count, std::int64_t grain, const Body& body) {
-  parallel_for((count + grain - 1) / grain, [&](std::int64_t i) {
-    const std::int64_t begin = i * grain, end = begin + grain < count ? begin + grain : count;
-    body(begin, end);
-  });
+  detail::Crew::get().run(
+      {count, grain,
+       [](const void* b, std::int64_t begin, std::int64_t end) { (*static_cast<const Body*>(b))(begin, end); }, &body});
 }
 
 }  // namespace meft

@@ -86,8 +86,12 @@ class Shape {
   /// `[32, 768]`
   [[gnu::cold, gnu::noinline]] std::string text() const {
     std::string out = "[";
-    for (int i = 0; i < rank_; ++i) out += (i ? ", " : "") + std::to_string(dims_[static_cast<std::size_t>(i)]);
-    return out + "]";
+    for (int i = 0; i < rank_; ++i) {
+      if (i) out += ", ";
+      out += detail::decimal(dims_[static_cast<std::size_t>(i)], true);
+    }
+    out += ']';
+    return out;
   }
   const Shape& shape() const { return *this; }
 

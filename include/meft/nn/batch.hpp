@@ -27,8 +27,8 @@ struct Batch {
     for (std::size_t i = 0; i < ids.size(); ++i) {
       require(ids[i].size() == types[i].size(), {"batch: a sequence has other numbers of ids and types", where},
               ids[i].size(), types[i].size());
-      all.insert(all.end(), ids[i].begin(), ids[i].end());
-      all_types.insert(all_types.end(), types[i].begin(), types[i].end());
+      for (std::int32_t id : ids[i]) all.push_back(id);
+      for (std::int32_t type : types[i]) all_types.push_back(type);
       lengths.push_back(static_cast<std::int32_t>(ids[i].size()));
     }
     const Index n = static_cast<Index>(all.size());

@@ -1,6 +1,8 @@
 // Owns: a reversible layer as a list of shears and swaps, and the options of a stack of them.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <utility>
@@ -51,13 +53,19 @@ struct Readout {
   double first = 0.5, second = 0.5;  // y = first·x[0] + second·x[1], for `mix`
 };
 
+/// Worker time of the backward passes, in nanoseconds, for benches: computing inputs back (f run again) and gradients.
+struct Phases {
+  std::atomic<std::int64_t> undo{0}, gradient{0};
+};
+
 struct StackOptions {
   Streams streams = Streams::exact;
   int word_bits = 32;        // of a fixed-point element: 32 or 64
   int fraction_bits = 20;    // s: the value is X·2⁻ˢ
   Index slice_tokens = 256;  // a slice is as many whole sequences as fit, at least one
   Readout readout{};
-  int carrier = 1;  // the stream that carries the wrapped model at the end
+  int carrier = 1;           // the stream that carries the wrapped model at the end
+  Phases* phases = nullptr;  // where given, backward passes add their time
 };
 
 /// "exact" | "rounded" | "stored".

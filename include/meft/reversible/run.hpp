@@ -1,6 +1,8 @@
 // Owns: one pass of a batch through a reversible stack: streams, digits, slices; forward, undo and backward of a slice.
 #pragma once
 
+#include <time.h>
+
 #include <array>
 #include <atomic>
 #include <memory>
@@ -218,9 +220,11 @@ class StackRun {
                       std::vector<Tensor<T, B>>& side_gradient, bool input, std::vector<Collected<T, B>>& collected) {
     const auto& layer = (*layers_)[l];
     auto& kept = kept_[l][static_cast<std::size_t>(s)];
+    auto* const phases = options_.phases;
     for (std::size_t k = layer.size(); k-- > 0;) {
       const auto& step = layer[k];
       if (!step.f) continue;
+      const std::int64_t began = phases ? nanoseconds() : 0;
       const bool into_source = input || k > 0;
       std::unique_ptr<Tape> tape;
       Var<T, B> x, y;
@@ -243,6 +247,7 @@ class StackRun {
         tape->pause();
         undo(l, k, s, y.value());
       }
+      const std::int64_t undone = phases ? nanoseconds() : 0;
       auto dy = slice_rows(gradient[static_cast<std::size_t>(step.dst)], s);
       if (y.recorded()) {
         tape->backward(y, dy);
@@ -260,7 +265,17 @@ class StackRun {
         map(
             B{}, [by = static_cast<T>(step.lambda.value())](T g) MEFT_INLINE { return g * by; }, dy.size(), dy.data(),
             std::as_const(dy).data());
+      if (phases) {
+        phases->undo += undone - began;
+        phases->gradient += nanoseconds() - undone;
+      }
     }
+  }
+
+  static std::int64_t nanoseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1'000'000'000 + now.tv_nsec;
   }
 
   void undo(std::size_t l, std::size_t k, Index s, const Tensor<T, B>& f) {

@@ -61,9 +61,8 @@ class Offsets {
   Offsets part(Index first, Index last, Where where = Where::current()) const {
     require(0 <= first && first <= last && last <= sequences(), {"offsets: no such part", where}, first, last,
             std::to_string(sequences()) + " sequences");
-    std::vector<std::int32_t> starts(values_->begin() + first, values_->begin() + last + 1);
-    const std::int32_t base = starts.front();
-    for (auto& s : starts) s -= base;
+    std::vector<std::int32_t> starts;
+    for (Index i = first; i <= last; ++i) starts.push_back(static_cast<std::int32_t>(begin(i) - begin(first)));
     return Offsets(std::move(starts), where);
   }
 

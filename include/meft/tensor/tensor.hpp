@@ -34,9 +34,10 @@ class Tensor {
   }
   static Tensor full(const Shape& shape, T value) {
     const Index n = shape.size();
-    const auto host = std::make_unique<T[]>(static_cast<std::size_t>(n));
-    for (Index i = 0; i < n; ++i) host[static_cast<std::size_t>(i)] = value;
-    return from(shape, std::span<const T>(host.get(), static_cast<std::size_t>(n)));
+    const Buffer host(Cpu::pool(), static_cast<std::size_t>(n) * sizeof(T));
+    T* const values = static_cast<T*>(host.data());
+    for (Index i = 0; i < n; ++i) values[i] = value;
+    return from(shape, std::span<const T>(values, static_cast<std::size_t>(n)));
   }
   /// Copies row-major host values; their number must be the shape's size.
   static Tensor from(const Shape& shape, std::span<const T> values, Where where = Where::current()) {
