@@ -1,11 +1,11 @@
 // Owns: one training step of a randomly initialised BERT under a method named by text, and its measurement: seconds,
-// memory by use, the gradient of the lowest trained layer. Shared by the benches. Must not know: flags, tables, files.
+// memory by use, the gradient of the lowest trained layer; the arithmetic it needs. Shared by the benches. Must not
+// know: flags, tables, files.
 #pragma once
 
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -22,6 +22,8 @@
 #include <meft/ops/loss.hpp>
 #include <meft/optim/adamw.hpp>
 
+#include "rate.hpp"
+
 namespace bench {
 
 using namespace meft;
@@ -30,7 +32,8 @@ struct Setup {
   model::BertConfig config{};
   Index batch = 16, seq = 128;
   std::string method = "meft1";
-  StackOptions stack{};  // of the reversible methods
+  StackOptions stack{};                  // of the reversible methods
+  Precision precision = Precision::f32;  // of frozen weights
   std::uint64_t seed = 1;
 };
 
@@ -69,6 +72,32 @@ inline Body<float> adapt_by_name(model::Bert<float>& bert, std::string_view meth
       method);
 }
 
+/// Floating-point operations of the layers' matrix products in one step of the method: README.md says which.
+inline double operations(const Setup& setup) {
+  const auto& c = setup.config;
+  const double rows = static_cast<double>(setup.batch * setup.seq), hidden = static_cast<double>(c.hidden_size);
+  const double weights = 2 * rows * hidden * static_cast<double>(4 * c.hidden_size + 2 * c.intermediate_size);
+  const double attention = 4 * rows * hidden * static_cast<double>(setup.seq);
+  const std::string_view method = setup.method;
+  const bool full = method == "full" || method == "recompute", head = method.starts_with("head");
+  double added = 0;  // two modules [hidden → rank → hidden] a layer
+  if (method.starts_with("lora")) added = 8 * rows * hidden * static_cast<double>(LowRank{}.rank);
+  if (method.starts_with("adapter")) added = 8 * rows * hidden * static_cast<double>(Houlsby{}.bottleneck);
+  if (reversible(method)) added = 8 * rows * hidden * static_cast<double>(MeftOptions{}.bottleneck);
+
+  const double forward = weights + attention + added;
+  const bool twice = reversible(method) ? setup.stack.streams != Streams::stored : method.ends_with("recompute");
+  double step = forward;
+  if (!head) step += (full ? 2 : 1) * weights + 2 * attention + 2 * added + (twice ? forward : 0);
+  return step * static_cast<double>(c.num_hidden_layers);
+}
+
+/// Seconds of a step and of its parts.
+struct Times {
+  double step = 0, forward = 0, backward = 0, update = 0;
+  double undo = 0;  // part of backward: inputs brought back, by the share of the workers' time; reversible methods
+};
+
 /// Model, head, optimizer and one batch of random tokens, all determined by the setup. Ready to step: gradients and
 /// moments are allocated. The pool's cache is returned to the system, so that `reserved` counts what steps use.
 class Step {
@@ -82,6 +111,8 @@ class Step {
     head_.output = nn::Linear<float>::normal(width, 2, {setup.seed, head_site + 1, 0});
     head_.dropout = static_cast<float>(bert_.config.hidden_dropout_prob);
     head_.site = head_site + 2;
+    nn::set_precision<float, Cpu>(bert_, setup.precision);
+    nn::set_precision<float, Cpu>(head_, setup.precision);
     body_ = adapt_by_name(bert_, setup.method, setup.stack, setup.seed);
     if (setup.method != "full" && setup.method != "recompute") {  // the pooler belongs to the pre-trained weights
       nn::freeze(*head_.dense);
@@ -105,11 +136,14 @@ class Step {
     Cpu::pool().trim();
   }
 
-  /// Forward and backward: gradients are added to the parameters'. Gives the loss.
-  float differentiate() {
+  /// Forward and backward, their seconds on request: gradients are added to the parameters'. Gives the loss.
+  float differentiate(Times* times = nullptr) {
+    const double start = now();
     Tape tape;
     auto loss = cross_entropy(head_(body_(bert_.embed(batch_))), batch_.labels);
+    const double turned = now();
     tape.backward(loss);
+    if (times) times->forward = turned - start, times->backward = now() - turned;
     return loss.value().item();
   }
 
@@ -165,13 +199,18 @@ struct Cost {
   std::size_t parameter = 0, gradient = 0, optimizer = 0;
   std::size_t reserved = 0;              // what the pool holds from the system after the steps, its cache included
   std::optional<std::size_t> heap{};     // as `activation`, counted by the heap meter
-  std::vector<double> seconds{};         // of each warm step: forward, backward, update
+  std::vector<Times> times{};            // of each warm step
   std::vector<float> gradient_values{};  // lowest trained layer's, in the first step
   bool finite = true;                    // every gradient of every step
 
-  double least() const { return *std::min_element(seconds.begin(), seconds.end()); }
+  /// Of the fastest step.
+  const Times& least() const {
+    return *std::min_element(times.begin(), times.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
+  }
+  /// Seconds of a step.
   double median() const {
-    auto s = seconds;
+    std::vector<double> s;
+    for (const auto& t : times) s.push_back(t.step);
     std::sort(s.begin(), s.end());
     return (s[(s.size() - 1) / 2] + s[s.size() / 2]) / 2;
   }
@@ -181,20 +220,30 @@ struct Cost {
 inline Cost measure(const Setup& setup, int warm) {
   Cost cost;
   {
-    Step step(setup);
+    Phases phases;
+    Setup timed = setup;
+    timed.stack.phases = &phases;
+    Step step(timed);
     const HeapMeter heap;
     for (int i = 0; i <= warm; ++i) {
       const auto before = Cpu::pool().read();
       if (heap) heap.reset();
       const std::int64_t heap_before = heap ? heap.live() : 0;
       const Measure meter(Cpu::pool());
-      const auto start = std::chrono::steady_clock::now();
-      step.differentiate();
+      phases.undo = phases.gradient = 0;
+      Times times;
+      const double start = now();
+      step.differentiate(&times);
       if (i == 0) cost.gradient_values = step.lowest_gradient();
+      const double differentiated = now();
       cost.finite &= step.update();
-      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      times.step = now() - start;
+      times.update = now() - differentiated;
+      if (phases.undo > 0)
+        times.undo =
+            times.backward * static_cast<double>(phases.undo) / static_cast<double>(phases.undo + phases.gradient);
       if (i == 0) continue;
-      cost.seconds.push_back(seconds.count());
+      cost.times.push_back(times);
       cost.activation = std::max(cost.activation, meter.activation());
       if (heap) cost.heap = std::max(cost.heap.value_or(0), static_cast<std::size_t>(heap.peak() - heap_before));
       cost.parameter = before.of(Use::parameter);

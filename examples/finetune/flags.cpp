@@ -104,6 +104,8 @@ void check(const Flags& f) {
     require(!given("bottleneck") || m.bottlenecked(), "--bottleneck", "--method adapter, meft1, meft2 or meft3",
             "--method " + m.name);
     require(!given("lora-rank") || m.name == "lora", "--lora-rank", "--method lora", "--method " + m.name);
+    require(m.precision == meft::Precision::f32 || m.name != "full", "--precision", "a method that freezes weights",
+            "--method full");
     require(!m.recompute || !m.reversible(), "--recompute",
             "a method that keeps activations: full, head, bitfit, adapter or lora", "--method " + m.name);
   }
@@ -177,6 +179,8 @@ bool parse(int argc, char** argv, Flags& f) {
       throw FlagError("--reversible-layers", "a number of layers from 1", "`" + s + "`");
   });
   add.integer("--lora-rank", f.method.rank, 1, 65536, "lora: rank");
+  add.choice("--precision", std::array{"f32", "bf16"}, "of frozen weights; bf16 halves them [f32]",
+             [&](auto& s) { f.method.precision = meft::precision_from(s); });
   add.choice("--pooling", std::array{"first", "mean"},
              "of tokens for the head: first (with the pooler) or mean [first]", [&](auto& s) { f.pooling = s; });
 
@@ -223,6 +227,7 @@ nlohmann::json describe(const Flags& f) {
   nlohmann::json out{{"task", f.task},
                      {"encoding", f.encoding},
                      {"method", m.name},
+                     {"precision", m.precision == meft::Precision::bf16 ? "bf16" : "f32"},
                      {"pooling", f.pooling},
                      {"batch", f.batch},
                      {"accumulate", f.accumulate},
@@ -279,6 +284,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
     f.columns.encoding = meft::data::encoding(f.encoding);
     config.at("method").get_to(m.name);
     config.at("pooling").get_to(f.pooling);
+    m.precision = meft::precision_from(config.value("precision", "f32"));
     config.at("max-length").get_to(f.max_length);
     config.at("seed").get_to(f.seed);
     m.seed = f.seed;

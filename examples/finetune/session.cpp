@@ -77,7 +77,8 @@ class FolderLock {
 
 /// The checkpoint with the method on it and the task's head.
 Learner make_learner(const Flags& flags, int labels, train::LoadReport& report) {
-  auto bert = train::hf<Bert>(flags.model, &report);
+  const auto frozen = flags.method.name == "full" ? std::nullopt : std::optional(flags.method.precision);
+  auto bert = train::hf<Bert>(flags.model, &report, frozen);
   const io::Config config(flags.model);
   const auto dropout =
       static_cast<float>(config.number("classifier_dropout", bert.config.hidden_dropout_prob, {0.0, 0.999}));

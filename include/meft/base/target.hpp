@@ -13,17 +13,35 @@
 
 namespace meft {
 
+/// Instruction sets with code of their own, each includes the ones before it. avx2 comes with FMA, avx512 with F, BW,
+/// DQ and VL.
+enum class Isa { portable, avx2, avx512, avx512_bf16 };
+
+/// The best that the processor has, or less where the environment variable MEFT_ISA says so: portable, avx2, avx512.
+inline Isa isa() {
 #if MEFT_X86
-/// True when the processor has AVX2 and FMA, and the environment variable MEFT_ISA does not say `portable`.
-inline bool has_avx2() {
-  static const bool value = [] {
-    const char* isa = std::getenv("MEFT_ISA");
-    return !(isa && std::strcmp(isa, "portable") == 0) && __builtin_cpu_supports("avx2") &&
-           __builtin_cpu_supports("fma");
+  static const Isa value = [] {
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const bool dot = avx512 && __builtin_cpu_supports("avx512bf16");
+    const Isa best = dot ? Isa::avx512_bf16 : avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::portable;
+    const char* name = std::getenv("MEFT_ISA");
+    if (!name) return best;
+    const Isa most = !std::strcmp(name, "portable") ? Isa::portable
+                     : !std::strcmp(name, "avx2")   ? Isa::avx2
+                     : !std::strcmp(name, "avx512") ? Isa::avx512
+                                                    : best;
+    return most < best ? most : best;
   }();
   return value;
+#else
+  return Isa::portable;
+#endif
 }
+inline bool has_avx2() { return isa() >= Isa::avx2; }
 
+#if MEFT_X86
 namespace detail {
 template <class Body>
 __attribute__((target("avx2,fma"), noinline)) void run_avx2(const Body& body) {
@@ -36,7 +54,6 @@ template <class Body>
 }
 }  // namespace detail
 #else
-inline bool has_avx2() { return false; }
 namespace detail {
 template <class Body>
 void run_portable(const Body& body) {

@@ -38,6 +38,7 @@ struct Linear {
   Parameter<T, B> weight, bias;  // [out, in], [out] or empty
   PackedWeight<T, B> packed{};   // in place of the weight, once packed
   std::optional<Lora<T, B>> lora{};
+  Precision precision = Precision::f32;  // in which a frozen weight is packed
 
   static Linear empty(Index in, Index out, bool with_bias = true) {
     Linear l{Parameter<T, B>::empty({out, in}), {}};
@@ -62,7 +63,7 @@ struct Linear {
   /// Lays a frozen weight out for multiplication and lets the original go; a trained one stays as it is.
   void pack() {
     if (packed.defined() || weight.trainable() || !weight.defined()) return;
-    packed = PackedWeight<T, B>(weight.value());
+    packed = PackedWeight<T, B>(weight.value(), precision);
     weight.value() = {};
   }
 
@@ -72,6 +73,12 @@ struct Linear {
     visit("", self.lora);
   }
 };
+
+/// Sets in what the linear layers below `module` are packed; do it before they are.
+template <Real T, Backend B, class Module>
+void set_precision(Module& module, Precision precision) {
+  walk(module, [&](const std::string&, Linear<T, B>& layer) { layer.precision = precision; });
+}
 
 /// Packs every frozen linear layer below `module`.
 template <Real T, Backend B, class Module>

@@ -1,11 +1,13 @@
 // Owns: the packed form of a frozen weight, a type of its own: it can be multiplied by and nothing else.
 #pragma once
 
+#include <meft/backend/cpu/panels.hpp>
 #include <meft/tensor/math.hpp>
 
 namespace meft {
 
-/// A constant [out, in] matrix laid out once for x·Wᵀ and dy·W. Copies share it. Empty when default-made.
+/// A constant [out, in] matrix laid out once for x·Wᵀ and dy·W, in T or in bf16 (half the bytes; both operands are
+/// rounded to bf16, sums are in T). Copies share it. Empty when default-made.
 template <Real T, Backend B = Cpu>
 class PackedWeight {
  public:
@@ -13,15 +15,16 @@ class PackedWeight {
   using backend = B;
 
   PackedWeight() = default;
-  explicit PackedWeight(const Tensor<T, B>& w, Where where = Where::current()) {
+  explicit PackedWeight(const Tensor<T, B>& w, Precision precision = Precision::f32, Where where = Where::current()) {
     require(w.rank() == 2, {"pack: a weight is a matrix [out, in]", where}, w);
-    panels_ = pack(B{}, w.data(), w.dim(0), w.dim(1));
+    panels_ = pack(B{}, w.data(), w.dim(0), w.dim(1), precision);
     shape_ = w.shape();
   }
 
   bool defined() const { return shape_.rank() == 2; }
   const Shape& shape() const { return shape_; }
   std::size_t bytes() const { return panels_.bytes(); }
+  Precision precision() const { return panels_.precision(); }
 
   /// y[rows, out] = x[rows, in]·Wᵀ (+ bias [out], or null).
   void forward(Index rows, const T* x, const T* bias, T* y) const {
@@ -40,7 +43,7 @@ class PackedWeight {
   }
 
  private:
-  decltype(pack(B{}, static_cast<const T*>(nullptr), Index(), Index())) panels_;
+  decltype(pack(B{}, static_cast<const T*>(nullptr), Index(), Index(), Precision())) panels_;
   Shape shape_;
 };
 

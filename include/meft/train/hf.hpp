@@ -1,6 +1,8 @@
 // Owns: a Hugging Face folder into a model: config.json, then the weights, each tensor checked by name and shape.
 #pragma once
 
+#include <algorithm>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -46,35 +48,53 @@ inline Shape shape_of(const io::Entry& entry) {
 /// Gives the names that were read.
 template <class Module>
 std::set<std::string> load_parameters(Module& module, const io::Safetensors& file, const std::string& prefix,
-                                      Where where = Where::current()) {
+                                      const std::string& within = "", Where where = Where::current()) {
   std::set<std::string> read;
   std::string missing;
-  nn::for_each_parameter(module, [&](const std::string& name, auto& parameter) {
-    for (const auto& spelled : detail::spellings(name, prefix)) {
-      if (!file.contains(spelled)) continue;
-      const auto& entry = file.find(spelled);
-      if (entry.shape.size() > Shape::max_rank || !(detail::shape_of(entry) == parameter.shape()))
-        fail({"load: " + entry.file + ": tensor " + spelled + " has the wrong shape", where},
-             "expected " + parameter.shape().text(), "found " + io::detail::shape_text(entry.shape));
-      auto& value = parameter.value();
-      using T = typename std::decay_t<decltype(value)>::value_type;
-      io::copy_to(entry, std::span<T>(value.data(), static_cast<std::size_t>(value.size())), where);
-      read.insert(spelled);
-      return;
-    }
-    missing += (missing.empty() ? "" : ", ") + name;
-  });
+  nn::for_each_parameter(
+      module,
+      [&](const std::string& name, auto& parameter) {
+        for (const auto& spelled : detail::spellings(name, prefix)) {
+          if (!file.contains(spelled)) continue;
+          const auto& entry = file.find(spelled);
+          if (entry.shape.size() > Shape::max_rank || !(detail::shape_of(entry) == parameter.shape()))
+            fail({"load: " + entry.file + ": tensor " + spelled + " has the wrong shape", where},
+                 "expected " + parameter.shape().text(), "found " + io::detail::shape_text(entry.shape));
+          auto& value = parameter.value();
+          using T = typename std::decay_t<decltype(value)>::value_type;
+          io::copy_to(entry, std::span<T>(value.data(), static_cast<std::size_t>(value.size())), where);
+          read.insert(spelled);
+          return;
+        }
+        missing += (missing.empty() ? "" : ", ") + name;
+      },
+      within);
   if (!missing.empty())
     fail({"load: " + file.path() + ": tensors are missing (with or without `" + prefix + "`)", where}, missing);
   return read;
 }
 
-/// Reads `folder`/config.json and the weights beside it into a Model (model::Bert<float> …).
+/// Reads `folder`/config.json and the weights beside it into a Model (model::Bert<float> …). With `frozen`, each linear
+/// layer is frozen and packed in that precision as soon as it is read, so that its original never takes memory beside
+/// the others': for methods that train none of them.
 template <class Model>
-Model hf(const std::string& folder, LoadReport* report = nullptr, Where where = Where::current()) {
+Model hf(const std::string& folder, LoadReport* report = nullptr, std::optional<Precision> frozen = {},
+         Where where = Where::current()) {
+  using Linear = nn::Linear<typename Model::value_type, typename Model::backend>;
   Model model(Model::Config::read(io::Config(folder + "/config.json")));
   const io::Safetensors file(folder, where);
-  const auto read = load_parameters(model, file, Model::prefix, where);
+  std::set<std::string> read;
+  if (frozen)
+    nn::walk(model, [&](const std::string& name, Linear& layer) {
+      const auto spelled = detail::spellings(name + ".weight", Model::prefix);
+      if (std::none_of(spelled.begin(), spelled.end(), [&](const auto& s) { return file.contains(s); })) return;
+      read.merge(load_parameters(layer, file, Model::prefix, name, where));
+      freeze(layer);
+      layer.precision = *frozen;
+      layer.pack();
+      Model::backend::pool().trim();
+    });
+  read.merge(load_parameters(model, file, Model::prefix, "", where));
   if (report)
     for (const auto& name : file.names())
       if (!read.contains(name) && !name.ends_with("position_ids")) report->unused.push_back(name);

@@ -22,6 +22,7 @@ struct MethodOptions {
   std::string readout = "average";
   Index bottleneck = 8, reversible_layers = -1, rank = 8;
   double deviation = 0.02;
+  Precision precision = Precision::f32;  // of frozen weights
   std::uint64_t seed = 0;
 
   bool reversible() const { return name.starts_with("meft"); }
@@ -33,6 +34,7 @@ struct MethodOptions {
 /// Puts the method on the model and gives the body that runs its layers. Throws for an unknown name.
 template <class Model>
 auto adapt(Model& model, const MethodOptions& o, Where where = Where::current()) {
+  nn::set_precision<typename Model::value_type, typename Model::backend>(model, o.precision);
   const auto reversible = [&](auto method) {
     method.bottleneck = o.bottleneck;
     method.lambda = o.chosen_lambda();

@@ -50,8 +50,8 @@ MEFT_INLINE inline void block_product(const Product<T>& p, Strided<T> b) {
         for (Index k0 = 0; k0 < p.depth; k0 += depth) {
           const Index k = std::min(depth, p.depth - k0);
           pack_panel(k, b.at(k0, j), columns, panel);
-          multiply_panel(p.rows, k, p.a.at(0, k0), panel, p.c + j, p.ldc, columns, k0 ? Start::accumulate : p.start,
-                         nullptr);
+          multiply_panel(p.rows, k, p.a.at(0, k0), panel,
+                         {p.c + j, p.ldc, columns, k0 ? Start::accumulate : p.start, nullptr});
         }
       }
       return;

@@ -1,4 +1,4 @@
-// Owns: C = A·B for strided operands, and the packed form of a constant right operand. The library's only Eigen user.
+// Owns: C = A·B for strided operands. The library's only Eigen user.
 // Float on AVX2 runs on our tile; every other case runs on Eigen's kernel. Work is cut by fixed sizes, and each sum
 // runs over k in one order, so the thread count changes nothing.
 #pragma once
@@ -41,8 +41,8 @@ void multiply(const Product<float>& p, const Panel& panel) {
       const Start start = k0 ? Start::accumulate : p.start;
       for (Index j = j0; j < j1; j += panel_width) {
         const Index columns = std::min(panel_width, j1 - j);
-        multiply_panel(rows, k, p.a.at(i0, k0), panel(j, columns, k0, k, scratch), p.c + i0 * p.ldc + j, p.ldc, columns,
-                       start, p.bias ? p.bias + j : nullptr);
+        multiply_panel(rows, k, p.a.at(i0, k0), panel(j, columns, k0, k, scratch),
+                       {p.c + i0 * p.ldc + j, p.ldc, columns, start, p.bias ? p.bias + j : nullptr});
       }
     }
   });
@@ -112,82 +112,6 @@ void gemm(Cpu, const Product<T>& p, Strided<T> b) {
     part.c = p.c + begin * p.ldc;
     cpu::detail::eigen_block(part, b);
   });
-}
-
-/// A constant matrix W[n, k] (a linear layer's weight, [out, in]), laid out once for both x·Wᵀ and dy·W: in panels of
-/// 16 rows of W where the tile runs, row-major where Eigen does.
-template <Real T>
-class Panels {
- public:
-  Panels() = default;
-  Panels(const T* w, Index out, Index in) : out_(out), in_(in) {
-    const UseScope use(Use::parameter);
-    buffer_ = Buffer(Cpu::pool(), static_cast<std::size_t>((tiled() ? padded(out) : out) * in) * sizeof(T));
-    if (!tiled()) Cpu::copy(buffer_.data(), w, static_cast<std::size_t>(out * in) * sizeof(T));
-#if MEFT_X86
-    if constexpr (std::is_same_v<T, float>)
-      if (tiled())
-        parallel_for(padded(out) / cpu::panel_width, [&](Index panel) {
-          const Index j = panel * cpu::panel_width;
-          cpu::pack_panel(in, {w + j * in, 1, in}, std::min(cpu::panel_width, out - j), data() + j * in);
-        });
-#endif
-  }
-
-  Index out() const { return out_; }
-  Index in() const { return in_; }
-  std::size_t bytes() const { return buffer_.capacity(); }
-
-  /// The weight in its original layout.
-  void unpack(T* w) const {
-    for (Index i = 0; i < out_; ++i)
-      for (Index j = 0; j < in_; ++j)
-        w[i * in_ + j] = tiled() ? data()[i / 16 * 16 * in_ + j * 16 + i % 16] : data()[i * in_ + j];
-  }
-
-  /// C[m, out] = start + A[m, in] · Wᵀ.
-  void forward(const Product<T>& p) const {
-#if MEFT_X86
-    if constexpr (std::is_same_v<T, float>)
-      if (tiled())
-        return cpu::multiply(p, [&](Index j, Index, Index k0, Index, float*) {
-          return static_cast<const float*>(data() + j * in_ + k0 * cpu::panel_width);
-        });
-#endif
-    gemm(Cpu{}, p, {data(), 1, in_});
-  }
-
-  /// C[m, in] = start + A[m, out] · W. The blocks of W are transposed on the way, once for all rows.
-  void backward(const Product<T>& p) const {
-#if MEFT_X86
-    if constexpr (std::is_same_v<T, float>)
-      if (tiled())
-        return cpu::multiply(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
-          for (Index done = 0; done < k;) {  // k runs over rows of W; 16 of them share a panel
-            const Index row = k0 + done, first = row % 16, count = std::min(16 - first, k - done);
-            cpu::pack_panel(count, {data() + (row - first) * in_ + j * 16 + first, 1, 16}, columns,
-                            scratch + done * 16);
-            done += count;
-          }
-          return static_cast<const float*>(scratch);
-        });
-#endif
-    gemm(Cpu{}, p, {data(), in_, 1});
-  }
-
- private:
-  static bool tiled() { return std::is_same_v<T, float> && has_avx2(); }
-  static Index padded(Index n) { return (n + 15) / 16 * 16; }
-  T* data() const { return static_cast<T*>(buffer_.data()); }
-
-  Buffer buffer_;
-  Index out_ = 0, in_ = 0;
-};
-
-/// Lays out a constant weight W[out, in].
-template <Real T>
-Panels<T> pack(Cpu, const T* w, Index out, Index in) {
-  return Panels<T>(w, out, in);
 }
 
 }  // namespace meft

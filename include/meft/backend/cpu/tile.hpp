@@ -1,80 +1,123 @@
-// Owns: the register tile of the float GEMM and the packing of its right operand into panels of 16 columns.
-// A panel holds, for each k, 16 neighbouring columns; columns beyond the matrix are zero.
+// Owns: the register tiles of the float GEMM and the packing of its right operand into panels of 16 columns.
+// A panel holds, for each k, 16 neighbouring columns; columns beyond the matrix are zero. Each sum runs over k in
+// ascending order in one fused multiply-add each, so the height of a tile and the width of a vector change no bit.
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include <meft/backend/product.hpp>
 #include <meft/base/target.hpp>
 
+#if MEFT_X86
+#define MEFT_AVX2 __attribute__((target("avx2,fma")))
+#define MEFT_AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
+#endif
+
 namespace meft::cpu {
 
 constexpr Index panel_width = 16;
-constexpr Index tile_rows = 6;
+
+/// Where a tile's result goes, and what it starts from.
+struct Corner {
+  float* c;
+  Index ldc, columns;  // columns ≤ 16
+  Start start;
+  const float* bias;  // 16 elements
+
+  Corner below(Index rows) const { return {c + rows * ldc, ldc, columns, start, bias}; }
+};
 
 #if MEFT_X86
 namespace detail {
 
 // Vectors of the compilers instead of <immintrin.h>, which takes as long to compile as half of Eigen.
-typedef float Float8 __attribute__((vector_size(32)));                         // NOLINT: clang drops the alignment
-typedef float Loose8 __attribute__((vector_size(32), aligned(4), may_alias));  // NOLINT  of an alias declaration
+typedef float Float8 __attribute__((vector_size(32)));   // NOLINT: clang drops the alignment
+typedef float Float16 __attribute__((vector_size(64)));  // NOLINT  of an alias declaration
 
-/// C[M, 16] = start + A[M, k] · panel[k, 16]. Sums run over k in ascending order in one fused multiply-add each.
+template <class V, class T>
+MEFT_INLINE inline void load(V& v, const T* from) {
+  std::memcpy(&v, from, sizeof v);
+}
+template <class V, class T>
+MEFT_INLINE inline void store(T* to, const V& v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+/// Where M rows of a tile lie: in C, or for a last panel of less than 16 columns in a copy.
 template <int M>
-__attribute__((target("avx2,fma"))) inline void tile_avx2(Index k, Strided<float> a, const float* panel, float* c,
-                                                          Index ldc, Index columns, Start start, const float* bias) {
-  alignas(32) float edge[M * 16];
-  float* out = c;
-  Index ld = ldc;
-  if (columns < 16) {  // the last panel: work on a copy
-    out = edge;
+struct Edge {
+  alignas(64) float copy[M * 16];
+  float* out;
+  Index ld;
+
+  MEFT_INLINE explicit Edge(const Corner& at) : out(at.c), ld(at.ldc) {
+    if (at.columns == 16) return;
+    out = copy;
     ld = 16;
-    for (int i = 0; i < M * 16; ++i) edge[i] = 0;
-    if (start == Start::accumulate)
+    for (int i = 0; i < M * 16; ++i) copy[i] = 0;
+    if (at.start == Start::accumulate)
       for (int i = 0; i < M; ++i)
-        std::memcpy(edge + i * 16, c + i * ldc, static_cast<std::size_t>(columns) * sizeof(float));
+        std::memcpy(copy + i * 16, at.c + i * at.ldc, static_cast<std::size_t>(at.columns) * sizeof(float));
   }
-  Float8 acc[M][2];
-#pragma GCC unroll 6
-  for (int i = 0; i < M; ++i) {
-    if (start == Start::zero) acc[i][0] = acc[i][1] = Float8{};
-    else {
-      const float* from = start == Start::bias ? bias : out + i * ld;
-      acc[i][0] = *reinterpret_cast<const Loose8*>(from);
-      acc[i][1] = *reinterpret_cast<const Loose8*>(from + 8);
+};
+
+/// acc[M, 16] ← start, and back.
+template <class V, int M, int P>
+MEFT_INLINE inline void begin(const Corner& at, const Edge<M>& edge, V (&acc)[M][P]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i)
+    for (int j = 0; j < P; ++j) {
+      if (at.start == Start::zero) acc[i][j] = V{};
+      else load(acc[i][j], (at.start == Start::bias ? at.bias : edge.out + i * edge.ld) + j * (16 / P));
     }
-  }
+}
+template <class V, int M, int P>
+MEFT_INLINE inline void end(const Corner& at, const Edge<M>& edge, const V (&acc)[M][P]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i)
+    for (int j = 0; j < P; ++j) store(edge.out + i * edge.ld + j * (16 / P), acc[i][j]);
+  if (at.columns < 16)
+    for (int i = 0; i < M; ++i)
+      std::memcpy(at.c + i * at.ldc, edge.copy + i * 16, static_cast<std::size_t>(at.columns) * sizeof(float));
+}
+
+/// C[M, 16] = start + A[M, k] · panel[k, 16].
+template <class V, int M>
+MEFT_INLINE inline void tile_float(Index k, Strided<float> a, const float* panel, const Corner& at) {
+  constexpr int parts = 64 / sizeof(V), lanes = 16 / parts;
+  const Edge<M> edge(at);
+  V acc[M][parts];
+  begin(at, edge, acc);
   const float* row[M];
-#pragma GCC unroll 6
+#pragma GCC unroll 16
   for (int i = 0; i < M; ++i) row[i] = a.data + i * a.row;
   const Index step = a.column;
-  for (Index p = 0, at = 0; p < k; ++p, at += step) {
-    const Float8 b0 = *reinterpret_cast<const Loose8*>(panel + p * 16),
-                 b1 = *reinterpret_cast<const Loose8*>(panel + p * 16 + 8);
-#pragma GCC unroll 6
-    for (int i = 0; i < M; ++i) {
-      const float s = row[i][at];
-      const Float8 x = {s, s, s, s, s, s, s, s};
-      acc[i][0] = x * b0 + acc[i][0];
-      acc[i][1] = x * b1 + acc[i][1];
-    }
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < M; ++i) {
-    *reinterpret_cast<Loose8*>(out + i * ld) = acc[i][0];
-    *reinterpret_cast<Loose8*>(out + i * ld + 8) = acc[i][1];
-  }
-  if (columns < 16)
+  for (Index p = 0, from = 0; p < k; ++p, from += step) {
+    V b[parts];
+    for (int j = 0; j < parts; ++j) load(b[j], panel + p * 16 + j * lanes);
+#pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
-      std::memcpy(c + i * ldc, edge + i * 16, static_cast<std::size_t>(columns) * sizeof(float));
+      for (int j = 0; j < parts; ++j) acc[i][j] = row[i][from] * b[j] + acc[i][j];
+  }
+  end(at, edge, acc);
+}
+
+template <int M>
+MEFT_AVX2 inline void tile_avx2(Index k, Strided<float> a, const float* panel, const Corner& at) {
+  tile_float<Float8, M>(k, a, panel, at);
+}
+template <int M>
+MEFT_AVX512 inline void tile_avx512(Index k, Strided<float> a, const float* panel, const Corner& at) {
+  tile_float<Float16, M>(k, a, panel, at);
 }
 
 /// 8 × 8 transpose in registers: out[j * ldo + i] = in[i * ldi + j].
-__attribute__((target("avx2,fma"))) inline void transpose8(const float* in, Index ldi, float* out, Index ldo) {
+MEFT_AVX2 inline void transpose8(const float* in, Index ldi, float* out, Index ldo) {
   Float8 r[8], s[8];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) r[i] = *reinterpret_cast<const Loose8*>(in + i * ldi);
+  for (int i = 0; i < 8; ++i) load(r[i], in + i * ldi);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     s[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
@@ -89,26 +132,25 @@ __attribute__((target("avx2,fma"))) inline void transpose8(const float* in, Inde
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    *reinterpret_cast<Loose8*>(out + i * ldo) = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    *reinterpret_cast<Loose8*>(out + (i + 4) * ldo) =
-        __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    store(out + i * ldo, __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
+    store(out + (i + 4) * ldo, __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15));
   }
 }
 
 }  // namespace detail
 
 /// C[rows, columns ≤ 16] = start + A[rows, k] · panel, tile by tile.
-inline void multiply_panel(Index rows, Index k, Strided<float> a, const float* panel, float* c, Index ldc,
-                           Index columns, Start start, const float* bias) {
+inline void multiply_panel(Index rows, Index k, Strided<float> a, const float* panel, Corner at) {
   alignas(32) float padded[16] = {};
-  if (start == Start::bias && columns < 16) {
-    std::copy(bias, bias + columns, padded);
-    bias = padded;
+  if (at.start == Start::bias && at.columns < 16) {
+    std::copy(at.bias, at.bias + at.columns, padded);
+    at.bias = padded;
   }
   Index i = 0;
-  for (; i + tile_rows <= rows; i += tile_rows)
-    detail::tile_avx2<6>(k, a.at(i, 0), panel, c + i * ldc, ldc, columns, start, bias);
-  const auto rest = [&](auto tile) { tile(k, a.at(i, 0), panel, c + i * ldc, ldc, columns, start, bias); };
+  if (isa() >= Isa::avx512)
+    for (; i + 12 <= rows; i += 12) detail::tile_avx512<12>(k, a.at(i, 0), panel, at.below(i));
+  for (; i + 6 <= rows; i += 6) detail::tile_avx2<6>(k, a.at(i, 0), panel, at.below(i));
+  const auto rest = [&](auto tile) { tile(k, a.at(i, 0), panel, at.below(i)); };
   switch (rows - i) {
     case 1: return rest(detail::tile_avx2<1>);
     case 2: return rest(detail::tile_avx2<2>);

@@ -1,0 +1,131 @@
+// Owns: the bench of matrix products at the shapes of transformer layers: a packed weight used forward and transposed,
+// and the product without packing, each as a share of the processor's peak. Prints a table; writes JSON lines on
+// request.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <meft/io/file.hpp>
+#include <meft/tensor/packed.hpp>
+#include <meft/tensor/random.hpp>
+
+#include "rate.hpp"
+
+namespace {
+
+using namespace meft;
+
+struct Size {
+  Index rows, in, out;
+};
+
+/// GFLOP/s.
+struct Rates {
+  double forward, backward;          // x·Wᵀ and dy·W with W packed
+  std::optional<double> unpacked{};  // x·Wᵀ
+};
+
+Tensor<float> random(const Shape& shape, std::uint32_t site) {
+  Tensor<float> out(shape);
+  fill_normal(out, {1, site, 0}, 1);
+  return out;
+}
+
+Rates measure(const Size& size, Precision precision, int runs) {
+  const auto [rows, in, out] = size;
+  const auto weight = random({out, in}, 0), x = random({rows, in}, 1), dy = random({rows, out}, 2);
+  Tensor<float> y({rows, out}), dx({rows, in});
+  const double operations = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
+  const PackedWeight<float> packed(weight, precision);
+  Rates rates{bench::rate(operations, runs, [&] { packed.forward(size.rows, x.data(), nullptr, y.data()); }),
+              bench::rate(operations, runs, [&] { packed.backward(size.rows, dy.data(), dx.data()); })};
+  if (precision == Precision::f32) {
+    const Product<float> product{rows, out, in, {x.data(), in, 1}, y.data(), out};
+    const Strided<float> transposed{weight.data(), 1, in};
+    rates.unpacked = bench::rate(operations, runs, [&] { gemm(Cpu{}, product, transposed); });
+  }
+  return rates;
+}
+
+std::pair<Index, Index> parse(const std::string& shape) {
+  long long in = 0, out = 0;
+  int end = 0;
+  const int read = std::sscanf(shape.c_str(), "%lldx%lld%n", &in, &out, &end);
+  require(read == 2 && static_cast<std::size_t>(end) == shape.size() && in > 0 && out > 0,
+          "--shapes: expected INxOUT, found", shape);
+  return {in, out};
+}
+
+/// A rate and its share of the peak.
+std::string show(std::optional<double> rate, double peak) {
+  char text[40] = "        -      -";
+  if (rate) std::snprintf(text, sizeof text, "%9.1f %5.1f%%", *rate, 100 * *rate / peak);
+  return text;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<Index> rows{128, 512, 2048, 4096};
+  std::vector<std::string> shapes{"384x384",  "384x1536",  "1536x384",  "768x768",  "768x3072",
+                                  "3072x768", "1024x1024", "1024x4096", "4096x1024"};
+  std::vector<std::string> chosen{"f32"};
+  std::string json;
+  int threads = 0, runs = 5;
+  CLI::App app("Rates of matrix products at the shapes of transformer layers.");
+  app.add_option("--rows", rows, "tokens a,b,c")->delimiter(',')->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--shapes", shapes, "layers INxOUT,…")->delimiter(',')->capture_default_str();
+  app.add_option("--precision", chosen, "a,b,c")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--runs", runs, "measured calls, after one that is not")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--threads", threads, "all processors by default")->check(CLI::PositiveNumber);
+  app.add_option("--json", json, "file for the rows, a JSON object a line");
+  CLI11_PARSE(app, argc, argv);
+
+  try {
+    std::vector<std::pair<Index, Index>> layers;
+    for (const auto& shape : shapes) layers.push_back(parse(shape));
+    if (threads) set_threads(threads);
+    const auto peak = bench::peak();
+    std::printf("%s, %d threads, peak %.1f GFLOP/s (float, %s); GFLOP/s and shares of the peak\n\n",
+                bench::processor().c_str(), meft::threads(), peak.rate, peak.with);
+    std::printf("%-9s %6s %6s %6s %9s %6s %9s %6s %9s %6s\n", "precision", "rows", "in", "out", "forward", "/peak",
+                "backward", "/peak", "unpacked", "/peak");
+    std::string lines;
+    for (const auto& precision : chosen)
+      for (const auto& [in, out] : layers)
+        for (const Index count : rows) {
+          const auto rates = measure({count, in, out}, precision_from(precision), runs);
+          std::printf("%-9s %6lld %6lld %6lld %s %s %s\n", precision.c_str(), static_cast<long long>(count),
+                      static_cast<long long>(in), static_cast<long long>(out), show(rates.forward, peak.rate).c_str(),
+                      show(rates.backward, peak.rate).c_str(), show(rates.unpacked, peak.rate).c_str());
+          std::fflush(stdout);
+          if (json.empty()) continue;
+          nlohmann::ordered_json row{{"precision", precision},
+                                     {"rows", count},
+                                     {"in", in},
+                                     {"out", out},
+                                     {"forward", rates.forward},
+                                     {"backward", rates.backward},
+                                     {"unpacked", nullptr},
+                                     {"peak", peak.rate},
+                                     {"instructions", peak.with},
+                                     {"threads", meft::threads()},
+                                     {"processor", bench::processor()}};
+          if (rates.unpacked) row["unpacked"] = *rates.unpacked;
+          lines += row.dump() + "\n";
+          io::write_atomically(json, lines);
+        }
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "gemm: %s\n", error.what());
+    return 1;
+  }
+}

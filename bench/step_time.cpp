@@ -1,0 +1,96 @@
+// Owns: the bench of the time of one training step of BERT by method and size: seconds of its parts, and the rate of
+// its arithmetic as a share of a packed product's. Prints a table; writes JSON lines and an SVG plot on request.
+#include <cstdio>
+#include <exception>
+
+#include <meft/tensor/packed.hpp>
+#include <meft/tensor/random.hpp>
+
+#include "sweep.hpp"
+
+namespace {
+
+using namespace meft;
+
+struct Row {
+  bench::Setup setup;
+  bench::Cost cost;
+  double packed;  // GFLOP/s of the packed product
+
+  double rate() const { return bench::operations(setup) / cost.least().step * 1e-9; }
+  std::string name() const { return setup.method; }
+  double height() const { return cost.least().step; }
+  nlohmann::ordered_json json(const bench::Sweep& sweep) const {
+    auto out = sweep.fields(setup, cost);
+    const auto& t = cost.least();
+    out["forward_seconds"] = t.forward;
+    out["undo_seconds"] = nullptr;
+    if (bench::reversible(setup.method)) out["undo_seconds"] = t.undo;
+    out["gradient_seconds"] = t.backward - t.undo;
+    out["optimizer_seconds"] = t.update;
+    out["operations"] = bench::operations(setup);
+    out["gflops"] = rate();
+    out["packed_gflops"] = packed;
+    return out;
+  }
+};
+
+/// GFLOP/s of the packed product of the feed-forward block, x [batch · seq, hidden]·Wᵀ.
+double packed_rate(const bench::Setup& size) {
+  const Index rows = size.batch * size.seq, in = size.config.hidden_size, out = size.config.intermediate_size;
+  Tensor<float> weight({out, in}), x({rows, in}), y({rows, out});
+  fill_normal(weight, {1, 0, 0}, 1);
+  fill_normal(x, {1, 1, 0}, 1);
+  const PackedWeight<float> packed(weight, size.precision);
+  return bench::rate(2.0 * static_cast<double>(rows * in * out), 10,
+                     [&] { packed.forward(rows, std::as_const(x).data(), nullptr, y.data()); });
+}
+
+void show(const Row& row) {
+  const auto& t = row.cost.least();
+  char undo[32] = "-";
+  if (bench::reversible(row.setup.method)) std::snprintf(undo, sizeof undo, "%.3f", t.undo);
+  std::printf("%-17s %8.3f %8.3f %8.3f %8s %8.3f %9.3f %8.1f %6.1f%%\n", row.setup.method.c_str(), t.step,
+              row.cost.median(), t.forward, undo, t.backward - t.undo, t.update, row.rate(),
+              100 * row.rate() / row.packed);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bench::Sweep sweep;
+  sweep.methods = bench::every_method;
+  sweep.steps = 5;
+  CLI::App app("Time of one training step of BERT, by method and size.");
+  sweep.add_to(app);
+  CLI11_PARSE(app, argc, argv);
+
+  try {
+    const auto sizes = sweep.sizes();
+    if (sweep.threads) set_threads(sweep.threads);
+    std::printf("%s\n", sweep.describe(sizes.front()).c_str());
+    std::vector<Row> rows;
+    for (const auto& size : sizes) {
+      const double packed = packed_rate(size);
+      std::printf("\n%lld layers, batch %lld x %lld tokens; packed product %lld x %lld x %lld: %.1f GFLOP/s\n",
+                  static_cast<long long>(size.config.num_hidden_layers), static_cast<long long>(size.batch),
+                  static_cast<long long>(size.seq), static_cast<long long>(size.batch * size.seq),
+                  static_cast<long long>(size.config.hidden_size),
+                  static_cast<long long>(size.config.intermediate_size), packed);
+      std::printf("%-17s %8s %8s %8s %8s %8s %9s %8s %7s\n", "method", "s/step", "median", "forward", "undo",
+                  "gradient", "optimizer", "GFLOP/s", "/packed");
+      for (const auto& method : sweep.methods) {
+        auto setup = size;
+        setup.method = method;
+        rows.push_back({setup, bench::measure(setup, sweep.steps), packed});
+        rows.back().cost.gradient_values.clear();
+        show(rows.back());
+        sweep.save(rows, "Time of a training step", "seconds a step");
+      }
+    }
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "step_time: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,178 @@
+// Owns: what the benches of a training step share: the flags for shape, methods and the axis that varies, a measured
+// row's JSON fields, and the files written from the rows.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/io/file.hpp>
+
+#include "plot.hpp"
+#include "step.hpp"
+
+namespace bench {
+
+inline const std::vector<std::string> every_method{"full",
+                                                   "recompute",
+                                                   "head",
+                                                   "bitfit",
+                                                   "adapter",
+                                                   "lora",
+                                                   "head+recompute",
+                                                   "bitfit+recompute",
+                                                   "adapter+recompute",
+                                                   "lora+recompute",
+                                                   "meft1",
+                                                   "meft2",
+                                                   "meft3"};
+
+inline double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+/// The flags.
+struct Sweep {
+  std::string model = "bert-base", precision = "f32", vary = "depth", json, plot;
+  Index hidden = 0, heads = 0, ffn = 0, batch = 16, seq = 128, slice_tokens = StackOptions{}.slice_tokens;
+  std::vector<Index> layers, values;
+  std::vector<std::string> methods;
+  int threads = 0, steps = 2;
+  std::uint64_t seed = 1;
+  bool log = false;
+
+  /// Declares them; what they hold then are the defaults.
+  void add_to(CLI::App& app) {
+    const auto positive = [&](const char* name, auto& value, const char* meaning) {
+      return app.add_option(name, value, meaning)->check(CLI::PositiveNumber);
+    };
+    app.add_option("--model", model, "shape to start from")
+        ->check(CLI::IsMember({"bert-base", "bert-large", "minilm6"}))
+        ->capture_default_str();
+    positive("--hidden", hidden, "width, in place of the model's");
+    positive("--heads", heads, "attention heads, in place of the model's");
+    positive("--ffn", ffn, "width of the feed-forward block, in place of the model's");
+    positive("--layers", layers, "depths a,b,c, in place of the model's")->delimiter(',');
+    positive("--batch", batch, "sequences")->capture_default_str();
+    positive("--seq", seq, "tokens in a sequence")->capture_default_str();
+    app.add_option("--vary", vary, "what --values are of, and the plot's axis")
+        ->check(CLI::IsMember({"depth", "batch", "length"}))
+        ->capture_default_str();
+    positive("--values", values, "a,b,c, in place of --layers, --batch or --seq")->delimiter(',');
+    app.add_option("--methods", methods, "a,b,c")
+        ->delimiter(',')
+        ->check(CLI::IsMember(every_method))
+        ->capture_default_str();
+    app.add_option("--precision", precision, "of frozen weights")
+        ->check(CLI::IsMember({"f32", "bf16"}))
+        ->capture_default_str();
+    positive("--slice-tokens", slice_tokens, "tokens in a slice")->capture_default_str();
+    positive("--threads", threads, "all processors by default");
+    positive("--steps", steps, "measured steps, after one that is not")->capture_default_str();
+    app.add_option("--seed", seed, "of weights, tokens and dropout")->capture_default_str();
+    app.add_option("--json", json, "file for the rows, a JSON object a line");
+    app.add_option("--plot", plot, "file for the plot, SVG");
+    app.add_flag("--log", log, "logarithmic upward axis in the plot");
+  }
+
+  /// What varies, of a setup.
+  auto& axis(auto& setup) const {
+    return vary == "depth" ? setup.config.num_hidden_layers : vary == "batch" ? setup.batch : setup.seq;
+  }
+
+  /// The sizes to measure, without methods.
+  std::vector<Setup> sizes() const {
+    Setup base{.config = config_of(model), .batch = batch, .seq = seq, .stack = {}, .seed = seed};
+    if (hidden) base.config.hidden_size = hidden;
+    if (heads) base.config.num_attention_heads = heads;
+    if (ffn) base.config.intermediate_size = ffn;
+    base.stack.slice_tokens = slice_tokens;
+    base.precision = precision_from(precision);
+    require(base.config.hidden_size % base.config.num_attention_heads == 0, "--hidden is not a multiple of --heads",
+            base.config.hidden_size, base.config.num_attention_heads);
+    require(layers.size() <= 1 || (vary == "depth" && values.empty()), "--layers: one depth at most beside --values",
+            layers.size());
+    if (!layers.empty()) base.config.num_hidden_layers = layers.front();
+    auto points = vary == "depth" && values.empty() ? layers : values;
+    if (points.empty()) points.push_back(axis(base));
+    std::vector<Setup> out;
+    for (const Index value : points) {
+      out.push_back(base);
+      axis(out.back()) = value;
+    }
+    return out;
+  }
+
+  /// The line above a table: what all sizes share.
+  std::string describe(const Setup& size) const {
+    const auto& c = size.config;
+    return model + ": hidden " + std::to_string(c.hidden_size) + ", heads " + std::to_string(c.num_attention_heads) +
+           ", ffn " + std::to_string(c.intermediate_size) + ", " + precision + ", " + std::to_string(meft::threads()) +
+           " threads, " + processor();
+  }
+
+  /// What was measured, as far as the benches agree on it.
+  nlohmann::ordered_json fields(const Setup& setup, const Cost& cost) const {
+    nlohmann::ordered_json out{{"method", setup.method},
+                               {"streams", nullptr},
+                               {"precision", precision},
+                               {"model", model},
+                               {"layers", setup.config.num_hidden_layers},
+                               {"batch", setup.batch},
+                               {"seq", setup.seq},
+                               {"activation_bytes", cost.activation},
+                               {"parameter_bytes", cost.parameter},
+                               {"gradient_bytes", cost.gradient},
+                               {"optimizer_bytes", cost.optimizer},
+                               {"reserved_bytes", cost.reserved},
+                               {"heap_bytes", nullptr},
+                               {"step_seconds", cost.least().step},
+                               {"step_seconds_median", cost.median()},
+                               {"gradient_finite", cost.finite},
+                               {"threads", meft::threads()},
+                               {"slice_tokens", slice_tokens},
+                               {"seed", seed},
+                               {"processor", processor()},
+                               {"hidden", setup.config.hidden_size},
+                               {"heads", setup.config.num_attention_heads},
+                               {"ffn", setup.config.intermediate_size}};
+    if (reversible(setup.method)) out["streams"] = name_of(setup.stack.streams);
+    if (cost.heap) out["heap_bytes"] = *cost.heap;
+    return out;
+  }
+
+  /// Writes the files that were asked for. A row has a `setup`, a name() and a height() in the plot, and a json(sweep).
+  template <class Row>
+  void save(const std::vector<Row>& rows, const char* title, const char* y_label) const {
+    if (!json.empty()) {
+      std::string lines;
+      for (const auto& row : rows) lines += row.json(*this).dump() + "\n";
+      io::write_atomically(json, lines);
+    }
+    if (plot.empty()) return;
+    plot::Figure figure;
+    figure.title = title;
+    figure.y_label = y_label;
+    figure.log_y = log;
+    for (const auto& row : rows) {
+      auto& lines = figure.lines;
+      auto line = std::find_if(lines.begin(), lines.end(), [&](const auto& l) { return l.name == row.name(); });
+      if (line == lines.end()) line = lines.insert(lines.end(), {row.name(), {}});
+      line->points.push_back({static_cast<double>(axis(row.setup)), row.height()});
+    }
+    for (auto& line : figure.lines) std::sort(line.points.begin(), line.points.end());
+    const auto& fixed = rows.front().setup;
+    const auto depth = std::to_string(fixed.config.num_hidden_layers) + " layers, ";
+    const auto sequences = std::to_string(fixed.batch), tokens = std::to_string(fixed.seq) + " tokens";
+    figure.subtitle = model + ", hidden " + std::to_string(fixed.config.hidden_size) + ", " +
+                      (vary == "depth"   ? "batch " + sequences + " x " + tokens
+                       : vary == "batch" ? depth + tokens
+                                         : depth + "batch " + sequences) +
+                      ", " + precision;
+    figure.x_label = vary == "depth" ? "layers" : vary == "batch" ? "sequences in a batch" : "tokens in a sequence";
+    io::write_atomically(plot, plot::svg(figure));
+  }
+};
+
+}  // namespace bench

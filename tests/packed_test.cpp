@@ -1,0 +1,144 @@
+// Packed weights against a plain sum in double: every shape of edge, both precisions, on each kind of operands.
+#include <cmath>
+#include <vector>
+
+#include <meft/tensor/packed.hpp>
+#include <meft/tensor/random.hpp>
+
+#include <doctest/doctest.h>
+
+using namespace meft;
+
+namespace {
+
+Tensor<float> gaussian(const Shape& shape, std::uint32_t site) {
+  Tensor<float> out(shape);
+  fill_normal(out, {11, site, 0}, 1.0);
+  return out;
+}
+
+double rounded(float x, Precision p) {
+  return p == Precision::bf16 ? static_cast<double>(bf16(x)) : static_cast<double>(x);
+}
+
+#if MEFT_X86
+/// cpu::Paired with the processor's instruction written out, so that any machine can run it.
+struct EmulatedPairs : cpu::Paired {
+  static void multiply(Index rows, Index k, const std::uint32_t* left, const std::uint32_t* block,
+                       const cpu::Corner& at) {
+    const Index pairs = (k + 1) / 2;
+    for (Index i = 0; i < rows; ++i)
+      for (Index j = 0; j < at.columns; ++j) {
+        float& c = at.c[i * at.ldc + j];
+        float sum = at.start == Start::zero ? 0 : at.start == Start::bias ? at.bias[j] : c;
+        for (Index p = 0; p < pairs; ++p) {
+          const std::uint32_t a = left[i * pairs + p], b = block[p * 16 + j];
+          sum += std::bit_cast<float>(a << 16) * std::bit_cast<float>(b << 16);
+          sum += std::bit_cast<float>(a & 0xffff0000u) * std::bit_cast<float>(b & 0xffff0000u);
+        }
+        c = sum;
+      }
+  }
+};
+#endif
+
+}  // namespace
+
+TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
+  const Index sizes[][3] = {{1, 1, 1},     {3, 5, 7},    {37, 33, 21},   {12, 16, 32},
+                            {26, 48, 400}, {7, 401, 17}, {300, 130, 96}, {5, 40, 785}};
+  for (const auto precision : {Precision::f32, Precision::bf16})
+    for (const auto& size : sizes) {
+      const Index rows = size[0], out = size[1], in = size[2];
+      CAPTURE(rows);
+      CAPTURE(out);
+      CAPTURE(in);
+      CAPTURE(static_cast<int>(precision));
+      const auto w = gaussian({out, in}, 1), x = gaussian({rows, in}, 2), dy = gaussian({rows, out}, 3),
+                 bias = gaussian({out}, 4);
+      const PackedWeight<float> packed(w, precision);
+      std::vector<double> y(static_cast<std::size_t>(rows * out)), dx(static_cast<std::size_t>(rows * in)),
+          size_y = y, size_dx = dx;
+      for (Index i = 0; i < rows; ++i)
+        for (Index o = 0; o < out; ++o) {
+          const auto at = static_cast<std::size_t>(i * out + o);
+          y[at] = size_y[at] = static_cast<double>(bias.data()[o]);
+          size_y[at] = std::abs(size_y[at]);
+          for (Index k = 0; k < in; ++k) {
+            const double weight = rounded(w.data()[o * in + k], precision);
+            const double forward = rounded(x.data()[i * in + k], precision) * weight;
+            const double backward = rounded(dy.data()[i * out + o], precision) * weight;
+            y[at] += forward;
+            size_y[at] += std::abs(forward);
+            dx[static_cast<std::size_t>(i * in + k)] += backward;
+            size_dx[static_cast<std::size_t>(i * in + k)] += std::abs(backward);
+          }
+        }
+      const auto check = [](const Tensor<float>& got, const std::vector<double>& wanted,
+                            const std::vector<double>& size) {
+        double worst = 0;
+        for (std::size_t i = 0; i < wanted.size(); ++i)
+          worst = std::max(worst, std::abs(static_cast<double>(got.data()[i]) - wanted[i]) / (size[i] + 1e-30));
+        CHECK(worst < 2e-6);
+      };
+      Tensor<float> got_y({rows, out}), got_dx({rows, in});
+      packed.forward(rows, x.data(), bias.data(), got_y.data());
+      packed.backward(rows, dy.data(), got_dx.data());
+      check(got_y, y, size_y);
+      check(got_dx, dx, size_dx);
+#if MEFT_X86
+      if (precision == Precision::bf16 && has_avx2()) {
+        const Panels<float> panels(w.data(), out, in, precision);
+        const auto both = [&](auto operands) {
+          using Operands = decltype(operands);
+          got_y.zero();
+          got_dx.zero();
+          panels.forward_as<Operands>({rows, out, in, {x.data(), in, 1}, got_y.data(), out, Start::bias, bias.data()});
+          panels.backward_as<Operands>({rows, in, out, {dy.data(), out, 1}, got_dx.data(), in});
+          check(got_y, y, size_y);
+          check(got_dx, dx, size_dx);
+        };
+        both(cpu::Widened{});
+        both(EmulatedPairs{});
+        if (isa() >= Isa::avx512_bf16) both(cpu::Paired{});
+      }
+#endif
+    }
+}
+
+TEST_CASE("packed: bf16 takes half the bytes and unpacks to the rounded weight") {
+  const auto w = gaussian({64, 96}, 5);
+  const PackedWeight<float> wide(w), narrow(w, Precision::bf16);
+  CHECK(narrow.precision() == Precision::bf16);
+  if (has_avx2()) CHECK(16 * narrow.bytes() <= 9 * wide.bytes());  // a pooled block is up to an eighth larger
+  const auto back = narrow.unpack(), same = wide.unpack();
+  for (Index i = 0; i < w.size(); ++i) {
+    REQUIRE(back.data()[i] == static_cast<float>(bf16(w.data()[i])));
+    REQUIRE(same.data()[i] == w.data()[i]);
+  }
+}
+
+TEST_CASE("packed: rounding to bf16 agrees with the scalar type, specials included") {
+  const cpu::RoundToBf16 round;
+  for (const std::uint32_t bits : {0u, 0x80000000u, 0x3f800000u, 0x3f808000u, 0x3f818000u, 0x3f808001u, 0x7f7fffffu,
+                                   0x7f800000u, 0xff800000u, 0x7fc00001u, 0x7f800001u, 0xffffffffu, 1u, 0x80008000u}) {
+    const float x = std::bit_cast<float>(bits);
+    CAPTURE(bits);
+    CHECK(std::bit_cast<std::uint32_t>(round(x)) == std::bit_cast<std::uint32_t>(static_cast<float>(bf16(x))));
+  }
+}
+
+TEST_CASE("packed: results do not depend on the thread count") {
+  const auto w = gaussian({200, 300}, 6), x = gaussian({777, 300}, 7);
+  const int before = threads();
+  for (const auto precision : {Precision::f32, Precision::bf16}) {
+    const PackedWeight<float> packed(w, precision);
+    Tensor<float> one({777, 200}), two({777, 200});
+    set_threads(1);
+    packed.forward(777, x.data(), nullptr, one.data());
+    set_threads(3);
+    packed.forward(777, x.data(), nullptr, two.data());
+    for (Index i = 0; i < one.size(); ++i) REQUIRE(one.data()[i] == two.data()[i]);
+  }
+  set_threads(before);
+}
