@@ -196,3 +196,23 @@ TEST_CASE("memory is counted by use") {
   CHECK(meft.activation < full.activation);
   CHECK(full.reserved >= full.parameter + full.gradient + full.optimizer);
 }
+
+TEST_CASE("after the second step the system is asked for no memory") {
+  const int before = threads();
+  set_threads(1);  // with more, other slices may meet later
+  for (const std::string method : {"full", "recompute", "bitfit", "adapter", "lora", "meft1", "meft2", "meft3"}) {
+    CAPTURE(method);
+    Cpu::pool().trim();
+    bench::Step step(deep(method, 3, Streams::exact));
+    const auto run = [&] {
+      step.differentiate();
+      CHECK(step.update());
+    };
+    run();
+    run();
+    const std::size_t calls = Cpu::pool().system_calls();
+    for (int i = 0; i < 4; ++i) run();
+    CHECK(Cpu::pool().system_calls() == calls);
+  }
+  set_threads(before);
+}

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include <meft/backend/cpu/map.hpp>
+#include <meft/backend/cpu/philox.hpp>
 #include <meft/backend/cpu/reduce.hpp>
 #include <meft/backend/cpu/tile.hpp>
 #include <meft/base/functor.hpp>
@@ -69,15 +70,13 @@ MEFT_INLINE inline void block_product(const Product<T>& p, Strided<T> b) {
 
 /// x[j] becomes 0 or x[j]/(1 − p) for keys [k0, k0 + n).
 template <class T>
-void drop_keys(const AttentionSpec<T>& spec, Index row, Index head, Index k0, Index n, T* x) {
+MEFT_INLINE inline void drop_keys(const AttentionSpec<T>& spec, Index row, Index head, Index k0, Index n, T* x) {
   const auto threshold = static_cast<std::uint32_t>(static_cast<double>(spec.dropout) * 4294967296.0);
   const T keep = T(1) / (T(1) - static_cast<T>(spec.dropout));
   const std::uint64_t base = static_cast<std::uint64_t>((spec.first_row + row) * spec.heads + head) << 24;
-  for (Index j = 0; j < n; j += 4) {  // k0 is a multiple of the key tile, so of 4
-    const auto bits = philox(spec.key, (base + static_cast<std::uint64_t>(k0 + j)) / 4);
-    for (Index u = 0; u < std::min<Index>(4, n - j); ++u)
-      x[j + u] = bits[static_cast<std::size_t>(u)] >= threshold ? x[j + u] * keep : T(0);
-  }
+  std::uint32_t bits[key_tile];  // k0 is a multiple of the key tile, so of 4
+  philox_words(spec.key, (base + static_cast<std::uint64_t>(k0)) / 4, (n + 3) / 4, bits);
+  map_run([=](T v, std::uint32_t b) MEFT_INLINE { return b >= threshold ? v * keep : T(0); }, n, x, x, bits);
 }
 
 /// How many of the keys [k0, k0 + n) query i sees.

@@ -18,7 +18,7 @@ namespace meft {
 namespace cpu {
 
 constexpr Index depth_block = 384;   // a panel of it stays in the first-level cache
-constexpr Index row_block = 252;     // with depth_block, the left block stays in the second-level cache
+constexpr Index row_block = 264;     // with depth_block, the left block stays in the second-level cache
 constexpr Index column_block = 128;  // columns a task; eight panels
 
 inline Index balanced(Index total, Index most) {
@@ -26,14 +26,18 @@ inline Index balanced(Index total, Index most) {
   return parts ? (total + parts - 1) / parts : 1;
 }
 
+/// The rows of a task: whole tiles of 6 or 12, except for the last.
+inline Index balanced_rows(Index rows) { return (balanced(rows, row_block) + 11) / 12 * 12; }
+
 #if MEFT_X86
 /// Runs the product panel by panel; `panel(first_column, columns, k0, depth, scratch)` gives B's packed block.
 template <class Panel>
 void multiply(const Product<float>& p, const Panel& panel) {
-  const Index depth = balanced(p.depth, depth_block), row_tasks = (p.rows + row_block - 1) / row_block;
+  const Index depth = balanced(p.depth, depth_block), block = balanced_rows(p.rows);
+  const Index row_tasks = (p.rows + block - 1) / block;
   const Index column_tasks = (p.columns + column_block - 1) / column_block;
   parallel_for(row_tasks * column_tasks, [&](Index task) {
-    const Index i0 = task % row_tasks * row_block, rows = std::min(row_block, p.rows - i0);
+    const Index i0 = task % row_tasks * block, rows = std::min(block, p.rows - i0);
     const Index j0 = task / row_tasks * column_block, j1 = std::min(j0 + column_block, p.columns);
     alignas(64) float scratch[depth_block * panel_width];
     for (Index k0 = 0; k0 < std::max<Index>(p.depth, 1); k0 += depth) {

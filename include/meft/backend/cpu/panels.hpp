@@ -14,10 +14,10 @@ constexpr Index bf16_depth = 384;  // a multiple of 16, so that blocks of transp
 /// C = start + bf16(A)·B, operands as Widened or Paired. `panel(first_column, k0, depth, scratch)` gives B's block.
 template <class Operands, class Panel>
 void multiply_bf16(const Product<float>& p, const Panel& panel) {
-  const Index row_tasks = (p.rows + row_block - 1) / row_block;
+  const Index block = balanced_rows(p.rows), row_tasks = (p.rows + block - 1) / block;
   const Index column_tasks = (p.columns + column_block - 1) / column_block;
   parallel_for(row_tasks * column_tasks, [&](Index task) {
-    const Index i0 = task % row_tasks * row_block, rows = std::min(row_block, p.rows - i0);
+    const Index i0 = task % row_tasks * block, rows = std::min(block, p.rows - i0);
     const Index j0 = task / row_tasks * column_block, j1 = std::min(j0 + column_block, p.columns);
     alignas(64) typename Operands::Element right[bf16_depth * panel_width / Operands::pack];
     alignas(64) typename Operands::Element left[row_block * bf16_depth / Operands::pack];

@@ -85,15 +85,15 @@ MEFT_INLINE inline void end(const Corner& at, const Edge<M>& edge, const V (&acc
 
 /// C[M, 16] = start + A[M, k] · panel[k, 16].
 template <class V, int M>
-MEFT_INLINE inline void tile_float(Index k, Strided<float> a, const float* panel, const Corner& at) {
+MEFT_INLINE inline void tile_float(Index k, const float* a, Index lda, Index step, const float* panel,
+                                   const Corner& at) {
   constexpr int parts = 64 / sizeof(V), lanes = 16 / parts;
   const Edge<M> edge(at);
   V acc[M][parts];
   begin(at, edge, acc);
   const float* row[M];
 #pragma GCC unroll 16
-  for (int i = 0; i < M; ++i) row[i] = a.data + i * a.row;
-  const Index step = a.column;
+  for (int i = 0; i < M; ++i) row[i] = a + i * lda;
   for (Index p = 0, from = 0; p < k; ++p, from += step) {
     V b[parts];
     for (int j = 0; j < parts; ++j) load(b[j], panel + p * 16 + j * lanes);
@@ -105,12 +105,13 @@ MEFT_INLINE inline void tile_float(Index k, Strided<float> a, const float* panel
 }
 
 template <int M>
-MEFT_AVX2 inline void tile_avx2(Index k, Strided<float> a, const float* panel, const Corner& at) {
-  tile_float<Float8, M>(k, a, panel, at);
+MEFT_AVX2 inline void tile_avx2(Index k, const float* a, Index lda, Index step, const float* panel, const Corner& at) {
+  tile_float<Float8, M>(k, a, lda, step, panel, at);
 }
 template <int M>
-MEFT_AVX512 inline void tile_avx512(Index k, Strided<float> a, const float* panel, const Corner& at) {
-  tile_float<Float16, M>(k, a, panel, at);
+MEFT_AVX512 inline void tile_avx512(Index k, const float* a, Index lda, Index step, const float* panel,
+                                    const Corner& at) {
+  tile_float<Float16, M>(k, a, lda, step, panel, at);
 }
 
 /// 8 × 8 transpose in registers: out[j * ldo + i] = in[i * ldi + j].
@@ -143,20 +144,23 @@ MEFT_AVX2 inline void transpose8(const float* in, Index ldi, float* out, Index l
 inline void multiply_panel(Index rows, Index k, Strided<float> a, const float* panel, Corner at) {
   alignas(32) float padded[16] = {};
   if (at.start == Start::bias && at.columns < 16) {
-    std::copy(at.bias, at.bias + at.columns, padded);
+    for (Index j = 0; j < at.columns; ++j) padded[j] = at.bias[j];
     at.bias = padded;
   }
   Index i = 0;
+  const auto next = [&](auto tile, Index height) {
+    tile(k, a.data + i * a.row, a.row, a.column, panel, at.below(i));
+    i += height;
+  };
   if (isa() >= Isa::avx512)
-    for (; i + 12 <= rows; i += 12) detail::tile_avx512<12>(k, a.at(i, 0), panel, at.below(i));
-  for (; i + 6 <= rows; i += 6) detail::tile_avx2<6>(k, a.at(i, 0), panel, at.below(i));
-  const auto rest = [&](auto tile) { tile(k, a.at(i, 0), panel, at.below(i)); };
+    while (i + 12 <= rows) next(detail::tile_avx512<12>, 12);
+  while (i + 6 <= rows) next(detail::tile_avx2<6>, 6);
   switch (rows - i) {
-    case 1: return rest(detail::tile_avx2<1>);
-    case 2: return rest(detail::tile_avx2<2>);
-    case 3: return rest(detail::tile_avx2<3>);
-    case 4: return rest(detail::tile_avx2<4>);
-    case 5: return rest(detail::tile_avx2<5>);
+    case 1: return next(detail::tile_avx2<1>, 1);
+    case 2: return next(detail::tile_avx2<2>, 2);
+    case 3: return next(detail::tile_avx2<3>, 3);
+    case 4: return next(detail::tile_avx2<4>, 4);
+    case 5: return next(detail::tile_avx2<5>, 5);
   }
 }
 

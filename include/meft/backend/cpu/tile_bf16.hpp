@@ -57,7 +57,7 @@ inline void multiply_pairs(Index rows, Index pairs, const std::uint32_t* a, Inde
                            Corner at) {
   alignas(64) float padded[16] = {};
   if (at.start == Start::bias && at.columns < 16) {
-    std::copy(at.bias, at.bias + at.columns, padded);
+    for (Index j = 0; j < at.columns; ++j) padded[j] = at.bias[j];
     at.bias = padded;
   }
   Index i = 0;
