@@ -201,6 +201,41 @@ TEST_CASE("hf: shards by their index") {
   check_loaded(bert);
 }
 
+TEST_CASE("hf: linear layers frozen and packed as they are read are those packed afterwards") {
+  for (const auto precision : {Precision::f32, Precision::bf16}) {
+    const Model folder([](auto& tensors) { tensors.push_back({"extra", {1}, {1}}); });
+    train::LoadReport at_once, later;
+    auto packed = train::hf<Bert>(folder.path, &at_once, precision);
+    auto plain = train::hf<Bert>(folder.path, &later);
+    CHECK(at_once.unused == later.unused);
+    nn::set_precision<float, Cpu>(plain, precision);
+    freeze(plain);
+    nn::pack<float, Cpu>(plain);
+    std::vector<PackedWeight<float>> a, b;
+    nn::walk(packed, [&](const std::string&, const nn::Linear<float>& l) { a.push_back(l.packed); });
+    nn::walk(plain, [&](const std::string&, const nn::Linear<float>& l) { b.push_back(l.packed); });
+    REQUIRE(a.size() == b.size());
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      REQUIRE(a[i].defined());
+      CHECK(a[i].precision() == precision);
+      CHECK(a[i].unpack().values() == b[i].unpack().values());
+    }
+    const auto values = [](auto& bert) {
+      std::vector<float> out;
+      nn::for_each_parameter(bert, [&](const std::string& name, const auto& p) {
+        if (!name.ends_with("weight") || name.find("LayerNorm") != name.npos || name.find("embeddings") != name.npos)
+          for (const float v : p.value().values()) out.push_back(v);
+      });
+      return out;
+    };
+    CHECK(values(packed) == values(plain));
+  }
+  const Model folder(
+      [](auto& tensors) { std::erase_if(tensors, [](const Values& t) { return t.name.ends_with("query.weight"); }); });
+  check_error({"tensors are missing", "encoder.layer.0.attention.self.query.weight", folder.path},
+              [&] { (void)train::hf<Bert>(folder.path, nullptr, Precision::f32); });
+}
+
 TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
   {
     const Model folder([](auto& tensors) {

@@ -122,6 +122,10 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
+  /// Gives the memory of what was read back; it is read again from the file when it is looked at.
+  void forget() const {
+    if (data_) ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+  }
 
  private:
   void swap(MappedFile& other) noexcept {

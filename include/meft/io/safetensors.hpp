@@ -232,6 +232,11 @@ class Safetensors {
   /// `__metadata__` of the header; in a sharded model that of the index, numbers as text, and of the shards.
   const Metadata& metadata() const { return metadata_; }
 
+  /// Gives the memory of what was read so far back; a tensor comes from its file again when it is looked at.
+  void forget() const {
+    for (const auto& file : files_) file.forget();
+  }
+
  private:
   void open_index(Where where) {
     const std::string what = "safetensors: " + path_;

@@ -1,7 +1,6 @@
 // Owns: a Hugging Face folder into a model: config.json, then the weights, each tensor checked by name and shape.
 #pragma once
 
-#include <algorithm>
 #include <optional>
 #include <set>
 #include <string>
@@ -45,15 +44,17 @@ inline Shape shape_of(const io::Entry& entry) {
 }  // namespace detail
 
 /// Reads every parameter of `module` from `file`. Throws naming the tensor when one is missing or has another shape.
-/// Gives the names that were read.
+/// Gives the names that were read. `within` is the module's own name; parameters named in `skipped` are left alone.
 template <class Module>
 std::set<std::string> load_parameters(Module& module, const io::Safetensors& file, const std::string& prefix,
-                                      const std::string& within = "", Where where = Where::current()) {
+                                      const std::string& within = "", const std::set<std::string>& skipped = {},
+                                      Where where = Where::current()) {
   std::set<std::string> read;
   std::string missing;
   nn::for_each_parameter(
       module,
       [&](const std::string& name, auto& parameter) {
+        if (skipped.contains(name)) return;
         for (const auto& spelled : detail::spellings(name, prefix)) {
           if (!file.contains(spelled)) continue;
           const auto& entry = file.find(spelled);
@@ -84,17 +85,20 @@ Model hf(const std::string& folder, LoadReport* report = nullptr, std::optional<
   Model model(Model::Config::read(io::Config(folder + "/config.json")));
   const io::Safetensors file(folder, where);
   std::set<std::string> read;
-  if (frozen)
+  if (frozen) {
+    std::set<std::string> linear;
+    nn::walk(model, [&](const std::string& name, Linear&) { linear.insert({name + ".weight", name + ".bias"}); });
+    read = load_parameters(model, file, Model::prefix, "", linear, where);
+    file.forget();
     nn::walk(model, [&](const std::string& name, Linear& layer) {
-      const auto spelled = detail::spellings(name + ".weight", Model::prefix);
-      if (std::none_of(spelled.begin(), spelled.end(), [&](const auto& s) { return file.contains(s); })) return;
-      read.merge(load_parameters(layer, file, Model::prefix, name, where));
+      read.merge(load_parameters(layer, file, Model::prefix, name, {}, where));
       freeze(layer);
       layer.precision = *frozen;
       layer.pack();
       Model::backend::pool().trim();
+      file.forget();
     });
-  read.merge(load_parameters(model, file, Model::prefix, "", where));
+  } else read = load_parameters(model, file, Model::prefix, "", {}, where);
   if (report)
     for (const auto& name : file.names())
       if (!read.contains(name) && !name.ends_with("position_ids")) report->unused.push_back(name);
