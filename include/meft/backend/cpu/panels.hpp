@@ -57,7 +57,7 @@ class Panels {
         if (!narrow()) return cpu::pack_panel(in, {w + j * in, 1, in}, columns, data() + j * in);
         for (Index q = 0; q < pairs(); ++q)
           for (Index r = 0; r < cpu::panel_width; ++r) {
-            const T* from = w + (j + r) * in + 2 * q;
+            const T* from = w + (r < columns ? (j + r) * in + 2 * q : 0);
             words()[j * pairs() + q * 16 + r] = r < columns ? cpu::bf16_pair(from[0], 2 * q + 1 < in ? from[1] : 0) : 0;
           }
       });
