@@ -22,9 +22,25 @@ double rounded(float x, Precision p) {
 }
 
 #if MEFT_X86
-/// cpu::Paired with the processor's instruction written out, so that any machine can run it.
+/// cpu::Paired with the processor's instructions written out, so that any machine can run it.
 struct EmulatedPairs : cpu::Paired {
-  static void multiply(Index rows, Index k, const std::uint32_t* left, const std::uint32_t* block,
+  static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
+    const Index pairs = (k + 1) / 2;
+    for (Index i = 0; i < rows; ++i)
+      for (Index p = 0; p < pairs; ++p) {
+        const float* x = a.data + i * a.row + 2 * p;
+        to[i * pairs + p] = cpu::bf16_pair(x[0], 2 * p + 1 < k ? x[1] : 0);
+      }
+    return {to, pairs, 1};
+  }
+  static void transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
+    const auto element = [&](Index out, Index in) {
+      return in / 2 < pairs ? words[in / 2 * 16 + out] >> in % 2 * 16 & 0xffffu : 0u;
+    };
+    for (Index o = 0; o < 16; o += 2)
+      for (Index i = 0; i < 16; ++i) to[o / 2 * 16 + i] = element(o, i) | element(o + 1, i) << 16;
+  }
+  static void multiply(Index rows, Index k, Strided<std::uint32_t> left, cpu::Block<std::uint32_t> block,
                        const cpu::Corner& at) {
     const Index pairs = (k + 1) / 2;
     for (Index i = 0; i < rows; ++i)
@@ -32,7 +48,7 @@ struct EmulatedPairs : cpu::Paired {
         float& c = at.c[i * at.ldc + j];
         float sum = at.start == Start::zero ? 0 : at.start == Start::bias ? at.bias[j] : c;
         for (Index p = 0; p < pairs; ++p) {
-          const std::uint32_t a = left[i * pairs + p], b = block[p * 16 + j];
+          const std::uint32_t a = left.data[i * left.row + p], b = block.data[j / 16 * block.step + p * 16 + j % 16];
           sum += std::bit_cast<float>(a << 16) * std::bit_cast<float>(b << 16);
           sum += std::bit_cast<float>(a & 0xffff0000u) * std::bit_cast<float>(b & 0xffff0000u);
         }
@@ -46,7 +62,7 @@ struct EmulatedPairs : cpu::Paired {
 
 TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
   const Index sizes[][3] = {{1, 1, 1},     {3, 5, 7},    {37, 33, 21},   {12, 16, 32},
-                            {26, 48, 400}, {7, 401, 17}, {300, 130, 96}, {5, 40, 785}};
+                            {26, 48, 400}, {7, 401, 17}, {300, 130, 96}, {5, 40, 785}, {29, 512, 1024}};
   for (const auto precision : {Precision::f32, Precision::bf16})
     for (const auto& size : sizes) {
       const Index rows = size[0], out = size[1], in = size[2];

@@ -25,6 +25,8 @@ class Crew {
   }
 
   int size() const { return workers_ + 1; }
+  /// Of the next job: 1 from inside one.
+  int available() const { return inside() ? 1 : size(); }
 
   [[gnu::cold]] void resize(int threads) {
     std::lock_guard busy(job_mutex_);
@@ -136,6 +138,9 @@ class Crew {
 
 /// The number of threads that work on a parallel loop, the caller included.
 inline int threads() { return detail::Crew::get().size(); }
+
+/// How many would work on a loop started here: 1 inside of another loop.
+inline int workers() { return detail::Crew::get().available(); }
 
 /// Sets it (at least 1). Results do not change with it.
 inline void set_threads(int count) { detail::Crew::get().resize(count < 1 ? 1 : count); }

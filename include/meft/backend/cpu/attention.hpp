@@ -45,13 +45,16 @@ MEFT_INLINE inline void block_product(const Product<T>& p, Strided<T> b) {
   if constexpr (std::is_same_v<T, float>)
     if (has_avx2()) {
       constexpr Index depth = 128;
-      alignas(64) float panel[depth * panel_width];
-      for (Index j = 0; j < p.columns; j += panel_width) {
-        const Index columns = std::min(panel_width, p.columns - j);
+      alignas(64) float panels[most_panels * depth * panel_width];
+      const Index wide = columns_at_once();
+      for (Index j = 0; j < p.columns; j += wide) {
+        const Index columns = std::min(wide, p.columns - j);
         for (Index k0 = 0; k0 < p.depth; k0 += depth) {
           const Index k = std::min(depth, p.depth - k0);
-          pack_panel(k, b.at(k0, j), columns, panel);
-          multiply_panel(p.rows, k, p.a.at(0, k0), panel,
+          const auto block = fill_panels(columns, k * panel_width, panels, [&](Index at, Index width, float* panel) {
+            pack_panel(k, b.at(k0, j + at), width, panel);
+          });
+          multiply_block(p.rows, k, p.a.at(0, k0), block,
                          {p.c + j, p.ldc, columns, k0 ? Start::accumulate : p.start, nullptr});
         }
       }

@@ -17,36 +17,59 @@ namespace meft {
 
 namespace cpu {
 
-constexpr Index depth_block = 384;   // a panel of it stays in the first-level cache
+constexpr Index depth_block = 384;   // a multiple of 16, so that blocks of transposed panels begin at one
 constexpr Index row_block = 264;     // with depth_block, the left block stays in the second-level cache
-constexpr Index column_block = 128;  // columns a task; eight panels
+constexpr Index column_block = 128;  // the least columns of a task
 
 inline Index balanced(Index total, Index most) {
   const Index parts = (total + most - 1) / most;
   return parts ? (total + parts - 1) / parts : 1;
 }
-
-/// The rows of a task: whole tiles of 6 or 12, except for the last.
-inline Index balanced_rows(Index rows) { return (balanced(rows, row_block) + 11) / 12 * 12; }
+inline Index round_up(Index x, Index multiple) { return (x + multiple - 1) / multiple * multiple; }
 
 #if MEFT_X86
-/// Runs the product panel by panel; `panel(first_column, columns, k0, depth, scratch)` gives B's packed block.
-template <class Panel>
-void multiply(const Product<float>& p, const Panel& panel) {
-  const Index depth = balanced(p.depth, depth_block), block = balanced_rows(p.rows);
-  const Index row_tasks = (p.rows + block - 1) / block;
-  const Index column_tasks = (p.columns + column_block - 1) / column_block;
+/// Float operands as they are.
+struct Floats {
+  using Element = float;
+  static constexpr Index pack = 1;
+
+  /// A[rows, k], copied to `to` where its rows lie multiples of 2 KiB apart: tiles of 12 rows would find them in the
+  /// same few sets of the first-level cache.
+  static Strided<float> left(Index rows, Index k, Strided<float> a, float* to) {
+    if (isa() < Isa::avx512 || a.column != 1 || a.row % 512 || rows < 12) return a;
+    for (Index i = 0; i < rows; ++i)
+      std::memcpy(to + i * k, a.data + i * a.row, static_cast<std::size_t>(k) * sizeof(float));
+    return {to, k, 1};
+  }
+  static void multiply(Index rows, Index k, Strided<float> left, Block<float> block, const Corner& at) {
+    multiply_block(rows, k, left, block, at);
+  }
+};
+
+/// C = start + A·B with operands as Floats (or Widened, Paired of tile_bf16.hpp). `right(first_column, columns, k0,
+/// depth, scratch)` gives a block of B. How the columns are cut into tasks changes no sum.
+template <class Operands, class Right>
+void multiply(const Product<float>& p, const Right& right) {
+  using Element = typename Operands::Element;
+  const Index depth = round_up(balanced(p.depth, depth_block), 16);
+  const Index rows_each = round_up(balanced(p.rows, row_block), 12), wide = columns_at_once();
+  const Index row_tasks = (p.rows + rows_each - 1) / rows_each;
+  const Index wanted = row_tasks ? (4 * workers() + row_tasks - 1) / row_tasks : 1;
+  const Index columns_each = std::max(column_block, round_up((p.columns + wanted - 1) / wanted, wide));
+  const Index column_tasks = (p.columns + columns_each - 1) / columns_each;
   parallel_for(row_tasks * column_tasks, [&](Index task) {
-    const Index i0 = task % row_tasks * block, rows = std::min(block, p.rows - i0);
-    const Index j0 = task / row_tasks * column_block, j1 = std::min(j0 + column_block, p.columns);
-    alignas(64) float scratch[depth_block * panel_width];
+    const Index i0 = task % row_tasks * rows_each, rows = std::min(rows_each, p.rows - i0);
+    const Index j0 = task / row_tasks * columns_each, j1 = std::min(j0 + columns_each, p.columns);
+    alignas(64) Element scratch[most_panels * (depth_block + 1) * panel_width / Operands::pack];
+    alignas(64) Element copy[row_block * depth_block / Operands::pack];
     for (Index k0 = 0; k0 < std::max<Index>(p.depth, 1); k0 += depth) {
       const Index k = std::min(depth, p.depth - k0);
-      const Start start = k0 ? Start::accumulate : p.start;
-      for (Index j = j0; j < j1; j += panel_width) {
-        const Index columns = std::min(panel_width, j1 - j);
-        multiply_panel(rows, k, p.a.at(i0, k0), panel(j, columns, k0, k, scratch),
-                       {p.c + i0 * p.ldc + j, p.ldc, columns, start, p.bias ? p.bias + j : nullptr});
+      const auto left = Operands::left(rows, k, p.a.at(i0, k0), copy);
+      for (Index j = j0; j < j1; j += wide) {
+        const Index columns = std::min(wide, j1 - j);
+        Operands::multiply(rows, k, left, right(j, columns, k0, k, scratch),
+                           {p.c + i0 * p.ldc + j, p.ldc, columns, k0 ? Start::accumulate : p.start,
+                            p.bias ? p.bias + j : nullptr});
       }
     }
   });
@@ -103,9 +126,10 @@ void gemm(Cpu, const Product<T>& p, Strided<T> b) {
 #if MEFT_X86
   if constexpr (std::is_same_v<T, float>)
     if (has_avx2())
-      return cpu::multiply(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
-        cpu::pack_panel(k, b.at(k0, j), columns, scratch);
-        return static_cast<const float*>(scratch);
+      return cpu::multiply<cpu::Floats>(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
+        return cpu::fill_panels(columns, k * cpu::panel_width, scratch, [&](Index at, Index width, float* panel) {
+          cpu::pack_panel(k, b.at(k0, j + at), width, panel);
+        });
       });
 #endif
   constexpr Index rows = 64;

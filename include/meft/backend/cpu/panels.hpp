@@ -6,35 +6,6 @@
 
 namespace meft {
 
-namespace cpu {
-
-#if MEFT_X86
-constexpr Index bf16_depth = 384;  // a multiple of 16, so that blocks of transposed panels begin at one
-
-/// C = start + bf16(A)·B, operands as Widened or Paired. `panel(first_column, k0, depth, scratch)` gives B's block.
-template <class Operands, class Panel>
-void multiply_bf16(const Product<float>& p, const Panel& panel) {
-  const Index block = balanced_rows(p.rows), row_tasks = (p.rows + block - 1) / block;
-  const Index column_tasks = (p.columns + column_block - 1) / column_block;
-  parallel_for(row_tasks * column_tasks, [&](Index task) {
-    const Index i0 = task % row_tasks * block, rows = std::min(block, p.rows - i0);
-    const Index j0 = task / row_tasks * column_block, j1 = std::min(j0 + column_block, p.columns);
-    alignas(64) typename Operands::Element right[bf16_depth * panel_width / Operands::pack];
-    alignas(64) typename Operands::Element left[row_block * bf16_depth / Operands::pack];
-    for (Index k0 = 0; k0 < std::max<Index>(p.depth, 1); k0 += bf16_depth) {
-      const Index k = std::min(bf16_depth, p.depth - k0);
-      Operands::left(rows, k, p.a.at(i0, k0), left);
-      for (Index j = j0; j < j1; j += panel_width)
-        Operands::multiply(rows, k, left, panel(j, k0, k, right),
-                           {p.c + i0 * p.ldc + j, p.ldc, std::min(panel_width, j1 - j),
-                            k0 ? Start::accumulate : p.start, p.bias ? p.bias + j : nullptr});
-    }
-  });
-}
-#endif
-
-}  // namespace cpu
-
 /// A constant matrix W[n, k] (a linear layer's weight, [out, in]): in panels of 16 rows of W where the tiles run,
 /// row-major where Eigen does (bf16 there: rounded, but kept in T).
 template <Real T>
@@ -90,29 +61,27 @@ class Panels {
       if (tiled() && narrow())
         return isa() >= Isa::avx512_bf16 ? forward_as<cpu::Paired>(p) : forward_as<cpu::Widened>(p);
       if (tiled())
-        return cpu::multiply(p, [&](Index j, Index, Index k0, Index, float*) {
-          return static_cast<const float*>(data() + j * in_ + k0 * cpu::panel_width);
+        return cpu::multiply<cpu::Floats>(p, [&](Index j, Index, Index k0, Index, float*) {
+          return cpu::Block<float>{data() + j * in_ + k0 * cpu::panel_width, in_ * cpu::panel_width};
         });
     }
 #endif
     narrowed(p, {data(), 1, in_});
   }
 
-  /// C[m, in] = start + A[m, out] · W. The blocks of W are transposed on the way, once for all rows.
+  /// C[m, in] = start + A[m, out] · W. The blocks of W are transposed on the way, once for many rows.
   void backward(const Product<T>& p) const {
 #if MEFT_X86
     if constexpr (std::is_same_v<T, float>) {
       if (tiled() && narrow())
         return isa() >= Isa::avx512_bf16 ? backward_as<cpu::Paired>(p) : backward_as<cpu::Widened>(p);
       if (tiled())
-        return cpu::multiply(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
-          for (Index done = 0; done < k;) {  // k runs over rows of W; 16 of them share a panel
-            const Index row = k0 + done, first = row % 16, count = std::min(16 - first, k - done);
-            cpu::pack_panel(count, {data() + (row - first) * in_ + j * 16 + first, 1, 16}, columns,
-                            scratch + done * 16);
-            done += count;
-          }
-          return static_cast<const float*>(scratch);
+        return cpu::multiply<cpu::Floats>(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
+          return cpu::fill_panels(columns, k * cpu::panel_width, scratch, [&](Index at, Index width, float* panel) {
+            for (Index done = 0; done < k; done += 16)  // k runs over rows of W; 16 of them share a panel
+              cpu::pack_panel(std::min<Index>(16, k - done), {data() + (k0 + done) * in_ + (j + at) * 16, 1, 16}, width,
+                              panel + done * 16);
+          });
         });
     }
 #endif
@@ -123,17 +92,21 @@ class Panels {
   /// The products of a tiled bf16 weight, with operands as cpu::Widened or cpu::Paired.
   template <class Operands>
   void forward_as(const Product<float>& p) const {
-    cpu::multiply_bf16<Operands>(p, [&](Index j, Index k0, Index k, auto* scratch) {
-      return Operands::right(k, words() + j * pairs() + k0 / 2 * cpu::panel_width, scratch);
+    cpu::multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
+      return Operands::right(k, columns,
+                             {words() + j * pairs() + k0 / 2 * cpu::panel_width, pairs() * cpu::panel_width}, scratch);
     });
   }
   template <class Operands>
   void backward_as(const Product<float>& p) const {
-    cpu::multiply_bf16<Operands>(p, [&](Index j, Index k0, Index k, auto* scratch) {
-      for (Index done = 0; done < k; done += 16)  // k runs over rows of W; 16 of them share a panel
-        Operands::transposed(pairs() - j / 2, words() + (k0 + done) * pairs() + j / 2 * cpu::panel_width,
-                             scratch + done * cpu::panel_width / Operands::pack);
-      return static_cast<const typename Operands::Element*>(scratch);
+    cpu::multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
+      const Index elements = (k + 15) / 16 * 16 * cpu::panel_width / Operands::pack;
+      return cpu::fill_panels(columns, elements, scratch, [&](Index at, Index, auto* panel) {
+        for (Index done = 0; done < k; done += 16)
+          Operands::transposed(pairs() - (j + at) / 2,
+                               words() + (k0 + done) * pairs() + (j + at) / 2 * cpu::panel_width,
+                               panel + done * cpu::panel_width / Operands::pack);
+      });
     });
   }
 #endif

@@ -1,6 +1,6 @@
 // Owns: the register tiles of the float GEMM and the packing of its right operand into panels of 16 columns.
 // A panel holds, for each k, 16 neighbouring columns; columns beyond the matrix are zero. Each sum runs over k in
-// ascending order in one fused multiply-add each, so the height of a tile and the width of a vector change no bit.
+// ascending order in one fused multiply-add each, so the shape of a tile and the width of a vector change no bit.
 #pragma once
 
 #include <algorithm>
@@ -18,13 +18,21 @@
 namespace meft::cpu {
 
 constexpr Index panel_width = 16;
+constexpr Index most_panels = 2;  // that a tile reads side by side
+
+/// One panel of a right operand, and how many elements further the next begins.
+template <class E>
+struct Block {
+  const E* data;
+  Index step;
+};
 
 /// Where a tile's result goes, and what it starts from.
 struct Corner {
   float* c;
-  Index ldc, columns;  // columns ≤ 16
+  Index ldc, columns;
   Start start;
-  const float* bias;  // 16 elements
+  const float* bias;  // `columns` elements, rounded up to whole panels
 
   Corner below(Index rows) const { return {c + rows * ldc, ldc, columns, start, bias}; }
 };
@@ -45,58 +53,59 @@ MEFT_INLINE inline void store(T* to, const V& v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-/// Where M rows of a tile lie: in C, or for a last panel of less than 16 columns in a copy.
-template <int M>
+/// Where M rows of W columns of a tile lie: in C, or where C has fewer columns in a copy.
+template <int M, int W>
 struct Edge {
-  alignas(64) float copy[M * 16];
+  alignas(64) float copy[M * W];
   float* out;
   Index ld;
 
   MEFT_INLINE explicit Edge(const Corner& at) : out(at.c), ld(at.ldc) {
-    if (at.columns == 16) return;
+    if (at.columns >= W) return;
     out = copy;
-    ld = 16;
-    for (int i = 0; i < M * 16; ++i) copy[i] = 0;
+    ld = W;
+    for (int i = 0; i < M * W; ++i) copy[i] = 0;
     if (at.start == Start::accumulate)
       for (int i = 0; i < M; ++i)
-        std::memcpy(copy + i * 16, at.c + i * at.ldc, static_cast<std::size_t>(at.columns) * sizeof(float));
+        std::memcpy(copy + i * W, at.c + i * at.ldc, static_cast<std::size_t>(at.columns) * sizeof(float));
   }
 };
 
-/// acc[M, 16] ← start, and back.
-template <class V, int M, int P>
-MEFT_INLINE inline void begin(const Corner& at, const Edge<M>& edge, V (&acc)[M][P]) {
+/// acc[M, W] ← start, and back.
+template <class V, int M, int P, int W>
+MEFT_INLINE inline void begin(const Corner& at, const Edge<M, W>& edge, V (&acc)[M][P]) {
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i)
     for (int j = 0; j < P; ++j) {
       if (at.start == Start::zero) acc[i][j] = V{};
-      else load(acc[i][j], (at.start == Start::bias ? at.bias : edge.out + i * edge.ld) + j * (16 / P));
+      else load(acc[i][j], (at.start == Start::bias ? at.bias : edge.out + i * edge.ld) + j * (W / P));
     }
 }
-template <class V, int M, int P>
-MEFT_INLINE inline void end(const Corner& at, const Edge<M>& edge, const V (&acc)[M][P]) {
+template <class V, int M, int P, int W>
+MEFT_INLINE inline void end(const Corner& at, const Edge<M, W>& edge, const V (&acc)[M][P]) {
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i)
-    for (int j = 0; j < P; ++j) store(edge.out + i * edge.ld + j * (16 / P), acc[i][j]);
-  if (at.columns < 16)
+    for (int j = 0; j < P; ++j) store(edge.out + i * edge.ld + j * (W / P), acc[i][j]);
+  if (at.columns < W)
     for (int i = 0; i < M; ++i)
-      std::memcpy(at.c + i * at.ldc, edge.copy + i * 16, static_cast<std::size_t>(at.columns) * sizeof(float));
+      std::memcpy(at.c + i * at.ldc, edge.copy + i * W, static_cast<std::size_t>(at.columns) * sizeof(float));
 }
 
-/// C[M, 16] = start + A[M, k] · panel[k, 16].
-template <class V, int M>
-MEFT_INLINE inline void tile_float(Index k, const float* a, Index lda, Index step, const float* panel,
-                                   const Corner& at) {
-  constexpr int parts = 64 / sizeof(V), lanes = 16 / parts;
-  const Edge<M> edge(at);
+/// C[M, 16·panels] = start + A[M, k] · block.
+template <class V, int M, int Panels>
+MEFT_INLINE inline void tile_float(Index k, Strided<float> a, Block<float> block, const Corner& at) {
+  constexpr int width = 16 * Panels, lanes = sizeof(V) / sizeof(float), parts = width / lanes;
+  const Edge<M, width> edge(at);
   V acc[M][parts];
   begin(at, edge, acc);
   const float* row[M];
 #pragma GCC unroll 16
-  for (int i = 0; i < M; ++i) row[i] = a + i * lda;
-  for (Index p = 0, from = 0; p < k; ++p, from += step) {
+  for (int i = 0; i < M; ++i) row[i] = a.data + i * a.row;
+  for (Index p = 0, from = 0; p < k; ++p, from += a.column) {
     V b[parts];
-    for (int j = 0; j < parts; ++j) load(b[j], panel + p * 16 + j * lanes);
+#pragma GCC unroll 4
+    for (int j = 0; j < parts; ++j)
+      load(b[j], block.data + j * lanes / 16 * block.step + p * 16 + j * lanes % 16);
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
       for (int j = 0; j < parts; ++j) acc[i][j] = row[i][from] * b[j] + acc[i][j];
@@ -105,13 +114,12 @@ MEFT_INLINE inline void tile_float(Index k, const float* a, Index lda, Index ste
 }
 
 template <int M>
-MEFT_AVX2 inline void tile_avx2(Index k, const float* a, Index lda, Index step, const float* panel, const Corner& at) {
-  tile_float<Float8, M>(k, a, lda, step, panel, at);
+MEFT_AVX2 inline void tile_avx2(Index k, Strided<float> a, Block<float> block, const Corner& at) {
+  tile_float<Float8, M, 1>(k, a, block, at);
 }
-template <int M>
-MEFT_AVX512 inline void tile_avx512(Index k, const float* a, Index lda, Index step, const float* panel,
-                                    const Corner& at) {
-  tile_float<Float16, M>(k, a, lda, step, panel, at);
+template <int M, int Panels>
+MEFT_AVX512 inline void tile_avx512(Index k, Strided<float> a, Block<float> block, const Corner& at) {
+  tile_float<Float16, M, Panels>(k, a, block, at);
 }
 
 /// 8 × 8 transpose in registers: out[j * ldo + i] = in[i * ldi + j].
@@ -140,27 +148,41 @@ MEFT_AVX2 inline void transpose8(const float* in, Index ldi, float* out, Index l
 
 }  // namespace detail
 
-/// C[rows, columns ≤ 16] = start + A[rows, k] · panel, tile by tile.
-inline void multiply_panel(Index rows, Index k, Strided<float> a, const float* panel, Corner at) {
-  alignas(32) float padded[16] = {};
-  if (at.start == Start::bias && at.columns < 16) {
-    for (Index j = 0; j < at.columns; ++j) padded[j] = at.bias[j];
-    at.bias = padded;
-  }
+/// `at` with a bias row that may be read up to whole panels; `room` holds it where it has to be copied.
+inline Corner with_bias(Corner at, float (&room)[most_panels * panel_width]) {
+  if (at.start != Start::bias || at.columns % panel_width == 0) return at;
+  for (Index j = 0; j < most_panels * panel_width; ++j) room[j] = j < at.columns ? at.bias[j] : 0.0f;
+  at.bias = room;
+  return at;
+}
+
+/// How many columns a product goes through at a time: two panels where there are 32 vector registers.
+inline Index columns_at_once() { return isa() >= Isa::avx512 ? most_panels * panel_width : panel_width; }
+
+/// C[rows, columns ≤ columns_at_once()] = start + A[rows, k] · block, tile by tile.
+inline void multiply_block(Index rows, Index k, Strided<float> a, Block<float> block, Corner at) {
+  alignas(64) float room[most_panels * panel_width];
+  at = with_bias(at, room);
   Index i = 0;
   const auto next = [&](auto tile, Index height) {
-    tile(k, a.data + i * a.row, a.row, a.column, panel, at.below(i));
+    tile(k, a.at(i, 0), block, at.below(i));
     i += height;
   };
-  if (isa() >= Isa::avx512)
-    while (i + 12 <= rows) next(detail::tile_avx512<12>, 12);
-  while (i + 6 <= rows) next(detail::tile_avx2<6>, 6);
+  using namespace detail;
+  if (isa() >= Isa::avx512) {
+    const bool two = at.columns > panel_width;
+    while (i + 12 <= rows) next(two ? tile_avx512<12, 2> : tile_avx512<12, 1>, 12);
+    while (i + 4 <= rows) next(two ? tile_avx512<4, 2> : tile_avx512<4, 1>, 4);
+    while (i < rows) next(two ? tile_avx512<1, 2> : tile_avx512<1, 1>, 1);
+    return;
+  }
+  while (i + 6 <= rows) next(tile_avx2<6>, 6);
   switch (rows - i) {
-    case 1: return next(detail::tile_avx2<1>, 1);
-    case 2: return next(detail::tile_avx2<2>, 2);
-    case 3: return next(detail::tile_avx2<3>, 3);
-    case 4: return next(detail::tile_avx2<4>, 4);
-    case 5: return next(detail::tile_avx2<5>, 5);
+    case 1: return next(tile_avx2<1>, 1);
+    case 2: return next(tile_avx2<2>, 2);
+    case 3: return next(tile_avx2<3>, 3);
+    case 4: return next(tile_avx2<4>, 4);
+    case 5: return next(tile_avx2<5>, 5);
   }
 }
 
@@ -177,6 +199,14 @@ inline void pack_panel(Index k, Strided<float> b, Index columns, float* panel) {
   }
   for (; p < k; ++p)
     for (Index j = 0; j < 16; ++j) panel[p * 16 + j] = j < columns ? b.data[p * b.row + j * b.column] : 0.0f;
+}
+
+/// Fills panels for `columns` columns by one(first column, columns ≤ 16, panel) and gives them as a block.
+template <class E, class One>
+Block<E> fill_panels(Index columns, Index elements, E* scratch, const One& one) {
+  for (Index j = 0; j < columns; j += panel_width)
+    one(j, std::min(panel_width, columns - j), scratch + j / panel_width * elements);
+  return {scratch, elements};
 }
 #endif  // MEFT_X86
 

@@ -28,42 +28,59 @@ namespace detail {
 
 typedef std::uint32_t Word8 __attribute__((vector_size(32)));   // NOLINT: clang drops the alignment
 typedef std::uint32_t Word16 __attribute__((vector_size(64)));  // NOLINT  of an alias declaration
+typedef std::uint64_t Cell8 __attribute__((vector_size(64)));   // NOLINT
 
-/// C[M, 16] = start + A[M, pairs] · panel[pairs, 16], in words of two elements. The instruction is written by name: its
+#define MEFT_AVX512_BF16 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
+
+/// C[M, 16·panels] = start + A[M, pairs] · block, in words of two elements. The instruction is written by name: its
 /// builtin differs between compilers.
-template <int M>
-__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))) inline void tile_dot(
-    Index pairs, const std::uint32_t* a, Index lda, const std::uint32_t* panel, const Corner& at) {
-  const Edge<M> edge(at);
-  Float16 acc[M][1];
+template <int M, int Panels>
+MEFT_AVX512_BF16 inline void tile_dot(Index pairs, Strided<std::uint32_t> a, Block<std::uint32_t> block,
+                                      const Corner& at) {
+  const Edge<M, 16 * Panels> edge(at);
+  Float16 acc[M][Panels];
   begin(at, edge, acc);
   for (Index p = 0; p < pairs; ++p) {
-    Word16 b;
-    load(b, panel + p * 16);
+    Word16 b[Panels];
+    for (int j = 0; j < Panels; ++j) load(b[j], block.data + j * block.step + p * 16);
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-      const std::uint32_t s = a[i * lda + p];
+      const std::uint32_t s = a.data[i * a.row + p];
       const Word16 x = {s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
-      asm("vdpbf16ps %2, %1, %0" : "+v"(acc[i][0]) : "v"(x), "v"(b));
+      for (int j = 0; j < Panels; ++j) asm("vdpbf16ps %2, %1, %0" : "+v"(acc[i][j]) : "v"(x), "v"(b[j]));
     }
   }
   end(at, edge, acc);
 }
 
+/// words[p] ← x[2p], x[2p + 1] rounded to bf16 for p < 16·blocks.
+MEFT_AVX512_BF16 inline void narrow_blocks(Index blocks, const float* x, std::uint32_t* words) {
+  for (Index i = 0; i < blocks; ++i) {
+    Float16 low, high;
+    Word16 out;
+    load(low, x + i * 32);
+    load(high, x + i * 32 + 16);
+    asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(out) : "v"(low), "v"(high));
+    store(words + i * 16, out);
+  }
+}
+
 }  // namespace detail
 
-/// C[rows, columns ≤ 16] = start + A[rows, pairs] · panel, on AVX512-BF16.
-inline void multiply_pairs(Index rows, Index pairs, const std::uint32_t* a, Index lda, const std::uint32_t* panel,
-                           Corner at) {
-  alignas(64) float padded[16] = {};
-  if (at.start == Start::bias && at.columns < 16) {
-    for (Index j = 0; j < at.columns; ++j) padded[j] = at.bias[j];
-    at.bias = padded;
-  }
+/// C[rows, columns ≤ 32] = start + A[rows, pairs] · block, on AVX512-BF16.
+inline void multiply_pairs(Index rows, Index pairs, Strided<std::uint32_t> a, Block<std::uint32_t> block, Corner at) {
+  alignas(64) float room[most_panels * panel_width];
+  at = with_bias(at, room);
   Index i = 0;
-  for (; i + 12 <= rows; i += 12) detail::tile_dot<12>(pairs, a + i * lda, lda, panel, at.below(i));
-  for (; i + 4 <= rows; i += 4) detail::tile_dot<4>(pairs, a + i * lda, lda, panel, at.below(i));
-  for (; i < rows; ++i) detail::tile_dot<1>(pairs, a + i * lda, lda, panel, at.below(i));
+  const auto next = [&](auto tile, Index height) {
+    tile(pairs, a.at(i, 0), block, at.below(i));
+    i += height;
+  };
+  using namespace detail;
+  const bool two = at.columns > panel_width;
+  while (i + 12 <= rows) next(two ? tile_dot<12, 2> : tile_dot<12, 1>, 12);
+  while (i + 4 <= rows) next(two ? tile_dot<4, 2> : tile_dot<4, 1>, 4);
+  while (i < rows) next(two ? tile_dot<1, 2> : tile_dot<1, 1>, 1);
 }
 
 /// to[2p, 16], to[2p + 1, 16] ← the elements of words[p, 16], as floats.
@@ -86,22 +103,33 @@ MEFT_AVX2 inline void widen_transposed(Index pairs, const std::uint32_t* words, 
     for (int o = 0; o < 16; o += 8) detail::transpose8(wide + i * 16 + o, 16, to + o * 16 + i, 16);
 }
 
-/// The same in words: to[o / 2, i] ← W[o, i], W[o + 1, i].
-MEFT_AVX2 inline void pair_transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
-  alignas(32) float by_input[16 * 8] = {};  // row i, column o / 2; words that only move, never floats
-  alignas(32) float out[8 * 16];
-  for (Index q = 0; q < std::min<Index>(pairs, 8); ++q) {
-    detail::Word8 a, b;
-    detail::load(a, words + q * 16);
-    detail::load(b, words + q * 16 + 8);
-    const detail::Word8 even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14),
-                        odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-    detail::store(by_input + 2 * q * 8, (even & 0xffffu) | (odd << 16));
-    detail::store(by_input + (2 * q + 1) * 8, (even >> 16) | (odd & 0xffff0000u));
+/// The same in words: to[o / 2, i] ← W[o, i], W[o + 1, i]. Two neighbouring words are a cell of 2 × 2 elements; the 8 × 8
+/// cells are transposed, and each within.
+MEFT_AVX512 inline void pair_transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
+  using namespace detail;
+  Cell8 r[8] = {}, s[8];
+  for (Index q = 0; q < std::min<Index>(pairs, 8); ++q) load(r[q], words + q * 16);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    s[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+    s[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
   }
-  detail::transpose8(by_input, 8, out, 16);
-  detail::transpose8(by_input + 64, 8, out + 8, 16);
-  std::memcpy(to, out, sizeof out);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const int low = i / 2 * 4 + i % 2;
+    r[low] = __builtin_shufflevector(s[low], s[low + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    r[low + 2] = __builtin_shufflevector(s[low], s[low + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    s[i] = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    s[i + 4] = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    constexpr std::uint64_t low = 0xffff, high = low << 48, up = low << 16, down = low << 32;
+    store(to + i * 16, (s[i] & (low | high)) | (s[i] >> 16 & up) | (s[i] << 16 & down));
+  }
 }
 
 /// Operands as floats that are bf16.
@@ -109,19 +137,22 @@ struct Widened {
   using Element = float;
   static constexpr Index pack = 1;  // elements of the matrix in one of these
 
-  /// to[rows, k] ← A, rounded; A's rows are contiguous.
-  static void left(Index rows, Index k, Strided<float> a, float* to) {
+  /// A[rows, k] rounded, in `to`. A's rows are contiguous.
+  static Strided<float> left(Index rows, Index k, Strided<float> a, float* to) {
     vectorised([&]() MEFT_INLINE {
       for (Index i = 0; i < rows; ++i) map_run(RoundToBf16{}, k, to + i * k, a.data + i * a.row);
     });
+    return {to, k, 1};
   }
-  static const float* right(Index k, const std::uint32_t* words, float* to) {
-    widen((k + 1) / 2, words, to);
-    return to;
+  /// The block of `panels` panels, `step` words apart, as elements.
+  static Block<float> right(Index k, Index columns, Block<std::uint32_t> words, float* to) {
+    return fill_panels(columns, k * panel_width + panel_width, to, [&](Index j, Index, float* panel) {
+      widen((k + 1) / 2, words.data + j / panel_width * words.step, panel);
+    });
   }
   static void transposed(Index pairs, const std::uint32_t* words, float* to) { widen_transposed(pairs, words, to); }
-  static void multiply(Index rows, Index k, const float* left, const float* block, const Corner& at) {
-    multiply_panel(rows, k, {left, k, 1}, block, at);
+  static void multiply(Index rows, Index k, Strided<float> left, Block<float> block, const Corner& at) {
+    multiply_block(rows, k, left, block, at);
   }
 };
 
@@ -130,19 +161,23 @@ struct Paired {
   using Element = std::uint32_t;
   static constexpr Index pack = 2;
 
-  static void left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
-    const Index pairs = (k + 1) / 2;
+  static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
+    const Index pairs = (k + 1) / 2, blocks = k / 32;
     for (Index i = 0; i < rows; ++i) {
       const float* row = a.data + i * a.row;
-      for (Index p = 0; p < pairs; ++p) to[i * pairs + p] = bf16_pair(row[2 * p], 2 * p + 1 < k ? row[2 * p + 1] : 0);
+      std::uint32_t* words = to + i * pairs;
+      detail::narrow_blocks(blocks, row, words);
+      for (Index p = blocks * 16; p < pairs; ++p) words[p] = bf16_pair(row[2 * p], 2 * p + 1 < k ? row[2 * p + 1] : 0);
     }
+    return {to, pairs, 1};
   }
-  static const std::uint32_t* right(Index, const std::uint32_t* words, std::uint32_t*) { return words; }
+  static Block<std::uint32_t> right(Index, Index, Block<std::uint32_t> words, std::uint32_t*) { return words; }
   static void transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
     pair_transposed(pairs, words, to);
   }
-  static void multiply(Index rows, Index k, const std::uint32_t* left, const std::uint32_t* block, const Corner& at) {
-    multiply_pairs(rows, (k + 1) / 2, left, (k + 1) / 2, block, at);
+  static void multiply(Index rows, Index k, Strided<std::uint32_t> left, Block<std::uint32_t> block,
+                       const Corner& at) {
+    multiply_pairs(rows, (k + 1) / 2, left, block, at);
   }
 };
 #endif  // MEFT_X86
