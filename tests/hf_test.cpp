@@ -116,7 +116,7 @@ void check_error(const std::vector<std::string>& parts, const std::function<void
 
 nn::Classifier<float> head_of(const Folder& folder, Index labels, train::LoadReport* report,
                               nn::Pooling pooling = nn::Pooling::first) {
-  return train::load_head<float>(folder.path, 6, labels, pooling, 0.0f, 1, "bert.", report);
+  return train::load_head(folder.path, train::hf<Bert>(folder.path), labels, pooling, 1, report);
 }
 
 }  // namespace

@@ -61,8 +61,8 @@ struct EmulatedPairs : cpu::Paired {
 }  // namespace
 
 TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
-  const Index sizes[][3] = {{1, 1, 1},     {3, 5, 7},    {37, 33, 21},   {12, 16, 32},
-                            {26, 48, 400}, {7, 401, 17}, {300, 130, 96}, {5, 40, 785}, {29, 512, 1024}};
+  const Index sizes[][3] = {{1, 1, 1},    {3, 5, 7},      {37, 33, 21}, {12, 16, 32},   {26, 48, 400},
+                            {7, 401, 17}, {300, 130, 96}, {5, 40, 785}, {29, 512, 1024}};
   for (const auto precision : {Precision::f32, Precision::bf16})
     for (const auto& size : sizes) {
       const Index rows = size[0], out = size[1], in = size[2];

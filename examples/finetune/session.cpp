@@ -79,11 +79,7 @@ class FolderLock {
 Learner make_learner(const Flags& flags, int labels, train::LoadReport& report) {
   const auto frozen = flags.method.name == "full" ? std::nullopt : std::optional(flags.method.precision);
   auto bert = train::hf<Bert>(flags.model, &report, frozen);
-  const io::Config config(flags.model);
-  const auto dropout =
-      static_cast<float>(config.number("classifier_dropout", bert.config.hidden_dropout_prob, {0.0, 0.999}));
-  auto head = train::load_head<float>(flags.model, bert.hidden(), labels, nn::pooling_from(flags.pooling), dropout,
-                                      flags.seed, Bert::prefix, &report);
+  auto head = train::load_head(flags.model, bert, labels, nn::pooling_from(flags.pooling), flags.seed, &report);
   auto body = train::adapt(bert, flags.method);
   return {std::move(bert), std::move(body), std::move(head)};
 }

@@ -1,4 +1,5 @@
-// Owns: how a model's layers are run: one after the other, recomputed, or as a reversible stack above frozen ones.
+// Owns: how a model's layers are run: one after the other, recomputed, or as a reversible stack above frozen ones; and
+// the pair of both for a model with encoder and decoder.
 #pragma once
 
 #include <utility>
@@ -29,14 +30,27 @@ struct Body {
   /// Names are those of the layers in the model, with the stack's read-out beside them.
   static void parts(auto& self, auto&& visit) {
     visit("encoder.layer", self.layers);
-    visit("readout.mix", self.stack.mix());
+    readouts(self, visit);
   }
+  static void readouts(auto& self, auto&& visit) { visit("readout.mix", self.stack.mix()); }
 
  private:
   Var<T, B> one(const nn::TransformerLayer<T, B>& layer, const Var<T, B>& x, const Context<T, B>& context) const {
-    if (Tape::current() && (stack.depth() == 0 || x.recorded())) {
-      if (!recompute) return layer(x, context);
-      return checkpoint([layer, context](const Var<T, B>& in) { return layer(in, context); }, x);
+    bool recorded = x.recorded();
+    for (const auto& side : context.sides) recorded = recorded || side.value.recorded();
+    if (Tape::current() && (stack.depth() == 0 || recorded)) {
+      if (!recompute || !trains(layer, recorded)) return layer(x, context);
+      if (context.sides.empty())
+        return checkpoint([layer, context](const Var<T, B>& in) { return layer(in, context); }, x);
+      auto rest = context;
+      rest.sides.front().value = {};
+      return checkpoint(
+          [layer, rest](const Var<T, B>& in, const Var<T, B>& side) {
+            auto whole = rest;
+            whole.sides.front().value = side;
+            return layer(in, whole);
+          },
+          x, context.sides.front().value);
     }
     const NoTape none;
     Tensor<T, B> out(x.shape());
@@ -44,13 +58,60 @@ struct Body {
     parallel_for(static_cast<Index>(slices.size()), [&](Index s) {
       const auto [first, last] = slices[static_cast<std::size_t>(s)];
       const Index begin = context.offsets.begin(first), end = context.offsets.end(last - 1);
-      const Context<T, B> part{context.offsets.part(first, last), context.run, context.first_row + begin};
+      const auto part = context.part(first, last);
       auto to = out.rows(begin, end);
       const auto y = layer(x.value().rows(begin, end), part);
       B::copy(to.data(), y.value().data(), y.value().bytes());
     });
     return out;
   }
+
+  /// Whether the backward pass comes through the layer: something below it or in it trains.
+  static bool trains(const nn::TransformerLayer<T, B>& layer, bool below) {
+    nn::for_each_parameter(layer, [&](const std::string&, const auto& p) { below = below || p.trainable(); });
+    return below;
+  }
 };
+
+/// The layers of a model with encoder and decoder.
+template <Real T, Backend B = Cpu>
+struct BodyPair {
+  Body<T, B> encoder, decoder;
+
+  /// Names are those of the layers in the model, with the read-outs beside them.
+  static void parts(auto& self, auto&& visit) {
+    visit("encoder.layers", self.encoder.layers);
+    visit("decoder.layers", self.decoder.layers);
+    readouts(self, visit);
+  }
+  static void readouts(auto& self, auto&& visit) {
+    visit("encoder.readout.mix", self.encoder.stack.mix());
+    visit("decoder.readout.mix", self.decoder.stack.mix());
+  }
+};
+
+namespace detail {
+
+/// The layers of a model that encodes only, or encodes and decodes, as `run(layers)` runs them.
+template <class Model, class F>
+auto body_of(Model& model, const F& run) {
+  if constexpr (requires { model.decoder_layers; })
+    return BodyPair<typename Model::value_type, typename Model::backend>{run(model.layers), run(model.decoder_layers)};
+  else return run(model.layers);
+}
+/// Calls f(layer) for every layer of the model.
+template <class Model, class F>
+void for_each_layer(Model& model, const F& f) {
+  for (auto& layer : model.layers) f(layer);
+  if constexpr (requires { model.decoder_layers; })
+    for (auto& layer : model.decoder_layers) f(layer);
+}
+
+}  // namespace detail
+
+/// What `adapt` gives for a model: a Body, or a BodyPair for encoder and decoder.
+template <class Model>
+using BodyOf = decltype(detail::body_of(
+    std::declval<Model&>(), [](auto&) { return Body<typename Model::value_type, typename Model::backend>{}; }));
 
 }  // namespace meft

@@ -2,6 +2,7 @@
 // BitFit, adapters, LoRA.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -41,13 +42,15 @@ auto plain_body(Model& model, bool recompute) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
   nn::pack<T, B>(model);
-  return Body<T, B>{.layers = model.layers, .plain = model.layers.size(), .recompute = recompute};
+  return body_of(model, [&](auto& layers) {
+    return Body<T, B>{.layers = layers, .plain = layers.size(), .recompute = recompute};
+  });
 }
 
 }  // namespace detail
 
 /// Sets what trains in `model` (its `layers` among it), adds what the method adds, packs what is frozen, and gives the
-/// body that runs the layers. Works for every model with `layers` of nn::TransformerLayer.
+/// body that runs the layers. Works for every model with `layers` (and `decoder_layers`) of nn::TransformerLayer.
 template <class Model>
 auto adapt(Model& model, Full, bool recompute = false) {
   detail::train_only(model, [](const std::string&) { return true; });
@@ -67,9 +70,12 @@ template <class Model>
 auto adapt(Model& model, Houlsby options, bool recompute = false) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
-  detail::train_only(
-      model, [](const std::string& name) { return name.find("encoder") == 0 && name.find("LayerNorm") != name.npos; });
-  for (auto& layer : model.layers) {
+  freeze(model);
+  detail::for_each_layer(model, [&](auto& layer) {
+    nn::walk(layer, [](const std::string&, nn::LayerNorm<T, B>& norm) {
+      norm.weight.set_trainable(true);
+      norm.bias.set_trainable(true);
+    });
     const auto adapter = [&](std::uint32_t place) {
       return nn::Adapter<T, B>::make(layer.width(), options.bottleneck, layer.activation, options.dropout,
                                      layer.site + place, options.seed);
@@ -77,7 +83,7 @@ auto adapt(Model& model, Houlsby options, bool recompute = false) {
     layer.attention_adapter = adapter(3);
     layer.mlp_adapter = adapter(4);
     layer.mlp_placement = nn::TransformerLayer<T, B>::Placement::sequential;
-  }
+  });
   return detail::plain_body(model, recompute);
 }
 template <class Model>
@@ -85,12 +91,18 @@ auto adapt(Model& model, LowRank options, bool recompute = false) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
   detail::train_only(model, [](const std::string&) { return false; });
-  for (auto& layer : model.layers)
-    for (auto* linear : {&layer.attention.query, &layer.attention.value}) {
-      const auto place = layer.site + (linear == &layer.attention.query ? 6u : 7u);
-      linear->lora =
-          nn::Lora<T, B>::make(linear->in(), linear->out(), options.rank, options.alpha, {options.seed, place, 0});
+  detail::for_each_layer(model, [&](auto& layer) {
+    const auto add = [&](nn::Linear<T, B>& linear, std::uint32_t place) {
+      linear.lora = nn::Lora<T, B>::make(linear.in(), linear.out(), options.rank, options.alpha,
+                                         {options.seed, layer.site + place, 0});
+    };
+    add(layer.attention.query, 6);
+    add(layer.attention.value, 7);
+    if (layer.cross) {
+      add(layer.cross->query, layer.more + 6);
+      add(layer.cross->value, layer.more + 7);
     }
+  });
   return detail::plain_body(model, recompute);
 }
 
@@ -99,7 +111,15 @@ template <class Model, MeftMethod Method>
 auto adapt(Model& model, Method method) {
   freeze(model);
   nn::pack<typename Model::value_type, typename Model::backend>(model);
-  return couple(model.layers, std::move(method));
+  return detail::body_of(model, [&](auto& layers) {
+    auto own = method;
+    if constexpr (requires { model.decoder_layers; }) {  // the smaller of the two stacks may be reversible as a whole
+      auto& reversible = own.options.reversible_layers;
+      if (reversible <= static_cast<Index>(std::max(model.layers.size(), model.decoder_layers.size())))
+        reversible = std::min(reversible, static_cast<Index>(layers.size()));
+    }
+    return couple(layers, std::move(own));
+  });
 }
 
 }  // namespace meft

@@ -9,14 +9,15 @@
 
 namespace meft::nn {
 
-/// Sequences packed end to end. There is no padding.
+/// Sequences packed end to end, without padding; or images.
 template <Backend B = Cpu>
 struct Batch {
   Tensor<std::int32_t, B> ids, types;  // [tokens]
   Offsets offsets;
   Run run{};
-  Tensor<std::int32_t, B> labels{};  // [sequences] classes, or
+  Tensor<std::int32_t, B> labels{};  // [sequences] classes, [tokens] words of a language model, or
   std::vector<float> targets{};      // [sequences] values of a regression
+  Tensor<float, B> pixels{};         // [images, channels, height, width]
 
   /// Packs sequences of equal-length ids and types.
   static Batch pack(const std::vector<std::vector<std::int32_t>>& ids,
@@ -35,6 +36,7 @@ struct Batch {
     return {Tensor<std::int32_t, B>::from({n}, all),
             Tensor<std::int32_t, B>::from({n}, all_types),
             Offsets::of_lengths(lengths),
+            {},
             {},
             {},
             {}};

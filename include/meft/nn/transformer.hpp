@@ -1,4 +1,4 @@
-// Owns: one description of a transformer layer, from which the models configure theirs; methods attach to it here.
+// Owns: one description of a transformer layer, from which every model configures its own; methods attach to it here.
 #pragma once
 
 #include <optional>
@@ -8,52 +8,111 @@
 
 namespace meft::nn {
 
-/// The names that a model family gives to the parts of a layer in its checkpoints.
+/// The names that a model family gives to the parts of a layer in its checkpoints; those that it lacks are empty.
 struct LayerNames {
   const char *query, *key, *value, *output, *attention_norm, *up, *down, *mlp_norm;
+  const char *cross_query = "", *cross_key = "", *cross_value = "", *cross_output = "", *cross_norm = "";
+  const char *attention_scale = "", *mlp_scale = "";
 };
 
-/// Post-norm layer (Vaswani et al., arXiv 1706.03762): h = LN(x + attention(x)), y = LN(h + mlp(h)), with dropout
-/// before each residual. x [tokens, width] → the same.
+/// What a family and its configuration make of a layer.
+struct LayerSpec {
+  Index width = 0, heads = 1, ffn = 0;
+  Activation activation = Activation::gelu;
+  double epsilon = 1e-12;   // of the norms
+  bool norm_first = false;  // pre-norm: each block norms its input; post-norm: its sum with the residual
+  bool causal = false;
+  bool cross = false;   // a block that attends to the context's first side input, between the two others
+  bool scaled = false;  // LayerScale (Touvron et al., arXiv 2103.17239): a factor for each feature of a block's output
+  bool bias = true, qkv_bias = true;
+  float dropout = 0, attention_dropout = 0, activation_dropout = 0;
+};
+
+/// With B one of attention, cross attention, feed-forward network, and drop its dropout: post-norm (Vaswani et al.,
+/// arXiv 1706.03762) y = LN(x + drop(B(x))), pre-norm (Xiong et al., arXiv 2002.04745) y = x + drop(B(LN(x))). x
+/// [tokens, width] → the same.
 template <Real T, Backend B = Cpu>
 struct TransformerLayer {
   const LayerNames* names = nullptr;
-  SelfAttention<T, B> attention;
+  MultiHeadAttention<T, B> attention;
   LayerNorm<T, B> attention_norm;
   Linear<T, B> up, down;
   LayerNorm<T, B> mlp_norm;
   Activation activation = Activation::gelu;
-  float dropout = 0;
-  std::uint32_t site = 0;  // its dropouts draw from site, site + 1, …, site + sites − 1
-  static constexpr std::uint32_t sites = 8;
+  bool norm_first = false;
+  float dropout = 0, activation_dropout = 0;
+  std::uint32_t site = 0;  // its dropouts draw from site, site + 1, …, site + sites − 1, and from more + these
+  static constexpr std::uint32_t sites = 8, more = 0x40000000u;
+  std::optional<MultiHeadAttention<T, B>> cross{};
+  std::optional<LayerNorm<T, B>> cross_norm{};
+  Parameter<T, B> attention_scale{}, mlp_scale{};  // [width], or none
 
-  // What methods add. Sequential: t + adapter(t) on a block's output t. Parallel: adapter(block input) added to it.
+  // What methods add. Sequential: t + adapter(t) on a block's output t. Parallel: adapter(what the block reads) added.
   enum class Placement { sequential, parallel };
   std::optional<Adapter<T, B>> attention_adapter{}, mlp_adapter{}, reversible_adapter{};
   Placement mlp_placement = Placement::sequential;
 
-  Var<T, B> drop(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset) const {
-    if (!c.run.training || dropout == 0) return x;
-    return meft::dropout(x, dropout, c.run.key(site + offset), static_cast<std::uint64_t>(c.first_row * x.dim(-1)));
+  /// Layer `number` of a model, its parameters uninitialised.
+  static TransformerLayer empty(const LayerNames& names, const LayerSpec& spec, std::uint32_t number) {
+    const auto norm = [&] { return LayerNorm<T, B>::empty(spec.width, spec.epsilon); };
+    const auto attention = [&](bool causal, std::uint32_t site) {
+      auto a = MultiHeadAttention<T, B>::empty(spec.width, spec.heads, spec.bias && spec.qkv_bias, spec.bias);
+      a.causal = causal;
+      a.dropout = spec.attention_dropout;
+      a.site = site;
+      return a;
+    };
+    const std::uint32_t site = number * sites;
+    TransformerLayer layer{&names,
+                           attention(spec.causal, site),
+                           norm(),
+                           Linear<T, B>::empty(spec.width, spec.ffn, spec.bias),
+                           Linear<T, B>::empty(spec.ffn, spec.width, spec.bias),
+                           norm(),
+                           spec.activation,
+                           spec.norm_first,
+                           spec.dropout,
+                           spec.activation_dropout,
+                           site};
+    if (spec.cross) {
+      layer.cross = attention(false, more + site);
+      layer.cross_norm = norm();
+    }
+    if (spec.scaled)
+      for (auto* scale : {&layer.attention_scale, &layer.mlp_scale}) *scale = Parameter<T, B>::empty({spec.width});
+    return layer;
   }
 
-  /// The attention block: LN(x + t), t = dropout(attention(x)).
+  Var<T, B> drop(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset, float p) const {
+    if (!c.run.training || p == 0) return x;
+    return meft::dropout(x, p, c.run.key(site + offset), static_cast<std::uint64_t>(c.first_row * x.dim(-1)));
+  }
+
+  /// The attention blocks: over the sequence, then over the side input where there is one.
   Var<T, B> attend(const Var<T, B>& x, const Context<T, B>& c) const {
-    auto t = drop(attention(x, c), c, 1);
-    if (attention_adapter) t = t + (*attention_adapter)(t, c);
-    return attention_norm(x + t);
+    auto h = block(x, attention_norm, [&](const Var<T, B>& in) {
+      auto t = scaled(drop(attention(in, c), c, 1, dropout), attention_scale);
+      return attention_adapter ? t + (*attention_adapter)(t, c) : t;
+    });
+    if (!cross) return h;
+    require(!c.sides.empty(), "transformer layer: cross attention needs a side input");
+    return block(h, *cross_norm,
+                 [&](const Var<T, B>& in) { return drop((*cross)(in, c.sides.front(), c), c, more + 1, dropout); });
   }
 
-  /// The feed-forward block: LN(h + u), u = dropout(mlp(h)).
+  /// The feed-forward block.
   Var<T, B> feed(const Var<T, B>& h, const Context<T, B>& c) const {
-    auto u = drop(down(activate(up(h), activation)), c, 2);
-    if (mlp_adapter) u = u + (*mlp_adapter)(mlp_placement == Placement::parallel ? h : u, c);
-    return mlp_norm(h + u);
+    return block(h, mlp_norm, [&](const Var<T, B>& in) {
+      auto inner = drop(activate(up(in), activation), c, more + 2, activation_dropout);
+      auto u = scaled(drop(down(inner), c, 2, dropout), mlp_scale);
+      if (!mlp_adapter) return u;
+      return u + (*mlp_adapter)(mlp_placement == Placement::parallel ? in : u, c);
+    });
   }
 
   Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& c) const { return feed(attend(x, c), c); }
 
-  Index width() const { return attention_norm.weight.shape()[0]; }
+  Index width() const { return down.out(); }
 
   static void parts(auto& self, auto&& visit) {
     visit(self.names->query, self.attention.query);
@@ -61,13 +120,29 @@ struct TransformerLayer {
     visit(self.names->value, self.attention.value);
     visit(self.names->output, self.attention.output);
     visit(self.names->attention_norm, self.attention_norm);
+    if (self.cross) {
+      visit(self.names->cross_query, self.cross->query);
+      visit(self.names->cross_key, self.cross->key);
+      visit(self.names->cross_value, self.cross->value);
+      visit(self.names->cross_output, self.cross->output);
+      visit(self.names->cross_norm, self.cross_norm);
+    }
     visit(self.names->up, self.up);
     visit(self.names->down, self.down);
     visit(self.names->mlp_norm, self.mlp_norm);
+    visit(self.names->attention_scale, self.attention_scale);
+    visit(self.names->mlp_scale, self.mlp_scale);
     visit("attention_adapter", self.attention_adapter);
     visit("mlp_adapter", self.mlp_adapter);
     visit("reversible_adapter", self.reversible_adapter);
   }
+
+ private:
+  template <class F>
+  Var<T, B> block(const Var<T, B>& x, const LayerNorm<T, B>& norm, const F& f) const {
+    return norm_first ? x + f(norm(x)) : norm(x + f(x));
+  }
+  static Var<T, B> scaled(const Var<T, B>& x, const Parameter<T, B>& scale) { return scale.defined() ? x * scale : x; }
 };
 
 }  // namespace meft::nn

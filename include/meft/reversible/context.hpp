@@ -33,6 +33,15 @@ struct Context {
   Run run{};
   Index first_row = 0;  // of the slice in the batch: random numbers are counted over the batch
   std::vector<Side<T, B>> sides{};
+
+  /// Sequences [first, last), with their rows of the sides as constants.
+  Context part(Index first, Index last) const {
+    Context out{offsets.part(first, last), run, first_row + offsets.begin(first), {}};
+    for (const auto& side : sides)
+      out.sides.push_back({side.value.value().rows(side.offsets.begin(first), side.offsets.end(last - 1)),
+                           side.offsets.part(first, last)});
+    return out;
+  }
 };
 
 }  // namespace meft

@@ -146,12 +146,7 @@ class StackRun {
 
   Context<T, B> slice_context(Index s) const {
     const auto& [first, last] = slices_[static_cast<std::size_t>(s)];
-    Context<T, B> out{
-        context_.offsets.part(first, last), context_.run, context_.first_row + context_.offsets.begin(first), {}};
-    for (const auto& side : context_.sides)
-      out.sides.push_back({side.value.value().rows(side.offsets.begin(first), side.offsets.end(last - 1)),
-                           side.offsets.part(first, last)});
-    return out;
+    return context_.part(first, last);
   }
 
   void decode(const Tensor<Word, B>& from, Tensor<T, B>& to) const {

@@ -18,14 +18,14 @@
 
 namespace meft::train {
 
-/// `model` embeds, `body` runs the model's layers as a method has it, `head` classifies (one label: a regression).
+/// `body` runs the model's layers as a method has it, `head` classifies (one label: a regression).
 template <class Model>
 struct Learner {
   using T = typename Model::value_type;
   using B = typename Model::backend;
 
   Model model;
-  Body<T, B> body;
+  BodyOf<Model> body;
   nn::Classifier<T, B> head;
 
   Index labels() const { return head.output.out(); }
@@ -34,7 +34,7 @@ struct Learner {
   int label_kind() const { return regression() ? 0 : static_cast<int>(labels()); }
 
   /// [sequences, labels].
-  Var<T, B> logits(const nn::Batch<B>& batch) const { return head(body(model.embed(batch))); }
+  Var<T, B> logits(const nn::Batch<B>& batch) const { return head(model.run(batch, body)); }
 
   /// Mean cross entropy, or mean squared error of a regression.
   Var<T, B> loss(const nn::Batch<B>& batch) const {
@@ -47,7 +47,7 @@ struct Learner {
   /// Each parameter once, under the checkpoint's names.
   static void parts(auto& self, auto&& visit) {
     visit("", self.model);
-    visit("readout.mix", self.body.stack.mix());
+    self.body.readouts(self.body, visit);
     visit("", self.head);
   }
 };

@@ -67,9 +67,9 @@ void multiply(const Product<float>& p, const Right& right) {
       const auto left = Operands::left(rows, k, p.a.at(i0, k0), copy);
       for (Index j = j0; j < j1; j += wide) {
         const Index columns = std::min(wide, j1 - j);
-        Operands::multiply(rows, k, left, right(j, columns, k0, k, scratch),
-                           {p.c + i0 * p.ldc + j, p.ldc, columns, k0 ? Start::accumulate : p.start,
-                            p.bias ? p.bias + j : nullptr});
+        Operands::multiply(
+            rows, k, left, right(j, columns, k0, k, scratch),
+            {p.c + i0 * p.ldc + j, p.ldc, columns, k0 ? Start::accumulate : p.start, p.bias ? p.bias + j : nullptr});
       }
     }
   });

@@ -57,12 +57,12 @@ void scatter_rows(Cpu, Index n, Index width, const T* dy, const std::int32_t* ro
   });
 }
 
-/// y[s, :] = mean of x[starts[s] … starts[s + 1], :], added in ascending order. No run is empty.
+/// y[s, :] = mean of x[starts[s] + skip … starts[s + 1], :], added in ascending order. No run is empty.
 template <Real T>
-void mean_rows(Cpu, Index runs, Index width, const T* x, const std::int32_t* starts, T* y) {
+void mean_rows(Cpu, Index runs, Index width, Index skip, const T* x, const std::int32_t* starts, T* y) {
   parallel_for(runs, [&](Index s) {
     T* to = y + s * width;
-    const Index begin = starts[s], end = starts[s + 1];
+    const Index begin = starts[s] + skip, end = starts[s + 1];
     vectorised([&]() MEFT_INLINE {
       for (Index j = 0; j < width; ++j) to[j] = x[begin * width + j];
       for (Index r = begin + 1; r < end; ++r) cpu::map_run(cpu::AddTo{}, width, to, to, x + r * width);
@@ -71,11 +71,12 @@ void mean_rows(Cpu, Index runs, Index width, const T* x, const std::int32_t* sta
   });
 }
 
-/// dx[r, :] = dy[s, :] / length for the rows r of run s.
+/// dx[r, :] = dy[s, :] / (rows averaged) for the rows r of run s, 0 for those skipped.
 template <Real T>
-void mean_rows_backward(Cpu, Index runs, Index width, const T* dy, const std::int32_t* starts, T* dx) {
+void mean_rows_backward(Cpu, Index runs, Index width, Index skip, const T* dy, const std::int32_t* starts, T* dx) {
   parallel_for(runs, [&](Index s) {
-    const Index begin = starts[s], end = starts[s + 1];
+    const Index begin = starts[s] + skip, end = starts[s + 1];
+    std::fill(dx + starts[s] * width, dx + begin * width, T(0));
     vectorised([&]() MEFT_INLINE {
       for (Index r = begin; r < end; ++r)
         cpu::map_run(cpu::Times<T>{T(1) / static_cast<T>(end - begin)}, width, dx + r * width, dy + s * width);

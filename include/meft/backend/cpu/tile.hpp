@@ -104,8 +104,7 @@ MEFT_INLINE inline void tile_float(Index k, Strided<float> a, Block<float> block
   for (Index p = 0, from = 0; p < k; ++p, from += a.column) {
     V b[parts];
 #pragma GCC unroll 4
-    for (int j = 0; j < parts; ++j)
-      load(b[j], block.data + j * lanes / 16 * block.step + p * 16 + j * lanes % 16);
+    for (int j = 0; j < parts; ++j) load(b[j], block.data + j * lanes / 16 * block.step + p * 16 + j * lanes % 16);
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
       for (int j = 0; j < parts; ++j) acc[i][j] = row[i][from] * b[j] + acc[i][j];

@@ -103,8 +103,8 @@ MEFT_AVX2 inline void widen_transposed(Index pairs, const std::uint32_t* words, 
     for (int o = 0; o < 16; o += 8) detail::transpose8(wide + i * 16 + o, 16, to + o * 16 + i, 16);
 }
 
-/// The same in words: to[o / 2, i] ← W[o, i], W[o + 1, i]. Two neighbouring words are a cell of 2 × 2 elements; the 8 × 8
-/// cells are transposed, and each within.
+/// The same in words: to[o / 2, i] ← W[o, i], W[o + 1, i]. Two neighbouring words are a cell of 2 × 2 elements; the 8 ×
+/// 8 cells are transposed, and each within.
 MEFT_AVX512 inline void pair_transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
   using namespace detail;
   Cell8 r[8] = {}, s[8];
@@ -175,8 +175,7 @@ struct Paired {
   static void transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
     pair_transposed(pairs, words, to);
   }
-  static void multiply(Index rows, Index k, Strided<std::uint32_t> left, Block<std::uint32_t> block,
-                       const Corner& at) {
+  static void multiply(Index rows, Index k, Strided<std::uint32_t> left, Block<std::uint32_t> block, const Corner& at) {
     multiply_pairs(rows, (k + 1) / 2, left, block, at);
   }
 };

@@ -1,0 +1,63 @@
+// Owns: the language-model head: hidden states to words, by the transposed embedding table.
+#pragma once
+
+#include <optional>
+
+#include <meft/nn/batch.hpp>
+#include <meft/nn/linear.hpp>
+#include <meft/nn/norm.hpp>
+#include <meft/ops/activation.hpp>
+#include <meft/ops/language.hpp>
+
+namespace meft::nn {
+
+/// The names of the head's own parts in a family's checkpoints.
+struct LanguageNames {
+  const char *dense = "", *norm = "", *bias = "";
+};
+
+/// logits = f(h)·wordᵀ + bias, f = LN(activation(dense(h))) in BERT's family and the identity elsewhere. The table is
+/// the embedding's own. The logits of a batch never exist whole.
+template <Real T, Backend B = Cpu>
+struct LanguageHead {
+  Parameter<T, B> word;    // [vocabulary, width], shared with the embedding, which owns and names it
+  Parameter<T, B> bias{};  // [vocabulary], or none
+  std::optional<Linear<T, B>> dense{};
+  std::optional<LayerNorm<T, B>> norm{};
+  Activation activation = Activation::gelu;
+  LanguageNames names{};
+
+  /// With BERT's transform; parameters are uninitialised.
+  static LanguageHead with_transform(const Parameter<T, B>& word, Index width, Activation activation, double epsilon,
+                                     LanguageNames names) {
+    return {word,
+            Parameter<T, B>::empty({word.shape()[0]}),
+            Linear<T, B>::empty(width, width),
+            LayerNorm<T, B>::empty(width, epsilon),
+            activation,
+            names};
+  }
+
+  /// What is multiplied with the table. [tokens, width].
+  Var<T, B> transform(const Var<T, B>& h) const { return dense ? (*norm)(activate((*dense)(h), activation)) : h; }
+
+  /// Mean cross entropy over the tokens whose label is not −100. labels [tokens].
+  Var<T, B> loss(const Var<T, B>& h, const Tensor<std::int32_t, B>& labels) const {
+    return linear_cross_entropy(transform(h), word, bias, labels);
+  }
+  /// ln p(label) of each token, 0 where it is −100. [tokens].
+  Tensor<T, B> log_likelihood(const Var<T, B>& h, const Tensor<std::int32_t, B>& labels) const {
+    return label_log_likelihood(transform(h).value(), word.value(), bias.defined() ? bias.value() : Tensor<T, B>{},
+                                labels);
+  }
+  /// All logits [tokens, vocabulary]: for a few tokens.
+  Var<T, B> logits(const Var<T, B>& h) const { return linear(transform(h), word, bias); }
+
+  static void parts(auto& self, auto&& visit) {
+    visit(self.names.dense, self.dense);
+    visit(self.names.norm, self.norm);
+    visit(self.names.bias, self.bias);
+  }
+};
+
+}  // namespace meft::nn

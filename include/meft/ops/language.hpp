@@ -1,0 +1,156 @@
+// Owns: the loss of a language model, from hidden states to words. The logits of a batch never exist whole: rows go in
+// chunks, and the gradients are made while a chunk's logits are there.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/autodiff/op.hpp>
+#include <meft/backend/cpu/loss.hpp>
+#include <meft/backend/cpu/rows.hpp>
+#include <meft/tensor/math.hpp>
+
+namespace meft {
+
+namespace detail {
+
+/// Calls f(numbers, labels, x rows, logits) for chunks of the rows whose label counts, ascending.
+template <Real T, Backend B, class F>
+void for_label_chunks(const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias,
+                      const Tensor<std::int32_t, B>& labels, std::int32_t ignore, const F& f) {
+  const Index words = w.dim(0), width = w.dim(1);
+  const Index most = std::clamp<Index>((Index{1} << 22) / words, 16, 1024);  // rows; 16 MiB of float logits
+  std::vector<std::int32_t> counted, chosen;
+  const auto all = labels.values();
+  for (std::size_t i = 0; i < all.size(); ++i)
+    if (all[i] != ignore) counted.push_back(static_cast<std::int32_t>(i));
+  for (std::size_t first = 0; first < counted.size(); first += static_cast<std::size_t>(most)) {
+    const std::size_t last = std::min(counted.size(), first + static_cast<std::size_t>(most));
+    const Index n = static_cast<Index>(last - first);
+    const std::vector<std::int32_t> rows(counted.begin() + static_cast<std::ptrdiff_t>(first),
+                                         counted.begin() + static_cast<std::ptrdiff_t>(last));
+    chosen.clear();
+    for (const std::int32_t r : rows) chosen.push_back(all[static_cast<std::size_t>(r)]);
+    const auto numbers = Tensor<std::int32_t, B>::from({n}, rows), classes = Tensor<std::int32_t, B>::from({n}, chosen);
+    Tensor<T, B> part({n, width}), logits({n, words});
+    gather_rows(B{}, n, width, x.data(), numbers.data(), part.data());
+    gemm(B{},
+         Product<T>{n,
+                    words,
+                    width,
+                    {part.data(), width, 1},
+                    logits.data(),
+                    words,
+                    bias.defined() ? Start::bias : Start::zero,
+                    bias.data()},
+         Strided<T>{w.data(), 1, width});
+    f(numbers, classes, part, logits);
+  }
+}
+
+template <Real T, Backend B>
+Index check_language(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias,
+                     const Tensor<std::int32_t, B>& labels, std::int32_t ignore) {
+  const std::string name = std::string(op) + ": ";
+  if (x.rank() != 2 || w.rank() != 2 || x.dim(1) != w.dim(1)) fail(name + "expected x [n, h] and w [words, h]", x, w);
+  if (bias.defined() && bias.size() != w.dim(0)) fail(name + "the bias has not one element a word", bias, w);
+  if (labels.rank() != 1 || labels.dim(0) != x.dim(0)) fail(name + "not one label a row", labels, x);
+  const LabelCheck check = check_labels(B{}, labels.size(), labels.data(), w.dim(0), ignore);
+  if (const Index bad = check.outside; bad >= 0)
+    fail(name + "a label outside the words", w, "position " + std::to_string(bad),
+         "label " + std::to_string(labels.rows(bad, bad + 1).item()));
+  return check.counted;
+}
+
+}  // namespace detail
+
+/// y = mean over the n counted rows of ln Σ exp(z) − z[label], z = x·wᵀ + b; with g = (softmax(z) − [label])·dy/n:
+/// dx = g·w, dw = gᵀ·x, db = Σ g. Keeps the gradients for dy = 1.
+template <Backend B>
+struct LinearCrossEntropy {
+  static constexpr const char* name = "linear_cross_entropy";
+  template <Scalar T, Backend>
+  struct Saved {
+    Tensor<T, B> dx, dw, db;
+  };
+
+  template <Real T>
+  Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& w,
+                       const Tensor<T, B>& bias) const {
+    const Index counted = detail::check_language(name, x, w, bias, labels, ignore), width = w.dim(1), words = w.dim(0);
+    require(counted > 0, "linear_cross_entropy: no row counts", x, "ignored label " + std::to_string(ignore));
+    if (need[0]) saved.dx = Tensor<T, B>::zeros(x.shape());
+    if (need[1]) saved.dw = Tensor<T, B>::zeros(w.shape());
+    if (need[2]) saved.db = Tensor<T, B>::zeros(bias.shape());
+    const auto one = Tensor<T, B>::full(Shape{}, T(1));
+    auto losses = Tensor<T, B>::zeros(Shape{x.dim(0)});
+    Tensor<T, B> total{Shape{}};
+    detail::for_label_chunks(
+        x, w, bias, labels, ignore, [&](const auto& numbers, const auto& classes, const auto& part, auto& z) {
+          const Index n = numbers.size();
+          Tensor<T, B> loss(Shape{n}), lse(Shape{n});
+          cross_entropy(B{}, n, words, std::as_const(z).data(), classes.data(), ignore, loss.data(), lse.data());
+          scatter_rows(B{}, n, 1, std::as_const(loss).data(), numbers.data(), losses.data());
+          if (!need.any()) return;
+          cross_entropy_backward(B{}, n, words, std::as_const(z).data(), classes.data(), ignore,
+                                 std::as_const(lse).data(), one.data(), counted, z.data());
+          const T* g = z.data();
+          if (need[0]) {
+            Tensor<T, B> d({n, width});
+            gemm(B{}, Product<T>{n, width, words, {g, words, 1}, d.data(), width}, Strided<T>{w.data(), width, 1});
+            scatter_rows(B{}, n, width, std::as_const(d).data(), numbers.data(), saved.dx.data());
+          }
+          if (need[1])
+            gemm(B{}, Product<T>{words, width, n, {g, 1, words}, saved.dw.data(), width, Start::accumulate},
+                 Strided<T>{part.data(), width, 1});
+          if (need[2]) {
+            const auto d = sum_axis(z, 0);
+            map(B{}, Add{}, words, saved.db.data(), std::as_const(saved.db).data(), d.data());
+          }
+        });
+    sum(B{}, 1, x.dim(0), 1, std::as_const(losses).data(), total.data());
+    return map(WithRight<Div, T>{{}, static_cast<T>(counted)}, total);
+  }
+
+  template <Real T>
+  auto backward(const Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
+    const auto scaled = [&](const Tensor<T, B>& d) {
+      const T by = dy.item();
+      return by == T(1) ? d : map(WithRight<Mul, T>{{}, by}, d);
+    };
+    return grads(
+        need, [&] { return scaled(saved.dx); }, [&] { return scaled(saved.dw); }, [&] { return scaled(saved.db); });
+  }
+
+  Tensor<std::int32_t, B> labels;
+  std::int32_t ignore;
+};
+
+/// Mean cross entropy of the words that x·wᵀ + b predicts. x [n, h], w [words, h], b [words] or empty, labels [n] in
+/// [0, words) or `ignore`. A label outside is an error that names its position.
+template <Operand X, Operand W, Operand Bias, Backend B>
+VarOf<X> linear_cross_entropy(const X& x, const W& w, const Bias& bias, const Tensor<std::int32_t, B>& labels,
+                              std::int32_t ignore = -100, Where where = Where::current()) {
+  return apply(where, LinearCrossEntropy<B>{labels, ignore}, x, w, bias);
+}
+
+/// ln p(label) of each row under softmax(x·wᵀ + b), 0 where the label is `ignore`. No gradients. [n].
+template <Real T, Backend B>
+Tensor<T, B> label_log_likelihood(const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias,
+                                  const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100) {
+  detail::check_language("label_log_likelihood", x, w, bias, labels, ignore);
+  auto out = Tensor<T, B>::zeros(Shape{x.dim(0)});
+  detail::for_label_chunks(x, w, bias, labels, ignore,
+                           [&](const auto& numbers, const auto& classes, const auto&, const auto& z) {
+                             const Index n = numbers.size();
+                             Tensor<T, B> loss(Shape{n}), lse(Shape{n});
+                             cross_entropy(B{}, n, w.dim(0), z.data(), classes.data(), ignore, loss.data(), lse.data());
+                             map(B{}, Neg{}, n, loss.data(), std::as_const(loss).data());
+                             scatter_rows(B{}, n, 1, std::as_const(loss).data(), numbers.data(), out.data());
+                           });
+  return out;
+}
+
+}  // namespace meft
