@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
 
-# transformers computes the probabilities of some families in float32.
-softmax = torch.nn.functional.softmax
+# transformers computes the probabilities of some families, and positions that are interpolated, in float32.
+softmax, to = torch.nn.functional.softmax, torch.Tensor.to
 torch.nn.functional.softmax = lambda x, *args, dtype=None, **kwargs: softmax(x, *args, **kwargs)
+torch.Tensor.to = lambda x, *args, **kwargs: x if args == (torch.float32,) else to(x, *args, **kwargs)
 
 BOTTLENECK = 3
 LENGTHS = (5, 2, 9, 7)
