@@ -12,6 +12,7 @@
 #include <meft/ops/checkpoint.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
+#include <meft/ops/language.hpp>
 #include <meft/ops/linear.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/ops/matmul.hpp>
@@ -253,6 +254,14 @@ std::vector<Case> row_cases() {
       {"gather", {{4, 3}}, {{40, 300}}, [](auto& x) { return gather(x[0], numbers(9, x[0].dim(0))); }, {9}},
       {"first_rows", {{7, 3}}, {{300, 97}}, [](auto& x) { return first_rows(x[0], split(x[0].dim(0), 3)); }, {}},
       {"mean_rows", {{7, 3}}, {{300, 97}}, [](auto& x) { return mean_rows(x[0], split(x[0].dim(0), 3)); }, {}},
+      {"last_rows", {{7, 3}}, {{300, 97}}, [](auto& x) { return last_rows(x[0], split(x[0].dim(0), 3)); }, {}},
+      {"mean_rows but the first",
+       {{9, 3}},
+       {{300, 97}},
+       [](auto& x) {
+         return mean_rows(x[0], Offsets({0, 3, static_cast<std::int32_t>(x[0].dim(0))}), 1);
+       },
+       {}},
       {"embedding", {{4, 3}}, {{40, 300}}, [](auto& x) { return embedding(x[0], numbers(9, x[0].dim(0))); }, {9}},
       // the rest
       {"dropout",
@@ -267,6 +276,11 @@ std::vector<Case> row_cases() {
        {{300, 97}},
        [labels](auto& x) { return cross_entropy(x[0], labels(x)); },
        {12, 4, 4}},
+      {"linear_cross_entropy",
+       {{5, 3}, {4, 3}, {4}},
+       {{300, 97}, {130, 97}, {130}},
+       [](auto& x) { return linear_cross_entropy(x[0], x[1], x[2], numbers(x[0].dim(0), x[1].dim(0))); },
+       {15, 12, 4, 5}},
       {"mse", {{3, 5}, {3, 5}}, {{300, 97}, {300, 97}}, [](auto& x) { return mse(x[0], x[1]); }, {15, 15}},
       {"checkpoint",
        {{3, 5}},

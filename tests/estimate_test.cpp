@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include <meft/model/bert.hpp>
 #include <meft/train/estimate.hpp>
 #include <meft/train/learner.hpp>
 #include <meft/train/state.hpp>

@@ -216,7 +216,7 @@ bool train_it(Flags flags, const std::function<bool()>& stop) {
   say_costs(flags, learner, train::batch_of(train_set, largest).offsets);
 
   Progress progress;
-  train::Trainer<Bert> trainer(learner, train_set, dev_set, options, progress.observer());
+  train::Trainer trainer(learner, train_set, dev_set, options, progress.observer());
   std::cout << data.train.size() << " examples to train on, " << data.dev.size()
             << (data.held_out ? " held out" : " to score on") << "; task " << data.task.name << ", " << trainer.steps()
             << " steps\n";

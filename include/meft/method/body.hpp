@@ -67,7 +67,7 @@ struct Body {
   }
 
   /// Whether the backward pass comes through the layer: something below it or in it trains.
-  static bool trains(const nn::TransformerLayer<T, B>& layer, bool below) {
+  static bool trains(nn::TransformerLayer<T, B> layer, bool below) {
     nn::for_each_parameter(layer, [&](const std::string&, const auto& p) { below = below || p.trainable(); });
     return below;
   }

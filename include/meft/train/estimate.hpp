@@ -7,27 +7,46 @@
 #include <cstddef>
 #include <string>
 
-#include <meft/model/bert.hpp>
 #include <meft/reversible/run.hpp>
 #include <meft/train/method.hpp>
 
 namespace meft::train {
 
-/// Predicts what Measure will read over forward and backward of one batch, dropout on. Within a few percent on one
-/// thread (tested); with more, an upper bound: workers need not reach their highest points together.
+/// A model's sizes, as its configuration has them; encoder and decoder count as one stack.
+struct ModelSizes {
+  Index width = 0, ffn = 0, heads = 0, layers = 0, vocabulary = 0;
+
+  static ModelSizes of(const auto& c) {
+    if constexpr (requires { c.d_model; })
+      return {c.d_model, std::max(c.encoder_ffn_dim, c.decoder_ffn_dim),
+              std::max(c.encoder_attention_heads, c.decoder_attention_heads), c.encoder_layers + c.decoder_layers,
+              c.vocab_size};
+    else if constexpr (requires { c.ffn_dim; })
+      return {c.hidden_size, c.ffn_dim, c.num_attention_heads, c.num_hidden_layers, c.vocab_size};
+    else if constexpr (requires { c.vocab_size; })
+      return {c.hidden_size, c.intermediate_size, c.num_attention_heads, c.num_hidden_layers, c.vocab_size};
+    else return {c.hidden_size, c.intermediate_size, c.num_attention_heads, c.num_hidden_layers, 0};
+  }
+};
+
+/// Predicts what Measure will read over forward and backward of one batch, dropout on. Within a few percent for BERT on
+/// one thread (tested); with more, an upper bound: workers need not reach their highest points together. Cross
+/// attention and heads over a vocabulary are left out.
 template <Real T, Backend B = Cpu>
 class ActivationEstimate {
  public:
-  ActivationEstimate(const model::BertConfig& config, MethodOptions method, const Offsets& batch,
-                     int workers = threads())
+  template <class Config>
+  ActivationEstimate(const Config& config, MethodOptions method, const Offsets& batch, int workers = threads())
+      : ActivationEstimate(ModelSizes::of(config), std::move(method), batch, workers) {}
+  ActivationEstimate(const ModelSizes& sizes, MethodOptions method, const Offsets& batch, int workers = threads())
       : m_(std::move(method)),
         cuts_(meft::detail::cut(batch, StackOptions{}.slice_tokens)),
         n_(batch.tokens()),
-        d_(config.hidden_size),
-        f_(config.intermediate_size),
-        h_(config.num_attention_heads),
-        layers_(config.num_hidden_layers),
-        vocab_(config.vocab_size),
+        d_(sizes.width),
+        f_(sizes.ffn),
+        h_(sizes.heads),
+        layers_(sizes.layers),
+        vocab_(sizes.vocabulary),
         depth_(m_.reversible_layers < 0 ? layers_ : m_.reversible_layers),
         workers_(std::min<Index>(workers, static_cast<Index>(cuts_.size()))) {
     for (const auto& [first, last] : cuts_) {
@@ -42,7 +61,7 @@ class ActivationEstimate {
   std::size_t bytes() const {
     const Index embeddings = 5 * n_ * d_;  // the rows of word, position and type with their partial sums
     const Index highest = m_.reversible()     ? reversible()
-                          : m_.name == "head" ? n_ * (4 * d_ + 2 * f_)
+                          : m_.name == "head" ? n_ * (2 * d_ + std::max(2 * f_, attention()))
                           : m_.recompute      ? recomputed()
                                               : stored();
     return static_cast<std::size_t>(std::max(embeddings, highest)) * sizeof(T) +

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,6 +44,21 @@ struct Learner {
     if (!regression()) return cross_entropy(y, batch.labels);
     std::vector<T> targets(batch.targets.begin(), batch.targets.end());
     return mse(y, Tensor<T, B>::from({static_cast<Index>(targets.size()), 1}, targets));
+  }
+
+  /// The loss of the examples numbered `rows`.
+  template <class Data>
+  Var<T, B> loss(const Data& data, std::span<const std::uint32_t> rows, Run run) const {
+    return loss(batch_of<B>(data, rows, label_kind(), run));
+  }
+
+  /// What `metrics` says of the predictions; nothing when stopped.
+  template <class Data, class Stop>
+  std::optional<std::vector<Score>> scores(const Data& data, const std::vector<std::string>& names,
+                                           const Stop& stop) const {
+    const auto found = predict(*this, data, 32, stop);
+    if (found.size() < data.size()) return {};
+    return metrics(names, found.values(), data.labels);
   }
 
   /// Each parameter once, under the checkpoint's names.
@@ -84,8 +101,8 @@ struct Predictions {
 
 /// Predicts in file order, `batch` sequences at a time (bits may depend on it). `stop()` true ends it early, with what
 /// there is.
-template <class Model, class Stop>
-Predictions predict(const Learner<Model>& learner, const Encoded& examples, std::size_t batch, const Stop& stop) {
+template <class Model, class Data, class Stop>
+Predictions predict(const Learner<Model>& learner, const Data& examples, std::size_t batch, const Stop& stop) {
   using B = typename Model::backend;
   const NoTape none;
   Predictions out{static_cast<std::size_t>(learner.labels()), {}};
@@ -98,8 +115,8 @@ Predictions predict(const Learner<Model>& learner, const Encoded& examples, std:
   }
   return out;
 }
-template <class Model>
-Predictions predict(const Learner<Model>& learner, const Encoded& examples, std::size_t batch = 32) {
+template <class Model, class Data>
+Predictions predict(const Learner<Model>& learner, const Data& examples, std::size_t batch = 32) {
   return predict(learner, examples, batch, [] { return false; });
 }
 
@@ -128,9 +145,8 @@ void read_into(Tensor<T, B>& x, const io::Safetensors& file, const std::string& 
 }  // namespace detail
 
 /// Writes the trained tensors by name, whole or not at all.
-template <class Model>
-void save_trained(const std::string& path, Learner<Model>& learner, const io::Metadata& metadata,
-                  Where where = Where::current()) {
+template <class L>
+void save_trained(const std::string& path, L& learner, const io::Metadata& metadata, Where where = Where::current()) {
   std::vector<io::NamedTensor> tensors;
   nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
     if (p.trainable()) tensors.push_back(detail::named(name, p.value()));
@@ -139,8 +155,8 @@ void save_trained(const std::string& path, Learner<Model>& learner, const io::Me
 }
 
 /// Reads them back. Throws when the file has not exactly these tensors.
-template <class Model>
-void load_trained(const io::Safetensors& file, Learner<Model>& learner, Where where = Where::current()) {
+template <class L>
+void load_trained(const io::Safetensors& file, L& learner, Where where = Where::current()) {
   std::set<std::string> left;
   for (const auto& name : file.names()) left.insert(name);
   nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {

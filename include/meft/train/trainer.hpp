@@ -58,15 +58,17 @@ struct RunFiles {
         state(folder + "/state.safetensors") {}
 };
 
-template <class Model>
+/// Trains a Learner, or anything with its `loss(data, rows, run)`, `scores(data, metrics, stop)` and parts, on data
+/// with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has `expect(batches)` besides.
+template <class L, class Data, class DevData = Data>
 class Trainer {
  public:
-  using T = typename Model::value_type;
-  using B = typename Model::backend;
+  using T = typename L::T;
+  using B = typename L::B;
 
   /// Both sets have labels. Gradients and moments are allocated here. Throws for options outside their range.
-  Trainer(Learner<Model>& learner, const Encoded& train, const Encoded& dev, TrainOptions options,
-          Observer observer = {}, Where where = Where::current())
+  Trainer(L& learner, const Data& train, const DevData& dev, TrainOptions options, Observer observer = {},
+          Where where = Where::current())
       : learner_(learner),
         train_(train),
         dev_(dev),
@@ -147,6 +149,9 @@ class Trainer {
   bool epoch() {
     if (place_.group >= groups_ || place_.step >= steps_) return true;
     const auto plan = data::batches(lengths_, o_.batch, o_.seed, static_cast<std::uint64_t>(place_.epoch), true);
+    if constexpr (requires { train_.expect(std::span(plan)); })
+      train_.expect(
+          std::span(plan).subspan(std::min(plan.size(), static_cast<std::size_t>(place_.group) * o_.accumulate)));
     while (place_.group < groups_ && place_.step < steps_) {
       const std::size_t first = static_cast<std::size_t>(place_.group) * o_.accumulate,
                         last = std::min(first + o_.accumulate, plan.size());
@@ -170,9 +175,8 @@ class Trainer {
       if (stopped()) return false;
       const Run run{o_.seed, static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(i)), true};
       const Measure measure(B::pool());
-      const auto batch = batch_of<B>(train_, group[i], learner_.label_kind(), run);
       Tape tape;
-      const auto loss = learner_.loss(batch);
+      const auto loss = learner_.loss(train_, group[i], run);
       report.loss += static_cast<double>(loss.value().item()) / static_cast<double>(group.size());
       if (!std::isfinite(report.loss))
         fail("trainer: the loss is not finite at step " + std::to_string(place_.step + 1) + " (a lower rate may help)");
@@ -207,17 +211,14 @@ class Trainer {
 
   /// The dev scores at an epoch's end. False when stopped, with the state of before saved.
   bool score() {
-    const auto predictions = predict(learner_, dev_, eval_batch, [this] { return stopped(); });
-    if (predictions.size() < dev_.size()) {
+    auto scores = learner_.scores(dev_, o_.metrics, [this] { return stopped(); });
+    if (!scores) {
       save();
       return false;
     }
-    EpochReport report{place_.epoch + 1,
-                       epochs_,
-                       place_.step,
-                       place_.loss / static_cast<double>(std::max<std::int64_t>(1, place_.group)),
-                       metrics(o_.metrics, predictions.values(), dev_.labels),
-                       false};
+    EpochReport report{place_.epoch + 1,   epochs_,
+                       place_.step,        place_.loss / static_cast<double>(std::max<std::int64_t>(1, place_.group)),
+                       std::move(*scores), false};
     place_.epochs.push_back({report.mean_loss, place_.step, report.scores});
     report.best = place_.best_epoch < 0 ||
                   main_of(place_.epochs.back()) > main_of(place_.epochs[static_cast<std::size_t>(place_.best_epoch)]);
@@ -303,10 +304,9 @@ class Trainer {
 
   Outcome outcome(bool finished) const { return {finished, place_, activation_, seconds()}; }
 
-  static constexpr std::size_t eval_batch = 32;
-
-  Learner<Model>& learner_;
-  const Encoded &train_, &dev_;
+  L& learner_;
+  const Data& train_;
+  const DevData& dev_;
   TrainOptions o_;
   Observer observer_;
   RunFiles files_;
