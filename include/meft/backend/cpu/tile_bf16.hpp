@@ -30,13 +30,11 @@ typedef std::uint32_t Word8 __attribute__((vector_size(32)));   // NOLINT: clang
 typedef std::uint32_t Word16 __attribute__((vector_size(64)));  // NOLINT  of an alias declaration
 typedef std::uint64_t Cell8 __attribute__((vector_size(64)));   // NOLINT
 
-#define MEFT_AVX512_BF16 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
-
 /// C[M, 16·panels] = start + A[M, pairs] · block, in words of two elements. The instruction is written by name: its
 /// builtin differs between compilers.
 template <int M, int Panels>
-MEFT_AVX512_BF16 inline void tile_dot(Index pairs, Strided<std::uint32_t> a, Block<std::uint32_t> block,
-                                      const Corner& at) {
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))) inline void tile_dot(
+    Index pairs, Strided<std::uint32_t> a, Block<std::uint32_t> block, const Corner& at) {
   const Edge<M, 16 * Panels> edge(at);
   Float16 acc[M][Panels];
   begin(at, edge, acc);
@@ -54,7 +52,8 @@ MEFT_AVX512_BF16 inline void tile_dot(Index pairs, Strided<std::uint32_t> a, Blo
 }
 
 /// words[p] ← x[2p], x[2p + 1] rounded to bf16 for p < 16·blocks.
-MEFT_AVX512_BF16 inline void narrow_blocks(Index blocks, const float* x, std::uint32_t* words) {
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))) inline void narrow_blocks(
+    Index blocks, const float* x, std::uint32_t* words) {
   for (Index i = 0; i < blocks; ++i) {
     Float16 low, high;
     Word16 out;
