@@ -296,7 +296,7 @@ TEST_CASE("processors: options, defaults, errors") {
   CHECK(contains(message_of([&] { loose.output(); }), "images keep a size of their own"));
   CHECK(loose(noise(40, 60)).size() == 3 * 20 * 30);
 
-  for (const auto& [text, message] : std::vector<std::pair<std::string, std::string>>{
+  for (const auto& [given, message] : std::vector<std::pair<std::string, std::string>>{
            {"", "p.json: not JSON"},
            {"[]", "p.json: the file is an array of 0, expected an object"},
            {"{\"do_flip\": true}", "p.json: option `do_flip` is not supported by ViTImageProcessor"},
@@ -325,8 +325,10 @@ TEST_CASE("processors: options, defaults, errors") {
            {"{\"image_mean\": [1, 0, 1e300]}", "p.json: image_mean[2] is 1e+300"},
            {"{\"data_format\": \"channels_last\"}",
             "p.json: data_format is \"channels_last\", expected channels_first"},
-       })
-    CHECK_MESSAGE(contains(wrong(text), message), text, " said ", wrong(text));
+       }) {
+    const std::string text = given, said = wrong(given);
+    CHECK_MESSAGE(contains(said, message), text, " said ", said);
+  }
 }
 
 TEST_CASE("hostile files: cut anywhere, bytes changed, wrong, huge") {

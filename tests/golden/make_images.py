@@ -5,9 +5,9 @@ Made with Python 3.11, Pillow 12.3.0, transformers 5.24.0, numpy 2.4.6, safetens
 
 images/
   NAME.png, NAME.jpg        files; PNG with every colour type, depth, palette, alpha, interlacing; JPEG by Pillow
-  decoded.safetensors       NAME.png, NAME.jpg [height, width, 3] uint8: Pillow's convert("RGB"). One-channel 16-bit PNG,
-                            which Pillow clips: the high byte
-  resized.safetensors       MODE_HEIGHT_WIDTH uint8: NAME.resize of photo.png by Pillow, MODE by its number
+  decoded.safetensors       NAME.png, NAME.jpg [height, width, 3] uint8: Pillow's convert("RGB"); of one-channel 16-bit
+                            PNG, which Pillow clips, the high byte
+  resized.safetensors       MODE_HEIGHT_WIDTH uint8: photo.png resized by Pillow, MODE by its number
   processors/NAME/preprocessor_config.json    as transformers writes it, or as checkpoints on the Hub have it
   processed.safetensors     NAME.IMAGE float32 [3, h, w]: pixel_values of transformers' Pillow-based processor, of large
                             ones every seventh row and column

@@ -60,9 +60,11 @@ struct PngReader {
   std::array<char, 200> message{};
 
   explicit PngReader(std::span<const std::uint8_t> from) : bytes(from) {
-    png = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, &failed, [](png_structp, png_const_charp) {});
-    if (png) info = png_create_info_struct(png);
-    if (!info) {
+    const bool made = without_jump(place, [this] {
+      png = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, &failed, [](png_structp, png_const_charp) {});
+      if (png) info = png_create_info_struct(png);
+    });
+    if (!made || !info) {
       png_destroy_read_struct(&png, nullptr, nullptr);
       fail("png: libpng cannot be started");
     }
