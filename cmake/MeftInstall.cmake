@@ -1,4 +1,5 @@
-# Owns: the installed package. find_package(meft) gives meft::meft, and meft::models where its dependencies are found.
+# Owns: the installed package. find_package(meft) gives meft::meft, and meft::models and meft::images where their
+# dependencies are found.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(meft_config_dir "${CMAKE_INSTALL_LIBDIR}/cmake/meft")
@@ -9,6 +10,10 @@ install(EXPORT meftTargets NAMESPACE meft:: DESTINATION "${meft_config_dir}")
 if(TARGET meft_models)
   install(TARGETS meft_models EXPORT meftModelsTargets)
   install(EXPORT meftModelsTargets NAMESPACE meft:: DESTINATION "${meft_config_dir}")
+endif()
+if(TARGET meft_images)
+  install(TARGETS meft_images EXPORT meftImagesTargets)
+  install(EXPORT meftImagesTargets NAMESPACE meft:: DESTINATION "${meft_config_dir}")
 endif()
 
 configure_package_config_file(cmake/meftConfig.cmake.in "${PROJECT_BINARY_DIR}/meftConfig.cmake"

@@ -22,9 +22,11 @@ quietly "$cmake" -S "$source" -B "$work/meft" -G "$generator" -DCMAKE_CXX_COMPIL
   -DMEFT_TESTS=OFF -DMEFT_BENCH=OFF -DMEFT_EXAMPLES=OFF -DCMAKE_INSTALL_PREFIX="$work/prefix"
 quietly "$cmake" --install "$work/meft"
 
-# The core must do without the dependencies of meft::models.
-core=(-DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON -DCMAKE_DISABLE_FIND_PACKAGE_utf8proc=ON)
+# The core must do without the dependencies of meft::models, and that without those of meft::images.
+images=(-DCMAKE_DISABLE_FIND_PACKAGE_JPEG=ON -DCMAKE_DISABLE_FIND_PACKAGE_PNG=ON)
+core=(-DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON -DCMAKE_DISABLE_FIND_PACKAGE_utf8proc=ON "${images[@]}")
 use installed -DBY=find_package -DCMAKE_PREFIX_PATH="$work/prefix" "${core[@]}"
-use installed_models -DBY=find_package -DCMAKE_PREFIX_PATH="$work/prefix" -DMODELS=ON
+use installed_models -DBY=find_package -DCMAKE_PREFIX_PATH="$work/prefix" -DMODELS=ON "${images[@]}"
+use installed_images -DBY=find_package -DCMAKE_PREFIX_PATH="$work/prefix" -DIMAGES=ON
 use subdirectory -DBY=add_subdirectory -DMEFT_SOURCE="$source" "${core[@]}"
 use fetched -DBY=fetch_content -DMEFT_SOURCE="$source" "${core[@]}"

@@ -15,6 +15,7 @@ UMBRELLA_LAYERS = {name for name, number in LAYER.items() if number < 8} | {"opt
 EIGEN_USER = "backend/cpu/gemm.hpp"
 JSON_USER = "base/json.hpp"  # in base so that siblings share it; the core (layers below 8) must not see it
 THIRD_PARTY = {"nlohmann": {"io", "text", "data", "model", "train"}, "utf8proc.h": {"text"}}
+DECODER, DECODERS = "data/image_decode.hpp", {"jpeglib.h", "jerror.h", "png.h"}
 SLOW = {"iostream", "regex", "format"}
 MAX_LINES, MAX_MACROS = 400, 5
 TOP = {".ci", ".clang-format", ".clang-tidy", ".gitignore", "CHANGELOG.md", "CMakeLists.txt", "CMakePresets.json",
@@ -59,6 +60,9 @@ def header_problems(name, text):
         elif top in THIRD_PARTY:
             if folder not in THIRD_PARTY[top] and (top, name) != ("nlohmann", JSON_USER):
                 yield f"{name}: includes {target}; only {', '.join(sorted(THIRD_PARTY[top]))} may"
+        elif target in DECODERS:
+            if name != DECODER:
+                yield f"{name}: includes {target}; only {DECODER} may"
         elif target in SLOW:
             yield f"{name}: includes {target}, which is slow to compile"
         elif rest and top != "sys":
@@ -99,6 +103,7 @@ BROKEN = [
     ("include/meft/nn/e.hpp", '#pragma once\n#include "linear.hpp"\n', "write <meft/...>"),
     ("include/meft/nn/f.hpp", "#pragma once\n#include <iostream>\n", "slow to compile"),
     ("include/meft/nn/g.hpp", "#pragma once\n#include <boost/any.hpp>\n", "not a dependency"),
+    ("include/meft/data/a.hpp", "#pragma once\n#include <png.h>\n", "only data/image_decode.hpp may"),
     ("include/meft/nn/h.hpp", "int x;\n", "no #pragma once"),
     ("include/meft/nn/i.hpp", "#pragma once\n" + "\n" * MAX_LINES, "401 lines"),
     ("include/meft/nn/j.hpp", "#pragma once\ninline void f() { std::abort(); }\n", "never prints"),

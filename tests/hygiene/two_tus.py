@@ -12,7 +12,7 @@ def link(everything, folder):
     (folder / "one.cpp").write_text(everything + "int two();\nint main() { return two(); }\n")
     (folder / "two.cpp").write_text(everything + "int two() { return 0; }\n")
     return compiling.run(compiling.MAIN, *compiling.FLAGS, "-O0", folder / "one.cpp", folder / "two.cpp",
-                         "-o", folder / "program", "-lutf8proc")
+                         "-o", folder / "program", "-lutf8proc", "-ljpeg", "-lpng")
 
 
 if __name__ == "__main__":

@@ -95,15 +95,17 @@ auto called_from(Where where, Body&& body) {
   }
 }
 
-/// All bytes of a file. Errors: it cannot be opened or read.
-inline std::string read_bytes(const std::string& path) {
+/// All bytes of a file. Errors: it cannot be opened or read, or has more than `most` bytes.
+inline std::string read_bytes(const std::string& path, std::size_t most = std::numeric_limits<std::size_t>::max()) {
   const auto close = [](std::FILE* file) { std::fclose(file); };
   std::unique_ptr<std::FILE, decltype(close)> file(std::fopen(path.c_str(), "rb"), close);
   if (!file) fail(path + ": cannot be opened: " + std::strerror(errno));
   std::string bytes;
   std::vector<char> chunk(std::size_t{1} << 16);
-  while (const std::size_t count = std::fread(chunk.data(), 1, chunk.size(), file.get()))
+  while (const std::size_t count = std::fread(chunk.data(), 1, chunk.size(), file.get())) {
+    if (count > most - bytes.size()) fail(path + ": is larger than the limit of " + std::to_string(most) + " bytes");
     bytes.append(chunk.data(), count);
+  }
   if (std::ferror(file.get())) fail(path + ": cannot be read: " + std::strerror(errno));
   return bytes;
 }
