@@ -12,6 +12,9 @@ namespace finetune {
 
 namespace {
 
+constexpr std::array tasks{"cola", "sst2", "mrpc",       "stsb", "qqp",      "mnli",          "qnli", "rte",
+                           "tsv",  "lm",   "openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq", "images"};
+
 /// Adds flags that check their own values.
 class Adder {
  public:
@@ -93,7 +96,7 @@ void check(const Flags& f) {
     require(!f.resume, "--resume", "a run that trains", f.eval_only ? "--eval-only" : "--predict");
     require(!f.eval_only || !f.data.empty(), "--data", "a folder or file to score with --eval-only", "nothing");
   } else {
-    require(!f.task.empty(), "--task", "cola, sst2, mrpc, rte, stsb or tsv", "nothing");
+    require(!f.task.empty(), "--task", "one that --help lists", "nothing");
     require(!f.data.empty(), "--data", "a folder or file", "nothing");
   }
   const auto& m = f.method;
@@ -119,22 +122,35 @@ void check(const Flags& f) {
       require(!f.columns.label.empty(), "--label", "a column's name or its number from 1, for --task tsv", "nothing");
     }
     require(!f.columns.regression || !f.columns.threshold, "--regression", "no --threshold beside it", "both");
+    require(!given("pooling") || f.kind() == Kind::texts || f.kind() == Kind::images, "--pooling",
+            "a task that classifies", "--task " + f.task);
+    require(!f.augment || f.kind() == Kind::images, "--augment", "--task images", "--task " + f.task);
+    require(f.predict.empty() || f.kind() == Kind::texts, "--predict", "a task that classifies texts",
+            "--task " + f.task);
   }
 }
 
 }  // namespace
 
+Kind Flags::kind() const {
+  if (task == "images") return Kind::images;
+  if (task == "lm") return Kind::language;
+  for (const char* name : {"openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq"})
+    if (task == name) return Kind::choices;
+  return Kind::texts;
+}
+
 bool parse(int argc, char** argv, Flags& f) {
   CLI::App app(
-      "Fine-tunes a BERT checkpoint in Hugging Face form on a task, by default reversibly (MEFT1), so that activations "
-      "are "
-      "not stored.\nWrites log.jsonl, metrics.json, adapter.safetensors and state.safetensors to the output folder.");
+      "Fine-tunes a BERT, RoBERTa, BART, OPT, ViT, DeiT or DINOv2 checkpoint in Hugging Face form on a task, by "
+      "default "
+      "reversibly (MEFT1), so that activations are not stored.\nWrites log.jsonl, metrics.json, adapter.safetensors "
+      "and state.safetensors to the output folder.");
   app.get_formatter()->column_width(34);
   Adder add(app);
-  add.text("--model", f.model, "checkpoint: config.json, model.safetensors, vocab.txt or tokenizer.json", "DIR")
+  add.text("--model", f.model, "checkpoint: config.json, weights (safetensors or pytorch_model.bin), tokenizer", "DIR")
       ->required();
-  add.choice("--task", std::array{"cola", "sst2", "mrpc", "rte", "stsb", "tsv"}, "what is learned",
-             [&](auto& s) { f.task = s; });
+  add.choice("--task", tasks, "what is learned", [&](auto& s) { f.task = s; });
   add.text("--data", f.data, "folder with the task's files, or one file, a tenth of which is held out", "DIR|FILE");
   add.text("--output", f.output, "folder of the run [finetuned]", "DIR");
 
@@ -170,7 +186,8 @@ bool parse(int argc, char** argv, Flags& f) {
             [&](const std::string& s) { take_lambda("--lambda", s, f.method.lambda); });
   add.value("--beta", "meft: factor of the second stream [1/10; meft1: 1]", "n/d|2^-k",
             [&](const std::string& s) { take_lambda("--beta", s, f.method.beta); });
-  add.choice("--readout", std::array{"average", "plm", "learned"}, "meft: output from the two streams [average]",
+  add.choice("--readout", std::array{"average", "plm", "learned", "scaled"},
+             "meft: output from the two streams [average; OPT: scaled, the model's plus a tenth of the other]",
              [&](auto& s) { f.method.readout = s; });
   add.integer("--bottleneck", f.method.bottleneck, 1, 65536, "meft, adapter: width of the adapters");
   add.value("--reversible-layers", "meft: only the highest N layers [all]", "N", [&](const std::string& s) {
@@ -181,8 +198,9 @@ bool parse(int argc, char** argv, Flags& f) {
   add.integer("--lora-rank", f.method.rank, 1, 65536, "lora: rank");
   add.choice("--precision", std::array{"f32", "bf16"}, "of frozen weights; bf16 halves them [f32]",
              [&](auto& s) { f.method.precision = meft::precision_from(s); });
-  add.choice("--pooling", std::array{"first", "mean"},
-             "of tokens for the head: first (with the pooler) or mean [first]", [&](auto& s) { f.pooling = s; });
+  add.choice("--pooling", std::array{"model", "first", "mean", "last", "first_and_mean"},
+             "of tokens for the head [model: as the family does it]", [&](auto& s) { f.pooling = s; });
+  app.add_flag("--augment", f.augment, "images: random crops and flips");
 
   const auto share = [](double x) { return x >= 0 && x < 1; };
   const auto not_negative = [](double x) { return x >= 0; };
@@ -229,6 +247,7 @@ nlohmann::json describe(const Flags& f) {
                      {"method", m.name},
                      {"precision", m.precision == meft::Precision::bf16 ? "bf16" : "f32"},
                      {"pooling", f.pooling},
+                     {"augment", f.augment},
                      {"batch", f.batch},
                      {"accumulate", f.accumulate},
                      {"epochs", f.epochs},
@@ -284,6 +303,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
     f.columns.encoding = meft::data::encoding(f.encoding);
     config.at("method").get_to(m.name);
     config.at("pooling").get_to(f.pooling);
+    f.augment = config.value("augment", false);
     m.precision = meft::precision_from(config.value("precision", "f32"));
     config.at("max-length").get_to(f.max_length);
     config.at("seed").get_to(f.seed);

@@ -25,13 +25,17 @@ class FlagError : public std::exception {
   std::string message_;
 };
 
+/// What a task works on.
+enum class Kind { texts, choices, language, images };
+
 struct Flags {
   std::string model, task, data, output = "finetuned", predict;
   meft::data::LoadOptions columns;
   std::string encoding = "utf-8", header = "auto";
 
   meft::train::MethodOptions method;
-  std::string pooling = "first";
+  std::string pooling = "model";  // the family's own
+  bool augment = false;
 
   std::int64_t batch = 16, accumulate = 1, epochs = 3, max_steps = 0, max_length = 128, threads = 0;
   double rate = 5e-4, warmup = 0.06, decay = 0.1, clip = 1.0;
@@ -43,6 +47,7 @@ struct Flags {
 
   std::set<std::string> given;  // names of the flags on the command line, without dashes
 
+  Kind kind() const;
   /// Uses what an earlier run left instead of training.
   bool loads() const { return eval_only || !predict.empty(); }
 };

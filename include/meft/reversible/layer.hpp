@@ -48,9 +48,9 @@ enum class Streams {
 
 /// What a stack gives back.
 struct Readout {
-  enum class Kind { average, carrier, learned, mix, concat };
+  enum class Kind { average, carrier, learned, mix, scaled, concat };
   Kind kind = Kind::average;
-  double first = 0.5, second = 0.5;  // y = first·x[0] + second·x[1], for `mix`
+  double first = 0.5, second = 0.5;  // mix: y = first·x[0] + second·x[1]; scaled: first·carrier + second·other
 };
 
 /// Worker time of the backward passes, in nanoseconds, for benches: computing inputs back (f run again) and gradients.
@@ -79,12 +79,13 @@ inline const char* name_of(Streams s) {
   return s == Streams::exact ? "exact" : s == Streams::rounded ? "rounded" : "stored";
 }
 
-/// "average" | "plm" | "learned" | "concat".
+/// "average" | "plm" | "learned" | "scaled" (plm + other/10, as MEFT's authors do with OPT) | "concat".
 inline Readout readout_from(std::string_view name, Where where = Where::current()) {
   if (name == "average") return {Readout::Kind::average};
   if (name == "plm") return {Readout::Kind::carrier};
   if (name == "learned") return {Readout::Kind::learned};
-  require(name == "concat", {"readout: expected average, plm, learned or concat, found", where}, name);
+  if (name == "scaled") return {Readout::Kind::scaled, 1, 0.1};
+  require(name == "concat", {"readout: expected average, plm, learned, scaled or concat, found", where}, name);
   return {Readout::Kind::concat};
 }
 

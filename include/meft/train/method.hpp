@@ -31,6 +31,9 @@ struct MethodOptions {
   Lambda chosen_beta() const { return beta.value_or(name == "meft1" ? Lambda{1, 1} : Lambda{1, 10}); }
 };
 
+/// The read-out that MEFT's authors use for a `model_type`.
+inline std::string default_readout(std::string_view model_type) { return model_type == "opt" ? "scaled" : "average"; }
+
 /// Puts the method on the model and gives the body that runs its layers. Throws for an unknown name.
 template <class Model>
 auto adapt(Model& model, const MethodOptions& o, Where where = Where::current()) {

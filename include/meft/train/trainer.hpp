@@ -59,7 +59,8 @@ struct RunFiles {
 };
 
 /// Trains a Learner, or anything with its `loss(data, rows, run)`, `scores(data, metrics, stop)` and parts, on data
-/// with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has `expect(batches)` besides.
+/// with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has `expect(batches, epoch)`
+/// besides.
 template <class L, class Data, class DevData = Data>
 class Trainer {
  public:
@@ -149,9 +150,10 @@ class Trainer {
   bool epoch() {
     if (place_.group >= groups_ || place_.step >= steps_) return true;
     const auto plan = data::batches(lengths_, o_.batch, o_.seed, static_cast<std::uint64_t>(place_.epoch), true);
-    if constexpr (requires { train_.expect(std::span(plan)); })
+    if constexpr (requires { train_.expect(std::span(plan), std::uint32_t{}); })
       train_.expect(
-          std::span(plan).subspan(std::min(plan.size(), static_cast<std::size_t>(place_.group) * o_.accumulate)));
+          std::span(plan).subspan(std::min(plan.size(), static_cast<std::size_t>(place_.group) * o_.accumulate)),
+          static_cast<std::uint32_t>(place_.epoch));
     while (place_.group < groups_ && place_.step < steps_) {
       const std::size_t first = static_cast<std::size_t>(place_.group) * o_.accumulate,
                         last = std::min(first + o_.accumulate, plan.size());

@@ -1,0 +1,5 @@
+#include <meft/model/bert.hpp>
+
+#include "run.hpp"
+
+template bool finetune::run_as<meft::model::Bert<float>>(Flags, const Stop&);

@@ -1,0 +1,87 @@
+// Owns: an encoder with its method as one thing to train on questions with options: each option is a pair of texts that
+// the head gives one number, and the highest wins. Must not know: how training goes, files.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/ops/loss.hpp>
+#include <meft/ops/shape.hpp>
+#include <meft/train/language_learner.hpp>
+#include <meft/train/learner.hpp>
+
+namespace meft::train {
+
+/// `body` runs the model's layers as a method has it, `head` gives one logit a sequence, as BertForMultipleChoice.
+template <class Model>
+struct ChoiceLearner {
+  using T = typename Model::value_type;
+  using B = typename Model::backend;
+
+  Model model;
+  BodyOf<Model> body;
+  nn::Classifier<T, B> head;
+
+  /// Mean cross entropy of the right options, softmax over the options of each question.
+  Var<T, B> loss(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
+    const auto y = logits(data, questions, run);
+    // Questions have different numbers of options: row `rows` is one that cannot be chosen.
+    const Index rows = y.dim(0);
+    std::vector<std::int32_t> order, answers;
+    std::size_t most = 0;
+    const auto count = [&](std::uint32_t q) { return data.first.at(q + std::size_t{1}) - data.first.at(q); };
+    for (const std::uint32_t q : questions) most = std::max<std::size_t>(most, count(q));
+    std::int32_t at = 0;
+    for (const std::uint32_t q : questions) {
+      require(data.answers.at(q) >= 0, "choices: a question without an answer", q);
+      answers.push_back(data.answers.at(q));
+      for (std::size_t i = 0; i < most; ++i) order.push_back(i < count(q) ? at++ : static_cast<std::int32_t>(rows));
+    }
+    const Index n = static_cast<Index>(questions.size()), options = static_cast<Index>(most);
+    const Var<T, B> never = Tensor<T, B>::full({1, 1}, T(-1e30));
+    const auto table =
+        reshape(gather(concat({y, never}, 0), Tensor<std::int32_t, B>::from({n * options}, order)), {n, options});
+    return cross_entropy(table, Tensor<std::int32_t, B>::from({n}, answers));
+  }
+
+  /// accuracy and accuracy_norm of the highest options; nothing when stopped.
+  template <class Stop>
+  std::optional<std::vector<Score>> scores(const EncodedChoices& data, const std::vector<std::string>& names,
+                                           const Stop& stop) const {
+    const NoTape none;
+    std::vector<double> found;
+    for (std::uint32_t q = 0; q < data.questions(); ++q) {
+      if (stop()) return {};
+      const std::uint32_t one[] = {q};
+      for (const T v : logits(data, one, {}).value().values()) found.push_back(static_cast<double>(v));
+    }
+    const auto counts = data.counts();
+    return chosen(choice_metrics({found, counts}, data.characters, data.answers), names);
+  }
+
+  /// Each parameter once, under the checkpoint's names.
+  static void parts(auto& self, auto&& visit) {
+    visit("", self.model);
+    self.body.readouts(self.body, visit);
+    visit("", self.head);
+  }
+
+ private:
+  /// [sequences, 1], all options of the questions.
+  Var<T, B> logits(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
+    std::vector<Tokens> ids, types;
+    for (const std::uint32_t row : data.rows(questions)) {
+      ids.push_back(data.ids.at(row));
+      types.push_back(data.types.at(row));
+    }
+    auto batch = nn::Batch<B>::pack(ids, types);
+    batch.run = run;
+    return head(model.run(batch, body));
+  }
+};
+
+}  // namespace meft::train
