@@ -2,70 +2,31 @@
 // With MEFT_SHARED set (a folder that holds data/cola, data/sst2, ...) the real tasks are read too.
 #include <doctest/doctest.h>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include <meft/data/batches.hpp>
+#include <meft/data/lines.hpp>
 #include <meft/data/table.hpp>
 #include <meft/data/task.hpp>
 
+#include "folder.hpp"
+
 using namespace meft;
 using namespace std::string_literals;
-namespace fs = std::filesystem;
+using test::contains;
+using test::Folder;
+using test::message_of;
 
 namespace {
-
-/// A folder of its own, removed at the end.
-struct Folder {
-  fs::path path;
-  Folder() {
-    static int number = 0;
-    path =
-        fs::temp_directory_path() / ("meft_data_test_" + std::to_string(::getpid()) + "_" + std::to_string(number++));
-    fs::create_directories(path);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  std::string put(const std::string& name, const std::string& bytes) const {
-    fs::create_directories((path / name).parent_path());
-    std::ofstream(path / name, std::ios::binary) << bytes;
-    return (path / name).string();
-  }
-  std::string text() const { return path.string(); }
-};
-
-/// The error's message, the folder's name taken out.
-template <class Body>
-std::string message_of(Body&& body, const Folder* folder = nullptr) {
-  try {
-    body();
-  } catch (const Error& error) {
-    std::string text = error.message();
-    if (folder)
-      for (std::size_t at; (at = text.find(folder->text() + "/")) != text.npos;)
-        text.erase(at, folder->text().size() + 1);
-    return text;
-  }
-  return "no error";
-}
 
 std::string parse_error(const std::string& bytes, const data::TableOptions& options = {}) {
   return message_of([&] { data::Table::parse(bytes, "t.tsv", options); });
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
 }  // namespace
 
@@ -294,6 +255,163 @@ TEST_CASE("task: stsb") {
                  "sts-dev.csv:1: expected at least 7 columns (separated by tabs), found 6"));
 }
 
+TEST_CASE("task: qqp, and its rows that a line break cuts") {
+  const Folder folder;
+  const std::string header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n";
+  folder.put("QQP/train.tsv", header + "1\t2\t3\tHow \"so?\tWhy?\t1\n4\t5\t6\tWho?\tWhen?\t0\n");
+  folder.put("QQP/dev.tsv", header + "7\t8\t9\tA?\tB?\t0\n");
+  folder.put("QQP/test.tsv", "id\tquestion1\tquestion2\n0\tC?\tD?\n");
+  const auto glue = data::load("qqp", folder.text());
+  CHECK(glue.task.label_names == std::vector<std::string>{"not_duplicate", "duplicate"});
+  CHECK(glue.task.metrics == std::vector<std::string>{"accuracy", "f1"});
+  CHECK(glue.task.main_metric == "f1");
+  REQUIRE(glue.train.size() == 2);
+  CHECK(glue.train[0].text == "How \"so?");
+  CHECK(glue.train[0].pair == "Why?");
+  CHECK(glue.train[0].label == 1);
+  CHECK(glue.dev[0].label == 0);
+  CHECK(glue.test[0].pair == "D?");
+  CHECK(std::isnan(glue.test[0].label));
+  CHECK(glue.more_dev.empty());
+  CHECK(glue.more_test.empty());
+
+  // As in line 97931 of GLUE's train.tsv: a question with line breaks and a blank line.
+  std::string rows = header;
+  for (int i = 0; i < 3000; ++i) rows += std::to_string(i) + "\t2\t3\tA?\tB?\t" + std::to_string(i % 2) + "\n";
+  const std::string cut = "9\t8\t7\tWas he?\n\n\"\tIs it?\t0\n";
+  folder.put("QQP/train.tsv", rows + cut + "1\t2\t3\tlast\tone\t1\n");
+  const auto dropped = data::load("qqp", folder.text() + "/QQP");
+  CHECK(dropped.train.size() == 3001);
+  CHECK(dropped.train.back().text == "last");
+  CHECK(dropped.dropped == 3);
+  folder.put("QQP/train.tsv", rows + cut + cut);
+  CHECK(message_of([&] { data::load("qqp", folder.text()); }, &folder) ==
+        "QQP/train.tsv:3002: expected 6 columns (separated by tabs), found 4: `9\\t8\\t7\\tWas he?`");
+  folder.put("QQP/train.tsv", rows + "1\t2\t3\tA?\tB?\t2\n");
+  CHECK(contains(message_of([&] { data::load("qqp", folder.text()); }, &folder),
+                 "QQP/train.tsv:3002: unknown label `2`: expected `not_duplicate`, `duplicate` or its number from 0"));
+
+  // Every row of a file without labels is predicted.
+  folder.put("QQP/train.tsv", rows);
+  std::string inputs = "id\tquestion1\tquestion2\n";
+  for (int i = 0; i < 2000; ++i) inputs += "0\tA?\tB?\n";
+  const std::string test = folder.put("QQP/test.tsv", inputs + "0\tA?\n");
+  CHECK(contains(message_of([&] { data::load("qqp", folder.text()); }, &folder),
+                 "QQP/test.tsv:2002: expected 3 columns"));
+  CHECK(
+      contains(message_of([&] { data::load_inputs("qqp", test); }, &folder), "QQP/test.tsv:2002: expected 3 columns"));
+  folder.put("QQP/test.tsv", inputs + "\n0\tA?\tB?\n");
+  CHECK(
+      contains(message_of([&] { data::load_inputs("qqp", test); }, &folder), "QQP/test.tsv:2002: expected 3 columns"));
+}
+
+TEST_CASE("task: mnli, matched and mismatched") {
+  const Folder folder;
+  const std::string start =
+      "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\t"
+      "sentence1_parse\tsentence2_parse\tsentence1\tsentence2";
+  const auto row = [](const std::string& a, const std::string& b) {
+    return "0\t1\t1e\tg\t(\t(\t(\t(\t" + a + "\t" + b;
+  };
+  folder.put("train.tsv", start + "\tlabel1\tgold_label\n" + row("A", "B") + "\tneutral\tcontradiction\n" +
+                              row("C", "D") + "\tneutral\tentailment\n");
+  const std::string dev = start + "\tlabel1\tlabel2\tlabel3\tlabel4\tlabel5\tgold_label\n",
+                    five = "\tneutral\tneutral\tneutral\tneutral\tneutral\t";
+  folder.put("dev_matched.tsv", dev + row("E", "F") + five + "neutral\n");
+  const auto one = data::load("mnli", folder.text());
+  CHECK(one.task.labels == 3);
+  CHECK(one.task.main_metric == "accuracy");
+  CHECK(one.train[0].label == 2);
+  CHECK(one.train[1].label == 0);
+  CHECK(one.train[1].pair == "D");
+  CHECK(one.dev[0].label == 1);
+  CHECK(one.more_dev.empty());
+
+  folder.put("dev_mismatched.tsv", dev + row("G", "H") + five + "entailment\n" + row("I", "J") + five + "neutral\n");
+  folder.put("test_matched.tsv", start + "\n" + row("K", "L") + "\n");
+  folder.put("test_mismatched.tsv", start + "\n" + row("M", "N") + "\n");
+  const auto both = data::load("mnli", folder.text());
+  CHECK(both.dev.size() == 1);
+  REQUIRE(both.more_dev.size() == 1);
+  CHECK(both.more_dev[0].name == "mismatched");
+  REQUIRE(both.more_dev[0].examples.size() == 2);
+  CHECK(both.more_dev[0].examples[0].text == "G");
+  CHECK(both.more_dev[0].examples[1].label == 1);
+  CHECK(both.test[0].text == "K");
+  REQUIRE(both.more_test.size() == 1);
+  CHECK(both.more_test[0].examples[0].pair == "N");
+  CHECK(std::isnan(both.more_test[0].examples[0].label));
+
+  folder.put("dev_mismatched.tsv", dev + row("G", "H") + five + "-\n");
+  CHECK(contains(message_of([&] { data::load("mnli", folder.text()); }, &folder),
+                 "dev_mismatched.tsv:2: unknown label `-`: expected `entailment`, `neutral`, `contradiction`"));
+  folder.put("dev_mismatched.tsv", "sentence1\tsentence2\nA\tB\n");
+  CHECK(message_of([&] { data::load("mnli", folder.text()); }, &folder) ==
+        "dev_mismatched.tsv:1: no column named `gold_label` or `label` in the header `sentence1`, `sentence2`");
+
+  const Folder hugging;  // columns as Hugging Face names them
+  hugging.put("train.tsv", "premise\thypothesis\tlabel\nA\tB\t1\n");
+  hugging.put("dev.tsv", "premise\thypothesis\tlabel\nC\tD\t2\n");
+  CHECK(data::load("mnli", hugging.text()).train[0].label == 1);
+  hugging.put("dev.tsv", "premise\thypothesis\tlabel\nC\tD\t3\n");
+  CHECK(contains(message_of([&] { data::load("mnli", hugging.text()); }, &hugging), "dev.tsv:2: unknown label `3`"));
+}
+
+TEST_CASE("task: qnli") {
+  const Folder folder;
+  folder.put("train.tsv", "index\tquestion\tsentence\tlabel\n0\tA?\tB.\tnot_entailment\n1\tC?\tD.\tentailment\n");
+  folder.put("dev.tsv", "label\tsentence1\tsentence2\nentailment\tE?\tF.\n");
+  folder.put("test.tsv", "index\tquestion\tsentence\n0\tG?\tH.\n");
+  const auto read = data::load("qnli", folder.text());
+  CHECK(read.train[0].label == 1);
+  CHECK(read.train[1].label == 0);
+  CHECK(read.train[1].pair == "D.");
+  CHECK(read.dev[0].text == "E?");
+  CHECK(read.test[0].pair == "H.");
+  CHECK(read.task.metrics == std::vector<std::string>{"accuracy"});
+  folder.put("train.tsv", "index\tquestion\tsentence\tlabel\n0\tA?\tB.\n");
+  CHECK(message_of([&] { data::load("qnli", folder.text()); }, &folder) ==
+        "train.tsv:2: expected 4 columns (separated by tabs), found 3: `0\\tA?\\tB.`");
+}
+
+TEST_CASE("lines: a folder, one file, errors") {
+  const Folder folder;
+  folder.put("train.txt",
+             "\xEF\xBB\xBF"
+             "first\r\n\r\n  \n second \nthird");
+  folder.put("valid.txt", "fourth\n");
+  const auto both = data::lines(folder.text());
+  CHECK(both.train == std::vector<std::string>{"first", " second ", "third"});
+  CHECK(both.dev == std::vector<std::string>{"fourth"});
+  CHECK_FALSE(both.held_out);
+  folder.put("dev.txt", "fifth\n");  // goes before
+  CHECK(data::lines(folder.text()).dev == std::vector<std::string>{"fifth"});
+
+  std::string many;
+  for (int i = 0; i < 95; ++i) many += "line " + std::to_string(i) + "\n\n";
+  const std::string file = folder.put("many.txt", many);
+  const auto tenth = data::lines(file);
+  CHECK(tenth.held_out);
+  CHECK(tenth.dev.size() == 10);
+  CHECK(tenth.train.size() == 85);
+  CHECK(data::lines(file).dev == tenth.dev);
+  CHECK(data::lines(file, {.split_seed = 1}).dev != tenth.dev);
+  const std::string latin = folder.put("latin.txt", "caf\xE9\nth\xE9\n");
+  CHECK(data::lines(latin, {.encoding = data::Encoding::latin1}).train[0].size() >= 4);
+
+  const auto error = [&](const std::string& path) { return message_of([&] { data::lines(path); }, &folder); };
+  CHECK(contains(error(latin), "latin.txt:1: byte 4 of the line, 0xE9, is not UTF-8"));
+  CHECK(error(folder.put("empty.txt", "")) == "empty.txt: is empty: expected lines of text");
+  CHECK(error(folder.put("blank.txt", "\n \n")) == "blank.txt: has only blank lines: expected lines of text");
+  CHECK(contains(error(folder.put("nul.txt", "a\nb\0c\n"s)), "nul.txt:2: byte 2 of the line is NUL"));
+  CHECK(error(folder.put("one.txt", "alone\n")) == "one.txt: needs at least 2 rows to hold out a tenth, found: 1");
+  CHECK(contains(error(folder.text() + "/gone.txt"), "gone.txt: cannot be opened: No such file"));
+  const Folder none;
+  CHECK(message_of([&] { data::lines(none.text()); }) == none.text() + ": no training text: expected `train.txt`");
+  const std::string huge(std::size_t{3} << 20, 'x');
+  CHECK(data::lines(folder.put("huge.txt", huge + "\nshort\n")).train.size() == 1);
+}
+
 TEST_CASE("task: tsv by names and by numbers") {
   const Folder folder;
   folder.put("train.tsv", "id\tlabel\tfirst\tsecond\n1\tpos\tA\tB\n2\tneg\tC\tD\n3\tmid\tE\tF\n");
@@ -393,7 +511,7 @@ TEST_CASE("task: tsv errors") {
         "rated.tsv: label `0.5` is a fraction: use option regression or threshold");
 
   CHECK(message_of([&] { data::load("mnist", file); }) ==
-        "unknown task `mnist`: expected cola, sst2, mrpc, rte, stsb or tsv");
+        "unknown task `mnist`: expected cola, sst2, mrpc, rte, stsb, qqp, mnli, qnli or tsv");
   CHECK(message_of([&] { data::load("sst2", file, {.text = "text"}); }) ==
         "task sst2 knows its columns and labels: option text is for task tsv only");
   CHECK(contains(message_of([&] { data::load("sst2", file, {.threshold = 0.5}); }),
@@ -550,7 +668,10 @@ TEST_CASE("task: the real files") {
                                {"sst2", 67349, 872, 0.557826},
                                {"mrpc", 3668, 408, 0.674482},
                                {"rte", 2490, 277, 0.498394},
-                               {"stsb", 5749, 1500, 2.700999}}) {
+                               {"stsb", 5749, 1500, 2.700999},
+                               {"qqp", 8999, 1000, 0.361373},
+                               {"mnli", 8999, 1000, 0.988554},
+                               {"qnli", 8999, 1000, 0.497389}}) {
     const auto [name, train, dev, mean] = expected;
     const std::string task = name;
     CAPTURE(task);

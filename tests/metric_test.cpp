@@ -1,6 +1,8 @@
 // Scores against scikit-learn 1.9.1 and SciPy 1.17.1; the commands stand above the values.
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <vector>
@@ -109,4 +111,78 @@ TEST_CASE("metric: errors") {
   } catch (const Error& error) {
     CHECK(std::string(error.what()).find("(metric_test.cpp:") != std::string::npos);
   }
+}
+
+TEST_CASE("metric: options to choose from") {
+  // Three questions of 2, 3 and 2 options, as the Harness scores them with numpy:
+  // for lls, chars, gold in [([-4, -3.5], [4, 2], 0), ([-9, -2, -2], [3, 1, 2], 1), ([-5, -6], [10, 20], 1)]:
+  //   np.argmax(lls) == gold, np.argmax(np.array(lls) / chars) == gold
+  // acc: no (-3.5), yes (the first of two equal ones), no; acc_norm: yes (-1 against -1.75), no (-1), yes (-0.3)
+  const std::vector<double> scores = {-4, -3.5, -9, -2, -2, -5, -6};
+  const std::vector<std::uint32_t> counts = {2, 3, 2}, characters = {4, 2, 3, 1, 2, 10, 20};
+  const std::vector<std::int32_t> answers = {0, 1, 1};
+  CHECK(train::best_options({scores, counts}) == std::vector<std::uint32_t>{1, 1, 0});
+  CHECK(train::choice_accuracy({scores, counts}, answers) == near(1.0 / 3));
+  CHECK(train::choice_accuracy_norm({scores, counts}, characters, answers) == near(2.0 / 3));
+  const auto both = train::choice_metrics({scores, counts}, characters, answers);
+  REQUIRE(both.size() == 2);
+  CHECK(both[0].name == "accuracy");
+  CHECK(both[0].value == near(1.0 / 3));
+  CHECK(both[1].name == "accuracy_norm");
+  CHECK(both[1].value == near(2.0 / 3));
+}
+
+TEST_CASE("metric: errors of options") {
+  const std::vector<double> scores = {1, 2, 3};
+  const std::vector<std::uint32_t> counts = {1, 2}, zero = {3, 0}, short_of = {1, 1}, huge = {~0u, ~0u};
+  const std::vector<std::int32_t> answers = {0, 1}, outside = {0, 2}, hidden = {0, -1}, one = {0};
+  CHECK(message_of([&] {
+          train::choice_accuracy({scores, counts}, one);
+        }) == "choice_accuracy: expected a number of options for each question, found 2 and 1 answers");
+  CHECK(message_of([&] { train::choice_accuracy({{}, {}}, {}); }) == "choice_accuracy: no questions");
+  CHECK(message_of([&] {
+          train::choice_accuracy({scores, zero}, answers);
+        }) == "choice_accuracy: question 1 has no options");
+  CHECK(message_of([&] {
+          train::choice_accuracy({scores, short_of}, answers);
+        }) == "choice_accuracy: expected a score for each of 2 options, found 3");
+  CHECK(message_of([&] {
+          train::best_options({scores, huge});
+        }) == "best_options: expected a score for each of 8589934590 options, found 3");
+  CHECK(message_of([&] {
+          train::choice_accuracy({scores, counts}, outside);
+        }) == "choice_accuracy: question 1: expected an answer below 2, found 2");
+  CHECK(message_of([&] {
+          train::choice_accuracy({scores, counts}, hidden);
+        }) == "choice_accuracy: question 1: expected an answer below 2, found -1");
+  const std::vector<double> nan = {1, std::nan(""), 3};
+  CHECK(message_of([&] {
+          train::choice_accuracy({nan, counts}, answers);
+        }) == "choice_accuracy: score 1 is not finite");
+  const std::vector<std::uint32_t> lengths = {1, 0, 1};
+  CHECK(message_of([&] {
+          train::choice_accuracy_norm({scores, counts}, lengths, answers);
+        }) == "choice_accuracy_norm: option 1 has length 0");
+  CHECK(message_of([&] {
+          train::choice_accuracy_norm({scores, counts}, counts, answers);
+        }) == "choice_accuracy_norm: expected as many lengths as scores, found 2 and 3");
+}
+
+TEST_CASE("metric: perplexity") {
+  CHECK(train::perplexity(6.0, 3) == near(std::exp(2.0)));
+  CHECK(train::perplexity(0.0, 3) == 1.0);
+  CHECK(train::perplexity(1e9, 1) == std::numeric_limits<double>::infinity());
+  // Uniform over 50 words: 50, however the batches are cut.
+  const float loss = std::log(50.0f);
+  const std::vector<std::uint32_t> tokens = {7, 0, 300};
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  CHECK(train::perplexity(Row{loss, nan, loss}, tokens) == doctest::Approx(50).epsilon(1e-6));
+  // exp((1*7 + 3*1) / 8)
+  CHECK(train::perplexity(Row{1, 3}, std::vector<std::uint32_t>{7, 1}) == near(std::exp(1.25)));
+  CHECK(message_of([] { train::perplexity(1.0, 0); }) == "perplexity: of no tokens");
+  CHECK(message_of([&] {
+          train::perplexity(Row{nan}, std::vector<std::uint32_t>{1});
+        }).starts_with("perplexity: the sum of negative log-likelihoods is not finite"));
+  CHECK(message_of([] { train::perplexity(Row{1}, std::vector<std::uint32_t>{}); }) ==
+        "perplexity: expected as many losses as numbers of tokens, found 1 and 0");
 }

@@ -1,5 +1,6 @@
 // Owns: turning JSON text into a tree, with a depth limit and errors that name the source, the byte and what was found;
-// and reading a field of the tree with an error that names the field. Must not know: files, and what the tree means.
+// refusing keys given twice; and reading a field of the tree with an error that names the field.
+// Must not know: files, and what the tree means.
 #pragma once
 
 #include <algorithm>
@@ -7,9 +8,11 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <meft/base/error.hpp>
 
@@ -24,6 +27,39 @@ inline std::string show_byte(char c) {
   auto value = static_cast<unsigned char>(c);
   return {'0', 'x', digits[value >> 4], digits[value & 15]};
 }
+
+/// Walks valid JSON and stops at the first key that its object already has.
+class DuplicateKeys : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  bool start_object(std::size_t) override {
+    seen_.emplace_back();
+    return true;
+  }
+  bool key(std::string& name) override {
+    const bool fresh = seen_.back().insert(name).second;
+    if (!fresh) found = name;
+    return fresh;
+  }
+  bool end_object() override {
+    seen_.pop_back();
+    return true;
+  }
+  bool start_array(std::size_t) override { return true; }
+  bool end_array() override { return true; }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) override { return false; }
+
+  std::string found;
+
+ private:
+  std::vector<std::set<std::string>> seen_;
+};
 
 /// Throws Error at the first bracket that opens more than `limit` levels.
 inline void check_json_depth(std::string_view text, std::string_view source, std::size_t limit, Where where) {
@@ -75,11 +111,34 @@ inline nlohmann::json parse_json(std::string_view text, std::string_view source,
   }
 }
 
+/// `'name'` for a message: control characters become `?`, and a long name is cut.
+inline std::string show_name(std::string_view name) {
+  constexpr std::size_t longest = 120;
+  std::string out = "'" + std::string(name.substr(0, longest)) + (name.size() > longest ? "...'" : "'");
+  for (char& c : out) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  }
+  return out;
+}
+
+/// parse_json that also refuses an object with the same key twice: readers disagree on which one counts.
+inline nlohmann::json parse_unique_json(std::string_view text, std::string_view source,
+                                        Where where = Where::current()) {
+  auto tree = parse_json(text, source, where);
+  detail::DuplicateKeys check;
+  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &check)) {
+    fail({std::string(source) + ": the key " + show_name(check.found) + " is given twice", where});
+  }
+  return tree;
+}
+
 /// A value of a JSON tree together with the path that names it in errors:
 /// `config.json: model.type is "BPE", expected "WordPiece"`. Refers to the tree, which must outlive it.
 class JsonField {
  public:
-  JsonField(const nlohmann::json& value, std::string_view source) : value_(&value), source_(source) {}
+  /// `root` stands for the whole tree in messages.
+  JsonField(const nlohmann::json& value, std::string_view source, std::string_view root = "the file")
+      : value_(&value), source_(source), root_(root) {}
 
   const nlohmann::json& value() const { return *value_; }
 
@@ -88,8 +147,7 @@ class JsonField {
     const auto& members = object();
     const auto found = members.find(key);
     if (found == members.end())
-      throw Error(source_ + ": " + (path_.empty() ? "the file" : path_) + " has no member \"" + std::string(key) +
-                  "\"");
+      throw Error(source_ + ": " + (path_.empty() ? root_ : path_) + " has no member \"" + std::string(key) + "\"");
     return inside(*found, path_.empty() ? std::string(key) : path_ + "." + std::string(key));
   }
 
@@ -139,19 +197,19 @@ class JsonField {
                         : value_->is_array() ? "an array of " + std::to_string(value_->size())
                                              : value_->dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
     if (found.size() > 80) found = found.substr(0, 80) + "...";
-    throw Error(source_ + ": " + (path_.empty() ? "the file" : path_) + " is " + found + ", expected " +
+    throw Error(source_ + ": " + (path_.empty() ? root_ : path_) + " is " + found + ", expected " +
                 std::string(expected));
   }
 
  private:
   JsonField inside(const nlohmann::json& value, std::string path) const {
-    JsonField field(value, source_);
+    JsonField field(value, source_, root_);
     field.path_ = std::move(path);
     return field;
   }
 
   const nlohmann::json* value_;
-  std::string source_, path_;
+  std::string source_, root_, path_;
 };
 
 }  // namespace meft

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include <meft/base/error.hpp>
+#include <meft/data/split.hpp>
 #include <meft/data/table.hpp>
 
 namespace meft::data {
@@ -49,8 +50,6 @@ struct LoadOptions {
 
 namespace detail {
 
-using Names = std::vector<std::string>;
-
 /// Where a task's texts and label stand; `none` for what is absent.
 struct Columns {
   std::size_t text = Table::none, pair = Table::none, label = Table::none;
@@ -61,9 +60,12 @@ struct Form {
   Task task;
   std::string folder;  // in GLUE's archives
   Names text, pair, label;
-  std::size_t bare_columns;  // without a header; 0: there always is one
-  Columns bare;
+  std::size_t bare_columns = 0;  // without a header; 0: there always is one
+  Columns bare{};
   Names train, dev, test;  // the first one that exists
+  std::string more{};      // the name of a second dev and test split: files more_dev and more_test
+  Names more_dev{}, more_test{};
+  bool cut_rows = false;  // line breaks cut a few rows of the published file in two
 };
 
 inline const std::vector<Form>& forms() {
@@ -117,14 +119,36 @@ inline const std::vector<Form>& forms() {
        {5, 6, 4},
        {"train.tsv", "sts-train.csv"},
        {"dev.tsv", "sts-dev.csv"},
-       {"test.tsv", "sts-test.csv"}}};
+       {"test.tsv", "sts-test.csv"}},
+      {.task = {"qqp", 2, {"not_duplicate", "duplicate"}, true, {"accuracy", "f1"}, "f1"},
+       .folder = "QQP",
+       .text = {"question1", "sentence1"},
+       .pair = {"question2", "sentence2"},
+       .label = {"is_duplicate", "label"},
+       .train = {"train.tsv"},
+       .dev = {"dev.tsv"},
+       .test = {"test.tsv"},
+       .cut_rows = true},
+      {.task = {"mnli", 3, {"entailment", "neutral", "contradiction"}, true, {"accuracy"}, "accuracy"},
+       .folder = "MNLI",
+       .text = {"sentence1", "premise"},
+       .pair = {"sentence2", "hypothesis"},
+       .label = {"gold_label", "label"},
+       .train = {"train.tsv"},
+       .dev = {"dev_matched.tsv", "dev.tsv"},
+       .test = {"test_matched.tsv", "test.tsv"},
+       .more = "mismatched",
+       .more_dev = {"dev_mismatched.tsv"},
+       .more_test = {"test_mismatched.tsv"}},
+      {.task = {"qnli", 2, {"entailment", "not_entailment"}, true, {"accuracy"}, "accuracy"},
+       .folder = "QNLI",
+       .text = {"question", "sentence1"},
+       .pair = {"sentence", "sentence2"},
+       .label = {"label"},
+       .train = {"train.tsv"},
+       .dev = {"dev.tsv"},
+       .test = {"test.tsv"}}};
   return all;
-}
-
-inline std::string quoted(const Names& names, std::string_view between) {
-  std::string out;
-  for (const std::string& name : names) out += (out.empty() ? "`" : std::string(between) + "`") + name + "`";
-  return out;
 }
 
 /// The named task's form, or nothing for `tsv`. Errors: unknown name, options that do not fit the task.
@@ -148,7 +172,9 @@ inline const Form* form_of(const std::string& name, const LoadOptions& options) 
       if (value) fail("task " + name + " knows its columns and labels: option " + option + " is for task tsv only");
     return &form;
   }
-  fail("unknown task `" + name + "`: expected cola, sst2, mrpc, rte, stsb or tsv");
+  std::string known;
+  for (const Form& form : forms()) known += (known.empty() ? "" : ", ") + form.task.name;
+  fail("unknown task `" + name + "`: expected " + known + " or tsv");
 }
 
 /// A column's number from 1, or nothing for a name.
@@ -163,6 +189,7 @@ inline std::optional<std::size_t> column_number(const std::string& column) {
 struct Source {
   Table table;
   Columns at;
+  std::size_t columns = 0;  // rows that have another number are dropped; 0: all are as they should be
 };
 
 inline bool first_line_has(const Table& table, const Names& names) {
@@ -172,8 +199,16 @@ inline bool first_line_has(const Table& table, const Names& names) {
 }
 
 /// A table as it is, its number of columns not yet checked.
-inline Table open_any(const std::string& path, const LoadOptions& options) {
-  return Table::read(path, {.encoding = options.encoding, .columns = 1, .at_least = true});
+inline Table open_any(const Form* form, const std::string& path, const LoadOptions& options) {
+  const bool cut_rows = form && form->cut_rows;
+  return Table::read(path, {.encoding = options.encoding, .columns = 1, .at_least = true, .blank_rows = cut_rows});
+}
+
+/// At most one row of a thousand has another number of columns.
+inline bool few_cut_rows(const Table& table, std::size_t columns) {
+  std::size_t cut = 0;
+  for (std::size_t row = 0; row < table.rows(); ++row) cut += table.columns(row) != columns;
+  return cut <= table.rows() / 1000;
 }
 
 inline Source open(const Form& form, Table table, bool labelled) {
@@ -186,14 +221,16 @@ inline Source open(const Form& form, Table table, bool labelled) {
   };
   if (first_line_has(table, form.text)) {
     table.take_header();
-    table.expect(table.header().size());
+    const std::size_t columns = table.header().size();
+    const bool drops = form.cut_rows && labelled && few_cut_rows(table, columns);  // a prediction for each input
+    if (!drops) table.expect(columns);
     const Columns at{column(form.text), form.task.pair ? column(form.pair) : Table::none,
                      labelled ? column(form.label) : table.find(form.label)};
-    return {std::move(table), at};
+    return {std::move(table), at, drops ? columns : 0};
   }
   if (form.bare_columns == 0) table.bad(0, "expected a header with a column " + quoted(form.text, " or "));
   table.expect(form.bare_columns, form.task.name == "stsb");  // sts-*.csv: some rows end in two columns of origin
-  return {std::move(table), form.bare};
+  return {std::move(table), form.bare, 0};
 }
 
 /// A `tsv` table by its options. Without `labelled` a label column that is not there is no error.
@@ -221,7 +258,7 @@ inline Source open(const LoadOptions& options, Table table, bool labelled) {
   };
   const Columns at{column(options.text, "text", true), column(options.pair, "text-pair", !options.pair.empty()),
                    column(options.label, "label", labelled)};
-  return {std::move(table), at};
+  return {std::move(table), at, 0};
 }
 
 }  // namespace detail

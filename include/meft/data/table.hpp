@@ -35,6 +35,7 @@ struct TableOptions {
   bool header = false;      // line 1 holds the columns' names
   std::size_t columns = 0;  // 0: as many as line 1 has
   bool at_least = false;    // lines may have more columns than that
+  bool blank_rows = false;  // a blank line before the end is a row of one empty column, not an error
 };
 
 namespace detail {
@@ -108,6 +109,42 @@ inline std::string read_bytes(const std::string& path, std::size_t most = std::n
   }
   if (std::ferror(file.get())) fail(path + ": cannot be read: " + std::strerror(errno));
   return bytes;
+}
+
+/// Errors: a NUL byte, bytes that are not UTF-8. `number` is the line's, from 1, in the file `name`.
+inline void check_line(std::string_view line, const std::string& name, std::size_t number) {
+  const auto place = [&] { return name + ":" + std::to_string(number) + ": "; };
+  if (const std::size_t nul = line.find('\0'); nul != line.npos)
+    fail(place() + "byte " + std::to_string(nul + 1) + " of the line is NUL (not a text file?): " + excerpt(line));
+  for (std::size_t at = 0; at < line.size();) {
+    const std::size_t length = utf8_length(line, at);
+    if (length == 0)
+      fail(place() + "byte " + std::to_string(at + 1) + " of the line, 0x" + hex(line[at]) +
+           ", is not UTF-8 (a Latin-1 file needs encoding latin1): " + excerpt(line));
+    at += length;
+  }
+}
+
+/// `text` without the blank lines (LF or CR LF) at its end.
+inline std::string_view without_blank_end(std::string_view text) {
+  std::size_t size = text.size();
+  while (size > 0 &&
+         (text[size - 1] == '\n' || (text[size - 1] == '\r' && (size == text.size() || text[size] == '\n'))))
+    --size;
+  return text.substr(0, size);
+}
+
+/// Runs `take(line, number)` for the lines of `text`, which end in LF or CR LF; numbers count from 1.
+template <class Take>
+void for_each_line(std::string_view text, Take&& take) {
+  for (std::size_t start = 0, number = 1; start < text.size(); ++number) {
+    std::size_t end = text.find('\n', start);
+    if (end == text.npos) end = text.size();
+    const std::size_t next = end + 1;
+    if (end > start && text[end - 1] == '\r') --end;
+    take(text.substr(start, end - start), number);
+    start = next;
+  }
 }
 
 /// Drops a byte order mark and converts to UTF-8 (whose validity is checked line by line, later).
@@ -209,50 +246,28 @@ class Table {
 
   Table(std::string bytes, std::string name, const TableOptions& options)
       : name_(std::move(name)), text_(detail::decode(std::move(bytes), name_, options.encoding)) {
-    split();
+    split(options.blank_rows);
     const std::size_t columns_of_first = columns(0);
     if (options.header) take_header();
     expect(options.columns == 0 ? columns_of_first : options.columns, options.at_least);
   }
 
-  void split() {
-    std::size_t size = text_.size();
-    while (size > 0 &&
-           (text_[size - 1] == '\n' || (text_[size - 1] == '\r' && (size == text_.size() || text_[size] == '\n'))))
-      --size;
-    if (size == 0) fail(name_ + ": is empty: expected rows of tab-separated columns");
-    const std::string_view text = std::string_view(text_).substr(0, size);
-    for (std::size_t start = 0, number = 1; start < size; ++number) {
-      std::size_t end = text.find('\n', start);
-      if (end == text.npos) end = size;
-      const std::size_t next = end + 1;
-      if (end > start && text[end - 1] == '\r') --end;
-      check(text.substr(start, end - start), number);
+  void split(bool blank_rows) {
+    const std::string_view text = detail::without_blank_end(text_);
+    if (text.empty()) fail(name_ + ": is empty: expected rows of tab-separated columns");
+    detail::for_each_line(text, [&](std::string_view line, std::size_t number) {
+      if (line.empty() && !blank_rows) fail(name_ + ":" + std::to_string(number) + ": the line is blank");
+      detail::check_line(line, name_, number);
       rows_.push_back(fields_.size());
-      for (std::size_t at = start;;) {
-        const std::size_t tab = text.substr(0, end).find('\t', at);
-        fields_.push_back({at, (tab == text.npos ? end : tab) - at});
-        if (tab == text.npos) break;
+      const auto start = static_cast<std::size_t>(line.data() - text.data());
+      for (std::size_t at = 0;;) {
+        const std::size_t tab = line.find('\t', at);
+        fields_.push_back({start + at, (tab == line.npos ? line.size() : tab) - at});
+        if (tab == line.npos) break;
         at = tab + 1;
       }
-      start = next;
-    }
+    });
     rows_.push_back(fields_.size());
-  }
-
-  void check(std::string_view line, std::size_t number) const {
-    const auto place = [&] { return name_ + ":" + std::to_string(number) + ": "; };
-    if (line.empty()) fail(place() + "the line is blank");
-    if (const std::size_t nul = line.find('\0'); nul != line.npos)
-      fail(place() + "byte " + std::to_string(nul + 1) +
-           " of the line is NUL (not a text file?): " + detail::excerpt(line));
-    for (std::size_t at = 0; at < line.size();) {
-      const std::size_t length = detail::utf8_length(line, at);
-      if (length == 0)
-        fail(place() + "byte " + std::to_string(at + 1) + " of the line, 0x" + detail::hex(line[at]) +
-             ", is not UTF-8 (a Latin-1 file needs encoding latin1): " + detail::excerpt(line));
-      at += length;
-    }
   }
 
   std::string name_, text_;

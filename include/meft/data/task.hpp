@@ -19,6 +19,7 @@
 #include <meft/base/error.hpp>
 #include <meft/data/batches.hpp>
 #include <meft/data/form.hpp>
+#include <meft/data/split.hpp>
 #include <meft/data/table.hpp>
 
 namespace meft::data {
@@ -29,11 +30,18 @@ struct Example {
   float label = std::numeric_limits<float>::quiet_NaN();
 };
 
+/// A further set of examples with a name of its own.
+struct Split {
+  std::string name;
+  std::vector<Example> examples;
+};
+
 struct Dataset {
   Task task;
-  std::vector<Example> train, dev, test;  // test may be empty, and its labels NaN
-  bool held_out = false;                  // dev is the held-out tenth of train's file
-  std::size_t dropped = 0;                // rows below the threshold
+  std::vector<Example> train, dev, test;       // test may be empty, and its labels NaN
+  bool held_out = false;                       // dev is the held-out tenth of train's file
+  std::size_t dropped = 0;                     // rows below the threshold, or (qqp) cut in two by a line break
+  std::vector<Split> more_dev{}, more_test{};  // mnli: `mismatched`, where dev and test are the matched ones
 };
 
 namespace detail {
@@ -91,12 +99,16 @@ inline std::optional<float> label_of(const Source& source, std::size_t row, cons
                             (task.name != "tsv" ? " or its number from 0" : ""));
 }
 
-/// Appends the rows of a table as examples; `dropped` counts those below the threshold.
+/// Appends the rows of a table as examples; `dropped` counts those below the threshold and those cut.
 inline void append(std::vector<Example>& out, const Source& source, const Task& task, const LoadOptions& options,
                    bool hidden_labels, std::size_t& dropped) {
   const Table& table = source.table;
   if (table.rows() == 0) fail(table.name() + ": has a header but no rows");
   for (std::size_t row = 0; row < table.rows(); ++row) {
+    if (source.columns != 0 && table.columns(row) != source.columns) {
+      ++dropped;
+      continue;
+    }
     Example example{.text = std::string(table(row, source.at.text))};
     if (source.at.pair != Table::none) example.pair = table(row, source.at.pair);
     const bool hidden = hidden_labels && source.at.label != Table::none && table(row, source.at.label) == "-1";
@@ -110,20 +122,6 @@ inline void append(std::vector<Example>& out, const Source& source, const Task& 
     }
     out.push_back(std::move(example));
   }
-}
-
-/// Moves a tenth of train, rounded up, to dev: the first rows of a permutation under `seed`; both keep file order.
-inline void hold_out(Dataset& data, const std::string& path, std::uint64_t seed) {
-  const std::size_t count = data.train.size();
-  if (count < 2) fail(path + ": needs at least 2 rows to hold out a tenth, found", count);
-  if (count >= std::numeric_limits<std::uint32_t>::max()) fail(path + ": too many rows", count);
-  std::vector<char> held(count);
-  const auto order = permutation(static_cast<std::uint32_t>(count), Key{seed, split_site, 0});
-  for (std::size_t i = 0; i < (count + 9) / 10; ++i) held[order[i]] = 1;
-  std::vector<Example> rest;
-  for (std::size_t i = 0; i < count; ++i) (held[i] ? data.dev : rest).push_back(std::move(data.train[i]));
-  data.train = std::move(rest);
-  data.held_out = true;
 }
 
 /// msr_paraphrase_train.txt holds GLUE's train and dev rows; dev_ids.tsv lists the pairs of dev.
@@ -142,13 +140,6 @@ inline void split_by_ids(Dataset& data, const Source& source, const std::string&
   if (data.dev.size() != wanted.size())
     fail(ids_path + ": lists " + std::to_string(wanted.size()) + " pairs, " + source.table.name() + " has " +
          std::to_string(data.dev.size()) + " of them");
-}
-
-inline std::string first_file(const std::filesystem::path& folder, const Names& names) {
-  std::error_code ignored;
-  for (const std::string& name : names)
-    if (const auto path = folder / name; std::filesystem::exists(path, ignored)) return path.string();
-  return {};
 }
 
 inline Task tsv_task(const LoadOptions& options, const Source& train) {
@@ -174,7 +165,7 @@ inline Dataset load(const std::string& name, const std::string& path, const Load
   namespace fs = std::filesystem;
   const Form* form = form_of(name, options);
   const auto open_file = [&](const std::string& file, bool labelled) {
-    Table table = open_any(file, options);
+    Table table = open_any(form, file, options);
     return form ? open(*form, std::move(table), labelled) : open(options, std::move(table), labelled);
   };
   const Names train_names = form ? form->train : Names{"train.tsv"}, dev_names = form ? form->dev : Names{"dev.tsv"};
@@ -202,7 +193,8 @@ inline Dataset load(const std::string& name, const std::string& path, const Load
   const std::string ids = msr ? first_file(folder, {"dev_ids.tsv"}) : "";
   if (!dev.empty()) add(data.dev, dev, true);
   else if (!ids.empty()) split_by_ids(data, source, ids);
-  else if (single || msr || !form) hold_out(data, train, options.split_seed);
+  else if (data.held_out = single || msr || !form; data.held_out)
+    hold_out(data.train, data.dev, train, options.split_seed);
   else fail(folder.string() + ": no development file of task " + name + ": expected " + quoted(dev_names, " or "));
   if (data.dev.empty()) fail(dev + ": no row reaches the threshold; rows dropped", data.dropped);
   if (fs::path(dev).filename() == "in_domain_dev.tsv")
@@ -211,15 +203,22 @@ inline Dataset load(const std::string& name, const std::string& path, const Load
   if (single) return data;
   const std::string test = first_file(folder, form ? form->test : Names{"test.tsv"});
   if (!test.empty()) add(data.test, test, false);
+  if (!form) return data;
+  const auto add_more = [&](std::vector<Split>& out, const Names& names, bool labelled) {
+    if (const std::string file = first_file(folder, names); !file.empty())
+      add(out.emplace_back(Split{form->more, {}}).examples, file, labelled);
+  };
+  add_more(data.more_dev, form->more_dev, true);
+  add_more(data.more_test, form->more_test, false);
   return data;
 }
 
 inline std::vector<Example> load_inputs(const std::string& name, const std::string& path, const LoadOptions& options) {
   const Form* form = form_of(name, options);
-  Table table = open_any(path, options);
+  Table table = open_any(form, path, options);
   const bool pair = form ? form->task.pair : !options.pair.empty();
   const std::size_t texts = pair ? 2 : 1;
-  Source source{std::move(table), {0, pair ? 1 : Table::none, Table::none}};
+  Source source{std::move(table), {0, pair ? 1 : Table::none, Table::none}, 0};
   const Names title = form ? form->text : column_number(options.text) ? Names{} : Names{options.text};
   if (source.table.columns(0) == texts && !first_line_has(source.table, title)) {
     source.table.expect(texts);
@@ -238,7 +237,10 @@ inline std::vector<Example> load_inputs(const std::string& name, const std::stri
 /// Reads a task's data. `path` is a folder with the task's files (or the folder above it, as GLUE's archives unpack),
 /// or one file, of which a tenth, fixed by `split_seed`, becomes dev. A `tsv` folder holds train.tsv and, if there are,
 /// dev.tsv (else a tenth of train.tsv) and test.tsv. Without train.tsv, mrpc takes msr_paraphrase_train.txt, split by
-/// dev_ids.tsv if there is one, and cola's dev is in_domain_dev.tsv followed by out_of_domain_dev.tsv.
+/// dev_ids.tsv if there is one, and cola's dev is in_domain_dev.tsv followed by out_of_domain_dev.tsv. mnli's dev is
+/// dev_matched.tsv or dev.tsv; dev_mismatched.tsv goes to more_dev. Of qqp's rows, up to one in a thousand may have
+/// another number of columns than the header: GLUE's train.tsv has a few that a line break cuts; they are dropped
+/// (from train and dev).
 /// Test labels may be missing or -1: NaN. Errors name the file, and for a bad row its line and beginning.
 inline Dataset load(const std::string& name, const std::string& path, const LoadOptions& options = {},
                     Where where = Where::current()) {

@@ -1,11 +1,12 @@
-// Owns: the scores of predictions against labels: accuracy, F1, Matthews correlation, Pearson and Spearman.
-// Values are scikit-learn's and SciPy's; where a score is not defined (constant predictions), it is 0.
-// Must not know models or files.
+// Owns: the scores of predictions against labels: accuracy, F1, Matthews correlation, Pearson and Spearman; of options
+// to choose from; and perplexity. Values are scikit-learn's and SciPy's, of options the Language Model Evaluation
+// Harness's; where a score is not defined (constant predictions), it is 0. Must not know models or files.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <numeric>
 #include <span>
@@ -129,7 +130,8 @@ struct Score {
 };
 
 /// The scores called `names`, in their order: accuracy, f1, matthews, pearson, spearman, or pearson_spearman (the mean
-/// of the two, by which stsb's best epoch is chosen; cola's is by matthews, mrpc's by f1, the others' by accuracy).
+/// of the two, by which stsb's best epoch is chosen; cola's is by matthews, mrpc's and qqp's by f1, the others' by
+/// accuracy).
 /// Errors: an unknown name, and those of each score.
 inline std::vector<Score> metrics(const std::vector<std::string>& names, Values predictions, Values labels,
                                   Where where = Where::current()) {
@@ -147,6 +149,112 @@ inline std::vector<Score> metrics(const std::vector<std::string>& names, Values 
     scores.push_back({name, value});
   }
   return scores;
+}
+
+/// The options of questions, end to end: `counts[q]` scores for question q. A score is a log-likelihood, or anything
+/// that is higher for a better option.
+struct OptionScores {
+  std::span<const double> scores;
+  std::span<const std::uint32_t> counts;
+};
+
+namespace detail {
+
+inline void check(const char* metric, OptionScores options, std::size_t questions, const char* of, Where where) {
+  const auto name = [&] { return std::string(metric) + ": "; };
+  if (options.counts.size() != questions)
+    fail({name() + "expected a number of options for each question, found " + std::to_string(options.counts.size()) +
+              " and " + std::to_string(questions) + of,
+          where});
+  if (questions == 0) fail({name() + "no questions", where});
+  std::uint64_t all = 0;
+  for (std::size_t q = 0; q < questions; ++q) {
+    if (options.counts[q] == 0) fail({name() + "question " + std::to_string(q) + " has no options", where});
+    all += options.counts[q];
+  }
+  if (all != options.scores.size())
+    fail({name() + "expected a score for each of " + std::to_string(all) + " options, found " +
+              std::to_string(options.scores.size()),
+          where});
+  for (std::size_t i = 0; i < all; ++i)
+    if (!std::isfinite(options.scores[i])) fail({name() + "score " + std::to_string(i) + " is not finite", where});
+}
+
+}  // namespace detail
+
+/// The option with the highest score of each question, from 0; the first of equals.
+inline std::vector<std::uint32_t> best_options(OptionScores options, Where where = Where::current()) {
+  detail::check("best_options", options, options.counts.size(), "", where);
+  std::vector<std::uint32_t> out;
+  auto first = options.scores.begin();
+  for (const std::uint32_t count : options.counts) {
+    out.push_back(static_cast<std::uint32_t>(std::max_element(first, first + count) - first));
+    first += count;
+  }
+  return out;
+}
+
+/// The share of questions whose right option, `answers[q]`, has the highest score; the first of equals counts.
+inline double choice_accuracy(OptionScores options, std::span<const std::int32_t> answers,
+                              Where where = Where::current()) {
+  detail::check("choice_accuracy", options, answers.size(), " answers", where);
+  const auto best = best_options(options, where);
+  std::size_t hits = 0;
+  for (std::size_t q = 0; q < answers.size(); ++q) {
+    if (answers[q] < 0 || static_cast<std::uint32_t>(answers[q]) >= options.counts[q])
+      fail({"choice_accuracy: question " + std::to_string(q) + ": expected an answer below " +
+                std::to_string(options.counts[q]) + ", found " + std::to_string(answers[q]),
+            where});
+    hits += best[q] == static_cast<std::uint32_t>(answers[q]);
+  }
+  return static_cast<double>(hits) / static_cast<double>(answers.size());
+}
+
+/// choice_accuracy of scores divided by the option's length: log-likelihoods by `characters` are the Harness's acc_norm
+/// (code points of the option without the space in front). Errors: those of choice_accuracy, a length of 0.
+inline double choice_accuracy_norm(OptionScores options, std::span<const std::uint32_t> characters,
+                                   std::span<const std::int32_t> answers, Where where = Where::current()) {
+  if (characters.size() != options.scores.size())
+    fail({"choice_accuracy_norm: expected as many lengths as scores, found " + std::to_string(characters.size()) +
+              " and " + std::to_string(options.scores.size()),
+          where});
+  std::vector<double> scores(options.scores.begin(), options.scores.end());
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    if (characters[i] == 0) fail({"choice_accuracy_norm: option " + std::to_string(i) + " has length 0", where});
+    scores[i] /= characters[i];
+  }
+  return choice_accuracy({scores, options.counts}, answers, where);
+}
+
+/// accuracy and accuracy_norm, as the Harness reports them.
+inline std::vector<Score> choice_metrics(OptionScores options, std::span<const std::uint32_t> characters,
+                                         std::span<const std::int32_t> answers, Where where = Where::current()) {
+  return {{"accuracy", choice_accuracy(options, answers, where)},
+          {"accuracy_norm", choice_accuracy_norm(options, characters, answers, where)}};
+}
+
+/// exp of the mean negative log-likelihood (natural logarithm) of `tokens` tokens, of which `sum` is the sum: e^(sum /
+/// tokens). Infinity where that is too large for a double. Errors: no tokens, a sum that is not finite.
+inline double perplexity(double sum, std::uint64_t tokens, Where where = Where::current()) {
+  if (tokens == 0) fail({"perplexity: of no tokens", where});
+  require(std::isfinite(sum), {"perplexity: the sum of negative log-likelihoods is not finite", where}, sum);
+  return std::exp(sum / static_cast<double>(tokens));
+}
+
+/// The same from mean losses over batches of unequal size: e^(Σ loss·tokens / Σ tokens).
+inline double perplexity(Values losses, std::span<const std::uint32_t> tokens, Where where = Where::current()) {
+  if (losses.size() != tokens.size())
+    fail({"perplexity: expected as many losses as numbers of tokens, found " + std::to_string(losses.size()) + " and " +
+              std::to_string(tokens.size()),
+          where});
+  double sum = 0;
+  std::uint64_t all = 0;
+  for (std::size_t i = 0; i < losses.size(); ++i) {
+    if (tokens[i] == 0) continue;  // the mean over no tokens is not a number
+    sum += static_cast<double>(losses[i]) * tokens[i];
+    all += tokens[i];
+  }
+  return perplexity(sum, all, where);
 }
 
 }  // namespace meft::train
