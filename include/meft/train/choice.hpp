@@ -28,6 +28,7 @@ struct EncodedChoices {
   std::vector<std::int32_t> answers{};      // [questions]; -1 where it is not told
 
   std::size_t questions() const { return answers.size(); }
+  std::size_t size() const { return questions(); }
 
   /// The number of options of each question.
   std::vector<std::uint32_t> counts() const {
