@@ -238,9 +238,8 @@ inline std::vector<Example> load_inputs(const std::string& name, const std::stri
 /// or one file, of which a tenth, fixed by `split_seed`, becomes dev. A `tsv` folder holds train.tsv and, if there are,
 /// dev.tsv (else a tenth of train.tsv) and test.tsv. Without train.tsv, mrpc takes msr_paraphrase_train.txt, split by
 /// dev_ids.tsv if there is one, and cola's dev is in_domain_dev.tsv followed by out_of_domain_dev.tsv. mnli's dev is
-/// dev_matched.tsv or dev.tsv; dev_mismatched.tsv goes to more_dev. Of qqp's rows, up to one in a thousand may have
-/// another number of columns than the header: GLUE's train.tsv has a few that a line break cuts; they are dropped
-/// (from train and dev).
+/// dev_matched.tsv or dev.tsv; dev_mismatched.tsv goes to more_dev. One in a thousand rows of qqp's train and dev may
+/// have another number of columns than the header and is dropped: line breaks cut a few of GLUE's rows.
 /// Test labels may be missing or -1: NaN. Errors name the file, and for a bad row its line and beginning.
 inline Dataset load(const std::string& name, const std::string& path, const LoadOptions& options = {},
                     Where where = Where::current()) {
