@@ -2,6 +2,7 @@
 // the pair of both for a model with encoder and decoder.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -90,28 +91,34 @@ struct BodyPair {
   }
 };
 
+/// A model with a second list of layers, which read the output of the first.
+template <class Model>
+concept EncodesAndDecodes = requires(Model& model) {
+  model.decoder_layers;
+};
+
+/// What `adapt` gives for a model.
+template <class Model>
+using BodyOf =
+    std::conditional_t<EncodesAndDecodes<Model>, BodyPair<typename Model::value_type, typename Model::backend>,
+                       Body<typename Model::value_type, typename Model::backend>>;
+
 namespace detail {
 
-/// The layers of a model that encodes only, or encodes and decodes, as `run(layers)` runs them.
+/// The layers of a model as run(layers), a Body, runs them.
 template <class Model, class F>
-auto body_of(Model& model, const F& run) {
-  if constexpr (requires { model.decoder_layers; })
-    return BodyPair<typename Model::value_type, typename Model::backend>{run(model.layers), run(model.decoder_layers)};
+BodyOf<Model> body_of(Model& model, const F& run) {
+  if constexpr (EncodesAndDecodes<Model>) return {run(model.layers), run(model.decoder_layers)};
   else return run(model.layers);
 }
 /// Calls f(layer) for every layer of the model.
 template <class Model, class F>
 void for_each_layer(Model& model, const F& f) {
   for (auto& layer : model.layers) f(layer);
-  if constexpr (requires { model.decoder_layers; })
+  if constexpr (EncodesAndDecodes<Model>)
     for (auto& layer : model.decoder_layers) f(layer);
 }
 
 }  // namespace detail
-
-/// What `adapt` gives for a model: a Body, or a BodyPair for encoder and decoder.
-template <class Model>
-using BodyOf = decltype(detail::body_of(
-    std::declval<Model&>(), [](auto&) { return Body<typename Model::value_type, typename Model::backend>{}; }));
 
 }  // namespace meft

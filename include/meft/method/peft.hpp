@@ -113,7 +113,7 @@ auto adapt(Model& model, Method method) {
   nn::pack<typename Model::value_type, typename Model::backend>(model);
   return detail::body_of(model, [&](auto& layers) {
     auto own = method;
-    if constexpr (requires { model.decoder_layers; }) {  // the smaller of the two stacks may be reversible as a whole
+    if constexpr (EncodesAndDecodes<Model>) {  // the smaller of the two stacks may be reversible as a whole
       auto& reversible = own.options.reversible_layers;
       if (reversible <= static_cast<Index>(std::max(model.layers.size(), model.decoder_layers.size())))
         reversible = std::min(reversible, static_cast<Index>(layers.size()));

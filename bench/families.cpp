@@ -1,0 +1,229 @@
+// Owns: the bench of one training step of any family at a published size, with random weights: activation memory, all
+// memory, seconds; and what stored full fine-tuning would take, from fewer layers where the whole does not fit.
+#include <sys/resource.h>
+
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include <meft/meft.hpp>
+#include <meft/model/bart.hpp>
+#include <meft/model/bert.hpp>
+#include <meft/model/opt.hpp>
+#include <meft/model/vit.hpp>
+
+#include "rate.hpp"
+
+namespace {
+
+using namespace meft;
+
+struct Options {
+  Index batch = 1, tokens = 512, probe = 8;
+  Precision precision = Precision::bf16;
+  int steps = 2;
+};
+
+double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+/// Peak resident memory of the process so far, MiB.
+double resident() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
+model::BertConfig bert_large() {
+  model::BertConfig c;
+  c.hidden_size = 1024, c.num_hidden_layers = 24, c.num_attention_heads = 16, c.intermediate_size = 4096;
+  return c;
+}
+model::OptConfig opt(Index width, Index heads, Index layers) {
+  model::OptConfig c;
+  c.hidden_size = c.word_embed_proj_dim = width, c.num_hidden_layers = layers, c.num_attention_heads = heads;
+  c.ffn_dim = 4 * width;
+  return c;
+}
+model::VitConfig vit_large() {
+  model::VitConfig c;
+  c.hidden_size = 1024, c.num_hidden_layers = 24, c.num_attention_heads = 16, c.intermediate_size = 4096;
+  c.hidden_dropout_prob = c.attention_probs_dropout_prob = 0;
+  return c;
+}
+model::BartConfig bart_large() {
+  model::BartConfig c;
+  c.d_model = 1024, c.encoder_layers = c.decoder_layers = 12;
+  c.encoder_attention_heads = c.decoder_attention_heads = 16, c.encoder_ffn_dim = c.decoder_ffn_dim = 4096;
+  return c;
+}
+
+void set_layers(auto& config, Index layers) {
+  if constexpr (requires { config.encoder_layers; }) config.encoder_layers = config.decoder_layers = layers;
+  else config.num_hidden_layers = layers;
+}
+Index layers_of(const auto& config) {
+  if constexpr (requires { config.encoder_layers; }) return config.encoder_layers;
+  else return config.num_hidden_layers;
+}
+
+/// Random weights, those of a layer packed before the next are made, so that the originals never lie beside each other.
+template <class Model>
+Model make(const typename Model::Config& config, bool frozen, Precision precision) {
+  auto shallow = config;
+  set_layers(shallow, 1);
+  Model model(shallow);
+  const auto fill = [&](auto& part, std::uint64_t seed) {
+    model::initialise_parameters<float, Cpu>(part, seed);
+    if (!frozen) return;
+    freeze(part);
+    nn::set_precision<float, Cpu>(part, precision);
+    nn::pack<float, Cpu>(part);
+    Cpu::pool().trim();
+  };
+  fill(model, 1);
+  const auto deepen = [&](auto& layers, Index count) {
+    const auto first = layers.front();
+    const auto& l = first;
+    nn::LayerSpec spec{.width = l.width(),
+                       .heads = l.attention.heads,
+                       .ffn = l.up.out(),
+                       .activation = l.activation,
+                       .epsilon = l.attention_norm.epsilon,
+                       .norm_first = l.norm_first,
+                       .causal = l.attention.causal,
+                       .cross = l.cross.has_value(),
+                       .dropout = l.dropout,
+                       .attention_dropout = l.attention.dropout};
+    for (Index i = 1; i < count; ++i) {
+      layers.push_back(nn::TransformerLayer<float>::empty(*l.names, spec, static_cast<std::uint32_t>(i)));
+      fill(layers.back(), static_cast<std::uint64_t>(i) + 2);
+    }
+  };
+  deepen(model.layers, layers_of(config));
+  if constexpr (requires { model.decoder_layers; }) deepen(model.decoder_layers, layers_of(config));
+  return model;
+}
+
+template <class Model>
+nn::Batch<> batch_for(const typename Model::Config& config, const Options& o) {
+  nn::Batch<> batch;
+  if constexpr (requires { config.patch_size; }) {
+    batch.pixels = Tensor<float>({o.batch, config.num_channels, config.image_size, config.image_size});
+    fill_normal(batch.pixels, {1, 7, 0}, 1.0);
+  } else {
+    std::vector<std::vector<std::int32_t>> ids, types;
+    for (Index i = 0; i < o.batch; ++i) {
+      ids.emplace_back();
+      for (Index j = 0; j < o.tokens; ++j)
+        ids.back().push_back(
+            static_cast<std::int32_t>(random_bits({1, 8, 0}, static_cast<std::uint64_t>(i * o.tokens + j)) %
+                                      static_cast<std::uint32_t>(config.vocab_size)));
+      types.emplace_back(static_cast<std::size_t>(o.tokens), 0);
+    }
+    batch = nn::Batch<>::pack(ids, types);
+  }
+  std::vector<std::int32_t> labels;
+  for (Index i = 0; i < o.batch; ++i) labels.push_back(static_cast<std::int32_t>(i % 2));
+  batch.labels = Tensor<std::int32_t>::from({o.batch}, labels);
+  batch.run = {1, 0, true};
+  return batch;
+}
+
+struct Measured {
+  double activation = 0, parameters = 0, seconds = 0;
+};
+
+/// The steps of one method on `layers` layers.
+template <class Model, class Method>
+Measured steps(typename Model::Config config, const Method& method, bool frozen, const Options& o) {
+  auto model = make<Model>(config, frozen, o.precision);
+  const auto body = adapt(model, method);
+  auto head = nn::Classifier<float>::make(model.hidden(), 2, {1, 9, 0});
+  head.pooling = model.head().pooling == nn::Pooling::last ? nn::Pooling::last : nn::Pooling::first;
+  auto adam = optim::AdamW{.rate = 1e-4}.over(model, head);
+  auto batch = batch_for<Model>(config, o);
+  Measured out{0, mib(Cpu::pool().read().of(Use::parameter)), 0};
+  for (int i = 0; i < o.steps; ++i) {
+    const double start = bench::now();
+    const Measure measure(Cpu::pool());
+    {
+      Tape tape;
+      tape.backward(cross_entropy(head(model.run(batch, body)), batch.labels));
+    }
+    out.activation = std::max(out.activation, mib(measure.activation()));
+    adam.step();
+    out.seconds = bench::now() - start;
+    ++batch.run.step;
+  }
+  return out;
+}
+
+template <class Model>
+void show(const std::string& name, const typename Model::Config& config, const Options& o) {
+  const Index layers = layers_of(config);
+  const auto exact = steps<Model>(config, Meft1{}, true, o);
+  const double peak = resident();
+  // Stored full fine-tuning: one step each at two depths, and a line through them. (In very few layers the gradient of
+  // the word table would be the highest point.)
+  Options once = o;
+  once.steps = 1;
+  double at[2];
+  const Index depth[2] = {(std::min(layers, o.probe) + 1) / 2, std::min(layers, o.probe)};
+  for (int i = 0; i < 2; ++i) {
+    auto few = config;
+    set_layers(few, depth[i]);
+    Cpu::pool().trim();
+    at[i] = steps<Model>(few, Full{}, false, once).activation;
+  }
+  const double slope = depth[1] > depth[0] ? (at[1] - at[0]) / static_cast<double>(depth[1] - depth[0]) : 0;
+  const double full = at[0] + slope * static_cast<double>(layers - depth[0]);
+  std::printf("%-11s %6lld %7.1f %10.1f %9.1f %8.2f %13.1f %8.2f%%\n", name.c_str(), static_cast<long long>(layers),
+              exact.activation, exact.parameters, peak, exact.seconds, full, 100 * exact.activation / full);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("One step of exact MEFT1 at published sizes, random weights, beside stored full fine-tuning.");
+  std::vector<std::string> models{"bert-large", "vit-large", "bart-large", "opt-1.3b"};
+  std::string precision = "bf16";
+  int threads = 0;
+  Options o;
+  app.add_option("--models", models, "bert-large, vit-large, bart-large, opt-350m, opt-1.3b")->delimiter(',');
+  app.add_option("--batch", o.batch, "sequences or images [1]")->check(CLI::PositiveNumber);
+  app.add_option("--seq", o.tokens, "tokens of a sequence [512]")->check(CLI::PositiveNumber);
+  app.add_option("--precision", precision, "of frozen weights [bf16]")->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--steps", o.steps, "of MEFT1; the last one's time is shown [2]")->check(CLI::PositiveNumber);
+  app.add_option("--probe-layers", o.probe, "depth of the deeper stored step, the other has half [8]")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--threads", threads, "all processors by default")->check(CLI::PositiveNumber);
+  CLI11_PARSE(app, argc, argv);
+  if (threads > 0) set_threads(threads);
+  o.precision = precision_from(precision);
+  try {
+    std::printf("%s, %d threads, batch %lld x %lld tokens (images: whole), frozen weights in %s; memory in MiB\n",
+                bench::processor().c_str(), meft::threads(), static_cast<long long>(o.batch),
+                static_cast<long long>(o.tokens), precision.c_str());
+    std::printf("%-11s %6s %7s %10s %9s %8s %13s %9s\n", "model", "layers", "meft1", "weights", "resident", "s/step",
+                "full (stored)", "share");
+    for (const auto& name : models) {
+      if (name == "bert-large") show<model::Bert<float>>(name, bert_large(), o);
+      else if (name == "vit-large") show<model::Vit<float>>(name, vit_large(), o);
+      else if (name == "bart-large") show<model::Bart<float>>(name, bart_large(), o);
+      else if (name == "opt-350m") {
+        auto c = opt(1024, 16, 24);
+        c.do_layer_norm_before = false, c.word_embed_proj_dim = 512;
+        show<model::Opt<float>>(name, c, o);
+      } else if (name == "opt-1.3b") show<model::Opt<float>>(name, opt(2048, 32, 24), o);
+      else fail("--models: expected bert-large, vit-large, bart-large, opt-350m or opt-1.3b, found", name);
+    }
+  } catch (const Error& error) {
+    std::fprintf(stderr, "families: %s\n", error.message().c_str());
+    return 1;
+  }
+  return 0;
+}
