@@ -1,0 +1,269 @@
+"""Tests examples/finetune on tiny random checkpoints of every family and on every kind of task: families_finetune_test.py
+FINETUNE [NAME...]
+
+Every method trains, a killed run goes on to the same bits, and what was trained scores the same when it is read back.
+"""
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+
+from finetune_test import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results, write_safetensors
+
+FINETUNE = sys.argv[1]
+METHODS = ["full", "lora", "meft1", "meft2", "meft3"]
+WIDTH, INNER, HEADS, LAYERS, PLACES = 16, 24, 2, 2, 48
+
+
+class Tensors(dict):
+    def __init__(self, seed):
+        super().__init__()
+        self.rng = random.Random(seed)
+
+    def array(self, name, *shape):
+        size = 1
+        for extent in shape: size *= extent
+        self[name] = (list(shape), [self.rng.gauss(0, 0.15) for _ in range(size)])
+
+    def linear(self, name, columns, rows):
+        self.array(name + ".weight", rows, columns)
+        self[name + ".bias"] = ([rows], [0.0] * rows)
+
+    def norm(self, name):
+        self[name + ".weight"] = ([WIDTH], [1.0] * WIDTH)
+        self[name + ".bias"] = ([WIDTH], [0.0] * WIDTH)
+
+
+def byte_characters():
+    """GPT-2's character for each byte."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    moved = iter(range(256, 512))
+    return {b: chr(b if b in kept else next(moved)) for b in range(256)}
+
+
+def write_tokenizer(folder, kind):
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokens = specials + [byte_characters()[b] for b in range(256)]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    start = "</s>" if kind == "GPT2Tokenizer" else "<s>"
+    config = {"tokenizer_class": kind, "bos_token": start, "eos_token": "</s>", "unk_token": "<unk>" if start == "<s>" else "</s>",
+              "pad_token": "<pad>"}
+    if start == "<s>": config |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
+    else: config["add_bos_token"] = True
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return len(tokens)
+
+
+def write_model(folder, config, tensors):
+    (folder / "config.json").write_text(json.dumps(config))
+    write_safetensors(folder / "model.safetensors", tensors)
+
+
+def bert_layers(t, encoder):
+    for i in range(LAYERS):
+        at = f"{encoder}.{i}."
+        for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+            t.linear(at + part, WIDTH, WIDTH)
+        t.norm(at + "attention.output.LayerNorm")
+        t.linear(at + "intermediate.dense", WIDTH, INNER)
+        t.linear(at + "output.dense", INNER, WIDTH)
+        t.norm(at + "output.LayerNorm")
+
+
+def fairseq_layers(t, stack, cross):
+    for i in range(LAYERS):
+        at = f"{stack}.layers.{i}."
+        for block in ["self_attn"] + ["encoder_attn"] * cross:
+            for part in ("q_proj", "k_proj", "v_proj", "out_proj"): t.linear(f"{at}{block}.{part}", WIDTH, WIDTH)
+            t.norm(f"{at}{block}_layer_norm")
+        t.linear(at + "fc1", WIDTH, INNER)
+        t.linear(at + "fc2", INNER, WIDTH)
+        t.norm(at + "final_layer_norm")
+
+
+def roberta(folder):
+    words, t = write_tokenizer(folder, "RobertaTokenizer"), Tensors(1)
+    t.array("roberta.embeddings.word_embeddings.weight", words, WIDTH)
+    t.array("roberta.embeddings.position_embeddings.weight", PLACES + 2, WIDTH)
+    t.array("roberta.embeddings.token_type_embeddings.weight", 1, WIDTH)
+    t.norm("roberta.embeddings.LayerNorm")
+    bert_layers(t, "roberta.encoder.layer")
+    t.linear("lm_head.dense", WIDTH, WIDTH)
+    t.norm("lm_head.layer_norm")
+    write_model(folder, {"model_type": "roberta", "vocab_size": words, "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
+                         "num_attention_heads": HEADS, "intermediate_size": INNER, "max_position_embeddings": PLACES + 2,
+                         "type_vocab_size": 1, "pad_token_id": 1}, t)
+
+
+def opt(folder):
+    words, t = write_tokenizer(folder, "GPT2Tokenizer"), Tensors(2)
+    t.array("model.decoder.embed_tokens.weight", words, WIDTH)
+    t.array("model.decoder.embed_positions.weight", PLACES + 2, WIDTH)
+    t.norm("model.decoder.final_layer_norm")
+    fairseq_layers(t, "model.decoder", False)
+    write_model(folder, {"model_type": "opt", "vocab_size": words, "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
+                         "num_attention_heads": HEADS, "ffn_dim": INNER, "max_position_embeddings": PLACES,
+                         "word_embed_proj_dim": WIDTH, "do_layer_norm_before": True}, t)
+
+
+def bart(folder):
+    words, t = write_tokenizer(folder, "BartTokenizer"), Tensors(3)
+    t.array("model.shared.weight", words, WIDTH)
+    for stack, cross in (("encoder", False), ("decoder", True)):
+        t.array(f"model.{stack}.embed_positions.weight", PLACES + 2, WIDTH)
+        t.norm(f"model.{stack}.layernorm_embedding")
+        fairseq_layers(t, f"model.{stack}", cross)
+    write_model(folder, {"model_type": "bart", "vocab_size": words, "d_model": WIDTH, "max_position_embeddings": PLACES,
+                         "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": HEADS,
+                         "decoder_attention_heads": HEADS, "encoder_ffn_dim": INNER, "decoder_ffn_dim": INNER}, t)
+
+
+def vit(folder, dino=False):
+    t, name = Tensors(4), "dinov2" if dino else "vit"
+    t.array(name + ".embeddings.cls_token", 1, 1, WIDTH)
+    t.array(name + ".embeddings.position_embeddings", 1, 17, WIDTH)
+    t.array(name + ".embeddings.patch_embeddings.projection.weight", WIDTH, 3, 8, 8)
+    t[name + ".embeddings.patch_embeddings.projection.bias"] = ([WIDTH], [0.0] * WIDTH)
+    t.norm(name + ".layernorm")
+    for i in range(LAYERS):
+        at = f"{name}.encoder.layer.{i}."
+        for part in ("attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense"):
+            t.linear(at + part, WIDTH, WIDTH)
+        for norm in (("norm1", "norm2") if dino else ("layernorm_before", "layernorm_after")): t.norm(at + norm)
+        t.linear(at + ("mlp.fc1" if dino else "intermediate.dense"), WIDTH, 2 * WIDTH)
+        t.linear(at + ("mlp.fc2" if dino else "output.dense"), 2 * WIDTH, WIDTH)
+        if dino:
+            for scale in ("layer_scale1.lambda1", "layer_scale2.lambda1"): t[at + scale] = ([WIDTH], [1.0] * WIDTH)
+    config = {"model_type": name, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+              "image_size": 32, "patch_size": 8, "num_channels": 3}
+    write_model(folder, config | ({"mlp_ratio": 2} if dino else {"intermediate_size": 2 * WIDTH}), t)
+    (folder / "preprocessor_config.json").write_text(json.dumps({
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 32, "width": 32}, "resample": 2,
+        "do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+
+
+def make_questions(folder):
+    rng = random.Random(7)
+    folder.mkdir()
+    for name, count in (("train.jsonl", 40), ("dev.jsonl", 12)):
+        rows = []
+        for i in range(count):
+            right, options = rng.choice(GOOD), rng.sample(BAD, rng.randint(2, 3))
+            options.insert(rng.randint(0, len(options)), right)
+            rows.append({"id": str(i), "question": {"stem": "which one is it?", "choices": [
+                {"text": text, "label": "ABCDE"[k]} for k, text in enumerate(options)]}, "answerKey": "ABCDE"[options.index(right)]})
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make_lines(folder):
+    rng = random.Random(8)
+    folder.mkdir()
+    for name, count in (("train.txt", 60), ("dev.txt", 15)):
+        (folder / name).write_text("".join(" ".join(rng.choice(PLAIN + GOOD) for _ in range(rng.randint(2, 9))) + "\n" for _ in range(count)))
+
+
+def make_images(folder):
+    """Class k of CIFAR-10 is a shade of its own."""
+    rng = random.Random(9)
+    folder.mkdir()
+    for name, count in (("train_60.bin", 60), ("test_20.bin", 20)):
+        data = bytearray()
+        for i in range(count):
+            label = i % 10
+            data.append(label)
+            for channel in range(3):
+                shade = 25 * label if channel else 255 - 25 * label
+                data += bytes(min(255, max(0, shade + rng.randint(-9, 9))) for _ in range(1024))
+        (folder / name).write_bytes(bytes(data))
+
+
+class Place:
+    def __init__(self, root):
+        self.root, self.number = pathlib.Path(root), 0
+        for name, make in (("roberta", roberta), ("opt", opt), ("bart", bart), ("vit", vit),
+                           ("dinov2", lambda folder: vit(folder, True))):
+            (self.root / name).mkdir()
+            make(self.root / name)
+        make_data(self.root / "sst2", 60, 20)
+        make_questions(self.root / "arc_easy")
+        make_lines(self.root / "lm")
+        make_images(self.root / "images")
+
+    def folder(self):
+        self.number += 1
+        return self.root / f"run{self.number}"
+
+    def run(self, model, task, method, output, *more):
+        command = [FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
+                   output, "--batch", 8, "--epochs", 2, "--lr", 0.01, "--max-length", PLACES if task != "images" else 128, *more]
+        done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=300)
+        check(done.returncode == 0, f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+def last_number(text):
+    return text.strip().splitlines()[-1].split(": ")[-1]
+
+
+def try_all(place, model, task, methods=METHODS):
+    for method in methods:
+        whole, cut = place.folder(), place.folder()
+        more = ["--bottleneck", 4] if method.startswith("meft") else []
+        place.run(model, task, method, whole, *more)
+        metrics = json.loads((whole / "metrics.json").read_text())
+        losses = [e["train_loss"] for e in metrics["epochs"]]
+        check(metrics["finished"] and losses[1] < losses[0], f"{model} {task} {method}: losses {losses}")
+        # The same again, by one thread, gives the same bits.
+        place.run(model, task, method, cut, "--threads", 1, *more)
+        check(results(cut) == results(whole), f"{model} {task} {method}: another thread count gives other bits")
+        # Read back, it scores what it scored.
+        said = last_number(place.run(model, task, method, whole, "--eval-only", *more))
+        for name, value in metrics["dev"].items():
+            check(f"{name} {value:.4f}" in said, f"{model} {task} {method}: {name} {value}, read back: {said}")
+
+
+def test_roberta(place):
+    try_all(place, "roberta", "sst2")
+    try_all(place, "roberta", "arc_easy", ["full", "meft1"])
+    try_all(place, "roberta", "lm", ["full", "meft1"])
+
+
+def test_opt(place):
+    try_all(place, "opt", "sst2")
+    try_all(place, "opt", "arc_easy")
+    try_all(place, "opt", "lm", ["full", "meft1"])
+
+
+def test_bart(place):
+    try_all(place, "bart", "sst2")
+    try_all(place, "bart", "arc_easy", ["meft1"])
+
+
+def test_images(place):
+    try_all(place, "vit", "images")
+    try_all(place, "dinov2", "images", ["full", "meft3"])
+
+
+def test_refuses(place):
+    for model, task, expected in (("vit", "sst2", "--task: expected images"), ("opt", "images", "--task: expected a task on texts"),
+                                  ("bart", "lm", "no --task lm")):
+        done = subprocess.run([FINETUNE, "--model", place.root / model, "--task", task, "--data", place.root / task, "--output",
+                               place.folder()], capture_output=True, text=True)
+        check(done.returncode == 2 and expected in done.stderr, f"{model} {task}: {done.returncode}: {done.stderr}")
+
+
+def main():
+    tests = {name: f for name, f in globals().items() if name.startswith("test_")}
+    chosen = ["test_" + name for name in sys.argv[2:]] or list(tests)
+    with tempfile.TemporaryDirectory() as root:
+        place = Place(root)
+        for name in chosen:
+            tests[name](place)
+            print(name, "ok", flush=True)
+
+
+if __name__ == "__main__":
+    main()
