@@ -99,11 +99,11 @@ int main(int argc, char** argv) try {
       out = tokenizer.decode(encoding.ids, !all);
       if (escape) out = escaped(out);
     } else {
-      for (const auto id : encoding.ids) out += std::to_string(id) + ' ';
-      if (types) out += '|';
-      if (types)
-        for (const auto type : encoding.types) out += ' ' + std::to_string(type);
-      else if (!out.empty()) out.pop_back();
+      for (const auto id : encoding.ids) out += (out.empty() ? "" : " ") + std::to_string(id);
+      if (types) out += " | ";
+      const std::size_t before = out.size();
+      for (const auto type : encoding.types)
+        if (types) out += (out.size() == before ? "" : " ") + std::to_string(type);
     }
     out += '\n';
     std::fwrite(out.data(), 1, out.size(), stdout);
