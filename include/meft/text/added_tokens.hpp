@@ -24,6 +24,7 @@ struct AddedToken {
   bool lstrip = false;       ///< takes the white space before it along
   bool rstrip = false;       ///< takes the white space after it along
   bool normalized = false;   ///< is looked for in the normalized text
+  bool special = true;       ///< left out when ids become text
 };
 
 /// Splits text at added tokens: the leftmost first, and of those the longest.
@@ -120,7 +121,8 @@ inline std::vector<AddedToken> read_added_tokens(const JsonField& root, Vocab& v
                      .single_word = flag("single_word", false),
                      .lstrip = flag("lstrip", false),
                      .rstrip = flag("rstrip", false),
-                     .normalized = flag("normalized", !flag("special", false))};
+                     .normalized = flag("normalized", !flag("special", false)),
+                     .special = flag("special", false)};
     if (token.content.empty()) continue;
     const JsonField id = field.at("id");
     token.id = static_cast<std::int32_t>(id.integer(0, INT32_MAX));

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -47,7 +48,7 @@ class WordPiece {
       normalizer_ = BertNormalizer(options);
       source_ = list.string();
       for (const std::string* name : {&names.cls, &names.sep, &names.pad, &names.unk, &names.mask})
-        raw_.add(*name, {.content = *name, .id = special(*name)});
+        look_for(*name, {.content = *name, .id = special(*name)}, raw_);
     }
     cls_ = special(names.cls);
     sep_ = special(names.sep);
@@ -92,6 +93,30 @@ class WordPiece {
     return out;
   }
 
+  /// The ids of `text` alone: no special tokens around it, nothing cut.
+  std::vector<std::int32_t> tokens(std::string_view text) const {
+    std::vector<std::int32_t> ids;
+    append(text, everything, ids);
+    return ids;
+  }
+
+  /// The text of `ids`, without special tokens if `skip_special`: pieces joined to words, a space between words but
+  /// none before English punctuation and contractions. Throws Error for an id that is not in the vocabulary. Source:
+  /// Hugging Face tokenizers, decoder WordPiece with cleanup.
+  std::string decode(std::span<const std::int32_t> ids, bool skip_special = true,
+                     Where where = Where::current()) const {
+    std::string out;
+    bool first = true;
+    for (const std::int32_t id : ids) {
+      const std::string& token = vocab_.token(id, where);
+      if (skip_special && special_[static_cast<std::size_t>(id)]) continue;
+      const bool continues = !first && token.starts_with(prefix_);
+      append_clean(continues ? token.substr(prefix_.size()) : first ? token : " " + token, out);
+      first = false;
+    }
+    return out;
+  }
+
   /// The id of `token`, or unk() if there is no such token.
   std::int32_t id(std::string_view token) const {
     const std::int32_t found = vocab_.find(token);
@@ -104,6 +129,9 @@ class WordPiece {
 
   std::int32_t cls() const { return cls_; }
   std::int32_t sep() const { return sep_; }
+  /// What other models call cls() and sep().
+  std::int32_t bos() const { return cls_; }
+  std::int32_t eos() const { return sep_; }
   std::int32_t pad() const { return pad_; }
   std::int32_t unk() const { return unk_; }
   std::int32_t mask() const { return mask_; }
@@ -159,9 +187,9 @@ class WordPiece {
       if (token.normalized) {
         std::string pattern;
         normalize(token.content, pattern);
-        normalized_.add(pattern, token);
+        look_for(pattern, token, normalized_);
       } else {
-        raw_.add(token.content, token);
+        look_for(token.content, token, raw_);
       }
     }
   }
@@ -216,13 +244,32 @@ class WordPiece {
     if (field.string() != value) field.wrong("\"" + std::string(value) + "\"");
   }
 
+  void look_for(const std::string& pattern, const AddedToken& token, AddedTokens& among) {
+    among.add(pattern, token);
+    special_.resize(vocab_.size());
+    if (token.special) special_[static_cast<std::size_t>(token.id)] = true;
+  }
+
   void index_pieces() {
+    special_.resize(vocab_.size());
     for (std::size_t id = 0; id < vocab_.size(); ++id) {
       const std::string& token = vocab_.tokens()[id];
       longest_ = std::max(longest_, token.size());
       if (token.size() > prefix_.size() && token.starts_with(prefix_))
         pieces_.emplace(token.substr(prefix_.size()), static_cast<std::int32_t>(id));
     }
+  }
+
+  // ---- decoding
+
+  static void append_clean(std::string token, std::string& out) {
+    constexpr std::pair<std::string_view, std::string_view> rules[] = {
+        {" .", "."},   {" ?", "?"},           {" !", "!"},   {" ,", ","},     {" ' ", "'"},   {" n't", "n't"},
+        {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    for (const auto& [from, to] : rules)
+      for (std::size_t at = 0; (at = token.find(from, at)) != std::string::npos; at += to.size())
+        token.replace(at, from.size(), to);
+    out += token;
   }
 
   // ---- encoding
@@ -291,6 +338,7 @@ class WordPiece {
   bool normalizes_ = true;
   BertNormalizer normalizer_;
   AddedTokens raw_, normalized_;
+  std::vector<bool> special_;  // by id
   std::int32_t cls_ = 0, sep_ = 0, pad_ = 0, unk_ = 0, mask_ = 0;
 };
 

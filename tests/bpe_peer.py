@@ -1,0 +1,281 @@
+"""Compares meft's byte-level BPE, and decoding, with the PyPI package tokenizers, id for id.
+
+bpe_peer.py PROGRAM
+
+PROGRAM is bpe_peer, built from bpe_peer.cpp. The tokenizers are trained here on the lines that tests/fetch.py fetches
+into build/assets, else on made-up ones, and get the special tokens of RoBERTa, BART, OPT and GPT-2.
+Prints the throughput too. Exit status 1: they differ, and the first differences are printed.
+"""
+import copy
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+import tokenizer_peer as base
+
+MERGES = 8000
+CONTRACTIONS = ("I'm you're he's we've they'll she'd can't DON'T I'M 'sup 'tis rock'n'roll ''s '''ll 'r 'l 'v 'rex x'd "
+                "'Re 's's 't1 '1s ' ' ’s o’clock 'd've <s> </s> <pad> <unk> <mask> <mask>s < mask> <<mask>> </ s> "
+                "<s></s><mask><pad> <|endoftext|> 3rd 1st 2,000 ٣٤٥ १२३ ①② Ⅷ ⅷ ½¾ 四五 𝟘𝟙 𐄇 x² H₂O Ġ ĠĠ Ċ Ā ÿ").split(" ")
+
+
+def made_up_lines(rng):
+    starts, ends = "b c d f g h k l m n p r s t v w th sh st".split(), "a e i o u ea ing er".split()
+    syllables = [a + b for a in starts for b in ends]
+    words = ["".join(rng.choices(syllables, k=rng.randrange(1, 4))) for _ in range(6000)]
+    return [" ".join(words[int(rng.paretovariate(0.6)) % 6000] for _ in range(rng.randrange(4, 40))).encode()
+            for _ in range(24000)]
+
+
+def hostile_lines(count, rng):
+    yield from base.hostile_lines(count // 2, rng)
+    texts = [" ", "  ", " a", "  a", "a ", "a  ", "\n", "\n\n", "a\n\nb", " \n a", "a \u00a0 b", "\u3000x", "\t\tx",
+             "<mask>", " <mask>", "  <mask>  ", "a <mask> b", "a<mask>b", "\u00a0<mask>", "<s>a</s>", "<s> </s>", "'",
+             "''", " 's", "'s", "a's", "1's", "!'s", "' s", "x" * 33, "ab" * 17, "ab" * 200, "the" * 3000, " " * 500,
+             "\n" * 501 + "x", "1" * 200, "!?" * 300, "é" * 200, "\u0301" * 40, "👍🏽" * 30]
+    yield from (text.encode() for text in texts)
+    words = base.WORDS + CONTRACTIONS * 3
+    for _ in range(count // 2):
+        line = "".join(rng.choice(words) + rng.choice(base.SPACES) for _ in range(rng.randrange(1, 24)))
+        line = "".join(c for c in line if rng.random() > 0.03)
+        if rng.random() < 0.3:
+            line = line.replace(" ", "")
+        yield line.encode()
+
+
+def code_point_lines():
+    codes = [c for c in range(1, 0x110000) if not 0xD800 <= c < 0xE000 and (base.assigned(c) or c % 61 == 0)]
+    codes = sorted({*codes, *base.NEWER, *range(0x10D40, 0x10ED0), *range(0x11380, 0x113E0), *range(0x116D0, 0x11C00),
+                    *range(0x16100, 0x16D80), *range(0x1CC00, 0x1CD00), *range(0x1E5D0, 0x1E600),
+                    *range(0x13460, 0x14400), *range(0x2EBF0, 0x2EE70)})
+    for context in ("{}", "a{}b", "1{}1", "!{}'s"):
+        for i in range(0, len(codes), 64):
+            yield " ".join(context.replace("{}", chr(c)) for c in codes[i:i + 64]).encode()
+
+
+class Peer(base.Peer):
+    def decode(self, title, folder, oracle, lines, skip=True):
+        text = b"".join(line.replace(b"\\", b"\\\\").replace(b"\n", b"\\n") + b"\n" for line in lines)
+        command = [self.binary, str(folder), "--escaped", "--decode" if skip else "--decode-all", "--max-length",
+                   str(1 << 20)]
+        done = subprocess.run(command, input=text, capture_output=True)
+        oracle.no_truncation()
+        theirs = [oracle.decode(oracle.encode(line.decode(errors="replace")).ids, skip_special_tokens=skip)
+                  .replace("\\", "\\\\").replace("\n", "\\n") for line in lines]
+        ours = done.stdout.decode(errors="replace").split("\n")[:-1]
+        different = [i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b]
+        failed = len(different) + (done.returncode != 0 or len(ours) != len(theirs))
+        for i in different[:3]:
+            print(f"  line {i}: {lines[i][:300]}\n    meft: {ours[i][:300]!r}\n    tokenizers: {theirs[i][:300]!r}")
+        self.compared += len(ours)
+        self.failures += failed
+        print(f"{'ok' if not failed else 'FAILED'} {title}: {len(ours)} decoded, {failed} differ "
+              f"{done.stderr.decode()}", flush=True)
+
+
+def train(lines):
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=256 + MERGES, show_progress=False, min_frequency=2,
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator((line.decode(errors="replace") for line in lines), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return sorted(model["vocab"], key=model["vocab"].get), [tuple(merge) for merge in model["merges"]]
+
+
+def family(name, tokens, merges, prefix_space=False):
+    """A tokenizers.Tokenizer of that family and what stands in its tokenizer_config.json."""
+    def added(content, **flags):
+        return tokenizers.AddedToken(content, normalized=False, special=True, **flags)
+
+    if name == "gpt2":
+        front, back, special = [], ["<|endoftext|>"], [added("<|endoftext|>")]
+        config = {"tokenizer_class": "GPT2Tokenizer"}
+    else:
+        front, back = ["<s>", "<pad>", "</s>", "<unk>"], ["<mask>"]
+        special = [added(content) for content in front]
+        config = {"tokenizer_class": {"roberta": "RobertaTokenizer", "bart": "BartTokenizerFast",
+                                      "opt": "GPT2Tokenizer"}[name]}
+    if name in ("roberta", "bart"):
+        special.append(added("<mask>", lstrip=True))
+    if name == "opt":
+        config |= {"add_bos_token": True, "bos_token": {"content": "</s>"}, "eos_token": {"content": "</s>"},
+                   "unk_token": "</s>", "pad_token": "<pad>"}
+        special = [added("</s>"), added("<pad>")]
+    config["add_prefix_space"] = prefix_space
+    vocab = {token: i for i, token in enumerate(front + tokens + back)}
+    out = tokenizers.Tokenizer(models.BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix=""))
+    out.add_special_tokens(special)
+    out.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    out.decoder = decoders.ByteLevel()
+    if name == "roberta":
+        out.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=prefix_space)
+    elif name == "bart":
+        out.post_processor = processors.Sequence([
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> </s> $B:0 </s>",
+                                          special_tokens=[("<s>", 0), ("</s>", 2)])])
+    elif name == "opt":
+        out.post_processor = processors.TemplateProcessing(single="</s>:0 $A:0", pair="</s>:0 $A:0 $B:1",
+                                                           special_tokens=[("</s>", 2)])
+    else:
+        out.post_processor = processors.ByteLevel(trim_offsets=False)
+    return out, config
+
+
+def write_files(parent, name, oracle, config, old_merges=False):
+    """Two folders: tokenizer.json alone, and vocab.json with merges.txt and tokenizer_config.json."""
+    content = json.loads(oracle.to_str())
+    model = content["model"]
+    pairs = [" ".join(merge) for merge in model["merges"]]
+    if old_merges:
+        model["merges"] = pairs
+    whole = base.folder_with(parent, name + "_json", tokenizer__json=content)
+    files = base.folder_with(parent, name + "_files", vocab__json=model["vocab"], tokenizer_config__json=config,
+                             merges__txt="#version: 0.2\n" + "\n".join(pairs) + "\n")
+    return whole, files
+
+
+def family_tests(peer, parent, tokens, merges, real, rng):
+    hostile = list(hostile_lines(5000, rng))
+    speed = None
+    for name in ("roberta", "bart", "opt", "gpt2"):
+        for prefix_space in (False, True):
+            oracle, config = family(name, tokens, merges, prefix_space)
+            title = name + (", prefix space" if prefix_space else "")
+            whole, files = write_files(parent, f"{name}_{prefix_space}", oracle, config, old_merges=prefix_space)
+            some = min(len(real), 5000 if name == "gpt2" else 16000 if prefix_space else len(real))
+            lines = rng.sample(real, some) + hostile
+            if name == "roberta" and not prefix_space:
+                speed = whole
+                peer.compare(f"{title}: every code point", whole, oracle, list(code_point_lines()))
+            peer.compare(f"{title}, tokenizer.json", whole, oracle, lines)
+            peer.compare(f"{title}, vocab.json", files, oracle, rng.sample(lines, min(len(lines), 20000)))
+            if prefix_space:
+                continue
+            mixed = rng.sample(real, 1000) + rng.sample(hostile, 1000)
+            rng.shuffle(mixed)
+            for max_length in (2, 3, 7, 128):
+                peer.compare(f"{title}: max length {max_length}", files, oracle, mixed, max_length)
+            for max_length in (4, 5, 8, 9, 33, 128):
+                # tokenizers also keeps every combination of the parts cut off, so a short maximum gets shorter lines.
+                short = [line[:8 + rng.randrange(4 * max_length)] for line in mixed]
+                folder = rng.choice((whole, files))
+                peer.compare(f"{title}: pairs, max length {max_length}", folder, oracle, short, max_length, pair=True)
+            peer.compare(f"{title}: pairs", whole, oracle, mixed, pair=True)
+            peer.compare(f"{title}: pairs, vocab.json", files, oracle, mixed, pair=True)
+            peer.decode(f"{title}: decode", whole, oracle, mixed)
+            peer.decode(f"{title}: decode with special tokens", files, oracle, mixed, skip=False)
+    return speed
+
+
+def variant_tests(peer, parent, tokens, merges, rng):
+    hostile = list(hostile_lines(2000, rng))
+    oracle, _ = family("roberta", tokens, merges)
+    content = json.loads(oracle.to_str())
+    size = len(content["model"]["vocab"])
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+
+    def compare(title, change):
+        changed = copy.deepcopy(content)
+        change(changed)
+        folder = base.folder_with(parent, "variant_" + title.replace(" ", "_"), tokenizer__json=changed)
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(changed))
+        peer.compare(f"variant: {title}", folder, theirs, hostile)
+        peer.decode(f"variant: {title}", folder, theirs, hostile, skip=False)
+
+    def more_tokens(c):
+        c["added_tokens"] += [
+            {**flags, "id": size, "content": "café x"},
+            {**flags, "id": size + 1, "content": "don'", "single_word": True},
+            {**flags, "id": size + 2, "content": "<3", "lstrip": True, "rstrip": True},
+            {**flags, "id": size + 3, "content": "the m", "normalized": False, "rstrip": True},
+            {**flags, "id": c["model"]["vocab"]["it"], "content": "it", "single_word": True}]
+
+    def fewer_bytes(c):
+        alphabet = set(sorted(pre_tokenizers.ByteLevel.alphabet())[::3])
+        kept = [t for t in c["model"]["vocab"] if t.startswith("<") and len(t) > 1 or not alphabet & set(t)]
+        c["model"]["vocab"] = {t: i for i, t in enumerate(kept)}
+        c["model"]["merges"] = [[a, b] for a, b in c["model"]["merges"] if a + b in c["model"]["vocab"]]
+        c["added_tokens"][-1]["id"] = c["model"]["vocab"]["<mask>"]
+
+    def unknown(c, fuse):
+        fewer_bytes(c)
+        c["model"] |= {"unk_token": "<unk>", "fuse_unk": fuse}
+
+    compare("more added tokens", more_tokens)
+    compare("bytes without a token", fewer_bytes)
+    compare("unknown bytes", lambda c: unknown(c, False))
+    compare("fused unknown bytes", lambda c: unknown(c, True))
+    compare("ignore merges", lambda c: c["model"].update(ignore_merges=True, merges=c["model"]["merges"][::2]))
+    compare("no split", lambda c: c["pre_tokenizer"].update(use_regex=False))
+    compare("pre-tokenizer in a Sequence", lambda c: c.update(
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [c["pre_tokenizer"]]}))
+    compare("no post-processor", lambda c: c.update(post_processor=None))
+
+
+def merge_tests(peer, parent, rng):
+    """Random merges in random order, on words short and long."""
+    for count in (3, 40, 400):
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokens, merges = list("abc"), []
+        while len(merges) < count:
+            pair = rng.choice(tokens), rng.choice(tokens)
+            if "".join(pair) in tokens and pair in merges:
+                continue
+            merges.append(pair)
+            tokens = list(dict.fromkeys(tokens + ["".join(pair)]))
+        rng.shuffle(merges)
+        vocab = {token: i for i, token in enumerate(dict.fromkeys(alphabet + tokens))}
+        oracle = tokenizers.Tokenizer(models.BPE(vocab, merges))
+        oracle.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        folder = base.folder_with(parent, f"merges_{count}", tokenizer__json=json.loads(oracle.to_str()))
+        lines = ["".join(rng.choices("abc", k=rng.choice((5, 20, 31, 32, 33, 34, 60, 300)))).encode()
+                 for _ in range(3000)]
+        peer.compare(f"{count} random merges", folder, oracle, lines)
+
+
+def main():
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        print(__doc__)
+        return 2
+    if tokenizers.__version__ != base.TESTED_WITH:
+        print(f"note: tokenizers {tokenizers.__version__}; meft follows the character tables of {base.TESTED_WITH}")
+    rng = random.Random(0)
+    peer = Peer(sys.argv[1])
+    real = [line for file in sorted(base.ASSETS.glob("*.txt")) for line in file.read_bytes().split(b"\n")]
+    if not real:
+        print("skipped: bpe_peer: real lines (tests/fetch.py fetches them)")
+        real = made_up_lines(rng)
+    with tempfile.TemporaryDirectory() as parent:
+        parent = pathlib.Path(parent)
+        tokens, merges = train(real)
+        merge_tests(peer, parent, rng)
+        variant_tests(peer, parent, tokens, merges, rng)
+        speed = family_tests(peer, parent, tokens, merges, real, rng)
+        minilm = base.ASSETS / "minilm"
+        if (minilm / "tokenizer.json").is_file():
+            oracle = tokenizers.Tokenizer.from_file(str(minilm / "tokenizer.json"))
+            oracle.no_padding()
+            lines = rng.sample(real, 2000) + list(hostile_lines(2000, rng))
+            peer.decode("WordPiece: decode", minilm, oracle, lines)
+            peer.decode("WordPiece: decode with special tokens", minilm, oracle, lines, skip=False)
+        else:
+            print(f"skipped: bpe_peer: decoding WordPiece: no {minilm} (tests/fetch.py fetches it)")
+        done = subprocess.run([sys.argv[1], str(speed), "--speed"], input=b"\n".join(real), capture_output=True)
+        print(f"throughput: {done.stdout.decode().strip()} MB/s on {len(real)} lines, {len(merges)} merges, one core")
+    print(f"{peer.compared} lines compared with tokenizers {tokenizers.__version__}, {peer.failures} differ")
+    return 1 if peer.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,499 @@
+// Byte-level BPE on small vocabularies: words, merges, files and their errors, pairs, decoding; and the choice of a
+// tokenizer. bpe_peer.py compares it with Hugging Face on real ones.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include <meft/text/tokenizer.hpp>
+
+namespace fs = std::filesystem;
+using namespace meft;
+using namespace meft::text;
+using Ids = std::vector<std::int32_t>;
+
+namespace {
+
+/// A folder of its own that goes away with the object.
+class Folder {
+ public:
+  Folder() {
+    static std::atomic<int> count = 0;
+    path_ = fs::temp_directory_path() /
+            ("meft_bpe_" + std::to_string(reinterpret_cast<std::uintptr_t>(&count)) + "_" + std::to_string(count++));
+    fs::remove_all(path_);
+    fs::create_directories(path_);
+  }
+  ~Folder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  Folder& with(const std::string& name, const std::string& content) {
+    std::ofstream(path_ / name, std::ios::binary) << content;
+    return *this;
+  }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+std::string message_of(const auto& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.message();
+  }
+  return "no error";
+}
+
+void check_error(const fs::path& folder, const std::vector<std::string>& parts) {
+  const std::string message = message_of([&] { Tokenizer{folder}; });
+  for (const std::string& part : parts)
+    CHECK_MESSAGE(message.find(part) != std::string::npos, message, " lacks ", part);
+}
+
+/// `text` with its first `from` changed into `to`.
+std::string changed(std::string text, const std::string& from, const std::string& to) {
+  const auto at = text.find(from);
+  REQUIRE_MESSAGE(at != std::string::npos, from);
+  return text.replace(at, from.size(), to);
+}
+
+const std::string vocab = R"({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5, "c": 6, "Ġ": 7, "ab": 8,
+                              "Ġab": 9, "abc": 10, "Ġa": 11, "Ã": 12, "©": 13, "Ã©": 14, "<mask>": 15})";
+const std::string merges_text = "#version: 0.2\na b\nĠ ab\nab c\nĠ a\nÃ ©\n";
+
+std::string json() {
+  return R"({"version": "1.0", "truncation": {"max_length": 3}, "padding": null,
+    "added_tokens": [
+      {"id": 0, "content": "<s>", "special": true}, {"id": 1, "content": "<pad>", "special": true},
+      {"id": 2, "content": "</s>", "special": true}, {"id": 3, "content": "<unk>", "special": true},
+      {"id": 15, "content": "<mask>", "special": true, "lstrip": true, "normalized": false},
+      {"id": 16, "content": "b b", "special": false, "single_word": true}],
+    "normalizer": null,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+    "post_processor": {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": true},
+    "decoder": {"type": "ByteLevel"},
+    "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": "",
+      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": )" +
+         vocab + R"(, "merges": ["a b", "Ġ ab", ["ab", "c"], "Ġ a", "Ã ©"]}})";
+}
+
+Bpe from_json(const std::string& content) {
+  Folder folder;
+  return Bpe(folder.with("tokenizer.json", content).path());
+}
+
+void check_json_error(const std::string& from, const std::string& to, const std::vector<std::string>& parts) {
+  Folder folder;
+  check_error(folder.with("tokenizer.json", changed(json(), from, to)).path(), parts);
+}
+
+Bpe from_files(const std::string& config, const std::string& more = "", const std::string& name = "config.json") {
+  Folder folder;
+  folder.with("vocab.json", vocab).with("merges.txt", merges_text);
+  if (!config.empty()) folder.with("tokenizer_config.json", config);
+  if (!more.empty()) folder.with(name, more);
+  return Bpe(folder.path());
+}
+
+std::vector<std::string> words_of(std::string_view text) {
+  std::vector<std::string> out;
+  each_gpt2_word(text, [&](std::string_view word) {
+    out.emplace_back(word);
+    return true;
+  });
+  return out;
+}
+using Words = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("bytes and characters stand for each other") {
+  const ByteCharacters characters;
+  std::string all;
+  for (int byte = 0; byte < 256; ++byte) {
+    CHECK(characters.byte(characters.code(static_cast<unsigned char>(byte))) == byte);
+    all.push_back(static_cast<char>(byte));
+  }
+  std::string back;
+  characters.append_bytes(characters.shown(all), back);
+  CHECK(back == all);
+  CHECK(characters.shown(" a\n\xAD\xFF") == "ĠaĊŃÿ");
+  CHECK(characters.byte(' ') == -1);
+  CHECK(characters.byte(0x144) == -1);
+  CHECK(characters.byte(0x10FFFF) == -1);
+  back.clear();
+  characters.append_bytes("Ġ b", back);  // a space stands for no byte
+  CHECK(back == "Ġ b");
+}
+
+TEST_CASE("GPT-2's words") {
+  CHECK(words_of("").empty());
+  CHECK(words_of("Hello  world") == Words{"Hello", " ", " world"});
+  CHECK(words_of("it's they'll I'd we've you're I'm don't") ==
+        Words{"it", "'s", " they", "'ll", " I", "'d", " we", "'ve", " you", "'re", " I", "'m", " don", "'t"});
+  CHECK(words_of("IT'S 'x 's 'r") == Words{"IT", "'", "S", " '", "x", " '", "s", " '", "r"});
+  CHECK(words_of("''s!'s") == Words{"''", "s", "!'", "s"});
+  CHECK(words_of("'l'll'") == Words{"'", "l", "'ll", "'"});
+  CHECK(words_of("abc123!? x") == Words{"abc", "123", "!?", " x"});
+  CHECK(words_of(" \n x\n\n y \t") == Words{" \n", " x", "\n\n", " y", " \t"});
+  CHECK(words_of("\nx") == Words{"\n", "x"});
+  CHECK(words_of("  ") == Words{"  "});
+  CHECK(words_of("a\u00A0\u3000b") == Words{"a", "\u00A0", "\u3000", "b"});
+  CHECK(words_of("é中 ½Ⅷ٣ \u0301👍") == Words{"é中", " ½Ⅷ٣", " \u0301👍"});
+  CHECK(words_of("x\U00016D40\U00016D70") == Words{"x\U00016D40", "\U00016D70"});  // Unicode 16
+  int seen = 0;
+  CHECK_FALSE(each_gpt2_word("a b c", [&](std::string_view) { return ++seen < 2; }));
+  CHECK(seen == 2);
+}
+
+TEST_CASE("merges: the earliest first, then the leftmost; long words as short ones") {
+  Merges merges;
+  Ids none{1, 2};
+  merges.apply(none, 0);
+  CHECK(none == Ids{1, 2});
+  merges.add(2, 3, 10);
+  merges.add(1, 2, 11);
+  merges.add(1, 10, 12);
+  merges.add(4, 4, 5);
+  merges.add(5, 5, 4);
+  auto merged = [&](Ids ids) {
+    merges.apply(ids, 0);
+    return ids;
+  };
+  CHECK(merged({}).empty());
+  CHECK(merged({1}) == Ids{1});
+  CHECK(merged({1, 2, 3}) == Ids{12});
+  CHECK(merged({1, 2, 1, 2, 3}) == Ids{11, 12});
+  CHECK(merged({4, 4, 4}) == Ids{5, 4});
+  CHECK(merged({-1, INT32_MAX}) == Ids{-1, INT32_MAX});
+  for (std::size_t count = 1; count < 90; ++count) {  // a merge that makes its own parts again
+    Ids ids(count, 4);
+    CHECK(merged(ids) == merged(merged(ids)));
+  }
+  merges.add(1, 2, 20);  // of the same pair the last one counts
+  CHECK(merged({1, 2}) == Ids{20});
+  CHECK(merged({1, 2, 3}) == Ids{12});
+  Ids tail{1, 2, 1, 2};
+  merges.apply(tail, 2);
+  CHECK(tail == Ids{1, 2, 20});
+}
+
+TEST_CASE("tokenizer.json as RoBERTa's") {
+  const Bpe t = from_json(json());
+  CHECK(t.size() == 17);
+  CHECK(Ids{t.bos(), t.pad(), t.eos(), t.unk(), t.mask()} == Ids{0, 1, 2, 3, 15});
+  CHECK(t.id("Ġab") == 9);
+  CHECK(t.id("nothing") == 3);
+  CHECK(t.token(16) == "b b");
+  CHECK(message_of([&] { t.token(17); }) == "vocabulary: id 17 is out of range: expected 0 to 16");
+
+  CHECK(t.encode("abc ab").ids == Ids{0, 10, 9, 2});
+  CHECK(t.encode("abc ab").types == Ids{0, 0, 0, 0});
+  CHECK(t.encode("").ids == Ids{0, 2});
+  CHECK(t.tokens("").empty());
+  CHECK(t.tokens("abé x") == Ids{8, 14, 7, 3});
+  CHECK(t.tokens("a  <mask> b</s><s>") == Ids{4, 15, 7, 5, 2, 0});  // lstrip
+  CHECK(t.tokens("b b ab b") == Ids{16, 9, 7, 5});                  // single_word
+  CHECK(t.encode("\xC3").ids == Ids{0, 3, 3, 3, 2});                // U+FFFD: three unknown bytes
+  CHECK(t.encode("a\xFF<ma\x80sk>", 1 << 20).ids.size() == 15);
+  CHECK(t.encode("a a a a", 4).ids == Ids{0, 4, 11, 2});
+  CHECK(t.encode("a", 2).ids == Ids{0, 2});
+  CHECK(message_of([&] { t.encode("a", 1); }) == "encode: max_length is 1, expected at least 2");
+
+  const Encoding pair = t.encode("a", "b");
+  CHECK(pair.ids == Ids{0, 4, 2, 2, 5, 2});
+  CHECK(pair.types == Ids(6, 0));
+  CHECK(t.encode("", "").ids == Ids{0, 2, 2, 2});
+  CHECK(t.encode("aaaaaa", "b", 7).ids == Ids{0, 4, 4, 2, 2, 5, 2});
+  CHECK(t.encode("b", "aaaaaa", 7).ids == Ids{0, 5, 2, 2, 4, 4, 2});
+  CHECK(message_of([&] { t.encode("a", "a", 3); }) == "encode: max_length is 3, expected at least 4 for a pair");
+
+  const Bpe prefixed = from_json(changed(json(), "\"add_prefix_space\": false, ", ""));  // true if not given
+  CHECK(prefixed.tokens("ab") == Ids{9});
+  CHECK(prefixed.tokens(" ab") == Ids{9});
+  CHECK(prefixed.tokens("ab<mask>ab") == Ids{9, 15, 9});
+  CHECK(prefixed.tokens("").empty());
+  CHECK(from_json(changed(json(), "\"use_regex\": true", "\"use_regex\": false")).tokens("ab ab") == Ids{8, 9});
+  CHECK(from_json(changed(json(), "\"fuse_unk\": false", "\"fuse_unk\": true")).tokens("xyz") == Ids{3});
+  CHECK(from_json(changed(json(), "\"unk_token\": \"<unk>\"", "\"unk_token\": null")).tokens("axb") == Ids{8});
+  const std::string whole = changed(json(), "\"fuse_unk\": false", "\"ignore_merges\": true");
+  CHECK(from_json(changed(whole, "\"a b\", ", "")).tokens("ab abab") == Ids{8, 11, 5, 4, 5});
+}
+
+TEST_CASE("post-processors") {
+  const std::string roberta =
+      R"({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": true})";
+  const Bpe none = from_json(changed(json(), roberta, "null"));
+  CHECK(none.encode("a").ids == Ids{4});
+  CHECK(none.encode("a", 0).ids.empty());
+  CHECK(none.encode("a", "b").ids == Ids{4, 5});
+  CHECK(none.encode("a", "b").types == Ids{0, 1});
+  CHECK(none.bos() == 0);
+  CHECK(none.eos() == 2);
+  const std::string made = R"({"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 1}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "x", "type_id": 1}},
+             {"Sequence": {"id": "B", "type_id": 0}}],
+    "special_tokens": {"x": {"id": "x", "ids": [2, 15], "tokens": ["</s>", "<mask>"]}}}]})";
+  const Bpe t = from_json(changed(json(), roberta, made));
+  CHECK(t.encode("a").ids == Ids{2, 15, 4});
+  CHECK(t.encode("a").types == Ids{0, 0, 1});
+  CHECK(t.encode("a", "b").ids == Ids{4, 2, 15, 5});
+  CHECK(t.encode("a", "b").types == Ids{0, 1, 1, 0});
+  CHECK(t.bos() == 2);
+  CHECK(t.eos() == 2);
+
+  auto error = [&](const std::string& from, const std::string& to, const std::vector<std::string>& parts) {
+    check_json_error(roberta, changed(made, from, to), parts);
+  };
+  error("[2, 15]", "[2, 17]", {"special_tokens.x.ids[1] is 17, expected an integer from 0 to 16"});
+  error("[2, 15]", "[-2]", {"special_tokens.x.ids[0] is -2"});
+  error("\"x\": {\"id\"", "\"y\": {\"id\"", {"special_tokens has no member \"x\""});
+  error("\"id\": \"B\"", "\"id\": \"C\"", {"pair[2].Sequence.id is \"C\", expected \"A\" or \"B\""});
+  error("\"id\": \"B\"", "\"id\": \"A\"", {"pair is an array of 3, expected the texts AB"});
+  error("\"type_id\": 1}}],", "\"type_id\": 2}}],", {"single[1].Sequence.type_id is 2"});
+  error("\"ByteLevel\"", "\"BertProcessing\"", {"processors[0].type is \"BertProcessing\""});
+  error("{\"type\": \"ByteLevel\"}", roberta, {"processors[1].type is \"TemplateProcessing\", expected \"ByteLevel\""});
+  check_json_error("[\"</s>\", 2]", "[\"</s>\", 3]", {"post_processor.sep[1] is 3, expected an integer from 2 to 2"});
+  check_json_error("[\"</s>\", 2]", "[\"</t>\", 2]", {"post_processor.sep[0] is \"</t>\", expected a token"});
+  check_json_error("[\"</s>\", 2]", "[\"</s>\"]", {"post_processor.sep is an array of 1"});
+}
+
+TEST_CASE("vocab.json and merges.txt") {
+  for (const std::string config : {"{\"tokenizer_class\": \"RobertaTokenizer\"}",
+                                   "{\"tokenizer_class\": \"BartTokenizerFast\", \"add_bos_token\": true}", ""}) {
+    const Bpe t = from_files(config);
+    CHECK(t.encode("ab <mask>").ids == Ids{0, 8, 15, 2});
+    CHECK(t.encode("a", "b").ids == Ids{0, 4, 2, 2, 5, 2});
+    CHECK(Ids{t.bos(), t.pad(), t.eos(), t.unk(), t.mask()} == Ids{0, 1, 2, 3, 15});
+    CHECK(t.tokens("ax") == Ids{4, 3});
+  }
+  const std::string opt =
+      R"({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": true, "bos_token": {"content": "</s>"},
+    "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"})";
+  const Bpe t = from_files(opt);
+  CHECK(t.encode("ab</s>").ids == Ids{2, 8, 2});
+  CHECK(t.encode("a", "b").ids == Ids{2, 4, 5});
+  CHECK(t.encode("a", "b").types == Ids{0, 0, 1});
+  CHECK(t.encode("aaa", 2).ids == Ids{2, 4});
+  CHECK(Ids{t.bos(), t.pad(), t.eos(), t.unk(), t.mask()} == Ids{2, 1, 2, 2, -1});
+  CHECK(from_files(changed(opt, "true", "false")).encode("ab").ids == Ids{8});
+  CHECK(from_files(changed(opt, "true", "true, \"add_prefix_space\": true")).encode("ab").ids == Ids{2, 9});
+  const std::string named = changed(opt, "\"tokenizer_class\": \"GPT2Tokenizer\", \"add_bos_token\": true, ", "");
+  CHECK(from_files(named, "{\"model_type\": \"opt\"}").encode("ab").ids == Ids{2, 8});
+  CHECK(from_files(named, "{\"model_type\": \"gpt2\"}").encode("ab").ids == Ids{8});
+  CHECK(from_files(named, "{\"model_type\": \"bart\"}").encode("ab").ids == Ids{2, 8, 2});  // its bos is named
+  const Bpe gpt2 = from_files("{\"tokenizer_class\": \"GPT2Tokenizer\"}");
+  CHECK(gpt2.encode("ax").ids == Ids{4});
+  CHECK(Ids{gpt2.bos(), gpt2.pad(), gpt2.eos(), gpt2.unk(), gpt2.mask()} == Ids(5, -1));
+  CHECK(gpt2.id("nothing") == -1);
+
+  const Bpe more = from_files("", "{\"b b\": 17, \"c\": 6, \"<x>\": 16}", "added_tokens.json");
+  CHECK(more.size() == 18);
+  CHECK(more.tokens("b b<x>c") == Ids{17, 16, 6});
+  const Bpe map = from_files("", R"({"mask_token": {"content": "c", "rstrip": true}})", "special_tokens_map.json");
+  CHECK(map.mask() == 6);
+  CHECK(map.tokens("ac  b") == Ids{4, 6, 5});
+  const Bpe listed =
+      from_files(R"({"added_tokens_decoder": {"15": {"content": "<mask>", "lstrip": false, "special": true},
+    "16": {"content": "<y>", "rstrip": true}}})");
+  CHECK(listed.tokens("a <mask><y> a") == Ids{4, 7, 15, 16, 4});
+  Folder windows;
+  windows.with("vocab.json", vocab).with("merges.txt", changed(merges_text, "a b\n", "a b\r\n") + "\r\n\r\n");
+  CHECK(Bpe(windows.path()).tokens("abc") == Ids{10});
+}
+
+TEST_CASE("decoding") {
+  const Bpe t = from_json(json());
+  const Ids ids{0, 9, 14, 15, 16, 2};
+  CHECK(t.decode(ids) == " abéb b");
+  CHECK(t.decode(ids, false) == "<s> abé<mask>b b</s>");
+  CHECK(t.decode(Ids{12}) == "\uFFFD");  // half a character
+  CHECK(t.decode(Ids{12, 4, 13}) == "\uFFFDa\uFFFD");
+  CHECK(t.decode(Ids{}).empty());
+  CHECK(message_of([&] { t.decode(Ids{17}); }) == "vocabulary: id 17 is out of range: expected 0 to 16");
+  CHECK(message_of([&] { t.decode(Ids{-1}); }) == "vocabulary: id -1 is out of range: expected 0 to 16");
+
+  // With a token for each byte, any UTF-8 text comes back.
+  const ByteCharacters characters;
+  nlohmann::json bytes;
+  for (int byte = 0; byte < 256; ++byte) {
+    const char c = static_cast<char>(byte);
+    bytes[characters.shown({&c, 1})] = byte;
+  }
+  Folder folder;
+  folder.with("vocab.json", bytes.dump()).with("merges.txt", "");
+  const Bpe all(folder.with("tokenizer_config.json", "{\"tokenizer_class\": \"GPT2Tokenizer\"}").path());
+  for (const std::string text :
+       {"", " ", "a  b\n\t c", "It's 3.14 – naïve café 中文 👍🏽 \u0301 \u2028x", "\x01\x7F"}) {
+    CHECK(all.decode(all.tokens(text)) == text);
+    CHECK(all.tokens(text).size() == text.size());
+  }
+  CHECK(all.decode(all.tokens("a\xFFz")) == "a\uFFFDz");
+}
+
+TEST_CASE("a word of a megabyte, copies and threads") {
+  const Bpe original = from_json(json());
+  const Bpe copy = original;  // NOLINT: a copy has tables of its own
+  std::string word;
+  while (word.size() < (1 << 20)) word += "abcaab";
+  const auto began = std::chrono::steady_clock::now();
+  const Ids ids = copy.tokens(word);
+  CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(5));
+  CHECK(ids.size() == word.size() / 2);
+  CHECK(Ids(ids.begin(), ids.begin() + 6) == Ids{10, 4, 8, 10, 4, 8});
+  CHECK(copy.decode(ids) == word);
+  CHECK(copy.encode(std::string(1 << 20, ' '), 100).ids.size() == 100);
+  CHECK(copy.tokens(std::string(1 << 20, '\'')).size() == 1 << 20);
+  std::vector<std::thread> threads;
+  std::atomic<int> right = 0;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] {
+      for (int k = 0; k < 200; ++k) right += copy.encode("abc ab é").ids == Ids{0, 10, 9, 7, 14, 2};
+    });
+  for (auto& thread : threads) thread.join();
+  CHECK(right == 800);
+}
+
+TEST_CASE("errors in tokenizer.json name the field") {
+  check_json_error("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}",
+                   {"tokenizer.json: normalizer.type is \"NFC\", expected no normalizer"});
+  check_json_error("\"dropout\": null", "\"dropout\": 0.1", {"model.dropout is 0.1, expected none"});
+  check_json_error("\"byte_fallback\": false", "\"byte_fallback\": true", {"model.byte_fallback is true"});
+  check_json_error("prefix\": \"\"", "prefix\": \"##\"", {"model.continuing_subword_prefix is \"##\""});
+  check_json_error("suffix\": null", "suffix\": \"</w>\"", {"model.end_of_word_suffix is \"</w>\""});
+  check_json_error("\"unk_token\": \"<unk>\"", "\"unk_token\": \"x\"", {"model.unk_token is \"x\""});
+  check_json_error("\"type\": \"BPE\"", "\"type\": \"Unigram\"",
+                   {"model.type is \"Unigram\", expected \"WordPiece\" or \"BPE\""});
+  check_json_error("{\"type\": \"ByteLevel\", \"add", "{\"type\": \"Metaspace\", \"add",
+                   {"pre_tokenizer.type is \"Metaspace\", expected \"ByteLevel\""});
+  check_json_error("{\"type\": \"ByteLevel\", \"add", "{\"type\": \"Sequence\", \"pretokenizers\": [], \"add",
+                   {"pre_tokenizer.pretokenizers is an array of 0"});
+  check_json_error("\"pre_tokenizer\"", "\"pre\"", {"the file has no member \"pre_tokenizer\""});
+  check_json_error("\"decoder\": {\"type\": \"ByteLevel\"}", "\"decoder\": {\"type\": \"Fuse\"}", {"decoder.type"});
+  check_json_error("\"vocab\":", "\"words\":", {"model has no member \"vocab\""});
+  check_json_error("\"merges\":", "\"mergers\":", {"model has no member \"merges\""});
+  check_json_error("\"model\":", "\"models\":", {"the file has no member \"model\""});
+  check_json_error("\"abc\": 10", "\"abc\": 9", {"model.vocab.", "is 9, expected an id of its own"});
+  check_json_error("\"abc\": 10", "\"abc\": -1", {"model.vocab.abc is -1"});
+  check_json_error("\"abc\": 10", "\"abc\": 16", {"model.vocab.abc is 16, expected an id from 0 to 15"});
+  check_json_error("\"abc\": 10", "\"abc\": 99999999999999999999999", {"model.vocab.abc is 9"});
+  check_json_error("\"abc\": 10", "\"abc\": \"10\"", {"model.vocab.abc is \"10\""});
+  check_json_error("\"abc\": 10", "\"abc\": [[[]]]", {"model.vocab.abc is an array"});
+  check_json_error("\"a b\"", "\"a  b\"", {"model.merges[0] is \"a  b\", expected two tokens with a space"});
+  check_json_error("\"a b\"", "\"ab\"", {"model.merges[0] is \"ab\""});
+  check_json_error("\"a b\"", "\" b\"", {"model.merges[0]"});
+  check_json_error("\"a b\"", "\"a \"", {"model.merges[0]"});
+  check_json_error("\"a b\"", "\"a x\"", {"model.merges[0] is \"a x\"", "'x' is none"});
+  check_json_error("\"a b\"", "\"b b\"", {"model.merges[0]", "'bb' is none"});
+  check_json_error("[\"ab\", \"c\"]", "[\"ab\", 3]", {"model.merges[2]", "expected two tokens"});
+  check_json_error("[\"ab\", \"c\"]", "[\"ab\"]", {"model.merges[2]", "expected two tokens"});
+  check_json_error("[\"ab\", \"c\"]", "[\"ab\", \"\\n\"]", {"model.merges[2]", "'?' is none"});
+  check_json_error("\"id\": 16", "\"id\": 17", {"added_tokens[5].id is 17, expected 16"});
+  check_json_error("\"id\": 15", "\"id\": 14", {"added_tokens[4].id is 14, expected 15"});
+  check_json_error("\"id\": 15", "\"id\": 1e99", {"added_tokens[4].id is 1e+99"});
+  check_json_error("\"vocab\": {", "\"vocab\": " + std::string(100000, '['), {"JSON is nested too deeply"});
+  for (const std::string whole :
+       {"", "{", "[1, 2]", "3", "{\"model\": 3}", "{\"model\": {\"type\": \"BPE\", \"vocab\": {}}}"}) {
+    Folder folder;
+    check_error(folder.with("tokenizer.json", whole).path(), {"tokenizer.json: "});
+  }
+  const std::string good = json();
+  for (std::size_t size = 0; size < good.size(); size += 7) {
+    Folder folder;
+    check_error(folder.with("tokenizer.json", good.substr(0, size)).path(), {"tokenizer.json: not JSON: byte"});
+  }
+  Folder folder;
+  folder.with("tokenizer.json", good).with("tokenizer_config.json", "{\"pad_token\": \"[PAD]\"}");
+  check_error(folder.path(), {"tokenizer_config.json: pad_token: '[PAD]' is missing among 17 tokens"});
+}
+
+TEST_CASE("errors in vocab.json, merges.txt and beside them") {
+  auto error = [](const std::string& name, const std::string& content, const std::vector<std::string>& parts) {
+    Folder folder;
+    folder.with("vocab.json", vocab).with("merges.txt", merges_text).with(name, content);
+    check_error(folder.path(), parts);
+  };
+  error("vocab.json", "[]", {"vocab.json: the file is an array of 0, expected an object"});
+  error("vocab.json", "{}", {"vocab.json: the file is an object, expected at least one token"});
+  error("vocab.json", "{\"a\": 1}", {"vocab.json: a is 1, expected an id from 0 to 0"});
+  error("vocab.json", "{\"a\": 0, \"b\": 0}", {"vocab.json: b is 0, expected an id of its own: 'a' has it too"});
+  error("vocab.json", "{\"a\": -1}", {"vocab.json: a is -1"});
+  error("vocab.json", vocab.substr(0, 100), {"vocab.json: not JSON"});
+  error("vocab.json", std::string(1000, '{'), {"vocab.json: JSON is nested too deeply"});
+  error("merges.txt", "#version: 0.2\na b\n\nab c\n", {"merges.txt: line 3: '', expected two tokens"});
+  error("merges.txt", "a b\na b c\n", {"merges.txt: line 2: 'a b c', expected two tokens"});
+  error("merges.txt", "a \xFF\n", {"merges.txt: line 1: 'a \uFFFD', expected tokens of the vocabulary"});
+  error("merges.txt", "a x\n", {"merges.txt: line 1: 'a x'", "'x' is none"});
+  error("tokenizer_config.json", "{\"tokenizer_class\": \"T5Tokenizer\"}",
+        {"tokenizer_class is 'T5Tokenizer', expected RobertaTokenizer, BartTokenizer or GPT2Tokenizer"});
+  error("tokenizer_config.json", "{\"mask_token\": \"[MASK]\"}", {"mask_token: '[MASK]' is missing among 16 tokens"});
+  error("tokenizer_config.json", "{\"mask_token\": 3}", {"tokenizer_config.json: mask_token is 3, expected a string"});
+  error("tokenizer_config.json", "{\"mask_token\": {\"content\": \"<mask>\", \"lstrip\": 1}}",
+        {"mask_token.lstrip is 1"});
+  error("tokenizer_config.json", "{\"tokenizer_class\": \"GPT2Tokenizer\", \"add_bos_token\": true}",
+        {"'<|endoftext|>' is missing among 16 tokens"});
+  error("tokenizer_config.json", "{\"added_tokens_decoder\": {\"1x\": {\"content\": \"a\"}}}", {"an id as its key"});
+  error("tokenizer_config.json", "{\"added_tokens_decoder\": {\"-1\": {\"content\": \"a\"}}}", {"an id as its key"});
+  error("tokenizer_config.json", "{\"added_tokens_decoder\": {\"99999999999\": {\"content\": \"a\"}}}", {"as its key"});
+  error("tokenizer_config.json", "{\"added_tokens_decoder\": {\"5\": {\"content\": \"a\"}}}",
+        {"added_tokens_decoder: token 'a' has the id 5, expected 4, its id in the vocabulary"});
+  error("added_tokens.json", "{\"x\": 17}", {"added_tokens.json: token 'x' has the id 17, expected 16, the next free"});
+  error("added_tokens.json", "{\"x\": -17}", {"added_tokens.json: x is -17"});
+  error("added_tokens.json", "[\"x\"]", {"added_tokens.json: the file is an array"});
+  error("special_tokens_map.json", "{", {"special_tokens_map.json: not JSON"});
+  error("config.json", "{\"model_type\": 3}", {"config.json: model_type is 3"});
+  Folder bare;
+  check_error(bare.with("vocab.json", "{\"a\": 0}").path(),
+              {"expected tokenizer.json, vocab.txt, or vocab.json and merges.txt in this folder"});
+  CHECK(message_of([&] { Bpe{bare.path()}; }).find("expected tokenizer.json, or vocab.json and merges.txt") !=
+        std::string::npos);
+  bare.with("tokenizer_config.json", "{\"tokenizer_class\": \"RobertaTokenizer\"}").with("merges.txt", "");
+  check_error(bare.path(), {"vocab.json: '<s>' or '</s>' is missing among 1 tokens"});
+}
+
+TEST_CASE("Tokenizer takes either") {
+  Folder bpe, pieces, files;
+  const Tokenizer a(bpe.with("tokenizer.json", json()).with("vocab.txt", "x").path());
+  CHECK(std::holds_alternative<Bpe>(a.kind()));
+  CHECK(a.encode("abc").ids == Ids{0, 10, 2});
+  CHECK(a.encode("a", "b").ids == Ids{0, 4, 2, 2, 5, 2});
+  CHECK(a.tokens("abc") == Ids{10});
+  CHECK(a.decode(Ids{0, 10}) == "abc");
+  CHECK(Ids{a.bos(), a.pad(), a.eos(), a.unk(), a.mask()} == Ids{0, 1, 2, 3, 15});
+  CHECK(a.size() == 17);
+  CHECK(a.id("abc") == 10);
+  CHECK(a.token(10) == "abc");
+  const std::string list = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nun\n##aff\n##able\nhe\n'\ns\n.\n##.\n";
+  Tokenizer b(pieces.with("vocab.txt", list).with("vocab.json", vocab).with("merges.txt", "").path());
+  CHECK(std::holds_alternative<WordPiece>(b.kind()));
+  CHECK(b.encode("unaffable").ids == Ids{2, 5, 6, 7, 3});
+  CHECK(b.encode("un", "he").types == Ids{0, 0, 0, 1, 1});
+  CHECK(b.tokens("unaffable") == Ids{5, 6, 7});
+  CHECK(Ids{b.bos(), b.pad(), b.eos(), b.unk(), b.mask()} == Ids{2, 0, 3, 1, 4});
+  CHECK(b.decode(Ids{2, 5, 6, 7, 8, 9, 11, 12, 3}) == "unaffable he '..");
+  CHECK(b.decode(Ids{2, 6, 6, 3}, false) == "[CLS]affaff [SEP]");
+  CHECK(b.decode(Ids{6, 5}) == "##aff un");
+  CHECK(message_of([&] { b.decode(Ids{13}); }) == "vocabulary: id 13 is out of range: expected 0 to 12");
+  CHECK(std::holds_alternative<Bpe>(
+      Tokenizer(files.with("vocab.json", vocab).with("merges.txt", merges_text).path()).kind()));
+  b = a;
+  CHECK(b.encode("abc").ids == a.encode("abc").ids);
+  CHECK(b.tokens("ab") == Tokenizer(from_json(json())).tokens("ab"));
+  Folder empty;
+  check_error(empty.path(), {"expected tokenizer.json, vocab.txt, or vocab.json and merges.txt in this folder"});
+  Folder untyped;
+  untyped.with("tokenizer.json", changed(json(), "\"type\": \"BPE\", ", ""));
+  CHECK(std::holds_alternative<Bpe>(Tokenizer(untyped.path()).kind()));
+}
