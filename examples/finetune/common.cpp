@@ -66,7 +66,7 @@ std::string joined(const std::vector<std::string>& names, std::size_t most = 4) 
 
 std::string fingerprint_of_model(const std::string& folder) {
   std::uint64_t hash = 1;
-  const io::Safetensors weights(folder);
+  const io::Weights weights(folder);
   for (const auto& name : weights.names()) hash = fold(fold(hash, name), weights.find(name).bytes);
   for (const char* file : {"config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json"})
     if (std::filesystem::exists(folder + "/" + file)) hash = fold(fold(hash, file), io::read_text(folder + "/" + file));

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include <meft/io/config.hpp>
-#include <meft/io/safetensors.hpp>
+#include <meft/io/weights.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/nn/language.hpp>
 
@@ -58,7 +58,7 @@ inline bool fits(const io::Entry& entry, const Shape& shape) {
 /// Reads every parameter of `module` from `file`. Throws naming the tensor when one is missing or has another shape.
 /// Gives the names that were read. `within` is the module's own name; parameters named in `skipped` are left alone.
 template <class Module>
-std::set<std::string> load_parameters(Module& module, const io::Safetensors& file, const std::string& prefix,
+std::set<std::string> load_parameters(Module& module, const io::Weights& file, const std::string& prefix,
                                       const std::string& within = "", const std::set<std::string>& skipped = {},
                                       Where where = Where::current()) {
   std::set<std::string> read;
@@ -96,7 +96,7 @@ Model hf(const std::string& folder, LoadReport* report = nullptr, std::optional<
          Where where = Where::current()) {
   using Linear = nn::Linear<typename Model::value_type, typename Model::backend>;
   Model model(Model::Config::read(io::Config(folder + "/config.json")));
-  const io::Safetensors file(folder, where);
+  const io::Weights file(folder, where);
   std::set<std::string> read;
   if (frozen) {
     std::set<std::string> linear;
@@ -123,7 +123,7 @@ namespace detail {
 /// Reads the parameters of a head, each under `prefix` or without, that the checkpoint has in the right shape; the
 /// others keep their values and are reported as newly made.
 template <class Head>
-void read_head(Head& head, const io::Safetensors& file, const std::string& prefix, LoadReport* report, Where where) {
+void read_head(Head& head, const io::Weights& file, const std::string& prefix, LoadReport* report, Where where) {
   nn::for_each_parameter(head, [&]<Real T, Backend B>(const std::string& name, Parameter<T, B>& parameter) {
     for (const auto& spelled : {prefix + name, name})
       if (file.contains(spelled) && shape_of(file.find(spelled)) == parameter.shape()) {
@@ -162,7 +162,7 @@ auto load_head(const std::string& folder, const Model& model, Index labels, std:
                             .output_name = spec.output_name};
   if (!spec.bias) head.output.bias = {};
   if (spec.dense) head.dense = nn::Linear<T, B>::normal(width, width, {seed, site + 2, 0});
-  detail::read_head(head, io::Safetensors(folder, where), model.prefix(), report, where);
+  detail::read_head(head, io::Weights(folder, where), model.prefix(), report, where);
   return head;
 }
 
@@ -179,7 +179,7 @@ auto load_language_head(const std::string& folder, const Model& model, std::uint
     head.norm = nn::LayerNorm<T, typename Model::backend>::identity(head.dense->out(), head.norm->epsilon);
   }
   if (head.bias.defined()) head.bias.value().zero();
-  detail::read_head(head, io::Safetensors(folder, where), model.prefix(), report, where);
+  detail::read_head(head, io::Weights(folder, where), model.prefix(), report, where);
   return head;
 }
 

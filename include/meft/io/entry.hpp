@@ -1,0 +1,131 @@
+// Owns: a tensor in an open file of weights, and the copy of its elements into another type.
+// Must not know: file formats, models and tensor types.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <meft/base/error.hpp>
+#include <meft/base/json.hpp>
+#include <meft/base/scalar.hpp>
+
+namespace meft::io {
+
+static_assert(std::endian::native == std::endian::little,
+              "files of weights are little-endian, and so must be the machine");
+
+/// A tensor of an open file (Safetensors, Pytorch), which owns the bytes: row-major, little-endian, perhaps unaligned.
+struct Entry {
+  std::string name, dtype;
+  std::vector<std::int64_t> shape;
+  std::span<const std::byte> bytes;
+  std::string file;
+};
+
+/// Bytes of one element, e.g. 2 for "BF16"; 0 for a dtype that is unknown here (those below a byte included).
+inline std::size_t dtype_bytes(std::string_view dtype) {
+  constexpr std::pair<std::string_view, std::size_t> known[] = {
+      {"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"U16", 2}, {"I16", 2},
+      {"F16", 2},  {"BF16", 2}, {"U32", 4}, {"I32", 4},     {"F32", 4},     {"U64", 8},     {"I64", 8}, {"F64", 8}};
+  for (const auto& [name, bytes] : known) {
+    if (name == dtype) return bytes;
+  }
+  return 0;
+}
+
+namespace detail {
+
+inline std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string out = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+  return out + "]";
+}
+
+/// Bytes of a tensor; throws `what: …` for an unknown dtype, a negative dimension, or a size beyond 63 bits. Zero
+/// dimensions count as one in the overflow check, so that strides fit as well.
+inline std::size_t checked_bytes(std::string_view dtype, const std::vector<std::int64_t>& shape,
+                                 const std::string& what, Where where) {
+  const std::size_t unit = dtype_bytes(dtype);
+  require(unit > 0, {what + ": unknown dtype " + show_name(dtype), where});
+  std::int64_t bytes = static_cast<std::int64_t>(unit);
+  bool empty = false;
+  for (const std::int64_t dim : shape) {
+    require(dim >= 0, {what + ": negative dimension in shape " + shape_text(shape), where});
+    empty |= dim == 0;
+    const bool overflow = __builtin_mul_overflow(bytes, std::max<std::int64_t>(dim, 1), &bytes);
+    require(!overflow, {what + ": shape " + shape_text(shape) + " is too large", where});
+  }
+  return empty ? 0 : static_cast<std::size_t>(bytes);
+}
+
+template <class T>
+constexpr bool is_real = Real<T> || std::same_as<T, bf16> || std::same_as<T, half>;
+
+template <class From, Scalar T>
+void convert(const Entry& entry, std::span<T> out, const std::string& what, Where where) {
+  const std::byte* from = entry.bytes.data();
+  for (std::size_t i = 0; i < out.size(); ++i, from += sizeof(From)) {
+    From value;
+    std::memcpy(&value, from, sizeof value);
+    if constexpr (Real<T>) {
+      out[i] = static_cast<T>(value);
+    } else if constexpr (is_real<T>) {
+      out[i] = T(static_cast<float>(value));
+    } else if (std::in_range<T>(value)) {
+      out[i] = static_cast<T>(value);
+    } else {
+      fail({what + ": element " + std::to_string(i) + " is " + std::to_string(value) + ", out of the range of " +
+                dtype_name<T>(),
+            where});
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Copies a tensor, converting F16, BF16, F32, F64 to float, double, bf16 or half (to the nearest, ties to even; double
+/// goes to a 16-bit type by way of float), and integers and BOOL to an integer type that must hold every value. Throws
+/// Error naming the tensor and its file for any other pair of types, or when `out` has another number of elements.
+template <Scalar T>
+void copy_to(const Entry& entry, std::span<T> out, Where where = Where::current()) {
+  const std::string what = entry.file + ": tensor " + show_name(entry.name);
+  const std::size_t bytes = detail::checked_bytes(entry.dtype, entry.shape, what, where);
+  require(bytes == entry.bytes.size(), {what + ": the bytes do not fit the shape", where});
+  const std::size_t count = bytes / dtype_bytes(entry.dtype);
+  require(count == out.size(), {what + ": shape " + detail::shape_text(entry.shape) + " has " + std::to_string(count) +
+                                    " elements, expected " + std::to_string(out.size()),
+                                where});
+  if (count == 0) return;
+  const std::string_view dtype = entry.dtype;
+  if (dtype == dtype_name<T>()) {
+    std::memcpy(out.data(), entry.bytes.data(), bytes);
+    return;
+  }
+  const auto as = [&]<class From>(std::string_view name) {
+    if (dtype == name) detail::convert<From>(entry, out, what, where);
+    return dtype == name;
+  };
+  bool done = false;
+  if constexpr (detail::is_real<T>) {
+    done = as.template operator()<float>("F32") || as.template operator()<double>("F64") ||
+           as.template operator()<half>("F16") || as.template operator()<bf16>("BF16");
+  } else {
+    done = as.template operator()<std::int64_t>("I64") || as.template operator()<std::int32_t>("I32") ||
+           as.template operator()<std::int16_t>("I16") || as.template operator()<std::int8_t>("I8") ||
+           as.template operator()<std::uint64_t>("U64") || as.template operator()<std::uint32_t>("U32") ||
+           as.template operator()<std::uint16_t>("U16") || as.template operator()<std::uint8_t>("U8") ||
+           as.template operator()<std::uint8_t>("BOOL");
+  }
+  require(done, {what + ": holds " + entry.dtype + ", cannot be read as " + dtype_name<T>(), where});
+}
+
+}  // namespace meft::io
