@@ -3,13 +3,9 @@
 // Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2, and its encoder.py.
 #pragma once
 
-#include <utf8proc.h>
-
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <string>
 #include <string_view>
 
@@ -65,54 +61,7 @@ class ByteCharacters {
   std::array<std::int16_t, first_other + 68> bytes_{};
 };
 
-/// What a word is made of: white space `\s`, letters `\p{L}`, numbers `\p{N}`, or the rest.
-enum class CharacterClass : std::uint8_t { space, letter, number, other };
-
 namespace detail {
-
-inline CharacterClass class_above_ascii(char32_t c) {
-  // Letters and numbers of Unicode 15.1 and 16, as tokenizers has them; tests/bpe_peer.py checks every code point.
-  struct Later {
-    char32_t first, last;
-    CharacterClass kind;
-  };
-  constexpr auto L = CharacterClass::letter, N = CharacterClass::number;
-  static constexpr Later later[] = {
-      {0x1C89, 0x1C8A, L},   {0xA7CB, 0xA7CD, L},   {0xA7DA, 0xA7DC, L},   {0x105C0, 0x105F3, L}, {0x10D40, 0x10D49, N},
-      {0x10D4A, 0x10D65, L}, {0x10D6F, 0x10D85, L}, {0x10EC2, 0x10EC4, L}, {0x11380, 0x11389, L}, {0x1138B, 0x1138B, L},
-      {0x1138E, 0x1138E, L}, {0x11390, 0x113B5, L}, {0x113B7, 0x113B7, L}, {0x113D1, 0x113D1, L}, {0x113D3, 0x113D3, L},
-      {0x116D0, 0x116E3, N}, {0x11BC0, 0x11BE0, L}, {0x11BF0, 0x11BF9, N}, {0x13460, 0x143FA, L}, {0x16100, 0x1611D, L},
-      {0x16130, 0x16139, N}, {0x16D40, 0x16D6C, L}, {0x16D70, 0x16D79, N}, {0x18CFF, 0x18CFF, L}, {0x1CCF0, 0x1CCF9, N},
-      {0x1E5D0, 0x1E5ED, L}, {0x1E5F0, 0x1E5F0, L}, {0x1E5F1, 0x1E5FA, N}, {0x2EBF0, 0x2EE5D, L}};
-  if (is_space(c)) return CharacterClass::space;
-  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO: return L;
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_NO: return N;
-    case UTF8PROC_CATEGORY_CN: break;  // perhaps assigned since
-    default: return CharacterClass::other;
-  }
-  const auto* at = std::lower_bound(std::begin(later), std::end(later), c,
-                                    [](const Later& range, char32_t code) { return range.last < code; });
-  return at != std::end(later) && at->first <= c ? at->kind : CharacterClass::other;
-}
-
-constexpr std::array<CharacterClass, 128> ascii_classes() {
-  std::array<CharacterClass, 128> out{};
-  for (char32_t c = 0; c < 128; ++c) {
-    const char32_t small = c | 0x20;
-    out[c] = is_space(c)                    ? CharacterClass::space
-             : small >= 'a' && small <= 'z' ? CharacterClass::letter
-             : c >= '0' && c <= '9'         ? CharacterClass::number
-                                            : CharacterClass::other;
-  }
-  return out;
-}
 
 /// The length of 's, 't, 're, 've, 'm, 'll or 'd at `text[at]`, an apostrophe; 0 if none stands there.
 inline std::size_t contraction(std::string_view text, std::size_t at) {
@@ -122,11 +71,6 @@ inline std::size_t contraction(std::string_view text, std::size_t at) {
 }
 
 }  // namespace detail
-
-inline CharacterClass character_class(char32_t c) {
-  static constexpr auto ascii = detail::ascii_classes();
-  return c < 128 ? ascii[c] : detail::class_above_ascii(c);
-}
 
 /// Calls `visit(word)` for each word of `text`, which must be UTF-8, until it returns false; returns whether it went to
 /// the end. The words are the matches of
