@@ -68,7 +68,9 @@ std::string fingerprint_of_model(const std::string& folder) {
   std::uint64_t hash = 1;
   const io::Weights weights(folder);
   for (const auto& name : weights.names()) hash = fold(fold(hash, name), weights.find(name).bytes);
-  for (const char* file : {"config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json"})
+  for (const char* file :
+       {"config.json", "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json",
+        "special_tokens_map.json", "tokenizer_config.json", "preprocessor_config.json"})
     if (std::filesystem::exists(folder + "/" + file)) hash = fold(fold(hash, file), io::read_text(folder + "/" + file));
   return hex(hash);
 }
