@@ -499,6 +499,7 @@ TEST_CASE("reversible: gradients of both streams, the side, the weights and the 
   const std::vector<Readout> readouts{readout_from("average"),
                                       readout_from("plm"),
                                       readout_from("learned"),
+                                      readout_from("scaled"),
                                       {Readout::Kind::mix, 0.3, -1.2},
                                       readout_from("concat")};
   for (const auto streams : {Streams::exact, Streams::stored})
@@ -678,7 +679,7 @@ TEST_CASE("reversible: wrong layers, options and inputs are errors") {
   check_error({"slice_tokens", "0"}, [&] { make({}, {.slice_tokens = 0}); });
   check_error({"carrier", "2"}, [&] { make({}, {.carrier = 2}); });
   check_error({"expected exact, rounded or stored", "sored"}, [] { (void)streams_from("sored"); });
-  check_error({"expected average, plm, learned or concat", "mean"}, [] { (void)readout_from("mean"); });
+  check_error({"expected average, plm, learned, scaled or concat", "mean"}, [] { (void)readout_from("mean"); });
 
   const Context<float> context{Offsets({0, 2, 5})};
   const auto stack = make({shear<float, Cpu>(0, 1, {}, f)});

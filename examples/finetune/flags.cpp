@@ -96,7 +96,7 @@ void check(const Flags& f) {
     require(!f.resume, "--resume", "a run that trains", f.eval_only ? "--eval-only" : "--predict");
     require(!f.eval_only || !f.data.empty(), "--data", "a folder or file to score with --eval-only", "nothing");
   } else {
-    require(!f.task.empty(), "--task", "one that --help lists", "nothing");
+    require(!f.task.empty(), "--task", "cola, sst2 or another that --help lists", "nothing");
     require(!f.data.empty(), "--data", "a folder or file", "nothing");
   }
   const auto& m = f.method;
