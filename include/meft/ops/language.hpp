@@ -10,6 +10,7 @@
 #include <meft/autodiff/op.hpp>
 #include <meft/backend/cpu/loss.hpp>
 #include <meft/backend/cpu/rows.hpp>
+#include <meft/base/compose.hpp>
 #include <meft/tensor/math.hpp>
 
 namespace meft {
