@@ -116,9 +116,9 @@ template <int M>
 MEFT_AVX2 inline void tile_avx2(Index k, Strided<float> a, Block<float> block, const Corner& at) {
   tile_float<Float8, M, 1>(k, a, block, at);
 }
-template <int M, int Panels>
+template <int M>
 MEFT_AVX512 inline void tile_avx512(Index k, Strided<float> a, Block<float> block, const Corner& at) {
-  tile_float<Float16, M, Panels>(k, a, block, at);
+  tile_float<Float16, M, 2>(k, a, block, at);
 }
 
 /// 8 × 8 transpose in registers: out[j * ldo + i] = in[i * ldi + j].
@@ -168,11 +168,10 @@ inline void multiply_block(Index rows, Index k, Strided<float> a, Block<float> b
     i += height;
   };
   using namespace detail;
-  if (isa() >= Isa::avx512) {
-    const bool two = at.columns > panel_width;
-    while (i + 12 <= rows) next(two ? tile_avx512<12, 2> : tile_avx512<12, 1>, 12);
-    while (i + 4 <= rows) next(two ? tile_avx512<4, 2> : tile_avx512<4, 1>, 4);
-    while (i < rows) next(two ? tile_avx512<1, 2> : tile_avx512<1, 1>, 1);
+  if (isa() >= Isa::avx512 && at.columns > panel_width) {
+    while (i + 12 <= rows) next(tile_avx512<12>, 12);
+    while (i + 4 <= rows) next(tile_avx512<4>, 4);
+    while (i < rows) next(tile_avx512<1>, 1);
     return;
   }
   while (i + 6 <= rows) next(tile_avx2<6>, 6);
