@@ -1,0 +1,92 @@
+// Owns: tests on real checkpoints, which are not in the repository: those that MEFT_SHARED holds. Without it they say
+// that they are skipped.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <meft/method/peft.hpp>
+#include <meft/model/bert.hpp>
+#include <meft/ops/loss.hpp>
+#include <meft/train/hf.hpp>
+
+namespace {
+
+using namespace meft;
+
+/// The folder of a checkpoint, or nothing, said.
+std::string weights(const std::string& name) {
+  const char* shared = std::getenv("MEFT_SHARED");
+  const std::string folder = shared ? std::string(shared) + "/weights/" + name : "";
+  if (shared && std::filesystem::exists(folder)) return folder;
+  MESSAGE("skipped: no weights of ", name, " (MEFT_SHARED)");
+  return "";
+}
+
+/// The gradient of the lowest layer's trained parameters under MEFT1 on random reactions.
+std::vector<float> lowest_gradient(const std::string& folder, Streams streams) {
+  auto bert = train::hf<model::Bert<float>>(folder);
+  const auto body = adapt(bert, Meft1{.options = {.stack = {.streams = streams}}});
+  const auto head = nn::Classifier<float>::make(bert.hidden(), 2, {1, 2, 3});
+  std::vector<std::vector<std::int32_t>> ids, types;
+  for (int i = 0; i < 4; ++i) {
+    ids.emplace_back();
+    for (int j = 0; j < 30 + 7 * i; ++j) ids.back().push_back(15 + (i * 31 + j * j * 7) % 200);
+    types.emplace_back(ids.back().size(), 0);
+  }
+  auto batch = nn::Batch<>::pack(ids, types);
+  batch.run = {5, 0, true};
+  {
+    Tape tape;
+    tape.backward(cross_entropy(head(bert.run(batch, body)), Tensor<std::int32_t>::from({4}, {0, 1, 1, 0})));
+  }
+  std::vector<float> out;
+  for (auto& [name, p] : nn::trainable<float, Cpu>(bert.layers.front())) {
+    const auto g = std::as_const(p).gradient().values();
+    out.insert(out.end(), g.begin(), g.end());
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("real weights: a protein RoBERTa gives each residue the probability that transformers gives") {
+  const std::string folder = weights("sapiens-roberta");
+  if (folder.empty()) return;
+  train::LoadReport report;
+  auto roberta = train::hf<model::Bert<double>>(folder, &report);
+  const auto head = train::load_language_head(folder, roberta, 0, &report);
+  CHECK(report.initialised.empty());
+  const std::vector<std::int32_t> ids{0, 4, 14, 18, 16, 8, 14, 14, 8, 16, 18, 14, 4, 8, 6, 18, 4, 4, 18, 6, 8, 2};
+  // transformers 5.24, RobertaForMaskedLM in float64: log_softmax of the logits at each token's own id.
+  const std::vector<double> expected{-0.148119, -1.684162, -0.617183, -0.851183, -1.120333, -2.525872,
+                                     -2.56206,  -4.089983, -0.365484, -1.022812, -1.073041, -4.112708,
+                                     -0.768457, -0.240109, -0.626302, -2.381563, -1.10968,  -0.420087,
+                                     -0.869,    -3.105708, -1.039685, -5.122934};
+  const auto batch = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)});
+  const auto body = adapt(roberta, HeadOnly{});
+  const auto found = head.log_likelihood(roberta.run(batch, body).value,
+                                         Tensor<std::int32_t>::from({static_cast<Index>(ids.size())}, ids));
+  for (std::size_t i = 0; i < ids.size(); ++i) CHECK(std::abs(found.data()[i] - expected[i]) < 1e-6);
+}
+
+TEST_CASE("real weights: 12 layers of a chemistry BERT, exact equals stored and rounded does not") {
+  const std::string folder = weights("rxnfp-bert");
+  if (folder.empty()) return;
+  const auto stored = lowest_gradient(folder, Streams::stored);
+  CHECK(!stored.empty());
+  CHECK(lowest_gradient(folder, Streams::exact) == stored);
+  const auto rounded = lowest_gradient(folder, Streams::rounded);
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < stored.size(); ++i) {
+    difference += std::pow(static_cast<double>(rounded[i]) - static_cast<double>(stored[i]), 2);
+    norm += std::pow(static_cast<double>(stored[i]), 2);
+  }
+  const double error = std::sqrt(difference / norm);
+  MESSAGE("rxnfp-bert, lowest layer: relative error of the gradient with rounded streams ", error,
+          ", with exact ones 0");
+  CHECK(!(error < 1e-3));
+}
