@@ -171,6 +171,31 @@ double meft_error(const Case& c, const std::string& method, Streams streams, std
   return compare.worst();
 }
 
+/// Every family under every MEFT in T, stored and exact: errors below `limit`, and both the same bits.
+template <Real T>
+void check_meft(double least, double limit, const char* what) {
+  double worst = 0;
+  for (const auto& c : cases())
+    for (const std::string method : {"meft1", "meft2", "meft3"}) {
+      if (c.language) continue;
+      CAPTURE(c.folder);
+      CAPTURE(method);
+      std::vector<double> bits[2];
+      for (const auto streams : {Streams::stored, Streams::exact}) {
+        std::string at;
+        const double error = with_model<T>(c, [&]<class Model>() {
+          return meft_error<Model>(c, method, streams, at, least, &bits[streams == Streams::exact]);
+        });
+        CAPTURE(at);
+        CHECK(error < limit);
+        worst = std::max(worst, error);
+      }
+      CHECK(!bits[0].empty());
+      CHECK(bits[0] == bits[1]);
+    }
+  MESSAGE(what, ": largest relative error ", worst);
+}
+
 }  // namespace
 
 TEST_CASE("families: hidden states, logits, loss and every gradient equal those of transformers") {
@@ -184,48 +209,10 @@ TEST_CASE("families: hidden states, logits, loss and every gradient equal those 
 
 // 64-bit words with 40 fraction bits round each shear by 2⁻⁴¹, 5e-13.
 TEST_CASE("families: MEFT in double equals the plain transcription, and exact equals stored bit for bit") {
-  double worst = 0;
-  for (const auto& c : cases())
-    for (const std::string method : {"meft1", "meft2", "meft3"}) {
-      if (c.language) continue;
-      CAPTURE(c.folder);
-      CAPTURE(method);
-      std::vector<double> bits[2];
-      for (const auto streams : {Streams::stored, Streams::exact}) {
-        std::string at;
-        const double error = with_model<double>(c, [&]<class Model>() {
-          return meft_error<Model>(c, method, streams, at, 0, &bits[streams == Streams::exact]);
-        });
-        CAPTURE(at);
-        CHECK(error < 1e-9);
-        worst = std::max(worst, error);
-      }
-      CHECK(!bits[0].empty());
-      CHECK(bits[0] == bits[1]);
-    }
-  MESSAGE("double, 64-bit streams: largest relative error ", worst);
+  check_meft<double>(0, 1e-9, "double, 64-bit streams");
 }
 
 // As in golden_test: a hundred roundings of 2⁻²¹ may be seen, errors of gradients below 0.01 relative to 0.01.
 TEST_CASE("families: MEFT in float with 32-bit streams, exact equal to stored bit for bit") {
-  double worst = 0;
-  for (const auto& c : cases())
-    for (const std::string method : {"meft1", "meft2", "meft3"}) {
-      if (c.language) continue;
-      CAPTURE(c.folder);
-      CAPTURE(method);
-      std::vector<double> bits[2];
-      for (const auto streams : {Streams::stored, Streams::exact}) {
-        std::string at;
-        const double error = with_model<float>(c, [&]<class Model>() {
-          return meft_error<Model>(c, method, streams, at, 0.01, &bits[streams == Streams::exact]);
-        });
-        CAPTURE(at);
-        CHECK(error < 5e-5);
-        worst = std::max(worst, error);
-      }
-      CHECK(!bits[0].empty());
-      CHECK(bits[0] == bits[1]);
-    }
-  MESSAGE("float, 32-bit streams: largest relative error ", worst);
+  check_meft<float>(0.01, 5e-5, "float, 32-bit streams");
 }

@@ -2,8 +2,6 @@
 // sets, hostile files, and batches made ahead. With MEFT_SHARED set the sample of CIFAR-10 there is read too.
 #include <doctest/doctest.h>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -25,52 +23,15 @@
 #include <meft/data/preprocess.hpp>
 #include <meft/io/safetensors.hpp>
 
+#include "folder.hpp"
+
 using namespace meft;
+using test::contains, test::Folder, test::message_of;
 namespace fs = std::filesystem;
 
 namespace {
 
 const std::string golden = "golden/images";
-
-/// A folder of its own, removed at the end.
-struct Folder {
-  fs::path path;
-  Folder() {
-    static int number = 0;
-    path =
-        fs::temp_directory_path() / ("meft_image_test_" + std::to_string(::getpid()) + "_" + std::to_string(number++));
-    fs::create_directories(path);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  std::string put(const std::string& name, const std::string& bytes) const {
-    fs::create_directories((path / name).parent_path());
-    std::ofstream(path / name, std::ios::binary) << bytes;
-    return (path / name).string();
-  }
-  std::string text() const { return path.string(); }
-};
-
-/// The error's message, the folder's name taken out.
-template <class Body>
-std::string message_of(Body&& body, const Folder* folder = nullptr) {
-  try {
-    body();
-  } catch (const Error& error) {
-    std::string text = error.message();
-    if (folder)
-      for (std::size_t at; (at = text.find(folder->text() + "/")) != text.npos;)
-        text.erase(at, folder->text().size() + 1);
-    return text;
-  }
-  return "no error";
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
 data::Image decode(const std::string& bytes, const data::DecodeLimits& limits = {}) {
   // A copy of exactly this size, so that the sanitizer sees the end.
