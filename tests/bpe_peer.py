@@ -2,7 +2,7 @@
 
 bpe_peer.py PROGRAM
 
-PROGRAM is bpe_peer, built from bpe_peer.cpp. The tokenizers are trained here on the lines that tests/fetch.py fetches
+PROGRAM is tokenizer_peer, built from tokenizer_peer.cpp. The tokenizers are trained here on the lines that tests/fetch.py fetches
 into build/assets, else on made-up ones, and get the special tokens of RoBERTa, BART, OPT and GPT-2.
 Prints the throughput too. Exit status 1: they differ, and the first differences are printed.
 """
