@@ -1,11 +1,10 @@
 // Owns: λ, the rational factor of a shear.
 #pragma once
 
-#include <charconv>
 #include <cstdint>
-#include <numeric>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <meft/base/error.hpp>
 
@@ -18,7 +17,8 @@ struct Lambda {
   Lambda reduced(Where where = Where::current()) const {
     require(n != 0 && d > 0 && n >= -32768 && n <= 32768 && d <= 32768,
             {"lambda: not n/d with 1 <= |n|, d <= 32768", where}, *this);
-    const std::int32_t g = std::gcd(n, d);
+    std::int32_t g = d;  // Euclid
+    for (std::int32_t rest = n < 0 ? -n : n; rest;) g = std::exchange(rest, g % rest);
     return {n / g, d / g};
   }
   double value() const { return static_cast<double>(n) / d; }
@@ -28,11 +28,16 @@ struct Lambda {
   /// Reads `1/10`, `-1`, `2^-8`; throws with the text otherwise.
   static Lambda parse(std::string_view text, Where where = Where::current()) {
     const auto number = [&](std::string_view part) {
+      const bool negative = part.starts_with('-');
+      if (negative) part.remove_prefix(1);
+      bool ok = !part.empty() && part.size() < 10;  // nine digits fit
       std::int32_t value = 0;
-      const auto [end, code] = std::from_chars(part.data(), part.data() + part.size(), value);
-      require(code == std::errc() && end == part.data() + part.size(),
-              {"lambda: expected n, n/d or 2^-k, found", where}, text);
-      return value;
+      for (const char c : part) {
+        ok = ok && '0' <= c && c <= '9';
+        if (ok) value = value * 10 + (c - '0');
+      }
+      require(ok, {"lambda: expected n, n/d or 2^-k, found", where}, text);
+      return negative ? -value : value;
     };
     if (text.starts_with("2^-")) {
       const std::int32_t k = number(text.substr(3));

@@ -4,12 +4,12 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
-#include <memory>
-#include <mutex>
 #include <utility>
+#include <vector>
 
-#include <pthread.h>
 #include <unistd.h>
+
+#include <meft/base/mutex.hpp>
 
 namespace meft {
 
@@ -29,7 +29,7 @@ class Crew {
   int available() const { return inside() ? 1 : size(); }
 
   [[gnu::cold]] void resize(int threads) {
-    std::lock_guard busy(job_mutex_);
+    const Lock busy(job_mutex_);
     stop();
     start(threads);
   }
@@ -50,12 +50,12 @@ class Crew {
       for (std::int64_t i = 0; i < chunks; ++i) job.chunk(i);
       return;
     }
-    std::lock_guard busy(job_mutex_);
+    const Lock busy(job_mutex_);
     job_ = &job;
     next_ = 0;
     wake();
     work();
-    std::unique_lock lock(state_mutex_);
+    const Lock lock(state_mutex_);
     while (active_ > 0) pthread_cond_wait(&idle_, state_mutex_.native_handle());
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
@@ -74,7 +74,7 @@ class Crew {
     quit_ = false;
     born_ = generation_;
     const int wanted = threads > 1 ? threads - 1 : 0;
-    threads_ = std::make_unique<pthread_t[]>(static_cast<std::size_t>(wanted));
+    threads_.resize(static_cast<std::size_t>(wanted));
     while (workers_ < wanted &&
            pthread_create(&threads_[static_cast<std::size_t>(workers_)], nullptr, &loop, this) == 0)
       ++workers_;
@@ -88,7 +88,7 @@ class Crew {
 
   /// Sends every worker into the job.
   [[gnu::cold, gnu::noinline]] void wake() {
-    std::lock_guard lock(state_mutex_);
+    const Lock lock(state_mutex_);
     active_ = workers_;
     ++generation_;
     pthread_cond_broadcast(&go_);
@@ -96,14 +96,15 @@ class Crew {
 
   [[gnu::cold]] static void* loop(void* self) {
     Crew& crew = *static_cast<Crew*>(self);
-    std::unique_lock lock(crew.state_mutex_);
     for (std::uint32_t seen = crew.born_;;) {
-      while (crew.generation_ == seen) pthread_cond_wait(&crew.go_, crew.state_mutex_.native_handle());
-      seen = crew.generation_;
-      if (crew.quit_) return nullptr;
-      lock.unlock();
+      {
+        const Lock lock(crew.state_mutex_);
+        while (crew.generation_ == seen) pthread_cond_wait(&crew.go_, crew.state_mutex_.native_handle());
+        seen = crew.generation_;
+        if (crew.quit_) return nullptr;
+      }
       crew.work();
-      lock.lock();
+      const Lock lock(crew.state_mutex_);
       if (--crew.active_ == 0) pthread_cond_signal(&crew.idle_);
     }
   }
@@ -113,20 +114,20 @@ class Crew {
     try {
       for (std::int64_t i, chunks = job_->chunks(); (i = next_.fetch_add(1)) < chunks;) job_->chunk(i);
     } catch (...) {
-      std::lock_guard lock(state_mutex_);
+      const Lock lock(state_mutex_);
       if (!error_) error_ = std::current_exception();
       next_ = job_->count;
     }
     inside() = false;
   }
 
-  std::unique_ptr<pthread_t[]> threads_;
+  std::vector<pthread_t> threads_;
   int workers_ = 0;
-  std::mutex job_mutex_;  // held by the caller of a job
+  Mutex job_mutex_;  // held by the caller of a job
   const Job* job_ = nullptr;
   std::atomic<std::int64_t> next_{0};
 
-  std::mutex state_mutex_;  // guards what follows
+  Mutex state_mutex_;  // guards what follows
   pthread_cond_t go_ = PTHREAD_COND_INITIALIZER, idle_ = PTHREAD_COND_INITIALIZER;
   std::uint32_t generation_ = 0, born_ = 0;  // workers sleep until it changes from what it was at their start
   int active_ = 0;

@@ -3,11 +3,11 @@
 #pragma once
 
 #include <cstddef>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include <meft/base/error.hpp>
+#include <meft/base/mutex.hpp>
 #include <meft/memory/meter.hpp>
 
 namespace meft {
@@ -31,7 +31,7 @@ class Pool {
   /// At least `bytes` bytes, aligned to 64; throws when the device has none left.
   [[gnu::cold, gnu::noinline]] Block take(std::size_t bytes, Where where = Where::current()) {
     Block block{nullptr, round_up(bytes), detail::current_use()};
-    std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     const std::size_t most = block.capacity + block.capacity / 8;
     std::size_t at = first_of(block.capacity);
     if (at < cached_.size() && cached_[at].size <= most) {
@@ -57,7 +57,7 @@ class Pool {
   }
 
   [[gnu::cold, gnu::noinline]] void give(const Block& block) {
-    std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     now_.live[static_cast<std::size_t>(block.use)] -= block.capacity;
     now_.total -= block.capacity;
     if (!caching_) return free_block(block);
@@ -67,35 +67,35 @@ class Pool {
 
   /// Returns cached blocks to the system.
   void trim() {
-    std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     release_cached();
   }
 
   /// With caching off every block goes straight back to the system: for comparing the meter with an outside count.
   void set_caching(bool on) {
     if (!on) trim();
-    std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     caching_ = on;
   }
 
   Reading read() const {
-    std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     return now_;
   }
 
   /// Starts a new peak at what is alive now.
   void reset_peak() {
-    std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     now_.peak = now_.total;
   }
 
   /// Bytes held from the system, cached ones included, and how often the system was asked.
   std::size_t reserved() const {
-    std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     return reserved_;
   }
   std::size_t system_calls() const {
-    std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     return system_calls_;
   }
 
@@ -133,7 +133,7 @@ class Pool {
   const char* device_;
   Allocate allocate_;
   Free free_;
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<Cached> cached_;
   Reading now_;
   std::size_t reserved_ = 0, system_calls_ = 0;
