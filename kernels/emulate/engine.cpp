@@ -566,15 +566,16 @@ class Crew {
   }
   unsigned size() const { return size_; }
 
-  void help(Run& run) {
+  /// Runs `job` on every thread of the crew and on the caller.
+  void help(const std::function<void()>& job) {
     {
       std::lock_guard lock(mutex_);
-      run_ = &run;
+      job_ = &job;
       busy_ = size_;
       ++turn_;
     }
     start_.notify_all();
-    own_worker().work(run);
+    job();
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return busy_ == 0; });
   }
@@ -583,14 +584,14 @@ class Crew {
   void loop() {
     std::uint64_t seen = 0;
     for (;;) {
-      Run* run = nullptr;
+      const std::function<void()>* job = nullptr;
       {
         std::unique_lock lock(mutex_);
         start_.wait(lock, [&] { return turn_ != seen; });
         seen = turn_;
-        run = run_;
+        job = job_;
       }
-      own_worker().work(*run);
+      (*job)();
       std::lock_guard lock(mutex_);
       if (--busy_ == 0) done_.notify_all();
     }
@@ -600,7 +601,7 @@ class Crew {
   std::condition_variable start_, done_;
   unsigned size_, busy_ = 0;
   std::uint64_t turn_ = 0;
-  Run* run_ = nullptr;
+  const std::function<void()>* job_ = nullptr;
 };
 
 /// The crew for this process: a fork leaves its threads behind.
@@ -613,6 +614,11 @@ Crew& crew(unsigned size) {
     owner = getpid();
   }
   return *one;
+}
+
+unsigned number_of_workers() {
+  const unsigned chosen = worker_count.load();
+  return chosen ? chosen : std::clamp(std::thread::hardware_concurrency(), 1u, 8u);
 }
 
 /// Fewer threads than this run on the caller alone: waking others would take longer.
@@ -633,11 +639,10 @@ Fault run_grid(const Grid& grid, char* text, std::size_t size) {
     do run.stride = random.next() % run.blocks;
     while (std::gcd(run.stride, run.blocks) != 1);
   }
-  unsigned workers = worker_count.load();
-  if (!workers) workers = std::clamp(std::thread::hardware_concurrency(), 1u, 8u);
+  const unsigned workers = number_of_workers();
   const std::uint64_t threads = run.blocks * grid.block.x * grid.block.y * grid.block.z;
   if (workers == 1 || run.blocks == 1 || threads < worth_sharing) own_worker().work(run);
-  else crew(workers - 1).help(run);
+  else crew(workers - 1).help([&run] { own_worker().work(run); });
   if (run.fault == Fault::none) {
     char where[256];
     if (!close_device_memory(where, sizeof where)) {
@@ -652,6 +657,17 @@ Fault run_grid(const Grid& grid, char* text, std::size_t size) {
   }
   std::snprintf(text, size, "%s", run.text);
   return run.fault;
+}
+
+void share(std::uint64_t count, bool worth, const std::function<void(std::uint64_t)>& work) {
+  std::atomic<std::uint64_t> next{0};
+  const auto job = [&] {
+    Access access;
+    for (std::uint64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
+  };
+  const unsigned workers = number_of_workers();
+  if (workers == 1 || count < 2 || !worth) job();
+  else crew(workers - 1).help(job);
 }
 
 int meet_block(Meeting kind, int predicate, Place place) { return working->meet_block(kind, predicate, place); }

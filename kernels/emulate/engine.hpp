@@ -22,6 +22,9 @@ enum class Fault { none, address, synchronisation, trap };
 /// Runs all blocks; at the first fault, stops and writes the message into `text`.
 Fault run_grid(const Grid& grid, char* text, std::size_t size);
 
+/// work(i) for each i < count, shared among the OS threads that run blocks where that is worth it, in any order.
+void share(std::uint64_t count, bool worth, const std::function<void(std::uint64_t)>& work);
+
 /// "name<…>(…)" of a function of this process, from the symbol table of its file, or its address.
 void describe_function(const void* function, char* text, std::size_t size);
 

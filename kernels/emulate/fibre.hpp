@@ -41,10 +41,10 @@ class Fibre {
   ucontext_t context_{};
 #endif
   // For the sanitizers.
-  void* fake_stack_ = nullptr;
+  [[maybe_unused]] void* fake_stack_ = nullptr;
   const void* bottom_ = nullptr;
   std::size_t size_ = 0;
-  void* shadow_ = nullptr;
+  [[maybe_unused]] void* shadow_ = nullptr;
 };
 
 }  // namespace emulate
