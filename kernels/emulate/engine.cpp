@@ -250,10 +250,14 @@ void Worker::block_current() {
 void Worker::finish() {
   threads_[current_].state = State::done;
   ++done_;
-  if (arrived_) {
-    std::string what = "it ends while others wait: " + waiting();
-    fail(Fault::synchronisation, what.c_str());
-  }
+  bool awaited = arrived_ > 0;
+  const unsigned own = current_ & 31u, first = current_ & ~31u;
+  for (unsigned rest = warp_arrived_[current_ / 32]; rest && !awaited; rest &= rest - 1)
+    awaited = threads_[first + static_cast<unsigned>(std::countr_zero(rest))].mask >> own & 1u;
+  if (!awaited) return;
+  threads_[current_].place = {"", 0};
+  std::string what = "it ends while others wait for it: " + waiting();
+  fail(Fault::synchronisation, what.c_str());
 }
 
 void Worker::run_block(std::uint64_t block) {
@@ -506,6 +510,7 @@ void Worker::trap(const char* what, Place place) {
 }
 
 void Worker::deadlock() {
+  threads_[current_].place = {"", 0};
   std::string what = "deadlock: every thread of the block waits or has ended: " + waiting();
   fail(Fault::synchronisation, what.c_str());
 }
@@ -627,11 +632,7 @@ constexpr std::uint64_t worth_sharing = 4096;
 }  // namespace
 
 Fault run_grid(const Grid& grid, char* text, std::size_t size) {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    install_fault_handler();
-    set_fault_hook(&fault_in_kernel);
-  });
+  set_fault_hook(&fault_in_kernel);
   Run run(grid, ++grids, current_seed.load());
   if (run.seed && run.blocks > 1) {
     Random random{run.seed ^ run.number << 20};

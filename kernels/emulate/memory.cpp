@@ -95,7 +95,10 @@ bool wrote(void* context) {
 }
 
 void pass_on(int signal, siginfo_t* info, void* context) {
-  struct sigaction& previous = signal == SIGSEGV ? previous_segv : previous_bus;
+  struct sigaction previous = signal == SIGSEGV ? previous_segv : previous_bus;
+  // A handler that raises the signal again must not come back to us and from here to itself.
+  static std::atomic<int> depth{0};
+  if (depth.fetch_add(1) > 0) previous.sa_handler = SIG_DFL, previous.sa_flags = 0;
   if ((previous.sa_flags & SA_SIGINFO) && previous.sa_sigaction) previous.sa_sigaction(signal, info, context);
   else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN && previous.sa_handler)
     previous.sa_handler(signal);
@@ -125,17 +128,20 @@ void on_fault(int signal, siginfo_t* info, void* context) {
 
 }  // namespace
 
+/// Others, test frameworks among them, put handlers of their own in our place: so this is done before each kernel.
 void install_fault_handler() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    arena();
-    struct sigaction action {};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGSEGV, &action, &previous_segv);
-    sigaction(SIGBUS, &action, &previous_bus);
-  });
+  arena();
+  struct sigaction action {};
+  action.sa_sigaction = on_fault;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  sigemptyset(&action.sa_mask);
+  const auto install = [&](int signal, struct sigaction& previous) {
+    struct sigaction before {};
+    sigaction(signal, &action, &before);
+    if (!(before.sa_flags & SA_SIGINFO) || before.sa_sigaction != on_fault) previous = before;
+  };
+  install(SIGSEGV, previous_segv);
+  install(SIGBUS, previous_bus);
 }
 
 void set_fault_hook(FaultHook hook) { fault_hook = hook; }

@@ -130,6 +130,7 @@ void raise_fault(cudaError_t code, const char* text) { give_way(code, text); }
 cudaError_t enqueue(cudaStream_t stream, const std::function<void()>& work) {
   if (!valid(stream)) return note(cudaErrorInvalidResourceHandle);
   if (device().sticky != cudaSuccess) return healthy();
+  install_fault_handler();
   work();
   return healthy();
 }
@@ -164,6 +165,18 @@ cudaError_t enqueue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
     if (fault == Fault::address) give_way(cudaErrorIllegalAddress, text);
     else if (fault != Fault::none) give_way(cudaErrorLaunchFailure, text);
   });
+}
+
+cudaError_t copy_to_symbol(const void* symbol, std::size_t size, const void* from, std::size_t bytes,
+                           std::size_t offset, cudaMemcpyKind kind, cudaStream_t stream) {
+  Lock lock;
+  if (!from || offset > size || bytes > size - offset) return note(cudaErrorInvalidValue);
+  const bool device = is_device_address(from);
+  if (kind != cudaMemcpyDefault && kind != (device ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice))
+    return note(cudaErrorInvalidMemcpyDirection);
+  if (device && !is_device_range(from, bytes)) return note(cudaErrorInvalidValue);
+  char* to = static_cast<char*>(const_cast<void*>(symbol)) + offset;
+  return touch_device(stream, [=] { std::memcpy(to, from, bytes); });
 }
 
 const char* fault() { return device().fault; }
