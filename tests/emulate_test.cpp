@@ -448,7 +448,7 @@ TEST_CASE("other addresses that a kernel must not touch") {
   const Fresh fresh;
   {
     const DeviceArray<float> out(1);
-    CHECK(contains(caught([&] { cuda::launch(write_at, dim3(1), dim3(1), 0, nullptr, nullptr, 0L); }),
+    CHECK(contains(caught([&] { cuda::launch(write_at, dim3(1), dim3(1), 0, nullptr, reinterpret_cast<float*>(64), 0L); }),
                    "is not device memory"));
     // From now on every call gives the error, as on a device.
     CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);

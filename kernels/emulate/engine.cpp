@@ -119,10 +119,11 @@ class Worker {
   std::uint64_t meet_warp(Meeting kind, unsigned mask, std::uint64_t value, int source, Place place);
   unsigned lane() const { return current_ & 31u; }
   void* shared() const { return shared_at_; }
-  [[noreturn]] void fail(Fault kind, const char* what);
+  [[noreturn]] void fail(Fault kind, std::string what);
   [[noreturn]] void trap(const char* what, Place place);
   [[noreturn]] void leave();
   bool on_fault(void* address, bool is_write, void* context);
+  [[noreturn]] void report_fault();
 
  private:
   void run_block(std::uint64_t block);
@@ -133,7 +134,7 @@ class Worker {
   void ready(unsigned thread);
   Fibre* free_fibre();
   [[noreturn]] void deadlock();
-  void say(char* text, std::size_t size, unsigned thread, const char* what) const;
+  void record(Fault kind, std::string what);
   std::string waiting() const;
 
   Run* run_ = nullptr;
@@ -147,12 +148,14 @@ class Worker {
   std::vector<Fibre*> free_;
   Fibre main_;
   Fibre* fibre_ = nullptr;  // the one that runs
-  bool aborted_ = false;
+  Fibre* left_ = nullptr;   // the one on which a fault ended the block
   Random random_{0};
   std::uint64_t switches_ = 0;
   std::size_t page_ = 4096;
   char* shared_ = nullptr;
   char* shared_at_ = nullptr;
+  char* fault_address_ = nullptr;
+  bool fault_is_write_ = false;
 };
 
 thread_local Worker* working = nullptr;
@@ -257,7 +260,7 @@ void Worker::finish() {
   if (!awaited) return;
   threads_[current_].place = {"", 0};
   std::string what = "it ends while others wait for it: " + waiting();
-  fail(Fault::synchronisation, what.c_str());
+  fail(Fault::synchronisation, std::move(what));
 }
 
 void Worker::run_block(std::uint64_t block) {
@@ -279,15 +282,16 @@ void Worker::run_block(std::uint64_t block) {
 
   unsigned first = 0;
   pick(first);
-  aborted_ = false;
+  left_ = nullptr;
   resume(first, &main_);
-  if (aborted_) {
-    free_.clear();
-    for (const auto& fibre : fibres_) {
-      fibre->restart();
-      free_.push_back(fibre.get());
-    }
-  }
+  if (!left_) return;
+  const auto renew = [this](Fibre* fibre) {
+    fibre->restart();
+    free_.push_back(fibre);
+  };
+  renew(left_);
+  for (const Thread& thread : threads_)
+    if (thread.fibre && thread.fibre != left_) renew(thread.fibre);
 }
 
 void Worker::work(Run& run) {
@@ -352,7 +356,7 @@ int Worker::meet_block(Meeting kind, int predicate, Place place) {
       if (other.state != State::at_barrier) continue;
       if (same(other.place, place) && other.kind == kind) break;
       std::string what = "it waits at another barrier than others: " + waiting();
-      fail(Fault::synchronisation, what.c_str());
+      fail(Fault::synchronisation, std::move(what));
     }
   }
   sum_ += predicate != 0;
@@ -411,7 +415,7 @@ std::uint64_t Worker::meet_warp(Meeting kind, unsigned mask, std::uint64_t value
     if ((arrived >> lane & 1u) && other.mask == mask && other.kind != kind) {
       std::string what = std::string("it is in ") + name_of(kind) + " while lanes that it names are elsewhere: " +
                          waiting();
-      fail(Fault::synchronisation, what.c_str());
+      fail(Fault::synchronisation, std::move(what));
     }
   }
   arrived |= 1u << own;
@@ -478,29 +482,29 @@ std::string Worker::waiting() const {
   return out;
 }
 
-void Worker::say(char* text, std::size_t size, unsigned thread, const char* what) const {
-  char name[256];
+/// Puts the kernel's and the thread's names in front of `what` and keeps it. Frees what it takes, for after it nothing
+/// on this stack is destroyed.
+void Worker::record(Fault kind, std::string what) {
+  const Place place = threads_[current_].place;
+  if (kind != Fault::address && place.line)
+    what += std::string(" (") + base_name(place.file) + ":" + std::to_string(place.line) + ")";
+  char name[256], text[1024];
   describe_function(run_->grid.kernel, name, sizeof name);
-  const uint3 t = threads_[thread].index;
-  std::snprintf(text, size, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s", name, blockIdx.x, blockIdx.y,
-                blockIdx.z, t.x, t.y, t.z, what);
+  const uint3 t = threads_[current_].index;
+  std::snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s", name, blockIdx.x, blockIdx.y,
+                blockIdx.z, t.x, t.y, t.z, what.c_str());
+  run_->record(kind, text);
 }
 
-void Worker::fail(Fault kind, const char* what) {
-  char text[1024];
-  const Place place = threads_[current_].place;
-  std::string full = what;
-  if (kind != Fault::address && place.line)
-    full += std::string(" (") + base_name(place.file) + ":" + std::to_string(place.line) + ")";
-  say(text, sizeof text, current_, full.c_str());
-  run_->record(kind, text);
+void Worker::fail(Fault kind, std::string what) {
+  record(kind, std::move(what));
   leave();
 }
 
 /// Back to the worker, never to return: the block is given up.
 void Worker::leave() {
-  aborted_ = true;
-  std::exchange(fibre_, nullptr)->switch_to(main_);
+  left_ = std::exchange(fibre_, nullptr);
+  left_->switch_to(main_);
   __builtin_unreachable();
 }
 
@@ -512,28 +516,17 @@ void Worker::trap(const char* what, Place place) {
 void Worker::deadlock() {
   threads_[current_].place = {"", 0};
   std::string what = "deadlock: every thread of the block waits or has ended: " + waiting();
-  fail(Fault::synchronisation, what.c_str());
+  fail(Fault::synchronisation, std::move(what));
 }
 
 /// Where a faulting thread goes on, at the top of its fibre's stack, whose content is lost.
-[[noreturn]] void leave_after_fault();
+[[noreturn]] void leave_after_fault() { working->report_fault(); }
 
+/// In the signal handler: keeps what happened and turns the thread to leave_after_fault.
 bool Worker::on_fault(void* address, bool is_write, void* context) {
   if (!fibre_) return false;
-  char where[400], what[512];
-  const char* verb = is_write ? "writes" : "reads or writes";
-  if (fibre_->guards(address)) {
-    std::snprintf(what, sizeof what, "its stack of %zu KiB is used up", stack_bytes >> 10);
-  } else if (address >= shared_ && address < shared_ + most_shared_bytes + 2 * page_) {
-    std::snprintf(what, sizeof what, "%s dynamic shared memory at offset %td of %zu bytes", verb,
-                  static_cast<char*>(address) - shared_at_, run_->grid.shared_bytes);
-  } else {
-    describe_address(address, where, sizeof where);
-    std::snprintf(what, sizeof what, "%s out of bounds: %s", verb, where);
-  }
-  char text[1024];
-  say(text, sizeof text, current_, what);
-  run_->record(Fault::address, text);
+  fault_address_ = static_cast<char*>(address);
+  fault_is_write_ = is_write;
   auto& machine = static_cast<ucontext_t*>(context)->uc_mcontext;
 #if defined(__x86_64__)
   machine.gregs[REG_RIP] = reinterpret_cast<greg_t>(&leave_after_fault);
@@ -542,14 +535,26 @@ bool Worker::on_fault(void* address, bool is_write, void* context) {
   machine.pc = reinterpret_cast<std::uintptr_t>(&leave_after_fault);
   machine.sp = reinterpret_cast<std::uintptr_t>(fibre_->top());
 #else
-  (void)machine;
-  std::fprintf(stderr, "emulate: %s\n", text);
+  (void)machine;  // the process ends by its signal
   return false;
 #endif
   return true;
 }
 
-[[noreturn]] void leave_after_fault() { working->leave(); }
+void Worker::report_fault() {
+  char where[400], what[512];
+  const char* verb = fault_is_write_ ? "writes" : "reads or writes";
+  if (fibre_->guards(fault_address_)) {
+    std::snprintf(what, sizeof what, "its stack of %zu KiB is used up", stack_bytes >> 10);
+  } else if (fault_address_ >= shared_ && fault_address_ < shared_ + most_shared_bytes + 2 * page_) {
+    std::snprintf(what, sizeof what, "%s dynamic shared memory at offset %td of %zu bytes", verb,
+                  fault_address_ - shared_at_, run_->grid.shared_bytes);
+  } else {
+    describe_address(fault_address_, where, sizeof where);
+    std::snprintf(what, sizeof what, "%s out of bounds: %s", verb, where);
+  }
+  fail(Fault::address, what);
+}
 
 bool fault_in_kernel(void* address, bool is_write, void* context) {
   return working && working->on_fault(address, is_write, context);
@@ -609,16 +614,16 @@ class Crew {
   const std::function<void()>* job_ = nullptr;
 };
 
-/// The crew for this process: a fork leaves its threads behind.
+/// The crew of that size for this process: a fork leaves its threads behind.
 Crew& crew(unsigned size) {
-  static Crew* one = nullptr;
-  static pid_t owner = 0;
-  if (!one || owner != getpid() || one->size() != size) {
-    static std::vector<Crew*> kept;  // those that wait elsewhere stay reachable
-    one = kept.emplace_back(new Crew(size));
-    owner = getpid();
-  }
-  return *one;
+  struct Kept {
+    pid_t owner;
+    std::unique_ptr<Crew> crew;
+  };
+  static std::vector<Kept>& kept = *new std::vector<Kept>;
+  for (const Kept& one : kept)
+    if (one.owner == getpid() && one.crew->size() == size) return *one.crew;
+  return *kept.emplace_back(Kept{getpid(), std::make_unique<Crew>(size)}).crew;
 }
 
 unsigned number_of_workers() {
