@@ -344,6 +344,101 @@ TEST_CASE("streams, events and copies") {
   CHECK(cudaStreamSynchronize(stream) == cudaErrorInvalidResourceHandle);
 }
 
+namespace {
+struct Stream {
+  cudaStream_t stream = nullptr;
+  Stream() { cuda::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
+  ~Stream() { cudaStreamDestroy(stream); }
+};
+struct Event {
+  cudaEvent_t event = nullptr;
+  Event() { cuda::check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags"); }
+  ~Event() { cudaEventDestroy(event); }
+};
+}  // namespace
+
+TEST_CASE("shuffled schedules show what nobody waited for") {
+  const Fresh fresh;
+  const auto chain = [](bool waits) {
+    int right = 0;
+    for (std::uint64_t seed = 0; seed < 9; ++seed) {
+      emulate::set_seed(seed);
+      const DeviceArray<float> x(std::vector<float>(64, 1.0f)), y(std::vector<float>(64, 1.0f));
+      const Stream first, second;
+      const Event event;
+      cuda::launch(add_to, dim3(1), dim3(64), 0, first.stream, 64, 1.0f, x.data(), x.data());
+      cuda::check(cudaEventRecord(event.event, first.stream), "cudaEventRecord");
+      if (waits) cuda::check(cudaStreamWaitEvent(second.stream, event.event), "cudaStreamWaitEvent");
+      cuda::launch(add_to, dim3(1), dim3(64), 0, second.stream, 64, 1.0f, x.data(), y.data());
+      cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+      right += y.host() == std::vector<float>(64, 3.0f);
+    }
+    return right;
+  };
+  CHECK(chain(true) == 9);
+  CHECK(chain(false) < 9);
+  CHECK(chain(false) > 0);
+
+  // Pinned memory is read when the copy runs, not when it is enqueued.
+  emulate::set_seed(1);
+  float* pinned = nullptr;
+  cuda::check(cudaMallocHost(&pinned, 4), "cudaMallocHost");
+  const DeviceArray<float> x(1);
+  const Stream stream;
+  *pinned = 1;
+  cuda::check(cudaMemcpyAsync(x.data(), pinned, 4, cudaMemcpyHostToDevice, stream.stream), "cudaMemcpyAsync");
+  CHECK(cudaStreamQuery(stream.stream) == cudaSuccess);
+  cuda::check(cudaMemcpyAsync(x.data(), pinned, 4, cudaMemcpyHostToDevice, stream.stream), "cudaMemcpyAsync");
+  *pinned = 2;
+  cuda::check(cudaStreamSynchronize(stream.stream), "cudaStreamSynchronize");
+  CHECK(x.host()[0] == 2);
+  cuda::check(cudaFreeHost(pinned), "cudaFreeHost");
+}
+
+TEST_CASE("graphs: captured, not run; then run as often as launched") {
+  const Fresh fresh;
+  for (const std::uint64_t seed : {0, 1, 2}) {
+    emulate::set_seed(seed);
+    const DeviceArray<float> x(std::vector<float>(64, 1.0f)), y(std::vector<float>(64, 0.0f));
+    const Stream main, side;
+    const Event fork_off, joined;
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    cuda::check(cudaStreamBeginCapture(main.stream, cudaStreamCaptureModeGlobal), "begin");
+    cuda::launch(add_to, dim3(1), dim3(64), 0, main.stream, 64, 1.0f, x.data(), x.data());
+    cuda::check(cudaEventRecord(fork_off.event, main.stream), "record");
+    cuda::check(cudaStreamWaitEvent(side.stream, fork_off.event), "wait");
+    cuda::launch(add_to, dim3(1), dim3(64), 0, side.stream, 64, 1.0f, x.data(), y.data());
+    cuda::check(cudaEventRecord(joined.event, side.stream), "record");
+    cuda::check(cudaStreamWaitEvent(main.stream, joined.event), "wait");
+    cudaStreamCaptureStatus status{};
+    cuda::check(cudaStreamIsCapturing(side.stream, &status), "status");
+    CHECK(status == cudaStreamCaptureStatusActive);
+    cuda::check(cudaStreamEndCapture(main.stream, &graph), "end");
+    cuda::check(cudaGraphInstantiate(&exec, graph), "instantiate");
+    cuda::check(cudaGraphDestroy(graph), "destroy");
+    CHECK(y.host() == std::vector<float>(64, 0.0f));
+    for (int i = 0; i < 3; ++i) cuda::check(cudaGraphLaunch(exec, main.stream), "launch");
+    cuda::check(cudaStreamSynchronize(main.stream), "synchronize");
+    CHECK(x.host() == std::vector<float>(64, 8.0f));
+    CHECK(y.host() == std::vector<float>(64, 14.0f));
+    CHECK(cudaGraphExecDestroy(exec) == cudaSuccess);
+    // What a capture refuses, and a stream that was not joined.
+    cuda::check(cudaStreamBeginCapture(main.stream, cudaStreamCaptureModeGlobal), "begin");
+    CHECK(cudaStreamSynchronize(main.stream) == cudaErrorStreamCaptureUnsupported);
+    CHECK(cudaStreamEndCapture(main.stream, &graph) == cudaErrorStreamCaptureInvalidated);
+    cuda::check(cudaStreamBeginCapture(main.stream, cudaStreamCaptureModeGlobal), "begin");
+    float* p = nullptr;
+    CHECK(cudaMalloc(&p, 4) == cudaErrorStreamCaptureUnsupported);
+    CHECK(cudaStreamEndCapture(main.stream, &graph) == cudaErrorStreamCaptureInvalidated);
+    cuda::check(cudaStreamBeginCapture(main.stream, cudaStreamCaptureModeGlobal), "begin");
+    cuda::check(cudaEventRecord(fork_off.event, main.stream), "record");
+    cuda::check(cudaStreamWaitEvent(side.stream, fork_off.event), "wait");
+    CHECK(cudaStreamEndCapture(main.stream, &graph) == cudaErrorStreamCaptureUnjoined);
+    cudaGetLastError();
+  }
+}
+
 // --- errors of calls ---
 
 TEST_CASE("calls are refused with CUDA's codes") {

@@ -1,15 +1,13 @@
-// Owns: the calls of CUDA's runtime under emulation. Work on a stream runs when it is enqueued.
+// Owns: the calls of CUDA's runtime under emulation that concern errors, the device, memory and kernels.
 #include <unistd.h>
 
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <map>
 #include <mutex>
-#include <set>
-#include <string>
+#include <vector>
 
 #include "emulate.hpp"
 #include "engine.hpp"
@@ -17,19 +15,8 @@
 #include "memory.hpp"
 #include "runtime.hpp"
 
-struct CUstream_st {
-  unsigned flags = 0;
-};
-struct CUevent_st {
-  unsigned flags = 0;
-  bool recorded = false;
-  std::chrono::steady_clock::time_point time;
-};
-
 namespace emulate {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t plain_shared_bytes = 48 << 10, most_shared_bytes = 163 << 10;  // of sm_80
 
@@ -38,8 +25,6 @@ struct Device {
   cudaError_t sticky = cudaSuccess;  // a kernel's fault: every call gives it until the device is reset
   char fault[1024] = "";
   std::map<const void*, int> shared_limit;  // by kernel
-  std::set<CUstream_st*> streams;
-  std::set<CUevent_st*> events;
   std::map<const char*, std::size_t> pinned;
 };
 
@@ -50,20 +35,6 @@ Device& device() {
 }
 
 thread_local cudaError_t last_error = cudaSuccess;
-
-struct Lock : std::lock_guard<std::recursive_mutex> {
-  Lock() : std::lock_guard<std::recursive_mutex>(device().mutex) {}
-};
-
-cudaError_t note(cudaError_t code) {
-  if (code != cudaSuccess && code != cudaErrorNotReady) last_error = code;
-  return code;
-}
-
-/// The sticky error if there is one.
-cudaError_t healthy() { return note(device().sticky); }
-
-bool valid(cudaStream_t stream) { return !stream || device().streams.count(stream); }
 
 struct Name {
   cudaError_t code;
@@ -90,18 +61,13 @@ constexpr Name names[] = {
      "operation not permitted when stream is capturing"},
     {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
      "operation failed due to a previous error during capture"},
+    {cudaErrorStreamCaptureUnmatched, "cudaErrorStreamCaptureUnmatched",
+     "capture was not initiated in this stream"},
+    {cudaErrorStreamCaptureUnjoined, "cudaErrorStreamCaptureUnjoined", "capture was not joined with its first stream"},
+    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
     {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"},
 };
-
-void give_way(cudaError_t code, const char* text) {
-  Device& d = device();
-  if (d.sticky != cudaSuccess) return;
-  d.sticky = code;
-  const char* general = "unknown error";
-  for (const Name& entry : names)
-    if (entry.code == code) general = entry.text;
-  std::snprintf(d.fault, sizeof d.fault, "%s: %s", general, text);
-}
 
 bool pinned(const void* data, std::size_t bytes) {
   const auto& blocks = device().pinned;
@@ -125,25 +91,23 @@ cudaError_t check_copy(const void* to, const void* from, std::size_t bytes, cuda
 
 }  // namespace
 
-void raise_fault(cudaError_t code, const char* text) { give_way(code, text); }
+std::recursive_mutex& device_mutex() { return device().mutex; }
 
-cudaError_t enqueue(cudaStream_t stream, const std::function<void()>& work) {
-  if (!valid(stream)) return note(cudaErrorInvalidResourceHandle);
-  if (device().sticky != cudaSuccess) return healthy();
-  install_fault_handler();
-  work();
-  return healthy();
+cudaError_t note(cudaError_t code) {
+  if (code != cudaSuccess && code != cudaErrorNotReady) last_error = code;
+  return code;
 }
 
-cudaError_t touch_device(cudaStream_t stream, const std::function<void()>& work) {
-  return enqueue(stream, [work] {
-    {
-      Access access;
-      work();
-    }
-    char text[256];
-    if (!close_device_memory(text, sizeof text)) give_way(cudaErrorIllegalAddress, text);
-  });
+cudaError_t healthy() { return note(device().sticky); }
+
+void raise_fault(cudaError_t code, const char* text) {
+  Device& d = device();
+  if (d.sticky != cudaSuccess) return;
+  d.sticky = code;
+  const char* general = "unknown error";
+  for (const Name& entry : names)
+    if (entry.code == code) general = entry.text;
+  std::snprintf(d.fault, sizeof d.fault, "%s: %s", general, text);
 }
 
 cudaError_t enqueue_kernel(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> body) {
@@ -162,8 +126,8 @@ cudaError_t enqueue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   return enqueue(config.stream, [grid = g, block = b, bytes = config.dynamicSmemBytes, kernel, body = std::move(body)] {
     char text[1024];
     const Fault fault = run_grid({grid, block, bytes, kernel, &body}, text, sizeof text);
-    if (fault == Fault::address) give_way(cudaErrorIllegalAddress, text);
-    else if (fault != Fault::none) give_way(cudaErrorLaunchFailure, text);
+    if (fault == Fault::address) raise_fault(cudaErrorIllegalAddress, text);
+    else if (fault != Fault::none) raise_fault(cudaErrorLaunchFailure, text);
   });
 }
 
@@ -176,7 +140,9 @@ cudaError_t copy_to_symbol(const void* symbol, std::size_t size, const void* fro
     return note(cudaErrorInvalidMemcpyDirection);
   if (device && !is_device_range(from, bytes)) return note(cudaErrorInvalidValue);
   char* to = static_cast<char*>(const_cast<void*>(symbol)) + offset;
-  return touch_device(stream, [=] { std::memcpy(to, from, bytes); });
+  if (device) return touch_device(stream, [=] { std::memcpy(to, from, bytes); });
+  std::vector<char> staged(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+  return touch_device(stream, [to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); });
 }
 
 const char* fault() { return device().fault; }
@@ -219,10 +185,12 @@ cudaError_t cudaGetDevice(int* number) {
 cudaError_t cudaSetDevice(int number) { return note(number == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
 cudaError_t cudaDeviceSynchronize() {
   Lock lock;
-  return healthy();
+  if (const cudaError_t code = refuse_while_capturing(); code != cudaSuccess) return code;
+  return finish_all();
 }
 cudaError_t cudaDeviceReset() {
   Lock lock;
+  forget_work();
   Device& d = device();
   d.sticky = last_error = cudaSuccess;
   d.fault[0] = 0;
@@ -276,6 +244,7 @@ cudaError_t cudaMalloc(void** data, std::size_t bytes) {
   Lock lock;
   if (!data) return note(cudaErrorInvalidValue);
   *data = nullptr;
+  if (const cudaError_t code = refuse_while_capturing(); code != cudaSuccess) return code;
   if (device().sticky != cudaSuccess) return healthy();
   if (!bytes) return cudaSuccess;
   *data = allocate_device(bytes);
@@ -284,18 +253,32 @@ cudaError_t cudaMalloc(void** data, std::size_t bytes) {
 cudaError_t cudaFree(void* data) {
   Lock lock;
   if (!data) return healthy();
+  if (const cudaError_t code = refuse_while_capturing(); code != cudaSuccess) return code;
+  finish_all();
   if (!free_device(data)) return note(cudaErrorInvalidValue);
   return healthy();
 }
 cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream) {
   Lock lock;
   if (!valid(stream)) return note(cudaErrorInvalidResourceHandle);
-  return cudaMalloc(data, bytes);
+  if (capturing(stream)) return note(cudaErrorNotSupported);  // a device would record it
+  if (!data) return note(cudaErrorInvalidValue);
+  *data = nullptr;
+  if (device().sticky != cudaSuccess) return healthy();
+  if (!bytes) return cudaSuccess;
+  *data = allocate_device(bytes);
+  if (!*data) {  // what is yet to be freed may be enough
+    finish_all();
+    *data = allocate_device(bytes);
+  }
+  return *data ? cudaSuccess : note(cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   Lock lock;
   if (!data) return note(cudaErrorInvalidValue);
-  if (!is_device_range(data, 0)) return note(cudaErrorInvalidValue);
+  const Allocation* found = find_allocation(data);
+  if (!found || !found->alive || found->data != data) return note(cudaErrorInvalidValue);
+  if (capturing(stream)) return note(cudaErrorNotSupported);
   return enqueue(stream, [data] { free_device(data); });
 }
 cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
@@ -315,7 +298,10 @@ cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned) { return cud
 cudaError_t cudaFreeHost(void* data) {
   Lock lock;
   if (!data) return healthy();
-  if (!device().pinned.erase(static_cast<char*>(data))) return note(cudaErrorInvalidValue);
+  if (!device().pinned.count(static_cast<char*>(data))) return note(cudaErrorInvalidValue);
+  if (const cudaError_t code = refuse_while_capturing(); code != cudaSuccess) return code;
+  finish_all();
+  device().pinned.erase(static_cast<char*>(data));
   std::free(data);
   return healthy();
 }
@@ -344,12 +330,20 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   if (!bytes) return valid(stream) ? healthy() : note(cudaErrorInvalidResourceHandle);
   if (!to || !from) return note(cudaErrorInvalidValue);
   if (const cudaError_t code = check_copy(to, from, bytes, kind); code != cudaSuccess) return note(code);
-  return touch_device(stream, [=] { std::memmove(to, from, bytes); });
+  const bool from_pageable = !is_device_address(from) && !pinned(from, bytes);
+  const bool to_pageable = !is_device_address(to) && !pinned(to, bytes);
+  if (from_pageable && !capturing(stream)) {  // the call returns when it has read the memory
+    std::vector<char> staged(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+    return touch_device(stream, [to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); });
+  }
+  const cudaError_t code = touch_device(stream, [=] { std::memmove(to, from, bytes); });
+  return code == cudaSuccess && to_pageable && !capturing(stream) ? finish(stream) : code;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
   Lock lock;
+  if (const cudaError_t code = refuse_while_capturing(); code != cudaSuccess) return code;
   const cudaError_t code = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-  return code != cudaSuccess ? code : cudaStreamSynchronize(nullptr);
+  return code != cudaSuccess ? code : finish(nullptr);
 }
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                               std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
@@ -361,10 +355,15 @@ cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, 
   if ((is_device_address(to) && !is_device_range(to, (height - 1) * to_pitch + width)) ||
       (is_device_address(from) && !is_device_range(from, (height - 1) * from_pitch + width)))
     return note(cudaErrorInvalidValue);
-  return touch_device(stream, [=] {
+  if (!is_device_address(from) && !is_device_address(to)) return note(cudaErrorNotSupported);
+  const auto copied = touch_device(stream, [=] {
     for (std::size_t row = 0; row < height; ++row)
       std::memmove(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
   });
+  // Pageable memory on either side is done with when the call returns.
+  const bool pageable = (!is_device_address(from) && !pinned(from, (height - 1) * from_pitch + width)) ||
+                        (!is_device_address(to) && !pinned(to, (height - 1) * to_pitch + width));
+  return copied == cudaSuccess && pageable && !capturing(stream) ? finish(stream) : copied;
 }
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
   Lock lock;
@@ -373,71 +372,3 @@ cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t
   return touch_device(stream, [=] { std::memset(to, value, bytes); });
 }
 cudaError_t cudaMemset(void* to, int value, std::size_t bytes) { return cudaMemsetAsync(to, value, bytes, nullptr); }
-
-// --- streams and events ---
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
-  Lock lock;
-  if (!stream || flags > cudaStreamNonBlocking) return note(cudaErrorInvalidValue);
-  *stream = new CUstream_st{flags};
-  device().streams.insert(*stream);
-  return healthy();
-}
-cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  Lock lock;
-  if (!stream || !device().streams.erase(stream)) return note(cudaErrorInvalidResourceHandle);
-  delete stream;
-  return healthy();
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  Lock lock;
-  return valid(stream) ? healthy() : note(cudaErrorInvalidResourceHandle);
-}
-cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  Lock lock;
-  return valid(stream) && device().events.count(event) ? healthy() : note(cudaErrorInvalidResourceHandle);
-}
-cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* argument) {
-  Lock lock;
-  if (!function) return note(cudaErrorInvalidValue);
-  return enqueue(stream, [=] { function(argument); });
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
-  Lock lock;
-  if (!event) return note(cudaErrorInvalidValue);
-  *event = new CUevent_st{flags, false, {}};
-  device().events.insert(*event);
-  return healthy();
-}
-cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, cudaEventDefault); }
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  Lock lock;
-  if (!event || !device().events.erase(event)) return note(cudaErrorInvalidResourceHandle);
-  delete event;
-  return healthy();
-}
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  Lock lock;
-  if (!device().events.count(event)) return note(cudaErrorInvalidResourceHandle);
-  return enqueue(stream, [event] {
-    event->recorded = true;
-    event->time = Clock::now();
-  });
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  Lock lock;
-  return device().events.count(event) ? healthy() : note(cudaErrorInvalidResourceHandle);
-}
-cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaEventSynchronize(event); }
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t stop) {
-  Lock lock;
-  if (!milliseconds) return note(cudaErrorInvalidValue);
-  for (cudaEvent_t event : {start, stop})
-    if (!device().events.count(event) || !event->recorded || (event->flags & cudaEventDisableTiming))
-      return note(cudaErrorInvalidResourceHandle);
-  *milliseconds = std::chrono::duration<float, std::milli>(stop->time - start->time).count();
-  return healthy();
-}
