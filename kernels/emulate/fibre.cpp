@@ -30,7 +30,8 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 
-#if defined(__x86_64__)
+#ifdef EMULATE_UCONTEXT
+#elif defined(__x86_64__)
 // save: where the old stack pointer goes; to: the new one. The six registers, then the floating-point control words.
 asm(R"(
 .text
@@ -148,7 +149,13 @@ void Fibre::restart() {
   if (shadow_) __tsan_destroy_fiber(shadow_);
   shadow_ = __tsan_create_fiber(0);
 #endif
-#if defined(__x86_64__)
+#ifdef EMULATE_UCONTEXT
+  getcontext(&context_);
+  context_.uc_stack.ss_sp = const_cast<void*>(bottom_);
+  context_.uc_stack.ss_size = size_;
+  context_.uc_link = nullptr;
+  makecontext(&context_, &fibre_begin, 0);
+#elif defined(__x86_64__)
   // From the top: a null return address, fibre_begin as the switch's return, six registers, the control words.
   auto* slot = static_cast<std::uint64_t*>(top());
   *--slot = 0;
@@ -163,12 +170,6 @@ void Fibre::restart() {
   std::memset(slot, 0, 160);
   slot[11] = reinterpret_cast<std::uint64_t>(&fibre_begin);
   pointer_ = slot;
-#else
-  getcontext(&context_);
-  context_.uc_stack.ss_sp = const_cast<void*>(bottom_);
-  context_.uc_stack.ss_size = size_;
-  context_.uc_link = nullptr;
-  makecontext(&context_, &fibre_begin, 0);
 #endif
 }
 
@@ -191,10 +192,10 @@ void Fibre::switch_to(Fibre& to) {
   if (!memory_) shadow_ = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(to.shadow_, 0);
 #endif
-#if defined(__x86_64__) || defined(__aarch64__)
-  meft_emulate_switch(&pointer_, to.pointer_);
-#else
+#ifdef EMULATE_UCONTEXT
   swapcontext(&context_, &to.context_);
+#else
+  meft_emulate_switch(&pointer_, to.pointer_);
 #endif
   arrived();
 }

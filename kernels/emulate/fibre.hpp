@@ -1,10 +1,13 @@
 // Owns: fibres, stacks that one OS thread switches between. A switch saves the registers that a call preserves
-// (x86-64, aarch64), or goes through ucontext elsewhere. ASan and TSan are told of each switch.
+// (x86-64, aarch64), or goes through ucontext elsewhere and with EMULATE_UCONTEXT. ASan and TSan are told of each switch.
 #pragma once
 
 #include <cstddef>
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
+#if !defined(__x86_64__) && !defined(__aarch64__) && !defined(EMULATE_UCONTEXT)
+#define EMULATE_UCONTEXT 1
+#endif
+#ifdef EMULATE_UCONTEXT
 #include <ucontext.h>
 #endif
 
@@ -35,10 +38,10 @@ class Fibre {
   void* memory_ = nullptr;  // one guard page, then the stack
   std::size_t bytes_ = 0;   // of both
   void (*entry_)() = nullptr;
-#if defined(__x86_64__) || defined(__aarch64__)
-  void* pointer_ = nullptr;
-#else
+#ifdef EMULATE_UCONTEXT
   ucontext_t context_{};
+#else
+  void* pointer_ = nullptr;
 #endif
   // For the sanitizers.
   [[maybe_unused]] void* fake_stack_ = nullptr;
