@@ -95,9 +95,11 @@ struct Product {
   std::vector<cublasLtMatmulHeuristicResult_t> algorithms(std::uint64_t bytes, std::uint32_t alignment = 256) {
     cublasLtMatmulPreference_t preference = nullptr;
     ok(cublasLtMatmulPreferenceCreate(&preference));
-    ok(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes));
-    for (const auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                                 CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+    ok(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
+                                            sizeof bytes));
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       ok(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof alignment));
     std::vector<cublasLtMatmulHeuristicResult_t> out(8);
     int found = 0;
@@ -133,7 +135,8 @@ double error_of(Product<In, Out>& p) {
           scale += std::abs(x * w);
         }
         const std::size_t at = p.d.at(batch, i, j);
-        y = static_cast<double>(p.alpha) * y + static_cast<double>(p.beta) * static_cast<double>(static_cast<float>(before[at]));
+        y = static_cast<double>(p.alpha) * y +
+            static_cast<double>(p.beta) * static_cast<double>(static_cast<float>(before[at]));
         if (p.epilogue & CUBLASLT_EPILOGUE_BIAS) y += static_cast<double>(static_cast<float>(bias[i]));
         if (p.epilogue & CUBLASLT_EPILOGUE_RELU) y = std::fmax(y, 0.0);
         if (p.epilogue & CUBLASLT_EPILOGUE_GELU)
@@ -161,8 +164,8 @@ void sweep(std::uint64_t m, std::uint64_t n, std::uint64_t k, double tolerance) 
             const auto majors = static_cast<std::int64_t>(order == CUBLASLT_ORDER_COL ? cols : rows);
             return Matrix{rows, cols, minors + gap, order, batch, (minors + gap) * majors + 5};
           };
-          Product<In, Out> p(ta ? matrix(k, m, 1) : matrix(m, k, 2), tb ? matrix(n, k, 3) : matrix(k, n, 0), matrix(m, n, 4),
-                             ta, tb);
+          Product<In, Out> p(ta ? matrix(k, m, 1) : matrix(m, k, 2), tb ? matrix(n, k, 3) : matrix(k, n, 0),
+                             matrix(m, n, 4), ta, tb);
           p.alpha = 1.5;
           p.beta = batch == 1 ? 0 : 0.5;
           CAPTURE(ta);
@@ -221,7 +224,8 @@ TEST_CASE("algorithms: the workspace decides which there are, each repeats its b
   CHECK(found[1].workspaceSize == 0);
   CHECK(p.algorithms(found[0].workspaceSize - 1).size() == 1);
   std::int32_t parts = 0;
-  ok(cublasLtMatmulAlgoConfigGetAttribute(&found[0].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts, sizeof parts, nullptr));
+  ok(cublasLtMatmulAlgoConfigGetAttribute(&found[0].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts, sizeof parts,
+                                          nullptr));
   CHECK(parts == 8);
 
   std::vector<std::vector<float>> results;
@@ -241,7 +245,8 @@ TEST_CASE("algorithms: the workspace decides which there are, each repeats its b
   CHECK(same(3, 5));
   CHECK(!same(0, 3));
   CHECK(p.run(a.data(), b.data(), d.data(), &found[0].algo, nullptr, 0) == CUBLAS_STATUS_INVALID_VALUE);
-  CHECK(p.run(a.data(), b.data(), d.data(), &found[0].algo, workspace.data() + 1, bytes - 1) == CUBLAS_STATUS_INVALID_VALUE);
+  CHECK(p.run(a.data(), b.data(), d.data(), &found[0].algo, workspace.data() + 1, bytes - 1) ==
+        CUBLAS_STATUS_INVALID_VALUE);
   cublasLtMatmulHeuristicResult_t checked{};
   ok(cublasLtMatmulAlgoCheck(p.handle, p.desc, p.la, p.lb, p.ld, p.ld, &found[0].algo, &checked));
   CHECK(checked.workspaceSize == found[0].workspaceSize);
@@ -270,13 +275,15 @@ TEST_CASE("what is refused") {
   CHECK(status(pair, pair, overlapping, none) == CUBLAS_STATUS_INVALID_VALUE);
   CHECK(status(square, square, {8, 8, 8, CUBLASLT_ORDER_ROW}, [](P& p) { p.epilogue = CUBLASLT_EPILOGUE_BIAS; }) ==
         CUBLAS_STATUS_NOT_SUPPORTED);
-  CHECK(status(square, square, square, [](P& p) { p.epilogue = CUBLASLT_EPILOGUE_BGRADB; }) == CUBLAS_STATUS_NOT_SUPPORTED);
+  CHECK(status(square, square, square, [](P& p) { p.epilogue = CUBLASLT_EPILOGUE_BGRADB; }) ==
+        CUBLAS_STATUS_NOT_SUPPORTED);
 
   P p(square, square, square, false, false);
   p.make();
   // Sizes of attributes.
   const std::int64_t wide = 0;
-  CHECK(cublasLtMatmulDescSetAttribute(p.desc, CUBLASLT_MATMUL_DESC_TRANSA, &wide, sizeof wide) == CUBLAS_STATUS_INVALID_VALUE);
+  CHECK(cublasLtMatmulDescSetAttribute(p.desc, CUBLASLT_MATMUL_DESC_TRANSA, &wide, sizeof wide) ==
+        CUBLAS_STATUS_INVALID_VALUE);
   CHECK(cublasLtMatrixLayoutSetAttribute(p.la, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &wide, sizeof wide) ==
         CUBLAS_STATUS_INVALID_VALUE);
   std::size_t needed = 0;
@@ -299,7 +306,8 @@ TEST_CASE("a product that leaves its memory") {
     Product<float, float> p({8, 8, 8}, {8, 8, 8}, {8, 8, 8}, false, false);
     p.make();
     CHECK(p.run(x.data(), x.data(), y.data()) == CUBLAS_STATUS_EXECUTION_FAILED);
-    CHECK(std::string(cudaGetErrorString(cudaPeekAtLastError())).find("D of 256 bytes is out of bounds") != std::string::npos);
+    CHECK(std::string(cudaGetErrorString(cudaPeekAtLastError())).find("D of 256 bytes is out of bounds") !=
+          std::string::npos);
   }
   cudaDeviceReset();
   const DeviceArray<float> y(64);

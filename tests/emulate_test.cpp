@@ -71,7 +71,8 @@ template <bool bug>
 __global__ void block_sum(int n, const float* x, float* out) {
   __shared__ float part[32];
   float v = 0;
-  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < n; i += static_cast<int>(gridDim.x * blockDim.x))
+  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < n;
+       i += static_cast<int>(gridDim.x * blockDim.x))
     v += x[i];
   v = warp_sum(v);
   if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
@@ -123,7 +124,8 @@ __global__ void votes(int* out) {
 __global__ void where(unsigned* out) {
   const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
-  out[block * blockDim.x * blockDim.y * blockDim.z + thread] = 100000 * block + 100 * threadIdx.z + 10 * threadIdx.y + threadIdx.x;
+  out[block * blockDim.x * blockDim.y * blockDim.z + thread] =
+      100000 * block + 100 * threadIdx.z + 10 * threadIdx.y + threadIdx.x;
 }
 
 __global__ void count(int* total, int* last) {
@@ -165,18 +167,15 @@ __global__ void leaves_late() {
 }
 __global__ void two_barriers() {
   if (threadIdx.x < 32) __syncthreads();
-  else
-    __syncthreads();
+  else __syncthreads();
 }
 __global__ void absent_lane(float* out) {
   if (threadIdx.x < 16) *out = __shfl_xor_sync(whole, 1.0f, 1);
-  else
-    __syncwarp(0xFFFF0000u);
+  else __syncwarp(0xFFFF0000u);
 }
 __global__ void stuck() {
   if (threadIdx.x < 16) __syncwarp(whole);
-  else
-    __syncthreads();
+  else __syncthreads();
 }
 __global__ void lane_gone(float* out) {
   if (threadIdx.x == 0) return;
@@ -305,8 +304,14 @@ TEST_CASE("constant memory") {
 }
 
 TEST_CASE("bfloat16: nearest even, infinities, NaN") {
-  for (const auto& [value, bits] : {std::pair{1.0f, 0x3F80}, {1.00390625f, 0x3F80}, {1.01171875f, 0x3F82}, {1.0040f, 0x3F81},
-                                    {-0.0f, 0x8000}, {3.4e38f, 0x7F80}, {INFINITY, 0x7F80}, {NAN, 0x7FFF}})
+  for (const auto& [value, bits] : {std::pair{1.0f, 0x3F80},
+                                    {1.00390625f, 0x3F80},
+                                    {1.01171875f, 0x3F82},
+                                    {1.0040f, 0x3F81},
+                                    {-0.0f, 0x8000},
+                                    {3.4e38f, 0x7F80},
+                                    {INFINITY, 0x7F80},
+                                    {NAN, 0x7FFF}})
     CHECK(__bfloat16_as_ushort(__float2bfloat16_rn(value)) == bits);
   CHECK(__bfloat162float(__ushort_as_bfloat16(0xC0A0)) == -5.0f);
 }
@@ -543,8 +548,9 @@ TEST_CASE("other addresses that a kernel must not touch") {
   const Fresh fresh;
   {
     const DeviceArray<float> out(1);
-    CHECK(contains(caught([&] { cuda::launch(write_at, dim3(1), dim3(1), 0, nullptr, reinterpret_cast<float*>(64), 0L); }),
-                   "is not device memory"));
+    CHECK(contains(
+        caught([&] { cuda::launch(write_at, dim3(1), dim3(1), 0, nullptr, reinterpret_cast<float*>(64), 0L); }),
+        "is not device memory"));
     // From now on every call gives the error, as on a device.
     CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
     void* p = nullptr;
@@ -552,7 +558,8 @@ TEST_CASE("other addresses that a kernel must not touch") {
   }
   cudaDeviceReset();
   float* gone = DeviceArray<float>(1000).data();
-  CHECK(contains(caught([&] { cuda::launch(write_at, dim3(1), dim3(1), 0, nullptr, gone, 7L); }), "of the freed allocation"));
+  CHECK(contains(caught([&] { cuda::launch(write_at, dim3(1), dim3(1), 0, nullptr, gone, 7L); }),
+                 "of the freed allocation"));
   cudaDeviceReset();
   const DeviceArray<float> out(1);
   CHECK(contains(caught([&] { cuda::launch(shared_at, dim3(1), dim3(1), 64, nullptr, 16L, out.data()); }),
@@ -576,11 +583,14 @@ TEST_CASE("barriers and shuffles that not all threads reach") {
     return first;
   };
   std::string text = fault(leaves_early);
-  CHECK(contains(text, "leaves_early(), block (0, 0, 0), thread (40, 0, 0): it ends while others wait for it: 40 at __syncthreads"));
+  CHECK(contains(
+      text,
+      "leaves_early(), block (0, 0, 0), thread (40, 0, 0): it ends while others wait for it: 40 at __syncthreads"));
   text = fault(leaves_late);
   CHECK(contains(text, "it ends while others wait"));
   text = fault(two_barriers);
-  CHECK(contains(text, "thread (32, 0, 0): it waits at another barrier than others: 32 at __syncthreads (emulate_test.cpp"));
+  CHECK(contains(text,
+                 "thread (32, 0, 0): it waits at another barrier than others: 32 at __syncthreads (emulate_test.cpp"));
   text = fault(stuck);
   CHECK(contains(text, "deadlock"));
   CHECK(contains(text, "16 at __syncwarp (emulate_test.cpp"));
@@ -628,4 +638,3 @@ TEST_CASE("the host touches device memory") {
   CHECK(contains(text, "device memory outside of kernels and copies: at offset 12 of the allocation"));
   CHECK(contains(text, "of 4000 bytes"));
 }
-

@@ -118,8 +118,8 @@ cublasStatus_t examine(const Desc* desc, const Layout* a, const Layout* b, const
   const std::uint64_t k2 = tb ? b->cols : b->rows, n = tb ? b->rows : b->cols;
   if (k != k2 || d->rows != m || d->cols != n || c->rows != m || c->cols != n) return CUBLAS_STATUS_INVALID_VALUE;
   // Results of two batches must not overlap.
-  if (d->batch > 1 && d->batch_stride < static_cast<std::int64_t>((d->majors() - 1) * static_cast<std::uint64_t>(d->ld) +
-                                                                  d->minors()))
+  if (d->batch > 1 &&
+      d->batch_stride < static_cast<std::int64_t>((d->majors() - 1) * static_cast<std::uint64_t>(d->ld) + d->minors()))
     return CUBLAS_STATUS_INVALID_VALUE;
   if (desc->trans_c != CUBLAS_OP_N || desc->pointer_mode != CUBLASLT_POINTER_MODE_HOST)
     return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -277,15 +277,14 @@ struct Call {
         for (std::size_t j = 0; j < tile_cols; ++j)
           for (std::size_t v = 0; v < vectors; ++v) sum[j][v] += column[v] * right[l * tile_cols + j];
       }
-      for (std::size_t j = 0; j < tile_cols; ++j)
-        std::memcpy(sums[j] + half * tile_rows / 2, sum[j], sizeof sum[j]);
+      for (std::size_t j = 0; j < tile_cols; ++j) std::memcpy(sums[j] + half * tile_rows / 2, sum[j], sizeof sum[j]);
     }
   }
 
   void run() const {
     const std::uint64_t strips = (problem.m + tile_rows - 1) / tile_rows;
-    share(strips * static_cast<std::uint64_t>(problem.d.batch),
-          problem.n * problem.k >= 4096, [&](std::uint64_t i) { strip(i / strips, i % strips * tile_rows); });
+    share(strips * static_cast<std::uint64_t>(problem.d.batch), problem.n * problem.k >= 4096,
+          [&](std::uint64_t i) { strip(i / strips, i % strips * tile_rows); });
     // Nothing may rely on what a workspace holds afterwards.
     if (partial) std::memset(partial, poison_byte, problem.partial_bytes(1));
   }
@@ -294,7 +293,14 @@ struct Call {
 template <class S>
 void run(const Problem& problem, const void* alpha, const void* beta, const void* a, const void* b, const void* c,
          void* d, int parts, void* workspace, cudaStream_t stream) {
-  const Call<S> call{problem, *static_cast<const S*>(alpha), *static_cast<const S*>(beta), a, b, c, d, parts,
+  const Call<S> call{problem,
+                     *static_cast<const S*>(alpha),
+                     *static_cast<const S*>(beta),
+                     a,
+                     b,
+                     c,
+                     d,
+                     parts,
                      parts > 1 ? static_cast<S*>(workspace) : nullptr};
   touch_device(stream, [call] { call.run(); });
 }
@@ -474,12 +480,14 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
   delete layout;
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute,
-                                                const void* value, std::size_t bytes) {
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute, const void* value,
+                                                std::size_t bytes) {
   return set(layout, attribute, value, bytes);
 }
-cublasStatus_t cublasLtMatrixLayoutGetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute,
-                                                void* value, std::size_t bytes, std::size_t* written) {
+cublasStatus_t cublasLtMatrixLayoutGetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute, void* value,
+                                                std::size_t bytes, std::size_t* written) {
   return read(layout, attribute, value, bytes, written);
 }
 
@@ -596,8 +604,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     cublasLtMatmulPreferenceOpaque_t preference;
     preference.workspace = workspace_bytes;
     for (int i = 0; i < 4; ++i)
-      preference.alignment[i] = static_cast<std::uint32_t>(
-          std::min<std::uintptr_t>(256, std::uintptr_t{1} << std::countr_zero(reinterpret_cast<std::uintptr_t>(addresses[i]) | 256)));
+      preference.alignment[i] = static_cast<std::uint32_t>(std::min<std::uintptr_t>(
+          256, std::uintptr_t{1} << std::countr_zero(reinterpret_cast<std::uintptr_t>(addresses[i]) | 256)));
     const auto found = algorithms(p, preference);
     if (found.empty()) return CUBLAS_STATUS_NOT_SUPPORTED;
     chosen = unpack(found.front().algo);
@@ -617,9 +625,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     if (i != 2 || reads_c)
       in_bounds = in_device(names[i], addresses[i], extent(*layouts[i]) * size_of(layouts[i]->type));
   if (in_bounds && p.with_bias())
-    in_bounds = in_device("the bias", p.desc.bias,
-                          (static_cast<std::uint64_t>(p.d.batch - 1) * static_cast<std::uint64_t>(p.desc.bias_stride) +
-                           p.m) * size_of(p.bias_type));
+    in_bounds =
+        in_device("the bias", p.desc.bias,
+                  (static_cast<std::uint64_t>(p.d.batch - 1) * static_cast<std::uint64_t>(p.desc.bias_stride) + p.m) *
+                      size_of(p.bias_type));
   if (in_bounds && needed) in_bounds = in_device("the workspace", workspace, workspace_bytes);
   if (!in_bounds) return CUBLAS_STATUS_EXECUTION_FAILED;
 

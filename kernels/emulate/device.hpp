@@ -49,7 +49,7 @@ void* dynamic_shared();
 [[noreturn]] void trap(const char* what, Place place);
 
 template <class T>
-concept Exchanged = std::is_trivially_copyable_v<T> && (sizeof(T) == 4 || sizeof(T) == 8);
+concept Exchanged = std::is_trivially_copyable_v<T> &&(sizeof(T) == 4 || sizeof(T) == 8);
 
 template <Exchanged T>
 T shuffle(unsigned mask, T value, int source, Place place) {
@@ -61,7 +61,7 @@ T shuffle(unsigned mask, T value, int source, Place place) {
 }
 
 template <class T>
-concept Counted = std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8);
+concept Counted = std::is_integral_v<T> &&(sizeof(T) == 4 || sizeof(T) == 8);
 
 }  // namespace emulate
 

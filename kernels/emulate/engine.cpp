@@ -413,8 +413,8 @@ std::uint64_t Worker::meet_warp(Meeting kind, unsigned mask, std::uint64_t value
     }
     const Thread& other = threads_[first + lane];
     if ((arrived >> lane & 1u) && other.mask == mask && other.kind != kind) {
-      std::string what = std::string("it is in ") + name_of(kind) + " while lanes that it names are elsewhere: " +
-                         waiting();
+      std::string what =
+          std::string("it is in ") + name_of(kind) + " while lanes that it names are elsewhere: " + waiting();
       fail(Fault::synchronisation, std::move(what));
     }
   }
@@ -473,10 +473,10 @@ std::string Worker::waiting() const {
     int length = std::snprintf(text, sizeof text, "%s%u at %s (%s:%u)", out.empty() ? "" : "; ", number,
                                name_of(a.kind), base_name(a.place.file), a.place.line);
     if (a.state == State::at_warp)
-      length += std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), " with mask 0x%08x", a.mask);
+      length +=
+          std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), " with mask 0x%08x", a.mask);
     if (number == 1) std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), ", thread %u", i);
-    else
-      std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), ", thread %u to %u", i, last);
+    else std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), ", thread %u to %u", i, last);
     out += text;
   }
   return out;
@@ -491,8 +491,8 @@ void Worker::record(Fault kind, std::string what) {
   char name[256], text[1024];
   describe_function(run_->grid.kernel, name, sizeof name);
   const uint3 t = threads_[current_].index;
-  std::snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s", name, blockIdx.x, blockIdx.y,
-                blockIdx.z, t.x, t.y, t.z, what.c_str());
+  std::snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s", name, blockIdx.x,
+                blockIdx.y, blockIdx.z, t.x, t.y, t.z, what.c_str());
   run_->record(kind, text);
 }
 

@@ -200,12 +200,8 @@ void Fibre::switch_to(Fibre& to) {
   arrived();
 }
 
-bool Fibre::guards(const void* address) const {
-  return memory_ && address >= memory_ && address < bottom_;
-}
+bool Fibre::guards(const void* address) const { return memory_ && address >= memory_ && address < bottom_; }
 
-bool Fibre::holds(const void* address) const {
-  return memory_ && address >= bottom_ && address < top();
-}
+bool Fibre::holds(const void* address) const { return memory_ && address >= bottom_ && address < top(); }
 
 }  // namespace emulate

@@ -1,5 +1,6 @@
 // Owns: fibres, stacks that one OS thread switches between. A switch saves the registers that a call preserves
-// (x86-64, aarch64), or goes through ucontext elsewhere and with EMULATE_UCONTEXT. ASan and TSan are told of each switch.
+// (x86-64, aarch64), or goes through ucontext elsewhere and with EMULATE_UCONTEXT. ASan and TSan are told of each
+// switch.
 #pragma once
 
 #include <cstddef>

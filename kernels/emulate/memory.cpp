@@ -118,9 +118,9 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   if (device) {
     char text[640], where[384];
     describe_address(address, where, sizeof where);
-    const int length = std::snprintf(text, sizeof text,
-                                     "emulate: the host %s device memory outside of kernels and copies: %s\n",
-                                     wrote(context) ? "writes" : "touches", where);
+    const int length =
+        std::snprintf(text, sizeof text, "emulate: the host %s device memory outside of kernels and copies: %s\n",
+                      wrote(context) ? "writes" : "touches", where);
     [[maybe_unused]] const auto written = ::write(2, text, static_cast<std::size_t>(length));
   }
   pass_on(signal, info, context);
@@ -156,8 +156,8 @@ void* allocate_device(std::size_t bytes) {
   if (!a.begin || a.next + 2 * a.page + size > a.end) {
     // All addresses were given once: forget what is freed and start behind the last live allocation.
     std::erase_if(a.by_pages, [](const auto& entry) { return !entry.second->alive; });
-    a.next = a.by_pages.empty() ? a.begin
-                                : a.by_pages.rbegin()->second->pages + a.by_pages.rbegin()->second->page_bytes;
+    a.next =
+        a.by_pages.empty() ? a.begin : a.by_pages.rbegin()->second->pages + a.by_pages.rbegin()->second->page_bytes;
     if (!a.begin || a.next + 2 * a.page + size > a.end) return nullptr;
   }
   char* pages = a.next + a.page;
@@ -250,9 +250,8 @@ void describe_address(const void* address, char* text, std::size_t size) {
   if (p < before->data) std::snprintf(place, sizeof place, "%td bytes before the start", before->data - p);
   else if (p < before->data + before->bytes) std::snprintf(place, sizeof place, "at offset %td", p - before->data);
   else std::snprintf(place, sizeof place, "%td bytes past the end", p - (before->data + before->bytes));
-  std::snprintf(text, size, "%s of the %s %llu of %zu bytes", place,
-                before->alive ? "allocation" : "freed allocation", static_cast<unsigned long long>(before->number),
-                before->bytes);
+  std::snprintf(text, size, "%s of the %s %llu of %zu bytes", place, before->alive ? "allocation" : "freed allocation",
+                static_cast<unsigned long long>(before->number), before->bytes);
 }
 
 Access::Access() { ++access_depth; }
@@ -271,9 +270,9 @@ bool close_device_memory(char* text, std::size_t size) {
       if (static_cast<unsigned char>(*p) == canary_byte) continue;
       if (whole) {
         const bool past = p >= last;
-        std::snprintf(text, size, "a write %td bytes %s of allocation %llu of %zu bytes",
-                      past ? p - last : first - p, past ? "past the end" : "before the start",
-                      static_cast<unsigned long long>(allocation->number), allocation->bytes);
+        std::snprintf(text, size, "a write %td bytes %s of allocation %llu of %zu bytes", past ? p - last : first - p,
+                      past ? "past the end" : "before the start", static_cast<unsigned long long>(allocation->number),
+                      allocation->bytes);
       }
       whole = false;
       std::memset(const_cast<char*>(p), canary_byte, 1);

@@ -36,8 +36,8 @@ int look(dl_phdr_info* info, std::size_t, void* data) {
 
 template <class T>
 bool read(std::ifstream& in, std::uint64_t at, T* to, std::size_t count) {
-  return bool(in.seekg(static_cast<std::streamoff>(at)).read(reinterpret_cast<char*>(to),
-                                                             static_cast<std::streamsize>(count * sizeof(T))));
+  return bool(in.seekg(static_cast<std::streamoff>(at))
+                  .read(reinterpret_cast<char*>(to), static_cast<std::streamsize>(count * sizeof(T))));
 }
 
 std::string symbol(const Home& home) {

@@ -77,16 +77,16 @@ enum cublasLtMatrixLayoutAttribute_t {
   CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET = 6  // int64_t, elements
 };
 enum cublasLtMatmulDescAttributes_t {
-  CUBLASLT_MATMUL_DESC_COMPUTE_TYPE = 0,       // int32_t
-  CUBLASLT_MATMUL_DESC_SCALE_TYPE = 1,         // int32_t
-  CUBLASLT_MATMUL_DESC_POINTER_MODE = 2,       // int32_t
-  CUBLASLT_MATMUL_DESC_TRANSA = 3,             // int32_t
-  CUBLASLT_MATMUL_DESC_TRANSB = 4,             // int32_t
-  CUBLASLT_MATMUL_DESC_TRANSC = 5,             // int32_t, only CUBLAS_OP_N
-  CUBLASLT_MATMUL_DESC_EPILOGUE = 7,           // uint32_t
-  CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8,       // void*
+  CUBLASLT_MATMUL_DESC_COMPUTE_TYPE = 0,        // int32_t
+  CUBLASLT_MATMUL_DESC_SCALE_TYPE = 1,          // int32_t
+  CUBLASLT_MATMUL_DESC_POINTER_MODE = 2,        // int32_t
+  CUBLASLT_MATMUL_DESC_TRANSA = 3,              // int32_t
+  CUBLASLT_MATMUL_DESC_TRANSB = 4,              // int32_t
+  CUBLASLT_MATMUL_DESC_TRANSC = 5,              // int32_t, only CUBLAS_OP_N
+  CUBLASLT_MATMUL_DESC_EPILOGUE = 7,            // uint32_t
+  CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8,        // void*
   CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE = 10,  // int64_t, elements
-  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE = 26     // int32_t
+  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE = 26      // int32_t
 };
 enum cublasLtMatmulPreferenceAttributes_t {
   CUBLASLT_MATMUL_PREF_SEARCH_MODE = 0,            // uint32_t
@@ -113,10 +113,12 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle);
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, std::uint64_t rows,
                                           std::uint64_t cols, std::int64_t ld);
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout);
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute,
-                                                const void* value, std::size_t bytes);
-cublasStatus_t cublasLtMatrixLayoutGetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute,
-                                                void* value, std::size_t bytes, std::size_t* written);
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute, const void* value,
+                                                std::size_t bytes);
+cublasStatus_t cublasLtMatrixLayoutGetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute, void* value,
+                                                std::size_t bytes, std::size_t* written);
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t compute, cudaDataType_t scale);
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc);
