@@ -1,0 +1,638 @@
+// Owns: the matrix product behind the cuBLASLt stand-in, written from cuBLASLt's documentation, and its checks, which
+// are stricter where the documentation is silent: empty matrices, C without memory, epilogues on D by rows.
+// Algorithms: 1 sums over k in order; 2 sums 2 to 8 parts of k in the workspace first, so that its bits differ.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "engine.hpp"
+#include "include/cublasLt.h"
+#include "include/cuda_bf16.h"
+#include "memory.hpp"
+#include "runtime.hpp"
+
+struct cublasLtContext {};
+struct cublasLtMatrixLayoutOpaque_t {
+  std::uint32_t type;
+  std::uint64_t rows, cols;
+  std::int64_t ld;
+  std::int32_t order = CUBLASLT_ORDER_COL, batch = 1;
+  std::int64_t batch_stride = 0;
+
+  bool operator==(const cublasLtMatrixLayoutOpaque_t&) const = default;
+  std::uint64_t minors() const { return order == CUBLASLT_ORDER_COL ? rows : cols; }
+  std::uint64_t majors() const { return order == CUBLASLT_ORDER_COL ? cols : rows; }
+};
+struct cublasLtMatmulDescOpaque_t {
+  std::int32_t compute, scale;
+  std::int32_t pointer_mode = CUBLASLT_POINTER_MODE_HOST;
+  std::int32_t trans_a = CUBLAS_OP_N, trans_b = CUBLAS_OP_N, trans_c = CUBLAS_OP_N;
+  std::uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+  const void* bias = nullptr;
+  std::int64_t bias_stride = 0;
+  std::int32_t bias_type = -1;  // as the documentation's table has it
+};
+struct cublasLtMatmulPreferenceOpaque_t {
+  std::uint32_t search = 0;
+  std::uint64_t workspace = 0;
+  std::uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_MASK;
+  std::uint32_t alignment[4] = {256, 256, 256, 256};
+};
+
+namespace emulate {
+namespace {
+
+using Layout = cublasLtMatrixLayoutOpaque_t;
+using Desc = cublasLtMatmulDescOpaque_t;
+
+constexpr std::uint64_t algorithm_magic = 0x6d65667400000000ull;
+
+/// What cublasLtMatmulAlgo_t holds.
+struct Algorithm {
+  std::uint64_t magic;
+  std::int32_t id, parts;
+  std::uint32_t tile, reduction;
+  std::uint32_t alignment[4];  // bytes that the addresses of A, B, C, D are multiples of
+};
+static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
+
+Algorithm unpack(const cublasLtMatmulAlgo_t& algo) {
+  Algorithm out{};
+  std::memcpy(&out, algo.data, sizeof out);
+  return out;
+}
+cublasLtMatmulAlgo_t pack(const Algorithm& algorithm) {
+  cublasLtMatmulAlgo_t out{};
+  std::memcpy(out.data, &algorithm, sizeof algorithm);
+  return out;
+}
+
+std::size_t size_of(std::uint32_t type) {
+  switch (type) {
+    case CUDA_R_64F: return 8;
+    case CUDA_R_32F: return 4;
+    case CUDA_R_16BF:
+    case CUDA_R_16F: return 2;
+    default: return 0;
+  }
+}
+
+/// Elements from the first to one past the last, over all batches.
+std::uint64_t extent(const Layout& x) {
+  return static_cast<std::uint64_t>(x.batch - 1) * static_cast<std::uint64_t>(x.batch_stride) +
+         (x.majors() - 1) * static_cast<std::uint64_t>(x.ld) + x.minors();
+}
+
+/// A product whose arguments hold together.
+struct Problem {
+  Desc desc;
+  Layout a, b, c, d;
+  std::uint64_t m, n, k;
+  std::uint32_t bias_type;
+
+  bool with_bias() const { return (desc.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0; }
+  bool wide() const { return desc.scale == CUDA_R_64F; }
+  std::size_t partial_bytes(int parts) const {
+    return m * n * static_cast<std::uint64_t>(d.batch) * (wide() ? 8 : 4) * static_cast<std::uint64_t>(parts);
+  }
+};
+
+cublasStatus_t examine(const Desc* desc, const Layout* a, const Layout* b, const Layout* c, const Layout* d,
+                       Problem& out) {
+  if (!desc || !a || !b || !c || !d) return CUBLAS_STATUS_INVALID_VALUE;
+  for (const Layout* x : {a, b, c, d}) {
+    if (!size_of(x->type) || !x->rows || !x->cols || x->batch < 1) return CUBLAS_STATUS_INVALID_VALUE;
+    if (x->order != CUBLASLT_ORDER_COL && x->order != CUBLASLT_ORDER_ROW) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (x->ld < static_cast<std::int64_t>(x->minors())) return CUBLAS_STATUS_INVALID_VALUE;
+    if (x->batch != d->batch || x->batch_stride < 0) return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  const bool ta = desc->trans_a != CUBLAS_OP_N, tb = desc->trans_b != CUBLAS_OP_N;
+  const std::uint64_t m = ta ? a->cols : a->rows, k = ta ? a->rows : a->cols;
+  const std::uint64_t k2 = tb ? b->cols : b->rows, n = tb ? b->rows : b->cols;
+  if (k != k2 || d->rows != m || d->cols != n || c->rows != m || c->cols != n) return CUBLAS_STATUS_INVALID_VALUE;
+  // Results of two batches must not overlap.
+  if (d->batch > 1 &&
+      d->batch_stride < static_cast<std::int64_t>((d->majors() - 1) * static_cast<std::uint64_t>(d->ld) + d->minors()))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  if (desc->trans_c != CUBLAS_OP_N || desc->pointer_mode != CUBLASLT_POINTER_MODE_HOST)
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+
+  // The table of types under cublasLtMatmul().
+  std::uint32_t bias_type = 0;
+  switch (desc->compute) {
+    case CUBLAS_COMPUTE_32F:
+    case CUBLAS_COMPUTE_32F_PEDANTIC:
+      if (desc->scale != CUDA_R_32F || a->type != b->type || c->type != d->type) return CUBLAS_STATUS_NOT_SUPPORTED;
+      if (a->type == CUDA_R_16BF && (d->type == CUDA_R_16BF || d->type == CUDA_R_32F)) bias_type = d->type;
+      else if (a->type == CUDA_R_32F && d->type == CUDA_R_32F) bias_type = CUDA_R_32F;
+      else return CUBLAS_STATUS_NOT_SUPPORTED;
+      break;
+    case CUBLAS_COMPUTE_32F_FAST_16BF:
+    case CUBLAS_COMPUTE_32F_FAST_TF32:
+      for (const Layout* x : {a, b, c, d})
+        if (x->type != CUDA_R_32F || desc->scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+      bias_type = CUDA_R_32F;
+      break;
+    case CUBLAS_COMPUTE_64F:
+    case CUBLAS_COMPUTE_64F_PEDANTIC:
+      for (const Layout* x : {a, b, c, d})
+        if (x->type != CUDA_R_64F || desc->scale != CUDA_R_64F) return CUBLAS_STATUS_NOT_SUPPORTED;
+      bias_type = CUDA_R_64F;
+      break;
+    default: return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
+  switch (desc->epilogue) {
+    case CUBLASLT_EPILOGUE_DEFAULT: break;
+    case CUBLASLT_EPILOGUE_GELU:
+    case CUBLASLT_EPILOGUE_GELU_BIAS:
+      if (bias_type == CUDA_R_64F) return CUBLAS_STATUS_NOT_SUPPORTED;
+      [[fallthrough]];
+    case CUBLASLT_EPILOGUE_RELU:
+    case CUBLASLT_EPILOGUE_RELU_BIAS:
+    case CUBLASLT_EPILOGUE_BIAS:
+      if (d->order != CUBLASLT_ORDER_COL) return CUBLAS_STATUS_NOT_SUPPORTED;
+      break;
+    default: return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
+  if (c->order != d->order) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (desc->bias_type != -1 && (desc->epilogue & CUBLASLT_EPILOGUE_BIAS) &&
+      desc->bias_type != static_cast<std::int32_t>(bias_type))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  out = {*desc, *a, *b, *c, *d, m, n, k, bias_type};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+// --- the product ---
+
+float to_tf32(float x) {
+  const std::uint32_t u = std::bit_cast<std::uint32_t>(x);
+  if ((u & 0x7F800000u) == 0x7F800000u) return x;
+  return std::bit_cast<float>((u + 0xFFFu + (u >> 13 & 1u)) & ~0x1FFFu);  // 10 bits of mantissa, half to even
+}
+
+template <class S>
+S load(std::uint32_t type, const void* from, std::uint64_t i) {
+  if (type == CUDA_R_16BF) return static_cast<S>(static_cast<float>(static_cast<const __nv_bfloat16*>(from)[i]));
+  if (type == CUDA_R_32F) return static_cast<S>(static_cast<const float*>(from)[i]);
+  return static_cast<S>(static_cast<const double*>(from)[i]);
+}
+template <class S>
+void store(std::uint32_t type, void* to, std::uint64_t i, S value) {
+  if (type == CUDA_R_16BF) static_cast<__nv_bfloat16*>(to)[i] = __nv_bfloat16(static_cast<float>(value));
+  else if (type == CUDA_R_32F) static_cast<float*>(to)[i] = static_cast<float>(value);
+  else static_cast<double*>(to)[i] = static_cast<double>(value);
+}
+
+/// Where element (row, col) of batch 0 lies.
+std::uint64_t at(const Layout& x, std::uint64_t row, std::uint64_t col) {
+  const auto ld = static_cast<std::uint64_t>(x.ld);
+  return x.order == CUBLASLT_ORDER_COL ? row + col * ld : row * ld + col;
+}
+
+constexpr std::uint64_t tile_rows = 16, tile_cols = 4;
+
+template <class S>
+struct Call {
+  Problem problem;
+  S alpha, beta;
+  const void *a, *b, *c;
+  void* d;
+  int parts;
+  S* partial;
+
+  S element(std::uint32_t type, const void* from, std::uint64_t i) const {
+    const S x = load<S>(type, from, i);
+    if constexpr (std::is_same_v<S, float>) {
+      if (problem.desc.compute == CUBLAS_COMPUTE_32F_FAST_TF32) return to_tf32(x);
+      if (problem.desc.compute == CUBLAS_COMPUTE_32F_FAST_16BF) return static_cast<float>(__nv_bfloat16(x));
+    }
+    return x;
+  }
+
+  void finish(std::uint64_t batch, std::uint64_t row, std::uint64_t col, S sum) const {
+    const Problem& p = problem;
+    S y = alpha * sum;
+    if (beta != S(0)) {
+      const std::uint64_t i = batch * static_cast<std::uint64_t>(p.c.batch_stride) + at(p.c, row, col);
+      y += beta * load<S>(p.c.type, c, i);
+    }
+    if (p.with_bias())
+      y += load<S>(p.bias_type, p.desc.bias, batch * static_cast<std::uint64_t>(p.desc.bias_stride) + row);
+    if (p.desc.epilogue & CUBLASLT_EPILOGUE_RELU) y = y > S(0) || y != y ? y : S(0);
+    if (p.desc.epilogue & CUBLASLT_EPILOGUE_GELU)  // the tanh form
+      y = S(0.5) * y * (S(1) + std::tanh(S(0.7978845608028654) * (y + S(0.044715) * y * y * y)));
+    store(p.d.type, d, batch * static_cast<std::uint64_t>(p.d.batch_stride) + at(p.d, row, col), y);
+  }
+
+  /// Rows [row, row + tile_rows) of one batch, for all columns: op(A) packed once, then op(B) four columns at a time.
+  void strip(std::uint64_t batch, std::uint64_t row) const {
+    const Problem& p = problem;
+    const std::uint64_t rows = std::min(tile_rows, p.m - row);
+    std::vector<S> left(p.k * tile_rows, S(0)), right(p.k * tile_cols);
+    const bool ta = p.desc.trans_a != CUBLAS_OP_N, tb = p.desc.trans_b != CUBLAS_OP_N;
+    const std::uint64_t a0 = batch * static_cast<std::uint64_t>(p.a.batch_stride);
+    const std::uint64_t b0 = batch * static_cast<std::uint64_t>(p.b.batch_stride);
+    for (std::uint64_t i = 0; i < rows; ++i)
+      for (std::uint64_t l = 0; l < p.k; ++l)
+        left[l * tile_rows + i] = element(p.a.type, a, a0 + (ta ? at(p.a, l, row + i) : at(p.a, row + i, l)));
+    for (std::uint64_t col = 0; col < p.n; col += tile_cols) {
+      const std::uint64_t cols = std::min(tile_cols, p.n - col);
+      for (std::uint64_t j = 0; j < tile_cols; ++j)
+        for (std::uint64_t l = 0; l < p.k; ++l)
+          right[l * tile_cols + j] =
+              j < cols ? element(p.b.type, b, b0 + (tb ? at(p.b, col + j, l) : at(p.b, l, col + j))) : S(0);
+      for (int part = 0; part < parts; ++part) {
+        const std::uint64_t from = p.k * static_cast<std::uint64_t>(part) / static_cast<std::uint64_t>(parts);
+        const std::uint64_t to = p.k * static_cast<std::uint64_t>(part + 1) / static_cast<std::uint64_t>(parts);
+        S sums[tile_cols][tile_rows] = {};
+        multiply(&left[0], &right[0], from, to, sums);
+        for (std::uint64_t j = 0; j < cols; ++j)
+          for (std::uint64_t i = 0; i < rows; ++i) {
+            S sum = sums[j][i];
+            S* kept = partial ? partial + (batch * p.n + col + j) * p.m + row + i : nullptr;
+            if (kept) sum = *kept = part ? *kept + sum : sum;
+            if (part + 1 == parts) finish(batch, row + i, col + j, sum);
+          }
+      }
+    }
+  }
+
+  static void multiply(const S* left, const S* right, std::uint64_t from, std::uint64_t to,
+                       S (&sums)[tile_cols][tile_rows]) {
+    constexpr std::size_t lanes = 16 / sizeof(S);
+    typedef S Vector __attribute__((vector_size(16)));
+    constexpr std::size_t vectors = tile_rows / lanes / 2;  // half of the rows at a time: what fits the registers
+    for (std::size_t half = 0; half < 2; ++half) {
+      Vector sum[tile_cols][vectors] = {};
+      for (std::uint64_t l = from; l < to; ++l) {
+        Vector column[vectors];
+        std::memcpy(column, left + l * tile_rows + half * tile_rows / 2, sizeof column);
+        for (std::size_t j = 0; j < tile_cols; ++j)
+          for (std::size_t v = 0; v < vectors; ++v) sum[j][v] += column[v] * right[l * tile_cols + j];
+      }
+      for (std::size_t j = 0; j < tile_cols; ++j) std::memcpy(sums[j] + half * tile_rows / 2, sum[j], sizeof sum[j]);
+    }
+  }
+
+  void run() const {
+    const std::uint64_t strips = (problem.m + tile_rows - 1) / tile_rows;
+    share(strips * static_cast<std::uint64_t>(problem.d.batch), problem.n * problem.k >= 4096,
+          [&](std::uint64_t i) { strip(i / strips, i % strips * tile_rows); });
+    // Nothing may rely on what a workspace holds afterwards.
+    if (partial) std::memset(partial, poison_byte, problem.partial_bytes(1));
+  }
+};
+
+template <class S>
+void run(const Problem& problem, const void* alpha, const void* beta, const void* a, const void* b, const void* c,
+         void* d, int parts, void* workspace, cudaStream_t stream) {
+  const Call<S> call{problem,
+                     *static_cast<const S*>(alpha),
+                     *static_cast<const S*>(beta),
+                     a,
+                     b,
+                     c,
+                     d,
+                     parts,
+                     parts > 1 ? static_cast<S*>(workspace) : nullptr};
+  touch_device(stream, [call] { call.run(); });
+}
+
+// --- attributes ---
+
+template <class T>
+cublasStatus_t put(T& to, const void* value, std::size_t bytes) {
+  if (!value || bytes != sizeof to) return CUBLAS_STATUS_INVALID_VALUE;
+  std::memcpy(&to, value, sizeof to);
+  return CUBLAS_STATUS_SUCCESS;
+}
+template <class T>
+cublasStatus_t get(const T& from, void* value, std::size_t bytes, std::size_t* written) {
+  if (!bytes) {
+    if (!written) return CUBLAS_STATUS_INVALID_VALUE;
+    *written = sizeof from;
+    return CUBLAS_STATUS_SUCCESS;
+  }
+  if (!value || bytes != sizeof from) return CUBLAS_STATUS_INVALID_VALUE;
+  std::memcpy(value, &from, sizeof from);
+  if (written) *written = sizeof from;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+/// Calls visit(member) for the attribute's member.
+template <class X, class Visit>
+cublasStatus_t with(X& x, cublasLtMatrixLayoutAttribute_t attribute, const Visit& visit) {
+  switch (attribute) {
+    case CUBLASLT_MATRIX_LAYOUT_TYPE: return visit(x.type);
+    case CUBLASLT_MATRIX_LAYOUT_ORDER: return visit(x.order);
+    case CUBLASLT_MATRIX_LAYOUT_ROWS: return visit(x.rows);
+    case CUBLASLT_MATRIX_LAYOUT_COLS: return visit(x.cols);
+    case CUBLASLT_MATRIX_LAYOUT_LD: return visit(x.ld);
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: return visit(x.batch);
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: return visit(x.batch_stride);
+  }
+  return CUBLAS_STATUS_INVALID_VALUE;
+}
+template <class X, class Visit>
+cublasStatus_t with(X& x, cublasLtMatmulDescAttributes_t attribute, const Visit& visit) {
+  switch (attribute) {
+    case CUBLASLT_MATMUL_DESC_COMPUTE_TYPE: return visit(x.compute);
+    case CUBLASLT_MATMUL_DESC_SCALE_TYPE: return visit(x.scale);
+    case CUBLASLT_MATMUL_DESC_POINTER_MODE: return visit(x.pointer_mode);
+    case CUBLASLT_MATMUL_DESC_TRANSA: return visit(x.trans_a);
+    case CUBLASLT_MATMUL_DESC_TRANSB: return visit(x.trans_b);
+    case CUBLASLT_MATMUL_DESC_TRANSC: return visit(x.trans_c);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE: return visit(x.epilogue);
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return visit(x.bias);
+    case CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE: return visit(x.bias_stride);
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: return visit(x.bias_type);
+  }
+  return CUBLAS_STATUS_INVALID_VALUE;
+}
+template <class X, class Visit>
+cublasStatus_t with(X& x, cublasLtMatmulPreferenceAttributes_t attribute, const Visit& visit) {
+  switch (attribute) {
+    case CUBLASLT_MATMUL_PREF_SEARCH_MODE: return visit(x.search);
+    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: return visit(x.workspace);
+    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: return visit(x.reductions);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: return visit(x.alignment[0]);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES: return visit(x.alignment[1]);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES: return visit(x.alignment[2]);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES: return visit(x.alignment[3]);
+  }
+  return CUBLAS_STATUS_INVALID_VALUE;
+}
+
+template <class X, class Attribute>
+cublasStatus_t set(X* x, Attribute attribute, const void* value, std::size_t bytes) {
+  if (!x) return CUBLAS_STATUS_INVALID_VALUE;
+  return with(*x, attribute, [&](auto& member) { return put(member, value, bytes); });
+}
+template <class X, class Attribute>
+cublasStatus_t read(const X* x, Attribute attribute, void* value, std::size_t bytes, std::size_t* written) {
+  if (!x) return CUBLAS_STATUS_INVALID_VALUE;
+  return with(*x, attribute, [&](const auto& member) { return get(member, value, bytes, written); });
+}
+
+// --- algorithms ---
+
+int split(const Problem& p) { return p.k >= 2048 ? 8 : p.k >= 256 ? 4 : p.k >= 16 ? 2 : 1; }
+
+/// The workspace that the algorithm needs for the problem, or why it can't solve it.
+cublasStatus_t check_algorithm(const Problem& p, const Algorithm& x, std::size_t& workspace) {
+  if (x.magic != algorithm_magic || (x.id != 1 && x.id != 2) || x.parts < 1) return CUBLAS_STATUS_INVALID_VALUE;
+  if (x.id == 1 && x.parts != 1) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (static_cast<std::uint64_t>(x.parts) > p.k) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (x.parts > 1 && x.reduction != CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) return CUBLAS_STATUS_NOT_SUPPORTED;
+  workspace = x.parts > 1 ? p.partial_bytes(1) : 0;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+std::vector<cublasLtMatmulHeuristicResult_t> algorithms(const Problem& p,
+                                                        const cublasLtMatmulPreferenceOpaque_t& preference) {
+  std::vector<cublasLtMatmulHeuristicResult_t> out;
+  Algorithm plain{algorithm_magic, 1, 1, 0, CUBLASLT_REDUCTION_SCHEME_NONE, {}};
+  // What an algorithm asks of its addresses is at most 16 bytes, or less where the caller promises less.
+  for (int i = 0; i < 4; ++i) plain.alignment[i] = std::min<std::uint32_t>(preference.alignment[i], 16);
+  const auto add = [&](const Algorithm& x) {
+    std::size_t workspace = 0;
+    if (check_algorithm(p, x, workspace) != CUBLAS_STATUS_SUCCESS || workspace > preference.workspace) return;
+    out.push_back({pack(x), workspace, CUBLAS_STATUS_SUCCESS, 1.0f, {}});
+  };
+  Algorithm parts = plain;
+  parts.id = 2;
+  parts.parts = split(p);
+  parts.reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  const bool may_split = parts.parts > 1 && (preference.reductions & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
+  // Few results and a long sum are what splitting is for.
+  const bool split_first = may_split && p.k > p.m && p.k > p.n;
+  if (split_first) add(parts);
+  add(plain);
+  if (may_split && !split_first) add(parts);
+  return out;
+}
+
+bool aligned(const void* p, std::size_t bytes) { return reinterpret_cast<std::uintptr_t>(p) % bytes == 0; }
+
+/// Whether [data, data + bytes) is device memory; if not, what a device would run into.
+bool in_device(const char* name, const void* data, std::size_t bytes) {
+  if (is_device_range(data, bytes)) return true;
+  char text[512], where[384];
+  const char* last = static_cast<const char*>(data) + (bytes ? bytes - 1 : 0);
+  describe_address(is_device_range(data, 1) ? last : data, where, sizeof where);
+  std::snprintf(text, sizeof text, "cublasLtMatmul: %s of %zu bytes is out of bounds: %s", name, bytes, where);
+  raise_fault(cudaErrorIllegalAddress, text);
+  return false;
+}
+
+}  // namespace
+}  // namespace emulate
+
+using namespace emulate;
+
+std::size_t cublasLtGetVersion() { return 130000; }
+const char* cublasLtGetStatusName(cublasStatus_t status) {
+  switch (status) {
+    case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
+    case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case CUBLAS_STATUS_ALLOC_FAILED: return "CUBLAS_STATUS_ALLOC_FAILED";
+    case CUBLAS_STATUS_INVALID_VALUE: return "CUBLAS_STATUS_INVALID_VALUE";
+    case CUBLAS_STATUS_ARCH_MISMATCH: return "CUBLAS_STATUS_ARCH_MISMATCH";
+    case CUBLAS_STATUS_EXECUTION_FAILED: return "CUBLAS_STATUS_EXECUTION_FAILED";
+    case CUBLAS_STATUS_INTERNAL_ERROR: return "CUBLAS_STATUS_INTERNAL_ERROR";
+    case CUBLAS_STATUS_NOT_SUPPORTED: return "CUBLAS_STATUS_NOT_SUPPORTED";
+  }
+  return "CUBLAS_STATUS_UNKNOWN";
+}
+const char* cublasLtGetStatusString(cublasStatus_t status) {
+  switch (status) {
+    case CUBLAS_STATUS_SUCCESS: return "success";
+    case CUBLAS_STATUS_INVALID_VALUE: return "an unsupported value or parameter was passed to the function";
+    case CUBLAS_STATUS_NOT_SUPPORTED: return "the functionality requested is not supported";
+    case CUBLAS_STATUS_EXECUTION_FAILED: return "the GPU program failed to execute";
+    default: return cublasLtGetStatusName(status);
+  }
+}
+cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
+  if (!handle) return CUBLAS_STATUS_INVALID_VALUE;
+  *handle = new cublasLtContext;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
+  delete handle;
+  return handle ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, std::uint64_t rows,
+                                          std::uint64_t cols, std::int64_t ld) {
+  if (!layout) return CUBLAS_STATUS_INVALID_VALUE;
+  *layout = new Layout{static_cast<std::uint32_t>(type), rows, cols, ld};
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
+  delete layout;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute, const void* value,
+                                                std::size_t bytes) {
+  return set(layout, attribute, value, bytes);
+}
+cublasStatus_t cublasLtMatrixLayoutGetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute, void* value,
+                                                std::size_t bytes, std::size_t* written) {
+  return read(layout, attribute, value, bytes, written);
+}
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t compute, cudaDataType_t scale) {
+  if (!desc) return CUBLAS_STATUS_INVALID_VALUE;
+  *desc = new Desc{compute, scale};
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
+  delete desc;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
+                                              const void* value, std::size_t bytes) {
+  return set(desc, attribute, value, bytes);
+}
+cublasStatus_t cublasLtMatmulDescGetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
+                                              void* value, std::size_t bytes, std::size_t* written) {
+  return read(desc, attribute, value, bytes, written);
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
+  if (!preference) return CUBLAS_STATUS_INVALID_VALUE;
+  *preference = new cublasLtMatmulPreferenceOpaque_t;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
+  delete preference;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute, const void* value,
+                                                    std::size_t bytes) {
+  return set(preference, attribute, value, bytes);
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int requested,
+                                              cublasLtMatmulHeuristicResult_t results[], int* returned) {
+  if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+  if (!preference || requested < 1 || !results || !returned) return CUBLAS_STATUS_INVALID_VALUE;
+  *returned = 0;
+  Problem problem;
+  if (const cublasStatus_t status = examine(desc, a, b, c, d, problem); status != CUBLAS_STATUS_SUCCESS) return status;
+  const auto found = algorithms(problem, *preference);
+  for (; *returned < requested && *returned < static_cast<int>(found.size()); ++*returned)
+    results[*returned] = found[static_cast<std::size_t>(*returned)];
+  return *returned ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t* algo, cublasLtMatmulHeuristicResult_t* result) {
+  if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+  if (!algo || !result) return CUBLAS_STATUS_INVALID_VALUE;
+  Problem problem;
+  if (const cublasStatus_t status = examine(desc, a, b, c, d, problem); status != CUBLAS_STATUS_SUCCESS) return status;
+  *result = {*algo, 0, CUBLAS_STATUS_SUCCESS, 1.0f, {}};
+  return result->state = check_algorithm(problem, unpack(*algo), result->workspaceSize);
+}
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t* algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t attribute, void* value,
+                                                    std::size_t bytes, std::size_t* written) {
+  if (!algo) return CUBLAS_STATUS_INVALID_VALUE;
+  const Algorithm x = unpack(*algo);
+  switch (attribute) {
+    case CUBLASLT_ALGO_CONFIG_ID: return get(x.id, value, bytes, written);
+    case CUBLASLT_ALGO_CONFIG_TILE_ID: return get(x.tile, value, bytes, written);
+    case CUBLASLT_ALGO_CONFIG_SPLITK_NUM: return get(x.parts, value, bytes, written);
+    case CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME: return get(x.reduction, value, bytes, written);
+  }
+  return CUBLAS_STATUS_INVALID_VALUE;
+}
+cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t* algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t attribute, const void* value,
+                                                    std::size_t bytes) {
+  if (!algo) return CUBLAS_STATUS_INVALID_VALUE;
+  Algorithm x = unpack(*algo);
+  cublasStatus_t status = CUBLAS_STATUS_INVALID_VALUE;
+  switch (attribute) {
+    case CUBLASLT_ALGO_CONFIG_ID: break;
+    case CUBLASLT_ALGO_CONFIG_TILE_ID: status = put(x.tile, value, bytes); break;
+    case CUBLASLT_ALGO_CONFIG_SPLITK_NUM: status = put(x.parts, value, bytes); break;
+    case CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME: status = put(x.reduction, value, bytes); break;
+  }
+  *algo = pack(x);
+  return status;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,
+                              cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
+                              const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algo, void* workspace,
+                              std::size_t workspace_bytes, cudaStream_t stream) {
+  if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+  if (!alpha || !beta || !a || !b || !c || !d || is_device_address(alpha) || is_device_address(beta))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  Problem p;
+  if (const cublasStatus_t status = examine(desc, a_layout, b_layout, c_layout, d_layout, p);
+      status != CUBLAS_STATUS_SUCCESS)
+    return status;
+  if (p.with_bias() && !p.desc.bias) return CUBLAS_STATUS_INVALID_VALUE;
+  if (c == d && p.c != p.d) return CUBLAS_STATUS_INVALID_VALUE;  // in place only with one layout
+  if (workspace_bytes && (!workspace || !aligned(workspace, 256))) return CUBLAS_STATUS_INVALID_VALUE;
+
+  const void* addresses[] = {a, b, c, d};
+  const Layout* layouts[] = {&p.a, &p.b, &p.c, &p.d};
+  const char* names[] = {"A", "B", "C", "D"};
+  Algorithm chosen{};
+  if (algo) {
+    chosen = unpack(*algo);
+  } else {
+    cublasLtMatmulPreferenceOpaque_t preference;
+    preference.workspace = workspace_bytes;
+    for (int i = 0; i < 4; ++i)
+      preference.alignment[i] = static_cast<std::uint32_t>(std::min<std::uintptr_t>(
+          256, std::uintptr_t{1} << std::countr_zero(reinterpret_cast<std::uintptr_t>(addresses[i]) | 256)));
+    const auto found = algorithms(p, preference);
+    if (found.empty()) return CUBLAS_STATUS_NOT_SUPPORTED;
+    chosen = unpack(found.front().algo);
+  }
+  std::size_t needed = 0;
+  if (const cublasStatus_t status = check_algorithm(p, chosen, needed); status != CUBLAS_STATUS_SUCCESS) return status;
+  if (needed > workspace_bytes) return CUBLAS_STATUS_INVALID_VALUE;
+  for (int i = 0; i < 4; ++i) {
+    if (!aligned(addresses[i], size_of(layouts[i]->type))) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!aligned(addresses[i], chosen.alignment[i])) return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
+  if (p.with_bias() && !aligned(p.desc.bias, size_of(p.bias_type))) return CUBLAS_STATUS_INVALID_VALUE;
+
+  bool in_bounds = true;
+  const bool reads_c = p.wide() ? *static_cast<const double*>(beta) != 0 : *static_cast<const float*>(beta) != 0;
+  for (int i = 0; i < 4 && in_bounds; ++i)
+    if (i != 2 || reads_c)
+      in_bounds = in_device(names[i], addresses[i], extent(*layouts[i]) * size_of(layouts[i]->type));
+  if (in_bounds && p.with_bias())
+    in_bounds =
+        in_device("the bias", p.desc.bias,
+                  (static_cast<std::uint64_t>(p.d.batch - 1) * static_cast<std::uint64_t>(p.desc.bias_stride) + p.m) *
+                      size_of(p.bias_type));
+  if (in_bounds && needed) in_bounds = in_device("the workspace", workspace, workspace_bytes);
+  if (!in_bounds) return CUBLAS_STATUS_EXECUTION_FAILED;
+
+  if (p.wide()) run<double>(p, alpha, beta, a, b, c, d, chosen.parts, workspace, stream);
+  else run<float>(p, alpha, beta, a, b, c, d, chosen.parts, workspace, stream);
+  return cudaPeekAtLastError() == cudaErrorIllegalAddress ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
+}

@@ -1,0 +1,693 @@
+// Owns: the scheduler of a block's fibres, their meetings, and the OS threads that share a grid.
+#include "engine.hpp"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "emulate.hpp"
+#include "fibre.hpp"
+#include "memory.hpp"
+
+constinit thread_local uint3 threadIdx{0, 0, 0};
+constinit thread_local uint3 blockIdx{0, 0, 0};
+constinit thread_local dim3 blockDim{1, 1, 1};
+constinit thread_local dim3 gridDim{1, 1, 1};
+
+namespace emulate {
+namespace {
+
+constexpr std::size_t stack_bytes = std::size_t{256} << 10;
+constexpr std::size_t most_shared_bytes = std::size_t{256} << 10;
+
+std::atomic<std::uint64_t> current_seed{[] {
+  const char* text = std::getenv("MEFT_EMULATE_SEED");
+  return text ? std::strtoull(text, nullptr, 10) : 0ull;
+}()};
+std::atomic<unsigned> worker_count{0};
+std::atomic<std::uint64_t> grids{0}, switches{0};
+
+/// SplitMix64.
+struct Random {
+  std::uint64_t state;
+  std::uint64_t next() {
+    std::uint64_t z = state += 0x9E3779B97F4A7C15ull;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    return z ^ z >> 31;
+  }
+  std::size_t below(std::size_t n) { return static_cast<std::size_t>(next() % n); }
+};
+
+/// A grid that runs, seen by all its workers.
+struct Run {
+  Run(const Grid& g, std::uint64_t n, std::uint64_t s)
+      : grid(g), number(n), seed(s), blocks(std::uint64_t{g.grid.x} * g.grid.y * g.grid.z) {}
+  const Grid& grid;
+  std::uint64_t number, seed, blocks;
+  std::uint64_t stride = 1, offset = 0;  // block i in turn is the block i·stride + offset
+  std::atomic<std::uint64_t> next{0};
+  std::atomic<bool> faulted{false};
+  std::mutex mutex;
+  Fault fault = Fault::none;
+  char text[1024] = "";
+
+  void record(Fault kind, const char* what) {
+    std::lock_guard lock(mutex);
+    if (fault != Fault::none) return;
+    fault = kind;
+    std::snprintf(text, sizeof text, "%s", what);
+    faulted = true;
+  }
+};
+
+enum class State : unsigned char { fresh, ready, running, at_barrier, at_warp, done };
+
+struct Thread {
+  uint3 index{0, 0, 0};
+  State state = State::fresh;
+  Meeting kind{};
+  Fibre* fibre = nullptr;
+  Place place{"", 0};
+  unsigned mask = 0;
+  int source = 0;
+  std::uint64_t value = 0, result = 0;
+};
+
+const char* name_of(Meeting kind) {
+  switch (kind) {
+    case Meeting::warp: return "__syncwarp";
+    case Meeting::shuffle: return "a shuffle";
+    case Meeting::vote: return "a vote";
+    default: return "__syncthreads";
+  }
+}
+
+const char* base_name(const char* path) {
+  const char* slash = std::strrchr(path, '/');
+  return slash ? slash + 1 : path;
+}
+
+bool same(Place a, Place b) { return a.line == b.line && (a.file == b.file || !std::strcmp(a.file, b.file)); }
+
+/// What one OS thread needs to run blocks, one after another.
+class Worker {
+ public:
+  ~Worker() {
+    if (shared_) munmap(shared_, most_shared_bytes + 2 * page_);
+  }
+
+  void work(Run& run);
+  static void fibre_main();
+
+  int meet_block(Meeting kind, int predicate, Place place);
+  std::uint64_t meet_warp(Meeting kind, unsigned mask, std::uint64_t value, int source, Place place);
+  unsigned lane() const { return current_ & 31u; }
+  void* shared() const { return shared_at_; }
+  [[noreturn]] void fail(Fault kind, std::string what);
+  [[noreturn]] void trap(const char* what, Place place);
+  [[noreturn]] void leave();
+  bool on_fault(void* address, bool is_write, void* context);
+  [[noreturn]] void report_fault();
+
+ private:
+  void run_block(std::uint64_t block);
+  void finish();
+  bool pick(unsigned& next);
+  void resume(unsigned next, Fibre* from);
+  void block_current();
+  void ready(unsigned thread);
+  Fibre* free_fibre();
+  [[noreturn]] void deadlock();
+  void record(Fault kind, std::string what);
+  std::string waiting() const;
+
+  Run* run_ = nullptr;
+  std::vector<Thread> threads_;
+  std::vector<unsigned> order_, ready_;
+  std::size_t ready_from_ = 0, fresh_from_ = 0;
+  unsigned current_ = 0, done_ = 0, count_ = 0, arrived_ = 0;
+  int sum_ = 0, and_ = 1, or_ = 0;
+  std::vector<unsigned> warp_arrived_;
+  std::vector<std::unique_ptr<Fibre>> fibres_;
+  std::vector<Fibre*> free_;
+  Fibre main_;
+  Fibre* fibre_ = nullptr;  // the one that runs
+  Fibre* left_ = nullptr;   // the one on which a fault ended the block
+  Random random_{0};
+  std::uint64_t switches_ = 0;
+  std::size_t page_ = 4096;
+  char* shared_ = nullptr;
+  char* shared_at_ = nullptr;
+  char* fault_address_ = nullptr;
+  bool fault_is_write_ = false;
+};
+
+thread_local Worker* working = nullptr;
+
+// --- threads and fibres ---
+
+void Worker::ready(unsigned thread) {
+  threads_[thread].state = State::ready;
+  ready_.push_back(thread);
+}
+
+/// The thread whose turn is next, among the ready ones and the next fresh one.
+bool Worker::pick(unsigned& next) {
+  const std::size_t waiting = ready_.size() - ready_from_, fresh = fresh_from_ < count_ ? 1 : 0;
+  if (waiting + fresh == 0) return false;
+  std::size_t choice = 0;
+  if (run_->seed) {
+    // A fresh one stands for all that are.
+    choice = random_.below(waiting + (count_ - fresh_from_));
+  }
+  if (choice < waiting) {
+    if (run_->seed) std::swap(ready_[ready_from_ + choice], ready_[ready_from_]);
+    next = ready_[ready_from_++];
+    if (ready_from_ == ready_.size()) ready_.clear(), ready_from_ = 0;
+  } else {
+    next = order_[fresh_from_++];
+  }
+  return true;
+}
+
+Fibre* Worker::free_fibre() {
+  if (free_.empty()) {
+    fibres_.push_back(std::make_unique<Fibre>(stack_bytes, &Worker::fibre_main));
+    return fibres_.back().get();
+  }
+  Fibre* fibre = free_.back();
+  free_.pop_back();
+  return fibre;
+}
+
+/// Leaves the fibre that runs for the one of thread `next`.
+void Worker::resume(unsigned next, Fibre* from) {
+  Thread& thread = threads_[next];
+  if (!thread.fibre) thread.fibre = free_fibre();
+  current_ = next;
+  threadIdx = thread.index;
+  thread.state = State::running;
+  fibre_ = thread.fibre;
+  ++switches_;
+  from->switch_to(*thread.fibre);
+}
+
+/// A fibre runs threads from start to end; after each, the next fresh one or what waits on another fibre.
+void Worker::fibre_main() {
+  Worker& w = *working;
+  for (;;) {
+    (*w.run_->grid.body)();
+    w.finish();
+    Fibre* own = w.fibre_;
+    w.threads_[w.current_].fibre = nullptr;
+    unsigned next = 0;
+    if (w.pick(next)) {
+      Thread& thread = w.threads_[next];
+      if (!thread.fibre) {
+        thread.fibre = own;
+        thread.state = State::running;
+        w.current_ = next;
+        threadIdx = thread.index;
+        continue;
+      }
+      w.free_.push_back(own);
+      w.resume(next, own);
+    } else {
+      if (w.done_ != w.count_) w.deadlock();
+      w.free_.push_back(own);
+      w.fibre_ = nullptr;
+      own->switch_to(w.main_);
+    }
+  }
+}
+
+/// The current thread waits: others run until it is ready again.
+void Worker::block_current() {
+  const unsigned self = current_;
+  Fibre* own = fibre_;
+  unsigned next = 0;
+  if (!pick(next)) deadlock();
+  if (next != self) resume(next, own);
+  current_ = self;
+  threadIdx = threads_[self].index;
+  threads_[self].state = State::running;
+}
+
+/// The current thread's kernel has returned.
+void Worker::finish() {
+  threads_[current_].state = State::done;
+  ++done_;
+  bool awaited = arrived_ > 0;
+  const unsigned own = current_ & 31u, first = current_ & ~31u;
+  for (unsigned rest = warp_arrived_[current_ / 32]; rest && !awaited; rest &= rest - 1)
+    awaited = threads_[first + static_cast<unsigned>(std::countr_zero(rest))].mask >> own & 1u;
+  if (!awaited) return;
+  threads_[current_].place = {"", 0};
+  std::string what = "it ends while others wait for it: " + waiting();
+  fail(Fault::synchronisation, std::move(what));
+}
+
+void Worker::run_block(std::uint64_t block) {
+  const Grid& grid = run_->grid;
+  blockIdx = {static_cast<unsigned>(block % grid.grid.x), static_cast<unsigned>(block / grid.grid.x % grid.grid.y),
+              static_cast<unsigned>(block / grid.grid.x / grid.grid.y)};
+  random_.state = run_->seed * 0x9E3779B97F4A7C15ull ^ (run_->number << 32) ^ block;
+  for (Thread& thread : threads_) thread.state = State::fresh, thread.fibre = nullptr;
+  std::iota(order_.begin(), order_.end(), 0u);
+  if (run_->seed)
+    for (std::size_t i = count_; i > 1; --i) std::swap(order_[i - 1], order_[random_.below(i)]);
+  ready_.clear();
+  ready_from_ = fresh_from_ = 0;
+  done_ = arrived_ = 0;
+  sum_ = or_ = 0;
+  and_ = 1;
+  std::fill(warp_arrived_.begin(), warp_arrived_.end(), 0u);
+  if (grid.shared_bytes) std::memset(shared_at_, poison_byte, grid.shared_bytes);
+
+  unsigned first = 0;
+  pick(first);
+  left_ = nullptr;
+  resume(first, &main_);
+  if (!left_) return;
+  const auto renew = [this](Fibre* fibre) {
+    fibre->restart();
+    free_.push_back(fibre);
+  };
+  renew(left_);
+  for (const Thread& thread : threads_)
+    if (thread.fibre && thread.fibre != left_) renew(thread.fibre);
+}
+
+void Worker::work(Run& run) {
+  run_ = &run;
+  Worker* outer = working;
+  working = this;
+  const Grid& grid = run.grid;
+  count_ = grid.block.x * grid.block.y * grid.block.z;
+  threads_.resize(count_);
+  order_.resize(count_);
+  warp_arrived_.resize((count_ + 31) / 32);
+  for (unsigned i = 0; i < count_; ++i)
+    threads_[i].index = {i % grid.block.x, i / grid.block.x % grid.block.y, i / grid.block.x / grid.block.y};
+  if (!shared_) {
+    // A page that nobody may touch on both sides; the block's memory ends at the second.
+    page_ = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    void* p = mmap(nullptr, most_shared_bytes + 2 * page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    shared_ = static_cast<char*>(p);
+    mprotect(shared_, page_, PROT_NONE);
+    mprotect(shared_ + page_ + most_shared_bytes, page_, PROT_NONE);
+  }
+  shared_at_ = shared_ + page_ + most_shared_bytes - (grid.shared_bytes + 15) / 16 * 16;
+  // A handler's own stack, so that it can report the end of a fibre's.
+  static thread_local std::unique_ptr<char[]> handler_stack;
+  stack_t before{};
+  sigaltstack(nullptr, &before);
+  if (before.ss_flags & SS_DISABLE) {
+    const std::size_t size = std::size_t{64} << 10;
+    if (!handler_stack) handler_stack = std::make_unique<char[]>(size);
+    stack_t stack{};
+    stack.ss_sp = handler_stack.get();
+    stack.ss_size = size;
+    sigaltstack(&stack, nullptr);
+  }
+  {
+    Access access;
+    blockDim = grid.block;
+    gridDim = grid.grid;
+    while (!run.faulted.load(std::memory_order_relaxed)) {
+      const std::uint64_t turn = run.next.fetch_add(1, std::memory_order_relaxed);
+      if (turn >= run.blocks) break;
+      __extension__ using Wide = unsigned __int128;
+      run_block(static_cast<std::uint64_t>((static_cast<Wide>(turn) * run.stride + run.offset) % run.blocks));
+    }
+  }
+  sigaltstack(&before, nullptr);
+  switches.fetch_add(switches_, std::memory_order_relaxed);
+  switches_ = 0;
+  working = outer;
+}
+
+// --- meetings ---
+
+int Worker::meet_block(Meeting kind, int predicate, Place place) {
+  Thread& self = threads_[current_];
+  self.kind = kind;
+  self.place = place;
+  if (done_) fail(Fault::synchronisation, "it waits at __syncthreads after other threads of the block have ended");
+  if (arrived_) {
+    for (const Thread& other : threads_) {
+      if (other.state != State::at_barrier) continue;
+      if (same(other.place, place) && other.kind == kind) break;
+      std::string what = "it waits at another barrier than others: " + waiting();
+      fail(Fault::synchronisation, std::move(what));
+    }
+  }
+  sum_ += predicate != 0;
+  and_ &= predicate != 0;
+  or_ |= predicate != 0;
+  self.state = State::at_barrier;
+  if (++arrived_ == count_) {
+    const int result = kind == Meeting::barrier_count ? sum_ : kind == Meeting::barrier_and ? and_ : or_;
+    arrived_ = 0;
+    sum_ = or_ = 0;
+    and_ = 1;
+    for (unsigned i = 0; i < count_; ++i) {
+      threads_[i].result = static_cast<std::uint64_t>(result);
+      if (i != current_) ready(i);
+    }
+    if (run_->seed && count_ > 1) {
+      ready(current_);
+      block_current();
+    } else {
+      self.state = State::running;
+    }
+  } else {
+    block_current();
+  }
+  return static_cast<int>(self.result);
+}
+
+std::uint64_t Worker::meet_warp(Meeting kind, unsigned mask, std::uint64_t value, int source, Place place) {
+  Thread& self = threads_[current_];
+  const unsigned own = current_ & 31u, first = current_ & ~31u;
+  self.kind = kind;
+  self.place = place;
+  self.mask = mask;
+  char text[160];
+  if (!(mask >> own & 1u)) {
+    std::snprintf(text, sizeof text, "it calls %s with a mask, 0x%08x, that leaves out its own lane %u", name_of(kind),
+                  mask, own);
+    fail(Fault::synchronisation, text);
+  }
+  if (kind == Meeting::shuffle && !(mask >> source & 1u)) {
+    std::snprintf(text, sizeof text, "it reads lane %d in a shuffle whose mask, 0x%08x, leaves that lane out", source,
+                  mask);
+    fail(Fault::synchronisation, text);
+  }
+  self.value = value;
+  self.source = source;
+  unsigned& arrived = warp_arrived_[current_ / 32];
+  for (unsigned rest = mask; rest; rest &= rest - 1) {
+    const unsigned lane = static_cast<unsigned>(std::countr_zero(rest));
+    if (first + lane >= count_ || threads_[first + lane].state == State::done) {
+      std::snprintf(text, sizeof text, "it waits in %s with mask 0x%08x for lane %u, which %s", name_of(kind), mask,
+                    lane, first + lane >= count_ ? "the block does not have" : "has ended");
+      fail(Fault::synchronisation, text);
+    }
+    const Thread& other = threads_[first + lane];
+    if ((arrived >> lane & 1u) && other.mask == mask && other.kind != kind) {
+      std::string what =
+          std::string("it is in ") + name_of(kind) + " while lanes that it names are elsewhere: " + waiting();
+      fail(Fault::synchronisation, std::move(what));
+    }
+  }
+  arrived |= 1u << own;
+  bool complete = true;
+  for (unsigned rest = mask & ~(1u << own); rest && complete; rest &= rest - 1) {
+    const unsigned lane = static_cast<unsigned>(std::countr_zero(rest));
+    complete = (arrived >> lane & 1u) && threads_[first + lane].mask == mask;
+  }
+  if (!complete) {
+    self.state = State::at_warp;
+    block_current();
+    return self.result;
+  }
+  std::uint64_t votes = 0;
+  for (unsigned rest = mask; rest; rest &= rest - 1) {
+    const unsigned lane = static_cast<unsigned>(std::countr_zero(rest));
+    if (threads_[first + lane].value) votes |= std::uint64_t{1} << lane;
+  }
+  for (unsigned rest = mask; rest; rest &= rest - 1) {
+    const unsigned lane = static_cast<unsigned>(std::countr_zero(rest));
+    Thread& thread = threads_[first + lane];
+    thread.result = kind == Meeting::shuffle ? threads_[first + static_cast<unsigned>(thread.source)].value : votes;
+    if (lane != own) ready(first + lane);
+  }
+  arrived &= ~mask;
+  if (run_->seed) {
+    ready(current_);
+    block_current();
+  }
+  return self.result;
+}
+
+// --- faults ---
+
+/// "3 at __syncthreads (x.cu:12), threads 0 to 2; …", of all threads that wait.
+std::string Worker::waiting() const {
+  std::string out;
+  std::vector<bool> told(count_, false);
+  int groups = 0;
+  for (unsigned i = 0; i < count_; ++i) {
+    const Thread& a = threads_[i];
+    if (told[i] || (a.state != State::at_barrier && a.state != State::at_warp)) continue;
+    if (++groups > 6) return out + "; …";
+    unsigned number = 0, last = i;
+    for (unsigned j = i; j < count_; ++j) {
+      const Thread& b = threads_[j];
+      if (b.state != a.state || b.kind != a.kind || !same(a.place, b.place) ||
+          (a.state == State::at_warp && a.mask != b.mask))
+        continue;
+      told[j] = true;
+      ++number;
+      last = j;
+    }
+    char text[256];
+    int length = std::snprintf(text, sizeof text, "%s%u at %s (%s:%u)", out.empty() ? "" : "; ", number,
+                               name_of(a.kind), base_name(a.place.file), a.place.line);
+    if (a.state == State::at_warp)
+      length +=
+          std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), " with mask 0x%08x", a.mask);
+    if (number == 1) std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), ", thread %u", i);
+    else std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), ", thread %u to %u", i, last);
+    out += text;
+  }
+  return out;
+}
+
+/// Puts the kernel's and the thread's names in front of `what` and keeps it. Frees what it takes, for after it nothing
+/// on this stack is destroyed.
+void Worker::record(Fault kind, std::string what) {
+  const Place place = threads_[current_].place;
+  if (kind != Fault::address && place.line)
+    what += std::string(" (") + base_name(place.file) + ":" + std::to_string(place.line) + ")";
+  char name[256], text[1024];
+  describe_function(run_->grid.kernel, name, sizeof name);
+  const uint3 t = threads_[current_].index;
+  std::snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s", name, blockIdx.x,
+                blockIdx.y, blockIdx.z, t.x, t.y, t.z, what.c_str());
+  run_->record(kind, text);
+}
+
+void Worker::fail(Fault kind, std::string what) {
+  record(kind, std::move(what));
+  leave();
+}
+
+/// Back to the worker, never to return: the block is given up.
+void Worker::leave() {
+  left_ = std::exchange(fibre_, nullptr);
+  left_->switch_to(main_);
+  __builtin_unreachable();
+}
+
+void Worker::trap(const char* what, Place place) {
+  threads_[current_].place = place;
+  fail(Fault::trap, what);
+}
+
+void Worker::deadlock() {
+  threads_[current_].place = {"", 0};
+  std::string what = "deadlock: every thread of the block waits or has ended: " + waiting();
+  fail(Fault::synchronisation, std::move(what));
+}
+
+/// Where a faulting thread goes on, at the top of its fibre's stack, whose content is lost.
+[[noreturn]] void leave_after_fault() { working->report_fault(); }
+
+/// In the signal handler: keeps what happened and turns the thread to leave_after_fault.
+bool Worker::on_fault(void* address, bool is_write, void* context) {
+  if (!fibre_) return false;
+  fault_address_ = static_cast<char*>(address);
+  fault_is_write_ = is_write;
+  auto& machine = static_cast<ucontext_t*>(context)->uc_mcontext;
+#if defined(__x86_64__)
+  machine.gregs[REG_RIP] = reinterpret_cast<greg_t>(&leave_after_fault);
+  machine.gregs[REG_RSP] = reinterpret_cast<greg_t>(fibre_->top()) - 8;  // as after a call
+#elif defined(__aarch64__)
+  machine.pc = reinterpret_cast<std::uintptr_t>(&leave_after_fault);
+  machine.sp = reinterpret_cast<std::uintptr_t>(fibre_->top());
+#else
+  (void)machine;  // the process ends by its signal
+  return false;
+#endif
+  return true;
+}
+
+void Worker::report_fault() {
+  char where[400], what[512];
+  const char* verb = fault_is_write_ ? "writes" : "reads or writes";
+  if (fibre_->guards(fault_address_)) {
+    std::snprintf(what, sizeof what, "its stack of %zu KiB is used up", stack_bytes >> 10);
+  } else if (fault_address_ >= shared_ && fault_address_ < shared_ + most_shared_bytes + 2 * page_) {
+    std::snprintf(what, sizeof what, "%s dynamic shared memory at offset %td of %zu bytes", verb,
+                  fault_address_ - shared_at_, run_->grid.shared_bytes);
+  } else {
+    describe_address(fault_address_, where, sizeof where);
+    std::snprintf(what, sizeof what, "%s out of bounds: %s", verb, where);
+  }
+  fail(Fault::address, what);
+}
+
+bool fault_in_kernel(void* address, bool is_write, void* context) {
+  return working && working->on_fault(address, is_write, context);
+}
+
+// --- OS threads ---
+
+/// The calling thread's worker.
+Worker& own_worker() {
+  static thread_local Worker worker;
+  return worker;
+}
+
+/// Threads that wait for grids. Never destroyed: they end with the process.
+class Crew {
+ public:
+  explicit Crew(unsigned size) : size_(size) {
+    for (unsigned i = 0; i < size; ++i) std::thread([this] { loop(); }).detach();
+  }
+  unsigned size() const { return size_; }
+
+  /// Runs `job` on every thread of the crew and on the caller.
+  void help(const std::function<void()>& job) {
+    {
+      std::lock_guard lock(mutex_);
+      job_ = &job;
+      busy_ = size_;
+      ++turn_;
+    }
+    start_.notify_all();
+    job();
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return busy_ == 0; });
+  }
+
+ private:
+  void loop() {
+    std::uint64_t seen = 0;
+    for (;;) {
+      const std::function<void()>* job = nullptr;
+      {
+        std::unique_lock lock(mutex_);
+        start_.wait(lock, [&] { return turn_ != seen; });
+        seen = turn_;
+        job = job_;
+      }
+      (*job)();
+      std::lock_guard lock(mutex_);
+      if (--busy_ == 0) done_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable start_, done_;
+  unsigned size_, busy_ = 0;
+  std::uint64_t turn_ = 0;
+  const std::function<void()>* job_ = nullptr;
+};
+
+/// The crew of that size for this process: a fork leaves its threads behind.
+Crew& crew(unsigned size) {
+  struct Kept {
+    pid_t owner;
+    std::unique_ptr<Crew> crew;
+  };
+  static std::vector<Kept>& kept = *new std::vector<Kept>;
+  for (const Kept& one : kept)
+    if (one.owner == getpid() && one.crew->size() == size) return *one.crew;
+  return *kept.emplace_back(Kept{getpid(), std::make_unique<Crew>(size)}).crew;
+}
+
+unsigned number_of_workers() {
+  const unsigned chosen = worker_count.load();
+  return chosen ? chosen : std::clamp(std::thread::hardware_concurrency(), 1u, 8u);
+}
+
+/// Fewer threads than this run on the caller alone: waking others would take longer.
+constexpr std::uint64_t worth_sharing = 4096;
+
+}  // namespace
+
+Fault run_grid(const Grid& grid, char* text, std::size_t size) {
+  set_fault_hook(&fault_in_kernel);
+  Run run(grid, ++grids, current_seed.load());
+  if (run.seed && run.blocks > 1) {
+    Random random{run.seed ^ run.number << 20};
+    run.offset = random.next() % run.blocks;
+    do run.stride = random.next() % run.blocks;
+    while (std::gcd(run.stride, run.blocks) != 1);
+  }
+  const unsigned workers = number_of_workers();
+  const std::uint64_t threads = run.blocks * grid.block.x * grid.block.y * grid.block.z;
+  if (workers == 1 || run.blocks == 1 || threads < worth_sharing) own_worker().work(run);
+  else crew(workers - 1).help([&run] { own_worker().work(run); });
+  if (run.fault == Fault::none) {
+    char where[256];
+    if (!close_device_memory(where, sizeof where)) {
+      char name[256];
+      describe_function(grid.kernel, name, sizeof name);
+      std::snprintf(run.text, sizeof run.text, "kernel %s: out of bounds: %s", name, where);
+      run.fault = Fault::address;
+    }
+  } else {
+    char ignored[256];
+    close_device_memory(ignored, sizeof ignored);
+  }
+  std::snprintf(text, size, "%s", run.text);
+  return run.fault;
+}
+
+void share(std::uint64_t count, bool worth, const std::function<void(std::uint64_t)>& work) {
+  std::atomic<std::uint64_t> next{0};
+  const auto job = [&] {
+    Access access;
+    for (std::uint64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
+  };
+  const unsigned workers = number_of_workers();
+  if (workers == 1 || count < 2 || !worth) job();
+  else crew(workers - 1).help(job);
+}
+
+int meet_block(Meeting kind, int predicate, Place place) { return working->meet_block(kind, predicate, place); }
+std::uint64_t meet_warp(Meeting kind, unsigned mask, std::uint64_t value, int source, Place place) {
+  return working->meet_warp(kind, mask, value, source, place);
+}
+unsigned lane() { return working->lane(); }
+void* dynamic_shared() { return working->shared(); }
+void trap(const char* what, Place place) { working->trap(what, place); }
+
+void set_seed(std::uint64_t value) { current_seed = value; }
+std::uint64_t seed() { return current_seed; }
+void set_workers(unsigned count) { worker_count = count; }
+std::uint64_t kernels_run() { return grids; }
+std::uint64_t switches_made() { return switches; }
+
+}  // namespace emulate
