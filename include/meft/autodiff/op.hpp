@@ -95,7 +95,7 @@ struct OpNode final : Slot<T, B> {
   OpNode(Op o, typename Op::template Saved<T, B> s, Needs<N> n, std::array<int, N> i)
       : Slot<T, B>(Op::name), op(std::move(o)), saved(std::move(s)), need(n), inputs(i) {}
 
-  void backward(Tape& tape) override {
+  [[gnu::cold]] void backward(Tape& tape) override {
     auto out = op.backward(saved, need, std::exchange(this->gradient, {}));
     saved = {};
     for (std::size_t i = 0; i < N; ++i)
@@ -120,7 +120,7 @@ VarOf<First> apply(Where where, Op op, const First& first, const Rest&... rest) 
                 "meft: an op's inputs differ in element type or device");
   constexpr std::size_t count = 1 + sizeof...(Rest);
   Var<T, B> result;
-  const auto run = [&](const VarOf<First>& x0, const VarOf<Rest>&... x) {
+  const auto run = [&](const VarOf<First>& x0, const VarOf<Rest>&... x) __attribute__((cold, noinline)) {
     Tape* tape = Tape::current();
     Needs<count> need;
     if (tape) need.wanted = {tape->wants(x0, Op::name, where), tape->wants(x, Op::name, where)...};

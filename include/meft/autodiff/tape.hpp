@@ -76,7 +76,7 @@ struct Stored {
   bool trainable = true;
 
   /// gradient += g, counted as gradient memory.
-  void add(const Tensor<T, B>& g) {
+  [[gnu::cold, gnu::noinline]] void add(const Tensor<T, B>& g) {
     const UseScope use(Use::gradient);
     if (!gradient.defined()) gradient = g.clone();
     else map(B{}, Add{}, g.size(), gradient.data(), std::as_const(gradient).data(), g.data());
@@ -116,13 +116,13 @@ class Tape {
 
   /// A leaf whose gradient is asked for by `gradient`.
   template <Real T, Backend B>
-  Var<T, B> watch(Tensor<T, B> value) {
+  [[gnu::cold, gnu::noinline]] Var<T, B> watch(Tensor<T, B> value) {
     return attach<T, B>(std::move(value), std::unique_ptr<detail::Slot<T, B>>(new Leaf<T, B>("watch")));
   }
 
   /// The gradient that arrived at a watched variable; empty when none did.
   template <Real T, Backend B>
-  Tensor<T, B> gradient(const Var<T, B>& x, Where where = Where::current()) const {
+  [[gnu::cold, gnu::noinline]] Tensor<T, B> gradient(const Var<T, B>& x, Where where = Where::current()) const {
     require(owns(x) && nodes_[static_cast<std::size_t>(x.node_)] && nodes_[static_cast<std::size_t>(x.node_)]->leaf(),
             {"gradient: the variable was not watched by this tape", where}, x);
     return static_cast<const detail::Slot<T, B>&>(*nodes_[static_cast<std::size_t>(x.node_)]).gradient;
@@ -130,14 +130,14 @@ class Tape {
 
   /// Gradients of a scalar with respect to everything recorded below it. Frees the nodes it walks.
   template <Real T, Backend B>
-  void backward(const Var<T, B>& loss, Where where = Where::current()) {
+  [[gnu::cold, gnu::noinline]] void backward(const Var<T, B>& loss, Where where = Where::current()) {
     require(loss.size() == 1, {"backward: a loss is a single element", where}, loss);
     backward(loss, Tensor<T, B>::full(loss.shape(), T(1)), where);
   }
 
   /// The same from a given gradient `dy` of `y`.
   template <Real T, Backend B>
-  void backward(const Var<T, B>& y, Tensor<T, B> dy, Where where = Where::current()) {
+  [[gnu::cold, gnu::noinline]] void backward(const Var<T, B>& y, Tensor<T, B> dy, Where where = Where::current()) {
     require(y.shape() == dy.shape(), {"backward: the gradient's shape differs", where}, y, dy);
     require(wants(y, "backward", where), {"backward: nothing that needs a gradient was recorded", where}, y);
     add(y.node_, std::move(dy));
@@ -160,7 +160,7 @@ class Tape {
 
   /// Adds a gradient to the node of x; nodes call it from their backward.
   template <Real T, Backend B>
-  void add(int node, Tensor<T, B> gradient) {
+  [[gnu::cold, gnu::noinline]] void add(int node, Tensor<T, B> gradient) {
     auto& slot = nodes_[static_cast<std::size_t>(node)];
     require(slot != nullptr, "backward: a node was freed by an earlier backward");
     accumulate(static_cast<detail::Slot<T, B>&>(*slot).gradient, std::move(gradient));
@@ -168,7 +168,7 @@ class Tape {
 
   /// Hands a parameter's gradient on: to the parameter, or to `collected`.
   template <Real T, Backend B>
-  void deliver(const std::shared_ptr<detail::Stored<T, B>>& parameter, Tensor<T, B> gradient) {
+  [[gnu::cold, gnu::noinline]] void deliver(const std::shared_ptr<detail::Stored<T, B>>& parameter, Tensor<T, B> gradient) {
     if (!collect_) return parameter->add(gradient);
     accumulate(static_cast<Leaf<T, B>&>(*nodes_[static_cast<std::size_t>(leaf_of(parameter))]).gradient,
                std::move(gradient));
@@ -197,7 +197,7 @@ class Tape {
 
   /// Records a node and gives its variable.
   template <class T, class B>
-  Var<T, B> attach(Tensor<T, B> value, std::unique_ptr<detail::Slot<T, B>> node) {
+  [[gnu::cold, gnu::noinline]] Var<T, B> attach(Tensor<T, B> value, std::unique_ptr<detail::Slot<T, B>> node) {
     Var<T, B> out(std::move(value));
     out.tape_ = serial_;
     out.op_ = node->name;
@@ -216,7 +216,7 @@ class Tape {
   struct Leaf final : detail::Slot<T, B> {
     using detail::Slot<T, B>::Slot;
     bool leaf() const override { return true; }
-    void backward(Tape& tape) override {
+    [[gnu::cold]] void backward(Tape& tape) override {
       if (parameter && !tape.collect_) parameter->add(std::exchange(this->gradient, {}));
     }
     std::shared_ptr<detail::Stored<T, B>> parameter;

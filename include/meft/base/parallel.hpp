@@ -19,7 +19,7 @@ namespace detail {
 /// POSIX threads: <thread> and <condition_variable> alone would take a tenth of a small program's compile time.
 class Crew {
  public:
-  static Crew& get() {
+  [[gnu::noinline]] static Crew& get() {
     static Crew crew;
     return crew;
   }

@@ -18,7 +18,7 @@ namespace meft {
 enum class Isa { portable, avx2, avx512, avx512_bf16 };
 
 /// The best that the processor has, or less where the environment variable MEFT_ISA says so: portable, avx2, avx512.
-inline Isa isa() {
+[[gnu::noinline]] inline Isa isa() {
 #if MEFT_X86
   static const Isa value = [] {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -82,7 +82,7 @@ Tensor<T, B> map(const F& f, const Tensor<T, B>& x, const More&... more) {
 
 /// into += x, elementwise; takes x over when `into` is empty, and never writes into elements that others see.
 template <Real T, Backend B>
-void accumulate(Tensor<T, B>& into, Tensor<T, B> x) {
+[[gnu::cold, gnu::noinline]] void accumulate(Tensor<T, B>& into, Tensor<T, B> x) {
   if (!into.defined()) into = std::move(x);
   else if (into.unique())
     map(B{}, Add{}, into.size(), into.data(), std::as_const(into).data(), std::as_const(x).data());

@@ -12,7 +12,7 @@ struct Cpu {
   static constexpr const char* name = "cpu";
 
   /// The process's one CPU pool. It is never destroyed, so that tensors may outlive main.
-  static Pool& pool() {
+  [[gnu::noinline]] static Pool& pool() {
     static Pool& pool = *new Pool(
         name, [](std::size_t bytes) { return std::aligned_alloc(64, bytes); }, [](void* p) { std::free(p); });
     return pool;
