@@ -23,31 +23,33 @@ RATES = ["2e-4", "2e-3"]
 SST2_ROWS = 8000
 
 
-def data_folder(task, args):
-    """The task's folder; sst2 with its first rows alone."""
-    folder = args.data / task
-    if task != "sst2":
-        return folder
-    short = args.output / "sst2-data"
-    short.mkdir(parents=True, exist_ok=True)
+def shortened(folder, output):
+    """A copy of the sst2 folder with its first rows alone."""
+    output.mkdir(parents=True, exist_ok=True)
     lines = (folder / "train.tsv").read_text().splitlines(keepends=True)
-    (short / "train.tsv").write_text("".join(lines[: SST2_ROWS + 1]))
-    (short / "dev.tsv").write_text((folder / "dev.tsv").read_text())
-    return short
+    (output / "train.tsv").write_text("".join(lines[: SST2_ROWS + 1]))
+    (output / "dev.tsv").write_text((folder / "dev.tsv").read_text())
+    return output
 
 
-def score(task, method, rate, seed, args):
-    """The dev metric of the best epoch; trains unless that was done."""
+def read(metrics):
+    """What a finished run wrote; None of one that is still to be done: metrics.json is written after each epoch."""
+    result = json.loads(metrics.read_text()) if metrics.exists() else {"finished": False}
+    return result if result["finished"] else None
+
+
+def score(task, method, rate, seed, data, args):
+    """The dev metric of the best epoch; trains unless that was done, and goes on where a run was stopped."""
     output = args.output / f"{task}-{method}-{rate}-{seed}"
     metrics = output / "metrics.json"
-    if not metrics.exists():
-        command = [args.finetune, "--model", args.model, "--task", task, "--data", data_folder(task, args),
-                   "--method", method, *METHOD[method], "--pooling", "mean", "--lr", rate, "--seed", seed,
-                   "--epochs", args.epochs, "--threads", args.threads, "--output", output]
+    if not read(metrics):
+        command = [args.finetune, "--model", args.model, "--task", task, "--data", data, "--method", method,
+                   *METHOD[method], "--pooling", "mean", "--lr", rate, "--seed", seed, "--epochs", args.epochs,
+                   "--threads", args.threads, "--output", output]
         if (output / "state.safetensors").exists():
             command.append("--resume")
         subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
-    return json.loads(metrics.read_text())["dev"][METRIC[task]]
+    return read(metrics)["dev"][METRIC[task]]
 
 
 def table(scores, args):
@@ -82,16 +84,19 @@ def main():
     parser.add_argument("--threads", default="0")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
+    data = {task: args.data / task for task in args.tasks}
+    if "sst2" in data:
+        data["sst2"] = shortened(data["sst2"], args.output / "sst2-data")
 
     scores, rates = {}, {}
     for seed in args.seeds:
         for task in args.tasks:
             for method in args.methods:
                 if (task, method) not in rates:
-                    tried = {rate: score(task, method, rate, seed, args) for rate in RATES}
+                    tried = {rate: score(task, method, rate, seed, data[task], args) for rate in RATES}
                     rates[task, method] = max(tried, key=tried.get)
                     print(f"{task} {method}: learning rate {rates[task, method]} of", tried, flush=True)
-                value = score(task, method, rates[task, method], seed, args)
+                value = score(task, method, rates[task, method], seed, data[task], args)
                 scores.setdefault((task, method), []).append(value)
                 print(f"{task} {method} seed {seed}: {value:.4f}", flush=True)
         (args.output / "scores.md").write_text(table(scores, args) + "\n")

@@ -496,12 +496,9 @@ TEST_CASE(
 // Fixed point of 40 fraction bits makes the loss a staircase with steps near 1e-12, so differences take a step of 1e-3,
 // whose own error, third derivatives times 1e-6, bounds the check.
 TEST_CASE("reversible: gradients of both streams, the side, the weights and the mix against finite differences") {
-  const std::vector<Readout> readouts{readout_from("average"),
-                                      readout_from("plm"),
-                                      readout_from("learned"),
-                                      readout_from("scaled"),
-                                      {Readout::Kind::mix, 0.3, -1.2},
-                                      readout_from("concat")};
+  const std::vector<Readout> readouts{readout_from("average"),         readout_from("plm"),
+                                      readout_from("learned"),         readout_from("scaled"),
+                                      {Readout::Kind::mix, 0.3, -1.2}, readout_from("concat")};
   for (const auto streams : {Streams::exact, Streams::stored})
     for (const auto& readout : readouts)
       for (const int carrier : {0, 1}) {

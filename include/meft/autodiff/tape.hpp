@@ -168,7 +168,8 @@ class Tape {
 
   /// Hands a parameter's gradient on: to the parameter, or to `collected`.
   template <Real T, Backend B>
-  [[gnu::cold, gnu::noinline]] void deliver(const std::shared_ptr<detail::Stored<T, B>>& parameter, Tensor<T, B> gradient) {
+  [[gnu::cold, gnu::noinline]] void deliver(const std::shared_ptr<detail::Stored<T, B>>& parameter,
+                                            Tensor<T, B> gradient) {
     if (!collect_) return parameter->add(gradient);
     accumulate(static_cast<Leaf<T, B>&>(*nodes_[static_cast<std::size_t>(leaf_of(parameter))]).gradient,
                std::move(gradient));

@@ -56,7 +56,7 @@ void for_each_run(const Reduction& plan, int rank, const F& f) {
 
 /// Σ x over the reduction's axes, neighbouring axes at once, the last ones first.
 template <Real T, Backend B>
-[[gnu::cold, gnu::noinline]] Tensor<T, B> sum_over(Tensor<T, B> x, const Reduction& plan) {
+Tensor<T, B> sum_over(Tensor<T, B> x, const Reduction& plan) {
   for_each_run(plan, x.rank(), [&](int first, int last) {
     Shape shape = x.shape();
     for (int i = first; i <= last; ++i) shape[i] = 1;
@@ -70,7 +70,7 @@ template <Real T, Backend B>
 
 /// x repeated along the reduction's axes to `shape`.
 template <Real T, Backend B>
-[[gnu::cold, gnu::noinline]] Tensor<T, B> repeat_over(Tensor<T, B> x, const Reduction& plan, const Shape& shape) {
+Tensor<T, B> repeat_over(Tensor<T, B> x, const Reduction& plan, const Shape& shape) {
   x = x.reshape(plan.kept);
   for_each_run(plan, x.rank(), [&](int first, int last) {
     Shape wider = x.shape();

@@ -31,7 +31,7 @@ class Tensor {
     out.zero();
     return out;
   }
-  [[gnu::cold, gnu::noinline]] static Tensor full(const Shape& shape, T value) {
+  static Tensor full(const Shape& shape, T value) {
     const Index n = shape.size();
     const Buffer host(Cpu::pool(), static_cast<std::size_t>(n) * sizeof(T));
     T* const values = static_cast<T*>(host.data());
@@ -39,7 +39,7 @@ class Tensor {
     return from(shape, std::span<const T>(values, static_cast<std::size_t>(n)));
   }
   /// Copies row-major host values; their number must be the shape's size.
-  [[gnu::cold, gnu::noinline]] static Tensor from(const Shape& shape, std::span<const T> values, Where where = Where::current()) {
+  static Tensor from(const Shape& shape, std::span<const T> values, Where where = Where::current()) {
     require(static_cast<Index>(values.size()) == shape.size(),
             {"tensor: the number of values differs from the shape's size", where}, shape, values.size());
     Tensor out(shape, where);
@@ -74,7 +74,7 @@ class Tensor {
     for (Index d : dims) shape.push(d == -1 && known ? size() / known : d);
     return reshape(shape, where);
   }
-  [[gnu::cold, gnu::noinline]] Tensor reshape(const Shape& shape, Where where = Where::current()) const {
+  Tensor reshape(const Shape& shape, Where where = Where::current()) const {
     require(shape.size() == size(), {"reshape: sizes differ", where}, shape_, shape);
     Tensor out = *this;
     out.shape_ = shape;
