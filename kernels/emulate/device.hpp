@@ -63,6 +63,16 @@ T shuffle(unsigned mask, T value, int source, Place place) {
 template <class T>
 concept Counted = std::is_integral_v<T> &&(sizeof(T) == 4 || sizeof(T) == 8);
 
+/// Stores `value` if wants(old, value); gives what was there.
+template <Counted T, class Wants>
+T replace_if(T* at, T value, const Wants& wants) {
+  T old = __atomic_load_n(at, __ATOMIC_RELAXED);
+  while (wants(old, value) &&
+         !__atomic_compare_exchange_n(at, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return old;
+}
+
 }  // namespace emulate
 
 // The place of the call, for messages: the last two parameters of each function that waits.
@@ -147,17 +157,11 @@ T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> val
 }
 template <emulate::Counted T>
 T atomicMax(T* at, std::type_identity_t<T> value) {
-  T old = __atomic_load_n(at, __ATOMIC_RELAXED);
-  while (old < value && !__atomic_compare_exchange_n(at, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
-  return old;
+  return emulate::replace_if(at, value, [](T old, T x) { return old < x; });
 }
 template <emulate::Counted T>
 T atomicMin(T* at, std::type_identity_t<T> value) {
-  T old = __atomic_load_n(at, __ATOMIC_RELAXED);
-  while (value < old && !__atomic_compare_exchange_n(at, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
-  return old;
+  return emulate::replace_if(at, value, [](T old, T x) { return x < old; });
 }
 
 // Loads and stores with a cache hint.

@@ -1,4 +1,4 @@
-// Owns: the scheduler of a block's fibres, their meetings, and the OS threads that share a grid.
+// Owns: the scheduler of a block's fibres, and their meetings.
 #include "engine.hpp"
 
 #include <signal.h>
@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -16,10 +15,10 @@
 #include <mutex>
 #include <numeric>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "crew.hpp"
 #include "emulate.hpp"
 #include "fibre.hpp"
 #include "memory.hpp"
@@ -33,13 +32,12 @@ namespace emulate {
 namespace {
 
 constexpr std::size_t stack_bytes = std::size_t{256} << 10;
-constexpr std::size_t most_shared_bytes = std::size_t{256} << 10;
+constexpr std::size_t shared_room = std::size_t{256} << 10;  // whole pages, for more than a block may have
 
 std::atomic<std::uint64_t> current_seed{[] {
   const char* text = std::getenv("MEFT_EMULATE_SEED");
   return text ? std::strtoull(text, nullptr, 10) : 0ull;
 }()};
-std::atomic<unsigned> worker_count{0};
 std::atomic<std::uint64_t> grids{0}, switches{0};
 
 /// SplitMix64.
@@ -109,7 +107,7 @@ bool same(Place a, Place b) { return a.line == b.line && (a.file == b.file || !s
 class Worker {
  public:
   ~Worker() {
-    if (shared_) munmap(shared_, most_shared_bytes + 2 * page_);
+    if (shared_) munmap(shared_, shared_room + 2 * page_);
   }
 
   void work(Run& run);
@@ -308,13 +306,13 @@ void Worker::work(Run& run) {
   if (!shared_) {
     // A page that nobody may touch on both sides; the block's memory ends at the second.
     page_ = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    void* p = mmap(nullptr, most_shared_bytes + 2 * page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* p = mmap(nullptr, shared_room + 2 * page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     shared_ = static_cast<char*>(p);
     mprotect(shared_, page_, PROT_NONE);
-    mprotect(shared_ + page_ + most_shared_bytes, page_, PROT_NONE);
+    mprotect(shared_ + page_ + shared_room, page_, PROT_NONE);
   }
-  shared_at_ = shared_ + page_ + most_shared_bytes - (grid.shared_bytes + 15) / 16 * 16;
+  shared_at_ = shared_ + page_ + shared_room - (grid.shared_bytes + 15) / 16 * 16;
   // A handler's own stack, so that it can report the end of a fibre's.
   static thread_local std::unique_ptr<char[]> handler_stack;
   stack_t before{};
@@ -546,7 +544,7 @@ void Worker::report_fault() {
   const char* verb = fault_is_write_ ? "writes" : "reads or writes";
   if (fibre_->guards(fault_address_)) {
     std::snprintf(what, sizeof what, "its stack of %zu KiB is used up", stack_bytes >> 10);
-  } else if (fault_address_ >= shared_ && fault_address_ < shared_ + most_shared_bytes + 2 * page_) {
+  } else if (fault_address_ >= shared_ && fault_address_ < shared_ + shared_room + 2 * page_) {
     std::snprintf(what, sizeof what, "%s dynamic shared memory at offset %td of %zu bytes", verb,
                   fault_address_ - shared_at_, run_->grid.shared_bytes);
   } else {
@@ -560,75 +558,12 @@ bool fault_in_kernel(void* address, bool is_write, void* context) {
   return working && working->on_fault(address, is_write, context);
 }
 
-// --- OS threads ---
+// --- grids ---
 
 /// The calling thread's worker.
 Worker& own_worker() {
   static thread_local Worker worker;
   return worker;
-}
-
-/// Threads that wait for grids. Never destroyed: they end with the process.
-class Crew {
- public:
-  explicit Crew(unsigned size) : size_(size) {
-    for (unsigned i = 0; i < size; ++i) std::thread([this] { loop(); }).detach();
-  }
-  unsigned size() const { return size_; }
-
-  /// Runs `job` on every thread of the crew and on the caller.
-  void help(const std::function<void()>& job) {
-    {
-      std::lock_guard lock(mutex_);
-      job_ = &job;
-      busy_ = size_;
-      ++turn_;
-    }
-    start_.notify_all();
-    job();
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return busy_ == 0; });
-  }
-
- private:
-  void loop() {
-    std::uint64_t seen = 0;
-    for (;;) {
-      const std::function<void()>* job = nullptr;
-      {
-        std::unique_lock lock(mutex_);
-        start_.wait(lock, [&] { return turn_ != seen; });
-        seen = turn_;
-        job = job_;
-      }
-      (*job)();
-      std::lock_guard lock(mutex_);
-      if (--busy_ == 0) done_.notify_all();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable start_, done_;
-  unsigned size_, busy_ = 0;
-  std::uint64_t turn_ = 0;
-  const std::function<void()>* job_ = nullptr;
-};
-
-/// The crew of that size for this process: a fork leaves its threads behind.
-Crew& crew(unsigned size) {
-  struct Kept {
-    pid_t owner;
-    std::unique_ptr<Crew> crew;
-  };
-  static std::vector<Kept>& kept = *new std::vector<Kept>;
-  for (const Kept& one : kept)
-    if (one.owner == getpid() && one.crew->size() == size) return *one.crew;
-  return *kept.emplace_back(Kept{getpid(), std::make_unique<Crew>(size)}).crew;
-}
-
-unsigned number_of_workers() {
-  const unsigned chosen = worker_count.load();
-  return chosen ? chosen : std::clamp(std::thread::hardware_concurrency(), 1u, 8u);
 }
 
 /// Fewer threads than this run on the caller alone: waking others would take longer.
@@ -645,10 +580,10 @@ Fault run_grid(const Grid& grid, char* text, std::size_t size) {
     do run.stride = random.next() % run.blocks;
     while (std::gcd(run.stride, run.blocks) != 1);
   }
-  const unsigned workers = number_of_workers();
   const std::uint64_t threads = run.blocks * grid.block.x * grid.block.y * grid.block.z;
-  if (workers == 1 || run.blocks == 1 || threads < worth_sharing) own_worker().work(run);
-  else crew(workers - 1).help([&run] { own_worker().work(run); });
+  const auto job = [&run] { own_worker().work(run); };
+  if (run.blocks == 1 || threads < worth_sharing) job();
+  else on_each_worker(job);
   if (run.fault == Fault::none) {
     char where[256];
     if (!close_device_memory(where, sizeof where)) {
@@ -671,9 +606,8 @@ void share(std::uint64_t count, bool worth, const std::function<void(std::uint64
     Access access;
     for (std::uint64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
   };
-  const unsigned workers = number_of_workers();
-  if (workers == 1 || count < 2 || !worth) job();
-  else crew(workers - 1).help(job);
+  if (count < 2 || !worth) job();
+  else on_each_worker(job);
 }
 
 int meet_block(Meeting kind, int predicate, Place place) { return working->meet_block(kind, predicate, place); }
@@ -686,7 +620,6 @@ void trap(const char* what, Place place) { working->trap(what, place); }
 
 void set_seed(std::uint64_t value) { current_seed = value; }
 std::uint64_t seed() { return current_seed; }
-void set_workers(unsigned count) { worker_count = count; }
 std::uint64_t kernels_run() { return grids; }
 std::uint64_t switches_made() { return switches; }
 

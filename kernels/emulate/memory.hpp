@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "emulate.hpp"
+
 namespace emulate {
 
 inline constexpr unsigned char poison_byte = 0xFF;  // four of them are a float NaN, eight a double NaN, two a bf16 NaN
@@ -25,9 +27,7 @@ struct Allocation {
 void* allocate_device(std::size_t bytes);
 /// False when the pointer is not the start of a live allocation.
 bool free_device(void* data);
-void set_device_capacity(std::size_t bytes);
 std::size_t device_capacity();
-std::size_t device_bytes_in_use();
 /// Frees all allocations.
 void reset_device_memory();
 
