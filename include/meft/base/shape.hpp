@@ -113,4 +113,7 @@ inline Shape broadcast(const Shape& a, const Shape& b, Where where = Where::curr
   return out;
 }
 
+/// Where each axis of a permuted tensor comes from: axis i of y is axis order[i] of x.
+using AxisOrder = std::array<int, Shape::max_rank>;
+
 }  // namespace meft

@@ -7,15 +7,13 @@
 #include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/reduce.hpp>
+#include <meft/backend/report.hpp>
 #include <meft/base/functor.hpp>
 #include <meft/base/parallel.hpp>
 
 namespace meft {
 
-/// What a look at the labels found: how many count, and the first position outside the classes, or -1.
-struct LabelCheck {
-  Index counted = 0, outside = -1;
-};
+/// Labels lie in [0, classes) or are `ignore`.
 inline LabelCheck check_labels(Cpu, Index n, const std::int32_t* labels, Index classes, std::int32_t ignore) {
   LabelCheck found;
   for (Index i = 0; i < n; ++i) {

@@ -4,15 +4,11 @@
 #include <cmath>
 #include <vector>
 
+#include <meft/backend/adamw_step.hpp>
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/reduce.hpp>
 
 namespace meft {
-
-/// One AdamW step's constants: `rate` already scaled by the schedule, corrections 1 − βᵗ.
-struct AdamWStep {
-  double rate, beta1, beta2, epsilon, decay, correction1, correction2, scale;  // scale: of the gradient, for clipping
-};
 
 /// p ← p − rate·decay·p;  m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  p ← p − rate·(m/c₁)/(√(v/c₂) + ε).
 template <Real T>

@@ -11,9 +11,6 @@
 
 namespace meft {
 
-/// Where each axis of a permuted tensor comes from: axis i of y is axis order[i] of x.
-using AxisOrder = std::array<int, Shape::max_rank>;
-
 /// y[i₀, i₁ …] = x with its axes in `order`; `from` is x's shape.
 template <Scalar T>
 void permute(Cpu, const Shape& from, const AxisOrder& order, const T* x, T* y) {

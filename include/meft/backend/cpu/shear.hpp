@@ -11,6 +11,7 @@
 
 #include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/map.hpp>
+#include <meft/backend/report.hpp>
 #include <meft/base/lambda.hpp>
 #include <meft/base/random.hpp>
 #include <meft/base/scalar.hpp>
@@ -18,13 +19,6 @@
 #include <meft/base/target.hpp>
 
 namespace meft {
-
-/// What a shear pass reports: a hash of the elements before the shear, and whether one left the range, and its value.
-struct ShearReport {
-  std::uint64_t hash = 0;
-  bool overflow = false;
-  double value = 0;
-};
 
 namespace cpu {
 

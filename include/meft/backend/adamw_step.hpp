@@ -1,0 +1,11 @@
+// Owns: how a step of AdamW is described to any backend.
+#pragma once
+
+namespace meft {
+
+/// One AdamW step's constants: `rate` already scaled by the schedule, corrections 1 − βᵗ.
+struct AdamWStep {
+  double rate, beta1, beta2, epsilon, decay, correction1, correction2, scale;  // scale: of the gradient, for clipping
+};
+
+}  // namespace meft

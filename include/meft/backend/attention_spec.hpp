@@ -1,0 +1,26 @@
+// Owns: how attention on a ragged batch is described to any backend.
+#pragma once
+
+#include <meft/base/random.hpp>
+#include <meft/base/shape.hpp>
+
+namespace meft {
+
+/// How heads attend. Query i of a causal sequence sees the keys up to i + (keys − queries).
+template <class T>
+struct AttentionSpec {
+  Index heads, width;  // a row holds heads · width elements
+  bool causal = false;
+  T scale = 1;
+  float dropout =
+      0;  // of the probabilities; element ((first_row + query row) · heads + head) · 2²⁴ + key is replayed from `key`
+  Key key{};
+  Index first_row = 0;
+};
+
+/// One sequence's rows of the packed queries and keys.
+struct Span {
+  Index q, queries, k, keys;
+};
+
+}  // namespace meft

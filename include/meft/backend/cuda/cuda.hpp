@@ -1,0 +1,36 @@
+// Owns: the CUDA tag. Its kernels are declared beside it and compiled into the target meft::cuda; no CUDA header is
+// needed to use them.
+#pragma once
+
+#include <cstddef>
+
+#include <meft/backend/backend.hpp>
+
+#ifndef MEFT_CUDA
+#error "meft: the Cuda backend needs the target meft::cuda: target_link_libraries(your_target PRIVATE meft::cuda)"
+#endif
+
+namespace meft {
+
+/// The process's current CUDA device. Everything runs in order on one stream, also the pool's blocks: a block that is
+/// given back is safe to be taken again by what is enqueued later. Calls throw Error with the CUDA call's name and
+/// code.
+struct Cuda {
+  static constexpr const char* name = "cuda";
+
+  /// The process's one pool on the device, stream-ordered, never destroyed.
+  static Pool& pool();
+
+  /// On the device, in stream order.
+  static void copy(void* to, const void* from, std::size_t bytes);
+  static void zero(void* to, std::size_t bytes);
+  /// From and to the host, through pinned staging. `from` may be reused and `to` be read when the call returns.
+  static void upload(void* to, const void* from, std::size_t bytes);
+  static void download(void* to, const void* from, std::size_t bytes);
+
+  /// Waits for everything that was enqueued; throws the error of a kernel that failed.
+  static void synchronize();
+};
+static_assert(Backend<Cuda>);
+
+}  // namespace meft
