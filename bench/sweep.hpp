@@ -35,7 +35,7 @@ inline double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 <<
 /// The flags.
 struct Sweep {
   std::string model = "bert-base", precision = "f32", vary = "depth", json, plot;
-  Index hidden = 0, heads = 0, ffn = 0, batch = 16, seq = 128, slice_tokens = StackOptions{}.slice_tokens;
+  Index hidden = 0, heads = 0, ffn = 0, batch = 16, seq = 128, slice_tokens = Cpu::slice_tokens;
   std::vector<Index> layers, values;
   std::vector<std::string> methods;
   int threads = 0, steps = 2;

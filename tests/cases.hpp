@@ -28,10 +28,11 @@ namespace meft::test {
 
 using Shapes = std::vector<Shape>;
 
-/// A call of an op on inputs of given shapes, in float and in double.
-struct Case {
+/// A call of an op on inputs of given shapes, in float and in double, on one backend.
+template <Backend B>
+struct CaseOn {
   template <class F>
-  Case(std::string n, Shapes small, Shapes large, F f, std::vector<Index> keeps, double lo = -2, double hi = 2)
+  CaseOn(std::string n, Shapes small, Shapes large, F f, std::vector<Index> keeps, double lo = -2, double hi = 2)
       : name(std::move(n)),
         shapes(std::move(small)),
         big(std::move(large)),
@@ -42,28 +43,33 @@ struct Case {
         high(hi) {}
 
   template <class T>
-  Var<T> run(const std::vector<Var<T>>& x) const {
+  Var<T, B> run(const std::vector<Var<T, B>>& x) const {
     if constexpr (sizeof(T) == 4) return single(x);
     else return twice(x);
   }
 
   std::string name;
   Shapes shapes, big;  // big: more than one chunk of a parallel loop
-  std::function<Var<float>(const std::vector<Var<float>>&)> single;
-  std::function<Var<double>(const std::vector<Var<double>>&)> twice;
+  std::function<Var<float, B>(const std::vector<Var<float, B>>&)> single;
+  std::function<Var<double, B>(const std::vector<Var<double, B>>&)> twice;
   std::vector<Index>
       saved;         // elements (of four bytes) of each tensor kept for `shapes`, every input needing a gradient
   double low, high;  // range of the inputs' elements
 };
+using Case = CaseOn<Cpu>;
 
 template <class X>
 using ElementOf = typename std::decay_t<X>::value_type::value_type;
 
 /// n numbers in [0, limit), many of them repeated.
-inline Tensor<std::int32_t> numbers(Index n, Index limit) {
-  Tensor<std::int32_t> out(Shape{n});
-  for (Index i = 0; i < n; ++i) out.data()[i] = static_cast<std::int32_t>((i * i + 3 * i + 1) % limit);
+inline std::vector<std::int32_t> number_list(Index n, Index limit) {
+  std::vector<std::int32_t> out;
+  for (Index i = 0; i < n; ++i) out.push_back(static_cast<std::int32_t>((i * i + 3 * i + 1) % limit));
   return out;
+}
+template <Backend B>
+Tensor<std::int32_t, B> numbers(Index n, Index limit) {
+  return Tensor<std::int32_t, B>::from(Shape{n}, number_list(n, limit));
 }
 
 /// n tokens in `parts` sequences of unequal lengths, none empty; n ≥ parts.
@@ -89,8 +95,8 @@ inline Attention attention_spec(Index queries, Index keys, bool causal, float dr
 // that a program compiles only the one it calls.
 
 /// ops/arithmetic.hpp and ops/activation.hpp.
-template <class = void>
-std::vector<Case> elementwise_cases() {
+template <Backend B = Cpu>
+std::vector<CaseOn<B>> elementwise_cases() {
   return {
       // arithmetic
       {"add", {{3, 5}, {3, 5}}, {{300, 97}, {300, 97}}, [](auto& x) { return add(x[0], x[1]); }, {}},
@@ -123,8 +129,8 @@ std::vector<Case> elementwise_cases() {
 }
 
 /// ops/matmul.hpp, linear.hpp, softmax.hpp, norm.hpp, attention.hpp.
-template <class = void>
-std::vector<Case> matrix_cases() {
+template <Backend B = Cpu>
+std::vector<CaseOn<B>> matrix_cases() {
   return {
       // products
       {"matmul", {{3, 4}, {4, 5}}, {{150, 90}, {90, 130}}, [](auto& x) { return matmul(x[0], x[1]); }, {12, 20}},
@@ -137,7 +143,7 @@ std::vector<Case> matrix_cases() {
        {{3, 4}},
        {{150, 4}},
        [](auto& x) {
-         return matmul(x[0], random_tensor<ElementOf<decltype(x)>>({4, 5}, 5));
+         return matmul(x[0], random_tensor<ElementOf<decltype(x)>, B>({4, 5}, 5));
        },
        {20}},
       {"linear",
@@ -154,7 +160,7 @@ std::vector<Case> matrix_cases() {
        {{3, 4}, {5}},
        {{500, 4}, {5}},
        [](auto& x) {
-         static const PackedWeight<ElementOf<decltype(x)>> w(random_tensor<ElementOf<decltype(x)>>({5, 4}, 5));
+         static const PackedWeight<ElementOf<decltype(x)>, B> w(random_tensor<ElementOf<decltype(x)>, B>({5, 4}, 5));
          return linear(x[0], w, x[1]);
        },
        {}},
@@ -172,7 +178,7 @@ std::vector<Case> matrix_cases() {
        {{30, 20, 5}},
        [](auto& x) {
          using T = ElementOf<decltype(x)>;
-         return layer_norm(x[0], random_tensor<T>({5}, 5), random_tensor<T>({5}, 6), 1e-5);
+         return layer_norm(x[0], random_tensor<T, B>({5}, 5), random_tensor<T, B>({5}, 6), 1e-5);
        },
        {30, 5, 6, 6}},
       // attention
@@ -200,12 +206,12 @@ std::vector<Case> matrix_cases() {
 }
 
 /// ops/reduce.hpp, shape.hpp, pooling.hpp, embedding.hpp, dropout.hpp, loss.hpp, checkpoint.hpp.
-template <class = void>
-std::vector<Case> row_cases() {
+template <Backend B = Cpu>
+std::vector<CaseOn<B>> row_cases() {
   const auto labels = [](const auto& x) {
-    auto out = numbers(x[0].dim(0), x[0].dim(1));
-    out.data()[1] = -100;
-    return out;
+    auto out = number_list(x[0].dim(0), x[0].dim(1));
+    out[1] = -100;
+    return Tensor<std::int32_t, B>::from(Shape{x[0].dim(0)}, out);
   };
   return {
       // reductions
@@ -251,7 +257,7 @@ std::vector<Case> row_cases() {
        {}},
       {"slice", {{3, 5}}, {{300, 97}}, [](auto& x) { return slice(x[0], -1, 1, 4); }, {}},
       {"slice rows", {{5, 3}}, {{300, 97}}, [](auto& x) { return slice(x[0], 0, 1, 4); }, {}},
-      {"gather", {{4, 3}}, {{40, 300}}, [](auto& x) { return gather(x[0], numbers(9, x[0].dim(0))); }, {9}},
+      {"gather", {{4, 3}}, {{40, 300}}, [](auto& x) { return gather(x[0], numbers<B>(9, x[0].dim(0))); }, {9}},
       {"first_rows", {{7, 3}}, {{300, 97}}, [](auto& x) { return first_rows(x[0], split(x[0].dim(0), 3)); }, {}},
       {"mean_rows", {{7, 3}}, {{300, 97}}, [](auto& x) { return mean_rows(x[0], split(x[0].dim(0), 3)); }, {}},
       {"last_rows", {{7, 3}}, {{300, 97}}, [](auto& x) { return last_rows(x[0], split(x[0].dim(0), 3)); }, {}},
@@ -262,7 +268,7 @@ std::vector<Case> row_cases() {
          return mean_rows(x[0], Offsets({0, 3, static_cast<std::int32_t>(x[0].dim(0))}), 1);
        },
        {}},
-      {"embedding", {{4, 3}}, {{40, 300}}, [](auto& x) { return embedding(x[0], numbers(9, x[0].dim(0))); }, {9}},
+      {"embedding", {{4, 3}}, {{40, 300}}, [](auto& x) { return embedding(x[0], numbers<B>(9, x[0].dim(0))); }, {9}},
       // the rest
       {"dropout",
        {{5, 7}},
@@ -279,7 +285,7 @@ std::vector<Case> row_cases() {
       {"linear_cross_entropy",
        {{5, 3}, {4, 3}, {4}},
        {{300, 97}, {130, 97}, {130}},
-       [](auto& x) { return linear_cross_entropy(x[0], x[1], x[2], numbers(x[0].dim(0), x[1].dim(0))); },
+       [](auto& x) { return linear_cross_entropy(x[0], x[1], x[2], numbers<B>(x[0].dim(0), x[1].dim(0))); },
        {15, 12, 4, 5}},
       {"mse", {{3, 5}, {3, 5}}, {{300, 97}, {300, 97}}, [](auto& x) { return mse(x[0], x[1]); }, {15, 15}},
       {"checkpoint",

@@ -10,14 +10,14 @@
 namespace meft::test {
 
 /// Uniform elements in [low, high): element i depends on the seed and i alone.
-template <class T>
-Tensor<T> random_tensor(const Shape& shape, std::uint64_t seed, double low = -2, double high = 2) {
-  Tensor<T> out(shape);
-  for (Index i = 0; i < out.size(); ++i) {
+template <class T, Backend B = Cpu>
+Tensor<T, B> random_tensor(const Shape& shape, std::uint64_t seed, double low = -2, double high = 2) {
+  std::vector<T> out;
+  for (Index i = 0; i < shape.size(); ++i) {
     const double u = uniform(random_bits({.seed = seed}, static_cast<std::uint64_t>(i)));
-    out.data()[i] = static_cast<T>(low + (high - low) * u);
+    out.push_back(static_cast<T>(low + (high - low) * u));
   }
-  return out;
+  return Tensor<T, B>::from(shape, out);
 }
 
 /// Bytes that the pool gives for a small tensor of four-byte elements.

@@ -5,19 +5,32 @@
 #include <concepts>
 #include <cstddef>
 
+#include <meft/base/parallel.hpp>
+#include <meft/base/shape.hpp>
 #include <meft/memory/pool.hpp>
 
 namespace meft {
 
-/// A device: it has a name, a pool, and copies bytes to, from and within itself.
+/// A device: it has a name, a pool, and copies bytes to, from and within itself. `on_host`: its memory is the host's and
+/// host threads compute on it. A layer is taken through in slices of about `slice_tokens` tokens.
 template <class B>
 concept Backend = std::is_empty_v<B> && requires(void* to, const void* from, std::size_t bytes) {
   { B::name } -> std::convertible_to<const char*>;
   { B::pool() } -> std::same_as<Pool&>;
+  { B::slice_tokens } -> std::convertible_to<Index>;
+  { B::on_host } -> std::convertible_to<bool>;
   B::copy(to, from, bytes);
   B::upload(to, from, bytes);
   B::download(to, from, bytes);
   B::zero(to, bytes);
 };
+
+/// Calls body(i) for every slice i in [0, count): by several host threads at once, or one after the other.
+template <Backend B, class Body>
+void for_slices(Index count, const Body& body) {
+  if constexpr (B::on_host) parallel_for(count, body);
+  else
+    for (Index i = 0; i < count; ++i) body(i);
+}
 
 }  // namespace meft

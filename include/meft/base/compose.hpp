@@ -44,6 +44,21 @@ struct First {
   }
 };
 
+/// first·a + second·b.
+template <class T>
+struct Mix {
+  T first, second;
+  MEFT_HD T operator()(T a, T b) const { return first * a + second * b; }
+};
+
+/// (a − b)·c.
+struct DifferenceTimes {
+  template <class T>
+  MEFT_HD T operator()(T a, T b, T c) const {
+    return (a - b) * c;
+  }
+};
+
 /// (a − b)².
 struct SquaredDifference {
   template <class T>

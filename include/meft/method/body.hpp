@@ -17,10 +17,10 @@ namespace meft {
 template <Real T, Backend B = Cpu>
 struct Body {
   std::vector<nn::TransformerLayer<T, B>> layers;
-  ReversibleStack<T, B> stack{};  // of the layers above `plain`
-  std::size_t plain = 0;          // how many of the lowest run one after the other
-  bool recompute = false;         // keep a plain layer's input only
-  Index slice_tokens = 256;       // of plain layers that nothing trains
+  ReversibleStack<T, B> stack{};         // of the layers above `plain`
+  std::size_t plain = 0;                 // how many of the lowest run one after the other
+  bool recompute = false;                // keep a plain layer's input only
+  Index slice_tokens = B::slice_tokens;  // of plain layers that nothing trains
 
   nn::Hidden<T, B> operator()(nn::Hidden<T, B> h) const {
     for (std::size_t i = 0; i < plain; ++i) h.value = one(layers[i], h.value, h.context);
@@ -56,7 +56,7 @@ struct Body {
     const NoTape none;
     Tensor<T, B> out(x.shape());
     const auto slices = detail::cut(context.offsets, slice_tokens);
-    parallel_for(static_cast<Index>(slices.size()), [&](Index s) {
+    for_slices<B>(static_cast<Index>(slices.size()), [&](Index s) {
       const auto [first, last] = slices[static_cast<std::size_t>(s)];
       const Index begin = context.offsets.begin(first), end = context.offsets.end(last - 1);
       const auto part = context.part(first, last);

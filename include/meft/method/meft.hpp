@@ -97,7 +97,7 @@ Body<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method method
   }
   options.stack.carrier = detail::carrier_of(kind);
   Body<T, B> body{layers, ReversibleStack<T, B>(std::move(stack), options.stack, where), plain};
-  body.slice_tokens = options.stack.slice_tokens;
+  body.slice_tokens = slice_tokens<B>(options.stack);
   return body;
 }
 

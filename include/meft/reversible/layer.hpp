@@ -60,13 +60,19 @@ struct Phases {
 
 struct StackOptions {
   Streams streams = Streams::exact;
-  int word_bits = 32;        // of a fixed-point element: 32 or 64
-  int fraction_bits = 20;    // s: the value is X·2⁻ˢ
-  Index slice_tokens = 256;  // a slice is as many whole sequences as fit, at least one
+  int word_bits = 32;       // of a fixed-point element: 32 or 64
+  int fraction_bits = 20;   // s: the value is X·2⁻ˢ
+  Index slice_tokens = -1;  // a slice is as many whole sequences as fit, at least one; -1: the backend's default
   Readout readout{};
   int carrier = 1;           // the stream that carries the wrapped model at the end
   Phases* phases = nullptr;  // where given, backward passes add their time
 };
+
+/// Tokens of a slice on backend B.
+template <Backend B>
+Index slice_tokens(const StackOptions& options) {
+  return options.slice_tokens == -1 ? B::slice_tokens : options.slice_tokens;
+}
 
 /// "exact" | "rounded" | "stored".
 inline Streams streams_from(std::string_view name, Where where = Where::current()) {

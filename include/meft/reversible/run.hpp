@@ -64,7 +64,7 @@ class StackRun {
         options_(options),
         context_(context),
         record_(record),
-        slices_(cut(context.offsets, options.slice_tokens)) {
+        slices_(cut(context.offsets, slice_tokens<B>(options))) {
     for (auto& side : context_.sides)
       side.value = side.value.value();  // constants: the node adds their gradients itself
   }
@@ -84,7 +84,7 @@ class StackRun {
     kept_.resize(layers_->size());
     for (std::size_t l = 0; l < layers_->size(); ++l) {
       kept_[l].resize(slices_.size());
-      parallel_for(count(), [&](Index s) { forward_slice(l, s); });
+      for_slices<B>(count(), [&](Index s) { forward_slice(l, s); });
       swap_after(l);
     }
   }
@@ -96,7 +96,7 @@ class StackRun {
     for (std::size_t l = layers_->size(); l-- > 0;) {
       unswap(l, gradient);
       Turnstile turnstile;
-      parallel_for(count(), [&](Index s) {
+      for_slices<B>(count(), [&](Index s) {
         try {
           std::vector<Collected<T, B>> collected;
           backward_slice(l, s, gradient, side_gradient, input || l > 0, collected);
@@ -257,8 +257,7 @@ class StackRun {
         for (auto& c : tape->template collected<T, B>()) collected.push_back(std::move(c));
       }
       if (into_source && !(step.lambda == Lambda{1, 1}))
-        map(
-            B{}, [by = static_cast<T>(step.lambda.value())](T g) MEFT_INLINE { return g * by; }, dy.size(), dy.data(),
+        map(B{}, WithRight<Mul, T>{{}, static_cast<T>(step.lambda.value())}, dy.size(), dy.data(),
             std::as_const(dy).data());
       if (phases) {
         phases->undo += undone - began;

@@ -29,9 +29,7 @@ struct StackOutput {
       return out;
     }
     const auto [first, second] = weights(readout, carrier, mix);
-    map(
-        B{}, [first = first, second = second](T x, T y) MEFT_INLINE { return first * x + second * y; }, a.size(),
-        a.data(), std::as_const(a).data(), b.data());
+    map(B{}, Mix<T>{first, second}, a.size(), a.data(), std::as_const(a).data(), b.data());
     return a;
   }
 
@@ -48,8 +46,7 @@ struct StackOutput {
     const auto [first, second] = weights(readout, carrier, mix);
     const T by[2] = {first, second};
     for (std::size_t i = 0; i < 2; ++i)
-      map(
-          B{}, [w = by[i]](T g) MEFT_INLINE { return w * g; }, dy.size(), out[i].data(), std::as_const(dy).data());
+      map(B{}, WithLeft<Mul, T>{{}, by[i]}, dy.size(), out[i].data(), std::as_const(dy).data());
     return out;
   }
 
@@ -57,9 +54,7 @@ struct StackOutput {
   static Tensor<T, B> mix_gradient(const Stack& run, int carrier, const Tensor<T, B>& dy) {
     auto a = run.value(carrier);
     const auto b = run.value(1 - carrier);
-    map(
-        B{}, [](T x, T y, T g) MEFT_INLINE { return (x - y) * g; }, a.size(), a.data(), std::as_const(a).data(),
-        b.data(), dy.data());
+    map(B{}, DifferenceTimes{}, a.size(), a.data(), std::as_const(a).data(), b.data(), dy.data());
     return sum_axis(a.reshape({a.size()}), 0).reshape({1});
   }
 
@@ -135,7 +130,8 @@ class ReversibleStack {
             {"reversible stack: fraction_bits is positive and below word_bits - 1", where}, options_.fraction_bits);
     require(options_.carrier == 0 || options_.carrier == 1, {"reversible stack: carrier is 0 or 1", where},
             options_.carrier);
-    require(options_.slice_tokens > 0, {"reversible stack: slice_tokens is positive", where}, options_.slice_tokens);
+    require(slice_tokens<B>(options_) > 0, {"reversible stack: slice_tokens is positive", where},
+            options_.slice_tokens);
     layers_ = std::make_shared<const Layers>(std::move(layers));
     if (options_.readout.kind == Readout::Kind::learned) mix_ = Parameter<T, B>::ones({1});
   }

@@ -40,7 +40,7 @@ class ActivationEstimate {
       : ActivationEstimate(ModelSizes::of(config), std::move(method), batch, workers) {}
   ActivationEstimate(const ModelSizes& sizes, MethodOptions method, const Offsets& batch, int workers = threads())
       : m_(std::move(method)),
-        cuts_(meft::detail::cut(batch, StackOptions{}.slice_tokens)),
+        cuts_(meft::detail::cut(batch, B::slice_tokens)),
         n_(batch.tokens()),
         d_(sizes.width),
         f_(sizes.ffn),

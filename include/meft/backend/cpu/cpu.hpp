@@ -10,6 +10,8 @@ namespace meft {
 
 struct Cpu {
   static constexpr const char* name = "cpu";
+  static constexpr Index slice_tokens = 256;
+  static constexpr bool on_host = true;
 
   /// The process's one CPU pool. It is never destroyed, so that tensors may outlive main.
   [[gnu::noinline]] static Pool& pool() {

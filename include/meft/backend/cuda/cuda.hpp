@@ -17,6 +17,8 @@ namespace meft {
 /// code.
 struct Cuda {
   static constexpr const char* name = "cuda";
+  static constexpr Index slice_tokens = 4096;
+  static constexpr bool on_host = false;
 
   /// The process's one pool on the device, stream-ordered, never destroyed.
   static Pool& pool();

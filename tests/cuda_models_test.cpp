@@ -1,0 +1,122 @@
+// Owns: whole training steps of every family and method on the Cuda backend, on the folders of golden/: losses and
+// gradients are those of the CPU, dropout on, and exact streams give the bits of stored ones.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <meft/cuda.hpp>
+#include <meft/io/json.hpp>
+#include <meft/ops/loss.hpp>
+#include <meft/train/family.hpp>
+#include <meft/train/hf.hpp>
+#include <meft/train/method.hpp>
+
+#include "golden.hpp"
+
+namespace {
+
+using namespace meft;
+
+struct Outcome {
+  float loss;
+  std::map<std::string, std::vector<float>> gradients;
+};
+
+template <Backend B>
+nn::Batch<B> batch_of(const Values& plain) {
+  nn::Batch<B> batch;
+  const auto upload = [&](const char* name) {
+    const auto values = plain.integer(name);
+    return Tensor<std::int32_t, B>::from({static_cast<Index>(values.size())}, values);
+  };
+  if (plain.file.contains("pixels")) {
+    const auto pixels = plain.real("pixels");
+    batch.pixels = Tensor<float, B>::from(plain.shape_of("pixels"), std::vector<float>(pixels.begin(), pixels.end()));
+  } else {
+    batch.ids = upload("ids");
+    batch.types = upload("token_types");
+    batch.offsets = Offsets(plain.integer("offsets"));
+  }
+  batch.labels = upload("labels");
+  batch.run = {.seed = 3, .step = 5, .training = true};
+  return batch;
+}
+
+template <Backend B>
+Outcome step(const std::string& folder, const train::MethodOptions& method) {
+  return train::with_family<float, B>(folder, [&]<class Model>() {
+    const Values plain(folder + "/plain.safetensors");
+    auto model = train::hf<Model>(folder);
+    auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
+    auto body = train::adapt(model, method);
+    Outcome out;
+    {
+      Tape tape;
+      const auto batch = batch_of<B>(plain);
+      const auto loss = cross_entropy(head(model.run(batch, body)), batch.labels);
+      out.loss = loss.value().item();
+      tape.backward(loss);
+    }
+    const auto keep = [&](const std::string& name, Parameter<float, B>& p) {
+      if (p.trainable() && p.gradient().defined()) out.gradients[name] = p.gradient().values();
+    };
+    nn::for_each_parameter(model, keep);
+    nn::for_each_parameter(body, keep);
+    nn::for_each_parameter(head, keep);
+    return out;
+  });
+}
+
+/// The largest ‖a − b‖ / max(‖b‖, 0.01) of a gradient.
+double distance(const Outcome& a, const Outcome& b) {
+  REQUIRE(a.gradients.size() == b.gradients.size());
+  double worst = 0;
+  for (const auto& [name, expected] : b.gradients) {
+    CAPTURE(name);
+    REQUIRE(a.gradients.contains(name));
+    const auto& found = a.gradients.at(name);
+    REQUIRE(found.size() == expected.size());
+    double difference = 0, norm = 0;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const double d = static_cast<double>(found[i]) - static_cast<double>(expected[i]);
+      difference += d * d;
+      norm += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
+    }
+    REQUIRE(std::isfinite(difference));
+    worst = std::max(worst, std::sqrt(difference) / std::max(std::sqrt(norm), 0.01));
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("whole steps on the device agree with the CPU, and exact streams equal stored ones bit for bit") {
+  double worst = 0;
+  int steps = 0;
+  for (const auto& c : io::read_json(golden() + "/families.json")) {
+    if (c["language"]) continue;
+    const std::string folder = golden() + "/" + std::string(c["folder"]);
+    for (const std::string method : {"full", "lora", "meft1", "meft2", "meft3"}) {
+      CAPTURE(folder);
+      CAPTURE(method);
+      train::MethodOptions options{.name = method, .bottleneck = 3};
+      const auto device = step<Cuda>(folder, options);
+      const auto host = step<Cpu>(folder, options);
+      CHECK(std::abs(device.loss - host.loss) < 1e-5f * std::max(1.0f, host.loss));
+      worst = std::max(worst, distance(device, host));
+      ++steps;
+      if (!options.reversible()) continue;
+      options.streams = Streams::stored;
+      const auto stored = step<Cuda>(folder, options);
+      CHECK(stored.loss == device.loss);
+      CHECK(stored.gradients == device.gradients);
+      CHECK(!stored.gradients.empty());
+    }
+  }
+  CHECK(steps >= 50);
+  CHECK(worst < 1e-4);
+  MESSAGE(steps, " steps: largest relative difference of a gradient ", worst);
+}
