@@ -215,6 +215,7 @@ bool parse(int argc, char** argv, Flags& f) {
   add.real("--clip", f.clip, "a number of at least 0", "clip gradients to this norm; 0: never", not_negative);
   add.integer("--max-length", f.max_length, 3, 1 << 20, "tokens a sequence is cut to");
   add.integer("--seed", f.seed, 0, ~std::uint64_t{0}, "of batches, dropout and new weights");
+  add.choice("--device", std::array{"cpu", "cuda"}, "where the model lives [cpu]", [&](auto& s) { f.device = s; });
   add.integer("--threads", f.threads, 0, 4096, "0: one a core; results do not depend on it");
 
   app.add_flag("--resume", f.resume, "go on with the run in the output folder");
@@ -275,6 +276,7 @@ nlohmann::json describe(const Flags& f) {
   } else {
     out["recompute"] = m.recompute;
   }
+  if (f.device != "cpu") out["device"] = f.device;
   if (m.bottlenecked()) out["bottleneck"] = m.bottleneck;
   if (m.name == "lora") out["lora-rank"] = m.rank;
   return out;
@@ -288,7 +290,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
   // How data is found and cut into batches may change between training and prediction; what the adapter fixes may not.
   for (const auto& [key, value] : config.items())
     if (f.given.contains(key) && now.contains(key) && now[key] != value && key != "encoding" && key != "batch" &&
-        key != "text" && key != "text-pair" && key != "label" && key != "header")
+        key != "text" && key != "text-pair" && key != "label" && key != "header" && key != "device")
       throw FlagError("--" + key, text(value) + ", as in " + path, text(now[key]));
   const auto read = [&](const char* key, auto& to) {
     if (config.contains(key)) config.at(key).get_to(to);

@@ -30,6 +30,7 @@ enum class Kind { texts, choices, language, images };
 
 struct Flags {
   std::string model, task, data, output = "finetuned", predict;
+  std::string device = "cpu";
   meft::data::LoadOptions columns;
   std::string encoding = "utf-8", header = "auto";
 

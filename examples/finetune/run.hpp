@@ -51,6 +51,7 @@ class Runner {
   }
 
  private:
+  using Device = typename Model::backend;
   static constexpr bool reads_images = requires(Model m) { m.config.patch_size; };
   static constexpr bool decodes = requires(Model m) { m.decoder_layers; };
   static constexpr bool causal = requires(Model m) { m.final_norm; };
@@ -125,15 +126,15 @@ class Runner {
       if (!has("_adapter.") && !has("lora_") && !has("readout.")) all += p.size();  // full training adds nothing
       if (p.trainable()) trained += p.size();
     });
-    nn::walk(learner, [&](const std::string&, const nn::Linear<float>& l) {
+    nn::walk(learner, [&](const std::string&, const nn::Linear<float, Device>& l) {
       all += l.packed.defined() ? l.packed.shape().size() : 0;
     });
     const auto activation = [&](const train::MethodOptions& method) {
-      return static_cast<double>(train::ActivationEstimate<float>(*config_, method, batch).bytes());
+      return static_cast<double>(train::ActivationEstimate<float, Device>(*config_, method, batch).bytes());
     };
     train::MethodOptions full;
     full.name = "full";
-    say_cost(flags_.method.name, trained, static_cast<double>(Cpu::pool().read().of(Use::parameter)),
+    say_cost(flags_.method.name, trained, static_cast<double>(Device::pool().read().of(Use::parameter)),
              activation(flags_.method));
     if (flags_.method.name != "full" || flags_.method.recompute)
       say_cost("full", all, 4.0 * static_cast<double>(all), activation(full));

@@ -1,5 +1,9 @@
 #include <meft/model/bart.hpp>
 
+#include "device.hpp"
 #include "run.hpp"
 
 template bool finetune::run_as<meft::model::Bart<float>>(Flags, const Stop&);
+#ifdef MEFT_CUDA
+template bool finetune::run_as<meft::model::Bart<float, meft::Cuda>>(Flags, const Stop&);
+#endif

@@ -78,7 +78,7 @@ template <class X>
 
 /// An argument of a message: turned into text only when the message is needed.
 struct Argument {
-  Argument() = default;
+  constexpr Argument() = default;
   template <class X>
   Argument(const X& x)  // NOLINT: whatever has a text is an argument
       : value(&x), text([](const void* p) { return describe(*static_cast<const X*>(p)); }), shaped(Shaped<X>) {}
@@ -88,13 +88,15 @@ struct Argument {
   bool shaped = false;
 };
 
+inline constexpr Argument none{};
+
 /// A message together with the place it was written, so that `require` can stay variadic.
 struct Message {
   std::string_view text;
   Where where;
-  template <class Text>
-  requires std::is_convertible_v<const Text&, std::string_view> Message(const Text& t, Where w = Where::current())
-      : text(t), where(w) {}
+  Message(const char* t, Where w = Where::current()) : text(t), where(w) {}
+  Message(const std::string& t, Where w = Where::current()) : text(t), where(w) {}
+  Message(std::string_view t, Where w = Where::current()) : text(t), where(w) {}
 };
 
 }  // namespace detail
@@ -102,9 +104,12 @@ struct Message {
 // Not variadic: templates for each list of argument types would be a tenth of a small program's compile time.
 
 /// Throws Error with the message built from its parts, as `require` does.
-[[noreturn, gnu::cold, gnu::noinline]] inline void fail(const detail::Message& message, detail::Argument x0 = {},
-                                                        detail::Argument x1 = {}, detail::Argument x2 = {},
-                                                        detail::Argument x3 = {}, detail::Argument x4 = {}) {
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail(const detail::Message& message,
+                                                        const detail::Argument& x0 = detail::none,
+                                                        const detail::Argument& x1 = detail::none,
+                                                        const detail::Argument& x2 = detail::none,
+                                                        const detail::Argument& x3 = detail::none,
+                                                        const detail::Argument& x4 = detail::none) {
   std::string out(message.text);
   char name = 'a';  // shaped arguments are named a, b, c …; everything else stands for itself
   const char* separator = ": ";
@@ -122,8 +127,9 @@ struct Message {
 }
 
 /// Throws Error unless `ok`: `require(x.dim(-1) == w.dim(-2), "matmul: inner dimensions differ", x, w)`.
-inline void require(bool ok, const detail::Message& message, detail::Argument x0 = {}, detail::Argument x1 = {},
-                    detail::Argument x2 = {}, detail::Argument x3 = {}, detail::Argument x4 = {}) {
+inline void require(bool ok, const detail::Message& message, const detail::Argument& x0 = detail::none,
+                    const detail::Argument& x1 = detail::none, const detail::Argument& x2 = detail::none,
+                    const detail::Argument& x3 = detail::none, const detail::Argument& x4 = detail::none) {
   if (!ok) [[unlikely]]
     fail(message, x0, x1, x2, x3, x4);
 }

@@ -98,6 +98,26 @@ class Tensor {
   }
   void zero() { B::zero(data(), bytes()); }
 
+  /// The same elements on the host: shared where they lie there, else a copy.
+  Tensor<T> host() const {
+    if constexpr (B::on_host) return *this;
+    else {
+      Tensor<T> out(shape_);
+      B::download(out.data(), data(), bytes());
+      return out;
+    }
+  }
+  /// Overwrites every element: f(span) fills row-major host memory.
+  template <class F>
+  void fill(const F& f) {
+    if constexpr (B::on_host) f(std::span<T>(data(), static_cast<std::size_t>(size())));
+    else {
+      Tensor<T> staged(shape_);
+      staged.fill(f);
+      B::upload(data(), staged.data(), bytes());
+    }
+  }
+
   /// Copies the elements to the host.
   std::vector<T> values() const {
     std::vector<T> out(static_cast<std::size_t>(size()));

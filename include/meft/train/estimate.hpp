@@ -48,7 +48,7 @@ class ActivationEstimate {
         layers_(sizes.layers),
         vocab_(sizes.vocabulary),
         depth_(m_.reversible_layers < 0 ? layers_ : m_.reversible_layers),
-        workers_(std::min<Index>(workers, static_cast<Index>(cuts_.size()))) {
+        workers_(B::on_host ? std::min<Index>(workers, static_cast<Index>(cuts_.size())) : 1) {
     for (const auto& [first, last] : cuts_) {
       const Index rows = batch.end(last - 1) - batch.begin(first);
       slice_ = std::max(slice_, rows);

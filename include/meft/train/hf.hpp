@@ -39,17 +39,6 @@ std::vector<std::string> spellings(const std::string& name, const std::string& p
   return out;
 }
 
-/// The elements of a tensor of a file, into one of as many elements.
-template <Real T, Backend B>
-void read_into(const io::Entry& entry, Tensor<T, B>& to, Where where) {
-  if constexpr (B::on_host) io::copy_to(entry, std::span<T>(to.data(), static_cast<std::size_t>(to.size())), where);
-  else {
-    std::vector<T> host(static_cast<std::size_t>(to.size()));
-    io::copy_to(entry, std::span<T>(host), where);
-    B::upload(to.data(), host.data(), to.bytes());
-  }
-}
-
 inline Shape shape_of(const io::Entry& entry) {
   Shape out;
   for (const std::int64_t d : entry.shape) out.push(d);
@@ -84,7 +73,7 @@ std::set<std::string> load_parameters(Module& module, const io::Weights& file, c
           if (!detail::fits(entry, parameter.shape()))
             fail({"load: " + entry.file + ": tensor " + spelled + " has the wrong shape", where},
                  "expected " + parameter.shape().text(), "found " + io::detail::shape_text(entry.shape));
-          detail::read_into(entry, parameter.value(), where);
+          parameter.value().fill([&](auto to) { io::copy_to(entry, to, where); });
           for (const auto& same : detail::spellings<Module>(name, prefix))  // a tied tensor may be there twice
             if (file.contains(same)) read.insert(same);
           return;
@@ -136,7 +125,7 @@ void read_head(Head& head, const io::Weights& file, const std::string& prefix, L
   nn::for_each_parameter(head, [&]<Real T, Backend B>(const std::string& name, Parameter<T, B>& parameter) {
     for (const auto& spelled : {prefix + name, name})
       if (file.contains(spelled) && shape_of(file.find(spelled)) == parameter.shape()) {
-        read_into(file.find(spelled), parameter.value(), where);
+        parameter.value().fill([&](auto to) { io::copy_to(file.find(spelled), to, where); });
         if (report) std::erase(report->unused, spelled);
         return;
       }

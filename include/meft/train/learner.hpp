@@ -122,14 +122,27 @@ Predictions predict(const Learner<Model>& learner, const Data& examples, std::si
 
 namespace detail {
 
-template <Real T, Backend B>
-io::NamedTensor named(const std::string& name, const Tensor<T, B>& x) {
-  static_assert(std::is_same_v<B, Cpu>, "meft: a tensor is saved from the host");
-  return {name,
-          std::string(dtype_name<T>()),
-          {x.shape().begin(), x.shape().end()},
-          std::as_bytes(std::span(x.data(), static_cast<std::size_t>(x.size())))};
-}
+/// Tensors to be written, on the host.
+template <Real T>
+class NamedTensors {
+ public:
+  template <Backend B>
+  void add(const std::string& name, const Tensor<T, B>& x) {
+    kept_.push_back(x.host());
+    const auto& host = kept_.back();
+    list_.push_back({name,
+                     std::string(dtype_name<T>()),
+                     {x.shape().begin(), x.shape().end()},
+                     std::as_bytes(std::span(host.data(), static_cast<std::size_t>(host.size())))});
+  }
+  void write(const std::string& path, const io::Metadata& metadata, Where where) {
+    io::write_safetensors(path, std::move(list_), metadata, where);
+  }
+
+ private:
+  std::vector<Tensor<T>> kept_;
+  std::vector<io::NamedTensor> list_;
+};
 
 /// Reads tensor `name` of a file into x; throws naming both when it is missing or of another shape.
 template <Real T, Backend B>
@@ -139,7 +152,7 @@ void read_into(Tensor<T, B>& x, const io::Safetensors& file, const std::string& 
   if (entry.shape != shape)
     fail({"load: " + file.path() + ": tensor " + name + " has the wrong shape", where}, "expected " + x.shape().text(),
          "found " + io::detail::shape_text(entry.shape));
-  io::copy_to(entry, std::span<T>(x.data(), static_cast<std::size_t>(x.size())), where);
+  x.fill([&](auto to) { io::copy_to(entry, to, where); });
 }
 
 }  // namespace detail
@@ -147,11 +160,11 @@ void read_into(Tensor<T, B>& x, const io::Safetensors& file, const std::string& 
 /// Writes the trained tensors by name, whole or not at all.
 template <class L>
 void save_trained(const std::string& path, L& learner, const io::Metadata& metadata, Where where = Where::current()) {
-  std::vector<io::NamedTensor> tensors;
+  detail::NamedTensors<typename L::T> tensors;
   nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
-    if (p.trainable()) tensors.push_back(detail::named(name, p.value()));
+    if (p.trainable()) tensors.add(name, p.value());
   });
-  io::write_safetensors(path, std::move(tensors), metadata, where);
+  tensors.write(path, metadata, where);
 }
 
 /// Reads them back. Throws when the file has not exactly these tensors.

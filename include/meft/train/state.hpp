@@ -106,12 +106,10 @@ inline void require_same_run(const nlohmann::json& stored, const nlohmann::json&
 template <Real T, Backend B>
 void save_state(const std::string& path, optim::State<T, B>& optimizer, const Place& place,
                 const nlohmann::json& identity, Where where = Where::current()) {
-  std::vector<io::NamedTensor> tensors;
-  optimizer.for_each_state(
-      [&](const std::string& name, Tensor<T, B>& x) { tensors.push_back(detail::named(name, x)); });
-  io::write_safetensors(
-      path, std::move(tensors),
-      {{"format", "meft-state-1"}, {"place", detail::to_json(place).dump()}, {"run", identity.dump()}}, where);
+  detail::NamedTensors<T> tensors;
+  optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) { tensors.add(name, x); });
+  tensors.write(path, {{"format", "meft-state-1"}, {"place", detail::to_json(place).dump()}, {"run", identity.dump()}},
+                where);
 }
 
 /// Reads it into the optimizer and its parameters. Throws, having changed nothing, when it belongs to another run.

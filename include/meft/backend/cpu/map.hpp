@@ -40,14 +40,19 @@ MEFT_INLINE inline void map_run(const F& f, Index n, T* out, const In*... in) {
   stride(padded(in)...);
 }
 
+/// The same for the best target the processor has.
+template <class F, class T, class... In>
+void map_here(const F& f, Index n, T* out, const In*... in) {
+  vectorised([&]() MEFT_INLINE { map_run(f, n, out, in...); });
+}
+
 }  // namespace cpu
 
 /// out[i] = f(in[i]...): contiguous arrays of `n` elements, or of none at all (`out[i] = f()`).
 template <class F, class T, class... In>
 void map(Cpu, const F& f, Index n, T* out, const In*... in) {
-  parallel_chunks(n, cpu::map_grain, [&](Index begin, Index end) {
-    vectorised([&]() MEFT_INLINE { cpu::map_run(f, end - begin, out + begin, in + begin...); });
-  });
+  parallel_chunks(n, cpu::map_grain,
+                  [&](Index begin, Index end) { cpu::map_here(f, end - begin, out + begin, in + begin...); });
 }
 
 /// out = f(a, b) with NumPy broadcasting; `shape` is the broadcast shape.

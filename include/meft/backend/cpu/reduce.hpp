@@ -77,12 +77,7 @@ void sum(Cpu, Index outer, Index n, Index inner, const T* x, T* out) {
     const Index o = task / parts, j0 = task % parts * width, j1 = std::min(inner, j0 + width);
     T* to = out + o * inner;
     std::fill(to + j0, to + j1, T(0));
-    vectorised([&]() MEFT_INLINE {
-      for (Index i = 0; i < n; ++i) {
-        const T* from = x + (o * n + i) * inner;
-        cpu::map_run(cpu::Plus{}, j1 - j0, to + j0, to + j0, from + j0);
-      }
-    });
+    for (Index i = 0; i < n; ++i) cpu::map_here(Add{}, j1 - j0, to + j0, to + j0, x + (o * n + i) * inner + j0);
   });
 }
 
