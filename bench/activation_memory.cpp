@@ -55,6 +55,7 @@ std::string show(const Row& row, std::optional<double> full) {
 }
 
 /// The rows of one size, one for each method and policy, added to `rows` and shown as soon as they are measured.
+template <Backend B>
 void run(const bench::Sweep& sweep, const bench::Setup& size, const std::vector<std::string>& policies, bool error,
          std::vector<Row>& rows) {
   std::optional<double> full;
@@ -65,13 +66,13 @@ void run(const bench::Sweep& sweep, const bench::Setup& size, const std::vector<
     std::optional<std::vector<float>> oracle;
     if (reversible && error && policies != std::vector<std::string>{"stored"}) {
       setup.stack.streams = Streams::stored;
-      bench::Step step(setup);
+      bench::Step<B> step(setup);
       step.differentiate();
       oracle = step.lowest_gradient();
     }
     for (const auto& policy : reversible ? policies : std::vector<std::string>{"exact"}) {
       setup.stack.streams = streams_from(policy);
-      Row row{setup, bench::measure(setup, sweep.steps)};
+      Row row{setup, bench::measure<B>(setup, sweep.steps)};
       if (oracle && policy != "stored") row.error = bench::relative_error(row.cost.gradient_values, *oracle);
       row.cost.gradient_values.clear();
       if (method == "full") full = row.height();
@@ -103,11 +104,13 @@ int main(int argc, char** argv) {
   try {
     const auto sizes = sweep.sizes();
     if (sweep.threads) set_threads(sweep.threads);
-    Cpu::pool().set_caching(!no_cache);
     std::printf("%s\nmemory in MiB\n\n%s\n", sweep.describe(sizes.front()).c_str(),
                 head(bool(bench::HeapMeter())).c_str());
     std::vector<Row> rows;
-    for (const auto& size : sizes) run(sweep, size, policies, !no_error, rows);
+    with_device(sweep.device, [&]<Backend B>() {
+      B::pool().set_caching(!no_cache);
+      for (const auto& size : sizes) run<B>(sweep, size, policies, !no_error, rows);
+    });
   } catch (const std::exception& error) {
     std::fprintf(stderr, "activation_memory: %s\n", error.what());
     return 1;

@@ -52,8 +52,9 @@ inline model::BertConfig config_of(std::string_view name) {
 }
 
 /// full, head, bitfit, adapter and lora, each also as NAME+recompute (recompute: full+recompute), meft1, meft2, meft3.
-inline Body<float> adapt_by_name(model::Bert<float>& bert, std::string_view method, const StackOptions& stack,
-                                 std::uint64_t seed) {
+template <Backend B>
+Body<float, B> adapt_by_name(model::Bert<float, B>& bert, std::string_view method, const StackOptions& stack,
+                             std::uint64_t seed) {
   const auto dropout = static_cast<float>(bert.config.hidden_dropout_prob);
   const MeftOptions options{.stack = stack, .dropout = dropout, .seed = seed};
   if (method == "meft1") return adapt(bert, Meft1{.options = options});
@@ -100,19 +101,20 @@ struct Times {
 
 /// Model, head, optimizer and one batch of random tokens, all determined by the setup. Ready to step: gradients and
 /// moments are allocated. The pool's cache is returned to the system, so that `reserved` counts what steps use.
+template <Backend B>
 class Step {
  public:
   explicit Step(const Setup& setup) : bert_(setup.config) {
     bert_.config.max_position_embeddings = std::max(bert_.config.max_position_embeddings, setup.seq);
-    bert_ = model::Bert<float>(bert_.config);
+    bert_ = model::Bert<float, B>(bert_.config);
     bert_.initialise(setup.seed);
     const Index width = bert_.hidden();
-    head_.dense = nn::Linear<float>::normal(width, width, {setup.seed, head_site, 0});
-    head_.output = nn::Linear<float>::normal(width, 2, {setup.seed, head_site + 1, 0});
+    head_.dense = nn::Linear<float, B>::normal(width, width, {setup.seed, head_site, 0});
+    head_.output = nn::Linear<float, B>::normal(width, 2, {setup.seed, head_site + 1, 0});
     head_.dropout = static_cast<float>(bert_.config.hidden_dropout_prob);
     head_.site = head_site + 2;
-    nn::set_precision<float, Cpu>(bert_, setup.precision);
-    nn::set_precision<float, Cpu>(head_, setup.precision);
+    nn::set_precision<float, B>(bert_, setup.precision);
+    nn::set_precision<float, B>(head_, setup.precision);
     body_ = adapt_by_name(bert_, setup.method, setup.stack, setup.seed);
     if (setup.method != "full" && setup.method != "recompute") {  // the pooler belongs to the pre-trained weights
       nn::freeze(*head_.dense);
@@ -130,10 +132,10 @@ class Step {
       types.emplace_back(static_cast<std::size_t>(setup.seq), 0);
       labels.push_back(static_cast<std::int32_t>(i % 2));
     }
-    batch_ = nn::Batch<>::pack(ids, types);
-    batch_.labels = Tensor<std::int32_t>::from({setup.batch}, labels);
+    batch_ = nn::Batch<B>::pack(ids, types);
+    batch_.labels = Tensor<std::int32_t, B>::from({setup.batch}, labels);
     batch_.run = {setup.seed, 0, true};
-    Cpu::pool().trim();
+    B::pool().trim();
   }
 
   /// Forward and backward, their seconds on request: gradients are added to the parameters'. Gives the loss.
@@ -141,8 +143,10 @@ class Step {
     const double start = now();
     Tape tape;
     auto loss = cross_entropy(head_(body_(bert_.embed(batch_))), batch_.labels);
+    if (times) B::synchronize();
     const double turned = now();
     tape.backward(loss);
+    if (times) B::synchronize();
     if (times) times->forward = turned - start, times->backward = now() - turned;
     return loss.value().item();
   }
@@ -164,9 +168,9 @@ class Step {
   std::vector<float> lowest_gradient() {
     std::vector<float> out;
     for (auto& layer : bert_.layers) {
-      for (auto& [name, p] : nn::trainable<float, Cpu>(layer)) {
-        const auto& g = std::as_const(p).gradient();
-        out.insert(out.end(), g.data(), g.data() + g.size());
+      for (auto& [name, p] : nn::trainable<float, B>(layer)) {
+        const auto g = p.gradient().values();
+        out.insert(out.end(), g.begin(), g.end());
       }
       if (!out.empty()) break;
     }
@@ -178,11 +182,11 @@ class Step {
  private:
   static constexpr std::uint32_t head_site = 0xf0000000u;
 
-  model::Bert<float> bert_;
-  Body<float> body_;
-  nn::Classifier<float> head_;
-  std::optional<optim::State<float, Cpu>> optimizer_;
-  nn::Batch<> batch_;
+  model::Bert<float, B> bert_;
+  Body<float, B> body_;
+  nn::Classifier<float, B> head_;
+  std::optional<optim::State<float, B>> optimizer_;
+  nn::Batch<B> batch_;
 };
 
 /// The heap meter of bench/peers, where it was preloaded: an outside count of the same steps.
@@ -217,19 +221,20 @@ struct Cost {
 };
 
 /// Builds the setup and runs a cold step and `warm` measured ones.
-inline Cost measure(const Setup& setup, int warm) {
+template <Backend B>
+Cost measure(const Setup& setup, int warm) {
   Cost cost;
   {
     Phases phases;
     Setup timed = setup;
     timed.stack.phases = &phases;
-    Step step(timed);
+    Step<B> step(timed);
     const HeapMeter heap;
     for (int i = 0; i <= warm; ++i) {
-      const auto before = Cpu::pool().read();
+      const auto before = B::pool().read();
       if (heap) heap.reset();
       const std::int64_t heap_before = heap ? heap.live() : 0;
-      const Measure meter(Cpu::pool());
+      const Measure meter(B::pool());
       phases.undo = phases.gradient = 0;
       Times times;
       const double start = now();
@@ -237,6 +242,7 @@ inline Cost measure(const Setup& setup, int warm) {
       if (i == 0) cost.gradient_values = step.lowest_gradient();
       const double differentiated = now();
       cost.finite &= step.update();
+      B::synchronize();
       times.step = now() - start;
       times.update = now() - differentiated;
       if (phases.undo > 0)
@@ -250,9 +256,9 @@ inline Cost measure(const Setup& setup, int warm) {
       cost.gradient = before.of(Use::gradient);
       cost.optimizer = before.of(Use::optimizer);
     }
-    cost.reserved = Cpu::pool().reserved();
+    cost.reserved = B::pool().reserved();
   }
-  Cpu::pool().trim();
+  B::pool().trim();
   return cost;
 }
 

@@ -36,14 +36,17 @@ struct Row {
 };
 
 /// GFLOP/s of the packed product of the feed-forward block, x [batch · seq, hidden]·Wᵀ.
+template <Backend B>
 double packed_rate(const bench::Setup& size) {
   const Index rows = size.batch * size.seq, in = size.config.hidden_size, out = size.config.intermediate_size;
-  Tensor<float> weight({out, in}), x({rows, in}), y({rows, out});
+  Tensor<float, B> weight({out, in}), x({rows, in}), y({rows, out});
   fill_normal(weight, {1, 0, 0}, 1);
   fill_normal(x, {1, 1, 0}, 1);
-  const PackedWeight<float> packed(weight, size.precision);
-  return bench::rate(2.0 * static_cast<double>(rows * in * out), 10,
-                     [&] { packed.forward(rows, std::as_const(x).data(), nullptr, y.data()); });
+  const PackedWeight<float, B> packed(weight, size.precision);
+  return bench::rate(2.0 * static_cast<double>(rows * in * out), 10, [&] {
+    packed.forward(rows, std::as_const(x).data(), nullptr, y.data());
+    B::synchronize();
+  });
 }
 
 void show(const Row& row) {
@@ -72,7 +75,7 @@ int main(int argc, char** argv) {
     std::printf("%s\n", sweep.describe(sizes.front()).c_str());
     std::vector<Row> rows;
     for (const auto& size : sizes) {
-      const double packed = packed_rate(size);
+      const double packed = with_device(sweep.device, [&]<Backend B>() { return packed_rate<B>(size); });
       std::printf("\n%lld layers, batch %lld x %lld tokens; packed product %lld x %lld x %lld: %.1f GFLOP/s\n",
                   static_cast<long long>(size.config.num_hidden_layers), static_cast<long long>(size.batch),
                   static_cast<long long>(size.seq), static_cast<long long>(size.batch * size.seq),
@@ -83,7 +86,9 @@ int main(int argc, char** argv) {
       for (const auto& method : sweep.methods) {
         auto setup = size;
         setup.method = method;
-        rows.push_back({setup, bench::measure(setup, sweep.steps), packed});
+        rows.push_back({setup,
+                        with_device(sweep.device, [&]<Backend B>() { return bench::measure<B>(setup, sweep.steps); }),
+                        packed});
         rows.back().cost.gradient_values.clear();
         show(rows.back());
         sweep.save(rows, "Time of a training step", "seconds a step");

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <meft/backend/device.hpp>
 #include <meft/io/file.hpp>
 
 #include "plot.hpp"
@@ -34,8 +35,8 @@ inline double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 <<
 
 /// The flags.
 struct Sweep {
-  std::string model = "bert-base", precision = "f32", vary = "depth", json, plot;
-  Index hidden = 0, heads = 0, ffn = 0, batch = 16, seq = 128, slice_tokens = Cpu::slice_tokens;
+  std::string device = "cpu", model = "bert-base", precision = "f32", vary = "depth", json, plot;
+  Index hidden = 0, heads = 0, ffn = 0, batch = 16, seq = 128, slice_tokens = -1;
   std::vector<Index> layers, values;
   std::vector<std::string> methods;
   int threads = 0, steps = 2;
@@ -67,7 +68,10 @@ struct Sweep {
     app.add_option("--precision", precision, "of frozen weights")
         ->check(CLI::IsMember({"f32", "bf16"}))
         ->capture_default_str();
-    positive("--slice-tokens", slice_tokens, "tokens in a slice")->capture_default_str();
+    app.add_option("--device", device, "where it runs")
+        ->check(CLI::IsMember(std::vector<std::string>(device_names.begin(), device_names.end())))
+        ->capture_default_str();
+    positive("--slice-tokens", slice_tokens, "tokens in a slice, in place of the device's default");
     positive("--threads", threads, "all processors by default");
     positive("--steps", steps, "measured steps, after one that is not")->capture_default_str();
     app.add_option("--seed", seed, "of weights, tokens and dropout")->capture_default_str();
@@ -109,34 +113,36 @@ struct Sweep {
     const auto& c = size.config;
     return model + ": hidden " + std::to_string(c.hidden_size) + ", heads " + std::to_string(c.num_attention_heads) +
            ", ffn " + std::to_string(c.intermediate_size) + ", " + precision + ", " + std::to_string(meft::threads()) +
-           " threads, " + processor();
+           " threads, " + processor() + (device == "cpu" ? "" : ", " + device);
   }
 
   /// What was measured, as far as the benches agree on it.
   nlohmann::ordered_json fields(const Setup& setup, const Cost& cost) const {
-    nlohmann::ordered_json out{{"method", setup.method},
-                               {"streams", nullptr},
-                               {"precision", precision},
-                               {"model", model},
-                               {"layers", setup.config.num_hidden_layers},
-                               {"batch", setup.batch},
-                               {"seq", setup.seq},
-                               {"activation_bytes", cost.activation},
-                               {"parameter_bytes", cost.parameter},
-                               {"gradient_bytes", cost.gradient},
-                               {"optimizer_bytes", cost.optimizer},
-                               {"reserved_bytes", cost.reserved},
-                               {"heap_bytes", nullptr},
-                               {"step_seconds", cost.least().step},
-                               {"step_seconds_median", cost.median()},
-                               {"gradient_finite", cost.finite},
-                               {"threads", meft::threads()},
-                               {"slice_tokens", slice_tokens},
-                               {"seed", seed},
-                               {"processor", processor()},
-                               {"hidden", setup.config.hidden_size},
-                               {"heads", setup.config.num_attention_heads},
-                               {"ffn", setup.config.intermediate_size}};
+    nlohmann::ordered_json out{
+        {"method", setup.method},
+        {"streams", nullptr},
+        {"precision", precision},
+        {"model", model},
+        {"layers", setup.config.num_hidden_layers},
+        {"batch", setup.batch},
+        {"seq", setup.seq},
+        {"activation_bytes", cost.activation},
+        {"parameter_bytes", cost.parameter},
+        {"gradient_bytes", cost.gradient},
+        {"optimizer_bytes", cost.optimizer},
+        {"reserved_bytes", cost.reserved},
+        {"heap_bytes", nullptr},
+        {"step_seconds", cost.least().step},
+        {"step_seconds_median", cost.median()},
+        {"gradient_finite", cost.finite},
+        {"device", device},
+        {"threads", meft::threads()},
+        {"slice_tokens", with_device(device, [&]<Backend B>() { return meft::slice_tokens<B>(setup.stack); })},
+        {"seed", seed},
+        {"processor", processor()},
+        {"hidden", setup.config.hidden_size},
+        {"heads", setup.config.num_attention_heads},
+        {"ffn", setup.config.intermediate_size}};
     if (reversible(setup.method)) out["streams"] = name_of(setup.stack.streams);
     if (cost.heap) out["heap_bytes"] = *cost.heap;
     return out;

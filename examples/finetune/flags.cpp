@@ -215,7 +215,7 @@ bool parse(int argc, char** argv, Flags& f) {
   add.real("--clip", f.clip, "a number of at least 0", "clip gradients to this norm; 0: never", not_negative);
   add.integer("--max-length", f.max_length, 3, 1 << 20, "tokens a sequence is cut to");
   add.integer("--seed", f.seed, 0, ~std::uint64_t{0}, "of batches, dropout and new weights");
-  add.choice("--device", std::array{"cpu", "cuda"}, "where the model lives [cpu]", [&](auto& s) { f.device = s; });
+  add.choice("--device", meft::device_names, "where the model lives [cpu]", [&](auto& s) { f.device = s; });
   add.integer("--threads", f.threads, 0, 4096, "0: one a core; results do not depend on it");
 
   app.add_flag("--resume", f.resume, "go on with the run in the output folder");

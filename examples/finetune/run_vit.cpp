@@ -1,6 +1,6 @@
+#include <meft/backend/device.hpp>
 #include <meft/model/vit.hpp>
 
-#include "device.hpp"
 #include "run.hpp"
 
 template bool finetune::run_as<meft::model::Vit<float>>(Flags, const Stop&);

@@ -11,8 +11,9 @@
 
 namespace meft {
 
-/// A device: it has a name, a pool, and copies bytes to, from and within itself. `on_host`: its memory is the host's and
-/// host threads compute on it. A layer is taken through in slices of about `slice_tokens` tokens.
+/// A device: it has a name, a pool, and copies bytes to, from and within itself. `on_host`: its memory is the host's
+/// and host threads compute on it; else what it is told to do is enqueued, and `synchronize` waits for it. A layer is
+/// taken through in slices of about `slice_tokens` tokens.
 template <class B>
 concept Backend = std::is_empty_v<B> && requires(void* to, const void* from, std::size_t bytes) {
   { B::name } -> std::convertible_to<const char*>;
@@ -23,6 +24,7 @@ concept Backend = std::is_empty_v<B> && requires(void* to, const void* from, std
   B::upload(to, from, bytes);
   B::download(to, from, bytes);
   B::zero(to, bytes);
+  B::synchronize();
 };
 
 /// Calls body(i) for every slice i in [0, count): by several host threads at once, or one after the other.

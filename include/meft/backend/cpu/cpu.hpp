@@ -25,6 +25,7 @@ struct Cpu {
   }
   static void upload(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes); }
   static void download(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes); }
+  static void synchronize() {}
   static void zero(void* to, std::size_t bytes) {
     if (bytes) std::memset(to, 0, bytes);
   }
