@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include <meft/base/host_device.hpp>
+
 namespace meft {
 
 /// What a random draw depends on besides the element's number.
@@ -17,7 +19,7 @@ struct Key {
 };
 
 /// Four independent 32-bit words for counter `block` under `key`.
-inline std::array<std::uint32_t, 4> philox(Key key, std::uint64_t block) {
+MEFT_HD std::array<std::uint32_t, 4> philox(Key key, std::uint64_t block) {
   std::uint32_t c0 = static_cast<std::uint32_t>(block), c1 = static_cast<std::uint32_t>(block >> 32), c2 = key.site,
                 c3 = key.step;
   std::uint32_t k0 = static_cast<std::uint32_t>(key.seed), k1 = static_cast<std::uint32_t>(key.seed >> 32);
@@ -34,7 +36,7 @@ inline std::array<std::uint32_t, 4> philox(Key key, std::uint64_t block) {
 }
 
 /// The 32 random bits of one element.
-inline std::uint32_t random_bits(Key key, std::uint64_t element) { return philox(key, element / 4)[element % 4]; }
+MEFT_HD std::uint32_t random_bits(Key key, std::uint64_t element) { return philox(key, element / 4)[element % 4]; }
 
 /// Uniform in [0, 1), a multiple of 2^-24.
 inline float uniform(std::uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
@@ -52,7 +54,7 @@ inline std::uint32_t below(Key key, std::uint64_t element, std::uint32_t n) {
 }
 
 /// Mixes a word into a running 64-bit hash (the finaliser of MurmurHash3).
-inline std::uint64_t mix(std::uint64_t hash, std::uint64_t word) {
+MEFT_HD std::uint64_t mix(std::uint64_t hash, std::uint64_t word) {
   hash = (hash ^ word) * 0xff51afd7ed558ccdull;
   return hash ^ (hash >> 32);
 }

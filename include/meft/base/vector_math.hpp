@@ -7,16 +7,10 @@
 #include <cmath>
 #include <cstdint>
 
+#include <meft/base/host_device.hpp>
+
 #if defined(__FAST_MATH__)
 #error "meft: compile without -ffast-math: exp, log and tanh rely on the order of operations as written"
-#endif
-
-#if defined(__CUDACC__)
-#define MEFT_HD __host__ __device__ inline
-#elif defined(__GNUC__) || defined(__clang__)
-#define MEFT_HD [[gnu::always_inline]] inline
-#else
-#define MEFT_HD inline
 #endif
 
 namespace meft {
