@@ -4,6 +4,7 @@
 #include <meft/backend/cuda/reduce.hpp>
 #include <meft/backend/cuda/rows.hpp>
 #include <result.cuh>
+#include <row.cuh>
 #include <stream.cuh>
 
 namespace meft {
@@ -93,12 +94,6 @@ void gather_as(Index n, Index width, const T* x, const std::int32_t* rows, T* y)
   else launch(gather<Index, T>, blocks(elements), threads, 0, stream(), elements, width, x, rows, y);
 }
 
-/// Threads of a block that goes along a row.
-unsigned along(Index width) {
-  unsigned count = 32;
-  while (count < threads && count < width) count *= 2;
-  return count;
-}
 
 }  // namespace
 

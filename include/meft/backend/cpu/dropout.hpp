@@ -2,42 +2,22 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstdint>
-#include <type_traits>
 
 #include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/philox.hpp>
+#include <meft/backend/keep.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/base/target.hpp>
 
 namespace meft {
 
-namespace cpu {
-
-/// x·scale where bits ≥ threshold, else +0. By a mask, so that loops vectorise and a dropped infinity is 0 too.
-template <class T>
-struct Keep {
-  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-  std::uint32_t threshold;
-  T scale;
-  MEFT_INLINE T operator()(T x, std::uint32_t bits) const {
-    const Bits mask = Bits{0} - static_cast<Bits>(bits >= threshold);
-    return std::bit_cast<T>(std::bit_cast<Bits>(x * scale) & mask);
-  }
-};
-
-}  // namespace cpu
-
 /// y[i] = x[i]/(1 − p) where element first + i is kept, else 0; 0 ≤ p < 1. `y` may be `x`.
 template <Real T>
 void dropout(Cpu, Index n, const T* x, T* y, double p, Key key, std::uint64_t first) {
-  const double least = std::ceil(p * 0x1p32);
-  const std::uint32_t threshold = least < 0x1p32 ? static_cast<std::uint32_t>(least) : 0xffffffffu;
-  const cpu::Keep<T> keep{threshold, static_cast<T>(1 / (1 - p))};
+  const Keep<T> keep(p);
   parallel_chunks(n, cpu::map_grain, [&](Index begin, Index end) {
     constexpr Index most = 1024;
     std::uint32_t words[most];
