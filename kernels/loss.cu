@@ -1,0 +1,103 @@
+// Owns: cross entropy and squared differences: include/meft/backend/cuda/loss.hpp. A block takes a row of logits.
+#include <limits>
+
+#include <meft/backend/cuda/loss.hpp>
+#include <meft/base/functor.hpp>
+#include <result.cuh>
+#include <row.cuh>
+
+namespace meft {
+
+namespace cuda {
+
+namespace {
+
+/// Both start with all bits set: −1 counted, no place outside.
+struct Found {
+  unsigned long long counted, outside;
+};
+
+__global__ void look_at_labels(Index n, const std::int32_t* labels, Index classes, std::int32_t ignore, Found* found) {
+  unsigned long long counted = 0;
+  for (Index i = first(); i < n; i += stride()) {
+    if (labels[i] == ignore) continue;
+    ++counted;
+    if (labels[i] < 0 || labels[i] >= classes) atomicMin(&found->outside, static_cast<unsigned long long>(i));
+  }
+  counted = over_block(counted, Plus{});
+  if (threadIdx.x == 0) atomicAdd(&found->counted, counted);
+}
+
+template <class T>
+__global__ void entropy_rows(Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
+                             T* lse) {
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
+    const T* in = x + r * n;
+    const T top = max_over_row<T>(n, lowest, [in](Index i) { return in[i]; });
+    const T spread = Log{}(sum_over_row<T>(n, [in, top](Index i) { return Exp{}(in[i] - top); }));
+    if (threadIdx.x != 0) continue;
+    lse[r] = top + spread;
+    loss[r] = labels[r] == ignore ? T(0) : top - in[labels[r]] + spread;
+  }
+}
+
+template <class T>
+__global__ void entropy_rows_back(Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
+                                  const T* lse, const T* dy, Index counted, T* dx) {
+  const T scale = *dy / static_cast<T>(counted);
+  for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
+    const T* in = x + r * n;
+    T* out = dx + r * n;
+    const std::int32_t label = labels[r];
+    const T shift = lse[r];
+    for (Index i = threadIdx.x; i < n; i += blockDim.x)
+      out[i] = label == ignore ? T(0) : Exp{}(in[i] - shift) * scale - (i == label ? scale : T(0));
+  }
+}
+
+template <class T>
+__global__ void difference(Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {
+  const T by = factor * *dy;
+  for (Index i = first(); i < n; i += stride()) dx[i] = (x[i] - target[i]) * by;
+}
+
+}  // namespace
+
+}  // namespace cuda
+
+LabelCheck check_labels(Cuda, Index n, const std::int32_t* labels, Index classes, std::int32_t ignore) {
+  if (n == 0) return {};
+  const cuda::Result<cuda::Found> result(0xff);
+  cuda::launch(cuda::look_at_labels, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, labels, classes, ignore,
+               result.device());
+  const auto found = result.read();
+  return {static_cast<Index>(found.counted + 1), static_cast<Index>(found.outside)};
+}
+
+template <Real T>
+void cross_entropy(Cuda, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
+                   T* lse) {
+  cuda::launch_rows(cuda::entropy_rows<T>, rows, n, x, labels, ignore, loss, lse);
+}
+template <Real T>
+void cross_entropy_backward(Cuda, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
+                            const T* lse, const T* dy, Index counted, T* dx) {
+  cuda::launch_rows(cuda::entropy_rows_back<T>, rows, n, x, labels, ignore, lse, dy, counted, dx);
+}
+template <Real T>
+void scaled_difference(Cuda, Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {
+  if (n)
+    cuda::launch(cuda::difference<T>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, x, target, dy, factor, dx);
+}
+
+#define EVERY(T)                                                                                                     \
+  template void cross_entropy(Cuda, Index, Index, const T*, const std::int32_t*, std::int32_t, T*, T*);              \
+  template void cross_entropy_backward(Cuda, Index, Index, const T*, const std::int32_t*, std::int32_t, const T*,    \
+                                       const T*, Index, T*);                                                         \
+  template void scaled_difference(Cuda, Index, const T*, const T*, const T*, T, T*);
+EVERY(float)
+EVERY(double)
+#undef EVERY
+
+}  // namespace meft
