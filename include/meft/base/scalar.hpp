@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include <meft/base/host_device.hpp>
+
 namespace meft {
 
 /// bfloat16: the upper half of a float. Conversion rounds to nearest, ties to even; NaN stays NaN.
@@ -13,12 +15,14 @@ struct bf16 {
   std::uint16_t bits = 0;
 
   bf16() = default;
-  explicit bf16(float value) {
+  MEFT_HD explicit bf16(float value) {
     const auto u = std::bit_cast<std::uint32_t>(value);
     const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
     bits = static_cast<std::uint16_t>(nan ? (u >> 16) | 0x40u : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
-  explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+  MEFT_HD explicit operator float() const {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+  }
   explicit operator double() const { return static_cast<float>(*this); }
   friend bool operator==(bf16, bf16) = default;
 };

@@ -30,6 +30,8 @@ class CudaPanels {
   void unpack(T* w) const;
 
  private:
+  void multiply(const Product<T>& p, Index row, Index column) const;
+
   Buffer buffer_;
   Index out_ = 0, in_ = 0;
   Precision precision_ = Precision::f32;

@@ -1,0 +1,189 @@
+// Owns: matrix products by cuBLASLt: include/meft/backend/cuda/gemm.hpp and gemm.cuh.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <gemm.cuh>
+#include <map>
+#include <string>
+
+#include <meft/backend/cuda/gemm.hpp>
+#include <meft/backend/cuda/permute.hpp>
+#include <meft/base/mutex.hpp>
+#include <meft/memory/buffer.hpp>
+#include <stream.cuh>
+
+namespace meft {
+
+namespace cuda {
+
+namespace {
+
+constexpr std::size_t most_workspace = std::size_t{32} << 20;
+
+void check(cublasStatus_t status, const char* call, Where where = Where::current()) {
+  if (status == CUBLAS_STATUS_SUCCESS) [[likely]]
+    return;
+  throw Error(std::string("cuda: ") + call + ": " + cublasLtGetStatusName(status) + " (" +
+                  std::to_string(static_cast<int>(status)) + "): " + cublasLtGetStatusString(status),
+              where);
+}
+
+/// A handle of cuBLASLt, destroyed with its owner.
+template <class Handle, cublasStatus_t (*destroy)(Handle)>
+class Owned {
+ public:
+  Owned() = default;
+  ~Owned() { destroy(handle_); }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+  Handle* out() { return &handle_; }
+  Handle get() const { return handle_; }
+
+ private:
+  Handle handle_ = nullptr;
+};
+using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Description = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
+using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+
+template <class T>
+void set(const Description& to, cublasLtMatmulDescAttributes_t attribute, const T& value) {
+  check(cublasLtMatmulDescSetAttribute(to.get(), attribute, &value, sizeof value), "cublasLtMatmulDescSetAttribute");
+}
+template <class T>
+void set(const Preference& to, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
+  check(cublasLtMatmulPreferenceSetAttribute(to.get(), attribute, &value, sizeof value),
+        "cublasLtMatmulPreferenceSetAttribute");
+}
+
+cublasLtHandle_t handle() {
+  static const cublasLtHandle_t handle = [] {
+    cublasLtHandle_t made = nullptr;
+    check(cublasLtCreate(&made), "cublasLtCreate");
+    return made;
+  }();
+  return handle;
+}
+
+/// A row-major operand [rows, columns] as cuBLASLt reads it: the matrix [columns, rows] by columns, or its transpose.
+struct Operand {
+  Operand(Index rows, Index columns, Strided<std::byte> x) : data(x.data) {
+    if (x.column == 1 || columns == 1) {
+      transposed = false;
+      minor = columns, major = rows, step = x.row;
+    } else if (x.row == 1 || rows == 1) {
+      transposed = true;
+      minor = rows, major = columns, step = x.column;
+    } else fail("gemm: neither rows nor columns of an operand are contiguous", x.row, x.column);
+    if (major == 1) step = std::max(step, minor);
+    require(step >= minor, "gemm: rows of an operand overlap", step, minor);
+  }
+  const void* data;
+  bool transposed;
+  Index minor, major, step;
+};
+
+/// The largest power of two up to 256 of which the address is a multiple.
+std::uint32_t alignment(const void* at) {
+  std::uint32_t bytes = 256;
+  while (reinterpret_cast<std::uintptr_t>(at) % bytes) bytes /= 2;
+  return bytes;
+}
+
+/// What decides the algorithm.
+using Key = std::array<std::int64_t, 14>;
+
+struct Chosen {
+  cublasLtMatmulAlgo_t algorithm;
+  std::size_t workspace;
+};
+
+/// The algorithm of a product, from the heuristic the first time.
+Chosen choose(const Key& key, const Description& product, const Layout& first, const Layout& second,
+              const Layout& result, const std::array<std::uint32_t, 3>& aligned) {
+  static Mutex& mutex = *new Mutex;
+  static auto& known = *new std::map<Key, Chosen>;
+  const Lock lock(mutex);
+  if (const auto at = known.find(key); at != known.end()) return at->second;
+  Preference preference;
+  check(cublasLtMatmulPreferenceCreate(preference.out()), "cublasLtMatmulPreferenceCreate");
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{most_workspace});
+  // Parts of a sum may be kept apart in the workspace, but not be added in the order in which they arrive.
+  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, aligned[0]);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, aligned[1]);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, aligned[2]);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, aligned[2]);
+  cublasLtMatmulHeuristicResult_t best{};
+  int found = 0;
+  check(cublasLtMatmulAlgoGetHeuristic(handle(), product.get(), first.get(), second.get(), result.get(), result.get(),
+                                       preference.get(), 1, &best, &found),
+        "cublasLtMatmulAlgoGetHeuristic");
+  if (!found) check(CUBLAS_STATUS_NOT_SUPPORTED, "cublasLtMatmulAlgoGetHeuristic");
+  return known.emplace(key, Chosen{best.algo, best.workspaceSize}).first->second;
+}
+
+void describe(Layout& layout, cudaDataType type, const Operand& x) {
+  check(cublasLtMatrixLayoutCreate(layout.out(), type, static_cast<std::uint64_t>(x.minor),
+                                   static_cast<std::uint64_t>(x.major), x.step),
+        "cublasLtMatrixLayoutCreate");
+}
+
+}  // namespace
+
+void multiply(const Multiplication& m) {
+  const bool wide = m.result == CUDA_R_64F;
+  const Operand first(m.depth, m.columns, m.b), second(m.rows, m.depth, m.a);  // Bᵀ, Aᵀ
+  const Operand result(m.rows, m.columns, {static_cast<const std::byte*>(m.c), m.ldc, 1});
+  Description product;
+  check(cublasLtMatmulDescCreate(product.out(), wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, m.result),
+        "cublasLtMatmulDescCreate");
+  set(product, CUBLASLT_MATMUL_DESC_TRANSA, static_cast<std::int32_t>(first.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
+  set(product, CUBLASLT_MATMUL_DESC_TRANSB, static_cast<std::int32_t>(second.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
+  if (m.bias) {
+    set(product, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<std::uint32_t>(CUBLASLT_EPILOGUE_BIAS));
+    set(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, m.bias);
+  }
+  Layout layout_first, layout_second, layout_result;
+  describe(layout_first, m.operands, first);
+  describe(layout_second, m.operands, second);
+  describe(layout_result, m.result, result);
+
+  const std::array<std::uint32_t, 3> aligned{alignment(first.data), alignment(second.data), alignment(m.c)};
+  const Key key{m.operands,      m.result,          m.rows,     m.columns,    m.depth,    first.transposed, first.step,
+                second.transposed, second.step, m.ldc, m.bias != nullptr, aligned[0], aligned[1],       aligned[2]};
+  const Chosen chosen = choose(key, product, layout_first, layout_second, layout_result, aligned);
+  const UseScope use(Use::workspace);
+  Buffer workspace;
+  if (chosen.workspace) workspace = Buffer(Cuda::pool(), chosen.workspace);
+  const float one = 1, beta = m.accumulate ? 1.0f : 0.0f;
+  const double wide_one = 1, wide_beta = beta;
+  check(cublasLtMatmul(handle(), product.get(), wide ? static_cast<const void*>(&wide_one) : &one, first.data,
+                       layout_first.get(), second.data, layout_second.get(),
+                       wide ? static_cast<const void*>(&wide_beta) : &beta, m.c, layout_result.get(), m.c,
+                       layout_result.get(), &chosen.algorithm, workspace.data(), chosen.workspace, stream()),
+        "cublasLtMatmul");
+}
+
+}  // namespace cuda
+
+template <Real T>
+void gemm(Cuda, const Product<T>& p, Strided<T> b) {
+  if (p.rows == 0 || p.columns == 0) return;
+  constexpr bool wide = sizeof(T) == 8;
+  const bool fill = p.start == Start::bias && (wide || p.depth == 0);  // no epilogue in double
+  if (fill) copy_rows(Cuda{}, p.rows, p.columns, p.bias, 0, p.c, p.ldc);
+  if (p.depth == 0) {
+    if (p.start == Start::zero)
+      for (Index i = 0; i < p.rows; ++i) Cuda::zero(p.c + i * p.ldc, static_cast<std::size_t>(p.columns) * sizeof(T));
+    return;
+  }
+  const cudaDataType type = wide ? CUDA_R_64F : CUDA_R_32F;
+  cuda::multiply(cuda::Multiplication{type, type, p.rows, p.columns, p.depth, cuda::bytes_of(p.a), cuda::bytes_of(b), p.c, p.ldc,
+                  fill || p.start == Start::accumulate, p.start == Start::bias && !fill ? p.bias : nullptr});
+}
+
+template void gemm(Cuda, const Product<float>&, Strided<float>);
+template void gemm(Cuda, const Product<double>&, Strided<double>);
+
+}  // namespace meft

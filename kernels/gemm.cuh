@@ -1,0 +1,31 @@
+// Owns: how a product is given to cuBLASLt. It thinks by columns, so a row-major C = A·B is handed over as Cᵀ = Bᵀ·Aᵀ.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <meft/backend/product.hpp>
+
+namespace meft::cuda {
+
+/// C[rows, columns] = A·B + start, row-major, operands of one type.
+struct Multiplication {
+  cudaDataType operands, result;
+  Index rows, columns, depth;
+  Strided<std::byte> a, b;  // steps in elements
+  void* c;
+  Index ldc;
+  bool accumulate;
+  const void* bias;  // one element a column, or null; not with double
+};
+
+/// Enqueues it. Sums are in the result's type. The algorithm of a shape is chosen once and kept, so that the same product
+/// has the same bits whenever it is run.
+void multiply(const Multiplication& m);
+
+/// The elements of a matrix of another type.
+template <class T>
+Strided<std::byte> bytes_of(const Strided<T>& x) {
+  return {reinterpret_cast<const std::byte*>(x.data), x.row, x.column};
+}
+
+}  // namespace meft::cuda

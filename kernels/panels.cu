@@ -1,0 +1,91 @@
+// Owns: products with a constant right operand: include/meft/backend/cuda/panels.hpp. In bf16 the weight is kept so, and
+// the left operand is rounded on the way; in double both are rounded but kept in double.
+#include <gemm.cuh>
+#include <type_traits>
+
+#include <meft/backend/cuda/gemm.hpp>
+#include <meft/backend/cuda/panels.hpp>
+#include <stream.cuh>
+
+namespace meft {
+
+namespace cuda {
+
+namespace {
+
+/// What a bf16 operand is kept in.
+template <class T>
+using Kept = std::conditional_t<sizeof(T) == 4, bf16, T>;
+
+template <class To, class From>
+__global__ void convert(Index n, const From* x, To* y) {
+  for (Index i = first(); i < n; i += stride()) y[i] = static_cast<To>(static_cast<float>(bf16(static_cast<float>(x[i]))));
+}
+template <class T>
+__global__ void widen(Index n, const bf16* x, T* y) {
+  for (Index i = first(); i < n; i += stride()) y[i] = static_cast<T>(static_cast<float>(x[i]));
+}
+
+template <class T>
+void round_to(Index n, const T* x, Kept<T>* y) {
+  if (n) launch(convert<Kept<T>, T>, blocks(n), threads, 0, stream(), n, x, y);
+}
+
+}  // namespace
+
+}  // namespace cuda
+
+template <Real T>
+CudaPanels<T>::CudaPanels(const T* w, Index out, Index in, Precision precision)
+    : out_(out), in_(in), precision_(precision) {
+  const UseScope use(Use::parameter);
+  const bool narrow = precision == Precision::bf16;
+  buffer_ = Buffer(Cuda::pool(), static_cast<std::size_t>(out * in) * (narrow ? sizeof(cuda::Kept<T>) : sizeof(T)));
+  if (narrow) cuda::round_to(out * in, w, static_cast<cuda::Kept<T>*>(buffer_.data()));
+  else Cuda::copy(buffer_.data(), w, static_cast<std::size_t>(out * in) * sizeof(T));
+}
+
+template <Real T>
+void CudaPanels<T>::multiply(const Product<T>& p, Index row, Index column) const {
+  if (precision_ == Precision::f32) return gemm(Cuda{}, p, Strided<T>{static_cast<const T*>(buffer_.data()), row, column});
+  using Kept = cuda::Kept<T>;
+  require(p.a.column == 1 && p.a.row == p.depth, "packed product: the left operand's rows do not follow each other",
+          p.a.row, p.a.column);
+  const UseScope use(Use::workspace);
+  const Buffer left(Cuda::pool(), static_cast<std::size_t>(p.rows * p.depth) * sizeof(Kept));
+  auto* const rounded = static_cast<Kept*>(left.data());
+  cuda::round_to(p.rows * p.depth, p.a.data, rounded);
+  const Strided<Kept> a{rounded, p.depth, 1}, w{static_cast<const Kept*>(buffer_.data()), row, column};
+  if constexpr (std::is_same_v<Kept, T>) {
+    auto q = p;
+    q.a = a;
+    gemm(Cuda{}, q, w);
+  } else if (p.rows && p.columns && p.depth)
+    cuda::multiply(cuda::Multiplication{CUDA_R_16BF, CUDA_R_32F, p.rows, p.columns, p.depth, cuda::bytes_of(a), cuda::bytes_of(w), p.c,
+                    p.ldc, p.start == Start::accumulate, p.start == Start::bias ? p.bias : nullptr});
+}
+
+template <Real T>
+void CudaPanels<T>::forward(const Product<T>& p) const {
+  multiply(p, 1, in_);
+}
+template <Real T>
+void CudaPanels<T>::backward(const Product<T>& p) const {
+  multiply(p, in_, 1);
+}
+
+template <Real T>
+void CudaPanels<T>::unpack(T* w) const {
+  const Index n = out_ * in_;
+  if (n == 0) return;
+  if constexpr (sizeof(T) == 4)
+    if (precision_ == Precision::bf16)
+      return cuda::launch(cuda::widen<T>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n,
+                          static_cast<const bf16*>(buffer_.data()), w);
+  Cuda::copy(w, buffer_.data(), static_cast<std::size_t>(n) * sizeof(T));
+}
+
+template class CudaPanels<float>;
+template class CudaPanels<double>;
+
+}  // namespace meft
