@@ -1,0 +1,284 @@
+// Owns: attention on ragged batches, forward and backward, for any head up to 256 wide, every device and type:
+// include/meft/backend/cuda/attention.hpp. Deterministic: dq goes by tiles of queries, dk and dv by tiles of keys, and
+// nobody adds to another's sums. Masked scores weigh 0, whatever they are.
+#include <attention.cuh>
+#include <vector>
+
+#include <meft/backend/cuda/attention.hpp>
+#include <meft/memory/buffer.hpp>
+
+namespace meft {
+
+namespace cuda {
+
+namespace attend {
+
+namespace {
+
+constexpr unsigned whole = 0xffffffffu;
+
+/// drop[k]: what the weight of key first + k is multiplied by.
+template <class T>
+__device__ void drops(const Spec<T>& s, std::uint64_t first, T (&drop)[share<T>]) {
+  for (int k = 0; k < share<T>; k += 4) {
+    if (!s.threshold) {
+      for (int j = 0; j < 4; ++j) drop[k + j] = 1;
+      continue;
+    }
+    const auto words = philox(s.of.key, (first + static_cast<std::uint64_t>(k)) / 4);
+    for (int j = 0; j < 4; ++j) drop[k + j] = words[static_cast<std::size_t>(j)] >= s.threshold ? s.keep : T(0);
+  }
+}
+
+template <int most, class T>
+__global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, T* out, T* lse) {
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  const auto [span, start] = tasks[blockIdx.x];
+  const Index head = blockIdx.y, width = s.of.width, at = head * width;
+  const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
+            first = mate * share<T>, step = static_cast<int>(width) + 1;
+  T* const shared = dynamic_shared<T>();
+  const Rows<T> queries{shared, step}, keys{queries.data + tile<T> * step, step},
+      values{keys.data + tile<T> * step, step};
+  Rows<T> weights{values.data + tile<T> * step, tile<T> + 1};
+
+  const Index i = start + mine, row = span.q + i, seen = i < span.queries ? s.visible(span, i) : 0;
+  const Index last = start + tile<T> < span.queries ? start + tile<T> - 1 : span.queries - 1;
+  load(s, q + at, span.q + start, span.q + span.queries, queries);
+  T sum[most / mates] = {}, top = lowest, total = 0;
+  for (Index k0 = 0, end = s.visible(span, last); k0 < end; k0 += tile<T>) {
+    __syncthreads();
+    load(s, k + at, span.k + k0, span.k + span.keys, keys);
+    load(s, v + at, span.k + k0, span.k + span.keys, values);
+    __syncthreads();
+    T score[share<T>], drop[share<T>];
+    products(width, queries, mine, keys, first, score);
+    T high = top;
+    for (int j = 0; j < share<T>; ++j) {
+      score[j] = k0 + first + j < seen ? score[j] * s.of.scale : lowest;
+      high = score[j] > high ? score[j] : high;
+    }
+    for (int d = 1; d < mates; d *= 2) {
+      const T other = __shfl_xor_sync(whole, high, d);
+      high = other > high ? other : high;
+    }
+    const bool none = high == lowest;
+    const T shrink = none ? T(1) : Exp{}(top - high);
+    drops(s, s.bits_of(row, head) + static_cast<std::uint64_t>(k0 + first), drop);
+    T part = 0;
+    for (int j = 0; j < share<T>; ++j) {
+      const T p = none ? T(0) : Exp{}(score[j] - high);
+      part += p;
+      weights.at(mine, first + j) = p * drop[j];
+    }
+    for (int d = 1; d < mates; d *= 2) part += __shfl_xor_sync(whole, part, d);
+    total = total * shrink + part;
+    top = high;
+    for (T& x : sum) x *= shrink;
+    __syncwarp();
+    add_weighted<most>(width, weights, mine, values, mate, sum);
+  }
+  if (i >= span.queries) return;
+  store<most>(width, mate, total > 0 ? T(1) / total : T(0), sum, out + row * s.row_step() + at);
+  if (mate == 0) lse[row * s.of.heads + head] = top + Log{}(total);
+}
+
+/// delta[row, head] = Σ out · dout of the head.
+template <class T>
+__global__ void inner_products(Index total, Index width, const T* out, const T* dout, T* delta) {
+  for (Index i = cuda::first(); i < total; i += stride()) {
+    T sum = 0;
+    for (Index c = 0; c < width; ++c) sum += out[i * width + c] * dout[i * width + c];
+    delta[i] = sum;
+  }
+}
+
+template <int most, class T>
+__global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, const T* lse,
+                                 const T* delta, const T* dout, T* dq) {
+  const auto [span, start] = tasks[blockIdx.x];
+  const Index head = blockIdx.y, width = s.of.width, at = head * width;
+  const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
+            first = mate * share<T>, step = static_cast<int>(width) + 1;
+  T* const shared = dynamic_shared<T>();
+  const Rows<T> queries{shared, step}, douts{queries.data + tile<T> * step, step},
+      keys{douts.data + tile<T> * step, step}, values{keys.data + tile<T> * step, step};
+  Rows<T> slopes{values.data + tile<T> * step, tile<T> + 1};
+
+  const Index i = start + mine, row = span.q + i, seen = i < span.queries ? s.visible(span, i) : 0;
+  const Index last = start + tile<T> < span.queries ? start + tile<T> - 1 : span.queries - 1;
+  const T shift = i < span.queries ? lse[row * s.of.heads + head] : T(0),
+          less = i < span.queries ? delta[row * s.of.heads + head] : T(0);
+  load(s, q + at, span.q + start, span.q + span.queries, queries);
+  load(s, dout + at, span.q + start, span.q + span.queries, douts);
+  T sum[most / mates] = {};
+  for (Index k0 = 0, end = s.visible(span, last); k0 < end; k0 += tile<T>) {
+    __syncthreads();
+    load(s, k + at, span.k + k0, span.k + span.keys, keys);
+    load(s, v + at, span.k + k0, span.k + span.keys, values);
+    __syncthreads();
+    T score[share<T>], slope[share<T>], drop[share<T>];
+    products(width, queries, mine, keys, first, score);
+    products(width, douts, mine, values, first, slope);
+    drops(s, s.bits_of(row, head) + static_cast<std::uint64_t>(k0 + first), drop);
+    for (int j = 0; j < share<T>; ++j) {
+      const T p = k0 + first + j < seen ? Exp{}(score[j] * s.of.scale - shift) : T(0);
+      slopes.at(mine, first + j) = p * (slope[j] * drop[j] - less) * s.of.scale;
+    }
+    __syncwarp();
+    add_weighted<most>(width, slopes, mine, keys, mate, sum);
+  }
+  if (i < span.queries) store<most>(width, mate, T(1), sum, dq + row * s.row_step() + at);
+}
+
+template <int most, class T>
+__global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, const T* lse,
+                              const T* delta, const T* dout, T* dk, T* dv) {
+  const auto [span, start] = tasks[blockIdx.x];
+  const Index head = blockIdx.y, width = s.of.width, at = head * width;
+  const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
+            first = mate * share<T>, step = static_cast<int>(width) + 1;
+  T* const shared = dynamic_shared<T>();
+  const Rows<T> keys{shared, step}, values{keys.data + tile<T> * step, step},
+      queries{values.data + tile<T> * step, step}, douts{queries.data + tile<T> * step, step};
+  Rows<T> weights{douts.data + tile<T> * step, tile<T> + 1}, slopes{weights.data + tile<T> * (tile<T> + 1), tile<T> + 1};
+
+  const Index key = start + mine;
+  load(s, k + at, span.k + start, span.k + span.keys, keys);
+  load(s, v + at, span.k + start, span.k + span.keys, values);
+  T sum_k[most / mates] = {}, sum_v[most / mates] = {};
+  for (Index q0 = 0; q0 < span.queries; q0 += tile<T>) {
+    const Index last = q0 + tile<T> < span.queries ? q0 + tile<T> - 1 : span.queries - 1;
+    if (s.visible(span, last) <= start) continue;
+    __syncthreads();
+    load(s, q + at, span.q + q0, span.q + span.queries, queries);
+    load(s, dout + at, span.q + q0, span.q + span.queries, douts);
+    __syncthreads();
+    T score[share<T>], slope[share<T>];
+    products(width, keys, mine, queries, first, score);
+    products(width, values, mine, douts, first, slope);
+    for (int j = 0; j < share<T>; ++j) {
+      const Index i = q0 + first + j, row = span.q + i;
+      T weight = 0, d = 0;
+      if (i < span.queries && key < s.visible(span, i)) {
+        const T p = Exp{}(score[j] * s.of.scale - lse[row * s.of.heads + head]);
+        T drop = 1;
+        if (s.threshold)
+          drop = random_bits(s.of.key, s.bits_of(row, head) + static_cast<std::uint64_t>(key)) >= s.threshold ? s.keep
+                                                                                                               : T(0);
+        weight = p * drop;
+        d = p * (slope[j] * drop - delta[row * s.of.heads + head]) * s.of.scale;
+      }
+      weights.at(mine, first + j) = weight;
+      slopes.at(mine, first + j) = d;
+    }
+    __syncwarp();
+    add_weighted<most>(width, weights, mine, douts, mate, sum_v);
+    add_weighted<most>(width, slopes, mine, queries, mate, sum_k);
+  }
+  if (key >= span.keys) return;
+  store<most>(width, mate, T(1), sum_k, dk + (span.k + key) * s.row_step() + at);
+  store<most>(width, mate, T(1), sum_v, dv + (span.k + key) * s.row_step() + at);
+}
+
+/// The tiles of all sequences on the device; `rows(span)` says of what.
+class Tasks {
+ public:
+  template <class RowsOf>
+  Tasks(Index tile, Index spans, const Span* span, const RowsOf& rows) {
+    std::vector<Task> list;
+    for (Index i = 0; i < spans; ++i)
+      for (Index start = 0; start < rows(span[i]); start += tile) list.push_back({span[i], start});
+    count_ = static_cast<unsigned>(list.size());
+    if (!count_) return;
+    const UseScope use(Use::workspace);
+    buffer_ = Buffer(Cuda::pool(), list.size() * sizeof(Task));
+    Cuda::upload(buffer_.data(), list.data(), list.size() * sizeof(Task));
+  }
+  unsigned count() const { return count_; }
+  const Task* device() const { return static_cast<const Task*>(buffer_.data()); }
+
+ private:
+  Buffer buffer_;
+  unsigned count_ = 0;
+};
+
+template <class T>
+Spec<T> spec_of(const AttentionSpec<T>& spec) {
+  require(spec.width <= widest, "attention: a head is wider than the kernels take, found and most", spec.width, widest);
+  return {spec, static_cast<std::uint32_t>(static_cast<double>(spec.dropout) * 4294967296.0),
+          T(1) / (T(1) - static_cast<T>(spec.dropout))};
+}
+
+/// Calls run.operator()<most>() with the least of 64, 128 and 256 that holds the head.
+template <class Run>
+void with_width(Index width, const Run& run) {
+  if (width <= 64) run.template operator()<64>();
+  else if (width <= 128) run.template operator()<128>();
+  else run.template operator()<256>();
+}
+
+/// Bytes of `rows` tiles of a head's rows and `squares` tiles of scores.
+template <class T>
+std::size_t shared_bytes(Index width, int rows, int squares) {
+  return static_cast<std::size_t>(tile<T> * (rows * (width + 1) + squares * (tile<T> + 1))) * sizeof(T);
+}
+
+}  // namespace
+
+}  // namespace attend
+
+}  // namespace cuda
+
+template <Real T>
+void attention(Cuda, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
+               T* out, T* lse) {
+  using namespace cuda::attend;
+  const auto s = spec_of(spec);
+  const Tasks tasks(tile<T>, spans, span, [](const Span& x) { return x.queries; });
+  if (!tasks.count()) return;
+  with_width(spec.width, [&]<int most>() {
+    cuda::launch(forward<most, T>, dim3(tasks.count(), static_cast<unsigned>(spec.heads)), tile<T> * mates,
+                 shared_bytes<T>(spec.width, 3, 1), cuda::stream(), s, tasks.device(), q, k, v, out, lse);
+  });
+}
+
+template <Real T>
+void attention_backward(Cuda, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
+                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
+  using namespace cuda::attend;
+  const auto s = spec_of(spec);
+  const Tasks by_query(tile<T>, spans, span, [](const Span& x) { return x.queries; }),
+      by_key(tile<T>, spans, span, [](const Span& x) { return x.keys; });
+  Index rows = 0;
+  for (Index i = 0; i < spans; ++i)
+    if (span[i].q + span[i].queries > rows) rows = span[i].q + span[i].queries;
+  const UseScope use(Use::workspace);
+  const Buffer products(Cuda::pool(), static_cast<std::size_t>(rows * spec.heads) * sizeof(T));
+  T* const delta = static_cast<T*>(products.data());
+  const Index total = rows * spec.heads;
+  if (total)
+    cuda::launch(inner_products<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, spec.width, out, dout,
+                 delta);
+  const auto heads = static_cast<unsigned>(spec.heads);
+  const T* const less = delta;
+  with_width(spec.width, [&]<int most>() {
+    if (by_query.count())
+      cuda::launch(backward_queries<most, T>, dim3(by_query.count(), heads), tile<T> * mates,
+                   shared_bytes<T>(spec.width, 4, 1), cuda::stream(), s, by_query.device(), q, k, v, lse, less, dout, dq);
+    if (by_key.count())
+      cuda::launch(backward_keys<most, T>, dim3(by_key.count(), heads), tile<T> * mates,
+                   shared_bytes<T>(spec.width, 4, 2), cuda::stream(), s, by_key.device(), q, k, v, lse, less, dout, dk,
+                   dv);
+  });
+}
+
+#define EVERY(T)                                                                                                     \
+  template void attention(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, T*, T*);  \
+  template void attention_backward(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*,  \
+                                   const T*, const T*, const T*, T*, T*, T*);
+EVERY(float)
+EVERY(double)
+#undef EVERY
+
+}  // namespace meft
