@@ -141,7 +141,8 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
   T* const shared = dynamic_shared<T>();
   const Rows<T> keys{shared, step}, values{keys.data + tile<T> * step, step},
       queries{values.data + tile<T> * step, step}, douts{queries.data + tile<T> * step, step};
-  Rows<T> weights{douts.data + tile<T> * step, tile<T> + 1}, slopes{weights.data + tile<T> * (tile<T> + 1), tile<T> + 1};
+  Rows<T> weights{douts.data + tile<T> * step, tile<T> + 1},
+      slopes{weights.data + tile<T> * (tile<T> + 1), tile<T> + 1};
 
   const Index key = start + mine;
   load(s, k + at, span.k + start, span.k + span.keys, keys);
@@ -165,7 +166,7 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
         T drop = 1;
         if (s.threshold)
           drop = random_bits(s.of.key, s.bits_of(row, head) + static_cast<std::uint64_t>(key)) >= s.threshold ? s.keep
-                                                                                                               : T(0);
+                                                                                                              : T(0);
         weight = p * drop;
         d = p * (slope[j] * drop - delta[row * s.of.heads + head]) * s.of.scale;
       }
@@ -248,8 +249,8 @@ void attention_backward(Cuda, const AttentionSpec<T>& spec, Index spans, const S
                         const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
   using namespace cuda::attend;
   const auto s = spec_of(spec);
-  const Tasks by_query(tile<T>, spans, span, [](const Span& x) { return x.queries; }),
-      by_key(tile<T>, spans, span, [](const Span& x) { return x.keys; });
+  const Tasks by_query(tile<T>, spans, span, [](const Span&x) { return x.queries; }),
+      by_key(tile<T>, spans, span, [](const Span&x) { return x.keys; });
   Index rows = 0;
   for (Index i = 0; i < spans; ++i)
     if (span[i].q + span[i].queries > rows) rows = span[i].q + span[i].queries;
@@ -265,7 +266,8 @@ void attention_backward(Cuda, const AttentionSpec<T>& spec, Index spans, const S
   with_width(spec.width, [&]<int most>() {
     if (by_query.count())
       cuda::launch(backward_queries<most, T>, dim3(by_query.count(), heads), tile<T> * mates,
-                   shared_bytes<T>(spec.width, 4, 1), cuda::stream(), s, by_query.device(), q, k, v, lse, less, dout, dq);
+                   shared_bytes<T>(spec.width, 4, 1), cuda::stream(), s, by_query.device(), q, k, v, lse, less, dout,
+                   dq);
     if (by_key.count())
       cuda::launch(backward_keys<most, T>, dim3(by_key.count(), heads), tile<T> * mates,
                    shared_bytes<T>(spec.width, 4, 2), cuda::stream(), s, by_key.device(), q, k, v, lse, less, dout, dk,
@@ -273,9 +275,9 @@ void attention_backward(Cuda, const AttentionSpec<T>& spec, Index spans, const S
   });
 }
 
-#define EVERY(T)                                                                                                     \
-  template void attention(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, T*, T*);  \
-  template void attention_backward(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*,  \
+#define EVERY(T)                                                                                                    \
+  template void attention(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, T*, T*); \
+  template void attention_backward(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, \
                                    const T*, const T*, const T*, T*, T*, T*);
 EVERY(float)
 EVERY(double)

@@ -1,5 +1,6 @@
-// Owns: what the attention kernels share: a tile of queries meets a tile of keys in shared memory, four threads a row of
-// the scores. Scores never exist whole. Dao et al., "FlashAttention", arXiv 2205.14135; "FlashAttention-2", 2307.08691.
+// Owns: what the attention kernels share: a tile of queries meets a tile of keys in shared memory, four threads a row
+// of the scores. Scores never exist whole. Dao et al., "FlashAttention", arXiv 2205.14135; "FlashAttention-2",
+// 2307.08691.
 #pragma once
 
 #include <limits>

@@ -100,8 +100,7 @@ Pool& Cuda::pool() {
 }
 
 void Cuda::copy(void* to, const void* from, std::size_t bytes) {
-  if (bytes)
-    cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda::stream()), "cudaMemcpyAsync");
+  if (bytes) cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda::stream()), "cudaMemcpyAsync");
 }
 void Cuda::zero(void* to, std::size_t bytes) {
   if (bytes) cuda::check(cudaMemsetAsync(to, 0, bytes, cuda::stream()), "cudaMemsetAsync");

@@ -1,5 +1,5 @@
-// Owns: dropout with the masks of the CPU: include/meft/backend/cuda/dropout.hpp. A thread takes the four elements of one
-// Philox block.
+// Owns: dropout with the masks of the CPU: include/meft/backend/cuda/dropout.hpp. A thread takes the four elements of
+// one Philox block.
 #include <meft/backend/cuda/dropout.hpp>
 #include <meft/backend/keep.hpp>
 #include <stream.cuh>

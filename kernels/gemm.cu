@@ -150,8 +150,8 @@ void multiply(const Multiplication& m) {
   describe(layout_result, m.result, result);
 
   const std::array<std::uint32_t, 3> aligned{alignment(first.data), alignment(second.data), alignment(m.c)};
-  const Key key{m.operands,      m.result,          m.rows,     m.columns,    m.depth,    first.transposed, first.step,
-                second.transposed, second.step, m.ldc, m.bias != nullptr, aligned[0], aligned[1],       aligned[2]};
+  const Key key{m.operands,        m.result,    m.rows, m.columns,         m.depth,    first.transposed, first.step,
+                second.transposed, second.step, m.ldc,  m.bias != nullptr, aligned[0], aligned[1],       aligned[2]};
   const Chosen chosen = choose(key, product, layout_first, layout_second, layout_result, aligned);
   const UseScope use(Use::workspace);
   Buffer workspace;
@@ -179,8 +179,9 @@ void gemm(Cuda, const Product<T>& p, Strided<T> b) {
     return;
   }
   const cudaDataType type = wide ? CUDA_R_64F : CUDA_R_32F;
-  cuda::multiply(cuda::Multiplication{type, type, p.rows, p.columns, p.depth, cuda::bytes_of(p.a), cuda::bytes_of(b), p.c, p.ldc,
-                  fill || p.start == Start::accumulate, p.start == Start::bias && !fill ? p.bias : nullptr});
+  cuda::multiply(cuda::Multiplication{type, type, p.rows, p.columns, p.depth, cuda::bytes_of(p.a), cuda::bytes_of(b),
+                                      p.c, p.ldc, fill || p.start == Start::accumulate,
+                                      p.start == Start::bias && !fill ? p.bias : nullptr});
 }
 
 template void gemm(Cuda, const Product<float>&, Strided<float>);

@@ -18,8 +18,8 @@ struct Multiplication {
   const void* bias;  // one element a column, or null; not with double
 };
 
-/// Enqueues it. Sums are in the result's type. The algorithm of a shape is chosen once and kept, so that the same product
-/// has the same bits whenever it is run.
+/// Enqueues it. Sums are in the result's type. The algorithm of a shape is chosen once and kept, so that the same
+/// product has the same bits whenever it is run.
 void multiply(const Multiplication& m);
 
 /// The elements of a matrix of another type.

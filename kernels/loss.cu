@@ -91,10 +91,10 @@ void scaled_difference(Cuda, Index n, const T* x, const T* target, const T* dy, 
     cuda::launch(cuda::difference<T>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, x, target, dy, factor, dx);
 }
 
-#define EVERY(T)                                                                                                     \
-  template void cross_entropy(Cuda, Index, Index, const T*, const std::int32_t*, std::int32_t, T*, T*);              \
-  template void cross_entropy_backward(Cuda, Index, Index, const T*, const std::int32_t*, std::int32_t, const T*,    \
-                                       const T*, Index, T*);                                                         \
+#define EVERY(T)                                                                                                  \
+  template void cross_entropy(Cuda, Index, Index, const T*, const std::int32_t*, std::int32_t, T*, T*);           \
+  template void cross_entropy_backward(Cuda, Index, Index, const T*, const std::int32_t*, std::int32_t, const T*, \
+                                       const T*, Index, T*);                                                      \
   template void scaled_difference(Cuda, Index, const T*, const T*, const T*, T, T*);
 EVERY(float)
 EVERY(double)

@@ -1,5 +1,5 @@
-// Owns: elementwise functors over arrays, plain and broadcast: include/meft/backend/cuda/map.hpp. Bound by memory: 16 bytes
-// a thread and access where the arrays allow it.
+// Owns: elementwise functors over arrays, plain and broadcast: include/meft/backend/cuda/map.hpp. Bound by memory: 16
+// bytes a thread and access where the arrays allow it.
 #include <array>
 #include <cstdint>
 
@@ -91,8 +91,8 @@ void map(Cuda, const F& f, Index n, T* out, const In*... in) {
                      reinterpret_cast<cuda::Pack<T>*>(out), reinterpret_cast<const cuda::Pack<In>*>(in)...);
     }
   if (begin < n)
-    cuda::launch(cuda::map_elements<F, T, In...>, cuda::blocks(n - begin), cuda::threads, 0, cuda::stream(), f, begin, n,
-                 out, in...);
+    cuda::launch(cuda::map_elements<F, T, In...>, cuda::blocks(n - begin), cuda::threads, 0, cuda::stream(), f, begin,
+                 n, out, in...);
 }
 
 template <class F, class T, class A, class C>
@@ -109,22 +109,23 @@ void map_broadcast(Cuda, const F& f, const Shape& shape, T* out, const Shape& sa
   else over(std::uint64_t{});
 }
 
-// For every functor that ops apply, in float and in double: y = f(x), y = f(a, b), y = f(a, b, c), and f(a, b) broadcast.
+// For every functor that ops apply, in float and in double: y = f(x), y = f(a, b), y = f(a, b, c), and f(a, b)
+// broadcast.
 #define ONE(T, ...) template void map(Cuda, const __VA_ARGS__&, Index, T*, const T*);
 #define TWO(T, ...) template void map(Cuda, const __VA_ARGS__&, Index, T*, const T*, const T*);
 #define THREE(T, ...) template void map(Cuda, const __VA_ARGS__&, Index, T*, const T*, const T*, const T*);
-#define WIDE(T, ...)                                                                                           \
+#define WIDE(T, ...)                                                                                            \
   template void map_broadcast(Cuda, const __VA_ARGS__&, const Shape&, T*, const Shape&, const T*, const Shape&, \
                               const T*);
 #define FUNCTION(T, F, SLOPE) ONE(T, F) SLOPE(T, Slope<F>)
 #define OPERATOR(T, F) TWO(T, F) WIDE(T, F) ONE(T, WithLeft<F, T>) ONE(T, WithRight<F, T>)
-#define EVERY(T)                                                                                                  \
-  FUNCTION(T, Neg, ONE) FUNCTION(T, Exp, TWO) FUNCTION(T, Log, TWO) FUNCTION(T, Sqrt, TWO) FUNCTION(T, Square, TWO) \
-  FUNCTION(T, Abs, TWO) FUNCTION(T, Tanh, TWO) FUNCTION(T, Sigmoid, TWO) FUNCTION(T, Relu, TWO)                   \
-  FUNCTION(T, Silu, TWO) FUNCTION(T, Gelu, TWO) FUNCTION(T, GeluTanh, TWO)                                        \
-  OPERATOR(T, Add) OPERATOR(T, Sub) OPERATOR(T, Mul) OPERATOR(T, Div)                                             \
-  TWO(T, SquaredDifference) TWO(T, QuotientSlope<T>) TWO(T, NegatedQuotient) WIDE(T, NegatedQuotient)             \
-  WIDE(T, First) TWO(T, Mix<T>) THREE(T, DifferenceTimes)
+#define EVERY(T)                                                                                                    \
+  FUNCTION(T, Neg, ONE)                                                                                             \
+  FUNCTION(T, Exp, TWO) FUNCTION(T, Log, TWO) FUNCTION(T, Sqrt, TWO) FUNCTION(T, Square, TWO) FUNCTION(T, Abs, TWO) \
+      FUNCTION(T, Tanh, TWO) FUNCTION(T, Sigmoid, TWO) FUNCTION(T, Relu, TWO) FUNCTION(T, Silu, TWO)                \
+          FUNCTION(T, Gelu, TWO) FUNCTION(T, GeluTanh, TWO) OPERATOR(T, Add) OPERATOR(T, Sub) OPERATOR(T, Mul)      \
+              OPERATOR(T, Div) TWO(T, SquaredDifference) TWO(T, QuotientSlope<T>) TWO(T, NegatedQuotient)           \
+                  WIDE(T, NegatedQuotient) WIDE(T, First) TWO(T, Mix<T>) THREE(T, DifferenceTimes)
 EVERY(float)
 EVERY(double)
 #undef EVERY

@@ -1,5 +1,5 @@
-// Owns: layer norm, forward and backward: include/meft/backend/cuda/reduce.hpp. A block takes a row; the weights' gradients
-// are sums over rows in pieces of a fixed length.
+// Owns: layer norm, forward and backward: include/meft/backend/cuda/reduce.hpp. A block takes a row; the weights'
+// gradients are sums over rows in pieces of a fixed length.
 #include <meft/backend/cuda/reduce.hpp>
 #include <meft/memory/buffer.hpp>
 #include <row.cuh>
@@ -35,8 +35,7 @@ __global__ void norm_rows_back(Index rows, Index n, const T* x, const T* gamma, 
     const T m = mean[r], s = rstd[r];
     const T g = sum_over_row<T>(n, [=](Index i) { return d[i] * gamma[i]; }) / T(n);
     const T gx = sum_over_row<T>(n, [=](Index i) { return d[i] * gamma[i] * ((in[i] - m) * s); }) / T(n);
-    for (Index i = threadIdx.x; i < n; i += blockDim.x)
-      to[i] = s * (d[i] * gamma[i] - g - (in[i] - m) * s * gx);
+    for (Index i = threadIdx.x; i < n; i += blockDim.x) to[i] = s * (d[i] * gamma[i] - g - (in[i] - m) * s * gx);
   }
 }
 
@@ -92,8 +91,8 @@ void layer_norm_weights(Cuda, Index rows, Index n, const T* x, const T* mean, co
   if (dbeta) sum(Cuda{}, 1, pieces, n, static_cast<const T*>(by_beta), dbeta);
 }
 
-#define EVERY(T)                                                                                             \
-  template void layer_norm(Cuda, Index, Index, const T*, const T*, const T*, T, T*, T*, T*);                 \
+#define EVERY(T)                                                                                               \
+  template void layer_norm(Cuda, Index, Index, const T*, const T*, const T*, T, T*, T*, T*);                   \
   template void layer_norm_backward(Cuda, Index, Index, const T*, const T*, const T*, const T*, const T*, T*); \
   template void layer_norm_weights(Cuda, Index, Index, const T*, const T*, const T*, const T*, T*, T*);
 EVERY(float)

@@ -1,5 +1,5 @@
-// Owns: products with a constant right operand: include/meft/backend/cuda/panels.hpp. In bf16 the weight is kept so, and
-// the left operand is rounded on the way; in double both are rounded but kept in double.
+// Owns: products with a constant right operand: include/meft/backend/cuda/panels.hpp. In bf16 the weight is kept so,
+// and the left operand is rounded on the way; in double both are rounded but kept in double.
 #include <gemm.cuh>
 #include <type_traits>
 
@@ -19,7 +19,8 @@ using Kept = std::conditional_t<sizeof(T) == 4, bf16, T>;
 
 template <class To, class From>
 __global__ void convert(Index n, const From* x, To* y) {
-  for (Index i = first(); i < n; i += stride()) y[i] = static_cast<To>(static_cast<float>(bf16(static_cast<float>(x[i]))));
+  for (Index i = first(); i < n; i += stride())
+    y[i] = static_cast<To>(static_cast<float>(bf16(static_cast<float>(x[i]))));
 }
 template <class T>
 __global__ void widen(Index n, const bf16* x, T* y) {
@@ -47,7 +48,8 @@ CudaPanels<T>::CudaPanels(const T* w, Index out, Index in, Precision precision)
 
 template <Real T>
 void CudaPanels<T>::multiply(const Product<T>& p, Index row, Index column) const {
-  if (precision_ == Precision::f32) return gemm(Cuda{}, p, Strided<T>{static_cast<const T*>(buffer_.data()), row, column});
+  if (precision_ == Precision::f32)
+    return gemm(Cuda{}, p, Strided<T>{static_cast<const T*>(buffer_.data()), row, column});
   using Kept = cuda::Kept<T>;
   require(p.a.column == 1 && p.a.row == p.depth, "packed product: the left operand's rows do not follow each other",
           p.a.row, p.a.column);
@@ -61,8 +63,9 @@ void CudaPanels<T>::multiply(const Product<T>& p, Index row, Index column) const
     q.a = a;
     gemm(Cuda{}, q, w);
   } else if (p.rows && p.columns && p.depth)
-    cuda::multiply(cuda::Multiplication{CUDA_R_16BF, CUDA_R_32F, p.rows, p.columns, p.depth, cuda::bytes_of(a), cuda::bytes_of(w), p.c,
-                    p.ldc, p.start == Start::accumulate, p.start == Start::bias ? p.bias : nullptr});
+    cuda::multiply(cuda::Multiplication{CUDA_R_16BF, CUDA_R_32F, p.rows, p.columns, p.depth, cuda::bytes_of(a),
+                                        cuda::bytes_of(w), p.c, p.ldc, p.start == Start::accumulate,
+                                        p.start == Start::bias ? p.bias : nullptr});
 }
 
 template <Real T>

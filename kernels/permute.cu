@@ -128,8 +128,8 @@ void copy_rows(Cuda, Index rows, Index width, const T* from, Index from_step, T*
   else cuda::copy_as(rows, width, from, from_step, to, to_step);
 }
 
-#define EVERY(T)                                                                  \
-  template void permute(Cuda, const Shape&, const AxisOrder&, const T*, T*);      \
+#define EVERY(T)                                                             \
+  template void permute(Cuda, const Shape&, const AxisOrder&, const T*, T*); \
   template void copy_rows(Cuda, Index, Index, const T*, Index, T*, Index);
 EVERY(float)
 EVERY(double)

@@ -87,8 +87,8 @@ void sum(Cuda, Index outer, Index n, Index inner, const T* x, T* out) {
     cuda::launch(cuda::sum_rows<T>, cuda::blocks(total, 1), cuda::along(n < length ? n : length), 0, cuda::stream(),
                  total, n, pieces, x, to);
   else
-    cuda::launch(cuda::sum_columns<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, n, inner, pieces, x,
-                 to);
+    cuda::launch(cuda::sum_columns<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, n, inner, pieces,
+                 x, to);
   if (pieces > 1) sum(Cuda{}, outer, pieces, inner, static_cast<const T*>(to), out);
 }
 
@@ -111,10 +111,10 @@ void max_backward(Cuda, Index outer, Index n, Index inner, const T* dy, const st
     cuda::launch(cuda::max_back<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, n, inner, dy, at, dx);
 }
 
-#define EVERY(T)                                                                        \
-  template void sum(Cuda, Index, Index, Index, const T*, T*);                           \
-  template void repeat(Cuda, Index, Index, Index, const T*, T*);                        \
-  template void max(Cuda, Index, Index, Index, const T*, T*, std::int32_t*);            \
+#define EVERY(T)                                                             \
+  template void sum(Cuda, Index, Index, Index, const T*, T*);                \
+  template void repeat(Cuda, Index, Index, Index, const T*, T*);             \
+  template void max(Cuda, Index, Index, Index, const T*, T*, std::int32_t*); \
   template void max_backward(Cuda, Index, Index, Index, const T*, const std::int32_t*, T*);
 EVERY(float)
 EVERY(double)

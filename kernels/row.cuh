@@ -5,8 +5,8 @@
 
 namespace meft::cuda {
 
-/// Threads of a block that goes along a row of n elements: a power of two, of whole warps. It depends on n alone, and so
-/// does the order in which a row's elements are joined.
+/// Threads of a block that goes along a row of n elements: a power of two, of whole warps. It depends on n alone, and
+/// so does the order in which a row's elements are joined.
 inline unsigned along(Index n, unsigned most = threads) {
   unsigned count = 32;
   while (count < most && count < n) count *= 2;

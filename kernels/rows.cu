@@ -94,7 +94,6 @@ void gather_as(Index n, Index width, const T* x, const std::int32_t* rows, T* y)
   else launch(gather<Index, T>, blocks(elements), threads, 0, stream(), elements, width, x, rows, y);
 }
 
-
 }  // namespace
 
 }  // namespace cuda
@@ -102,7 +101,8 @@ void gather_as(Index n, Index width, const T* x, const std::int32_t* rows, T* y)
 Index first_outside(Cuda, Index n, const std::int32_t* numbers, Index limit) {
   if (n == 0) return -1;
   const cuda::Result<cuda::Position> found(0xff);
-  cuda::launch(cuda::find_outside, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, numbers, limit, found.device());
+  cuda::launch(cuda::find_outside, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, numbers, limit,
+               found.device());
   return static_cast<Index>(found.read());  // all ones: -1
 }
 
@@ -130,8 +130,8 @@ void scatter_rows(Cuda, Index n, Index width, const T* dy, const std::int32_t* r
 template <Real T>
 void mean_rows(Cuda, Index runs, Index width, Index skip, const T* x, const std::int32_t* starts, T* y) {
   if (runs == 0 || width == 0) return;
-  cuda::launch(cuda::mean<T>, static_cast<unsigned>(runs), cuda::along(width), 0, cuda::stream(), width, skip, x, starts,
-               y);
+  cuda::launch(cuda::mean<T>, static_cast<unsigned>(runs), cuda::along(width), 0, cuda::stream(), width, skip, x,
+               starts, y);
 }
 template <Real T>
 void mean_rows_backward(Cuda, Index runs, Index width, Index skip, const T* dy, const std::int32_t* starts, T* dx) {
@@ -140,10 +140,10 @@ void mean_rows_backward(Cuda, Index runs, Index width, Index skip, const T* dy, 
                starts, dx);
 }
 
-#define EVERY(T)                                                                                   \
-  template void gather_rows(Cuda, Index, Index, const T*, const std::int32_t*, T*);                \
-  template void scatter_rows(Cuda, Index, Index, const T*, const std::int32_t*, T*);               \
-  template void mean_rows(Cuda, Index, Index, Index, const T*, const std::int32_t*, T*);           \
+#define EVERY(T)                                                                         \
+  template void gather_rows(Cuda, Index, Index, const T*, const std::int32_t*, T*);      \
+  template void scatter_rows(Cuda, Index, Index, const T*, const std::int32_t*, T*);     \
+  template void mean_rows(Cuda, Index, Index, Index, const T*, const std::int32_t*, T*); \
   template void mean_rows_backward(Cuda, Index, Index, Index, const T*, const std::int32_t*, T*);
 EVERY(float)
 EVERY(double)

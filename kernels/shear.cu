@@ -1,6 +1,6 @@
 // Owns: the exact shear in fixed point, its undo, and the way into and out of fixed point:
-// include/meft/backend/cuda/shear.hpp. A thread takes the elements whose digits share a 32-bit word, so that a word has one
-// writer. Bound by memory: a division by d costs less than the element's 12 bytes.
+// include/meft/backend/cuda/shear.hpp. A thread takes the elements whose digits share a 32-bit word, so that a word has
+// one writer. Bound by memory: a division by d costs less than the element's 12 bytes.
 #include <cmath>
 #include <limits>
 
@@ -239,8 +239,7 @@ ShearReport to_fixed(Cuda, Index n, const F* v, Word* x, int fraction_bits) {
 template <class Word, Real F>
 void from_fixed(Cuda, Index n, const Word* x, F* v, int fraction_bits) {
   const F unit = static_cast<F>(std::ldexp(1.0, -fraction_bits));
-  if (n)
-    cuda::launch(cuda::widen<Word, F>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, x, unit, v);
+  if (n) cuda::launch(cuda::widen<Word, F>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, x, unit, v);
 }
 
 template <Real F>
@@ -256,10 +255,10 @@ void unshear_rounded(Cuda, Index n, F* x, const F* f, Lambda lambda) {
                  static_cast<F>(lambda.value()));
 }
 
-#define EVERY(Word, F)                                                                      \
-  template ShearReport shear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*);    \
-  template ShearReport unshear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*);  \
-  template ShearReport to_fixed(Cuda, Index, const F*, Word*, int);                         \
+#define EVERY(Word, F)                                                                     \
+  template ShearReport shear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*);   \
+  template ShearReport unshear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*); \
+  template ShearReport to_fixed(Cuda, Index, const F*, Word*, int);                        \
   template void from_fixed(Cuda, Index, const Word*, F*, int);
 EVERY(std::int32_t, float)
 EVERY(std::int32_t, double)

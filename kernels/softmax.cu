@@ -48,8 +48,8 @@ void softmax_backward(Cuda, Index rows, Index n, const T* y, const T* dy, T* dx,
   cuda::launch_rows(cuda::softmax_rows_back<T>, rows, n, y, dy, dx, logarithm);
 }
 
-#define EVERY(T)                                                    \
-  template void softmax(Cuda, Index, Index, const T*, T*, bool);    \
+#define EVERY(T)                                                 \
+  template void softmax(Cuda, Index, Index, const T*, T*, bool); \
   template void softmax_backward(Cuda, Index, Index, const T*, const T*, T*, bool);
 EVERY(float)
 EVERY(double)

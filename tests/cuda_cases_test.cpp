@@ -88,7 +88,7 @@ void check_saved(const std::vector<CaseOn<Cuda>>& list) {
 void check_bits(const std::vector<CaseOn<Cuda>>& list) {
   for (const auto& c : list) {
     CAPTURE(c.name);
-    for_each_schedule([&] { return results<float>(c, c.shapes); },
+    for_each_schedule([&] { return results<float>(c, c.big); },
                       [&](const auto& first, const auto& again) {
                         REQUIRE(first.size() == again.size());
                         for (std::size_t k = 0; k < first.size(); ++k)

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iostream>
 
+#include <meft/backend/device.hpp>
 #include <meft/nn/classifier.hpp>
 
 namespace finetune {
