@@ -101,7 +101,7 @@ struct Times {
 
 /// Model, head, optimizer and one batch of random tokens, all determined by the setup. Ready to step: gradients and
 /// moments are allocated. The pool's cache is returned to the system, so that `reserved` counts what steps use.
-template <Backend B>
+template <Backend B = Cpu>
 class Step {
  public:
   explicit Step(const Setup& setup) : bert_(setup.config) {
@@ -120,7 +120,7 @@ class Step {
       nn::freeze(*head_.dense);
       head_.dense->pack();
     }
-    optimizer_.emplace(optim::AdamW{.rate = 1e-4}.over(bert_, body_, head_));
+    optimizer_.emplace(optim::AdamW{.rate = 1e-4}.over<float, B>(bert_, body_, head_));
     std::vector<std::vector<std::int32_t>> ids, types;
     std::vector<std::int32_t> labels;
     for (Index i = 0; i < setup.batch; ++i) {
@@ -221,7 +221,7 @@ struct Cost {
 };
 
 /// Builds the setup and runs a cold step and `warm` measured ones.
-template <Backend B>
+template <Backend B = Cpu>
 Cost measure(const Setup& setup, int warm) {
   Cost cost;
   {

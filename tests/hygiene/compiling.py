@@ -21,8 +21,13 @@ FLAGS += ["-isystem", EIGEN] if EIGEN else shlex.split(
 
 
 def headers():
-    """Every header of the library as it is included: meft/base/error.hpp, ... Headers for nvcc only are left out."""
+    """Every header of the library as it is included: meft/base/error.hpp, ..."""
     return sorted(str(path.relative_to(INCLUDE)) for path in (INCLUDE / "meft").rglob("*.hpp"))
+
+
+def defined(header):
+    """The flag with which meft::cuda lets its headers in; the others must do without it."""
+    return ["-DMEFT_CUDA"] if header == "meft/cuda.hpp" or header.startswith("meft/backend/cuda/") else []
 
 
 def others():

@@ -9,12 +9,12 @@ import compiling
 
 
 def alone(compiler, header):
-    status, text = compiling.check(compiler, f"#include <{header}>\n#include <{header}>\n")
+    status, text = compiling.check(compiler, f"#include <{header}>\n#include <{header}>\n", *compiling.defined(header))
     return [f"{header}: does not compile alone with {compiler}\n{text[:2000]}"] if status else []
 
 
 def together(compiler, headers):
-    status, text = compiling.check(compiler, "".join(f"#include <{header}>\n" for header in headers))
+    status, text = compiling.check(compiler, "".join(f"#include <{header}>\n" for header in headers), "-DMEFT_CUDA")
     return [f"the headers do not compile together with {compiler}\n{text[:2000]}"] if status else []
 
 

@@ -11,7 +11,7 @@ def link(everything, folder):
     folder = pathlib.Path(folder)
     (folder / "one.cpp").write_text(everything + "int two();\nint main() { return two(); }\n")
     (folder / "two.cpp").write_text(everything + "int two() { return 0; }\n")
-    return compiling.run(compiling.MAIN, *compiling.FLAGS, "-O0", folder / "one.cpp", folder / "two.cpp",
+    return compiling.run(compiling.MAIN, *compiling.FLAGS, "-DMEFT_CUDA", "-O0", folder / "one.cpp", folder / "two.cpp",
                          "-o", folder / "program", "-lutf8proc", "-ljpeg", "-lpng")
 
 

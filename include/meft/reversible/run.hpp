@@ -12,6 +12,7 @@
 
 #include <meft/backend/cpu/copy.hpp>
 #include <meft/backend/cpu/shear.hpp>
+#include <meft/base/compose.hpp>
 #include <meft/ops/checkpoint.hpp>
 #include <meft/reversible/layer.hpp>
 

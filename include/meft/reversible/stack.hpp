@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <meft/base/compose.hpp>
 #include <meft/reversible/run.hpp>
 
 namespace meft {
