@@ -1,28 +1,19 @@
 // Owns: one training step of a randomly initialised BERT under a method named by text, and its measurement: seconds,
-// memory by use, the gradient of the lowest trained layer; the arithmetic it needs. Shared by the benches. Must not
-// know: flags, tables, files.
+// memory by use, the gradient of the lowest trained layer; the arithmetic it needs. Shared by the benches; step.cpp
+// compiles it once for every backend that is linked. Must not know: flags, tables, files.
 #pragma once
 
-#include <dlfcn.h>
-
-#include <algorithm>
-#include <cmath>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
-#include <meft/method/peft.hpp>
+#include <meft/method/body.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/nn/classifier.hpp>
-#include <meft/ops/loss.hpp>
 #include <meft/optim/adamw.hpp>
-
-#include "rate.hpp"
 
 namespace bench {
 
@@ -40,58 +31,10 @@ struct Setup {
 inline bool reversible(std::string_view method) { return method.starts_with("meft"); }
 
 /// bert-base, bert-large or minilm6: the shape alone.
-inline model::BertConfig config_of(std::string_view name) {
-  model::BertConfig c;
-  const auto shape = [&](Index hidden, Index heads, Index ffn, Index layers) {
-    c.hidden_size = hidden, c.num_attention_heads = heads, c.intermediate_size = ffn, c.num_hidden_layers = layers;
-  };
-  if (name == "bert-large") shape(1024, 16, 4096, 24);
-  else if (name == "minilm6") shape(384, 12, 1536, 6);
-  else require(name == "bert-base", "model: expected bert-base, bert-large or minilm6, found", name);
-  return c;
-}
-
-/// full, head, bitfit, adapter and lora, each also as NAME+recompute (recompute: full+recompute), meft1, meft2, meft3.
-template <Backend B>
-Body<float, B> adapt_by_name(model::Bert<float, B>& bert, std::string_view method, const StackOptions& stack,
-                             std::uint64_t seed) {
-  const auto dropout = static_cast<float>(bert.config.hidden_dropout_prob);
-  const MeftOptions options{.stack = stack, .dropout = dropout, .seed = seed};
-  if (method == "meft1") return adapt(bert, Meft1{.options = options});
-  if (method == "meft2") return adapt(bert, Meft2{.options = options});
-  if (method == "meft3") return adapt(bert, Meft3{.options = options});
-  const bool recompute = method.ends_with("recompute");
-  const auto kind = method == "recompute" ? "full" : method.substr(0, method.find("+recompute"));
-  if (kind == "full") return adapt(bert, Full{}, recompute);
-  if (kind == "head") return adapt(bert, HeadOnly{}, recompute);
-  if (kind == "bitfit") return adapt(bert, BitFit{}, recompute);
-  if (kind == "adapter") return adapt(bert, Houlsby{.dropout = dropout, .seed = seed}, recompute);
-  if (kind == "lora") return adapt(bert, LowRank{.seed = seed}, recompute);
-  fail(
-      "method: expected full, head, bitfit, adapter, lora, each also with +recompute, recompute, meft1, meft2 or "
-      "meft3, found",
-      method);
-}
+model::BertConfig config_of(std::string_view name);
 
 /// Floating-point operations of the layers' matrix products in one step of the method: README.md says which.
-inline double operations(const Setup& setup) {
-  const auto& c = setup.config;
-  const double rows = static_cast<double>(setup.batch * setup.seq), hidden = static_cast<double>(c.hidden_size);
-  const double weights = 2 * rows * hidden * static_cast<double>(4 * c.hidden_size + 2 * c.intermediate_size);
-  const double attention = 4 * rows * hidden * static_cast<double>(setup.seq);
-  const std::string_view method = setup.method;
-  const bool full = method == "full" || method == "recompute", head = method.starts_with("head");
-  double added = 0;  // two modules [hidden → rank → hidden] a layer
-  if (method.starts_with("lora")) added = 8 * rows * hidden * static_cast<double>(LowRank{}.rank);
-  if (method.starts_with("adapter")) added = 8 * rows * hidden * static_cast<double>(Houlsby{}.bottleneck);
-  if (reversible(method)) added = 8 * rows * hidden * static_cast<double>(MeftOptions{}.bottleneck);
-
-  const double forward = weights + attention + added;
-  const bool twice = reversible(method) ? setup.stack.streams != Streams::stored : method.ends_with("recompute");
-  double step = forward;
-  if (!head) step += (full ? 2 : 1) * weights + 2 * attention + 2 * added + (twice ? forward : 0);
-  return step * static_cast<double>(c.num_hidden_layers);
-}
+double operations(const Setup& setup);
 
 /// Seconds of a step and of its parts.
 struct Times {
@@ -101,87 +44,26 @@ struct Times {
 
 /// Model, head, optimizer and one batch of random tokens, all determined by the setup. Ready to step: gradients and
 /// moments are allocated. The pool's cache is returned to the system, so that `reserved` counts what steps use.
+/// The method is full, head, bitfit, adapter or lora, each also as NAME+recompute (recompute: full+recompute), meft1,
+/// meft2 or meft3; any other is an Error.
 template <Backend B = Cpu>
 class Step {
  public:
-  explicit Step(const Setup& setup) : bert_(setup.config) {
-    bert_.config.max_position_embeddings = std::max(bert_.config.max_position_embeddings, setup.seq);
-    bert_ = model::Bert<float, B>(bert_.config);
-    bert_.initialise(setup.seed);
-    const Index width = bert_.hidden();
-    head_.dense = nn::Linear<float, B>::normal(width, width, {setup.seed, head_site, 0});
-    head_.output = nn::Linear<float, B>::normal(width, 2, {setup.seed, head_site + 1, 0});
-    head_.dropout = static_cast<float>(bert_.config.hidden_dropout_prob);
-    head_.site = head_site + 2;
-    nn::set_precision<float, B>(bert_, setup.precision);
-    nn::set_precision<float, B>(head_, setup.precision);
-    body_ = adapt_by_name(bert_, setup.method, setup.stack, setup.seed);
-    if (setup.method != "full" && setup.method != "recompute") {  // the pooler belongs to the pre-trained weights
-      nn::freeze(*head_.dense);
-      head_.dense->pack();
-    }
-    optimizer_.emplace(optim::AdamW{.rate = 1e-4}.over<float, B>(bert_, body_, head_));
-    std::vector<std::vector<std::int32_t>> ids, types;
-    std::vector<std::int32_t> labels;
-    for (Index i = 0; i < setup.batch; ++i) {
-      ids.emplace_back();
-      for (Index j = 0; j < setup.seq; ++j)
-        ids.back().push_back(static_cast<std::int32_t>(
-            random_bits({setup.seed, head_site + 3, 0}, static_cast<std::uint64_t>(i * setup.seq + j)) %
-            static_cast<std::uint32_t>(bert_.config.vocab_size)));
-      types.emplace_back(static_cast<std::size_t>(setup.seq), 0);
-      labels.push_back(static_cast<std::int32_t>(i % 2));
-    }
-    batch_ = nn::Batch<B>::pack(ids, types);
-    batch_.labels = Tensor<std::int32_t, B>::from({setup.batch}, labels);
-    batch_.run = {setup.seed, 0, true};
-    B::pool().trim();
-  }
+  explicit Step(const Setup& setup);
 
   /// Forward and backward, their seconds on request: gradients are added to the parameters'. Gives the loss.
-  float differentiate(Times* times = nullptr) {
-    const double start = now();
-    Tape tape;
-    auto loss = cross_entropy(head_(body_(bert_.embed(batch_))), batch_.labels);
-    if (times) B::synchronize();
-    const double turned = now();
-    tape.backward(loss);
-    if (times) B::synchronize();
-    if (times) times->forward = turned - start, times->backward = now() - turned;
-    return loss.value().item();
-  }
+  float differentiate(Times* times = nullptr);
 
   /// Applies the gradients and makes them zero; the next step draws other dropout masks. False, with the weights as
   /// they were, when a gradient is not finite: `rounded` streams come to that in deep models.
-  bool update() {
-    ++batch_.run.step;
-    try {
-      optimizer_->step();
-    } catch (const Error&) {
-      optimizer_->zero_gradients();
-      return false;
-    }
-    return true;
-  }
+  bool update();
 
   /// The gradients of the lowest layer with trained parameters, one after the other; empty when none has.
-  std::vector<float> lowest_gradient() {
-    std::vector<float> out;
-    for (auto& layer : bert_.layers) {
-      for (auto& [name, p] : nn::trainable<float, B>(layer)) {
-        const auto g = p.gradient().values();
-        out.insert(out.end(), g.begin(), g.end());
-      }
-      if (!out.empty()) break;
-    }
-    return out;
-  }
+  std::vector<float> lowest_gradient();
 
   Index trained() const { return optimizer_->parameters(); }
 
  private:
-  static constexpr std::uint32_t head_site = 0xf0000000u;
-
   model::Bert<float, B> bert_;
   Body<float, B> body_;
   nn::Classifier<float, B> head_;
@@ -191,9 +73,10 @@ class Step {
 
 /// The heap meter of bench/peers, where it was preloaded: an outside count of the same steps.
 struct HeapMeter {
-  std::int64_t (*live)() = reinterpret_cast<std::int64_t (*)()>(dlsym(RTLD_DEFAULT, "heapmeter_live"));
-  std::int64_t (*peak)() = reinterpret_cast<std::int64_t (*)()>(dlsym(RTLD_DEFAULT, "heapmeter_peak"));
-  void (*reset)() = reinterpret_cast<void (*)()>(dlsym(RTLD_DEFAULT, "heapmeter_reset"));
+  HeapMeter();
+  std::int64_t (*live)();
+  std::int64_t (*peak)();
+  void (*reset)();
   explicit operator bool() const { return live && peak && reset; }
 };
 
@@ -208,72 +91,16 @@ struct Cost {
   bool finite = true;                    // every gradient of every step
 
   /// Of the fastest step.
-  const Times& least() const {
-    return *std::min_element(times.begin(), times.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
-  }
+  const Times& least() const;
   /// Seconds of a step.
-  double median() const {
-    std::vector<double> s;
-    for (const auto& t : times) s.push_back(t.step);
-    std::sort(s.begin(), s.end());
-    return (s[(s.size() - 1) / 2] + s[s.size() / 2]) / 2;
-  }
+  double median() const;
 };
 
 /// Builds the setup and runs a cold step and `warm` measured ones.
 template <Backend B = Cpu>
-Cost measure(const Setup& setup, int warm) {
-  Cost cost;
-  {
-    Phases phases;
-    Setup timed = setup;
-    timed.stack.phases = &phases;
-    Step<B> step(timed);
-    const HeapMeter heap;
-    for (int i = 0; i <= warm; ++i) {
-      const auto before = B::pool().read();
-      if (heap) heap.reset();
-      const std::int64_t heap_before = heap ? heap.live() : 0;
-      const Measure meter(B::pool());
-      phases.undo = phases.gradient = 0;
-      Times times;
-      const double start = now();
-      step.differentiate(&times);
-      if (i == 0) cost.gradient_values = step.lowest_gradient();
-      const double differentiated = now();
-      cost.finite &= step.update();
-      B::synchronize();
-      times.step = now() - start;
-      times.update = now() - differentiated;
-      if (phases.undo > 0)
-        times.undo =
-            times.backward * static_cast<double>(phases.undo) / static_cast<double>(phases.undo + phases.gradient);
-      if (i == 0) continue;
-      cost.times.push_back(times);
-      cost.activation = std::max(cost.activation, meter.activation());
-      if (heap) cost.heap = std::max(cost.heap.value_or(0), static_cast<std::size_t>(heap.peak() - heap_before));
-      cost.parameter = before.of(Use::parameter);
-      cost.gradient = before.of(Use::gradient);
-      cost.optimizer = before.of(Use::optimizer);
-    }
-    cost.reserved = B::pool().reserved();
-  }
-  B::pool().trim();
-  return cost;
-}
+Cost measure(const Setup& setup, int warm);
 
 /// |g − reference| / |reference|; 0 only when every bit is equal, infinite when g is not finite.
-inline double relative_error(const std::vector<float>& g, const std::vector<float>& reference) {
-  require(g.size() == reference.size(), "bench: gradients of different sizes", g.size(), reference.size());
-  if (g.empty() || !std::memcmp(g.data(), reference.data(), g.size() * sizeof(float))) return 0;
-  double difference = 0, norm = 0;
-  for (std::size_t i = 0; i < g.size(); ++i) {
-    const double d = static_cast<double>(g[i]) - static_cast<double>(reference[i]);
-    difference += d * d;
-    norm += static_cast<double>(reference[i]) * static_cast<double>(reference[i]);
-  }
-  if (!std::isfinite(difference)) return std::numeric_limits<double>::infinity();
-  return std::max(std::sqrt(difference / norm), std::numeric_limits<double>::denorm_min());
-}
+double relative_error(const std::vector<float>& g, const std::vector<float>& reference);
 
 }  // namespace bench

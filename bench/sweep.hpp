@@ -13,6 +13,7 @@
 #include <meft/io/file.hpp>
 
 #include "plot.hpp"
+#include "rate.hpp"
 #include "step.hpp"
 
 namespace bench {
