@@ -196,9 +196,9 @@ class Place:
         self.number += 1
         return self.root / f"run{self.number}"
 
-    def run(self, model, task, method, output, *more):
+    def run(self, model, task, method, output, *more, rate=0.01):
         command = [FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
-                   output, "--batch", 8, "--epochs", 2, "--lr", 0.01, "--max-length", PLACES if task != "images" else 128, *more]
+                   output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES if task != "images" else 128, *more]
         done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=300)
         check(done.returncode == 0, f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -245,6 +245,42 @@ def test_bart(place):
 def test_images(place):
     try_all(place, "vit", "images")
     try_all(place, "dinov2", "images", ["full", "meft3"])
+
+
+def has_device(place):
+    """Whether this FINETUNE has the Cuda backend, and it has a device, emulated or real."""
+    done = subprocess.run([FINETUNE, "--model", place.root / "roberta", "--task", "sst2", "--data", place.root / "sst2", "--output",
+                           place.folder(), "--device", "cuda", "--epochs", "1"], capture_output=True, text=True, timeout=300)
+    if done.returncode == 0: return True
+    check(done.returncode == 1 and ("target meft::cuda" in done.stderr or "cuda: cuda" in done.stderr),
+          f"--device cuda: {done.returncode}: {done.stderr}")
+    print("skipped: finetune --device cuda:", done.stderr.strip())
+    return False
+
+
+def test_device(place):
+    """--device cuda learns what the CPU learns, to the same bits each time, and either reads what the other wrote."""
+    if not has_device(place): return
+    worst = 0
+    for model, task, methods in (("roberta", "sst2", ["full", "lora", "meft1"]), ("roberta", "lm", ["meft1"]),
+                                 ("opt", "arc_easy", ["full", "meft2"]), ("bart", "sst2", ["full", "meft1"]),
+                                 ("vit", "images", ["full", "meft3"])):
+        for method in methods:
+            host, device, again = place.folder(), place.folder(), place.folder()
+            more = ["--bottleneck", 4] if method.startswith("meft") else []
+            place.run(model, task, method, host, *more, rate=1e-3)
+            place.run(model, task, method, device, *more, "--device", "cuda", rate=1e-3)
+            losses = [[e["train_loss"] for e in json.loads((folder / "metrics.json").read_text())["epochs"]] for folder in (host, device)]
+            apart = max(abs(a - b) / a for a, b in zip(*losses))
+            check(apart < 1e-4, f"{model} {task} {method}: losses {losses}")
+            worst = max(worst, apart)
+            if (model, method) not in (("roberta", "meft1"), ("bart", "meft1"), ("vit", "full")): continue
+            place.run(model, task, method, again, *more, "--device", "cuda", rate=1e-3)
+            check(results(again) == results(device), f"{model} {task} {method}: the device gives other bits the second time")
+            scores = [last_number(place.run(model, task, method, folder, "--eval-only", *more, "--device", name, rate=1e-3))
+                      for folder, name in ((device, "cuda"), (device, "cpu"), (host, "cuda"))]
+            check(scores[0] == scores[1], f"{model} {task} {method}: read back by the device and by the CPU: {scores}")
+    print(f"cuda against cpu: losses differ by at most {worst:.1e}")
 
 
 def test_refuses(place):
