@@ -1,0 +1,365 @@
+// Owns: what single kernels of the Cuda backend promise beyond the lines of cases.hpp: shears at every kind of λ,
+// attention at every kind of head and span, products at every layout and precision, copies of every size.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <meft/backend/cpu/attention.hpp>
+#include <meft/backend/cpu/shear.hpp>
+#include <meft/base/scalar.hpp>
+#include <meft/cuda.hpp>
+#include <meft/memory/buffer.hpp>
+
+#include "tools.hpp"
+
+using namespace meft;
+
+namespace {
+
+using Random = std::mt19937_64;
+
+/// An array on the device, filled from the host.
+template <class T>
+class OnDevice {
+ public:
+  explicit OnDevice(const std::vector<T>& host) : size_(host.size()), buffer_(Cuda::pool(), bytes() + 1) {
+    Cuda::upload(buffer_.data(), host.data(), bytes());
+  }
+  explicit OnDevice(Index size) : OnDevice(std::vector<T>(static_cast<std::size_t>(size))) {}
+  T* data() const { return static_cast<T*>(const_cast<Buffer&>(buffer_).data()); }
+  std::vector<T> host() const {
+    std::vector<T> out(size_);
+    Cuda::download(out.data(), data(), bytes());
+    return out;
+  }
+
+ private:
+  std::size_t bytes() const { return size_ * sizeof(T); }
+  std::size_t size_;
+  Buffer buffer_;
+};
+
+template <class T>
+std::vector<T> uniform_values(Random& random, Index n, double low, double high) {
+  std::vector<T> out(static_cast<std::size_t>(n));
+  for (auto& v : out) v = static_cast<T>(std::uniform_real_distribution<double>(low, high)(random));
+  return out;
+}
+
+/// The largest |a − b| / max(1, |b|); infinite where an element of a is not finite.
+template <class A, class B>
+double distance(const std::vector<A>& a, const std::vector<B>& b) {
+  REQUIRE(a.size() == b.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(static_cast<double>(a[i]))) return std::numeric_limits<double>::infinity();
+    const auto expected = static_cast<double>(b[i]);
+    worst = std::max(worst, std::abs(static_cast<double>(a[i]) - expected) / std::max(1.0, std::abs(expected)));
+  }
+  return worst;
+}
+
+template <class Word, class F>
+void check_shear(Random& random, Lambda lambda, Index n, int bits, double magnitude) {
+  const auto x = [&] {
+    std::vector<Word> out(static_cast<std::size_t>(n));
+    for (auto& v : out)
+      v = static_cast<Word>(std::ldexp(std::uniform_real_distribution<double>(-magnitude, magnitude)(random), bits));
+    return out;
+  }();
+  auto f = uniform_values<F>(random, n, -magnitude, magnitude);
+  constexpr std::uint32_t guard = 0xA5A5A5A5u;
+  const Index count = digit_words<Word>(Cuda{}, n, lambda);
+  const OnDevice<Word> state(x);
+  const OnDevice<F> added(f);
+  const OnDevice<std::uint32_t> words(std::vector<std::uint32_t>(static_cast<std::size_t>(count) + 16, guard));
+  const auto guarded = [&] {
+    const auto all = words.host();
+    return std::all_of(all.begin() + count, all.end(), [](std::uint32_t w) { return w == guard; });
+  };
+
+  const auto down = shear(Cuda{}, n, state.data(), added.data(), lambda, bits, words.data());
+  REQUIRE_FALSE(down.overflow);
+  CHECK(guarded());
+  auto expected = x;
+  if (std::abs(lambda.n) == 1) {  // otherwise digits of other calls are taken in, in an order that backends choose
+    std::vector<std::uint32_t> host_words(static_cast<std::size_t>(digit_words<Word>(Cpu{}, n, lambda)) + 1);
+    shear(Cpu{}, n, expected.data(), f.data(), lambda, bits, host_words.data());
+    CHECK(state.host() == expected);
+  }
+  const OnDevice<Word> wrong(state.host());
+  const OnDevice<std::uint32_t> wrong_words(words.host());
+  const auto up = unshear(Cuda{}, n, state.data(), added.data(), lambda, bits, words.data());
+  CHECK_FALSE(up.overflow);
+  CHECK(up.hash == down.hash);
+  CHECK(state.host() == x);
+  CHECK(guarded());
+
+  f[static_cast<std::size_t>(random() % f.size())] += static_cast<F>(1);
+  const OnDevice<F> other(f);
+  const auto seen = unshear(Cuda{}, n, wrong.data(), other.data(), lambda, bits, wrong_words.data());
+  CHECK((seen.overflow || seen.hash != down.hash));
+}
+
+template <class Word, class F>
+void check_shears(int bits, double magnitude, std::uint64_t seed) {
+  Random random(seed);
+  std::vector<Lambda> lambdas{{1, 10}, {1, 2},  {1, 16}, {1, 17}, {1, 256}, {1, 257},   {-1, 3},       {7, 8},
+                              {10, 7}, {-1, 1}, {1, 1},  {3, 1},  {-5, 1},  {1, 32768}, {32767, 32768}};
+  for (int i = 0; i < 10; ++i)
+    lambdas.push_back(
+        Lambda{static_cast<std::int32_t>(random() % 50) + 1, static_cast<std::int32_t>(random() % 999) + 1});
+  for (auto lambda : lambdas) {
+    lambda = lambda.reduced();
+    CAPTURE(lambda.text());
+    for (const Index n : {Index{1}, Index{31}, Index{2048}, static_cast<Index>(random() % 5000 + 1)}) {
+      CAPTURE(n);
+      check_shear<Word, F>(random, lambda, n, bits, magnitude / (1 + std::fabs(lambda.value())));
+    }
+  }
+}
+
+struct Attended {
+  std::vector<double> out, lse, dq, dk, dv;
+};
+
+/// Forward and backward of attention on a backend, in T, given in double.
+template <class B, class T>
+Attended attend(const AttentionSpec<double>& spec, const std::vector<Span>& spans, const std::vector<double>& q,
+                const std::vector<double>& k, const std::vector<double>& v, const std::vector<double>& dout) {
+  const AttentionSpec<T> here{spec.heads,   spec.width, spec.causal,   static_cast<T>(spec.scale),
+                              spec.dropout, spec.key,   spec.first_row};
+  const auto narrow = [](const std::vector<double>& x) { return std::vector<T>(x.begin(), x.end()); };
+  const auto wide = [](const std::vector<T>& x) { return std::vector<double>(x.begin(), x.end()); };
+  const auto n = static_cast<Index>(spans.size());
+  const std::size_t rows = q.size() / static_cast<std::size_t>(spec.width);  // of queries, times heads
+  if constexpr (B::on_host) {
+    const auto a = narrow(q), b = narrow(k), c = narrow(v), d = narrow(dout);
+    std::vector<T> out(a.size()), lse(rows), dq(a.size()), dk(b.size()), dv(b.size());
+    attention(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data());
+    attention_backward(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data(), d.data(),
+                       dq.data(), dk.data(), dv.data());
+    return {wide(out), wide(lse), wide(dq), wide(dk), wide(dv)};
+  } else {
+    const OnDevice<T> a(narrow(q)), b(narrow(k)), c(narrow(v)), d(narrow(dout));
+    const OnDevice<T> out(static_cast<Index>(q.size())), lse(static_cast<Index>(rows)),
+        dq(static_cast<Index>(q.size())), dk(static_cast<Index>(k.size())), dv(static_cast<Index>(k.size()));
+    attention(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data());
+    attention_backward(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data(), d.data(),
+                       dq.data(), dk.data(), dv.data());
+    return {wide(out.host()), wide(lse.host()), wide(dq.host()), wide(dk.host()), wide(dv.host())};
+  }
+}
+
+double distance(const Attended& a, const Attended& b) {
+  return std::max({distance(a.out, b.out), distance(a.lse, b.lse), distance(a.dq, b.dq), distance(a.dk, b.dk),
+                   distance(a.dv, b.dv)});
+}
+
+/// A row-major or transposed view of `x` as [rows, columns], with `gap` more elements in a line.
+template <class T>
+Strided<T> view(const T* x, Index rows, Index columns, bool transposed, Index gap) {
+  return transposed ? Strided<T>{x, 1, rows + gap} : Strided<T>{x, columns + gap, 1};
+}
+Index elements(Index rows, Index columns, bool transposed, Index gap) {
+  return transposed ? columns * (rows + gap) : rows * (columns + gap);
+}
+
+/// start + A·B in double.
+template <class T>
+std::vector<double> plain_product(Index rows, Index columns, Index depth, Strided<T> a, Strided<T> b,
+                                  std::vector<double> c) {
+  for (Index i = 0; i < rows; ++i)
+    for (Index j = 0; j < columns; ++j)
+      for (Index k = 0; k < depth; ++k)
+        c[static_cast<std::size_t>(i * columns + j)] += static_cast<double>(a.data[i * a.row + k * a.column]) *
+                                                        static_cast<double>(b.data[k * b.row + j * b.column]);
+  return c;
+}
+
+/// What a product starts from, as [rows, columns].
+template <class T>
+std::vector<double> start_values(Start start, Index rows, Index columns, const std::vector<T>& bias,
+                                 const std::vector<T>& c) {
+  std::vector<double> out(c.begin(), c.end());
+  for (Index i = 0; i < rows * columns; ++i) {
+    if (start == Start::zero) out[static_cast<std::size_t>(i)] = 0;
+    if (start == Start::bias)
+      out[static_cast<std::size_t>(i)] = static_cast<double>(bias[static_cast<std::size_t>(i % columns)]);
+  }
+  return out;
+}
+
+template <class T>
+void check_products(double most) {
+  Random random(7);
+  for (const auto& [rows, columns, depth] : std::vector<std::array<Index, 3>>{{1, 1, 1},
+                                                                              {3, 5, 7},
+                                                                              {17, 33, 9},
+                                                                              {64, 48, 128},
+                                                                              {1, 40, 30},
+                                                                              {40, 1, 30},
+                                                                              {40, 30, 1},
+                                                                              {5, 4, 0},
+                                                                              {0, 4, 5}})
+    for (const Start start : {Start::zero, Start::bias, Start::accumulate})
+      for (int layout = 0; layout < 8; ++layout) {
+        const bool ta = layout & 1, tb = layout & 2;
+        const Index gap = layout & 4 ? 3 : 0;
+        CAPTURE(rows);
+        CAPTURE(columns);
+        CAPTURE(depth);
+        CAPTURE(layout);
+        const auto a = uniform_values<T>(random, elements(rows, depth, ta, gap), -1, 1),
+                   b = uniform_values<T>(random, elements(depth, columns, tb, gap), -1, 1),
+                   bias = uniform_values<T>(random, columns, -1, 1),
+                   c = uniform_values<T>(random, rows * columns, -1, 1);
+        const OnDevice<T> da(a), db(b), dbias(bias), dc(c);
+        gemm(Cuda{},
+             Product<T>{rows, columns, depth, view<T>(da.data(), rows, depth, ta, gap), dc.data(), columns, start,
+                        start == Start::bias ? dbias.data() : nullptr},
+             view<T>(db.data(), depth, columns, tb, gap));
+        CHECK(distance(dc.host(), plain_product(rows, columns, depth, view(a.data(), rows, depth, ta, gap),
+                                                view(b.data(), depth, columns, tb, gap),
+                                                start_values(start, rows, columns, bias, c))) < most);
+      }
+}
+
+/// In bf16 both operands are rounded; the reference rounds them too.
+template <class T>
+void check_packed(Precision precision, double most) {
+  Random random(8);
+  const auto round = [&](std::vector<T> x) {
+    if (precision == Precision::bf16)
+      for (auto& v : x) v = static_cast<T>(static_cast<float>(bf16(static_cast<float>(v))));
+    return x;
+  };
+  for (const auto& [rows, out, in] :
+       std::vector<std::array<Index, 3>>{{1, 1, 1}, {5, 7, 3}, {33, 24, 40}, {70, 64, 128}})
+    for (const Start start : {Start::zero, Start::bias, Start::accumulate})
+      for (const bool forward : {true, false}) {
+        CAPTURE(rows);
+        CAPTURE(out);
+        CAPTURE(in);
+        CAPTURE(forward);
+        const Index depth = forward ? in : out, columns = forward ? out : in;
+        const auto w = uniform_values<T>(random, out * in, -1, 1), x = uniform_values<T>(random, rows * depth, -1, 1),
+                   bias = uniform_values<T>(random, columns, -1, 1),
+                   c = uniform_values<T>(random, rows * columns, -1, 1);
+        const OnDevice<T> dw(w), dx(x), dbias(bias), dc(c), unpacked(out * in);
+        const auto packed = pack(Cuda{}, static_cast<const T*>(dw.data()), out, in, precision);
+        const Product<T> product{rows,      columns, depth, {dx.data(), depth, 1},
+                                 dc.data(), columns, start, start == Start::bias ? dbias.data() : nullptr};
+        if (forward) packed.forward(product);
+        else packed.backward(product);
+        const auto rw = round(w), rx = round(x);
+        const Strided<T> b = forward ? Strided<T>{rw.data(), 1, in} : Strided<T>{rw.data(), in, 1};
+        CHECK(distance(dc.host(), plain_product(rows, columns, depth, Strided<T>{rx.data(), depth, 1}, b,
+                                                start_values(start, rows, columns, bias, c))) < most);
+        packed.unpack(unpacked.data());
+        CHECK(unpacked.host() == rw);
+      }
+}
+
+}  // namespace
+
+TEST_CASE("shears on the device: undone bit for bit, with the CPU's bits, digits in their words, a change is seen") {
+  check_shears<std::int32_t, float>(20, 900, 1);
+  check_shears<std::int64_t, double>(40, 1e6, 2);
+}
+
+TEST_CASE("a shear that leaves the range is reported, with the value") {
+  const std::vector<float> f{1, 2, 5000, 3};
+  const OnDevice<std::int32_t> x(Index{4});
+  const OnDevice<float> added(f);
+  const Lambda lambda{1, 10};
+  const OnDevice<std::uint32_t> words(digit_words<std::int32_t>(Cuda{}, 4, lambda));
+  const auto report = shear(Cuda{}, 4, x.data(), added.data(), lambda, 20, words.data());
+  CHECK(report.overflow);
+  CHECK(report.value == doctest::Approx(5000));
+  CHECK_FALSE(shear(Cuda{}, 2, x.data(), added.data(), lambda, 20, words.data()).overflow);
+  const auto nan = std::numeric_limits<float>::quiet_NaN();
+  const OnDevice<float> bad(std::vector<float>{nan});
+  CHECK(shear(Cuda{}, 1, x.data(), bad.data(), lambda, 20, words.data()).overflow);
+}
+
+TEST_CASE("attention on the device: heads of every width, spans of every length, causal and not, dropout") {
+  Random random(3);
+  double worst = 0;
+  for (const Index width : {1, 3, 8, 32, 33, 64, 65, 96, 128, 200, 256})
+    for (const bool causal : {false, true})
+      for (const float dropout : {0.0f, 0.25f}) {
+        CAPTURE(width);
+        CAPTURE(causal);
+        CAPTURE(dropout);
+        // One sequence is empty, one has a single query, one more keys than queries, one is just over a tile.
+        const std::vector<Span> spans{{0, 5, 0, 5}, {5, 0, 5, 0}, {5, 1, 5, 40}, {6, 33, 45, 35}, {39, 17, 80, 17}};
+        const Index heads = 2, queries = 56, keys = 97;
+        const AttentionSpec<double> spec{heads,   width,     causal, 1 / std::sqrt(static_cast<double>(width)),
+                                         dropout, {4, 1, 2}, 11};
+        const auto q = uniform_values<double>(random, queries * heads * width, -1, 1),
+                   k = uniform_values<double>(random, keys * heads * width, -1, 1),
+                   v = uniform_values<double>(random, keys * heads * width, -1, 1),
+                   dout = uniform_values<double>(random, queries * heads * width, -1, 1);
+        const auto expected = attend<Cpu, double>(spec, spans, q, k, v, dout);
+        CHECK(distance(attend<Cuda, double>(spec, spans, q, k, v, dout), expected) < 1e-12);
+        worst = std::max(worst, distance(attend<Cuda, float>(spec, spans, q, k, v, dout), expected));
+      }
+  CHECK(worst < 1e-5);
+  MESSAGE("attention in float against double: ", worst);
+}
+
+TEST_CASE("a head that is wider than the kernels take is an error") {
+  const OnDevice<float> x(Index{257}), out(Index{257}), lse(Index{1});
+  const Span span{0, 1, 0, 1};
+  const auto message = meft::test::message_of([&] {
+    attention(Cuda{}, AttentionSpec<float>{1, 257}, 1, &span, x.data(), x.data(), x.data(), out.data(), lse.data());
+  });
+  CHECK(message.find("257") != message.npos);
+  CHECK(message.find("256") != message.npos);
+}
+
+TEST_CASE("products on the device: every layout, start and size") {
+  check_products<float>(1e-5);  // up to 128 terms
+  check_products<double>(1e-13);
+}
+
+TEST_CASE("packed weights on the device: float and bf16, forward and transposed") {
+  check_packed<float>(Precision::f32, 1e-5);
+  check_packed<float>(Precision::bf16, 1e-5);
+  check_packed<double>(Precision::f32, 1e-13);
+}
+
+TEST_CASE("copies of every size pass the staging, and nothing is left on the pool") {
+  const std::size_t before = Cuda::pool().read().total;
+  Random random(5);
+  constexpr Index chunk = 1 << 20;
+  for (const Index size : {Index{0}, Index{1}, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk + 5}) {
+    CAPTURE(size);
+    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(size));
+    for (auto& b : bytes) b = static_cast<std::uint8_t>(random());
+    const OnDevice<std::uint8_t> device(bytes);
+    CHECK((device.host() == bytes));
+    const OnDevice<std::uint8_t> copy(size);
+    Cuda::copy(copy.data(), device.data(), bytes.size());
+    CHECK((copy.host() == bytes));
+    Cuda::zero(copy.data(), bytes.size());
+    CHECK((copy.host() == std::vector<std::uint8_t>(bytes.size())));
+  }
+  Cuda::synchronize();
+  CHECK(Cuda::pool().read().total == before);
+}
+
+TEST_CASE("a device without room is an error that says how much was asked of it") {
+  const auto message = meft::test::message_of([] { Buffer(Cuda::pool(), std::size_t{1} << 60); });
+  CHECK(message.find("cuda") != message.npos);
+  CHECK(message.find(std::to_string(std::size_t{1} << 60)) != message.npos);
+  CHECK_NOTHROW(Buffer(Cuda::pool(), 64));
+}
