@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <meft/backend/cpu/attention.hpp>
+#include <meft/backend/cpu/optimize.hpp>
 #include <meft/backend/cpu/shear.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/cuda.hpp>
@@ -268,7 +269,60 @@ void check_packed(Precision precision, double most) {
       }
 }
 
+/// Three steps over parameters of many sizes, one of them not aligned; gradients are zero after each.
+template <class T>
+void check_adamw(double most) {
+  Random random(9);
+  const std::vector<Index> sizes{1, 7, 0, 16384, 16385, 50000, 300};
+  struct Arrays {
+    std::vector<T> gradient, value, first, second;
+  };
+  std::vector<Arrays> host;
+  std::vector<OnDevice<T>> device;
+  std::vector<AdamWSlot<T>> host_slots, slots;
+  for (const Index n : sizes) {
+    const auto zeros = std::vector<T>(static_cast<std::size_t>(n) + 1);
+    const auto value = uniform_values<T>(random, n + 1, -1, 1);
+    host.push_back({zeros, value, zeros, zeros});
+    for (int k = 0; k < 4; ++k) device.emplace_back(k == 1 ? value : zeros);
+  }
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const Index off = sizes[i] == 300;
+    auto& h = host[i];
+    host_slots.push_back({sizes[i], h.gradient.data() + off, h.value.data() + off, h.first.data() + off,
+                          h.second.data() + off, i % 2 == 0});
+    slots.push_back({sizes[i], device[4 * i].data() + off, device[4 * i + 1].data() + off,
+                     device[4 * i + 2].data() + off, device[4 * i + 3].data() + off, i % 2 == 0});
+  }
+  const auto count = static_cast<Index>(sizes.size());
+  for (int t = 1; t <= 3; ++t) {
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      const auto g = uniform_values<T>(random, sizes[i], -2, 2);
+      std::copy(g.begin(), g.end(), host_slots[i].gradient);
+      Cuda::upload(slots[i].gradient, g.data(), g.size() * sizeof(T));
+    }
+    const double expected = sum_squares(Cpu{}, count, host_slots.data());
+    CHECK(std::abs(sum_squares(Cuda{}, count, slots.data()) / expected - 1) < 1e-12);
+    const AdamWStep step{1e-2, 0.9, 0.99, 1e-6, 0.1, 1 - std::pow(0.9, t), 1 - std::pow(0.99, t), 0.5};
+    adamw(Cpu{}, count, host_slots.data(), step);
+    adamw(Cuda{}, count, slots.data(), step);
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      CAPTURE(sizes[i]);
+      CHECK(distance(device[4 * i].host(), host[i].gradient) == 0);
+      CHECK(distance(device[4 * i + 1].host(), host[i].value) < most);
+      CHECK(distance(device[4 * i + 2].host(), host[i].first) < most);
+      CHECK(distance(device[4 * i + 3].host(), host[i].second) < most);
+    }
+  }
+  CHECK(sum_squares(Cuda{}, 0, slots.data()) == 0);
+}
+
 }  // namespace
+
+TEST_CASE("AdamW on the device: all parameters in one pass, each as on the CPU") {
+  check_adamw<float>(1e-6);
+  check_adamw<double>(1e-14);
+}
 
 TEST_CASE("shears on the device: undone bit for bit, with the CPU's bits, digits in their words, a change is seen") {
   check_shears<std::int32_t, float>(20, 900, 1);

@@ -58,26 +58,17 @@ class State {
   /// One step from the accumulated gradients, each divided by `accumulated`, at rate · factor; gradients become zero.
   /// Gives the norm of the gradient before clipping; throws, changing nothing, when it is not finite.
   double step(double factor = 1.0, int accumulated = 1, Where where = Where::current()) {
-    double total = 0;
-    for (const auto& s : slots_) total += sum_squares(B{}, s.parameter.size(), s.parameter.gradient().data());
+    const auto all = described();
+    const auto count = static_cast<Index>(all.size());
+    const double total = sum_squares(B{}, count, all.data());
     const double norm = std::sqrt(total) / accumulated;
-    if (!std::isfinite(norm)) fail({"adamw: a gradient is not finite", where}, culprit());
+    if (!std::isfinite(norm)) fail({"adamw: a gradient is not finite", where}, culprit(all));
     ++steps_;
     const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0,
                  t = static_cast<double>(steps_);
-    for (auto& s : slots_) {
-      const AdamWStep step{options_.rate * factor,
-                           options_.beta1,
-                           options_.beta2,
-                           options_.epsilon,
-                           s.parameter.shape().rank() > 1 ? options_.decay : 0.0,
-                           1 - std::pow(options_.beta1, t),
-                           1 - std::pow(options_.beta2, t),
-                           clipped / accumulated};
-      adamw(B{}, s.parameter.size(), step, std::as_const(s.parameter).gradient().data(), s.parameter.value().data(),
-            s.first.data(), s.second.data());
-      s.parameter.gradient().zero();
-    }
+    adamw(B{}, count, all.data(),
+          AdamWStep{options_.rate * factor, options_.beta1, options_.beta2, options_.epsilon, options_.decay,
+                    1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t), clipped / accumulated});
     return norm;
   }
 
@@ -111,9 +102,17 @@ class State {
     Tensor<T, B> first, second;
   };
 
-  std::string culprit() const {
-    for (const auto& s : slots_)
-      if (!std::isfinite(sum_squares(B{}, s.parameter.size(), s.parameter.gradient().data()))) return s.name;
+  std::vector<AdamWSlot<T>> described() {
+    std::vector<AdamWSlot<T>> out;
+    for (auto& s : slots_)
+      out.push_back({s.parameter.size(), s.parameter.gradient().data(), s.parameter.value().data(), s.first.data(),
+                     s.second.data(), s.parameter.shape().rank() > 1});
+    return out;
+  }
+
+  std::string culprit(const std::vector<AdamWSlot<T>>& all) const {
+    for (std::size_t i = 0; i < all.size(); ++i)
+      if (!std::isfinite(sum_squares(B{}, 1, &all[i]))) return slots_[i].name;
     return "their sum";
   }
 

@@ -1,6 +1,7 @@
-// Owns: the optimizer's passes over a parameter on the CPU.
+// Owns: the optimizer's passes over parameters on the CPU.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -10,44 +11,60 @@
 
 namespace meft {
 
-/// p ← p − rate·decay·p;  m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  p ← p − rate·(m/c₁)/(√(v/c₂) + ε).
-template <Real T>
-void adamw(Cpu, Index n, const AdamWStep& step, const T* g, T* p, T* m, T* v) {
+namespace cpu {
+
+template <class T>
+void adamw(const AdamWSlot<T>& slot, const AdamWStep& step) {
+  T *const g = slot.gradient, *const p = slot.value, *const m = slot.first, *const v = slot.second;
   const T b1 = static_cast<T>(step.beta1), b2 = static_cast<T>(step.beta2), scale = static_cast<T>(step.scale);
   const T size = static_cast<T>(step.rate / step.correction1), root = static_cast<T>(1 / std::sqrt(step.correction2));
-  const T keep = static_cast<T>(1 - step.rate * step.decay), epsilon = static_cast<T>(step.epsilon);
-  parallel_chunks(n, cpu::map_grain, [&](Index begin, Index end) {
+  const T keep = static_cast<T>(slot.decays ? 1 - step.rate * step.decay : 1), epsilon = static_cast<T>(step.epsilon);
+  parallel_chunks(slot.n, map_grain, [&](Index begin, Index end) {
     vectorised([&]() MEFT_INLINE {
       const Index count = end - begin;
       T *pm = m + begin, *pv = v + begin, *pp = p + begin;
-      const T* pg = g + begin;
-      cpu::map_run([b1, scale](T old, T x) MEFT_INLINE { return b1 * old + (T(1) - b1) * (x * scale); }, count, pm, pm,
-                   pg);
-      cpu::map_run([b2, scale](T old, T x) MEFT_INLINE { return b2 * old + (T(1) - b2) * (x * scale) * (x * scale); },
-                   count, pv, pv, pg);
-      cpu::map_run([keep, size, root, epsilon](T old, T a, T b)
-                       MEFT_INLINE { return old * keep - size * a / (std::sqrt(b) * root + epsilon); },
-                   count, pp, pp, pm, pv);
+      T* const pg = g + begin;
+      map_run([b1, scale](T old, T x) MEFT_INLINE { return b1 * old + (T(1) - b1) * (x * scale); }, count, pm, pm, pg);
+      map_run([b2, scale](T old, T x) MEFT_INLINE { return b2 * old + (T(1) - b2) * (x * scale) * (x * scale); }, count,
+              pv, pv, pg);
+      map_run([keep, size, root, epsilon](T old, T a, T b)
+                  MEFT_INLINE { return old * keep - size * a / (std::sqrt(b) * root + epsilon); },
+              count, pp, pp, pm, pv);
+      std::fill(pg, pg + count, T(0));
     });
   });
 }
 
-/// Σ x², in blocks of a fixed size added in order.
-template <Real T>
-double sum_squares(Cpu, Index n, const T* x) {
+template <class T>
+double sum_squares(Index n, const T* x) {
   constexpr Index block = 1 << 14;
   std::vector<double> parts(static_cast<std::size_t>((n + block - 1) / block));
   parallel_chunks(n, block, [&](Index begin, Index end) {
     vectorised([&]() MEFT_INLINE {
-      parts[static_cast<std::size_t>(begin / block)] =
-          cpu::sum_of<double>(end - begin, [x, begin](Index i) MEFT_INLINE {
-            const double value = static_cast<double>(x[begin + i]);
-            return value * value;
-          });
+      parts[static_cast<std::size_t>(begin / block)] = sum_of<double>(end - begin, [x, begin](Index i) MEFT_INLINE {
+        const double value = static_cast<double>(x[begin + i]);
+        return value * value;
+      });
     });
   });
   double total = 0;
   for (double part : parts) total += part;
+  return total;
+}
+
+}  // namespace cpu
+
+/// p ← p − rate·decay·p;  m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  p ← p − rate·(m/c₁)/(√(v/c₂) + ε);  g ← 0.
+template <Real T>
+void adamw(Cpu, Index slots, const AdamWSlot<T>* slot, const AdamWStep& step) {
+  for (Index i = 0; i < slots; ++i) cpu::adamw(slot[i], step);
+}
+
+/// Σ g² of all slots, in blocks of a fixed size added in order.
+template <Real T>
+double sum_squares(Cpu, Index slots, const AdamWSlot<T>* slot) {
+  double total = 0;
+  for (Index i = 0; i < slots; ++i) total += cpu::sum_squares(slot[i].n, slot[i].gradient);
   return total;
 }
 
