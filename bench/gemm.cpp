@@ -1,6 +1,6 @@
 // Owns: the bench of matrix products at the shapes of transformer layers: a packed weight used forward and transposed,
-// and the product without packing, each as a share of the processor's peak. Prints a table; writes JSON lines on
-// request.
+// and the product without packing, each as a share of the processor's peak, on a device of what a large square product
+// reaches there. Prints a table; writes JSON lines on request.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include <meft/backend/device.hpp>
 #include <meft/io/file.hpp>
 #include <meft/tensor/packed.hpp>
 #include <meft/tensor/random.hpp>
@@ -29,26 +30,41 @@ struct Rates {
   std::optional<double> unpacked{};  // x·Wᵀ
 };
 
-Tensor<float> random(const Shape& shape, std::uint32_t site) {
-  Tensor<float> out(shape);
+template <Backend B>
+Tensor<float, B> random(const Shape& shape, std::uint32_t site) {
+  Tensor<float, B> out(shape);
   fill_normal(out, {1, site, 0}, 1);
   return out;
 }
 
+template <Backend B>
 Rates measure(const Size& size, Precision precision, int runs) {
   const auto [rows, in, out] = size;
-  const auto weight = random({out, in}, 0), x = random({rows, in}, 1), dy = random({rows, out}, 2);
-  Tensor<float> y({rows, out}), dx({rows, in});
+  const auto weight = random<B>({out, in}, 0), x = random<B>({rows, in}, 1), dy = random<B>({rows, out}, 2);
+  Tensor<float, B> y({rows, out}), dx({rows, in});
   const double operations = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
-  const PackedWeight<float> packed(weight, precision);
-  Rates rates{bench::rate(operations, runs, [&] { packed.forward(size.rows, x.data(), nullptr, y.data()); }),
-              bench::rate(operations, runs, [&] { packed.backward(size.rows, dy.data(), dx.data()); })};
+  const auto rate = [&](const auto& call) {
+    return bench::rate(operations, runs, [&] {
+      call();
+      B::synchronize();
+    });
+  };
+  const PackedWeight<float, B> packed(weight, precision);
+  Rates rates{rate([&] { packed.forward(size.rows, x.data(), nullptr, y.data()); }),
+              rate([&] { packed.backward(size.rows, dy.data(), dx.data()); })};
   if (precision == Precision::f32) {
     const Product<float> product{rows, out, in, {x.data(), in, 1}, y.data(), out};
     const Strided<float> transposed{weight.data(), 1, in};
-    rates.unpacked = bench::rate(operations, runs, [&] { gemm(Cpu{}, product, transposed); });
+    rates.unpacked = rate([&] { gemm(B{}, product, transposed); });
   }
   return rates;
+}
+
+/// What the shares are of.
+template <Backend B>
+bench::Peak peak(Precision precision, Index square, int runs) {
+  if constexpr (B::on_host) return bench::peak();
+  else return {measure<B>({square, square, square}, precision, runs).forward, "square product"};
 }
 
 std::pair<Index, Index> parse(const std::string& shape) {
@@ -74,9 +90,16 @@ int main(int argc, char** argv) {
   std::vector<std::string> shapes{"384x384",  "384x1536",  "1536x384",  "768x768",  "768x3072",
                                   "3072x768", "1024x1024", "1024x4096", "4096x1024"};
   std::vector<std::string> chosen{"f32"};
-  std::string json;
+  std::string json, device = "cpu";
+  Index square = 4096;
   int threads = 0, runs = 5;
   CLI::App app("Rates of matrix products at the shapes of transformer layers.");
+  app.add_option("--device", device, "where they run")
+      ->check(CLI::IsMember(std::vector<std::string>(device_names.begin(), device_names.end())))
+      ->capture_default_str();
+  app.add_option("--square", square, "on a device, extent of the square product that shares are of")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   app.add_option("--rows", rows, "tokens a,b,c")->delimiter(',')->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--shapes", shapes, "layers INxOUT,…")->delimiter(',')->capture_default_str();
   app.add_option("--precision", chosen, "a,b,c")
@@ -94,36 +117,41 @@ int main(int argc, char** argv) {
     std::vector<std::pair<Index, Index>> layers;
     for (const auto& shape : shapes) layers.push_back(parse(shape));
     if (threads) set_threads(threads);
-    const auto peak = bench::peak();
-    std::printf("%s, %d threads, peak %.1f GFLOP/s (float, %s); GFLOP/s and shares of the peak\n\n",
-                bench::processor().c_str(), meft::threads(), peak.rate, peak.with);
-    std::printf("%-9s %6s %6s %6s %9s %6s %9s %6s %9s %6s\n", "precision", "rows", "in", "out", "forward", "/peak",
-                "backward", "/peak", "unpacked", "/peak");
     std::string lines;
-    for (const auto& precision : chosen)
+    const auto run = [&]<Backend B>(const std::string& precision) {
+      const auto best = peak<B>(precision_from(precision), square, runs);
+      std::printf("%s, %s, %d threads, peak %.1f GFLOP/s (%s); GFLOP/s and shares of the peak\n\n", device.c_str(),
+                  bench::processor().c_str(), meft::threads(), best.rate, best.with);
+      std::printf("%-9s %6s %6s %6s %9s %6s %9s %6s %9s %6s\n", "precision", "rows", "in", "out", "forward", "/peak",
+                  "backward", "/peak", "unpacked", "/peak");
       for (const auto& [in, out] : layers)
         for (const Index count : rows) {
-          const auto rates = measure({count, in, out}, precision_from(precision), runs);
+          const auto rates = measure<B>({count, in, out}, precision_from(precision), runs);
           std::printf("%-9s %6lld %6lld %6lld %s %s %s\n", precision.c_str(), static_cast<long long>(count),
-                      static_cast<long long>(in), static_cast<long long>(out), show(rates.forward, peak.rate).c_str(),
-                      show(rates.backward, peak.rate).c_str(), show(rates.unpacked, peak.rate).c_str());
+                      static_cast<long long>(in), static_cast<long long>(out), show(rates.forward, best.rate).c_str(),
+                      show(rates.backward, best.rate).c_str(), show(rates.unpacked, best.rate).c_str());
           std::fflush(stdout);
           if (json.empty()) continue;
-          nlohmann::ordered_json row{{"precision", precision},
+          nlohmann::ordered_json row{{"device", device},
+                                     {"precision", precision},
                                      {"rows", count},
                                      {"in", in},
                                      {"out", out},
                                      {"forward", rates.forward},
                                      {"backward", rates.backward},
                                      {"unpacked", nullptr},
-                                     {"peak", peak.rate},
-                                     {"instructions", peak.with},
+                                     {"peak", best.rate},
+                                     {"instructions", best.with},
                                      {"threads", meft::threads()},
                                      {"processor", bench::processor()}};
           if (rates.unpacked) row["unpacked"] = *rates.unpacked;
           lines += row.dump() + "\n";
           io::write_atomically(json, lines);
         }
+      std::printf("\n");
+    };
+    for (const auto& precision : chosen)
+      with_device(device, [&]<Backend B>() { run.template operator()<B>(precision); });
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gemm: %s\n", error.what());
     return 1;

@@ -2,6 +2,7 @@
 // include/meft/backend/cuda/attention.hpp. Deterministic: dq goes by tiles of queries, dk and dv by tiles of keys, and
 // nobody adds to another's sums. Masked scores weigh 0, whatever they are.
 #include <attention.cuh>
+#include <fused_attention.hpp>
 #include <vector>
 
 #include <meft/backend/cuda/attention.hpp>
@@ -234,6 +235,8 @@ std::size_t shared_bytes(Index width, int rows, int squares) {
 template <Real T>
 void attention(Cuda, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
                T* out, T* lse) {
+  if constexpr (sizeof(T) == 4)
+    if (cuda::fused::takes(spec, spans, span)) return cuda::fused::attention(spec, spans, span, q, k, v, out, lse);
   using namespace cuda::attend;
   const auto s = spec_of(spec);
   const Tasks tasks(tile<T>, spans, span, [](const Span& x) { return x.queries; });
@@ -247,6 +250,9 @@ void attention(Cuda, const AttentionSpec<T>& spec, Index spans, const Span* span
 template <Real T>
 void attention_backward(Cuda, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
                         const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
+  if constexpr (sizeof(T) == 4)
+    if (cuda::fused::takes(spec, spans, span))
+      return cuda::fused::attention_backward(spec, spans, span, q, k, v, out, lse, dout, dq, dk, dv);
   using namespace cuda::attend;
   const auto s = spec_of(spec);
   const Tasks by_query(tile<T>, spans, span, [](const Span&x) { return x.queries; }),

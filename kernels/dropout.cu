@@ -1,8 +1,11 @@
-// Owns: dropout with the masks of the CPU: include/meft/backend/cuda/dropout.hpp. A thread takes the four elements of
+// Owns: dropout with the masks of the CPU, alone and added: include/meft/backend/cuda/dropout.hpp, residual.hpp. A
+// thread takes the four elements of
 // one Philox block.
+#include <dropped.cuh>
+
 #include <meft/backend/cuda/dropout.hpp>
-#include <meft/backend/keep.hpp>
-#include <stream.cuh>
+#include <meft/backend/cuda/residual.hpp>
+#include <row.cuh>
 
 namespace meft {
 
@@ -34,6 +37,13 @@ __global__ void drop_packs(Index count, Keep<float> keep, Key key, std::uint64_t
   }
 }
 
+template <class T>
+__global__ void add_drop(Index n, bool packed, Dropped<T> dropped, const T* x, const T* t, T* y) {
+  const Line line{n, packed};
+  for (Index i = first() * Pack<T>::width; i < n; i += stride() * Pack<T>::width)
+    line.write(y, i, dropped.add(line.read(x, i), line.read(t, i), i));
+}
+
 }  // namespace
 
 }  // namespace cuda
@@ -50,7 +60,17 @@ void dropout(Cuda, Index n, const T* x, T* y, double p, Key key, std::uint64_t f
   cuda::launch(cuda::drop<T>, cuda::blocks(count), cuda::threads, 0, cuda::stream(), n, count, keep, key, first, x, y);
 }
 
+template <Real T>
+void add_dropped(Cuda, Index n, const T* x, const T* t, T* y, double p, Key key, std::uint64_t first) {
+  if (n == 0) return;
+  constexpr Index width = cuda::Pack<T>::width;
+  cuda::launch(cuda::add_drop<T>, cuda::blocks((n + width - 1) / width), cuda::threads, 0, cuda::stream(), n,
+               n % width == 0 && cuda::aligned(x, t, y), cuda::Dropped<T>(p, key, first), x, t, y);
+}
+
 template void dropout(Cuda, Index, const float*, float*, double, Key, std::uint64_t);
 template void dropout(Cuda, Index, const double*, double*, double, Key, std::uint64_t);
+template void add_dropped(Cuda, Index, const float*, const float*, float*, double, Key, std::uint64_t);
+template void add_dropped(Cuda, Index, const double*, const double*, double*, double, Key, std::uint64_t);
 
 }  // namespace meft

@@ -1,6 +1,4 @@
 // Owns: cross entropy and squared differences: include/meft/backend/cuda/loss.hpp. A block takes a row of logits.
-#include <limits>
-
 #include <meft/backend/cuda/loss.hpp>
 #include <meft/base/functor.hpp>
 #include <result.cuh>
@@ -29,13 +27,12 @@ __global__ void look_at_labels(Index n, const std::int32_t* labels, Index classe
 }
 
 template <class T>
-__global__ void entropy_rows(Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
-                             T* lse) {
-  constexpr T lowest = -std::numeric_limits<T>::infinity();
+__global__ void entropy_rows(Index rows, Line line, const T* x, const std::int32_t* labels, std::int32_t ignore,
+                             T* loss, T* lse) {
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
-    const T* in = x + r * n;
-    const T top = max_over_row<T>(n, lowest, [in](Index i) { return in[i]; });
-    const T spread = Log{}(sum_over_row<T>(n, [in, top](Index i) { return Exp{}(in[i] - top); }));
+    const T* in = x + r * line.n;
+    const T top = line.max(in);
+    const T spread = Log{}(line.template sum<T>([top](T v) { return Exp{}(v - top); }, in));
     if (threadIdx.x != 0) continue;
     lse[r] = top + spread;
     loss[r] = labels[r] == ignore ? T(0) : top - in[labels[r]] + spread;
@@ -43,16 +40,19 @@ __global__ void entropy_rows(Index rows, Index n, const T* x, const std::int32_t
 }
 
 template <class T>
-__global__ void entropy_rows_back(Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
+__global__ void entropy_rows_back(Index rows, Line line, const T* x, const std::int32_t* labels, std::int32_t ignore,
                                   const T* lse, const T* dy, Index counted, T* dx) {
   const T scale = *dy / static_cast<T>(counted);
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
-    const T* in = x + r * n;
-    T* out = dx + r * n;
+    const T *in = x + r * line.n, shift = lse[r];
+    T* const out = dx + r * line.n;
     const std::int32_t label = labels[r];
-    const T shift = lse[r];
-    for (Index i = threadIdx.x; i < n; i += blockDim.x)
-      out[i] = label == ignore ? T(0) : Exp{}(in[i] - shift) * scale - (i == label ? scale : T(0));
+    line.template each<T>([&](Index i) {
+      Pack<T> v = line.read(in, i);
+      for (int k = 0; k < Pack<T>::width; ++k)
+        v.at[k] = label == ignore ? T(0) : Exp{}(v.at[k] - shift) * scale - (i + k == label ? scale : T(0));
+      line.write(out, i, v);
+    });
   }
 }
 
@@ -78,12 +78,13 @@ LabelCheck check_labels(Cuda, Index n, const std::int32_t* labels, Index classes
 template <Real T>
 void cross_entropy(Cuda, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
                    T* lse) {
-  cuda::launch_rows(cuda::entropy_rows<T>, rows, n, x, labels, ignore, loss, lse);
+  cuda::launch_lines<T>(cuda::entropy_rows<T>, rows, n, std::tuple(x), x, labels, ignore, loss, lse);
 }
 template <Real T>
 void cross_entropy_backward(Cuda, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
                             const T* lse, const T* dy, Index counted, T* dx) {
-  cuda::launch_rows(cuda::entropy_rows_back<T>, rows, n, x, labels, ignore, lse, dy, counted, dx);
+  cuda::launch_lines<T>(cuda::entropy_rows_back<T>, rows, n, std::tuple(x, dx), x, labels, ignore, lse, dy, counted,
+                        dx);
 }
 template <Real T>
 void scaled_difference(Cuda, Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {

@@ -1,6 +1,10 @@
-// Owns: layer norm, forward and backward: include/meft/backend/cuda/reduce.hpp. A block takes a row; the weights'
+// Owns: layer norm, forward and backward, also of a sum with a residual: include/meft/backend/cuda/reduce.hpp and
+// residual.hpp. A block takes a row; the weights'
 // gradients are sums over rows in pieces of a fixed length.
+#include <dropped.cuh>
+
 #include <meft/backend/cuda/reduce.hpp>
+#include <meft/backend/cuda/residual.hpp>
 #include <meft/memory/buffer.hpp>
 #include <row.cuh>
 
@@ -12,30 +16,47 @@ namespace {
 
 constexpr Index piece = 64;  // rows
 
+/// y = (x − mean)·rstd·gamma + beta of one row.
 template <class T>
-__global__ void norm_rows(Index rows, Index n, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean,
+__device__ void norm_row(Line line, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean, T* rstd) {
+  const T m = line.template sum<T>([](T v) { return v; }, x) / T(line.n);
+  const T variance = line.template sum<T>([m](T v) { return (v - m) * (v - m); }, x) / T(line.n);
+  const T s = T(1) / sqrt(variance + epsilon);
+  if (threadIdx.x == 0) *mean = m, *rstd = s;
+  line.map(
+      y, [m, s](T v, T g, T b) { return (v - m) * s * g + b; }, x, gamma, beta);
+}
+
+template <class T>
+__global__ void norm_rows(Index rows, Line line, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean,
                           T* rstd) {
+  for (Index r = blockIdx.x; r < rows; r += gridDim.x)
+    norm_row(line, x + r * line.n, gamma, beta, epsilon, y + r * line.n, mean + r, rstd + r);
+}
+
+/// The norm of s = x + dropped t; s is kept.
+template <class T>
+__global__ void residual_norm_rows(Index rows, Line line, Dropped<T> dropped, const T* x, const T* t, const T* gamma,
+                                   const T* beta, T epsilon, T* s, T* y, T* mean, T* rstd) {
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
-    const T* in = x + r * n;
-    T* out = y + r * n;
-    const T m = sum_over_row<T>(n, [in](Index i) { return in[i]; }) / T(n);
-    const T v = sum_over_row<T>(n, [in, m](Index i) { return (in[i] - m) * (in[i] - m); }) / T(n);
-    const T s = T(1) / sqrt(v + epsilon);
-    if (threadIdx.x == 0) mean[r] = m, rstd[r] = s;
-    for (Index i = threadIdx.x; i < n; i += blockDim.x) out[i] = (in[i] - m) * s * gamma[i] + beta[i];
+    const Index at = r * line.n;
+    line.template each<T>(
+        [&](Index i) { line.write(s + at, i, dropped.add(line.read(x + at, i), line.read(t + at, i), at + i)); });
+    // A thread reads back only what it wrote.
+    norm_row(line, static_cast<const T*>(s + at), gamma, beta, epsilon, y + at, mean + r, rstd + r);
   }
 }
 
 template <class T>
-__global__ void norm_rows_back(Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd,
+__global__ void norm_rows_back(Index rows, Line line, const T* x, const T* gamma, const T* mean, const T* rstd,
                                const T* dy, T* dx) {
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
-    const T *in = x + r * n, *d = dy + r * n;
-    T* to = dx + r * n;
-    const T m = mean[r], s = rstd[r];
-    const T g = sum_over_row<T>(n, [=](Index i) { return d[i] * gamma[i]; }) / T(n);
-    const T gx = sum_over_row<T>(n, [=](Index i) { return d[i] * gamma[i] * ((in[i] - m) * s); }) / T(n);
-    for (Index i = threadIdx.x; i < n; i += blockDim.x) to[i] = s * (d[i] * gamma[i] - g - (in[i] - m) * s * gx);
+    const T *in = x + r * line.n, *d = dy + r * line.n, m = mean[r], s = rstd[r];
+    const T g = line.template sum<T>([](T a, T b) { return a * b; }, d, gamma) / T(line.n);
+    const T gx =
+        line.template sum<T>([m, s](T a, T b, T v) { return a * b * ((v - m) * s); }, d, gamma, in) / T(line.n);
+    line.map(
+        dx + r * line.n, [=](T a, T b, T v) { return s * (a * b - g - (v - m) * s * gx); }, d, gamma, in);
   }
 }
 
@@ -63,13 +84,21 @@ __global__ void norm_weights(Index total, Index rows, Index n, const T* x, const
 template <Real T>
 void layer_norm(Cuda, Index rows, Index n, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean,
                 T* rstd) {
-  cuda::launch_rows(cuda::norm_rows<T>, rows, n, x, gamma, beta, epsilon, y, mean, rstd);
+  cuda::launch_lines<T>(cuda::norm_rows<T>, rows, n, std::tuple(x, gamma, beta, y), x, gamma, beta, epsilon, y, mean,
+                        rstd);
+}
+
+template <Real T>
+void residual_norm(Cuda, Index rows, Index n, const T* x, const T* t, double p, Key key, std::uint64_t first,
+                   const T* gamma, const T* beta, T epsilon, T* s, T* y, T* mean, T* rstd) {
+  cuda::launch_lines<T>(cuda::residual_norm_rows<T>, rows, n, std::tuple(x, t, gamma, beta, s, y),
+                        cuda::Dropped<T>(p, key, first), x, t, gamma, beta, epsilon, s, y, mean, rstd);
 }
 
 template <Real T>
 void layer_norm_backward(Cuda, Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd,
                          const T* dy, T* dx) {
-  cuda::launch_rows(cuda::norm_rows_back<T>, rows, n, x, gamma, mean, rstd, dy, dx);
+  cuda::launch_lines<T>(cuda::norm_rows_back<T>, rows, n, std::tuple(x, gamma, dy, dx), x, gamma, mean, rstd, dy, dx);
 }
 
 template <Real T>
@@ -91,9 +120,11 @@ void layer_norm_weights(Cuda, Index rows, Index n, const T* x, const T* mean, co
   if (dbeta) sum(Cuda{}, 1, pieces, n, static_cast<const T*>(by_beta), dbeta);
 }
 
-#define EVERY(T)                                                                                               \
-  template void layer_norm(Cuda, Index, Index, const T*, const T*, const T*, T, T*, T*, T*);                   \
-  template void layer_norm_backward(Cuda, Index, Index, const T*, const T*, const T*, const T*, const T*, T*); \
+#define EVERY(T)                                                                                                      \
+  template void residual_norm(Cuda, Index, Index, const T*, const T*, double, Key, std::uint64_t, const T*, const T*, \
+                              T, T*, T*, T*, T*);                                                                     \
+  template void layer_norm(Cuda, Index, Index, const T*, const T*, const T*, T, T*, T*, T*);                          \
+  template void layer_norm_backward(Cuda, Index, Index, const T*, const T*, const T*, const T*, const T*, T*);        \
   template void layer_norm_weights(Cuda, Index, Index, const T*, const T*, const T*, const T*, T*, T*);
 EVERY(float)
 EVERY(double)

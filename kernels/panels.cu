@@ -1,11 +1,11 @@
 // Owns: products with a constant right operand: include/meft/backend/cuda/panels.hpp. In bf16 the weight is kept so,
 // and the left operand is rounded on the way; in double both are rounded but kept in double.
+#include <convert.cuh>
 #include <gemm.cuh>
 #include <type_traits>
 
 #include <meft/backend/cuda/gemm.hpp>
 #include <meft/backend/cuda/panels.hpp>
-#include <stream.cuh>
 
 namespace meft {
 
@@ -16,21 +16,6 @@ namespace {
 /// What a bf16 operand is kept in.
 template <class T>
 using Kept = std::conditional_t<sizeof(T) == 4, bf16, T>;
-
-template <class To, class From>
-__global__ void convert(Index n, const From* x, To* y) {
-  for (Index i = first(); i < n; i += stride())
-    y[i] = static_cast<To>(static_cast<float>(bf16(static_cast<float>(x[i]))));
-}
-template <class T>
-__global__ void widen(Index n, const bf16* x, T* y) {
-  for (Index i = first(); i < n; i += stride()) y[i] = static_cast<T>(static_cast<float>(x[i]));
-}
-
-template <class T>
-void round_to(Index n, const T* x, Kept<T>* y) {
-  if (n) launch(convert<Kept<T>, T>, blocks(n), threads, 0, stream(), n, x, y);
-}
 
 }  // namespace
 
@@ -82,9 +67,7 @@ void CudaPanels<T>::unpack(T* w) const {
   const Index n = out_ * in_;
   if (n == 0) return;
   if constexpr (sizeof(T) == 4)
-    if (precision_ == Precision::bf16)
-      return cuda::launch(cuda::widen<T>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n,
-                          static_cast<const bf16*>(buffer_.data()), w);
+    if (precision_ == Precision::bf16) return cuda::round_to(n, static_cast<const bf16*>(buffer_.data()), w);
   Cuda::copy(w, buffer_.data(), static_cast<std::size_t>(n) * sizeof(T));
 }
 

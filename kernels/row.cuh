@@ -1,7 +1,9 @@
 // Owns: what kernels share that give a block of threads to a row: its size, and results joined over its threads.
 #pragma once
 
+#include <limits>
 #include <stream.cuh>
+#include <tuple>
 
 namespace meft::cuda {
 
@@ -49,19 +51,82 @@ __device__ T sum_over_row(Index n, const F& f) {
   for (Index i = threadIdx.x; i < n; i += blockDim.x) sum += f(i);
   return over_block(sum, Plus{});
 }
-/// The largest f(i).
-template <class T, class F>
-__device__ T max_over_row(Index n, T lowest, const F& f) {
-  T top = lowest;
-  for (Index i = threadIdx.x; i < n; i += blockDim.x) top = Larger{}(top, f(i));
-  return over_block(top, Larger{});
-}
 
-/// Runs a kernel(rows, arguments…) of which a block does row blockIdx.x, then blockIdx.x + gridDim.x …
-template <class... Parameters, class... Arguments>
-void launch_rows(void (*kernel)(Parameters...), Index rows, Index n, Arguments... arguments) {
+/// How a block goes along rows of n elements: thread t takes a pack of neighbours at t, then the one a block further
+/// on. `packed`: rows lie so that a pack is one access. Which elements a thread takes, and so the order of sums, does
+/// not depend on it.
+struct Line {
+  Index n;
+  bool packed;
+
+  template <class T>
+  __device__ Pack<T> read(const T* row, Index i) const {
+    if (packed) return *reinterpret_cast<const Pack<T>*>(row + i);
+    Pack<T> out{};
+    for (int k = 0; k < Pack<T>::width; ++k)
+      if (i + k < n) out.at[k] = row[i + k];
+    return out;
+  }
+  template <class T>
+  __device__ void write(T* row, Index i, const Pack<T>& x) const {
+    if (packed) {
+      *reinterpret_cast<Pack<T>*>(row + i) = x;
+      return;
+    }
+    for (int k = 0; k < Pack<T>::width; ++k)
+      if (i + k < n) row[i + k] = x.at[k];
+  }
+
+  /// f(i) for the first element of each pack of this thread.
+  template <class T, class F>
+  __device__ void each(const F& f) const {
+    constexpr Index width = Pack<T>::width;
+    for (Index i = threadIdx.x * width; i < n; i += blockDim.x * width) f(i);
+  }
+  /// out[i] = f(in[i]...).
+  template <class T, class F, class... In>
+  __device__ void map(T* out, const F& f, const In*... in) const {
+    each<T>([&](Index i) {
+      const auto apply = [&](const Pack<In>&... x) {
+        Pack<T> y;
+        for (int k = 0; k < Pack<T>::width; ++k) y.at[k] = f(x.at[k]...);
+        return y;
+      };
+      write(out, i, apply(read(in, i)...));
+    });
+  }
+  /// join over f(in[i]...), from `start`; every thread gets the result.
+  template <class T, class Join, class F, class... In>
+  __device__ T joined(T start, const Join& join, const F& f, const In*... in) const {
+    T sum = start;
+    each<T>([&](Index i) {
+      const auto add = [&](const Pack<In>&... x) {
+        for (int k = 0; k < Pack<T>::width; ++k)
+          if (packed || i + k < n) sum = join(sum, static_cast<T>(f(x.at[k]...)));
+      };
+      add(read(in, i)...);
+    });
+    return over_block(sum, join);
+  }
+  template <class T, class F, class... In>
+  __device__ T sum(const F& f, const In*... in) const {
+    return joined(T(0), Plus{}, f, in...);
+  }
+  template <class T>
+  __device__ T max(const T* in) const {
+    return joined(
+        -std::numeric_limits<T>::infinity(), Larger{}, [](T x) { return x; }, in);
+  }
+};
+
+/// Runs a kernel(rows, line, arguments…) of which a block does row blockIdx.x, then blockIdx.x + gridDim.x …; T: the
+/// elements; `at`: the arrays of rows that it reads and writes.
+template <class T, class... At, class... Parameters, class... Arguments>
+void launch_lines(void (*kernel)(Parameters...), Index rows, Index n, std::tuple<At...> at, Arguments... arguments) {
   if (rows == 0) return;
-  launch(kernel, blocks(rows, 1), along(n), 0, stream(), rows, n, arguments...);
+  constexpr Index width = Pack<T>::width;
+  const bool packed = n % width == 0 && std::apply([](auto... x) { return aligned(x...); }, at);
+  launch(kernel, blocks(rows, 1), along((n + width - 1) / width), 0, stream(), rows, Line{n, packed}, arguments...);
 }
 
 }  // namespace meft::cuda

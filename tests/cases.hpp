@@ -19,6 +19,7 @@
 #include <meft/ops/norm.hpp>
 #include <meft/ops/pooling.hpp>
 #include <meft/ops/reduce.hpp>
+#include <meft/ops/residual.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
 
@@ -128,7 +129,7 @@ std::vector<CaseOn<B>> elementwise_cases() {
   };
 }
 
-/// ops/matmul.hpp, linear.hpp, softmax.hpp, norm.hpp, attention.hpp.
+/// ops/matmul.hpp, linear.hpp, softmax.hpp, norm.hpp, residual.hpp, attention.hpp.
 template <Backend B = Cpu>
 std::vector<CaseOn<B>> matrix_cases() {
   return {
@@ -181,6 +182,18 @@ std::vector<CaseOn<B>> matrix_cases() {
          return layer_norm(x[0], random_tensor<T, B>({5}, 5), random_tensor<T, B>({5}, 6), 1e-5);
        },
        {30, 5, 6, 6}},
+      {"residual_norm",
+       {{3, 5}, {3, 5}, {5}, {5}},
+       {{300, 97}, {300, 97}, {97}, {97}},
+       [](auto& x) { return residual_norm(x[0], x[1], x[2], x[3], 1e-5); },
+       {15, 5, 3, 3}},
+      {"residual_norm dropout",
+       {{3, 8}, {3, 8}, {8}, {8}},
+       {{300, 96}, {300, 96}, {96}, {96}},
+       [](auto& x) {
+         return residual_norm(x[0], x[1], x[2], x[3], 1e-5, 0.3, {1, 2, 3}, 6);
+       },
+       {24, 8, 3, 3}},
       // attention
       {"attention",
        {{7, 6}, {7, 6}, {7, 6}},
@@ -205,7 +218,7 @@ std::vector<CaseOn<B>> matrix_cases() {
   };
 }
 
-/// ops/reduce.hpp, shape.hpp, pooling.hpp, embedding.hpp, dropout.hpp, loss.hpp, checkpoint.hpp.
+/// ops/reduce.hpp, shape.hpp, pooling.hpp, embedding.hpp, dropout.hpp, residual.hpp, loss.hpp, checkpoint.hpp.
 template <Backend B = Cpu>
 std::vector<CaseOn<B>> row_cases() {
   const auto labels = [](const auto& x) {
@@ -275,6 +288,14 @@ std::vector<CaseOn<B>> row_cases() {
        {{300, 197}},
        [](auto& x) {
          return dropout(x[0], 0.3, {1, 2, 3}, 5);
+       },
+       {}},
+      {"residual", {{5, 7}, {5, 7}}, {{300, 197}, {300, 197}}, [](auto& x) { return residual(x[0], x[1]); }, {}},
+      {"residual dropout",
+       {{5, 7}, {5, 7}},
+       {{300, 200}, {300, 200}},
+       [](auto& x) {
+         return residual(x[0], x[1], 0.3, {1, 2, 3}, 5);
        },
        {}},
       {"cross_entropy",

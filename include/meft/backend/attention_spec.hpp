@@ -1,6 +1,7 @@
 // Owns: how attention on a ragged batch is described to any backend.
 #pragma once
 
+#include <meft/backend/product.hpp>
 #include <meft/base/random.hpp>
 #include <meft/base/shape.hpp>
 
@@ -16,6 +17,7 @@ struct AttentionSpec {
       0;  // of the probabilities; element ((first_row + query row) · heads + head) · 2²⁴ + key is replayed from `key`
   Key key{};
   Index first_row = 0;
+  Precision precision = Precision::f32;  // bf16: a backend that has such kernels rounds q, k, v and probabilities
 };
 
 /// One sequence's rows of the packed queries and keys.

@@ -38,7 +38,8 @@ struct MultiHeadAttention {
                                .causal = causal,
                                .dropout = context.run.training ? dropout : 0.0f,
                                .key = context.run.key(site),
-                               .first_row = context.first_row};
+                               .first_row = context.first_row,
+                               .precision = query.weight.trainable() ? Precision::f32 : query.precision};
     return output(attention(query(x), key(memory), value(memory), spec));
   }
 };

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <meft/nn/module.hpp>
-#include <meft/ops/norm.hpp>
+#include <meft/ops/residual.hpp>
 
 namespace meft::nn {
 
@@ -20,6 +20,11 @@ struct LayerNorm {
   }
 
   Var<T, B> operator()(const Var<T, B>& x) const { return layer_norm(x, weight, bias, epsilon); }
+
+  /// The same of x + dropout(t, p, key, first_element).
+  Var<T, B> of_sum(const Var<T, B>& x, const Var<T, B>& t, double p, Key key, std::uint64_t first_element) const {
+    return residual_norm(x, t, weight, bias, epsilon, p, key, first_element);
+  }
 
   static void parts(auto& self, auto&& visit) {
     visit("weight", self.weight);

@@ -83,31 +83,25 @@ struct TransformerLayer {
     return layer;
   }
 
-  Var<T, B> drop(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset, float p) const {
-    if (!c.run.training || p == 0) return x;
-    return meft::dropout(x, p, c.run.key(site + offset), static_cast<std::uint64_t>(c.first_row * x.dim(-1)));
-  }
-
   /// The attention blocks: over the sequence, then over the side input where there is one.
   Var<T, B> attend(const Var<T, B>& x, const Context<T, B>& c) const {
-    auto h = block(x, attention_norm, [&](const Var<T, B>& in) {
-      auto t = scaled(drop(attention(in, c), c, 1, dropout), attention_scale);
-      return attention_adapter ? t + (*attention_adapter)(t, c) : t;
-    });
+    auto h = block(x, attention_norm, c, 1, attention_scale, attention_adapter,
+                   [&](const Var<T, B>& in) { return attention(in, c); });
     if (!cross) return h;
     require(!c.sides.empty(), "transformer layer: cross attention needs a side input");
-    return block(h, *cross_norm,
-                 [&](const Var<T, B>& in) { return drop((*cross)(in, c.sides.front(), c), c, more + 1, dropout); });
+    return block(h, *cross_norm, c, more + 1, {}, {},
+                 [&](const Var<T, B>& in) { return (*cross)(in, c.sides.front(), c); });
   }
 
   /// The feed-forward block.
   Var<T, B> feed(const Var<T, B>& h, const Context<T, B>& c) const {
-    return block(h, mlp_norm, [&](const Var<T, B>& in) {
-      auto inner = drop(activate(up(in), activation), c, more + 2, activation_dropout);
-      auto u = scaled(drop(down(inner), c, 2, dropout), mlp_scale);
-      if (!mlp_adapter) return u;
-      return u + (*mlp_adapter)(mlp_placement == Placement::parallel ? in : u, c);
-    });
+    return block(
+        h, mlp_norm, c, 2, mlp_scale, mlp_adapter,
+        [&](const Var<T, B>& in) {
+          const auto inner = dropped(activate(up(in), activation), c, more + 2, activation_dropout);
+          return down(inner);  // what `inner` was made from is freed by now
+        },
+        mlp_placement);
   }
 
   Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& c) const { return feed(attend(x, c), c); }
@@ -138,9 +132,29 @@ struct TransformerLayer {
   }
 
  private:
+  /// Dropout of x from the site at `offset`, outside of training x itself.
+  Var<T, B> dropped(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset, float p) const {
+    return c.run.training ? meft::dropout(x, p, c.run.key(site + offset), first(x, c)) : x;
+  }
+  static std::uint64_t first(const Var<T, B>& x, const Context<T, B>& c) {
+    return static_cast<std::uint64_t>(c.first_row * x.dim(-1));
+  }
+
+  /// f in its residual, with norm, dropout from the site at `offset`, and what is there of scale and adapter.
   template <class F>
-  Var<T, B> block(const Var<T, B>& x, const LayerNorm<T, B>& norm, const F& f) const {
-    return norm_first ? x + f(norm(x)) : norm(x + f(x));
+  Var<T, B> block(const Var<T, B>& x, const LayerNorm<T, B>& norm, const Context<T, B>& c, std::uint32_t offset,
+                  const Parameter<T, B>& scale, const std::optional<Adapter<T, B>>& adapter, const F& f,
+                  Placement placement = Placement::sequential) const {
+    const auto in = norm_first ? norm(x) : x;
+    auto t = f(in);
+    float p = c.run.training ? dropout : 0;
+    if (scale.defined() || adapter) {
+      t = scaled(dropped(t, c, offset, dropout), scale);
+      p = 0;
+      if (adapter) t = t + (*adapter)(placement == Placement::parallel ? in : t, c);
+    }
+    const auto key = c.run.key(site + offset);
+    return norm_first ? residual(x, t, p, key, first(t, c)) : norm.of_sum(x, t, p, key, first(t, c));
   }
   static Var<T, B> scaled(const Var<T, B>& x, const Parameter<T, B>& scale) { return scale.defined() ? x * scale : x; }
 };

@@ -25,7 +25,8 @@ struct Attention {
   double scale = 0;     // 0: 1/√(head width)
   float dropout = 0;    // of the probabilities, replayed from the key
   Key key{};
-  Index first_row = 0;  // number of the first query row in the whole batch, for the replay
+  Index first_row = 0;                   // number of the first query row in the whole batch, for the replay
+  Precision precision = Precision::f32;  // bf16: on CUDA in bf16 where cuDNN runs it; the CPU computes in T
 
   template <Real T, Backend B>
   auto forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& q, const Tensor<T, B>& k,
@@ -63,7 +64,7 @@ struct Attention {
   AttentionSpec<T> spec(Index row) const {
     const Index width = row / heads;
     const double by = scale != 0 ? scale : 1.0 / std::sqrt(static_cast<double>(width));
-    return {heads, width, causal, static_cast<T>(by), dropout, key, first_row};
+    return {heads, width, causal, static_cast<T>(by), dropout, key, first_row, precision};
   }
   std::vector<Span> list_spans() const {
     std::vector<Span> out;

@@ -19,20 +19,12 @@ struct LayerNorm {
   template <Real T, Backend B>
   Tensor<T, B> forward(auto& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& gamma,
                        const Tensor<T, B>& beta) const {
-    require(x.rank() >= 1 && x.dim(-1) > 0, "layer_norm: nothing to normalise", x);
-    require(gamma.rank() == 1 && gamma.dim(0) == x.dim(-1), "layer_norm: gamma differs from the last axis", x, gamma);
-    require(beta.shape() == gamma.shape(), "layer_norm: gamma and beta differ", gamma, beta);
+    check(x, gamma, beta);
     const Index rows = x.shape().outer(-1);
     Tensor<T, B> y(x.shape()), mean(Shape{rows}), rstd(Shape{rows});
     layer_norm(B{}, rows, x.dim(-1), x.data(), gamma.data(), beta.data(), static_cast<T>(epsilon), y.data(),
                mean.data(), rstd.data());
-    saved.width = x.dim(-1);
-    if (need[0]) saved.gamma = gamma;
-    if (need[0] || need[1]) {
-      saved.x = x;
-      saved.mean = mean;
-      saved.rstd = rstd;
-    }
+    keep(saved, need, x, gamma, mean, rstd);
     return y;
   }
 
@@ -50,6 +42,23 @@ struct LayerNorm {
       layer_norm_backward(B{}, rows, n, x, saved.gamma.data(), mean, rstd, d, dx.data());
     }
     return {dx, dgamma, dbeta};
+  }
+
+  template <Real T, Backend B>
+  static void check(const Tensor<T, B>& x, const Tensor<T, B>& gamma, const Tensor<T, B>& beta) {
+    require(x.rank() >= 1 && x.dim(-1) > 0, "layer_norm: nothing to normalise", x);
+    require(gamma.rank() == 1 && gamma.dim(0) == x.dim(-1), "layer_norm: gamma differs from the last axis", x, gamma);
+    require(beta.shape() == gamma.shape(), "layer_norm: gamma and beta differ", gamma, beta);
+  }
+  template <Real T, Backend B>
+  static void keep(auto& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& gamma,
+                   const Tensor<T, B>& mean, const Tensor<T, B>& rstd) {
+    saved.width = x.dim(-1);
+    if (need[0]) saved.gamma = gamma;
+    if (!need[0] && !need[1]) return;
+    saved.x = x;
+    saved.mean = mean;
+    saved.rstd = rstd;
   }
 
   double epsilon;

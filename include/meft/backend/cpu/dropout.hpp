@@ -14,20 +14,33 @@
 
 namespace meft {
 
-/// y[i] = x[i]/(1 − p) where element first + i is kept, else 0; 0 ≤ p < 1. `y` may be `x`.
-template <Real T>
-void dropout(Cpu, Index n, const T* x, T* y, double p, Key key, std::uint64_t first) {
-  const Keep<T> keep(p);
-  parallel_chunks(n, cpu::map_grain, [&](Index begin, Index end) {
+namespace cpu {
+
+/// run(i, count, words) for stretches of [0, n), in parallel: words[k] are the random bits of element i + k, number
+/// first + i + k of the key.
+template <class Run>
+void for_random_words(Index n, Key key, std::uint64_t first, const Run& run) {
+  parallel_chunks(n, map_grain, [&](Index begin, Index end) {
     constexpr Index most = 1024;
     std::uint32_t words[most];
     for (Index i = begin; i < end;) {
       const std::uint64_t element = first + static_cast<std::uint64_t>(i);
       const Index skip = static_cast<Index>(element % 4), count = std::min(end - i, most - skip);
-      cpu::philox_words(key, element / 4, (skip + count + 3) / 4, words);
-      vectorised([&]() MEFT_INLINE { cpu::map_run(keep, count, y + i, x + i, words + skip); });
+      philox_words(key, element / 4, (skip + count + 3) / 4, words);
+      run(i, count, words + skip);
       i += count;
     }
+  });
+}
+
+}  // namespace cpu
+
+/// y[i] = x[i]/(1 − p) where element first + i is kept, else 0; 0 ≤ p < 1. `y` may be `x`.
+template <Real T>
+void dropout(Cpu, Index n, const T* x, T* y, double p, Key key, std::uint64_t first) {
+  const Keep<T> keep(p);
+  cpu::for_random_words(n, key, first, [&](Index i, Index count, const std::uint32_t* words) {
+    vectorised([&]() MEFT_INLINE { cpu::map_run(keep, count, y + i, x + i, words); });
   });
 }
 

@@ -12,5 +12,6 @@
 #include <meft/backend/cuda/permute.hpp>
 #include <meft/backend/cuda/random.hpp>
 #include <meft/backend/cuda/reduce.hpp>
+#include <meft/backend/cuda/residual.hpp>
 #include <meft/backend/cuda/rows.hpp>
 #include <meft/backend/cuda/shear.hpp>

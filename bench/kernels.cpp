@@ -1,0 +1,205 @@
+// Owns: the bench of kernels that memory bounds: the bytes that each must read and write over its time, beside a copy
+// of the same run, on any backend. Prints a table; writes JSON lines on request.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/backend/cpu/loss.hpp>
+#include <meft/backend/cpu/optimize.hpp>
+#include <meft/backend/cpu/permute.hpp>
+#include <meft/backend/cpu/residual.hpp>
+#include <meft/backend/cpu/rows.hpp>
+#include <meft/backend/cpu/shear.hpp>
+#include <meft/backend/device.hpp>
+#include <meft/io/file.hpp>
+#include <meft/tensor/random.hpp>
+
+#include "rate.hpp"
+
+namespace {
+
+using namespace meft;
+
+struct Options {
+  std::string device = "cpu", json;
+  std::vector<std::string> only;
+  Index rows = 16384, width = 1024;
+  int runs = 5, calls = 10, threads = 0;
+};
+
+struct Row {
+  std::string kernel;
+  double bytes, seconds;  // of a call
+  double rate() const { return bytes / seconds * 1e-9; }
+};
+
+/// Measures kernels on backend B and prints each as it is done.
+template <Backend B>
+class Table {
+ public:
+  explicit Table(const Options& o) : o_(o) {}
+
+  /// A call of f reads and writes `bytes`. The seconds of a call are those of o.calls in a row, the least of o.runs.
+  template <class F>
+  void add(const std::string& kernel, double bytes, const F& f) {
+    const bool wanted = o_.only.empty() || std::find(o_.only.begin(), o_.only.end(), kernel) != o_.only.end();
+    if (!wanted && !rows_.empty()) return;  // the copy comes first and is always measured
+    f();
+    double least = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < o_.runs; ++i) {
+      B::synchronize();
+      const double start = bench::now();
+      for (int k = 0; k < o_.calls; ++k) f();
+      B::synchronize();
+      least = std::min(least, (bench::now() - start) / o_.calls);
+    }
+    rows_.push_back({kernel, bytes, least});
+    std::printf("%-28s %9.1f %10.3f %8.1f %6.0f%%\n", kernel.c_str(), bytes / (1 << 20), least * 1e3,
+                rows_.back().rate(), 100 * rows_.back().rate() / rows_.front().rate());
+    std::fflush(stdout);
+    save();
+  }
+
+ private:
+  void save() const {
+    if (o_.json.empty()) return;
+    std::string lines;
+    for (const auto& r : rows_)
+      lines += nlohmann::ordered_json{{"kernel", r.kernel},
+                                      {"device", o_.device},
+                                      {"rows", o_.rows},
+                                      {"width", o_.width},
+                                      {"bytes", r.bytes},
+                                      {"seconds", r.seconds},
+                                      {"gigabytes_per_second", r.rate()},
+                                      {"share_of_copy", r.rate() / rows_.front().rate()},
+                                      {"threads", meft::threads()},
+                                      {"processor", bench::processor()}}
+                   .dump() +
+               "\n";
+    io::write_atomically(o_.json, lines);
+  }
+
+  const Options& o_;
+  std::vector<Row> rows_;
+};
+
+template <Backend B>
+Tensor<float, B> random(const Shape& shape, std::uint32_t site) {
+  Tensor<float, B> out(shape);
+  fill_normal(out, {1, site, 0}, 1);
+  return out;
+}
+
+template <Backend B>
+Tensor<std::int32_t, B> numbers(Index count, Index limit) {
+  std::vector<std::int32_t> out(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < out.size(); ++i)
+    out[i] = static_cast<std::int32_t>(random_bits({.seed = 2}, i) % static_cast<std::uint32_t>(limit));
+  return Tensor<std::int32_t, B>::from({count}, out);
+}
+
+template <Backend B>
+void run(const Options& o) {
+  const Index rows = o.rows, width = o.width, n = rows * width;
+  const double array = 4.0 * static_cast<double>(n), line = 4.0 * static_cast<double>(width);
+  const auto a = random<B>({rows, width}, 0), b = random<B>({rows, width}, 1), gamma = random<B>({width}, 2),
+             beta = random<B>({width}, 3);
+  Tensor<float, B> y({rows, width}), s({rows, width}), mean(Shape{rows}), rstd(Shape{rows}), sums(Shape{width});
+  const Key key{1, 2, 3};
+  Table<B> table(o);
+
+  table.add("copy", 2 * array, [&] { B::copy(y.data(), a.data(), static_cast<std::size_t>(n) * sizeof(float)); });
+  table.add("add", 3 * array, [&] { map(B{}, Add{}, n, y.data(), a.data(), b.data()); });
+  table.add("add bias", 2 * array + line,
+            [&] { map_broadcast(B{}, Add{}, a.shape(), y.data(), a.shape(), a.data(), gamma.shape(), gamma.data()); });
+  table.add("gelu", 2 * array, [&] { map(B{}, Gelu{}, n, y.data(), a.data()); });
+  table.add("gelu backward", 3 * array, [&] { map(B{}, Slope<Gelu>{}, n, y.data(), a.data(), b.data()); });
+  table.add("dropout", 2 * array, [&] { dropout(B{}, n, a.data(), y.data(), 0.1, key, 0); });
+  table.add("residual dropout", 3 * array, [&] { add_dropped(B{}, n, a.data(), b.data(), y.data(), 0.1, key, 0); });
+  table.add("layer norm", 2 * array, [&] {
+    layer_norm(B{}, rows, width, a.data(), gamma.data(), beta.data(), 1e-5f, y.data(), mean.data(), rstd.data());
+  });
+  table.add("residual dropout layer norm", 4 * array, [&] {
+    residual_norm(B{}, rows, width, a.data(), b.data(), 0.1, key, 0, gamma.data(), beta.data(), 1e-5f, s.data(),
+                  y.data(), mean.data(), rstd.data());
+  });
+  const auto centre = std::as_const(mean).data(), spread = std::as_const(rstd).data();
+  table.add("layer norm backward", 3 * array,
+            [&] { layer_norm_backward(B{}, rows, width, a.data(), gamma.data(), centre, spread, b.data(), y.data()); });
+  table.add("layer norm weights", 2 * array, [&] {
+    layer_norm_weights(B{}, rows, width, a.data(), centre, spread, b.data(), sums.data(), static_cast<float*>(nullptr));
+  });
+  table.add("softmax", 2 * array, [&] { softmax(B{}, rows, width, a.data(), y.data(), false); });
+  table.add("softmax backward", 3 * array,
+            [&] { softmax_backward(B{}, rows, width, a.data(), b.data(), y.data(), false); });
+  table.add("sum over rows", array, [&] { sum(B{}, 1, rows, width, a.data(), sums.data()); });
+  table.add("transpose", 2 * array, [&] { permute(B{}, a.shape(), AxisOrder{1, 0}, a.data(), y.data()); });
+
+  const auto labels = numbers<B>(rows, width), places = numbers<B>(rows, rows);
+  table.add("cross entropy", array,
+            [&] { cross_entropy(B{}, rows, width, a.data(), labels.data(), -100, mean.data(), rstd.data()); });
+  const auto slope = Tensor<float, B>::from({1}, {1.0f});
+  table.add("cross entropy backward", 2 * array, [&] {
+    cross_entropy_backward(B{}, rows, width, a.data(), labels.data(), -100, spread, slope.data(), rows, y.data());
+  });
+  table.add("gather rows", 2 * array, [&] { gather_rows(B{}, rows, width, a.data(), places.data(), y.data()); });
+  table.add("scatter rows", 3 * array, [&] { scatter_rows(B{}, rows, width, a.data(), places.data(), y.data()); });
+
+  const Lambda tenth{1, 10};
+  const Buffer state(B::pool(), static_cast<std::size_t>(n) * sizeof(std::int32_t)),
+      digits(B::pool(), static_cast<std::size_t>(digit_words<std::int32_t>(B{}, n, tenth)) * sizeof(std::uint32_t));
+  auto* const fixed = static_cast<std::int32_t*>(state.data());
+  auto* const words = static_cast<std::uint32_t*>(digits.data());
+  const double nibbles = array / 8;
+  table.add("to fixed", 2 * array, [&] { to_fixed(B{}, n, a.data(), fixed, 20); });
+  table.add("shear", 3 * array + nibbles, [&] { shear(B{}, n, fixed, b.data(), tenth, 20, words); });
+  table.add("shear and undo", 2 * (3 * array + nibbles), [&] {
+    shear(B{}, n, fixed, b.data(), tenth, 20, words);
+    unshear(B{}, n, fixed, b.data(), tenth, 20, words);
+  });
+  table.add("from fixed", 2 * array,
+            [&] { from_fixed(B{}, n, static_cast<const std::int32_t*>(fixed), y.data(), 20); });
+
+  auto value = a.clone(), gradient = b.clone(), first = Tensor<float, B>::zeros({rows, width}),
+       second = Tensor<float, B>::zeros({rows, width});
+  const AdamWSlot<float> slot{n, gradient.data(), value.data(), first.data(), second.data(), true};
+  const AdamWStep step{1e-4, 0.9, 0.999, 1e-8, 0, 0.1, 0.001, 1};
+  table.add("adamw", 8 * array, [&] { adamw(B{}, 1, &slot, step); });
+  table.add("sum of squares", array, [&] { sum_squares(B{}, 1, &slot); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options o;
+  CLI::App app("Bandwidth of kernels that memory bounds, beside that of a copy.");
+  app.add_option("--device", o.device, "where they run")
+      ->check(CLI::IsMember(std::vector<std::string>(device_names.begin(), device_names.end())))
+      ->capture_default_str();
+  app.add_option("--rows", o.rows, "of the arrays")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--width", o.width, "elements of a row")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--kernels", o.only, "a,b,c in place of all; the copy is always measured")->delimiter(',');
+  app.add_option("--runs", o.runs, "the least of these counts")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--calls", o.calls, "in a row, to a run")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--threads", o.threads, "all processors by default")->check(CLI::PositiveNumber);
+  app.add_option("--json", o.json, "file for the rows, a JSON object a line");
+  CLI11_PARSE(app, argc, argv);
+
+  try {
+    if (o.threads) set_threads(o.threads);
+    std::printf("%s, %lld rows of %lld floats, %d threads, %s\n\n%-28s %9s %10s %8s %7s\n", o.device.c_str(),
+                static_cast<long long>(o.rows), static_cast<long long>(o.width), meft::threads(),
+                bench::processor().c_str(), "kernel", "MiB", "ms", "GB/s", "/copy");
+    with_device(o.device, [&]<Backend B>() { run<B>(o); });
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "kernels: %s\n", error.what());
+    return 1;
+  }
+}

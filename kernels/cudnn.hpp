@@ -1,0 +1,102 @@
+// Owns: computations described to cuDNN as graphs of tensors and operations, through its backend API, and their plans.
+// https://docs.nvidia.com/deeplearning/cudnn/backend/latest/api/cudnn-graph-library.html
+#pragma once
+
+#include <cudnn.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <meft/base/error.hpp>
+
+namespace meft::cuda::dnn {
+
+/// Throws Error with the call's name and cuDNN's code and message.
+void check(cudnnStatus_t status, const char* call, Where where = Where::current());
+
+struct Destroy {
+  void operator()(void* descriptor) const { cudnnBackendDestroyDescriptor(descriptor); }
+};
+using Descriptor = std::unique_ptr<void, Destroy>;
+
+using Four = std::array<std::int64_t, 4>;
+
+/// Strides of a dense tensor whose last axis goes fastest.
+inline Four dense(const Four& d) { return {d[1] * d[2] * d[3], d[2] * d[3], d[3], 1}; }
+
+/// A tensor of a graph. `of`: it lives as long as its graph.
+struct Tensor {
+  cudnnBackendDescriptor_t of = nullptr;
+  std::int64_t id = 0;
+  Four dims{};
+  explicit operator bool() const { return of != nullptr; }
+};
+
+/// The device that a graph is planned for: this process's, or any that a JSON text describes, present or not.
+class Device {
+ public:
+  explicit Device(cudnnHandle_t handle);
+  explicit Device(const std::string& json);
+  cudnnBackendDescriptor_t get() const { return of_.get(); }
+
+ private:
+  Descriptor of_;
+};
+
+/// A graph that is ready to run.
+class Plan {
+ public:
+  std::size_t workspace() const { return workspace_; }
+  /// Enqueues it on the handle's stream; data[i] is the address of the tensor ids[i].
+  void run(cudnnHandle_t handle, const std::vector<std::int64_t>& ids, const std::vector<void*>& data,
+           void* workspace) const;
+
+ private:
+  friend class Graph;
+  std::vector<Descriptor> parts_;
+  Descriptor of_;
+  std::size_t workspace_ = 0;
+};
+
+class Graph {
+ public:
+  /// A tensor that the caller holds. With `offsets` [b + 1, 1, 1, 1], batch entry i begins offsets[i] elements in.
+  Tensor tensor(cudnnDataType_t type, const Four& dims, const Four& strides, const Tensor& offsets = {});
+  /// One number on the host, given when the graph runs.
+  Tensor number(cudnnDataType_t type);
+  /// What never leaves the graph.
+  Tensor inner(cudnnDataType_t type, const Four& dims);
+  Tensor inner(cudnnDataType_t type, const Four& dims, const Four& strides, const Tensor& offsets = {});
+
+  /// y = a·b over the last two axes; only the first m rows, n columns and k terms count, [b, 1, 1, 1] each.
+  Tensor matmul(const Tensor& a, const Tensor& b, Tensor y, const Tensor& m, const Tensor& n, const Tensor& k);
+  Tensor pointwise(cudnnPointwiseMode_t mode, Tensor y, const Tensor& x, const Tensor& b = {}, const Tensor& t = {});
+  /// The place of each element of x along an axis.
+  Tensor places(const Tensor& x, std::int64_t axis);
+  /// Over the axes where y has extent 1.
+  Tensor reduce(cudnnReduceTensorOp_t by, const Tensor& x, Tensor y);
+  /// The same elements under other axes.
+  Tensor reshape(const Tensor& x, Tensor y);
+
+  /// The first plan that cuDNN's heuristics propose and that works on the device; throws Error with cuDNN's words when
+  /// none does. `deterministic` refuses engines that add in the order of arrival.
+  Plan plan(const Device& device, bool deterministic);
+
+ private:
+  Tensor make(cudnnDataType_t type, const Four& dims, const Four& strides, const Tensor& offsets, bool inner,
+              bool by_value);
+  Descriptor operation(cudnnBackendDescriptorType_t type, cudnnBackendAttributeName_t setting, Descriptor& what,
+                       const std::vector<std::pair<cudnnBackendAttributeName_t, Tensor>>& tensors);
+  Tensor pointwise(Descriptor& mode, Tensor y, const Tensor& x, const Tensor& b, const Tensor& t);
+
+  std::vector<Descriptor> parts_;
+  std::vector<cudnnBackendDescriptor_t> operations_;
+  std::int64_t next_ = 1;
+};
+
+}  // namespace meft::cuda::dnn

@@ -1,0 +1,38 @@
+// Owns: x + dropped t for packs of elements.
+#pragma once
+
+#include <meft/backend/keep.hpp>
+#include <meft/base/random.hpp>
+#include <stream.cuh>
+
+namespace meft::cuda {
+
+/// Dropout with the masks of the CPU: element i is number first + i of the key's random bits.
+template <class T>
+struct Dropped {
+  Dropped(double p, Key k, std::uint64_t f) : keep(p), key(k), first(f), whole(p == 0) {}
+
+  /// x + dropped t; the pack's first element is number i.
+  __device__ Pack<T> add(const Pack<T>& x, const Pack<T>& t, Index i) const {
+    Pack<T> out;
+    if (whole) {
+      for (int k = 0; k < Pack<T>::width; ++k) out.at[k] = x.at[k] + t.at[k];
+      return out;
+    }
+    const std::uint64_t element = first + static_cast<std::uint64_t>(i);
+    auto words = philox(key, element / 4);
+    for (int k = 0; k < Pack<T>::width; ++k) {
+      const std::uint64_t e = element + static_cast<std::uint64_t>(k);
+      if (k && e % 4 == 0) words = philox(key, e / 4);
+      out.at[k] = x.at[k] + keep(t.at[k], words[static_cast<std::size_t>(e % 4)]);
+    }
+    return out;
+  }
+
+  Keep<T> keep;
+  Key key;
+  std::uint64_t first;
+  bool whole;
+};
+
+}  // namespace meft::cuda
