@@ -17,6 +17,7 @@
 #include <meft/backend/cpu/rows.hpp>
 #include <meft/backend/cpu/shear.hpp>
 #include <meft/backend/device.hpp>
+#include <meft/base/compose.hpp>
 #include <meft/io/file.hpp>
 #include <meft/tensor/random.hpp>
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# gpu.sh: all that takes a GPU, in one command: builds preset gpu, runs the suite on the device, every test program with
-# kernels under compute-sanitizer, and every benchmark with kernels. Writes build/gpu/summary.txt, a line a step, and a
+# gpu.sh: all that takes a GPU, in one command: builds preset gpu, runs the suite on the device, shows the error of every
+# kernel against double, runs every test program with kernels under compute-sanitizer, and every benchmark with kernels. Writes build/gpu/summary.txt, a line a step, and a
 # log of each step into build/gpu/logs. Ends with 1 when a step failed. Needs nvcc, a driver and a device.
 # GPU_STEPS="suite memcheck …" runs only these.
 set -uo pipefail
@@ -41,6 +41,11 @@ step build cmake --build --preset gpu -j "$(nproc)" || exit 1
 if wanted suite; then
   step suite ctest --preset gpu
   grep -E 'tests passed|tests failed' "$out/logs/suite.log" | tee -a "$summary"
+fi
+
+if wanted errors; then
+  step errors env -C tests "../$out/tests/cuda_cases_test"
+  grep -ho 'error against double: .*' "$out/logs/errors.log" | sed 's/^/  /' >>"$summary"
 fi
 
 for tool in memcheck racecheck initcheck synccheck; do
