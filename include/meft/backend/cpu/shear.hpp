@@ -161,24 +161,26 @@ MEFT_INLINE inline ShearReport shear_run(Index n, std::int32_t* x, const F* f, L
   return range.report(hash, scale);
 }
 
-template <class F>
+template <bool digits, class F>
 MEFT_INLINE inline ShearReport unshear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale,
                                            const std::uint32_t* words) {
-  const Index per = lambda.d > 1 ? digits_per_word(lambda.d) : 8;
+  const Index per = digits ? digits_per_word(lambda.d) : 8;
   const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
   Hash hash;
   Range range{std::numeric_limits<std::int32_t>::max()};
   blocks(n, per, x, f, [&](Index b, std::int32_t* px, const F* pf) MEFT_INLINE {
     double word[lanes] = {};
-    if (lambda.d > 1)
+    if constexpr (digits)
       for (Index j = 0; j < lanes; ++j) word[j] = static_cast<std::int32_t>(words[b * lanes + j]);
     for (Index g = per - 1; g >= 0; --g)
       for (Index j = 0; j < lanes; ++j) {
-        const double rest = lambda.d > 1 ? (word[j] + 0.5) * inverse - 0.5 + rounder - rounder : 0.0;
-        const double digit = word[j] - rest * d;
-        word[j] = rest;
-        const double q = sign * (px[g * lanes + j] - fixed(pf[g * lanes + j], scale));
-        px[g * lanes + j] = static_cast<std::int32_t>(range.check(j, q * d + (lambda.d > 1 ? digit : 0.0)));
+        double y = sign * (px[g * lanes + j] - fixed(pf[g * lanes + j], scale)) * d;
+        if constexpr (digits) {
+          const double rest = (word[j] + 0.5) * inverse - 0.5 + rounder - rounder;
+          y += word[j] - rest * d;
+          word[j] = rest;
+        }
+        px[g * lanes + j] = static_cast<std::int32_t>(range.check(j, y));
       }
     for (Index g = 0; g < per; ++g)
       for (Index j = 0; j < lanes; ++j) hash.add(j, px[g * lanes + j]);
@@ -288,7 +290,9 @@ ShearReport unshear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fracti
   if constexpr (sizeof(Word) == 4) {
     if (cpu::blockwise(lambda, true)) {
       ShearReport report;
-      vectorised([&]() MEFT_INLINE { report = cpu::unshear_run(n, x, f, lambda, scale, words); });
+      if (lambda.d > 1)
+        vectorised([&]() MEFT_INLINE { report = cpu::unshear_run<true>(n, x, f, lambda, scale, words); });
+      else vectorised([&]() MEFT_INLINE { report = cpu::unshear_run<false>(n, x, f, lambda, scale, words); });
       return report;
     }
   }
