@@ -201,17 +201,18 @@ std::vector<double> start_values(Start start, Index rows, Index columns, const s
 template <class T>
 void check_products(double most) {
   Random random(7);
-  for (const auto& [rows, columns, depth] : std::vector<std::array<Index, 3>>{{1, 1, 1},
-                                                                              {3, 5, 7},
-                                                                              {17, 33, 9},
-                                                                              {64, 48, 128},
-                                                                              {1, 40, 30},
-                                                                              {40, 1, 30},
-                                                                              {40, 30, 1},
-                                                                              {5, 4, 0},
-                                                                              {0, 4, 5}})
+  for (const auto& size : std::vector<std::array<Index, 3>>{{1, 1, 1},
+                                                            {3, 5, 7},
+                                                            {17, 33, 9},
+                                                            {64, 48, 128},
+                                                            {1, 40, 30},
+                                                            {40, 1, 30},
+                                                            {40, 30, 1},
+                                                            {5, 4, 0},
+                                                            {0, 4, 5}})
     for (const Start start : {Start::zero, Start::bias, Start::accumulate})
       for (int layout = 0; layout < 8; ++layout) {
+        const Index rows = size[0], columns = size[1], depth = size[2];
         const bool ta = layout & 1, tb = layout & 2;
         const Index gap = layout & 4 ? 3 : 0;
         CAPTURE(rows);
@@ -242,10 +243,10 @@ void check_packed(Precision precision, double most) {
       for (auto& v : x) v = static_cast<T>(static_cast<float>(bf16(static_cast<float>(v))));
     return x;
   };
-  for (const auto& [rows, out, in] :
-       std::vector<std::array<Index, 3>>{{1, 1, 1}, {5, 7, 3}, {33, 24, 40}, {70, 64, 128}})
+  for (const auto& size : std::vector<std::array<Index, 3>>{{1, 1, 1}, {5, 7, 3}, {33, 24, 40}, {70, 64, 128}})
     for (const Start start : {Start::zero, Start::bias, Start::accumulate})
       for (const bool forward : {true, false}) {
+        const Index rows = size[0], out = size[1], in = size[2];
         CAPTURE(rows);
         CAPTURE(out);
         CAPTURE(in);

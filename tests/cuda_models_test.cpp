@@ -74,7 +74,9 @@ Outcome step(const std::string& folder, const train::MethodOptions& method) {
 double distance(const Outcome& a, const Outcome& b) {
   REQUIRE(a.gradients.size() == b.gradients.size());
   double worst = 0;
-  for (const auto& [name, expected] : b.gradients) {
+  for (const auto& entry : b.gradients) {  // clang captures no structured bindings
+    const std::string& name = entry.first;
+    const auto& expected = entry.second;
     CAPTURE(name);
     REQUIRE(a.gradients.contains(name));
     const auto& found = a.gradients.at(name);
