@@ -9,11 +9,10 @@
 #include <string>
 #include <vector>
 
-#include <meft/backend/device.hpp>
 #include <meft/io/file.hpp>
 #include <meft/tensor/packed.hpp>
-#include <meft/tensor/random.hpp>
 
+#include "device.hpp"
 #include "rate.hpp"
 
 namespace {
@@ -31,16 +30,10 @@ struct Rates {
 };
 
 template <Backend B>
-Tensor<float, B> random(const Shape& shape, std::uint32_t site) {
-  Tensor<float, B> out(shape);
-  fill_normal(out, {1, site, 0}, 1);
-  return out;
-}
-
-template <Backend B>
 Rates measure(const Size& size, Precision precision, int runs) {
   const auto [rows, in, out] = size;
-  const auto weight = random<B>({out, in}, 0), x = random<B>({rows, in}, 1), dy = random<B>({rows, out}, 2);
+  const auto weight = bench::random<B>({out, in}, 0), x = bench::random<B>({rows, in}, 1),
+             dy = bench::random<B>({rows, out}, 2);
   Tensor<float, B> y({rows, out}), dx({rows, in});
   const double operations = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
   const auto rate = [&](const auto& call) {
@@ -60,11 +53,11 @@ Rates measure(const Size& size, Precision precision, int runs) {
   return rates;
 }
 
-/// What the shares are of.
+/// What the shares are of, in float.
 template <Backend B>
-bench::Peak peak(Precision precision, Index square, int runs) {
+bench::Peak peak(Index square, int runs) {
   if constexpr (B::on_host) return bench::peak();
-  else return {measure<B>({square, square, square}, precision, runs).forward, "square product"};
+  else return {measure<B>({square, square, square}, Precision::f32, runs).forward, "square product"};
 }
 
 std::pair<Index, Index> parse(const std::string& shape) {
@@ -94,9 +87,7 @@ int main(int argc, char** argv) {
   Index square = 4096;
   int threads = 0, runs = 5;
   CLI::App app("Rates of matrix products at the shapes of transformer layers.");
-  app.add_option("--device", device, "where they run")
-      ->check(CLI::IsMember(std::vector<std::string>(device_names.begin(), device_names.end())))
-      ->capture_default_str();
+  bench::add_device(app, device);
   app.add_option("--square", square, "on a device, extent of the square product that shares are of")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -117,26 +108,29 @@ int main(int argc, char** argv) {
     std::vector<std::pair<Index, Index>> layers;
     for (const auto& shape : shapes) layers.push_back(parse(shape));
     if (threads) set_threads(threads);
+    const auto best = with_device(device, [&]<Backend B>() { return peak<B>(square, runs); });
+    std::printf("%s, %s, %d threads, peak %.1f GFLOP/s (float, %s); GFLOP/s and shares of the peak\n\n", device.c_str(),
+                bench::processor().c_str(), meft::threads(), best.rate, best.with);
+    std::printf("%-9s %6s %6s %6s %9s %6s %9s %6s %9s %6s\n", "precision", "rows", "in", "out", "forward", "/peak",
+                "backward", "/peak", "unpacked", "/peak");
     std::string lines;
-    const auto run = [&]<Backend B>(const std::string& precision) {
-      const auto best = peak<B>(precision_from(precision), square, runs);
-      std::printf("%s, %s, %d threads, peak %.1f GFLOP/s (%s); GFLOP/s and shares of the peak\n\n", device.c_str(),
-                  bench::processor().c_str(), meft::threads(), best.rate, best.with);
-      std::printf("%-9s %6s %6s %6s %9s %6s %9s %6s %9s %6s\n", "precision", "rows", "in", "out", "forward", "/peak",
-                  "backward", "/peak", "unpacked", "/peak");
-      for (const auto& [in, out] : layers)
+    for (const auto& precision : chosen)
+      for (const auto& layer : layers)
         for (const Index count : rows) {
-          const auto rates = measure<B>({count, in, out}, precision_from(precision), runs);
-          std::printf("%-9s %6lld %6lld %6lld %s %s %s\n", precision.c_str(), static_cast<long long>(count),
-                      static_cast<long long>(in), static_cast<long long>(out), show(rates.forward, best.rate).c_str(),
-                      show(rates.backward, best.rate).c_str(), show(rates.unpacked, best.rate).c_str());
+          const Size size{count, layer.first, layer.second};
+          const auto rates =
+              with_device(device, [&]<Backend B>() { return measure<B>(size, precision_from(precision), runs); });
+          std::printf("%-9s %6lld %6lld %6lld %s %s %s\n", precision.c_str(), static_cast<long long>(size.rows),
+                      static_cast<long long>(size.in), static_cast<long long>(size.out),
+                      show(rates.forward, best.rate).c_str(), show(rates.backward, best.rate).c_str(),
+                      show(rates.unpacked, best.rate).c_str());
           std::fflush(stdout);
           if (json.empty()) continue;
           nlohmann::ordered_json row{{"device", device},
                                      {"precision", precision},
-                                     {"rows", count},
-                                     {"in", in},
-                                     {"out", out},
+                                     {"rows", size.rows},
+                                     {"in", size.in},
+                                     {"out", size.out},
                                      {"forward", rates.forward},
                                      {"backward", rates.backward},
                                      {"unpacked", nullptr},
@@ -148,10 +142,6 @@ int main(int argc, char** argv) {
           lines += row.dump() + "\n";
           io::write_atomically(json, lines);
         }
-      std::printf("\n");
-    };
-    for (const auto& precision : chosen)
-      with_device(device, [&]<Backend B>() { run.template operator()<B>(precision); });
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gemm: %s\n", error.what());
     return 1;

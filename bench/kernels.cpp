@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -16,11 +15,10 @@
 #include <meft/backend/cpu/residual.hpp>
 #include <meft/backend/cpu/rows.hpp>
 #include <meft/backend/cpu/shear.hpp>
-#include <meft/backend/device.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/io/file.hpp>
-#include <meft/tensor/random.hpp>
 
+#include "device.hpp"
 #include "rate.hpp"
 
 namespace {
@@ -36,8 +34,8 @@ struct Options {
 
 struct Row {
   std::string kernel;
-  double bytes, seconds;  // of a call
-  double rate() const { return bytes / seconds * 1e-9; }
+  double bytes, rate;  // of a call; GB/s
+  double seconds() const { return bytes / rate * 1e-9; }
 };
 
 /// Measures kernels on backend B and prints each as it is done.
@@ -51,18 +49,13 @@ class Table {
   void add(const std::string& kernel, double bytes, const F& f) {
     const bool wanted = o_.only.empty() || std::find(o_.only.begin(), o_.only.end(), kernel) != o_.only.end();
     if (!wanted && !rows_.empty()) return;  // the copy comes first and is always measured
-    f();
-    double least = std::numeric_limits<double>::infinity();
-    for (int i = 0; i < o_.runs; ++i) {
-      B::synchronize();
-      const double start = bench::now();
+    const double rate = bench::rate(bytes * o_.calls, o_.runs, [&] {
       for (int k = 0; k < o_.calls; ++k) f();
       B::synchronize();
-      least = std::min(least, (bench::now() - start) / o_.calls);
-    }
-    rows_.push_back({kernel, bytes, least});
-    std::printf("%-28s %9.1f %10.3f %8.1f %6.0f%%\n", kernel.c_str(), bytes / (1 << 20), least * 1e3,
-                rows_.back().rate(), 100 * rows_.back().rate() / rows_.front().rate());
+    });
+    rows_.push_back({kernel, bytes, rate});
+    std::printf("%-28s %9.1f %10.3f %8.1f %6.0f%%\n", kernel.c_str(), bytes / (1 << 20), rows_.back().seconds() * 1e3,
+                rate, 100 * rate / rows_.front().rate);
     std::fflush(stdout);
     save();
   }
@@ -77,9 +70,9 @@ class Table {
                                       {"rows", o_.rows},
                                       {"width", o_.width},
                                       {"bytes", r.bytes},
-                                      {"seconds", r.seconds},
-                                      {"gigabytes_per_second", r.rate()},
-                                      {"share_of_copy", r.rate() / rows_.front().rate()},
+                                      {"seconds", r.seconds()},
+                                      {"gigabytes_per_second", r.rate},
+                                      {"share_of_copy", r.rate / rows_.front().rate},
                                       {"threads", meft::threads()},
                                       {"processor", bench::processor()}}
                    .dump() +
@@ -90,13 +83,6 @@ class Table {
   const Options& o_;
   std::vector<Row> rows_;
 };
-
-template <Backend B>
-Tensor<float, B> random(const Shape& shape, std::uint32_t site) {
-  Tensor<float, B> out(shape);
-  fill_normal(out, {1, site, 0}, 1);
-  return out;
-}
 
 template <Backend B>
 Tensor<std::int32_t, B> numbers(Index count, Index limit) {
@@ -110,8 +96,8 @@ template <Backend B>
 void run(const Options& o) {
   const Index rows = o.rows, width = o.width, n = rows * width;
   const double array = 4.0 * static_cast<double>(n), line = 4.0 * static_cast<double>(width);
-  const auto a = random<B>({rows, width}, 0), b = random<B>({rows, width}, 1), gamma = random<B>({width}, 2),
-             beta = random<B>({width}, 3);
+  const auto a = bench::random<B>({rows, width}, 0), b = bench::random<B>({rows, width}, 1),
+             gamma = bench::random<B>({width}, 2), beta = bench::random<B>({width}, 3);
   Tensor<float, B> y({rows, width}), s({rows, width}), mean(Shape{rows}), rstd(Shape{rows}), sums(Shape{width});
   const Key key{1, 2, 3};
   Table<B> table(o);
@@ -181,9 +167,7 @@ void run(const Options& o) {
 int main(int argc, char** argv) {
   Options o;
   CLI::App app("Bandwidth of kernels that memory bounds, beside that of a copy.");
-  app.add_option("--device", o.device, "where they run")
-      ->check(CLI::IsMember(std::vector<std::string>(device_names.begin(), device_names.end())))
-      ->capture_default_str();
+  bench::add_device(app, o.device);
   app.add_option("--rows", o.rows, "of the arrays")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--width", o.width, "elements of a row")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--kernels", o.only, "a,b,c in place of all; the copy is always measured")->delimiter(',');

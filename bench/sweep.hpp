@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include <meft/backend/device.hpp>
 #include <meft/io/file.hpp>
 
+#include "device.hpp"
 #include "plot.hpp"
 #include "rate.hpp"
 #include "step.hpp"
@@ -69,9 +69,7 @@ struct Sweep {
     app.add_option("--precision", precision, "of frozen weights")
         ->check(CLI::IsMember({"f32", "bf16"}))
         ->capture_default_str();
-    app.add_option("--device", device, "where it runs")
-        ->check(CLI::IsMember(std::vector<std::string>(device_names.begin(), device_names.end())))
-        ->capture_default_str();
+    add_device(app, device);
     positive("--slice-tokens", slice_tokens, "tokens in a slice, in place of the device's default");
     positive("--threads", threads, "all processors by default");
     positive("--steps", steps, "measured steps, after one that is not")->capture_default_str();

@@ -27,7 +27,8 @@ void set(const Descriptor& to, cudnnBackendAttributeName_t name, cudnnBackendDes
 }
 
 void finalize(const Descriptor& of, const char* what) {
-  check(cudnnBackendFinalize(of.get()), (std::string("cudnnBackendFinalize of ") + what).c_str());
+  const cudnnStatus_t status = cudnnBackendFinalize(of.get());
+  if (status != CUDNN_STATUS_SUCCESS) check(status, (std::string("cudnnBackendFinalize of ") + what).c_str());
 }
 
 /// What cuDNN says of the last call that failed on this thread.
@@ -98,98 +99,71 @@ Tensor Graph::inner(cudnnDataType_t type, const Four& dims, const Four& strides,
   return make(type, dims, strides, offsets, true, false);
 }
 
-Descriptor Graph::operation(cudnnBackendDescriptorType_t type, cudnnBackendAttributeName_t setting, Descriptor& what,
-                            const std::vector<std::pair<cudnnBackendAttributeName_t, Tensor>>& tensors) {
+Tensor Graph::enter(cudnnBackendDescriptorType_t type, const std::vector<Link>& tensors, const Tensor& y,
+                    cudnnBackendAttributeName_t setting, Descriptor how) {
   Descriptor made = make_descriptor(type);
-  if (what) {
-    set(made, setting, what.get());
-    parts_.push_back(std::move(what));
+  if (how) {
+    finalize(how, "an operation's mode");
+    set(made, setting, how.get());
+    parts_.push_back(std::move(how));
   }
   for (const auto& [name, tensor] : tensors)
     if (tensor) set(made, name, tensor.of);
-  return made;
+  finalize(made, "an operation");
+  operations_.push_back(made.get());
+  parts_.push_back(std::move(made));
+  return y;
 }
 
 Tensor Graph::matmul(const Tensor& a, const Tensor& b, Tensor y, const Tensor& m, const Tensor& n, const Tensor& k) {
   Descriptor how = make_descriptor(CUDNN_BACKEND_MATMUL_DESCRIPTOR);
   set(how, CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT);
-  finalize(how, "a product's type");
-  parts_.push_back(operation(CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR, CUDNN_ATTR_OPERATION_MATMUL_DESC, how,
-                             {{CUDNN_ATTR_OPERATION_MATMUL_ADESC, a},
-                              {CUDNN_ATTR_OPERATION_MATMUL_BDESC, b},
-                              {CUDNN_ATTR_OPERATION_MATMUL_CDESC, y},
-                              {CUDNN_ATTR_OPERATION_MATMUL_GEMM_M_OVERRIDE_DESC, m},
-                              {CUDNN_ATTR_OPERATION_MATMUL_GEMM_N_OVERRIDE_DESC, n},
-                              {CUDNN_ATTR_OPERATION_MATMUL_GEMM_K_OVERRIDE_DESC, k}}));
-  finalize(parts_.back(), "a product");
-  operations_.push_back(parts_.back().get());
-  return y;
+  return enter(CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR,
+               {{CUDNN_ATTR_OPERATION_MATMUL_ADESC, a},
+                {CUDNN_ATTR_OPERATION_MATMUL_BDESC, b},
+                {CUDNN_ATTR_OPERATION_MATMUL_CDESC, y},
+                {CUDNN_ATTR_OPERATION_MATMUL_GEMM_M_OVERRIDE_DESC, m},
+                {CUDNN_ATTR_OPERATION_MATMUL_GEMM_N_OVERRIDE_DESC, n},
+                {CUDNN_ATTR_OPERATION_MATMUL_GEMM_K_OVERRIDE_DESC, k}},
+               y, CUDNN_ATTR_OPERATION_MATMUL_DESC, std::move(how));
 }
 
-Tensor Graph::pointwise(Descriptor& mode, Tensor y, const Tensor& x, const Tensor& b, const Tensor& t) {
-  finalize(mode, "a pointwise operation's mode");
-  parts_.push_back(operation(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR,
-                             mode,
-                             {{CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x},
-                              {CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b},
-                              {CUDNN_ATTR_OPERATION_POINTWISE_TDESC, t},
-                              {CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y}}));
-  finalize(parts_.back(), "a pointwise operation");
-  operations_.push_back(parts_.back().get());
-  return y;
+Tensor Graph::pointwise(cudnnPointwiseMode_t mode, cudnnDataType_t math, Tensor y, const Tensor& x, const Tensor& b,
+                        const Tensor& t, std::int64_t axis) {
+  Descriptor how = make_descriptor(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+  set(how, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, mode);
+  set(how, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, math);
+  if (axis >= 0) set(how, CUDNN_ATTR_POINTWISE_AXIS, CUDNN_TYPE_INT64, axis);
+  return enter(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR,
+               {{CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x},
+                {CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b},
+                {CUDNN_ATTR_OPERATION_POINTWISE_TDESC, t},
+                {CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y}},
+               y, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, std::move(how));
 }
-
-namespace {
-
-Descriptor pointwise_mode(cudnnPointwiseMode_t mode, cudnnDataType_t type) {
-  Descriptor made = make_descriptor(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
-  set(made, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, mode);
-  set(made, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, type);
-  return made;
-}
-
-/// Comparisons are done in booleans, all else in float.
-cudnnDataType_t math_of(cudnnPointwiseMode_t mode) {
-  switch (mode) {
-    case CUDNN_POINTWISE_CMP_GE:
-    case CUDNN_POINTWISE_CMP_LT:
-    case CUDNN_POINTWISE_LOGICAL_AND: return CUDNN_DATA_BOOLEAN;
-    default: return CUDNN_DATA_FLOAT;
-  }
-}
-
-}  // namespace
 
 Tensor Graph::pointwise(cudnnPointwiseMode_t mode, Tensor y, const Tensor& x, const Tensor& b, const Tensor& t) {
-  Descriptor how = pointwise_mode(mode, math_of(mode));
-  return pointwise(how, y, x, b, t);
+  const bool compares =
+      mode == CUDNN_POINTWISE_CMP_GE || mode == CUDNN_POINTWISE_CMP_LT || mode == CUDNN_POINTWISE_LOGICAL_AND;
+  return pointwise(mode, compares ? CUDNN_DATA_BOOLEAN : CUDNN_DATA_FLOAT, y, x, b, t, -1);
 }
 
 Tensor Graph::places(const Tensor& x, std::int64_t axis) {
-  Descriptor how = pointwise_mode(CUDNN_POINTWISE_GEN_INDEX, CUDNN_DATA_INT32);
-  set(how, CUDNN_ATTR_POINTWISE_AXIS, CUDNN_TYPE_INT64, axis);
-  return pointwise(how, inner(CUDNN_DATA_INT32, x.dims), x, {}, {});
+  return pointwise(CUDNN_POINTWISE_GEN_INDEX, CUDNN_DATA_INT32, inner(CUDNN_DATA_INT32, x.dims), x, {}, {}, axis);
 }
 
 Tensor Graph::reduce(cudnnReduceTensorOp_t by, const Tensor& x, Tensor y) {
   Descriptor how = make_descriptor(CUDNN_BACKEND_REDUCTION_DESCRIPTOR);
   set(how, CUDNN_ATTR_REDUCTION_OPERATOR, CUDNN_TYPE_REDUCTION_OPERATOR_TYPE, by);
   set(how, CUDNN_ATTR_REDUCTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT);
-  finalize(how, "a reduction's type");
-  parts_.push_back(operation(CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR, CUDNN_ATTR_OPERATION_REDUCTION_DESC, how,
-                             {{CUDNN_ATTR_OPERATION_REDUCTION_XDESC, x}, {CUDNN_ATTR_OPERATION_REDUCTION_YDESC, y}}));
-  finalize(parts_.back(), "a reduction");
-  operations_.push_back(parts_.back().get());
-  return y;
+  return enter(CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR,
+               {{CUDNN_ATTR_OPERATION_REDUCTION_XDESC, x}, {CUDNN_ATTR_OPERATION_REDUCTION_YDESC, y}}, y,
+               CUDNN_ATTR_OPERATION_REDUCTION_DESC, std::move(how));
 }
 
 Tensor Graph::reshape(const Tensor& x, Tensor y) {
-  Descriptor none;
-  parts_.push_back(operation(CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR, CUDNN_ATTR_OPERATION_RESHAPE_XDESC, none,
-                             {{CUDNN_ATTR_OPERATION_RESHAPE_XDESC, x}, {CUDNN_ATTR_OPERATION_RESHAPE_YDESC, y}}));
-  finalize(parts_.back(), "a reshape");
-  operations_.push_back(parts_.back().get());
-  return y;
+  return enter(CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR,
+               {{CUDNN_ATTR_OPERATION_RESHAPE_XDESC, x}, {CUDNN_ATTR_OPERATION_RESHAPE_YDESC, y}}, y);
 }
 
 Plan Graph::plan(const Device& device, bool deterministic) {
@@ -239,7 +213,7 @@ Plan Graph::plan(const Device& device, bool deterministic) {
     out.parts_.push_back(std::move(configuration));
     return out;
   }
-  fail("cuda: cuDNN has no plan for a graph: ", why);
+  fail("cuda: cuDNN has no plan for a graph", why);
 }
 
 void Plan::run(cudnnHandle_t handle, const std::vector<std::int64_t>& ids, const std::vector<void*>& data,

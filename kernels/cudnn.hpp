@@ -75,6 +75,7 @@ class Graph {
 
   /// y = a·b over the last two axes; only the first m rows, n columns and k terms count, [b, 1, 1, 1] each.
   Tensor matmul(const Tensor& a, const Tensor& b, Tensor y, const Tensor& m, const Tensor& n, const Tensor& k);
+  /// Comparisons are done in booleans, all else in float.
   Tensor pointwise(cudnnPointwiseMode_t mode, Tensor y, const Tensor& x, const Tensor& b = {}, const Tensor& t = {});
   /// The place of each element of x along an axis.
   Tensor places(const Tensor& x, std::int64_t axis);
@@ -90,9 +91,14 @@ class Graph {
  private:
   Tensor make(cudnnDataType_t type, const Four& dims, const Four& strides, const Tensor& offsets, bool inner,
               bool by_value);
-  Descriptor operation(cudnnBackendDescriptorType_t type, cudnnBackendAttributeName_t setting, Descriptor& what,
-                       const std::vector<std::pair<cudnnBackendAttributeName_t, Tensor>>& tensors);
-  Tensor pointwise(Descriptor& mode, Tensor y, const Tensor& x, const Tensor& b, const Tensor& t);
+  using Link = std::pair<cudnnBackendAttributeName_t, Tensor>;
+  /// Adds an operation on the tensors that there are; `how`, where it has one, becomes its attribute `setting`. Gives
+  /// y.
+  Tensor enter(cudnnBackendDescriptorType_t type, const std::vector<Link>& tensors, const Tensor& y,
+               cudnnBackendAttributeName_t setting = {}, Descriptor how = {});
+  /// `axis` is negative where the mode has none.
+  Tensor pointwise(cudnnPointwiseMode_t mode, cudnnDataType_t math, Tensor y, const Tensor& x, const Tensor& b,
+                   const Tensor& t, std::int64_t axis);
 
   std::vector<Descriptor> parts_;
   std::vector<cudnnBackendDescriptor_t> operations_;

@@ -6,14 +6,31 @@ namespace {
 
 using namespace dnn;
 
-/// What both passes start with.
+void expect(const Tensor& tensor, Id id) {
+  require(tensor.id == id, "cuda: a tensor of a graph has another id than its name", tensor.id,
+          static_cast<std::int64_t>(id));
+}
+
+/// What both passes hold, made in the order of Id; the backward pass reads v with its last two axes exchanged.
 struct Common {
-  explicit Common(const Shape& s) : shape(s), scores{s.batch, s.heads, s.queries, s.keys} {}
+  Common(const Shape& of, bool v_turned) : shape(of), scores{of.batch, of.heads, of.queries, of.keys} {
+    const Four bounds{shape.batch + 1, 1, 1, 1}, lengths{shape.batch, 1, 1, 1}, unit{1, 1, 1, 1};
+    for (Tensor* t : {&q_offsets, &k_offsets, &s_offsets}) *t = graph.tensor(CUDNN_DATA_INT32, bounds, unit);
+    for (Tensor* t : {&q_lengths, &k_lengths}) *t = graph.tensor(CUDNN_DATA_INT32, lengths, unit);
+    q = rows(shape.queries, q_offsets);
+    k_turned = turned(shape.keys, k_offsets);
+    v = v_turned ? turned(shape.keys, k_offsets) : rows(shape.keys, k_offsets);
+    out = rows(shape.queries, q_offsets);
+    lse = graph.tensor(CUDNN_DATA_FLOAT, one_a_row(), {shape.queries * shape.heads, 1, shape.heads, 1}, s_offsets);
+    scale = graph.number(CUDNN_DATA_FLOAT);
+    lowest = graph.number(CUDNN_DATA_FLOAT);
+    expect(lowest, Id::lowest);
+  }
 
   Graph graph{};
   Shape shape;
   Tensor q_offsets{}, k_offsets{}, s_offsets{}, q_lengths{}, k_lengths{};
-  Tensor q{}, k_turned{}, scale{}, lowest{};
+  Tensor q{}, k_turned{}, v{}, out{}, lse{}, scale{}, lowest{};
   Four scores;
 
   /// [batch, heads, rows, width] in packed rows.
@@ -29,9 +46,6 @@ struct Common {
   }
   Four row_strides(std::int64_t count) const {
     return {count * shape.heads * shape.width, shape.width, shape.heads * shape.width, 1};
-  }
-  Tensor row_numbers() {  // one float a row and head, packed
-    return graph.tensor(CUDNN_DATA_FLOAT, one_a_row(), {shape.queries * shape.heads, 1, shape.heads, 1}, s_offsets);
   }
   Four one_a_row() const { return {shape.batch, shape.heads, shape.queries, 1}; }
   Tensor inner() { return graph.inner(CUDNN_DATA_FLOAT, scores); }
@@ -58,52 +72,25 @@ struct Common {
   }
 };
 
-void expect(const Tensor& tensor, Id id) {
-  require(tensor.id == id, "cuda: a tensor of a graph has another id than its name", tensor.id,
-          static_cast<std::int64_t>(id));
-}
-
-/// The tensors up to `v`, in the order of Id.
-Common begin(const Shape& shape, Tensor& v, bool v_turned) {
-  Common c(shape);
-  const Four bounds{shape.batch + 1, 1, 1, 1}, lengths{shape.batch, 1, 1, 1}, unit{1, 1, 1, 1};
-  for (Tensor* t : {&c.q_offsets, &c.k_offsets, &c.s_offsets}) *t = c.graph.tensor(CUDNN_DATA_INT32, bounds, unit);
-  for (Tensor* t : {&c.q_lengths, &c.k_lengths}) *t = c.graph.tensor(CUDNN_DATA_INT32, lengths, unit);
-  c.q = c.rows(shape.queries, c.q_offsets);
-  c.k_turned = c.turned(shape.keys, c.k_offsets);
-  v = v_turned ? c.turned(shape.keys, c.k_offsets) : c.rows(shape.keys, c.k_offsets);
-  return c;
-}
-
 }  // namespace
 
 Graph forward_graph(const Shape& shape) {
-  Tensor v;
-  Common c = begin(shape, v, false);
+  Common c(shape, false);
   auto& g = c.graph;
-  const Tensor out = c.rows(shape.queries, c.q_offsets), lse = c.row_numbers();
-  c.scale = g.number(CUDNN_DATA_FLOAT);
-  c.lowest = g.number(CUDNN_DATA_FLOAT);
-  expect(c.lowest, Id::lowest);
-
   const auto a_row = [&] { return g.inner(CUDNN_DATA_FLOAT, c.one_a_row()); };
   const Tensor x = c.seen(c.within(c.products()));
   const Tensor top = g.reduce(CUDNN_REDUCE_TENSOR_MAX, x, a_row());
   const Tensor e = g.pointwise(CUDNN_POINTWISE_EXP, c.inner(), g.pointwise(CUDNN_POINTWISE_SUB, c.inner(), x, top));
   const Tensor total = g.reduce(CUDNN_REDUCE_TENSOR_ADD, e, a_row());
-  g.pointwise(CUDNN_POINTWISE_ADD, lse, top, g.pointwise(CUDNN_POINTWISE_LOG, a_row(), total));
+  g.pointwise(CUDNN_POINTWISE_ADD, c.lse, top, g.pointwise(CUDNN_POINTWISE_LOG, a_row(), total));
   const Tensor p = g.pointwise(CUDNN_POINTWISE_DIV, g.inner(CUDNN_DATA_BFLOAT16, c.scores), e, total);
-  g.matmul(p, v, out, c.q_lengths, {}, c.k_lengths);
+  g.matmul(p, c.v, c.out, c.q_lengths, {}, c.k_lengths);
   return std::move(c.graph);
 }
 
 Graph backward_graph(const Shape& shape) {
-  Tensor v_turned;
-  Common c = begin(shape, v_turned, true);
+  Common c(shape, true);
   auto& g = c.graph;
-  const Tensor out = c.rows(shape.queries, c.q_offsets), lse = c.row_numbers();
-  c.scale = g.number(CUDNN_DATA_FLOAT);
-  c.lowest = g.number(CUDNN_DATA_FLOAT);
   const Tensor dout = c.rows(shape.queries, c.q_offsets), dq = c.rows(shape.queries, c.q_offsets),
                dk = c.rows(shape.keys, c.k_offsets), dv = c.rows(shape.keys, c.k_offsets),
                row_sums = g.tensor(CUDNN_DATA_FLOAT, c.one_a_row(), dense(c.one_a_row())),
@@ -116,7 +103,7 @@ Graph backward_graph(const Shape& shape) {
       CUDNN_POINTWISE_MUL,
       g.inner(CUDNN_DATA_FLOAT, rows,
               {shape.heads * shape.queries * shape.width, shape.queries * shape.width, shape.heads * shape.width, 1}),
-      dout, out);
+      dout, c.out);
   g.pointwise(CUDNN_POINTWISE_MUL, row_sums,
               g.reduce(CUDNN_REDUCE_TENSOR_ADD, both, g.inner(CUDNN_DATA_FLOAT, c.one_a_row())), one);
 
@@ -125,12 +112,12 @@ Graph backward_graph(const Shape& shape) {
     return g.reshape(x, g.inner(CUDNN_DATA_BFLOAT16, {shape.batch, shape.heads, shape.keys, shape.queries},
                                 {shape.heads * shape.queries * shape.keys, shape.queries * shape.keys, 1, shape.keys}));
   };
-  const Tensor x = c.seen(g.pointwise(CUDNN_POINTWISE_SUB, c.inner(), c.within(c.products()), lse));
+  const Tensor x = c.seen(g.pointwise(CUDNN_POINTWISE_SUB, c.inner(), c.within(c.products()), c.lse));
   const Tensor p = g.pointwise(CUDNN_POINTWISE_EXP, c.inner(), x);
   g.matmul(across(p), dout, dv, c.k_lengths, {}, c.q_lengths);
 
   // ds = (dout·vᵀ − Σ dout·out)·p·scale, dk = dsᵀ·q, dq = ds·k.
-  Tensor ds = g.matmul(dout, v_turned, c.inner(), c.q_lengths, c.k_lengths, {});
+  Tensor ds = g.matmul(dout, c.v, c.inner(), c.q_lengths, c.k_lengths, {});
   ds = g.pointwise(CUDNN_POINTWISE_SUB, c.inner(), ds, row_sums);
   ds = g.pointwise(CUDNN_POINTWISE_MUL, c.inner(), ds, p);
   ds = g.pointwise(CUDNN_POINTWISE_MUL, g.inner(CUDNN_DATA_BFLOAT16, c.scores), ds, c.scale);

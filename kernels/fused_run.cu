@@ -46,7 +46,7 @@ const dnn::Plan& plan_of(const Shape& shape, bool backward) {
   return known.emplace(std::pair{shape, backward}, graph.plan(dnn::Device(handle()), true)).first->second;
 }
 
-/// The least power of two, or multiple of 128, that is not below n: few shapes, and so few plans.
+// Shapes are rounded up: few shapes, and so few plans.
 std::int64_t power_of_two(Index n) {
   std::int64_t out = 1;
   while (out < n) out *= 2;
@@ -77,19 +77,20 @@ class Call {
     }
     shape.queries = multiple(shape.queries);
     shape.keys = multiple(shape.keys);
-    q_elements = q.back();
-    k_elements = k.back();
+    q_elements_ = q.back();
+    k_elements_ = k.back();
     std::vector<std::int32_t> all;
+    std::vector<std::size_t> starts;
     // Each begins at a multiple of 16 bytes.
     for (const auto* list : {&q, &k, &s, &q_lengths, &k_lengths}) {
-      starts_.push_back(all.size());
+      starts.push_back(all.size());
       all.insert(all.end(), list->begin(), list->end());
       all.resize((all.size() + 3) / 4 * 4);
     }
     numbers_ = Buffer(Cuda::pool(), all.size() * sizeof(std::int32_t));
     Cuda::upload(numbers_.data(), all.data(), all.size() * sizeof(std::int32_t));
-    for (std::size_t i = 0; i < starts_.size(); ++i)
-      give(static_cast<Id>(q_offsets + static_cast<int>(i)), static_cast<std::int32_t*>(numbers_.data()) + starts_[i]);
+    for (std::size_t i = 0; i < starts.size(); ++i)
+      give(static_cast<Id>(q_offsets + static_cast<int>(i)), static_cast<std::int32_t*>(numbers_.data()) + starts[i]);
     give(scale, &scale_);
     give(lowest, &lowest_);
   }
@@ -98,23 +99,18 @@ class Call {
     ids_.push_back(id);
     data_.push_back(const_cast<void*>(data));
   }
-  /// Of queries, or of keys: n floats from the call's first row on, rounded.
-  const float* from(const float* x, bool keys) const {
-    return x + (keys ? first_k_ : first_q_) * shape.heads * shape.width;
-  }
+  /// The call's rows of queries, or of keys, rounded.
   void give_rounded(Id id, const float* x, bool keys) {
     bf16* const to = room(id, keys);
-    round_to(keys ? k_elements : q_elements, from(x, keys), to);
+    round_to(elements(keys), x + before(keys), to);
   }
   /// Room for a result; `take` gives it back in float.
   bf16* room(Id id, bool keys) {
-    buffers_.push_back(Buffer(Cuda::pool(), static_cast<std::size_t>(keys ? k_elements : q_elements) * sizeof(bf16)));
+    buffers_.push_back(Buffer(Cuda::pool(), static_cast<std::size_t>(elements(keys)) * sizeof(bf16)));
     give(id, buffers_.back().data());
     return static_cast<bf16*>(buffers_.back().data());
   }
-  void take(const bf16* x, float* to, bool keys) const {
-    round_to(keys ? k_elements : q_elements, x, const_cast<float*>(from(to, keys)));
-  }
+  void take(const bf16* x, float* to, bool keys) const { round_to(elements(keys), x, to + before(keys)); }
   /// lse of the call's first row on.
   void give_lse(const float* x) { give(lse, x + first_q_ * shape.heads); }
 
@@ -125,14 +121,16 @@ class Call {
   }
 
   Shape shape;
-  Index q_elements = 0, k_elements = 0;
 
  private:
+  Index elements(bool keys) const { return keys ? k_elements_ : q_elements_; }
+  /// Elements before the call's first row.
+  Index before(bool keys) const { return (keys ? first_k_ : first_q_) * shape.heads * shape.width; }
+
   float scale_, lowest_ = -std::numeric_limits<float>::infinity();
   UseScope use_;
-  Index first_q_ = 0, first_k_ = 0;
+  Index first_q_ = 0, first_k_ = 0, q_elements_ = 0, k_elements_ = 0;
   Buffer numbers_;
-  std::vector<std::size_t> starts_;
   std::vector<Buffer> buffers_;
   std::vector<std::int64_t> ids_;
   std::vector<void*> data_;

@@ -30,24 +30,9 @@ std::size_t bytes_of(cudnnDataType_t type) {
   return type == CUDNN_DATA_BFLOAT16 ? 2 : type == CUDNN_DATA_BOOLEAN ? 1 : 4;
 }
 
-/// The nearest bf16, ties to even.
-std::uint16_t narrow(double x) {
-  const auto f = static_cast<float>(x);
-  std::uint32_t bits;
-  std::memcpy(&bits, &f, 4);
-  if (std::isnan(f)) return static_cast<std::uint16_t>((bits >> 16) | 0x40);
-  return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-double widen(std::uint16_t x) {
-  const std::uint32_t bits = std::uint32_t{x} << 16;
-  float f;
-  std::memcpy(&f, &bits, 4);
-  return f;
-}
-
 double rounded(double x, cudnnDataType_t type) {
   switch (type) {
-    case CUDNN_DATA_BFLOAT16: return widen(narrow(x));
+    case CUDNN_DATA_BFLOAT16: return static_cast<float>(__nv_bfloat16(static_cast<float>(x)));
     case CUDNN_DATA_FLOAT: return static_cast<float>(x);
     default: return x;
   }
@@ -55,9 +40,9 @@ double rounded(double x, cudnnDataType_t type) {
 
 double load(const char* at, cudnnDataType_t type) {
   if (type == CUDNN_DATA_BFLOAT16) {
-    std::uint16_t x;
+    __nv_bfloat16 x;
     std::memcpy(&x, at, 2);
-    return widen(x);
+    return static_cast<float>(x);
   }
   if (type == CUDNN_DATA_INT32) {
     std::int32_t x;
@@ -70,7 +55,7 @@ double load(const char* at, cudnnDataType_t type) {
 }
 void store(char* at, cudnnDataType_t type, double value) {
   if (type == CUDNN_DATA_BFLOAT16) {
-    const std::uint16_t x = narrow(value);
+    const __nv_bfloat16 x(static_cast<float>(value));
     std::memcpy(at, &x, 2);
   } else {
     const auto x = static_cast<float>(value);
