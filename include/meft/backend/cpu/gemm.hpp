@@ -17,7 +17,7 @@ namespace meft {
 
 namespace cpu {
 
-constexpr Index depth_block = 384;   // a multiple of 16, so that blocks of transposed panels begin at one
+constexpr Index depth_block = 384;   // in words; a multiple of 16, so that blocks of transposed panels begin at one
 constexpr Index row_block = 264;     // with depth_block, the left block stays in the second-level cache
 constexpr Index column_block = 128;  // the least columns of a task
 
@@ -51,7 +51,7 @@ struct Floats {
 template <class Operands, class Right>
 void multiply(const Product<float>& p, const Right& right) {
   using Element = typename Operands::Element;
-  const Index depth = round_up(balanced(p.depth, depth_block), 16);
+  const Index depth = round_up(balanced(p.depth, depth_block * Operands::pack), 16);
   const Index rows_each = round_up(balanced(p.rows, row_block), 12), wide = columns_at_once();
   const Index row_tasks = (p.rows + rows_each - 1) / rows_each;
   const Index wanted = row_tasks ? (4 * workers() + row_tasks - 1) / row_tasks : 1;
@@ -60,8 +60,8 @@ void multiply(const Product<float>& p, const Right& right) {
   parallel_for(row_tasks * column_tasks, [&](Index task) {
     const Index i0 = task % row_tasks * rows_each, rows = std::min(rows_each, p.rows - i0);
     const Index j0 = task / row_tasks * columns_each, j1 = std::min(j0 + columns_each, p.columns);
-    alignas(64) Element scratch[most_panels * (depth_block + 1) * panel_width / Operands::pack];
-    alignas(64) Element copy[row_block * depth_block / Operands::pack];
+    alignas(64) Element scratch[most_panels * (depth_block + 1) * panel_width];
+    alignas(64) Element copy[row_block * depth_block];
     for (Index k0 = 0; k0 < std::max<Index>(p.depth, 1); k0 += depth) {
       const Index k = std::min(depth, p.depth - k0);
       const auto left = Operands::left(rows, k, p.a.at(i0, k0), copy);

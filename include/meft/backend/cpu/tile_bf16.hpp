@@ -29,6 +29,7 @@ namespace detail {
 typedef std::uint32_t Word8 __attribute__((vector_size(32)));   // NOLINT: clang drops the alignment
 typedef std::uint32_t Word16 __attribute__((vector_size(64)));  // NOLINT  of an alias declaration
 typedef std::uint64_t Cell8 __attribute__((vector_size(64)));   // NOLINT
+typedef std::uint16_t Half32 __attribute__((vector_size(64)));  // NOLINT
 
 /// C[M, 16·panels] = start + A[M, pairs] · block, in words of two elements. The instruction is written by name: its
 /// builtin differs between compilers.
@@ -107,7 +108,9 @@ MEFT_AVX2 inline void widen_transposed(Index pairs, const std::uint32_t* words, 
 MEFT_AVX512 inline void pair_transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
   using namespace detail;
   Cell8 r[8] = {}, s[8];
-  for (Index q = 0; q < std::min<Index>(pairs, 8); ++q) load(r[q], words + q * 16);
+#pragma GCC unroll 8
+  for (int q = 0; q < 8; ++q)
+    if (q < pairs) load(r[q], words + q * 16);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     s[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
@@ -126,8 +129,9 @@ MEFT_AVX512 inline void pair_transposed(Index pairs, const std::uint32_t* words,
   }
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
-    constexpr std::uint64_t low = 0xffff, high = low << 48, up = low << 16, down = low << 32;
-    store(to + i * 16, (s[i] & (low | high)) | (s[i] >> 16 & up) | (s[i] << 16 & down));
+    const auto cells = reinterpret_cast<Half32>(s[i]);
+    store(to + i * 16, __builtin_shufflevector(cells, cells, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 16, 18,
+                                               17, 19, 20, 22, 21, 23, 24, 26, 25, 27, 28, 30, 29, 31));
   }
 }
 
