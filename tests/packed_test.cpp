@@ -1,5 +1,6 @@
 // Packed weights against a plain sum in double: every shape of edge, both precisions, on each kind of operands.
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include <meft/tensor/packed.hpp>
@@ -54,6 +55,51 @@ struct EmulatedPairs : cpu::Paired {
         }
         c = sum;
       }
+  }
+};
+
+/// The tile registers of cpu::Amx, written out.
+struct EmulatedTiles {
+  std::uint32_t tile[8][16][16];
+  EmulatedTiles() { std::memset(tile, 0xff, sizeof tile); }  // NaN, until it is set
+
+  template <int t>
+  void zero() {
+    std::memset(tile[t], 0, sizeof tile[t]);
+  }
+  template <int t>
+  void load(const void* from, Index step) {
+    for (Index i = 0; i < 16; ++i) std::memcpy(tile[t][i], static_cast<const char*>(from) + i * step, 64);
+  }
+  template <int t>
+  void store(void* to, Index step) {
+    for (Index i = 0; i < 16; ++i) std::memcpy(static_cast<char*>(to) + i * step, tile[t][i], 64);
+  }
+  template <int c, int a, int b>
+  void dot() {
+    for (int i = 0; i < 16; ++i)
+      for (int p = 0; p < 16; ++p)
+        for (int j = 0; j < 16; ++j) {
+          auto sum = std::bit_cast<float>(tile[c][i][j]);
+          sum += std::bit_cast<float>(tile[a][i][p] << 16) * std::bit_cast<float>(tile[b][p][j] << 16);
+          sum += std::bit_cast<float>(tile[a][i][p] & 0xffff0000u) * std::bit_cast<float>(tile[b][p][j] & 0xffff0000u);
+          tile[c][i][j] = std::bit_cast<std::uint32_t>(sum);
+        }
+  }
+};
+
+/// cpu::Tiled on those.
+struct EmulatedTiled : cpu::Tiled<EmulatedTiles> {
+  static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
+    const Index step = cpu::round_up((k + 1) / 2, 16);
+    for (Index i = 0; i < rows; ++i) {
+      std::memset(to + i * step, 0, static_cast<std::size_t>(step) * sizeof *to);
+      EmulatedPairs::left(1, k, a.at(i, 0), to + i * step);
+    }
+    return {to, step, 1};
+  }
+  static void transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
+    EmulatedPairs::transposed(pairs, words, to);
   }
 };
 #endif
@@ -116,7 +162,9 @@ TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
         };
         both(cpu::Widened{});
         both(EmulatedPairs{});
+        both(EmulatedTiled{});
         if (isa() >= Isa::avx512_bf16) both(cpu::Paired{});
+        if (isa() >= Isa::amx) both(cpu::Tiled<cpu::Amx>{});
       }
 #endif
     }

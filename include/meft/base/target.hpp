@@ -7,6 +7,11 @@
 
 #if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDACC__)
 #define MEFT_X86 1
+#include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #else
 #define MEFT_X86 0
 #endif
@@ -14,10 +19,29 @@
 namespace meft {
 
 /// Instruction sets with code of their own, each includes the ones before it. avx2 comes with FMA, avx512 with F, BW,
-/// DQ and VL.
-enum class Isa { portable, avx2, avx512, avx512_bf16 };
+/// DQ and VL, amx is AMX-BF16.
+enum class Isa { portable, avx2, avx512, avx512_bf16, amx };
 
-/// The best that the processor has, or less where the environment variable MEFT_ISA says so: portable, avx2, avx512.
+#if MEFT_X86
+namespace detail {
+/// True where the processor has AMX-BF16 and Linux lends this process the tile registers, for which it must be asked
+/// (Documentation/arch/x86/xstate.rst).
+inline bool amx_granted() {
+#ifdef SYS_arch_prctl
+  constexpr unsigned bf16 = 1u << 22, tile = 1u << 24;     // of EDX in leaf 7
+  constexpr long request_permission = 0x1023, tiles = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & bf16) && (d & tile) &&
+         syscall(SYS_arch_prctl, request_permission, tiles) == 0;
+#else
+  return false;
+#endif
+}
+}  // namespace detail
+#endif
+
+/// The best that the processor has, or less where the environment variable MEFT_ISA says so: portable, avx2, avx512,
+/// avx512_bf16.
 [[gnu::noinline]] inline Isa isa() {
 #if MEFT_X86
   static const Isa value = [] {
@@ -25,13 +49,18 @@ enum class Isa { portable, avx2, avx512, avx512_bf16 };
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     const bool dot = avx512 && __builtin_cpu_supports("avx512bf16");
-    const Isa best = dot ? Isa::avx512_bf16 : avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::portable;
+    const Isa best = dot && detail::amx_granted() ? Isa::amx
+                     : dot                          ? Isa::avx512_bf16
+                     : avx512                       ? Isa::avx512
+                     : avx2                         ? Isa::avx2
+                                                    : Isa::portable;
     const char* name = std::getenv("MEFT_ISA");
     if (!name) return best;
-    const Isa most = !std::strcmp(name, "portable") ? Isa::portable
-                     : !std::strcmp(name, "avx2")   ? Isa::avx2
-                     : !std::strcmp(name, "avx512") ? Isa::avx512
-                                                    : best;
+    const Isa most = !std::strcmp(name, "portable")      ? Isa::portable
+                     : !std::strcmp(name, "avx2")        ? Isa::avx2
+                     : !std::strcmp(name, "avx512")      ? Isa::avx512
+                     : !std::strcmp(name, "avx512_bf16") ? Isa::avx512_bf16
+                                                         : best;
     return most < best ? most : best;
   }();
   return value;

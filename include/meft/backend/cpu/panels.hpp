@@ -2,7 +2,7 @@
 #pragma once
 
 #include <meft/backend/cpu/gemm.hpp>
-#include <meft/backend/cpu/tile_bf16.hpp>
+#include <meft/backend/cpu/tile_amx.hpp>
 
 namespace meft {
 
@@ -59,7 +59,7 @@ class Panels {
 #if MEFT_X86
     if constexpr (std::is_same_v<T, float>) {
       if (tiled() && narrow())
-        return isa() >= Isa::avx512_bf16 ? forward_as<cpu::Paired>(p) : forward_as<cpu::Widened>(p);
+        return in_words([&](auto operands) { forward_as<decltype(operands)>(p); });
       if (tiled())
         return cpu::multiply<cpu::Floats>(p, [&](Index j, Index, Index k0, Index, float*) {
           return cpu::Block<float>{data() + j * in_ + k0 * cpu::panel_width, in_ * cpu::panel_width};
@@ -74,7 +74,7 @@ class Panels {
 #if MEFT_X86
     if constexpr (std::is_same_v<T, float>) {
       if (tiled() && narrow())
-        return isa() >= Isa::avx512_bf16 ? backward_as<cpu::Paired>(p) : backward_as<cpu::Widened>(p);
+        return in_words([&](auto operands) { backward_as<decltype(operands)>(p); });
       if (tiled())
         return cpu::multiply<cpu::Floats>(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
           return cpu::fill_panels(columns, k * cpu::panel_width, scratch, [&](Index at, Index width, float* panel) {
@@ -89,7 +89,7 @@ class Panels {
   }
 
 #if MEFT_X86
-  /// The products of a tiled bf16 weight, with operands as cpu::Widened or cpu::Paired.
+  /// The products of a tiled bf16 weight, with operands as cpu::Widened, cpu::Paired or cpu::Tiled.
   template <class Operands>
   void forward_as(const Product<float>& p) const {
     cpu::multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
@@ -112,6 +112,16 @@ class Panels {
 #endif
 
  private:
+#if MEFT_X86
+  /// f(operands) with those that the processor multiplies fastest.
+  template <class F>
+  static void in_words(const F& f) {
+    if (isa() >= Isa::amx) f(cpu::Tiled<cpu::Amx>{});
+    else if (isa() >= Isa::avx512_bf16) f(cpu::Paired{});
+    else f(cpu::Widened{});
+  }
+#endif
+
   struct Rounded {
     MEFT_INLINE T operator()(T x) const { return static_cast<T>(cpu::RoundToBf16{}(static_cast<float>(x))); }
   };

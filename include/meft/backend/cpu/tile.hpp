@@ -20,6 +20,8 @@ namespace meft::cpu {
 constexpr Index panel_width = 16;
 constexpr Index most_panels = 2;  // that a tile reads side by side
 
+constexpr Index round_up(Index x, Index multiple) { return (x + multiple - 1) / multiple * multiple; }
+
 /// One panel of a right operand, and how many elements further the next begins.
 template <class E>
 struct Block {

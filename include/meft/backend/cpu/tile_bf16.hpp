@@ -139,6 +139,7 @@ MEFT_AVX512 inline void pair_transposed(Index pairs, const std::uint32_t* words,
 struct Widened {
   using Element = float;
   static constexpr Index pack = 1;  // elements of the matrix in one of these
+  static constexpr Index rows = 12;
 
   /// A[rows, k] rounded, in `to`. A's rows are contiguous.
   static Strided<float> left(Index rows, Index k, Strided<float> a, float* to) {
@@ -163,16 +164,22 @@ struct Widened {
 struct Paired {
   using Element = std::uint32_t;
   static constexpr Index pack = 2;
+  static constexpr Index rows = 12;
 
   static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
-    const Index pairs = (k + 1) / 2, blocks = k / 32;
+    return left(rows, k, a, to, (k + 1) / 2);
+  }
+  /// Rows `step` words apart, zero from the last pair on.
+  static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to, Index step) {
+    const Index blocks = k / 32;
     for (Index i = 0; i < rows; ++i) {
       const float* row = a.data + i * a.row;
-      std::uint32_t* words = to + i * pairs;
+      const auto element = [&](Index e) { return e < k ? row[e] : 0.0f; };
+      std::uint32_t* words = to + i * step;
       detail::narrow_blocks(blocks, row, words);
-      for (Index p = blocks * 16; p < pairs; ++p) words[p] = bf16_pair(row[2 * p], 2 * p + 1 < k ? row[2 * p + 1] : 0);
+      for (Index p = blocks * 16; p < step; ++p) words[p] = bf16_pair(element(2 * p), element(2 * p + 1));
     }
-    return {to, pairs, 1};
+    return {to, step, 1};
   }
   static Block<std::uint32_t> right(Index, Index, Block<std::uint32_t> words, std::uint32_t*) { return words; }
   static void transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
