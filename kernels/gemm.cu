@@ -56,6 +56,12 @@ void set(const Preference& to, cublasLtMatmulPreferenceAttributes_t attribute, c
         "cublasLtMatmulPreferenceSetAttribute");
 }
 
+template <class T>
+void set(const Layout& to, cublasLtMatrixLayoutAttribute_t attribute, const T& value) {
+  check(cublasLtMatrixLayoutSetAttribute(to.get(), attribute, &value, sizeof value),
+        "cublasLtMatrixLayoutSetAttribute");
+}
+
 cublasLtHandle_t handle() {
   static const cublasLtHandle_t handle = [] {
     cublasLtHandle_t made = nullptr;
@@ -83,15 +89,16 @@ struct Operand {
   Index minor, major, step;
 };
 
-/// The largest power of two up to 256 of which the address is a multiple.
-std::uint32_t alignment(const void* at) {
+/// The largest power of two up to 256 of which the address, and the bytes from one matrix of a batch to the next, are
+/// multiples.
+std::uint32_t alignment(const void* at, std::size_t apart) {
   std::uint32_t bytes = 256;
-  while (reinterpret_cast<std::uintptr_t>(at) % bytes) bytes /= 2;
+  while ((reinterpret_cast<std::uintptr_t>(at) | apart) % bytes) bytes /= 2;
   return bytes;
 }
 
 /// What decides the algorithm.
-using Key = std::array<std::int64_t, 14>;
+using Key = std::array<std::int64_t, 15>;
 
 struct Chosen {
   cublasLtMatmulAlgo_t algorithm;
@@ -123,10 +130,13 @@ Chosen choose(const Key& key, const Description& product, const Layout& first, c
   return known.emplace(key, Chosen{best.algo, best.workspaceSize}).first->second;
 }
 
-void describe(Layout& layout, cudaDataType type, const Operand& x) {
+void describe(Layout& layout, cudaDataType type, const Operand& x, Index batch) {
   check(cublasLtMatrixLayoutCreate(layout.out(), type, static_cast<std::uint64_t>(x.minor),
                                    static_cast<std::uint64_t>(x.major), x.step),
         "cublasLtMatrixLayoutCreate");
+  if (batch == 1) return;
+  set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(batch));
+  set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, std::int64_t{x.step * x.major});
 }
 
 }  // namespace
@@ -145,13 +155,19 @@ void multiply(const Multiplication& m) {
     set(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, m.bias);
   }
   Layout layout_first, layout_second, layout_result;
-  describe(layout_first, m.operands, first);
-  describe(layout_second, m.operands, second);
-  describe(layout_result, m.result, result);
+  describe(layout_first, m.operands, first, m.batch);
+  describe(layout_second, m.operands, second, m.batch);
+  describe(layout_result, m.result, result, m.batch);
 
-  const std::array<std::uint32_t, 3> aligned{alignment(first.data), alignment(second.data), alignment(m.c)};
-  const Key key{m.operands,        m.result,    m.rows, m.columns,         m.depth,    first.transposed, first.step,
-                second.transposed, second.step, m.ldc,  m.bias != nullptr, aligned[0], aligned[1],       aligned[2]};
+  const auto aligned_to = [&](const Operand& x, cudaDataType type) {
+    const Index bytes = type == CUDA_R_16BF ? 2 : type == CUDA_R_32F ? 4 : 8;
+    return alignment(x.data, m.batch == 1 ? 0 : static_cast<std::size_t>(x.step * x.major * bytes));
+  };
+  const std::array<std::uint32_t, 3> aligned{aligned_to(first, m.operands), aligned_to(second, m.operands),
+                                             aligned_to(result, m.result)};
+  const Key key{m.operands, m.result,          m.rows,      m.columns, m.depth,           first.transposed,
+                first.step, second.transposed, second.step, m.ldc,     m.bias != nullptr, aligned[0],
+                aligned[1], aligned[2],        m.batch};
   const Chosen chosen = choose(key, product, layout_first, layout_second, layout_result, aligned);
   const UseScope use(Use::workspace);
   Buffer workspace;
@@ -169,19 +185,22 @@ void multiply(const Multiplication& m) {
 
 template <Real T>
 void gemm(Cuda, const Product<T>& p, Strided<T> b) {
-  if (p.rows == 0 || p.columns == 0) return;
+  if (p.rows == 0 || p.columns == 0 || p.batch == 0) return;
+  require(p.batch == 1 || (p.start != Start::bias && p.ldc == p.columns), "gemm: a batch has no bias and no gaps",
+          p.batch);
   constexpr bool wide = sizeof(T) == 8;
   const bool fill = p.start == Start::bias && (wide || p.depth == 0);  // no epilogue in double
   if (fill) copy_rows(Cuda{}, p.rows, p.columns, p.bias, 0, p.c, p.ldc);
   if (p.depth == 0) {
     if (p.start == Start::zero)
-      for (Index i = 0; i < p.rows; ++i) Cuda::zero(p.c + i * p.ldc, static_cast<std::size_t>(p.columns) * sizeof(T));
+      for (Index i = 0; i < p.batch * p.rows; ++i)
+        Cuda::zero(p.c + i * p.ldc, static_cast<std::size_t>(p.columns) * sizeof(T));
     return;
   }
   const cudaDataType type = wide ? CUDA_R_64F : CUDA_R_32F;
   cuda::multiply(cuda::Multiplication{type, type, p.rows, p.columns, p.depth, cuda::bytes_of(p.a), cuda::bytes_of(b),
                                       p.c, p.ldc, fill || p.start == Start::accumulate,
-                                      p.start == Start::bias && !fill ? p.bias : nullptr});
+                                      p.start == Start::bias && !fill ? p.bias : nullptr, p.batch});
 }
 
 template void gemm(Cuda, const Product<float>&, Strided<float>);

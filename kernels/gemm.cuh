@@ -16,6 +16,7 @@ struct Multiplication {
   Index ldc;
   bool accumulate;
   const void* bias;  // one element a column, or null; not with double
+  Index batch = 1;   // so many A, B and C follow each other
 };
 
 /// Enqueues it. Sums are in the result's type. The algorithm of a shape is chosen once and kept, so that the same

@@ -29,7 +29,7 @@ struct Strided {
 enum class Start { zero, bias, accumulate };
 
 /// The left side, destination and start of C[rows, columns] = start + A[rows, depth] · B. `bias` has one element a
-/// column.
+/// column. In a batch so many matrices A follow each other in memory, and so do B and C.
 template <class T>
 struct Product {
   Index rows, columns, depth;
@@ -38,6 +38,7 @@ struct Product {
   Index ldc;
   Start start = Start::zero;
   const T* bias = nullptr;
+  Index batch = 1;
 };
 
 }  // namespace meft

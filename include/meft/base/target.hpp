@@ -50,10 +50,10 @@ inline bool amx_granted() {
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     const bool dot = avx512 && __builtin_cpu_supports("avx512bf16");
     const Isa best = dot && detail::amx_granted() ? Isa::amx
-                     : dot                          ? Isa::avx512_bf16
-                     : avx512                       ? Isa::avx512
-                     : avx2                         ? Isa::avx2
-                                                    : Isa::portable;
+                     : dot                        ? Isa::avx512_bf16
+                     : avx512                     ? Isa::avx512
+                     : avx2                       ? Isa::avx2
+                                                  : Isa::portable;
     const char* name = std::getenv("MEFT_ISA");
     if (!name) return best;
     const Isa most = !std::strcmp(name, "portable")      ? Isa::portable

@@ -62,13 +62,9 @@ auto gemm(const A& a, const W& w) {
   shape[-2] = ma.rows;
   shape[-1] = mw.columns;
   Tensor<T, B> out(shape);
-  for (Index i = 0; i < ma.batch; ++i) {
-    auto view_a = ma.view, view_w = mw.view;
-    view_a.data += i * ma.rows * ma.columns;
-    view_w.data += i * mw.rows * mw.columns;
-    gemm(B{}, Product<T>{ma.rows, mw.columns, ma.columns, view_a, out.data() + i * ma.rows * mw.columns, mw.columns},
-         view_w);
-  }
+  gemm(B{},
+       Product<T>{ma.rows, mw.columns, ma.columns, ma.view, out.data(), mw.columns, Start::zero, nullptr, ma.batch},
+       mw.view);
   return out;
 }
 

@@ -46,8 +46,9 @@ struct Floats {
   }
 };
 
-/// C = start + A·B with operands as Floats (or Widened, Paired, Tiled of tile_bf16.hpp, tile_amx.hpp). `right(first_column, columns, k0,
-/// depth, scratch)` gives a block of B. How the columns are cut into tasks changes no sum.
+/// C = start + A·B with operands as Floats (or Widened, Paired, Tiled of tile_bf16.hpp, tile_amx.hpp).
+/// `right(first_column, columns, k0, depth, scratch)` gives a block of B. How the columns are cut into tasks changes no
+/// sum.
 template <class Operands, class Right>
 void multiply(const Product<float>& p, const Right& right) {
   using Element = typename Operands::Element;
@@ -123,6 +124,17 @@ void eigen_block(const Product<T>& p, Strided<T> b) {
 /// C[m, n] = start + A[m, k] · B[k, n]. One stride of A and of B is 1. Errors: none; shapes are the caller's.
 template <Real T>
 void gemm(Cpu, const Product<T>& p, Strided<T> b) {
+  if (p.batch != 1) {
+    Product<T> one = p;
+    one.batch = 1;
+    for (Index i = 0; i < p.batch; ++i) {
+      gemm(Cpu{}, one, b);
+      one.a.data += p.rows * p.depth;
+      one.c += p.rows * p.ldc;
+      b.data += p.depth * p.columns;
+    }
+    return;
+  }
 #if MEFT_X86
   if constexpr (std::is_same_v<T, float>)
     if (has_avx2())

@@ -58,8 +58,7 @@ class Panels {
   void forward(const Product<T>& p) const {
 #if MEFT_X86
     if constexpr (std::is_same_v<T, float>) {
-      if (tiled() && narrow())
-        return in_words([&](auto operands) { forward_as<decltype(operands)>(p); });
+      if (tiled() && narrow()) return in_words([&](auto operands) { forward_as<decltype(operands)>(p); });
       if (tiled())
         return cpu::multiply<cpu::Floats>(p, [&](Index j, Index, Index k0, Index, float*) {
           return cpu::Block<float>{data() + j * in_ + k0 * cpu::panel_width, in_ * cpu::panel_width};
@@ -73,8 +72,7 @@ class Panels {
   void backward(const Product<T>& p) const {
 #if MEFT_X86
     if constexpr (std::is_same_v<T, float>) {
-      if (tiled() && narrow())
-        return in_words([&](auto operands) { backward_as<decltype(operands)>(p); });
+      if (tiled() && narrow()) return in_words([&](auto operands) { backward_as<decltype(operands)>(p); });
       if (tiled())
         return cpu::multiply<cpu::Floats>(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
           return cpu::fill_panels(columns, k * cpu::panel_width, scratch, [&](Index at, Index width, float* panel) {

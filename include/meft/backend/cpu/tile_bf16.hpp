@@ -130,8 +130,8 @@ MEFT_AVX512 inline void pair_transposed(Index pairs, const std::uint32_t* words,
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
     const auto cells = reinterpret_cast<Half32>(s[i]);
-    store(to + i * 16, __builtin_shufflevector(cells, cells, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 16, 18,
-                                               17, 19, 20, 22, 21, 23, 24, 26, 25, 27, 28, 30, 29, 31));
+    store(to + i * 16, __builtin_shufflevector(cells, cells, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 16,
+                                               18, 17, 19, 20, 22, 21, 23, 24, 26, 25, 27, 28, 30, 29, 31));
   }
 }
 
