@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 import zipfile
 
+ASSETS = pathlib.Path(__file__).resolve().parent.parent / "build" / "assets"
 MODEL = {  # file: SHA-256
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -116,8 +117,7 @@ def main():
     if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
         print(__doc__)
         return 0 if len(sys.argv) == 2 else 2
-    default = pathlib.Path(__file__).resolve().parent.parent / "build" / "assets"
-    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) == 2 else default
+    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) == 2 else ASSETS
     status = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,44 @@
+// Owns: the program that dinov2_peer.py drives: the hidden states behind the last norm of a ViT, of given pixels.
+#include <cstdio>
+#include <exception>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <meft/io/safetensors.hpp>
+#include <meft/method/peft.hpp>
+#include <meft/model/vit.hpp>
+#include <meft/train/hf.hpp>
+
+using namespace meft;
+
+namespace {
+
+/// IN holds `pixels` [images, channels, height, width]; OUT gets `features` [images · tokens, width].
+void run(const std::string& folder, const std::string& in, const std::string& out) {
+  auto vit = train::hf<model::Vit<float>>(folder);
+  const io::Safetensors file(in);
+  const auto& entry = file.find("pixels");
+  std::vector<float> pixels(entry.bytes.size() / io::dtype_bytes(entry.dtype));
+  io::copy_to(entry, std::span<float>(pixels));
+  nn::Batch<> batch;
+  require(entry.shape.size() == 4, "dinov2_peer: pixels: expected 4 axes, found", entry.shape.size());
+  batch.pixels = Tensor<float>::from({entry.shape[0], entry.shape[1], entry.shape[2], entry.shape[3]}, pixels);
+  const auto body = adapt(vit, HeadOnly{});
+  const auto features = vit.run(batch, body).value.value();
+  const auto values = features.values();
+  io::write_safetensors(out,
+                        {{"features", "F32", {features.dim(0), features.dim(1)}, std::as_bytes(std::span(values))}});
+}
+
+}  // namespace
+
+/// dinov2_peer FOLDER IN OUT
+int main(int argc, char** argv) {
+  if (argc != 4) return std::fputs("usage: dinov2_peer FOLDER IN OUT\n", stderr), 2;
+  try {
+    run(argv[1], argv[2], argv[3]);
+  } catch (const std::exception& error) {
+    return std::fprintf(stderr, "dinov2_peer: %s\n", error.what()), 1;
+  }
+}
