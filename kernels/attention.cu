@@ -22,12 +22,12 @@ constexpr unsigned whole = 0xffffffffu;
 template <class T>
 __device__ void drops(const Spec<T>& s, std::uint64_t first, T (&drop)[share<T>]) {
   for (int k = 0; k < share<T>; k += 4) {
-    if (!s.threshold) {
+    if (!s.keep.threshold) {
       for (int j = 0; j < 4; ++j) drop[k + j] = 1;
       continue;
     }
     const auto words = philox(s.of.key, (first + static_cast<std::uint64_t>(k)) / 4);
-    for (int j = 0; j < 4; ++j) drop[k + j] = words[static_cast<std::size_t>(j)] >= s.threshold ? s.keep : T(0);
+    for (int j = 0; j < 4; ++j) drop[k + j] = s.keep(T(1), words[static_cast<std::size_t>(j)]);
   }
 }
 
@@ -165,9 +165,8 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
       if (i < span.queries && key < s.visible(span, i)) {
         const T p = Exp{}(score[j] * s.of.scale - lse[row * s.of.heads + head]);
         T drop = 1;
-        if (s.threshold)
-          drop = random_bits(s.of.key, s.bits_of(row, head) + static_cast<std::uint64_t>(key)) >= s.threshold ? s.keep
-                                                                                                              : T(0);
+        if (s.keep.threshold)
+          drop = s.keep(T(1), random_bits(s.of.key, s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
         weight = p * drop;
         d = p * (slope[j] * drop - delta[row * s.of.heads + head]) * s.of.scale;
       }
@@ -208,8 +207,7 @@ class Tasks {
 template <class T>
 Spec<T> spec_of(const AttentionSpec<T>& spec) {
   require(spec.width <= widest, "attention: a head is wider than the kernels take, found and most", spec.width, widest);
-  return {spec, static_cast<std::uint32_t>(static_cast<double>(spec.dropout) * 4294967296.0),
-          T(1) / (T(1) - static_cast<T>(spec.dropout))};
+  return {spec, Keep<T>(static_cast<double>(spec.dropout))};
 }
 
 /// Calls run.operator()<most>() with the least of 64, 128 and 256 that holds the head.

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include <meft/backend/attention_spec.hpp>
+#include <meft/backend/keep.hpp>
 #include <meft/base/functor.hpp>
 #include <stream.cuh>
 
@@ -30,8 +31,7 @@ struct Task {
 template <class T>
 struct Spec {
   AttentionSpec<T> of;
-  std::uint32_t threshold;  // of dropout, 0: none
-  T keep;
+  Keep<T> keep;  // dropout; its threshold is 0 where there is none
 
   __device__ Index row_step() const { return of.heads * of.width; }
   /// How many of a sequence's keys its query i sees.

@@ -13,6 +13,7 @@
 #include <meft/backend/cpu/philox.hpp>
 #include <meft/backend/cpu/reduce.hpp>
 #include <meft/backend/cpu/tile.hpp>
+#include <meft/backend/keep.hpp>
 #include <meft/base/functor.hpp>
 #include <meft/base/random.hpp>
 
@@ -58,12 +59,11 @@ MEFT_INLINE inline void block_product(const Product<T>& p, Strided<T> b) {
 /// x[j] becomes 0 or x[j]/(1 − p) for keys [k0, k0 + n).
 template <class T>
 MEFT_INLINE inline void drop_keys(const AttentionSpec<T>& spec, Index row, Index head, Index k0, Index n, T* x) {
-  const auto threshold = static_cast<std::uint32_t>(static_cast<double>(spec.dropout) * 4294967296.0);
-  const T keep = T(1) / (T(1) - static_cast<T>(spec.dropout));
+  const Keep<T> keep(static_cast<double>(spec.dropout));
   const std::uint64_t base = static_cast<std::uint64_t>((spec.first_row + row) * spec.heads + head) << 24;
   std::uint32_t bits[key_tile];  // k0 is a multiple of the key tile, so of 4
   philox_words(spec.key, (base + static_cast<std::uint64_t>(k0)) / 4, (n + 3) / 4, bits);
-  map_run([=](T v, std::uint32_t b) MEFT_INLINE { return b >= threshold ? v * keep : T(0); }, n, x, x, bits);
+  map_run(keep, n, x, x, bits);
 }
 
 /// How many of the keys [k0, k0 + n) query i sees.
@@ -119,9 +119,10 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
                        {v + (s.k + k0) * ld + at, ld, 1});
     }
     for (Index i = 0; i < rows; ++i) {
-      const T scale = total[i] > 0 ? T(1) / total[i] : T(0);
+      const bool any = total[i] > 0;  // else it sees no key: its result is 0, and so are its gradients
+      const T scale = any ? T(1) / total[i] : T(0);
       map_run([scale](T x) MEFT_INLINE { return x * scale; }, spec.width, o + i * ld, o + i * ld);
-      lse[(first + i) * spec.heads + head] = top[i] + Log{}(total[i]);
+      lse[(first + i) * spec.heads + head] = any ? top[i] + Log{}(total[i]) : T(0);
     }
   }
 }
