@@ -2,8 +2,9 @@
 
     python3 bench/scores.py --finetune build/release/examples/finetune --model DIR --data DIR --output DIR
 
-`--data` holds a folder a task, as GLUE ships them. Finished runs in `--output` are kept, so that a stopped call goes on. Prints
-a Markdown table (mean of the seeds, standard deviation) and writes it to OUTPUT/scores.md.
+`--data` holds a folder a task, as GLUE ships them. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
+that was stopped goes on from its folder in `--output`, so that a call does what is still to be done, on any machine. Prints a
+Markdown table of what is there: mean of the seeds, standard deviation. `--table` prints it and runs nothing.
 """
 
 import argparse
@@ -19,7 +20,7 @@ METHOD = {
     "meft1": ["--readout", "plm", "--bottleneck", "64", "--precision", "bf16"],
     "meft3": ["--readout", "plm", "--bottleneck", "64", "--precision", "bf16"],
 }
-RATES = ["2e-4", "2e-3"]
+RATES = ["2e-4", "1e-3"]
 SST2_ROWS = 8000
 
 
@@ -32,74 +33,97 @@ def shortened(folder, output):
     return output
 
 
-def read(metrics):
-    """What a finished run wrote; None of one that is still to be done: metrics.json is written after each epoch."""
-    result = json.loads(metrics.read_text()) if metrics.exists() else {"finished": False}
-    return result if result["finished"] else None
+class Scores:
+    """Dev metrics by task, method, rate and seed, in a JSON file with a line a run."""
+
+    def __init__(self, path):
+        self.path = path
+        rows = json.loads(path.read_text()) if path.exists() else []
+        self.known = {(row["task"], row["method"], row["rate"], row["seed"]): row["score"] for row in rows}
+
+    def add(self, run, value):
+        self.known[run] = value
+        keys = ("task", "method", "rate", "seed")
+        lines = [json.dumps(dict(zip(keys, key), score=value)) for key, value in sorted(self.known.items())]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        partial.replace(self.path)
+
+    def best_rate(self, task, method, seed):
+        """The rate with the best score on a seed; None until every rate was tried."""
+        tried = {rate: self.known.get((task, method, rate, seed)) for rate in RATES}
+        return None if None in tried.values() else max(tried, key=tried.get)
 
 
-def score(task, method, rate, seed, data, args):
-    """The dev metric of the best epoch; trains unless that was done, and goes on where a run was stopped."""
+def score(run, data, args):
+    """The dev metric of the best epoch."""
+    task, method, rate, seed = run
     output = args.output / f"{task}-{method}-{rate}-{seed}"
-    metrics = output / "metrics.json"
-    if not read(metrics):
-        command = [args.finetune, "--model", args.model, "--task", task, "--data", data, "--method", method,
-                   *METHOD[method], "--pooling", "mean", "--lr", rate, "--seed", seed, "--epochs", args.epochs,
-                   "--threads", args.threads, "--output", output]
-        if (output / "state.safetensors").exists():
-            command.append("--resume")
-        subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
-    return read(metrics)["dev"][METRIC[task]]
+    command = [args.finetune, "--model", args.model, "--task", task, "--data", data, "--method", method, *METHOD[method],
+               "--pooling", "mean", "--lr", rate, "--seed", seed, "--epochs", args.epochs, "--threads", args.threads,
+               "--output", output]
+    if (output / "state.safetensors").exists():
+        command.append("--resume")
+    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+    return json.loads((output / "metrics.json").read_text())["dev"][METRIC[task]]
 
 
 def table(scores, args):
-    """A row a method; scores[task, method] is a list over seeds."""
+    """A row a method; the rate of a task's cell is the one chosen on the first seed."""
     lines = ["| method | " + " | ".join(f"{task} ({METRIC[task]})" for task in args.tasks) + " | average |",
              "| --- |" + " ---: |" * (len(args.tasks) + 1)]
     for method in args.methods:
         cells, means = [], []
         for task in args.tasks:
-            values = scores.get((task, method), [])
+            rate = scores.best_rate(task, method, args.seeds[0])
+            values = [scores.known.get((task, method, rate, seed)) for seed in args.seeds]
+            values = [value for value in values if value is not None]
             if values:
                 means.append(statistics.mean(values))
                 spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-                cells.append(f"{100 * means[-1]:.1f}{spread}")
+                cells.append(f"{100 * means[-1]:.1f}{spread} ({rate}, {len(values)})")
             else:
                 cells.append("")
-        average = f"{100 * statistics.mean(means):.2f}" if len(means) == len(args.tasks) else ""
+        average = f"{100 * statistics.mean(means):.1f}" if len(means) == len(args.tasks) else ""
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {average} |")
     return "\n".join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--finetune", required=True, type=Path, help="the program")
-    parser.add_argument("--model", required=True, type=Path, help="checkpoint")
-    parser.add_argument("--data", required=True, type=Path, help="a folder a task")
-    parser.add_argument("--output", required=True, type=Path, help="folder of the runs")
+    parser.add_argument("--finetune", type=Path, help="the program")
+    parser.add_argument("--model", type=Path, help="checkpoint")
+    parser.add_argument("--data", type=Path, help="a folder a task")
+    parser.add_argument("--output", type=Path, help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_name("scores.json"), help="JSON, a row a run")
+    parser.add_argument("--table", action="store_true", help="print what --results holds")
     parser.add_argument("--tasks", nargs="+", default=list(METRIC), choices=METRIC)
     parser.add_argument("--methods", nargs="+", default=list(METHOD), choices=METHOD)
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--epochs", default="3")
     parser.add_argument("--threads", default="0")
     args = parser.parse_args()
+    scores = Scores(args.results)
+    if args.table:
+        return print(table(scores, args))
+    for flag in ("finetune", "model", "data", "output"):
+        if getattr(args, flag) is None:
+            parser.error(f"--{flag} is missing")
     args.output.mkdir(parents=True, exist_ok=True)
     data = {task: args.data / task for task in args.tasks}
     if "sst2" in data:
         data["sst2"] = shortened(data["sst2"], args.output / "sst2-data")
 
-    scores, rates = {}, {}
     for seed in args.seeds:
         for task in args.tasks:
             for method in args.methods:
-                if (task, method) not in rates:
-                    tried = {rate: score(task, method, rate, seed, data[task], args) for rate in RATES}
-                    rates[task, method] = max(tried, key=tried.get)
-                    print(f"{task} {method}: learning rate {rates[task, method]} of", tried, flush=True)
-                value = score(task, method, rates[task, method], seed, data[task], args)
-                scores.setdefault((task, method), []).append(value)
-                print(f"{task} {method} seed {seed}: {value:.4f}", flush=True)
-        (args.output / "scores.md").write_text(table(scores, args) + "\n")
+                rates = RATES if seed == args.seeds[0] else [scores.best_rate(task, method, args.seeds[0])]
+                for rate in rates:
+                    run = (task, method, rate, seed)
+                    if run in scores.known:
+                        continue
+                    scores.add(run, score(run, data[task], args))
+                    print(*run, f"{scores.known[run]:.4f}", flush=True)
     print(table(scores, args))
 
 

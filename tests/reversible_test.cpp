@@ -433,6 +433,56 @@ TEST_CASE("reversible: checkpoints and stacks inside f, a stack inside a checkpo
   set_threads(1);
 }
 
+TEST_CASE("reversible: the end of a function that sees single rows goes in chunks, with the same bits") {
+  const auto layers = transformer(4, 0.1);
+  const auto start = random({offsets().tokens(), width}, 910);
+  struct Result {
+    std::vector<float> y, dx, parameters;
+  };
+  const auto run = [&](bool split, Streams streams, Index tokens) {
+    Layers reversible;
+    for (const auto& layer : layers) {
+      const Function<float> whole = [layer](const Var<float>& x, const Context<float>& c) { return layer(x, c); };
+      const Function<float> attend = [layer](const Var<float>& x, const Context<float>& c) {
+        return layer.attend(x, c);
+      };
+      const Function<float> feed = [layer](const Var<float>& x, const Context<float>& c) { return layer.feed(x, c); };
+      if (split)
+        reversible.push_back({shear<float, Cpu>(0, 1, {1, 10}, attend, feed), shear<float, Cpu>(1, 0, {}, {}, feed),
+                              swap_streams<float, Cpu>()});
+      else reversible.push_back(coupling<float, Cpu>(whole, feed, {1, 10}, {}, true));
+    }
+    const ReversibleStack<float> stack(reversible, {.streams = streams, .slice_tokens = tokens});
+    auto trained = layers;
+    Result out;
+    Tape tape;
+    const auto x = tape.watch(start.clone());
+    const auto y = stack(x, training());
+    append(out.y, y.value());
+    tape.backward(mse(y, random(y.shape(), 911)));
+    append(out.dx, tape.gradient(x));
+    for (auto& [name, p] : nn::trainable<float, Cpu>(trained)) {
+      append(out.parameters, p.gradient());
+      p.gradient() = {};
+    }
+    return out;
+  };
+  REQUIRE(offsets().longest() > 7);
+  const auto oracle = run(false, Streams::stored, 1000);
+  for (const int threads : {1, 2}) {
+    set_threads(threads);
+    for (const Index tokens : {Index{7}, Index{1000}}) {
+      const auto exact = run(true, Streams::exact, tokens), stored = run(true, Streams::stored, tokens);
+      CHECK(exact.y == oracle.y);
+      CHECK(exact.dx == oracle.dx);
+      CHECK(exact.dx == stored.dx);
+      CHECK(exact.parameters == stored.parameters);
+      CHECK(relative(exact.parameters, oracle.parameters) < 1e-6);
+    }
+  }
+  set_threads(1);
+}
+
 // --- sides and read-outs --------------------------------------------------------------------------------------------
 
 namespace {

@@ -85,15 +85,16 @@ Body<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method method
           adapter(5, options.adapter_norm ? std::optional(layer.attention_norm.epsilon) : std::nullopt);
 
     const auto shared = std::make_shared<const nn::TransformerLayer<T, B>>(layer);
-    const Function<T, B> whole = [shared](const Var<T, B>& x, const Context<T, B>& c) { return (*shared)(x, c); };
     const Function<T, B> small = [shared](const Var<T, B>& x, const Context<T, B>& c) {
       return (*shared->reversible_adapter)(x, c);
     };
     const Function<T, B> attend = [shared](const Var<T, B>& x, const Context<T, B>& c) { return shared->attend(x, c); };
     const Function<T, B> feed = [shared](const Var<T, B>& x, const Context<T, B>& c) { return shared->feed(x, c); };
-    if (kind == 1) stack.push_back(coupling<T, B>(whole, small, method.lambda, method.beta, true));
-    else if (kind == 2) stack.push_back(coupling<T, B>(small, whole, method.lambda, method.beta, true));
-    else stack.push_back(coupling<T, B>(attend, feed, method.lambda, method.beta, false));
+    auto& added = stack.emplace_back();
+    added = kind == 1   ? coupling<T, B>(attend, small, method.lambda, method.beta, true)
+            : kind == 2 ? coupling<T, B>(small, attend, method.lambda, method.beta, true)
+                        : coupling<T, B>(attend, {}, method.lambda, method.beta, false);
+    added[kind == 1 ? 0 : 1].then = feed;  // the whole layer is feed(attend(x))
   }
   options.stack.carrier = detail::carrier_of(kind);
   Body<T, B> body{layers, ReversibleStack<T, B>(std::move(stack), options.stack, where), plain};

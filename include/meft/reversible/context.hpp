@@ -1,6 +1,7 @@
 // Owns: what a function inside a layer sees besides its input: where its rows stand in the batch, which run this is.
 #pragma once
 
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -41,6 +42,11 @@ struct Context {
       out.sides.push_back({side.value.value().rows(side.offsets.begin(first), side.offsets.end(last - 1)),
                            side.offsets.part(first, last)});
     return out;
+  }
+
+  /// Rows [first, last) as they are for a function that sees each on its own.
+  Context chunk(Index first, Index last) const {
+    return {Offsets({0, static_cast<std::int32_t>(last - first)}), run, first_row + first, {}};
   }
 };
 

@@ -18,17 +18,21 @@ namespace meft {
 template <Real T, Backend B = Cpu>
 using Function = std::function<Var<T, B>(const Var<T, B>& x, const Context<T, B>& context)>;
 
-/// x[dst] ← λ·x[dst] + f(x[src]); without f it is a swap of the two streams.
+/// x[dst] ← λ·x[dst] + then(f(x[src])); without `then` it is f alone, without both a swap of the two streams. `then`
+/// sees each row on its own and no side. It goes through a slice in chunks of rows, forward, undo and backward of one
+/// before the next, so that a wide hidden layer never exists for a long sequence.
 template <Real T, Backend B = Cpu>
 struct Step {
   int dst = 0, src = 1;
   Lambda lambda{};
-  Function<T, B> f{};
+  Function<T, B> f{}, then{};
+
+  bool swaps() const { return !f && !then; }
 };
 
 template <Real T, Backend B>
-Step<T, B> shear(int dst, int src, Lambda lambda, Function<T, B> f) {
-  return {dst, src, lambda, std::move(f)};
+Step<T, B> shear(int dst, int src, Lambda lambda, Function<T, B> f, Function<T, B> then = {}) {
+  return {dst, src, lambda, std::move(f), std::move(then)};
 }
 template <Real T, Backend B>
 Step<T, B> swap_streams() {
@@ -62,7 +66,8 @@ struct StackOptions {
   Streams streams = Streams::exact;
   int word_bits = 32;       // of a fixed-point element: 32 or 64
   int fraction_bits = 20;   // s: the value is X·2⁻ˢ
-  Index slice_tokens = -1;  // a slice is as many whole sequences as fit, at least one; -1: the backend's default
+  Index slice_tokens = -1;  // a slice is as many whole sequences as fit, at least one; a chunk is no longer than this;
+                            // -1: the backend's default
   Readout readout{};
   int carrier = 1;           // the stream that carries the wrapped model at the end
   Phases* phases = nullptr;  // where given, backward passes add their time

@@ -99,11 +99,11 @@ class StackRun {
       Turnstile turnstile;
       for_slices<B>(count(), [&](Index s) {
         try {
-          std::vector<Collected<T, B>> collected;
+          Tape collected;
+          collected.collect();
+          collected.pause();
           backward_slice(l, s, gradient, side_gradient, input || l > 0, collected);
-          turnstile.pass(s, [&] {
-            for (auto& [parameter, g] : collected) outer.deliver(parameter, std::move(g));
-          });
+          turnstile.pass(s, [&] { pass_on<T, B>(collected, outer); });
         } catch (...) {
           turnstile.fail();
           throw;
@@ -125,16 +125,27 @@ class StackRun {
   Index width() const { return width_; }
 
  private:
-  /// What the backward pass of one slice of one layer needs: digits and a hash a shear, or its tapes (stored).
+  /// A function that ran on a tape of its own: what it read and what it gave.
+  struct Taped {
+    std::unique_ptr<Tape> tape;
+    Var<T, B> x, y;
+    std::vector<Side<T, B>> sides;
+  };
+  /// What the backward pass of one slice of one layer needs: digits and a hash for each chunk of a shear, or the tapes
+  /// of its functions (stored).
   struct Kept {
     std::vector<Tensor<std::uint32_t, B>> digits;
     std::vector<std::uint64_t> hash;
-    struct Taped {
-      std::unique_ptr<Tape> tape;
-      Var<T, B> x, y;
-      std::vector<Side<T, B>> sides;
-    };
     std::vector<Taped> taped;
+
+    Taped pop() {
+      Taped last = std::move(taped.back());
+      taped.pop_back();
+      return last;
+    }
+  };
+  struct Chunk {
+    Index first, last;  // rows of a slice, from the first to one past the last
   };
 
   Index count() const { return static_cast<Index>(slices_.size()); }
@@ -170,113 +181,82 @@ class StackRun {
          "range +-" + std::to_string(std::ldexp(1.0, options_.word_bits - 1 - options_.fraction_bits)));
   }
 
-  Var<T, B> call(const Step<T, B>& step, const Var<T, B>& x, const Context<T, B>& context, std::size_t l,
+  /// f(x), or x itself.
+  Var<T, B> call(const Function<T, B>& f, const Var<T, B>& x, const Context<T, B>& context, std::size_t l,
                  std::size_t k) const {
-    auto y = step.f(x, context);
+    if (!f) return x;
+    auto y = f(x, context);
     if (!(y.shape() == x.shape())) fail("reversible stack: f changed the shape", place(l, k), x, y);
     return y;
+  }
+
+  /// The same on a tape of its own, with x and sides watched where their gradients are wanted.
+  template <class Wanted>
+  Taped record(const Function<T, B>& f, Tensor<T, B> x, bool wanted, Context<T, B> context, const Wanted& side_wanted,
+               std::size_t l, std::size_t k) const {
+    Taped out{std::make_unique<Tape>(), {}, {}, {}};
+    out.tape->collect();
+    out.x = wanted ? out.tape->watch(std::move(x)) : Var<T, B>(std::move(x));
+    for (std::size_t i = 0; i < context.sides.size(); ++i)
+      if (side_wanted(i)) context.sides[i].value = out.tape->watch(context.sides[i].value.value());
+    out.y = call(f, out.x, context, l, k);
+    out.tape->pause();
+    out.sides = std::move(context.sides);
+    return out;
+  }
+
+  /// The rows of a slice, cut for `then`.
+  std::vector<Chunk> chunks(const Step<T, B>& step, Index rows) const {
+    const Index most = step.then ? slice_tokens<B>(options_) : std::max<Index>(rows, 1);
+    const Index count = (rows + most - 1) / most;
+    std::vector<Chunk> out;
+    for (Index i = 0; i < count; ++i) out.push_back({i * rows / count, (i + 1) * rows / count});
+    return out;
   }
 
   void forward_slice(std::size_t l, Index s) {
     const auto& layer = (*layers_)[l];
     auto& kept = kept_[l][static_cast<std::size_t>(s)];
     const bool tapes = record_ && options_.streams == Streams::stored;
+    const auto run = [&](const Function<T, B>& f, Tensor<T, B> x, const Context<T, B>& context, std::size_t k) {
+      if (tapes) {
+        kept.taped.push_back(record(
+            f, std::move(x), true, context, [](std::size_t) { return true; }, l, k));
+        return kept.taped.back().y;
+      }
+      const NoTape none;
+      return call(f, std::move(x), context, l, k);
+    };
     for (std::size_t k = 0; k < layer.size(); ++k) {
       const auto& step = layer[k];
-      if (!step.f) continue;
-      auto context = slice_context(s);
-      Var<T, B> y;
-      if (tapes) {
-        auto tape = std::make_unique<Tape>();
-        tape->collect();
-        auto x = tape->watch(read(step.src, s));
-        for (auto& side : context.sides) side.value = tape->watch(side.value.value());
-        y = call(step, x, context, l, k);
-        tape->pause();
-        kept.taped.push_back({std::move(tape), x, y, context.sides});
-      } else {
-        const NoTape none;
-        y = call(step, read(step.src, s), context, l, k);
-      }
-      auto to = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
-      if constexpr (fixed) {
-        Tensor<std::uint32_t, B> words({digit_words<Word>(B{}, to.size(), step.lambda)});
-        const auto report =
-            shear(B{}, to.size(), to.data(), y.value().data(), step.lambda, options_.fraction_bits, words.data());
-        if (report.overflow) overflow(place(l, k), report.value);
-        if (record_ && !tapes) {
-          kept.hash.push_back(report.hash);
-          kept.digits.push_back(std::move(words));
-        }
-      } else shear_rounded(B{}, to.size(), to.data(), y.value().data(), step.lambda);
-    }
-  }
-
-  void backward_slice(std::size_t l, Index s, std::array<Tensor<T, B>, 2>& gradient,
-                      std::vector<Tensor<T, B>>& side_gradient, bool input, std::vector<Collected<T, B>>& collected) {
-    const auto& layer = (*layers_)[l];
-    auto& kept = kept_[l][static_cast<std::size_t>(s)];
-    auto* const phases = options_.phases;
-    for (std::size_t k = layer.size(); k-- > 0;) {
-      const auto& step = layer[k];
-      if (!step.f) continue;
-      const std::int64_t began = phases ? nanoseconds() : 0;
-      const bool into_source = input || k > 0;
-      std::unique_ptr<Tape> tape;
-      Var<T, B> x, y;
-      Context<T, B> context;
-      if (!kept.taped.empty()) {
-        tape = std::move(kept.taped.back().tape);
-        x = kept.taped.back().x;
-        y = kept.taped.back().y;
-        context.sides = std::move(kept.taped.back().sides);
-        kept.taped.pop_back();
-      } else {
-        tape = std::make_unique<Tape>();
-        tape->collect();
-        context = slice_context(s);
-        auto source = read(step.src, s);
-        x = into_source ? tape->watch(std::move(source)) : Var<T, B>(std::move(source));
-        for (std::size_t i = 0; i < side_gradient.size(); ++i)
-          if (side_gradient[i].defined()) context.sides[i].value = tape->watch(context.sides[i].value.value());
-        y = call(step, x, context, l, k);
-        tape->pause();
-        undo(l, k, s, y.value());
-      }
-      const std::int64_t undone = phases ? nanoseconds() : 0;
-      auto dy = slice_rows(gradient[static_cast<std::size_t>(step.dst)], s);
-      if (y.recorded()) {
-        tape->backward(y, dy);
-        if (into_source) {
-          if (auto dx = tape->gradient(x); dx.defined())
-            add_to(slice_rows(gradient[static_cast<std::size_t>(step.src)], s), dx);
-        }
-        for (std::size_t i = 0; i < side_gradient.size(); ++i)
-          if (side_gradient[i].defined())
-            if (auto d = tape->gradient(context.sides[i].value); d.defined())
-              add_to(side_rows(side_gradient[i], i, s), d);
-        for (auto& c : tape->template collected<T, B>()) collected.push_back(std::move(c));
-      }
-      if (into_source && !(step.lambda == Lambda{1, 1}))
-        map(B{}, WithRight<Mul, T>{{}, static_cast<T>(step.lambda.value())}, dy.size(), dy.data(),
-            std::as_const(dy).data());
-      if (phases) {
-        phases->undo += undone - began;
-        phases->gradient += nanoseconds() - undone;
+      if (step.swaps()) continue;
+      const auto context = slice_context(s);
+      const auto h = run(step.f, read(step.src, s), context, k);
+      const auto to = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
+      for (const Chunk& c : chunks(step, to.dim(0))) {
+        const auto y =
+            step.then ? run(step.then, h.value().rows(c.first, c.last), context.chunk(c.first, c.last), k) : h;
+        add(l, k, kept, to.rows(c.first, c.last), y.value(), record_ && !tapes);
       }
     }
   }
 
-  static std::int64_t nanoseconds() {
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1'000'000'000 + now.tv_nsec;
-  }
-
-  void undo(std::size_t l, std::size_t k, Index s, const Tensor<T, B>& f) {
+  /// x ← λ·x + f, with what undoes it kept.
+  void add(std::size_t l, std::size_t k, Kept& kept, Tensor<Word, B> x, const Tensor<T, B>& f, bool keep) {
     const auto& step = (*layers_)[l][k];
-    auto& kept = kept_[l][static_cast<std::size_t>(s)];
-    auto x = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
+    if constexpr (fixed) {
+      Tensor<std::uint32_t, B> words({digit_words<Word>(B{}, x.size(), step.lambda)});
+      const auto report = shear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, words.data());
+      if (report.overflow) overflow(place(l, k), report.value);
+      if (!keep) return;
+      kept.hash.push_back(report.hash);
+      kept.digits.push_back(std::move(words));
+    } else shear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
+  }
+
+  /// x ← (x − f)/λ.
+  void undo(std::size_t l, std::size_t k, Kept& kept, Tensor<Word, B> x, const Tensor<T, B>& f) {
+    const auto& step = (*layers_)[l][k];
     if constexpr (fixed) {
       const auto report =
           unshear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, kept.digits.back().data());
@@ -285,6 +265,95 @@ class StackRun {
       kept.digits.pop_back();
       kept.hash.pop_back();
     } else unshear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
+  }
+
+  void backward_slice(std::size_t l, Index s, std::array<Tensor<T, B>, 2>& gradient,
+                      std::vector<Tensor<T, B>>& side_gradient, bool input, Tape& collected) {
+    const auto& layer = (*layers_)[l];
+    auto& kept = kept_[l][static_cast<std::size_t>(s)];
+    const bool stored = !kept.taped.empty();
+    Lap lap(options_.phases);
+    for (std::size_t k = layer.size(); k-- > 0;) {
+      const auto& step = layer[k];
+      if (step.swaps()) continue;
+      const bool into_source = input || k > 0;
+      const auto context = slice_context(s);
+      const auto x = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
+      auto dy = slice_rows(gradient[static_cast<std::size_t>(step.dst)], s);
+      Taped first;
+      if (!stored)
+        first = record(
+            step.f, read(step.src, s), into_source, context, [&](std::size_t i) { return side_gradient[i].defined(); },
+            l, k);
+      Tensor<T, B> dh;  // of what f gave
+      if (!step.then) {
+        if (stored) first = kept.pop();
+        else undo(l, k, kept, x, first.y.value());
+        dh = dy;
+      } else {
+        const auto cut = chunks(step, x.dim(0));
+        for (auto c = cut.rbegin(); c != cut.rend(); ++c) {
+          auto then = stored ? kept.pop()
+                             : record(
+                                   step.then, first.y.value().rows(c->first, c->last), first.y.recorded(),
+                                   context.chunk(c->first, c->last), [](std::size_t) { return false; }, l, k);
+          if (!stored) undo(l, k, kept, x.rows(c->first, c->last), then.y.value());
+          lap.undone();
+          if (!then.y.recorded()) continue;
+          then.tape->backward(then.y, dy.rows(c->first, c->last));
+          pass_on<T, B>(*then.tape, collected);
+          if (then.x.recorded())
+            if (const auto d = then.tape->gradient(then.x); d.defined()) {
+              if (!dh.defined()) dh = Tensor<T, B>::zeros(dy.shape());
+              B::copy(dh.rows(c->first, c->last).data(), d.data(), d.bytes());
+            }
+          lap.differentiated();
+        }
+        if (stored) first = kept.pop();
+      }
+      lap.undone();
+      if (first.y.recorded() && dh.defined()) {
+        first.tape->backward(first.y, std::move(dh));
+        if (into_source)
+          if (const auto dx = first.tape->gradient(first.x); dx.defined())
+            add_to(slice_rows(gradient[static_cast<std::size_t>(step.src)], s), dx);
+        for (std::size_t i = 0; i < side_gradient.size(); ++i)
+          if (side_gradient[i].defined())
+            if (const auto d = first.tape->gradient(first.sides[i].value); d.defined())
+              add_to(side_rows(side_gradient[i], i, s), d);
+        pass_on<T, B>(*first.tape, collected);
+      }
+      if (into_source && !(step.lambda == Lambda{1, 1}))
+        map(B{}, WithRight<Mul, T>{{}, static_cast<T>(step.lambda.value())}, dy.size(), dy.data(),
+            std::as_const(dy).data());
+      lap.differentiated();
+    }
+  }
+
+  /// Adds the time since it was last asked to one phase or the other, where phases are asked for.
+  class Lap {
+   public:
+    explicit Lap(Phases* to) : to_(to), last_(to ? nanoseconds() : 0) {}
+    void undone() {
+      if (to_) to_->undo += since();
+    }
+    void differentiated() {
+      if (to_) to_->gradient += since();
+    }
+
+   private:
+    std::int64_t since() {
+      const auto now = nanoseconds();
+      return now - std::exchange(last_, now);
+    }
+    Phases* to_;
+    std::int64_t last_;
+  };
+
+  static std::int64_t nanoseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1'000'000'000 + now.tv_nsec;
   }
 
   void add_to(Tensor<T, B> into, const Tensor<T, B>& x) const {
@@ -299,7 +368,7 @@ class StackRun {
 
   bool swaps(std::size_t l) const {
     bool odd = false;
-    for (const auto& step : (*layers_)[l]) odd ^= !step.f;
+    for (const auto& step : (*layers_)[l]) odd ^= step.swaps();
     return odd;
   }
   void swap_after(std::size_t l) {

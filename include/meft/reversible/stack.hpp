@@ -118,7 +118,7 @@ class ReversibleStack {
     for (auto& layer : layers)
       for (std::size_t k = 0; k < layer.size(); ++k) {
         auto& step = layer[k];
-        if (!step.f)
+        if (step.swaps())
           require(k + 1 == layer.size(), {"reversible stack: a swap is the last step of its layer", where}, k);
         else
           require((step.dst == 0 || step.dst == 1) && step.src == 1 - step.dst,

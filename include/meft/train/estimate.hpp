@@ -92,10 +92,13 @@ class ActivationEstimate {
   Index stored() const { return with_embeddings(n_ * (kept(true) + (layers_ - 1) * kept(false)) + moving()); }
   Index recomputed() const { return with_embeddings(n_ * (layers_ * d_ + kept(layers_ == 1)) + moving()); }
 
-  /// One function of a slice while it is differentiated: its graph, input, output, and gradients on their way.
+  /// One function of a slice while it is differentiated: its graph, input, output, and gradients on their way; of the
+  /// feed-forward block those of a chunk.
   Index differentiated() const {
-    if (m_.name == "meft3") return std::max(attention() + 7 * d_, 4 * d_ + 2 * f_) + 3 * m_.bottleneck;
-    return attention() + norm() + 5 * d_ + 2 * f_ + 3 * m_.bottleneck;
+    const Index chunk = std::min(slice_, B::slice_tokens), hidden = chunk * 2 * f_,
+                adapter = slice_ * 3 * m_.bottleneck;
+    if (m_.name == "meft3") return std::max(slice_ * (attention() + 7 * d_), slice_ * 4 * d_ + hidden) + adapter;
+    return slice_ * (attention() + norm() + 5 * d_) + hidden + adapter;
   }
   /// What the two functions of a layer keep a token when they are not undone.
   Index taped() const {
@@ -110,7 +113,7 @@ class ActivationEstimate {
     const Index held = m_.streams == Streams::exact ? depth_ * digits_ * static_cast<Index>(sizeof(std::uint32_t)) /
                                                           static_cast<Index>(sizeof(T))
                                                     : 0;
-    return held + streams + std::max(gradients + workers_ * slice_ * differentiated(), 3 * n_ * d_);
+    return held + streams + std::max(gradients + workers_ * differentiated(), 3 * n_ * d_);
   }
 
   MethodOptions m_;
