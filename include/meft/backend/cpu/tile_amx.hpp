@@ -7,8 +7,6 @@
 namespace meft::cpu {
 
 #if MEFT_X86
-#define MEFT_AMX __attribute__((target("amx-tile,amx-bf16")))
-
 constexpr Index tile_side = 16;  // rows of a tile register, and words in one
 
 namespace detail {
@@ -25,26 +23,26 @@ inline constexpr TileShapes tile_shapes;
 
 /// The tile registers of this thread, by the instructions' names. Steps are in bytes.
 struct Amx {
-  MEFT_AMX Amx() { asm volatile("ldtilecfg %0" ::"m"(detail::tile_shapes)); }
-  MEFT_AMX ~Amx() { asm volatile("tilerelease"); }
+  [[gnu::target("amx-tile,amx-bf16")]] Amx() { asm volatile("ldtilecfg %0" ::"m"(detail::tile_shapes)); }
+  [[gnu::target("amx-tile,amx-bf16")]] ~Amx() { asm volatile("tilerelease"); }
   Amx(const Amx&) = delete;
   Amx& operator=(const Amx&) = delete;
 
   template <int t>
-  MEFT_AMX void zero() {
+  [[gnu::target("amx-tile,amx-bf16")]] void zero() {
     asm volatile("tilezero %%tmm%c0" ::"i"(t));
   }
   template <int t>
-  MEFT_AMX void load(const void* from, Index step) {
+  [[gnu::target("amx-tile,amx-bf16")]] void load(const void* from, Index step) {
     asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(t), "r"(from), "r"(step) : "memory");
   }
   template <int t>
-  MEFT_AMX void store(void* to, Index step) {
+  [[gnu::target("amx-tile,amx-bf16")]] void store(void* to, Index step) {
     asm volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(t), "r"(to), "r"(step) : "memory");
   }
   /// c[16, 16] += a[16, 16 words] · b[16 words, 16].
   template <int c, int a, int b>
-  MEFT_AMX void dot() {
+  [[gnu::target("amx-tile,amx-bf16")]] void dot() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b));
   }
 };
@@ -81,13 +79,13 @@ class TileEdge {
 
 /// A register of C before the products, and after.
 template <int t, class Tiles>
-MEFT_AMX inline void begin(Tiles& tiles, const Corner& at, TileEdge& edge, Index column) {
+[[gnu::target("amx-tile,amx-bf16")]] inline void begin(Tiles& tiles, const Corner& at, TileEdge& edge, Index column) {
   if (at.start == Start::zero) tiles.template zero<t>();
   else if (at.start == Start::bias) tiles.template load<t>(at.bias + column, 0);  // the same row 16 times
   else tiles.template load<t>(edge.data(), edge.step());
 }
 template <int t, class Tiles>
-MEFT_AMX inline void end(Tiles& tiles, TileEdge& edge) {
+[[gnu::target("amx-tile,amx-bf16")]] inline void end(Tiles& tiles, TileEdge& edge) {
   tiles.template store<t>(edge.data(), edge.step());
   edge.finish();
 }
@@ -95,8 +93,9 @@ MEFT_AMX inline void end(Tiles& tiles, TileEdge& edge) {
 /// C[rows ≤ 16·Down, columns ≤ 16·Right] = start + A · block over `steps` of 16 words; the last step's panels are
 /// `last`. Registers: 0…3 of C, 4, 5 of A, 6, 7 of the block.
 template <int Down, int Right, class Tiles>
-MEFT_AMX inline void multiply_tile(Tiles& tiles, Index steps, Strided<std::uint32_t> a, Block<std::uint32_t> block,
-                                   Block<std::uint32_t> last, const Corner& at, Index rows) {
+[[gnu::target("amx-tile,amx-bf16")]] inline void multiply_tile(Tiles& tiles, Index steps, Strided<std::uint32_t> a,
+                                                               Block<std::uint32_t> block, Block<std::uint32_t> last,
+                                                               const Corner& at, Index rows) {
   const auto edge = [&](Index down, Index right) {
     Corner corner = at.below(down);
     corner.c += right;
