@@ -199,7 +199,7 @@ class Place:
     def run(self, model, task, method, output, *more, rate=0.01):
         command = [FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
                    output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES if task != "images" else 128, *more]
-        done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=3000)
         check(done.returncode == 0, f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
@@ -250,7 +250,7 @@ def test_images(place):
 def has_device(place):
     """Whether this FINETUNE has the Cuda backend, and it has a device, emulated or real."""
     done = subprocess.run([FINETUNE, "--model", place.root / "roberta", "--task", "sst2", "--data", place.root / "sst2", "--output",
-                           place.folder(), "--device", "cuda", "--epochs", "1"], capture_output=True, text=True, timeout=300)
+                           place.folder(), "--device", "cuda", "--epochs", "1"], capture_output=True, text=True, timeout=3000)
     if done.returncode == 0: return True
     check(done.returncode == 1 and ("target meft::cuda" in done.stderr or "cuda: cuda" in done.stderr),
           f"--device cuda: {done.returncode}: {done.stderr}")
