@@ -34,12 +34,13 @@ function(meft_test name)
   meft_test_properties(${name} ${arg_TIMEOUT})
 endfunction()
 
-# meft_test_properties(NAME [seconds]): the time limit: 300 s, tenfold under sanitizers.
+# meft_test_properties(NAME [seconds]): the time limit: 300 s, tenfold under sanitizers, which the environment tells scripts.
 function(meft_test_properties name)
   set(seconds ${ARGN} 300)
   list(GET seconds 0 seconds)
   if(MEFT_SANITIZE)
     math(EXPR seconds "${seconds} * 10")
+    set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT MEFT_SANITIZED=1)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds})
 endfunction()
