@@ -3,7 +3,6 @@
 #include <exception>
 #include <span>
 #include <string>
-#include <vector>
 
 #include <meft/io/safetensors.hpp>
 #include <meft/method/peft.hpp>
@@ -19,11 +18,9 @@ void run(const std::string& folder, const std::string& in, const std::string& ou
   auto vit = train::hf<model::Vit<float>>(folder);
   const io::Safetensors file(in);
   const auto& entry = file.find("pixels");
-  std::vector<float> pixels(entry.bytes.size() / io::dtype_bytes(entry.dtype));
-  io::copy_to(entry, std::span<float>(pixels));
   nn::Batch<> batch;
-  require(entry.shape.size() == 4, "dinov2_peer: pixels: expected 4 axes, found", entry.shape.size());
-  batch.pixels = Tensor<float>::from({entry.shape[0], entry.shape[1], entry.shape[2], entry.shape[3]}, pixels);
+  batch.pixels = Tensor<float>(train::detail::shape_of(entry));
+  batch.pixels.fill([&](auto to) { io::copy_to(entry, to); });
   const auto body = adapt(vit, HeadOnly{});
   const auto features = vit.run(batch, body).value.value();
   const auto values = features.values();

@@ -14,6 +14,8 @@ import tempfile
 from finetune_test import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results, write_safetensors
 
 FINETUNE = sys.argv[1]
+SANITIZED = "MEFT_SANITIZED" in os.environ
+LIMIT = 3000 if SANITIZED else 300  # seconds a run
 METHODS = ["full", "lora", "meft1", "meft2", "meft3"]
 WIDTH, INNER, HEADS, LAYERS, PLACES = 16, 24, 2, 2, 48
 
@@ -200,7 +202,7 @@ class Place:
     def run(self, model, task, method, output, *more, rate=0.01):
         command = [FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
                    output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES if task != "images" else 128, *more]
-        done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=3000)
+        done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=LIMIT)
         check(done.returncode == 0, f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
@@ -251,7 +253,7 @@ def test_images(place):
 def has_device(place):
     """Whether this FINETUNE has the Cuda backend, and it has a device, emulated or real."""
     done = subprocess.run([FINETUNE, "--model", place.root / "roberta", "--task", "sst2", "--data", place.root / "sst2", "--output",
-                           place.folder(), "--device", "cuda", "--epochs", "1"], capture_output=True, text=True, timeout=3000)
+                           place.folder(), "--device", "cuda", "--epochs", "1"], capture_output=True, text=True, timeout=LIMIT)
     if done.returncode == 0: return True
     check(done.returncode == 1 and ("target meft::cuda" in done.stderr or "cuda: cuda" in done.stderr),
           f"--device cuda: {done.returncode}: {done.stderr}")
@@ -265,7 +267,7 @@ def test_device(place):
     worst = 0
     runs = (("roberta", "sst2", ["full", "lora", "meft1"]), ("roberta", "lm", ["meft1"]), ("opt", "arc_easy", ["full", "meft2"]),
             ("bart", "sst2", ["full", "meft1"]), ("vit", "images", ["full", "meft3"]))
-    if "MEFT_SANITIZED" in os.environ:  # the emulator takes minutes a run there, and cuda_models_test has the other models
+    if SANITIZED:  # the emulator takes minutes a run there, and cuda_models_test has the other models
         runs = (("roberta", "sst2", ["meft1"]), ("vit", "images", ["meft3"]))
     for model, task, methods in runs:
         for method in methods:

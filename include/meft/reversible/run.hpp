@@ -148,6 +148,26 @@ class StackRun {
     Index first, last;  // rows of a slice, from the first to one past the last
   };
 
+  /// Adds the time since it was last asked to one phase or the other, where phases are asked for.
+  class Lap {
+   public:
+    explicit Lap(Phases* to) : to_(to), last_(to ? nanoseconds() : 0) {}
+    void undone() {
+      if (to_) to_->undo += since();
+    }
+    void differentiated() {
+      if (to_) to_->gradient += since();
+    }
+
+   private:
+    std::int64_t since() {
+      const auto now = nanoseconds();
+      return now - std::exchange(last_, now);
+    }
+    Phases* to_;
+    std::int64_t last_;
+  };
+
   Index count() const { return static_cast<Index>(slices_.size()); }
 
   template <class X>
@@ -205,10 +225,12 @@ class StackRun {
     return out;
   }
 
+  static bool every_side(std::size_t) { return true; }
+  static bool no_side(std::size_t) { return false; }
+
   /// The rows of a slice, cut for `then`.
-  std::vector<Chunk> chunks(const Step<T, B>& step, Index rows) const {
-    const Index most = step.then ? slice_tokens<B>(options_) : std::max<Index>(rows, 1);
-    const Index count = (rows + most - 1) / most;
+  std::vector<Chunk> chunks(Index rows) const {
+    const Index most = slice_tokens<B>(options_), count = (rows + most - 1) / most;
     std::vector<Chunk> out;
     for (Index i = 0; i < count; ++i) out.push_back({i * rows / count, (i + 1) * rows / count});
     return out;
@@ -219,25 +241,27 @@ class StackRun {
     auto& kept = kept_[l][static_cast<std::size_t>(s)];
     const bool tapes = record_ && options_.streams == Streams::stored;
     const auto run = [&](const Function<T, B>& f, Tensor<T, B> x, const Context<T, B>& context, std::size_t k) {
-      if (tapes) {
-        kept.taped.push_back(record(
-            f, std::move(x), true, context, [](std::size_t) { return true; }, l, k));
-        return kept.taped.back().y;
-      }
+      if (tapes) return record(f, std::move(x), true, context, every_side, l, k);
       const NoTape none;
-      return call(f, std::move(x), context, l, k);
+      return Taped{{}, {}, call(f, std::move(x), context, l, k), {}};
+    };
+    const auto keep = [&](Taped taped) {
+      if (tapes) kept.taped.push_back(std::move(taped));
     };
     for (std::size_t k = 0; k < layer.size(); ++k) {
       const auto& step = layer[k];
       if (step.swaps()) continue;
       const auto context = slice_context(s);
-      const auto h = run(step.f, read(step.src, s), context, k);
+      auto first = run(step.f, read(step.src, s), context, k);
       const auto to = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
-      for (const Chunk& c : chunks(step, to.dim(0))) {
-        const auto y =
-            step.then ? run(step.then, h.value().rows(c.first, c.last), context.chunk(c.first, c.last), k) : h;
-        add(l, k, kept, to.rows(c.first, c.last), y.value(), record_ && !tapes);
-      }
+      if (!step.then) add(l, k, kept, to, first.y.value(), record_ && !tapes);
+      else
+        for (const Chunk& c : chunks(to.dim(0))) {
+          auto then = run(step.then, first.y.value().rows(c.first, c.last), context.chunk(c.first, c.last), k);
+          add(l, k, kept, to.rows(c.first, c.last), then.y.value(), record_ && !tapes);
+          keep(std::move(then));
+        }
+      keep(std::move(first));
     }
   }
 
@@ -267,11 +291,38 @@ class StackRun {
     } else unshear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
   }
 
+  /// Undoes and differentiates `then` chunk by chunk; gives the gradient of its input h, empty where none arrived.
+  Tensor<T, B> backward_chunks(std::size_t l, std::size_t k, Kept& kept, bool stored, const Var<T, B>& h,
+                               const Context<T, B>& context, const Tensor<Word, B>& x, const Tensor<T, B>& dy,
+                               Tape& collected, Lap& lap) {
+    const auto& f = (*layers_)[l][k].then;
+    Tensor<T, B> dh;
+    const auto all = chunks(x.dim(0));
+    for (auto c = all.rbegin(); c != all.rend(); ++c) {
+      const auto then = stored ? kept.pop()
+                               : record(f, h.value().rows(c->first, c->last), h.recorded(),
+                                        context.chunk(c->first, c->last), no_side, l, k);
+      if (!stored) undo(l, k, kept, x.rows(c->first, c->last), then.y.value());
+      lap.undone();
+      if (!then.y.recorded()) continue;
+      then.tape->backward(then.y, dy.rows(c->first, c->last));
+      pass_on<T, B>(*then.tape, collected);
+      if (then.x.recorded())
+        if (const auto d = then.tape->gradient(then.x); d.defined()) {
+          if (!dh.defined()) dh = Tensor<T, B>::zeros(dy.shape());
+          B::copy(dh.rows(c->first, c->last).data(), d.data(), d.bytes());
+        }
+      lap.differentiated();
+    }
+    return dh;
+  }
+
   void backward_slice(std::size_t l, Index s, std::array<Tensor<T, B>, 2>& gradient,
                       std::vector<Tensor<T, B>>& side_gradient, bool input, Tape& collected) {
     const auto& layer = (*layers_)[l];
     auto& kept = kept_[l][static_cast<std::size_t>(s)];
     const bool stored = !kept.taped.empty();
+    const auto side_wanted = [&](std::size_t i) { return side_gradient[i].defined(); };
     Lap lap(options_.phases);
     for (std::size_t k = layer.size(); k-- > 0;) {
       const auto& step = layer[k];
@@ -280,37 +331,11 @@ class StackRun {
       const auto context = slice_context(s);
       const auto x = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
       auto dy = slice_rows(gradient[static_cast<std::size_t>(step.dst)], s);
-      Taped first;
-      if (!stored)
-        first = record(
-            step.f, read(step.src, s), into_source, context, [&](std::size_t i) { return side_gradient[i].defined(); },
-            l, k);
-      Tensor<T, B> dh;  // of what f gave
-      if (!step.then) {
-        if (stored) first = kept.pop();
-        else undo(l, k, kept, x, first.y.value());
-        dh = dy;
-      } else {
-        const auto cut = chunks(step, x.dim(0));
-        for (auto c = cut.rbegin(); c != cut.rend(); ++c) {
-          auto then = stored ? kept.pop()
-                             : record(
-                                   step.then, first.y.value().rows(c->first, c->last), first.y.recorded(),
-                                   context.chunk(c->first, c->last), [](std::size_t) { return false; }, l, k);
-          if (!stored) undo(l, k, kept, x.rows(c->first, c->last), then.y.value());
-          lap.undone();
-          if (!then.y.recorded()) continue;
-          then.tape->backward(then.y, dy.rows(c->first, c->last));
-          pass_on<T, B>(*then.tape, collected);
-          if (then.x.recorded())
-            if (const auto d = then.tape->gradient(then.x); d.defined()) {
-              if (!dh.defined()) dh = Tensor<T, B>::zeros(dy.shape());
-              B::copy(dh.rows(c->first, c->last).data(), d.data(), d.bytes());
-            }
-          lap.differentiated();
-        }
-        if (stored) first = kept.pop();
-      }
+      const auto first =
+          stored ? kept.pop() : record(step.f, read(step.src, s), into_source, context, side_wanted, l, k);
+      Tensor<T, B> dh = dy;  // of what f gave
+      if (step.then) dh = backward_chunks(l, k, kept, stored, first.y, context, x, dy, collected, lap);
+      else if (!stored) undo(l, k, kept, x, first.y.value());
       lap.undone();
       if (first.y.recorded() && dh.defined()) {
         first.tape->backward(first.y, std::move(dh));
@@ -318,7 +343,7 @@ class StackRun {
           if (const auto dx = first.tape->gradient(first.x); dx.defined())
             add_to(slice_rows(gradient[static_cast<std::size_t>(step.src)], s), dx);
         for (std::size_t i = 0; i < side_gradient.size(); ++i)
-          if (side_gradient[i].defined())
+          if (side_wanted(i))
             if (const auto d = first.tape->gradient(first.sides[i].value); d.defined())
               add_to(side_rows(side_gradient[i], i, s), d);
         pass_on<T, B>(*first.tape, collected);
@@ -329,26 +354,6 @@ class StackRun {
       lap.differentiated();
     }
   }
-
-  /// Adds the time since it was last asked to one phase or the other, where phases are asked for.
-  class Lap {
-   public:
-    explicit Lap(Phases* to) : to_(to), last_(to ? nanoseconds() : 0) {}
-    void undone() {
-      if (to_) to_->undo += since();
-    }
-    void differentiated() {
-      if (to_) to_->gradient += since();
-    }
-
-   private:
-    std::int64_t since() {
-      const auto now = nanoseconds();
-      return now - std::exchange(last_, now);
-    }
-    Phases* to_;
-    std::int64_t last_;
-  };
 
   static std::int64_t nanoseconds() {
     timespec now;

@@ -30,8 +30,8 @@ inline Index balanced(Index total, Index most) {
 /// Float operands as they are.
 struct Floats {
   using Element = float;
-  static constexpr Index pack = 1;   // elements of the matrix in one of these
-  static constexpr Index rows = 12;  // of the largest tile
+  static constexpr Index pack = 1;        // elements of the matrix in one of these
+  static constexpr Index tile_rows = 12;  // of the largest tile
 
   /// A[rows, k], copied to `to` where its rows lie multiples of 2 KiB apart: tiles of 12 rows would find them in the
   /// same few sets of the first-level cache.
@@ -53,7 +53,7 @@ template <class Operands, class Right>
 void multiply(const Product<float>& p, const Right& right) {
   using Element = typename Operands::Element;
   const Index depth = round_up(balanced(p.depth, depth_block * Operands::pack), 16 * Operands::pack);
-  const Index rows_each = round_up(balanced(p.rows, row_block), Operands::rows), wide = columns_at_once();
+  const Index rows_each = round_up(balanced(p.rows, row_block), Operands::tile_rows), wide = columns_at_once();
   const Index row_tasks = (p.rows + rows_each - 1) / rows_each;
   const Index wanted = row_tasks ? (4 * workers() + row_tasks - 1) / row_tasks : 1;
   const Index columns_each = std::max(column_block, round_up((p.columns + wanted - 1) / wanted, wide));
@@ -62,7 +62,7 @@ void multiply(const Product<float>& p, const Right& right) {
     const Index i0 = task % row_tasks * rows_each, rows = std::min(rows_each, p.rows - i0);
     const Index j0 = task / row_tasks * columns_each, j1 = std::min(j0 + columns_each, p.columns);
     alignas(64) Element scratch[most_panels * (depth_block + 1) * panel_width];
-    alignas(64) Element copy[round_up(row_block, Operands::rows) * depth_block];
+    alignas(64) Element copy[round_up(row_block, Operands::tile_rows) * depth_block];
     for (Index k0 = 0; k0 < std::max<Index>(p.depth, 1); k0 += depth) {
       const Index k = std::min(depth, p.depth - k0);
       const auto left = Operands::left(rows, k, p.a.at(i0, k0), copy);

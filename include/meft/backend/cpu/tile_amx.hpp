@@ -162,7 +162,7 @@ void multiply_tiles(Index rows, Index pairs, Strided<std::uint32_t> a, Block<std
 /// Operands as words of two, multiplied in tiles.
 template <class Tiles>
 struct Tiled : Paired {
-  static constexpr Index rows = 2 * tile_side;
+  static constexpr Index tile_rows = 2 * tile_side;
 
   static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
     return Paired::left(rows, k, a, to, round_up((k + 1) / 2, tile_side));
