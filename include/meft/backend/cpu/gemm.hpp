@@ -31,7 +31,7 @@ inline Index balanced(Index total, Index most) {
 struct Floats {
   using Element = float;
   static constexpr Index pack = 1;        // elements of the matrix in one of these
-  static constexpr Index tile_rows = 12;  // of the largest tile
+  static constexpr Index tile_rows = 4;  // tasks begin at multiples of it
 
   /// A[rows, k], copied to `to` where its rows lie multiples of 2 KiB apart: tiles of 12 rows would find them in the
   /// same few sets of the first-level cache.

@@ -139,7 +139,7 @@ MEFT_AVX512 inline void pair_transposed(Index pairs, const std::uint32_t* words,
 struct Widened {
   using Element = float;
   static constexpr Index pack = 1;  // elements of the matrix in one of these
-  static constexpr Index tile_rows = 12;
+  static constexpr Index tile_rows = 4;
 
   /// A[rows, k] rounded, in `to`. A's rows are contiguous.
   static Strided<float> left(Index rows, Index k, Strided<float> a, float* to) {
@@ -164,7 +164,7 @@ struct Widened {
 struct Paired {
   using Element = std::uint32_t;
   static constexpr Index pack = 2;
-  static constexpr Index tile_rows = 12;
+  static constexpr Index tile_rows = 4;
 
   static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
     return left(rows, k, a, to, (k + 1) / 2);
