@@ -108,7 +108,8 @@ void run(const Options& o) {
             [&] { map_broadcast(B{}, Add{}, a.shape(), y.data(), a.shape(), a.data(), gamma.shape(), gamma.data()); });
   table.add("gelu", 2 * array, [&] { map(B{}, Gelu{}, n, y.data(), a.data()); });
   table.add("gelu backward", 3 * array, [&] { map(B{}, Slope<Gelu>{}, n, y.data(), a.data(), b.data()); });
-  table.add("dropout", 2 * array, [&] { dropout(B{}, n, a.data(), y.data(), 0.1, key, 0); });
+  table.add("dropout", 2 * array, [&] { map_dropped(B{}, Identity{}, n, y.data(), 0.1, key, 0, a.data()); });
+  table.add("gelu dropout", 2 * array, [&] { map_dropped(B{}, Gelu{}, n, y.data(), 0.1, key, 0, a.data()); });
   table.add("residual dropout", 3 * array, [&] { add_dropped(B{}, n, a.data(), b.data(), y.data(), 0.1, key, 0); });
   table.add("layer norm", 2 * array, [&] {
     layer_norm(B{}, rows, width, a.data(), gamma.data(), beta.data(), 1e-5f, y.data(), mean.data(), rstd.data());

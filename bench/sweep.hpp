@@ -76,7 +76,7 @@ struct Sweep {
     app.add_option("--seed", seed, "of weights, tokens and dropout")->capture_default_str();
     app.add_option("--json", json, "file for the rows, a JSON object a line");
     app.add_option("--plot", plot, "file for the plot, SVG");
-    app.add_flag("--log", log, "logarithmic upward axis in the plot");
+    app.add_flag("--log", log, "logarithmic axes in the plot");
   }
 
   /// What varies, of a setup.
@@ -159,7 +159,7 @@ struct Sweep {
     plot::Figure figure;
     figure.title = title;
     figure.y_label = y_label;
-    figure.log_y = log;
+    figure.log_x = figure.log_y = log;
     for (const auto& row : rows) {
       auto& lines = figure.lines;
       auto line = std::find_if(lines.begin(), lines.end(), [&](const auto& l) { return l.name == row.name(); });

@@ -1,10 +1,10 @@
-// Owns: dropout with the masks of the CPU, alone and added: include/meft/backend/cuda/dropout.hpp, residual.hpp. A
-// thread takes the four elements of
-// one Philox block.
+// Owns: dropout with the masks of the CPU, alone, after a function and added: include/meft/backend/cuda/dropout.hpp,
+// residual.hpp. A thread takes the four elements of one Philox block.
 #include <dropped.cuh>
 
 #include <meft/backend/cuda/dropout.hpp>
 #include <meft/backend/cuda/residual.hpp>
+#include <meft/base/compose.hpp>
 #include <row.cuh>
 
 namespace meft {
@@ -13,28 +13,30 @@ namespace cuda {
 
 namespace {
 
-/// Element `start` + i of the stream of random bits belongs to x[i]; the first block may begin before x.
-template <class T>
-__global__ void drop(Index n, Index count, Keep<T> keep, Key key, std::uint64_t start, const T* x, T* y) {
+/// Element `start` + i of the stream of random bits belongs to out[i]; the first block may begin before it.
+template <class F, class T, class... In>
+__global__ void drop(F f, Index n, Index count, Keep<T> keep, Key key, std::uint64_t start, T* out, const In*... in) {
   const Index skip = static_cast<Index>(start % 4);
   for (Index b = first(); b < count; b += stride()) {
     const auto words = philox(key, start / 4 + static_cast<std::uint64_t>(b));
     for (int k = 0; k < 4; ++k) {
       const Index i = 4 * b + k - skip;
-      if (0 <= i && i < n) y[i] = keep(x[i], words[static_cast<std::size_t>(k)]);
+      if (0 <= i && i < n) out[i] = keep(f(in[i]...), words[static_cast<std::size_t>(k)]);
     }
   }
 }
 
 /// The same for whole blocks of aligned floats.
-__global__ void drop_packs(Index count, Keep<float> keep, Key key, std::uint64_t block, const Pack<float>* x,
-                           Pack<float>* y) {
-  for (Index b = first(); b < count; b += stride()) {
-    const auto words = philox(key, block + static_cast<std::uint64_t>(b));
-    Pack<float> values = x[b];
-    for (int k = 0; k < 4; ++k) values.at[k] = keep(values.at[k], words[static_cast<std::size_t>(k)]);
-    y[b] = values;
-  }
+template <class F, class... In>
+__global__ void drop_packs(F f, Index count, Keep<float> keep, Key key, std::uint64_t block, Pack<float>* out,
+                           const Pack<In>*... in) {
+  const auto apply = [&](const auto& words, const Pack<In>&... x) {
+    Pack<float> y;
+    for (int k = 0; k < 4; ++k) y.at[k] = keep(f(x.at[k]...), words[static_cast<std::size_t>(k)]);
+    return y;
+  };
+  for (Index b = first(); b < count; b += stride())
+    out[b] = apply(philox(key, block + static_cast<std::uint64_t>(b)), in[b]...);
 }
 
 template <class T>
@@ -48,16 +50,18 @@ __global__ void add_drop(Index n, bool packed, Dropped<T> dropped, const T* x, c
 
 }  // namespace cuda
 
-template <Real T>
-void dropout(Cuda, Index n, const T* x, T* y, double p, Key key, std::uint64_t first) {
+template <class F, Real T, class... In>
+void map_dropped(Cuda, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in) {
   if (n == 0) return;
   const Keep<T> keep(p);
   if constexpr (sizeof(T) == 4)
-    if (first % 4 == 0 && n % 4 == 0 && cuda::aligned(x, y))
-      return cuda::launch(cuda::drop_packs, cuda::blocks(n / 4), cuda::threads, 0, cuda::stream(), n / 4, keep, key,
-                          first / 4, reinterpret_cast<const cuda::Pack<T>*>(x), reinterpret_cast<cuda::Pack<T>*>(y));
+    if (first % 4 == 0 && n % 4 == 0 && cuda::aligned(out, in...))
+      return cuda::launch(cuda::drop_packs<F, In...>, cuda::blocks(n / 4), cuda::threads, 0, cuda::stream(), f, n / 4,
+                          keep, key, first / 4, reinterpret_cast<cuda::Pack<T>*>(out),
+                          reinterpret_cast<const cuda::Pack<In>*>(in)...);
   const Index count = (n + static_cast<Index>(first % 4) + 3) / 4;
-  cuda::launch(cuda::drop<T>, cuda::blocks(count), cuda::threads, 0, cuda::stream(), n, count, keep, key, first, x, y);
+  cuda::launch(cuda::drop<F, T, In...>, cuda::blocks(count), cuda::threads, 0, cuda::stream(), f, n, count, keep, key,
+               first, out, in...);
 }
 
 template <Real T>
@@ -68,8 +72,19 @@ void add_dropped(Cuda, Index n, const T* x, const T* t, T* y, double p, Key key,
                n % width == 0 && cuda::aligned(x, t, y), cuda::Dropped<T>(p, key, first), x, t, y);
 }
 
-template void dropout(Cuda, Index, const float*, float*, double, Key, std::uint64_t);
-template void dropout(Cuda, Index, const double*, double*, double, Key, std::uint64_t);
+#define ONE(T, ...) \
+  template void map_dropped(Cuda, const __VA_ARGS__&, Index, T*, double, Key, std::uint64_t, const T*);
+#define TWO(T, ...) \
+  template void map_dropped(Cuda, const __VA_ARGS__&, Index, T*, double, Key, std::uint64_t, const T*, const T*);
+#define FUNCTION(T, F) ONE(T, F) TWO(T, SlopeAt<F>)
+#define EVERY(T) \
+  ONE(T, Identity) FUNCTION(T, Relu) FUNCTION(T, Gelu) FUNCTION(T, GeluTanh) FUNCTION(T, Silu) FUNCTION(T, Tanh)
+EVERY(float)
+EVERY(double)
+#undef EVERY
+#undef FUNCTION
+#undef TWO
+#undef ONE
 template void add_dropped(Cuda, Index, const float*, const float*, float*, double, Key, std::uint64_t);
 template void add_dropped(Cuda, Index, const double*, const double*, double*, double, Key, std::uint64_t);
 

@@ -295,6 +295,20 @@ std::vector<CaseOn<B>> row_cases() {
          return dropout(x[0], 0.3, {1, 2, 3}, 5);
        },
        {}},
+      {"activate_dropout gelu",
+       {{5, 8}},
+       {{300, 200}},
+       [](auto& x) {
+         return activate_dropout(x[0], Activation::gelu, 0.3, {1, 2, 3}, 8);
+       },
+       {40}},
+      {"activate_dropout tanh",
+       {{5, 7}},
+       {{300, 197}},
+       [](auto& x) {
+         return activate_dropout(x[0], Activation::tanh, 0.3, {1, 2, 3}, 5);
+       },
+       {35}},
       {"residual", {{5, 7}, {5, 7}}, {{300, 197}, {300, 197}}, [](auto& x) { return residual(x[0], x[1]); }, {}},
       {"residual dropout",
        {{5, 7}, {5, 7}},

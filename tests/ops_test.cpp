@@ -72,6 +72,31 @@ TEST_CASE("dropout follows its key") {
   CHECK(message_of([&] { dropout(x, std::nan(""), key); }).starts_with("dropout: p is not in [0, 1)"));
 }
 
+TEST_CASE("an activation with dropout is both, one after the other") {
+  const auto x = random_tensor<float>({60, 101}, 1, 1, 2);
+  const Key key{.seed = 5, .site = 6, .step = 7};
+  for (const auto activation :
+       {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu, Activation::tanh}) {
+    CAPTURE(static_cast<int>(activation));
+    for (const double p : {0.0, 0.3}) {
+      const auto both = [&](const auto& op) {
+        Tape tape;
+        const auto in = tape.watch(x.clone()), out = op(in);
+        tape.backward(out, x);
+        return std::pair(out.value().values(), tape.gradient(in).values());
+      };
+      const auto fused = both([&](const Var<float>& in) { return activate_dropout(in, activation, p, key, 3); });
+      const auto apart = both([&](const Var<float>& in) { return dropout(activate(in, activation), p, key, 3); });
+      CHECK(fused.first == apart.first);
+      for (std::size_t i = 0; i < apart.second.size(); ++i)
+        REQUIRE(std::abs(fused.second[i] - apart.second[i]) < 1e-6f);
+    }
+  }
+  CHECK(message_of([&] {
+          activate_dropout(Var<float>(x), Activation::relu, -0.1, key);
+        }).starts_with("activate_dropout: p is not in [0, 1)"));
+}
+
 TEST_CASE("cross entropy: ignored rows, large logits") {
   const auto logits = Tensor<double>::from({3, 3}, {1, 2, 3, 1e4, -1e4, 0, 5, 5, 5});
   const auto labels = Tensor<std::int32_t>::from({3}, {2, 1, -100});

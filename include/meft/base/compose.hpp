@@ -36,6 +36,23 @@ struct Slope {
   }
 };
 
+/// dy · f' from x, whichever F's derivative reads.
+template <class F>
+struct SlopeAt {
+  template <class T>
+  MEFT_HD T operator()(T dy, T x) const {
+    return product(dy, F{}.derivative(x, F::needs_y ? F{}(x) : T(0)));
+  }
+};
+
+/// x itself.
+struct Identity {
+  template <class T>
+  MEFT_HD T operator()(T x) const {
+    return x;
+  }
+};
+
 /// The first operand: broadcasting it repeats it.
 struct First {
   template <class T>

@@ -5,7 +5,7 @@
 
 #include <meft/nn/linear.hpp>
 #include <meft/nn/norm.hpp>
-#include <meft/ops/activation.hpp>
+#include <meft/ops/dropout.hpp>
 
 namespace meft::nn {
 
@@ -29,10 +29,10 @@ struct Adapter {
   }
 
   Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& context) const {
-    auto inner = activate(down(norm ? (*norm)(x) : x), activation);
-    if (context.run.training && dropout > 0)
-      inner = meft::dropout(inner, dropout, context.run.key(site),
-                            static_cast<std::uint64_t>(context.first_row * inner.dim(-1)));
+    auto inner = down(norm ? (*norm)(x) : x);
+    inner = context.run.training ? activate_dropout(inner, activation, dropout, context.run.key(site),
+                                                    static_cast<std::uint64_t>(context.first_row * inner.dim(-1)))
+                                 : activate(inner, activation);
     return up(inner);
   }
 

@@ -98,7 +98,7 @@ struct TransformerLayer {
     return block(
         h, mlp_norm, c, 2, mlp_scale, mlp_adapter,
         [&](const Var<T, B>& in) {
-          const auto inner = dropped(activate(up(in), activation), c, more + 2, activation_dropout);
+          const auto inner = activated(up(in), c);
           return down(inner);  // what `inner` was made from is freed by now
         },
         mlp_placement);
@@ -132,9 +132,14 @@ struct TransformerLayer {
   }
 
  private:
-  /// Dropout of x from the site at `offset`, outside of training x itself.
-  Var<T, B> dropped(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset, float p) const {
-    return c.run.training ? meft::dropout(x, p, c.run.key(site + offset), first(x, c)) : x;
+  /// In training dropout of x from the site at `offset`.
+  Var<T, B> dropped(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset) const {
+    return c.run.training ? meft::dropout(x, dropout, c.run.key(site + offset), first(x, c)) : x;
+  }
+  /// The feed-forward block's activation, and in training its dropout.
+  Var<T, B> activated(const Var<T, B>& x, const Context<T, B>& c) const {
+    if (!c.run.training) return activate(x, activation);
+    return activate_dropout(x, activation, activation_dropout, c.run.key(site + more + 2), first(x, c));
   }
   static std::uint64_t first(const Var<T, B>& x, const Context<T, B>& c) {
     return static_cast<std::uint64_t>(c.first_row * x.dim(-1));
@@ -149,7 +154,7 @@ struct TransformerLayer {
     auto t = f(in);
     float p = c.run.training ? dropout : 0;
     if (scale.defined() || adapter) {
-      t = scaled(dropped(t, c, offset, dropout), scale);
+      t = scaled(dropped(t, c, offset), scale);
       p = 0;
       if (adapter) t = t + (*adapter)(placement == Placement::parallel ? in : t, c);
     }

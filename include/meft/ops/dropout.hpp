@@ -1,8 +1,9 @@
-// Owns: dropout, replayed from its key.
+// Owns: dropout, replayed from its key, alone and after an activation.
 #pragma once
 
 #include <meft/autodiff/op.hpp>
 #include <meft/backend/cpu/dropout.hpp>
+#include <meft/ops/activation.hpp>
 #include <meft/tensor/reuse.hpp>
 
 namespace meft {
@@ -15,18 +16,44 @@ struct Dropout {
   template <Real T, Backend B>
   Tensor<T, B> forward(auto&, Needs<1>, const Tensor<T, B>& x) const {
     Tensor<T, B> y(x.shape());
-    dropout(B{}, x.size(), x.data(), y.data(), p, key, first);
+    map_dropped(B{}, Identity{}, x.size(), y.data(), p, key, first, x.data());
     return y;
   }
   template <Real T, Backend B>
   std::array<Tensor<T, B>, 1> backward(const auto&, Needs<1>, Tensor<T, B> dy) const {
     Tensor<T, B> dx = overwrite(dy);
-    dropout(B{}, dy.size(), std::as_const(dy).data(), dx.data(), p, key, first);
+    map_dropped(B{}, Identity{}, dy.size(), dx.data(), p, key, first, std::as_const(dy).data());
     return {dx};
   }
   double p;
   Key key;
   std::uint64_t first;
+};
+
+/// y = m ⊙ f(x),  dx = m ⊙ dy ⊙ f'(x), with the mask m of Dropout, in one pass. Keeps x.
+template <class F>
+struct ActivationDropout {
+  static constexpr const char* name = "activate_dropout";
+  template <Scalar T, Backend B>
+  struct Saved {
+    Tensor<T, B> x;
+  };
+  template <Real T, Backend B>
+  Tensor<T, B> forward(auto& saved, Needs<1> need, const Tensor<T, B>& x) const {
+    Tensor<T, B> y(x.shape());
+    map_dropped(B{}, F{}, x.size(), y.data(), drop.p, drop.key, drop.first, x.data());
+    if (need[0]) saved.x = x;
+    return y;
+  }
+  template <Real T, Backend B>
+  std::array<Tensor<T, B>, 1> backward(const auto& saved, Needs<1>, Tensor<T, B> dy) const {
+    Tensor<T, B> dx = overwrite(dy);
+    map_dropped(B{}, SlopeAt<F>{}, dy.size(), dx.data(), drop.p, drop.key, drop.first, std::as_const(dy).data(),
+                saved.x.data());
+    return {dx};
+  }
+
+  Dropout drop;
 };
 
 /// Sets elements to 0 with probability p in [0, 1) and scales the others by 1/(1 − p). Element i of x is number
@@ -36,6 +63,17 @@ VarOf<X> dropout(const X& x, double p, Key key, std::uint64_t first_element = 0,
   require(p >= 0 && p < 1, {"dropout: p is not in [0, 1)", where}, p);
   if (p == 0) return as_var(x);
   return apply(where, Dropout{p, key, first_element}, x);
+}
+
+/// dropout(activate(x, activation), p, key, first_element) in one pass.
+template <Operand X>
+VarOf<X> activate_dropout(const X& x, Activation activation, double p, Key key, std::uint64_t first_element = 0,
+                          Where where = Where::current()) {
+  require(p >= 0 && p < 1, {"activate_dropout: p is not in [0, 1)", where}, p);
+  if (p == 0) return activate(x, activation, where);
+  return visit(activation, [&](auto f) {
+    return apply(where, ActivationDropout<decltype(f)>{{p, key, first_element}}, x);
+  });
 }
 
 }  // namespace meft

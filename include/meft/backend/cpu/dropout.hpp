@@ -35,12 +35,15 @@ void for_random_words(Index n, Key key, std::uint64_t first, const Run& run) {
 
 }  // namespace cpu
 
-/// y[i] = x[i]/(1 − p) where element first + i is kept, else 0; 0 ≤ p < 1. `y` may be `x`.
-template <Real T>
-void dropout(Cpu, Index n, const T* x, T* y, double p, Key key, std::uint64_t first) {
+/// out[i] = f(in[i]...)/(1 − p) where element first + i is kept, else 0; 0 ≤ p < 1. `out` may be one of the inputs.
+template <class F, Real T, class... In>
+void map_dropped(Cpu, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in) {
   const Keep<T> keep(p);
   cpu::for_random_words(n, key, first, [&](Index i, Index count, const std::uint32_t* words) {
-    vectorised([&]() MEFT_INLINE { cpu::map_run(keep, count, y + i, x + i, words); });
+    vectorised([&]() MEFT_INLINE {
+      cpu::map_run([f, keep](std::uint32_t w, In... x) MEFT_INLINE { return keep(f(x...), w); }, count, out + i, words,
+                   in + i...);
+    });
   });
 }
 

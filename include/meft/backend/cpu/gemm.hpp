@@ -30,7 +30,7 @@ inline Index balanced(Index total, Index most) {
 /// Float operands as they are.
 struct Floats {
   using Element = float;
-  static constexpr Index pack = 1;        // elements of the matrix in one of these
+  static constexpr Index pack = 1;       // elements of the matrix in one of these
   static constexpr Index tile_rows = 4;  // tasks begin at multiples of it
 
   /// A[rows, k], copied to `to` where its rows lie multiples of 2 KiB apart: tiles of 12 rows would find them in the

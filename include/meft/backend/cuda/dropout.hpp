@@ -1,4 +1,4 @@
-// Owns: the declaration of dropout on CUDA: the same mask as on the CPU.
+// Owns: the declaration of dropout on CUDA, alone and after a function: the same mask as on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,9 @@
 
 namespace meft {
 
-/// y[i] = x[i]/(1 − p) where element first + i is kept, else 0; 0 ≤ p < 1. `y` may be `x`.
-template <Real T>
-void dropout(Cuda, Index n, const T* x, T* y, double p, Key key, std::uint64_t first);
+/// out[i] = f(in[i]...)/(1 − p) where element first + i is kept, else 0; 0 ≤ p < 1. `out` may be one of the inputs.
+/// kernels/dropout.cu has it for the functors that ops use.
+template <class F, Real T, class... In>
+void map_dropped(Cuda, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in);
 
 }  // namespace meft
