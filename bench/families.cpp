@@ -3,18 +3,20 @@
 #include <sys/resource.h>
 
 #include <cstdio>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 
+#include <meft/io/file.hpp>
 #include <meft/meft.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/opt.hpp>
 #include <meft/model/vit.hpp>
 
+#include "device.hpp"
 #include "rate.hpp"
 
 namespace {
@@ -23,7 +25,7 @@ using namespace meft;
 
 struct Options {
   Index batch = 1, tokens = 512, probe = 4;
-  Precision precision = Precision::bf16;
+  std::string precision = "bf16", device = "cpu", json;
   int steps = 2;
 };
 
@@ -70,18 +72,18 @@ Index layers_of(const auto& config) {
 }
 
 /// Random weights, those of a layer packed before the next are made, so that the originals never lie beside each other.
-template <class Model>
+template <class Model, Backend B>
 Model make(const typename Model::Config& config, bool frozen, Precision precision) {
   auto shallow = config;
   set_layers(shallow, 1);
   Model model(shallow);
   const auto fill = [&](auto& part, std::uint64_t seed) {
-    model::initialise_parameters<float, Cpu>(part, seed);
+    model::initialise_parameters<float, B>(part, seed);
     if (!frozen) return;
     freeze(part);
-    nn::set_precision<float, Cpu>(part, precision);
-    nn::pack<float, Cpu>(part);
-    Cpu::pool().trim();
+    nn::set_precision<float, B>(part, precision);
+    nn::pack<float, B>(part);
+    B::pool().trim();
   };
   fill(model, 1);
   const auto deepen = [&](auto& layers, Index count) {
@@ -98,7 +100,7 @@ Model make(const typename Model::Config& config, bool frozen, Precision precisio
                        .dropout = l.dropout,
                        .attention_dropout = l.attention.dropout};
     for (Index i = 1; i < count; ++i) {
-      layers.push_back(nn::TransformerLayer<float>::empty(*l.names, spec, static_cast<std::uint32_t>(i)));
+      layers.push_back(nn::TransformerLayer<float, B>::empty(*l.names, spec, static_cast<std::uint32_t>(i)));
       fill(layers.back(), static_cast<std::uint64_t>(i) + 2);
     }
   };
@@ -107,11 +109,11 @@ Model make(const typename Model::Config& config, bool frozen, Precision precisio
   return model;
 }
 
-template <class Model>
-nn::Batch<> batch_for(const typename Model::Config& config, const Options& o) {
-  nn::Batch<> batch;
+template <Backend B>
+nn::Batch<B> batch_for(const auto& config, const Options& o) {
+  nn::Batch<B> batch;
   if constexpr (requires { config.patch_size; }) {
-    batch.pixels = Tensor<float>({o.batch, config.num_channels, config.image_size, config.image_size});
+    batch.pixels = Tensor<float, B>({o.batch, config.num_channels, config.image_size, config.image_size});
     fill_normal(batch.pixels, {1, 7, 0}, 1.0);
   } else {
     std::vector<std::vector<std::int32_t>> ids, types;
@@ -123,11 +125,11 @@ nn::Batch<> batch_for(const typename Model::Config& config, const Options& o) {
                                       static_cast<std::uint32_t>(config.vocab_size)));
       types.emplace_back(static_cast<std::size_t>(o.tokens), 0);
     }
-    batch = nn::Batch<>::pack(ids, types);
+    batch = nn::Batch<B>::pack(ids, types);
   }
   std::vector<std::int32_t> labels;
   for (Index i = 0; i < o.batch; ++i) labels.push_back(static_cast<std::int32_t>(i % 2));
-  batch.labels = Tensor<std::int32_t>::from({o.batch}, labels);
+  batch.labels = Tensor<std::int32_t, B>::from({o.batch}, labels);
   batch.run = {1, 0, true};
   return batch;
 }
@@ -135,41 +137,49 @@ nn::Batch<> batch_for(const typename Model::Config& config, const Options& o) {
 struct Measured {
   double activation = 0, parameters = 0, seconds = 0;
 };
+struct Row {
+  std::string name;
+  Index layers;
+  Measured exact;
+  double resident, full;  // MiB; full: of stored full fine-tuning
+};
 
 /// The steps of one method on `layers` layers.
-template <class Model, class Method>
+template <class Model, Backend B, class Method>
 Measured steps(typename Model::Config config, const Method& method, bool frozen, const Options& o) {
-  auto model = make<Model>(config, frozen, o.precision);
+  auto model = make<Model, B>(config, frozen, precision_from(o.precision));
   const auto body = adapt(model, method);
   if (!frozen)  // in few layers the gradient of the word table would be the highest point
-    nn::for_each_parameter(model, [](const std::string& name, Parameter<float>& p) {
+    nn::for_each_parameter(model, [](const std::string& name, Parameter<float, B>& p) {
       if (name.find("embed") != name.npos || name == "shared.weight") p.set_trainable(false);
     });
-  auto head = nn::Classifier<float>::make(model.hidden(), 2, {1, 9, 0});
+  auto head = nn::Classifier<float, B>::make(model.hidden(), 2, {1, 9, 0});
   head.pooling = model.head().pooling == nn::Pooling::last ? nn::Pooling::last : nn::Pooling::first;
-  auto adam = optim::AdamW{.rate = 1e-4}.over(model, head);
-  auto batch = batch_for<Model>(config, o);
-  Measured out{0, mib(Cpu::pool().read().of(Use::parameter)), 0};
+  auto adam = optim::AdamW{.rate = 1e-4}.over<float, B>(model, head);
+  auto batch = batch_for<B>(config, o);
+  Measured out{0, mib(B::pool().read().of(Use::parameter)), 0};
   for (int i = 0; i < o.steps; ++i) {
     const double start = bench::now();
-    const Measure measure(Cpu::pool());
+    const Measure measure(B::pool());
     {
       Tape tape;
       tape.backward(cross_entropy(head(model.run(batch, body)), batch.labels));
     }
     out.activation = std::max(out.activation, mib(measure.activation()));
     adam.step();
+    B::synchronize();
     out.seconds = bench::now() - start;
     ++batch.run.step;
   }
   return out;
 }
 
-template <class Model>
-void show(const std::string& name, const typename Model::Config& config, const Options& o) {
+template <class Model, Backend B>
+Row row(const std::string& name, const typename Model::Config& config, const Options& o) {
   const Index layers = layers_of(config);
-  const auto exact = steps<Model>(config, Meft1{}, true, o);
-  const double peak = resident();
+  const auto exact = steps<Model, B>(config, Meft1{}, true, o);
+  // A device's memory is its pool's; on the host the process has more.
+  const double all = B::on_host ? resident() : mib(B::pool().reserved());
   // Stored full fine-tuning of the layers: one step each at two depths, and a line through them.
   Options once = o;
   once.steps = 1;
@@ -178,51 +188,77 @@ void show(const std::string& name, const typename Model::Config& config, const O
   for (int i = 0; i < 2; ++i) {
     auto few = config;
     set_layers(few, depth[i]);
-    Cpu::pool().trim();
-    at[i] = steps<Model>(few, Full{}, false, once).activation;
+    B::pool().trim();
+    at[i] = steps<Model, B>(few, Full{}, false, once).activation;
   }
   const double slope = depth[1] > depth[0] ? (at[1] - at[0]) / static_cast<double>(depth[1] - depth[0]) : 0;
-  const double full = at[0] + slope * static_cast<double>(layers - depth[0]);
-  std::printf("%-11s %6lld %7.1f %10.1f %9.1f %8.2f %13.1f %8.2f%%\n", name.c_str(), static_cast<long long>(layers),
-              exact.activation, exact.parameters, peak, exact.seconds, full, 100 * exact.activation / full);
-  std::fflush(stdout);
+  return {name, layers, exact, all, at[0] + slope * static_cast<double>(layers - depth[0])};
+}
+
+template <Backend B>
+Row measure(const std::string& name, const Options& o) {
+  if (name == "bert-large") return row<model::Bert<float, B>, B>(name, bert_large(), o);
+  if (name == "vit-large") return row<model::Vit<float, B>, B>(name, vit_large(), o);
+  if (name == "bart-large") return row<model::Bart<float, B>, B>(name, bart_large(), o);
+  if (name == "opt-1.3b") return row<model::Opt<float, B>, B>(name, opt(2048, 32, 24), o);
+  auto c = opt(1024, 16, 24);  // opt-350m
+  c.do_layer_norm_before = false, c.word_embed_proj_dim = 512;
+  return row<model::Opt<float, B>, B>(name, c, o);
+}
+
+nlohmann::ordered_json json(const Row& row, const Options& o) {
+  const auto bytes = [](double mebibytes) { return static_cast<std::size_t>(mebibytes * (1 << 20)); };
+  return {{"model", row.name},
+          {"method", "meft1"},
+          {"device", o.device},
+          {"precision", o.precision},
+          {"layers", row.layers},
+          {"batch", o.batch},
+          {"seq", o.tokens},
+          {"activation_bytes", bytes(row.exact.activation)},
+          {"parameter_bytes", bytes(row.exact.parameters)},
+          {"resident_bytes", bytes(row.resident)},
+          {"step_seconds", row.exact.seconds},
+          {"full_activation_bytes", bytes(row.full)},
+          {"threads", threads()},
+          {"processor", bench::processor()}};
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("One step of exact MEFT1 at published sizes, random weights, beside stored full fine-tuning.");
+  const std::vector<std::string> known{"bert-large", "vit-large", "bart-large", "opt-350m", "opt-1.3b"};
   std::vector<std::string> models{"bert-large", "vit-large", "bart-large", "opt-1.3b"};
-  std::string precision = "bf16";
   int threads = 0;
   Options o;
-  app.add_option("--models", models, "bert-large, vit-large, bart-large, opt-350m, opt-1.3b")->delimiter(',');
+  app.add_option("--models", models, "a,b,c")->delimiter(',')->check(CLI::IsMember(known))->capture_default_str();
   app.add_option("--batch", o.batch, "sequences or images [1]")->check(CLI::PositiveNumber);
   app.add_option("--seq", o.tokens, "tokens of a sequence [512]")->check(CLI::PositiveNumber);
-  app.add_option("--precision", precision, "of frozen weights [bf16]")->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--precision", o.precision, "of frozen weights [bf16]")->check(CLI::IsMember({"f32", "bf16"}));
   app.add_option("--steps", o.steps, "of MEFT1; the last one's time is shown [2]")->check(CLI::PositiveNumber);
   app.add_option("--probe-layers", o.probe, "depth of the deeper stored step, the other has half [4]")
       ->check(CLI::PositiveNumber);
   app.add_option("--threads", threads, "all processors by default")->check(CLI::PositiveNumber);
+  app.add_option("--json", o.json, "file for the rows, a JSON object a line");
+  bench::add_device(app, o.device);
   CLI11_PARSE(app, argc, argv);
   if (threads > 0) set_threads(threads);
-  o.precision = precision_from(precision);
   try {
-    std::printf("%s, %d threads, batch %lld x %lld tokens (images: whole), frozen weights in %s; memory in MiB\n",
-                bench::processor().c_str(), meft::threads(), static_cast<long long>(o.batch),
-                static_cast<long long>(o.tokens), precision.c_str());
+    std::printf("%s, %d threads, %s, batch %lld x %lld tokens (images: whole), frozen weights in %s; memory in MiB\n",
+                bench::processor().c_str(), meft::threads(), o.device.c_str(), static_cast<long long>(o.batch),
+                static_cast<long long>(o.tokens), o.precision.c_str());
     std::printf("%-11s %6s %7s %10s %9s %8s %13s %9s\n", "model", "layers", "meft1", "weights", "resident", "s/step",
                 "full (stored)", "share");
+    std::string lines;
     for (const auto& name : models) {
-      if (name == "bert-large") show<model::Bert<float>>(name, bert_large(), o);
-      else if (name == "vit-large") show<model::Vit<float>>(name, vit_large(), o);
-      else if (name == "bart-large") show<model::Bart<float>>(name, bart_large(), o);
-      else if (name == "opt-350m") {
-        auto c = opt(1024, 16, 24);
-        c.do_layer_norm_before = false, c.word_embed_proj_dim = 512;
-        show<model::Opt<float>>(name, c, o);
-      } else if (name == "opt-1.3b") show<model::Opt<float>>(name, opt(2048, 32, 24), o);
-      else fail("--models: expected bert-large, vit-large, bart-large, opt-350m or opt-1.3b, found", name);
+      const Row r = with_device(o.device, [&]<Backend B>() { return measure<B>(name, o); });
+      std::printf("%-11s %6lld %7.1f %10.1f %9.1f %8.2f %13.1f %8.2f%%\n", name.c_str(),
+                  static_cast<long long>(r.layers), r.exact.activation, r.exact.parameters, r.resident, r.exact.seconds,
+                  r.full, 100 * r.exact.activation / r.full);
+      std::fflush(stdout);
+      lines += json(r, o).dump() + "\n";
+      if (!o.json.empty()) io::write_atomically(o.json, lines);
     }
   } catch (const Error& error) {
     std::fprintf(stderr, "families: %s\n", error.message().c_str());

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # gpu.sh: all that takes a GPU, in one command: builds preset gpu, runs the suite on the device, shows the error of every
-# kernel against double, runs every test program with kernels under compute-sanitizer, and every benchmark with kernels. Writes build/gpu/summary.txt, a line a step, and a
-# log of each step into build/gpu/logs. Ends with 1 when a step failed. Needs nvcc, a driver and a device.
-# GPU_STEPS="suite memcheck …" runs only these.
+# kernel against double, runs every test program with kernels under compute-sanitizer, and every benchmark with kernels; measures
+# exact MEFT1 beside PyTorch (from PyPI) at the sizes of BERT-large and OPT-1.3B, and the MEFT authors' code where MEFTS names a
+# checkout of BaohaoLiao/mefts. Writes build/gpu/summary.txt, a line a step, and a log of each step into build/gpu/logs. Ends with
+# 1 when a step failed. Needs nvcc, a driver and a device.
+# GPU_STEPS="suite errors memcheck racecheck initcheck synccheck bench peers" runs only these.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 for tool in nvcc nvidia-smi; do
@@ -65,6 +67,33 @@ if wanted bench; then
     name=bench-$(basename "$program")
     step "$name" "$program" --device cuda && sed 's/^/  /' "$out/logs/$name.log" >>"$summary"
   done
+fi
+
+# packages VENV PACKAGE...: a Python with them, in build/gpu/VENV.
+packages() {
+  local place=$out/$1
+  shift
+  python3 -m venv "$place" && "$place/bin/pip" install -q --disable-pip-version-check "$@"
+}
+# torch VENV MODEL METHODS FLAG...: rows of torch_step.py, added to torch.jsonl.
+torch() {
+  "$out/$1/bin/python" bench/peers/torch_step.py --device cuda --precision bf16 --batch 16 --seq 512 --steps 5 \
+    --model "$2" --methods "$3" "${@:4}" >>"$out/torch.jsonl"
+}
+if wanted peers; then
+  : >"$out/torch.jsonl"
+  step peers-meft "$out/bench/families" --device cuda --models bert-large,opt-1.3b --batch 16 --seq 512 --steps 6 \
+    --json "$out/meft.jsonl"
+  if step peers-install packages venv torch transformers numpy safetensors; then
+    for model in bert-large opt-1.3b; do
+      step "peers-$model" torch venv "$model" full,lora+recompute --compile
+    done
+  fi
+  if [[ -n "${MEFTS:-}" ]] && step peers-install-mefts packages mefts torch -r bench/peers/requirements.txt; then
+    step peers-reference torch mefts bert-large meft1
+  fi
+  step peers python3 bench/peers/compare.py --meft "$out/meft.jsonl" --torch "$out/torch.jsonl" &&
+    sed 's/^/  /' "$out/logs/peers.log" >>"$summary"
 fi
 
 echo "summary: $summary"
