@@ -143,14 +143,17 @@ void run(const Options& o) {
   const Lambda tenth{1, 10};
   const Buffer state(B::pool(), static_cast<std::size_t>(n) * sizeof(std::int32_t)),
       digits(B::pool(), static_cast<std::size_t>(digit_words<std::int32_t>(B{}, n, tenth)) * sizeof(std::uint32_t));
+  const Buffer report(B::pool(), sizeof(ShearSlot));
+  B::zero(report.data(), sizeof(ShearSlot));
+  auto* const told = static_cast<ShearSlot*>(report.data());
   auto* const fixed = static_cast<std::int32_t*>(state.data());
   auto* const words = static_cast<std::uint32_t*>(digits.data());
   const double nibbles = array / 8;
-  table.add("to fixed", 2 * array, [&] { to_fixed(B{}, n, a.data(), fixed, 20); });
-  table.add("shear", 3 * array + nibbles, [&] { shear(B{}, n, fixed, b.data(), tenth, 20, words); });
+  table.add("to fixed", 2 * array, [&] { to_fixed(B{}, n, a.data(), fixed, 20, told); });
+  table.add("shear", 3 * array + nibbles, [&] { shear(B{}, n, fixed, b.data(), tenth, 20, words, told); });
   table.add("shear and undo", 2 * (3 * array + nibbles), [&] {
-    shear(B{}, n, fixed, b.data(), tenth, 20, words);
-    unshear(B{}, n, fixed, b.data(), tenth, 20, words);
+    shear(B{}, n, fixed, b.data(), tenth, 20, words, told);
+    unshear(B{}, n, fixed, b.data(), tenth, 20, words, told);
   });
   table.add("from fixed", 2 * array,
             [&] { from_fixed(B{}, n, static_cast<const std::int32_t*>(fixed), y.data(), 20); });

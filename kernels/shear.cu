@@ -5,7 +5,6 @@
 #include <limits>
 
 #include <meft/backend/cuda/shear.hpp>
-#include <result.cuh>
 #include <row.cuh>
 
 namespace meft {
@@ -14,22 +13,12 @@ namespace cuda {
 
 namespace {
 
-/// What the blocks of a pass join: sums and maxima of integers, whose order does not matter.
-struct Joined {
-  unsigned long long hash, worst;  // worst: |y| of the value farthest out of range, its lowest bit the sign; 0: none
-};
-
 /// An element's share of the hash, which knows its place: the finaliser of MurmurHash3.
 __device__ inline unsigned long long share(Index i, long long x) {
   auto h = static_cast<unsigned long long>(x) + 0x9e3779b97f4a7c15ull * static_cast<unsigned long long>(i + 1);
   h = (h ^ (h >> 33)) * 0xff51afd7ed558ccdull;
   h = (h ^ (h >> 33)) * 0xc4ceb9fe1a85ec53ull;
   return h ^ (h >> 33);
-}
-
-__device__ inline unsigned long long beyond(double y) {
-  const auto bits = static_cast<unsigned long long>(__double_as_longlong(y));
-  return ((bits << 1) >> 1 & ~1ull) | (bits >> 63) | 2;  // not 0 even for y = 0
 }
 
 struct Shear {
@@ -70,13 +59,13 @@ __device__ void unsheared(const Shear& s, Word& x, double f, std::int32_t r, uns
   } else x = static_cast<Word>(q * s.d + r);
 }
 
-/// Adds a thread's share to what the pass gives.
-__device__ inline void join(unsigned long long hash, unsigned long long worst, Joined* joined) {
+/// Adds a thread's share to the report: sums and maxima of integers, whose order does not matter.
+__device__ inline void join(unsigned long long hash, unsigned long long worst, ShearSlot* slot) {
   hash = over_block(hash, Plus{});
   worst = over_block(worst, Larger{});
   if (threadIdx.x != 0) return;
-  atomicAdd(&joined->hash, hash);
-  if (worst) atomicMax(&joined->worst, worst);
+  atomicAdd(&slot->hash, hash);
+  if (worst) atomicMax(&slot->worst, worst);
 }
 
 /// `count` elements from `from` on, 16 bytes at a time where `packed`.
@@ -111,7 +100,7 @@ template <int bits>
 constexpr int count_of = bits ? 32 / bits : 4;
 
 template <int bits, class Word, class F>
-__global__ void shear_words(Index n, Word* x, const F* f, Shear s, bool packed, std::uint32_t* words, Joined* joined) {
+__global__ void shear_words(Index n, Word* x, const F* f, Shear s, bool packed, std::uint32_t* words, ShearSlot* slot) {
   constexpr int count = count_of<bits>;
   unsigned long long hash = 0, worst = 0;
   for (Index w = first(); w * count < n; w += stride()) {
@@ -130,12 +119,12 @@ __global__ void shear_words(Index n, Word* x, const F* f, Shear s, bool packed, 
     if constexpr (bits > 0) words[w] = word;
     store<count>(x + i, packed, valid, mine);
   }
-  join(hash, worst, joined);
+  join(hash, worst, slot);
 }
 
 template <int bits, class Word, class F>
 __global__ void unshear_words(Index n, Word* x, const F* f, Shear s, bool packed, const std::uint32_t* words,
-                              Joined* joined) {
+                              ShearSlot* slot) {
   constexpr int count = count_of<bits>;
   unsigned long long hash = 0, worst = 0;
   for (Index w = first(); w * count < n; w += stride()) {
@@ -155,7 +144,7 @@ __global__ void unshear_words(Index n, Word* x, const F* f, Shear s, bool packed
     }
     store<count>(x + i, packed, valid, mine);
   }
-  join(hash, worst, joined);
+  join(hash, worst, slot);
 }
 
 template <class Word, class F>
@@ -185,13 +174,6 @@ void with_digit_bits(Lambda lambda, const Pass& pass) {
   }
 }
 
-ShearReport report(const Joined& joined, double scale) {
-  if (!joined.worst) return {joined.hash, false, 0};
-  const auto magnitude = joined.worst & ~1ull;
-  const double y = std::bit_cast<double>(magnitude | (joined.worst & 1ull) << 63);
-  return {joined.hash, true, y / scale};
-}
-
 }  // namespace
 
 }  // namespace cuda
@@ -205,35 +187,32 @@ Index digit_words(Cuda, Index n, Lambda lambda) {
 }
 
 template <class Word, Real F>
-ShearReport shear(Cuda, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words) {
-  if (n == 0) return {};
+void shear(Cuda, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words,
+           ShearSlot* slot) {
+  if (n == 0) return;
   const double scale = std::ldexp(1.0, fraction_bits);
-  const cuda::Result<cuda::Joined> joined(0);
   cuda::with_digit_bits(lambda, [&]<int bits>() {
     cuda::launch(cuda::shear_words<bits, Word, F>, cuda::blocks(n, cuda::threads * cuda::count_of<bits>), cuda::threads,
-                 0, cuda::stream(), n, x, f, cuda::Shear{lambda.n, lambda.d, scale}, cuda::aligned(x, f), words,
-                 joined.device());
+                 0, cuda::stream(), n, x, f, cuda::Shear{lambda.n, lambda.d, scale}, cuda::aligned(x, f), words, slot);
   });
-  return cuda::report(joined.read(), scale);
 }
 
 template <class Word, Real F>
-ShearReport unshear(Cuda, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words) {
-  if (n == 0) return {};
+void unshear(Cuda, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words,
+             ShearSlot* slot) {
+  if (n == 0) return;
   const double scale = std::ldexp(1.0, fraction_bits);
-  const cuda::Result<cuda::Joined> joined(0);
   cuda::with_digit_bits(lambda, [&]<int bits>() {
     cuda::launch(cuda::unshear_words<bits, Word, F>, cuda::blocks(n, cuda::threads * cuda::count_of<bits>),
                  cuda::threads, 0, cuda::stream(), n, x, f, cuda::Shear{lambda.n, lambda.d, scale}, cuda::aligned(x, f),
-                 static_cast<const std::uint32_t*>(words), joined.device());
+                 static_cast<const std::uint32_t*>(words), slot);
   });
-  return cuda::report(joined.read(), scale);
 }
 
 template <class Word, Real F>
-ShearReport to_fixed(Cuda, Index n, const F* v, Word* x, int fraction_bits) {
+void to_fixed(Cuda, Index n, const F* v, Word* x, int fraction_bits, ShearSlot* slot) {
   Cuda::zero(x, static_cast<std::size_t>(n) * sizeof(Word));
-  return shear(Cuda{}, n, x, v, Lambda{1, 1}, fraction_bits, nullptr);
+  shear(Cuda{}, n, x, v, Lambda{1, 1}, fraction_bits, nullptr, slot);
 }
 
 template <class Word, Real F>
@@ -255,10 +234,10 @@ void unshear_rounded(Cuda, Index n, F* x, const F* f, Lambda lambda) {
                  static_cast<F>(lambda.value()));
 }
 
-#define EVERY(Word, F)                                                                     \
-  template ShearReport shear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*);   \
-  template ShearReport unshear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*); \
-  template ShearReport to_fixed(Cuda, Index, const F*, Word*, int);                        \
+#define EVERY(Word, F)                                                                          \
+  template void shear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*, ShearSlot*);   \
+  template void unshear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*, ShearSlot*); \
+  template void to_fixed(Cuda, Index, const F*, Word*, int, ShearSlot*);                        \
   template void from_fixed(Cuda, Index, const Word*, F*, int);
 EVERY(std::int32_t, float)
 EVERY(std::int32_t, double)

@@ -18,9 +18,11 @@
 #include <meft/cuda.hpp>
 #include <meft/memory/buffer.hpp>
 
+#include "shear_report.hpp"
 #include "tools.hpp"
 
 using namespace meft;
+using namespace meft::test;
 
 namespace {
 
@@ -86,18 +88,18 @@ void check_shear(Random& random, Lambda lambda, Index n, int bits, double magnit
     return std::all_of(all.begin() + count, all.end(), [](std::uint32_t w) { return w == guard; });
   };
 
-  const auto down = shear(Cuda{}, n, state.data(), added.data(), lambda, bits, words.data());
+  const auto down = shear_on<Cuda>(n, state.data(), added.data(), lambda, bits, words.data());
   REQUIRE_FALSE(down.overflow);
   CHECK(guarded());
   auto expected = x;
   if (std::abs(lambda.n) == 1) {  // otherwise digits of other calls are taken in, in an order that backends choose
     std::vector<std::uint32_t> host_words(static_cast<std::size_t>(digit_words<Word>(Cpu{}, n, lambda)) + 1);
-    shear(Cpu{}, n, expected.data(), f.data(), lambda, bits, host_words.data());
+    shear_on<Cpu>(n, expected.data(), f.data(), lambda, bits, host_words.data());
     CHECK(state.host() == expected);
   }
   const OnDevice<Word> wrong(state.host());
   const OnDevice<std::uint32_t> wrong_words(words.host());
-  const auto up = unshear(Cuda{}, n, state.data(), added.data(), lambda, bits, words.data());
+  const auto up = unshear_on<Cuda>(n, state.data(), added.data(), lambda, bits, words.data());
   CHECK_FALSE(up.overflow);
   CHECK(up.hash == down.hash);
   CHECK(state.host() == x);
@@ -105,7 +107,7 @@ void check_shear(Random& random, Lambda lambda, Index n, int bits, double magnit
 
   f[static_cast<std::size_t>(random() % f.size())] += static_cast<F>(1);
   const OnDevice<F> other(f);
-  const auto seen = unshear(Cuda{}, n, wrong.data(), other.data(), lambda, bits, wrong_words.data());
+  const auto seen = unshear_on<Cuda>(n, wrong.data(), other.data(), lambda, bits, wrong_words.data());
   CHECK((seen.overflow || seen.hash != down.hash));
 }
 
@@ -336,13 +338,13 @@ TEST_CASE("a shear that leaves the range is reported, with the value") {
   const OnDevice<float> added(f);
   const Lambda lambda{1, 10};
   const OnDevice<std::uint32_t> words(digit_words<std::int32_t>(Cuda{}, 4, lambda));
-  const auto report = shear(Cuda{}, 4, x.data(), added.data(), lambda, 20, words.data());
+  const auto report = shear_on<Cuda>(4, x.data(), added.data(), lambda, 20, words.data());
   CHECK(report.overflow);
   CHECK(report.value == doctest::Approx(5000));
-  CHECK_FALSE(shear(Cuda{}, 2, x.data(), added.data(), lambda, 20, words.data()).overflow);
+  CHECK_FALSE(shear_on<Cuda>(2, x.data(), added.data(), lambda, 20, words.data()).overflow);
   const auto nan = std::numeric_limits<float>::quiet_NaN();
   const OnDevice<float> bad(std::vector<float>{nan});
-  CHECK(shear(Cuda{}, 1, x.data(), bad.data(), lambda, 20, words.data()).overflow);
+  CHECK(shear_on<Cuda>(1, x.data(), bad.data(), lambda, 20, words.data()).overflow);
 }
 
 TEST_CASE("attention on the device: heads of every width, spans of every length, causal and not, dropout") {
@@ -404,7 +406,7 @@ TEST_CASE("attention in bf16 on the device: cuDNN where it runs") {
 TEST_CASE("a head that is wider than the kernels take is an error") {
   const OnDevice<float> x(Index{257}), out(Index{257}), lse(Index{1});
   const Span span{0, 1, 0, 1};
-  const auto message = meft::test::message_of([&] {
+  const auto message = message_of([&] {
     attention(Cuda{}, AttentionSpec<float>{1, 257}, 1, &span, x.data(), x.data(), x.data(), out.data(), lse.data());
   });
   CHECK(message.find("257") != message.npos);
@@ -443,7 +445,7 @@ TEST_CASE("copies of every size pass the staging, and nothing is left on the poo
 }
 
 TEST_CASE("a device without room is an error that says how much was asked of it") {
-  const auto message = meft::test::message_of([] { Buffer(Cuda::pool(), std::size_t{1} << 60); });
+  const auto message = message_of([] { Buffer(Cuda::pool(), std::size_t{1} << 60); });
   CHECK(message.find("cuda") != message.npos);
   CHECK(message.find(std::to_string(std::size_t{1} << 60)) != message.npos);
   CHECK_NOTHROW(Buffer(Cuda::pool(), 64));

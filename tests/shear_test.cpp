@@ -9,9 +9,12 @@
 
 #include <meft/backend/cpu/shear.hpp>
 
+#include "shear_report.hpp"
+
 namespace {
 
 using namespace meft;
+using namespace meft::test;
 
 constexpr std::uint32_t guard = 0xA5A5A5A5u;
 
@@ -39,7 +42,7 @@ void check_round_trip(std::mt19937_64& random, Lambda lambda, Index n, int bits,
   const auto before = x;
   const Index count = digit_words<Word>(Cpu{}, n, lambda);
   std::vector<std::uint32_t> words(static_cast<std::size_t>(count) + 64, guard);
-  const auto down = shear(Cpu{}, n, x.data(), f.data(), lambda, bits, words.data());
+  const auto down = shear_on<Cpu>(n, x.data(), f.data(), lambda, bits, words.data());
   REQUIRE_FALSE(down.overflow);
   const bool guarded = std::all_of(words.begin() + count, words.end(), [](std::uint32_t w) { return w == guard; });
   CHECK(guarded);
@@ -56,14 +59,14 @@ void check_round_trip(std::mt19937_64& random, Lambda lambda, Index n, int bits,
   auto f_wrong = f;
   const auto spot = static_cast<std::size_t>(random() % x.size());
   f_wrong[spot] += static_cast<F>(1);
-  const auto up = unshear(Cpu{}, n, x.data(), f.data(), lambda, bits, words.data());
+  const auto up = unshear_on<Cpu>(n, x.data(), f.data(), lambda, bits, words.data());
   CHECK_FALSE(up.overflow);
   CHECK(up.hash == down.hash);
   const bool same = x == before;
   CHECK(same);
   CHECK(std::all_of(words.begin() + count, words.end(), [](std::uint32_t w) { return w == guard; }));
 
-  const auto other = unshear(Cpu{}, n, wrong.data(), f_wrong.data(), lambda, bits, wrong_words.data());
+  const auto other = unshear_on<Cpu>(n, wrong.data(), f_wrong.data(), lambda, bits, wrong_words.data());
   CHECK((other.overflow || other.hash != down.hash));
 }
 
@@ -116,11 +119,11 @@ TEST_CASE("shear: a chain of forty, undone in reverse order") {
       f.emplace_back(x.size());
       for (auto& v : f.back()) v = static_cast<float>(static_cast<double>(random() >> 11) * 0x1p-53 - 0.5);
       words.emplace_back(static_cast<std::size_t>(digit_words<std::int32_t>(Cpu{}, 777, lambda)) + 1);
-      REQUIRE_FALSE(shear(Cpu{}, 777, x.data(), f.back().data(), lambda, 20, words.back().data()).overflow);
+      REQUIRE_FALSE(shear_on<Cpu>(777, x.data(), f.back().data(), lambda, 20, words.back().data()).overflow);
     }
     for (int k = 40; k-- > 0;) {
       const auto at = static_cast<std::size_t>(k);
-      REQUIRE_FALSE(unshear(Cpu{}, 777, x.data(), f[at].data(), lambda, 20, words[at].data()).overflow);
+      REQUIRE_FALSE(unshear_on<Cpu>(777, x.data(), f[at].data(), lambda, 20, words[at].data()).overflow);
     }
     CHECK(x == before);
   }
@@ -146,7 +149,7 @@ TEST_CASE("shear: the digits cost what the design says") {
 TEST_CASE("shear: the range: its last value passes, the next is reported") {
   const auto fixed = [](float v, int bits) {
     std::int32_t x = 0;
-    return to_fixed(Cpu{}, 1, &v, &x, bits);
+    return to_fixed_on<Cpu>(1, &v, &x, bits);
   };
   CHECK_FALSE(fixed(2047.999f, 20).overflow);
   CHECK_FALSE(fixed(-2047.999f, 20).overflow);
@@ -161,7 +164,7 @@ TEST_CASE("shear: the range: its last value passes, the next is reported") {
     std::vector<std::int32_t> x(301, 2000 << 20);
     std::vector<float> f(301, 0.0f);
     f[at] = 100;
-    const auto report = shear(Cpu{}, 301, x.data(), f.data(), Lambda{1, 1}, 20, nullptr);
+    const auto report = shear_on<Cpu>(301, x.data(), f.data(), Lambda{1, 1}, 20, nullptr);
     CHECK(report.overflow);
     CHECK(report.value == 2100);
   }
@@ -170,7 +173,7 @@ TEST_CASE("shear: the range: its last value passes, the next is reported") {
 TEST_CASE("shear: rounding is to the nearest of fixed point, and 2 in the last place shows in the hash") {
   std::vector<float> v{0.5f, -0.5f, 1.0f / 3, 100.25f, -1e-7f, 6e-7f};
   std::vector<std::int32_t> x(v.size());
-  CHECK_FALSE(to_fixed(Cpu{}, 6, v.data(), x.data(), 20).overflow);
+  CHECK_FALSE(to_fixed_on<Cpu>(6, v.data(), x.data(), 20).overflow);
   for (std::size_t i = 0; i < v.size(); ++i) CHECK(x[i] == std::llrint(std::ldexp(double(v[i]), 20)));
   std::vector<float> back(v.size());
   from_fixed(Cpu{}, 6, x.data(), back.data(), 20);
@@ -179,8 +182,8 @@ TEST_CASE("shear: rounding is to the nearest of fixed point, and 2 in the last p
   std::vector<std::int32_t> a(100, 7), b = a;
   b[42] += 2;
   const std::vector<float> zero(100, 0.0f);
-  CHECK(shear(Cpu{}, 100, a.data(), zero.data(), Lambda{1, 1}, 20, nullptr).hash !=
-        shear(Cpu{}, 100, b.data(), zero.data(), Lambda{1, 1}, 20, nullptr).hash);
+  CHECK(shear_on<Cpu>(100, a.data(), zero.data(), Lambda{1, 1}, 20, nullptr).hash !=
+        shear_on<Cpu>(100, b.data(), zero.data(), Lambda{1, 1}, 20, nullptr).hash);
 }
 
 TEST_CASE("shear: the rounded policy divides in floating point, and does not come back exactly") {

@@ -4,7 +4,6 @@
 #include <time.h>
 
 #include <array>
-#include <atomic>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -15,49 +14,17 @@
 #include <meft/base/compose.hpp>
 #include <meft/ops/checkpoint.hpp>
 #include <meft/reversible/layer.hpp>
+#include <meft/reversible/reports.hpp>
+#include <meft/reversible/slices.hpp>
 
 namespace meft::detail {
-
-/// Cuts a batch into slices of whole sequences of about `tokens` rows: {first, last} sequence of each.
-inline std::vector<std::pair<Index, Index>> cut(const Offsets& offsets, Index tokens) {
-  std::vector<std::pair<Index, Index>> out;
-  for (Index i = 0, first = 0; i < offsets.sequences(); ++i)
-    if (i + 1 == offsets.sequences() || offsets.end(i + 1) - offsets.begin(first) > tokens) {
-      out.push_back({first, i + 1});
-      first = i + 1;
-    }
-  return out;
-}
-
-/// Lets slices through in ascending order, one at a time; a failure lets everyone go.
-class Turnstile {
- public:
-  template <class F>
-  void pass(Index slice, const F& f) {
-    for (Index now; (now = next_) != slice;) {
-      if (now == failed) return;
-      next_.wait(now);
-    }
-    f();
-    Index expected = slice;
-    next_.compare_exchange_strong(expected, slice + 1);
-    next_.notify_all();
-  }
-  void fail() {
-    next_ = failed;
-    next_.notify_all();
-  }
-
- private:
-  static constexpr Index failed = -1;
-  std::atomic<Index> next_{0};
-};
 
 /// The streams in words: fixed point (int32, int64), or T itself for the rounded policy.
 template <Real T, Backend B, Scalar Word>
 class StackRun {
  public:
   static constexpr bool fixed = !std::is_same_v<Word, T>;
+  static constexpr std::size_t encoded = 2;  // streams, whose reports come first
   using Layers = std::vector<ReversibleLayer<T, B>>;
 
   StackRun(std::shared_ptr<const Layers> layers, const StackOptions& options, const Context<T, B>& context, bool record)
@@ -73,20 +40,21 @@ class StackRun {
   void forward(const std::array<Tensor<T, B>, 2>& x) {
     rows_ = x[0].dim(0);
     width_ = x[0].dim(1);
-    for (int i = 0; i < 2; ++i) {
-      stream_[static_cast<std::size_t>(i)] = Tensor<Word, B>({rows_, width_});
-      Word* to = stream_[static_cast<std::size_t>(i)].data();
-      if constexpr (fixed) {
-        const auto report =
-            to_fixed(B{}, rows_ * width_, x[static_cast<std::size_t>(i)].data(), to, options_.fraction_bits);
-        if (report.overflow) overflow("the input of the stack", report.value);
-      } else B::copy(to, x[static_cast<std::size_t>(i)].data(), x[static_cast<std::size_t>(i)].bytes());
+    number_shears();
+    for (std::size_t i = 0; i < 2; ++i) {
+      stream_[i] = Tensor<Word, B>({rows_, width_});
+      if constexpr (fixed)
+        to_fixed(B{}, rows_ * width_, x[i].data(), stream_[i].data(), options_.fraction_bits, reports_.at(i));
+      else B::copy(stream_[i].data(), x[i].data(), x[i].bytes());
     }
-    kept_.resize(layers_->size());
     for (std::size_t l = 0; l < layers_->size(); ++l) {
-      kept_[l].resize(slices_.size());
       for_slices<B>(count(), [&](Index s) { forward_slice(l, s); });
       swap_after(l);
+    }
+    if constexpr (fixed) {
+      seen_ = std::exchange(reports_, {}).read();
+      for (std::size_t i = 0; i < seen_.size(); ++i)
+        if (seen_[i].worst) overflow(i);
     }
   }
 
@@ -94,6 +62,8 @@ class StackRun {
   /// inputs; those are complete only when `input` is true. Parameter gradients go to `outer` in slice order.
   void backward(std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input,
                 Tape& outer) {
+    const bool undoes = fixed && options_.streams != Streams::stored;
+    if (undoes) reports_ = ShearReports<B>(seen_.size());
     for (std::size_t l = layers_->size(); l-- > 0;) {
       unswap(l, gradient);
       Turnstile turnstile;
@@ -111,6 +81,11 @@ class StackRun {
       });
       kept_[l].clear();
     }
+    if (!undoes) return;
+    const auto undone = std::exchange(reports_, {}).read();
+    for (std::size_t i = undone.size(); i-- > encoded;)
+      if (undone[i].worst || undone[i].hash != seen_[i].hash)
+        fail("reversible stack: undoing did not give back the input, so f is not deterministic", place_of(i));
   }
 
   /// x = X·2⁻ˢ of one stream.
@@ -131,11 +106,11 @@ class StackRun {
     Var<T, B> x, y;
     std::vector<Side<T, B>> sides;
   };
-  /// What the backward pass of one slice of one layer needs: digits and a hash for each chunk of a shear, or the tapes
-  /// of its functions (stored).
+  /// What the backward pass of one slice of one layer needs: digits for each chunk of a shear, or the tapes of its
+  /// functions (stored).
   struct Kept {
+    std::size_t slot = 0;  // of the next shear's report
     std::vector<Tensor<std::uint32_t, B>> digits;
-    std::vector<std::uint64_t> hash;
     std::vector<Taped> taped;
 
     Taped pop() {
@@ -143,9 +118,6 @@ class StackRun {
       taped.pop_back();
       return last;
     }
-  };
-  struct Chunk {
-    Index first, last;  // rows of a slice, from the first to one past the last
   };
 
   /// Adds the time since it was last asked to one phase or the other, where phases are asked for.
@@ -196,9 +168,44 @@ class StackRun {
   std::string place(std::size_t layer, std::size_t step) const {
     return "reversible layer " + std::to_string(layer) + ", step " + std::to_string(step);
   }
-  [[noreturn]] void overflow(const std::string& where, double value) const {
-    fail("reversible stack: a stream left the fixed-point range", where, "value " + std::to_string(value),
+  [[noreturn]] void overflow(std::size_t slot) const {
+    fail("reversible stack: a stream left the fixed-point range", place_of(slot),
+         "value " + std::to_string(report_of(seen_[slot], options_.fraction_bits).value),
          "range +-" + std::to_string(std::ldexp(1.0, options_.word_bits - 1 - options_.fraction_bits)));
+  }
+
+  /// f(layer, slice, step) for each shear, in the order of its slots; after those of the encoded inputs.
+  template <class F>
+  void each_shear(const F& f) const {
+    for (std::size_t l = 0; l < layers_->size(); ++l)
+      for (std::size_t s = 0; s < slices_.size(); ++s) {
+        const Index rows = context_.offsets.end(slices_[s].second - 1) - context_.offsets.begin(slices_[s].first);
+        for (std::size_t k = 0; k < (*layers_)[l].size(); ++k) {
+          const auto& step = (*layers_)[l][k];
+          if (step.swaps()) continue;
+          for (std::size_t n = step.then ? chunks(rows).size() : 1; n-- > 0;) f(l, s, k);
+        }
+      }
+  }
+  void number_shears() {
+    kept_.resize(layers_->size());
+    for (auto& of_layer : kept_) of_layer.resize(slices_.size());
+    std::size_t next = encoded;
+    each_shear([&](std::size_t l, std::size_t s, std::size_t) {
+      auto& kept = kept_[l][s];
+      if (!kept.slot) kept.slot = next;
+      ++next;
+    });
+    if (fixed) reports_ = ShearReports<B>(next);
+  }
+  std::string place_of(std::size_t slot) const {
+    if (slot < encoded) return "the input of the stack";
+    std::string out;
+    std::size_t at = encoded;
+    each_shear([&](std::size_t l, std::size_t, std::size_t k) {
+      if (at++ == slot) out = place(l, k);
+    });
+    return out;
   }
 
   /// f(x), or x itself.
@@ -229,12 +236,7 @@ class StackRun {
   static bool no_side(std::size_t) { return false; }
 
   /// The rows of a slice, cut for `then`.
-  std::vector<Chunk> chunks(Index rows) const {
-    const Index most = slice_tokens<B>(options_), count = (rows + most - 1) / most;
-    std::vector<Chunk> out;
-    for (Index i = 0; i < count; ++i) out.push_back({i * rows / count, (i + 1) * rows / count});
-    return out;
-  }
+  std::vector<Chunk> chunks(Index rows) const { return detail::chunks(rows, slice_tokens<B>(options_)); }
 
   void forward_slice(std::size_t l, Index s) {
     const auto& layer = (*layers_)[l];
@@ -270,11 +272,9 @@ class StackRun {
     const auto& step = (*layers_)[l][k];
     if constexpr (fixed) {
       Tensor<std::uint32_t, B> words({digit_words<Word>(B{}, x.size(), step.lambda)});
-      const auto report = shear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, words.data());
-      if (report.overflow) overflow(place(l, k), report.value);
-      if (!keep) return;
-      kept.hash.push_back(report.hash);
-      kept.digits.push_back(std::move(words));
+      shear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, words.data(),
+            reports_.at(kept.slot++));
+      if (keep) kept.digits.push_back(std::move(words));
     } else shear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
   }
 
@@ -282,12 +282,9 @@ class StackRun {
   void undo(std::size_t l, std::size_t k, Kept& kept, Tensor<Word, B> x, const Tensor<T, B>& f) {
     const auto& step = (*layers_)[l][k];
     if constexpr (fixed) {
-      const auto report =
-          unshear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, kept.digits.back().data());
-      if (report.overflow || report.hash != kept.hash.back())
-        fail("reversible stack: undoing did not give back the input, so f is not deterministic", place(l, k));
+      unshear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, kept.digits.back().data(),
+              reports_.at(--kept.slot));
       kept.digits.pop_back();
-      kept.hash.pop_back();
     } else unshear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
   }
 
@@ -393,6 +390,8 @@ class StackRun {
   Index rows_ = 0, width_ = 0;
   std::array<Tensor<Word, B>, 2> stream_;
   std::vector<std::vector<Kept>> kept_;
+  ShearReports<B> reports_;      // of the pass that runs
+  std::vector<ShearSlot> seen_;  // of the forward pass
 };
 
 }  // namespace meft::detail

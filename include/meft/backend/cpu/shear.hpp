@@ -103,18 +103,18 @@ struct Hash {
 
 /// The values that left the range, at most one a lane.
 struct Range {
-  double limit, beyond[lanes] = {};
+  double limit, out[lanes] = {};
   int bad = 0;
   MEFT_INLINE double check(Index j, double y) {
     const bool in = std::fabs(y) <= limit;
     bad |= !in;
-    beyond[j] = in ? beyond[j] : y;
+    out[j] = in ? out[j] : y;
     return in ? y : 0.0;
   }
-  ShearReport report(const Hash& hash, double scale) const {
-    for (double y : beyond)
-      if (bad && !(std::fabs(y) <= limit)) return {hash.value(), true, y / scale};
-    return {hash.value(), false, 0};
+  ShearSlot slot(const Hash& hash) const {
+    for (double y : out)
+      if (bad && !(std::fabs(y) <= limit)) return {hash.value(), beyond(y)};
+    return {hash.value(), 0};
   }
 };
 
@@ -139,8 +139,8 @@ MEFT_INLINE inline void blocks(Index n, Index per, Word* x, const F* f, const Bl
 }
 
 template <class F>
-MEFT_INLINE inline ShearReport shear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale,
-                                         std::uint32_t* words) {
+MEFT_INLINE inline ShearSlot shear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale,
+                                       std::uint32_t* words) {
   const Index per = lambda.d > 1 ? digits_per_word(lambda.d) : 8;
   const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
   Hash hash;
@@ -158,12 +158,12 @@ MEFT_INLINE inline ShearReport shear_run(Index n, std::int32_t* x, const F* f, L
     if (lambda.d > 1 && words)
       for (Index j = 0; j < lanes; ++j) words[b * lanes + j] = static_cast<std::uint32_t>(word[j]);
   });
-  return range.report(hash, scale);
+  return range.slot(hash);
 }
 
 template <bool digits, class F>
-MEFT_INLINE inline ShearReport unshear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale,
-                                           const std::uint32_t* words) {
+MEFT_INLINE inline ShearSlot unshear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale,
+                                         const std::uint32_t* words) {
   const Index per = digits ? digits_per_word(lambda.d) : 8;
   const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
   Hash hash;
@@ -185,17 +185,17 @@ MEFT_INLINE inline ShearReport unshear_run(Index n, std::int32_t* x, const F* f,
     for (Index g = 0; g < per; ++g)
       for (Index j = 0; j < lanes; ++j) hash.add(j, px[g * lanes + j]);
   });
-  return range.report(hash, scale);
+  return range.slot(hash);
 }
 
 /// Any n/d and any word, digit by digit. `limit` is the largest magnitude of a word.
 template <class Word, class F>
-ShearReport shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
+ShearSlot shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
   const std::int64_t d = lambda.d, m = lambda.n < 0 ? -lambda.n : lambda.n;
   const bool digits = d > 1 || m > 1;
   DigitStack stack(words + (digits ? stack_header : 0), static_cast<std::uint64_t>(d * m));
   Hash hash;
-  ShearReport report;
+  unsigned long long worst = 0;
   for (Index i = 0; i < n; ++i) {
     hash.add(i % lanes, x[i]);
     const std::int64_t r = (x[i] % d + d) % d, q = (x[i] - r) / d;
@@ -206,7 +206,7 @@ ShearReport shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale,
     }
     const double add = static_cast<double>(f[i]) * scale, scaled = static_cast<double>(q) * static_cast<double>(m);
     if (!(std::fabs(add) + std::fabs(scaled) < 0.99 * static_cast<double>(std::numeric_limits<Word>::max()))) {
-      report = {0, true, scaled / scale + static_cast<double>(f[i])};
+      worst = beyond(scaled + add);
       x[i] = 0;
       continue;
     }
@@ -214,23 +214,22 @@ ShearReport shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale,
     x[i] = static_cast<Word>((lambda.n < 0 ? -whole : whole) + std::llrint(add));
   }
   if (digits) stack.save(words);
-  report.hash = hash.value();
-  return report;
+  return {hash.value(), worst};
 }
 
 template <class Word, class F>
-ShearReport unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
+ShearSlot unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
   const std::int64_t d = lambda.d, m = lambda.n < 0 ? -lambda.n : lambda.n;
   const double limit = static_cast<double>(std::numeric_limits<Word>::max());
   const bool digits = d > 1 || m > 1;
   DigitStack stack(words + (digits ? stack_header : 0), static_cast<std::uint64_t>(d * m));
   if (digits) stack.load(words);
   Hash hash;
-  ShearReport report;
+  unsigned long long worst = 0;
   for (Index i = n - 1; i >= 0; --i) {
     const double add = static_cast<double>(f[i]) * scale;
     if (!(std::fabs(add) < limit && std::fabs(static_cast<double>(x[i]) - add) < limit)) {
-      report.overflow = true;
+      worst = beyond(add);
       continue;
     }
     std::int64_t whole = x[i] - std::llrint(add);
@@ -245,12 +244,11 @@ ShearReport unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scal
     std::int64_t old = 0;
     if (__builtin_mul_overflow((whole - p) / m, d, &old) || __builtin_add_overflow(old, r, &old) ||
         static_cast<Word>(old) != old)
-      report.overflow = true;
+      worst = beyond(static_cast<double>(whole));
     x[i] = static_cast<Word>(old);
   }
   for (Index i = 0; i < n; ++i) hash.add(i % lanes, x[i]);
-  report.hash = hash.value();
-  return report;
+  return {hash.value(), worst};
 }
 
 inline bool blockwise(Lambda lambda, bool narrow) { return narrow && (lambda.n == 1 || lambda.n == -1); }
@@ -269,41 +267,35 @@ Index digit_words(Cpu, Index n, Lambda lambda) {
   return cpu::stack_header + static_cast<Index>(static_cast<double>(n) * bits * 1.000001 / 32.0) + 8;
 }
 
-/// x ← λ·x + f·2ˢ for one slice of n elements; the digits go to `words`.
+/// x ← λ·x + f·2ˢ for one slice of n elements; the digits go to `words`, the report to `slot`.
 template <class Word, Real F>
-ShearReport shear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words) {
+void shear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words, ShearSlot* slot) {
   const double scale = std::ldexp(1.0, fraction_bits);
-  if constexpr (sizeof(Word) == 4) {
-    if (cpu::blockwise(lambda, true)) {
-      ShearReport report;
-      vectorised([&]() MEFT_INLINE { report = cpu::shear_run(n, x, f, lambda, scale, words); });
-      return report;
-    }
-  }
-  return cpu::shear_any(n, x, f, lambda, scale, words);
+  if constexpr (sizeof(Word) == 4)
+    if (cpu::blockwise(lambda, true))
+      return vectorised([&]() MEFT_INLINE { *slot = cpu::shear_run(n, x, f, lambda, scale, words); });
+  *slot = cpu::shear_any(n, x, f, lambda, scale, words);
 }
 
 /// The inverse of `shear`, with the same f and words; its hash is that of the restored elements.
 template <class Word, Real F>
-ShearReport unshear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words) {
+void unshear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words,
+             ShearSlot* slot) {
   const double scale = std::ldexp(1.0, fraction_bits);
-  if constexpr (sizeof(Word) == 4) {
+  if constexpr (sizeof(Word) == 4)
     if (cpu::blockwise(lambda, true)) {
-      ShearReport report;
       if (lambda.d > 1)
-        vectorised([&]() MEFT_INLINE { report = cpu::unshear_run<true>(n, x, f, lambda, scale, words); });
-      else vectorised([&]() MEFT_INLINE { report = cpu::unshear_run<false>(n, x, f, lambda, scale, words); });
-      return report;
+        return vectorised([&]() MEFT_INLINE { *slot = cpu::unshear_run<true>(n, x, f, lambda, scale, words); });
+      return vectorised([&]() MEFT_INLINE { *slot = cpu::unshear_run<false>(n, x, f, lambda, scale, words); });
     }
-  }
-  return cpu::unshear_any(n, x, f, lambda, scale, words);
+  *slot = cpu::unshear_any(n, x, f, lambda, scale, words);
 }
 
 /// x ← round(v·2ˢ).
 template <class Word, Real F>
-ShearReport to_fixed(Cpu, Index n, const F* v, Word* x, int fraction_bits) {
+void to_fixed(Cpu, Index n, const F* v, Word* x, int fraction_bits, ShearSlot* slot) {
   std::fill(x, x + n, Word(0));
-  return shear(Cpu{}, n, x, v, Lambda{1, 1}, fraction_bits, nullptr);
+  shear(Cpu{}, n, x, v, Lambda{1, 1}, fraction_bits, nullptr, slot);
 }
 
 /// v ← X·2⁻ˢ.
