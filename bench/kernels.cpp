@@ -17,6 +17,7 @@
 #include <meft/backend/cpu/shear.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/io/file.hpp>
+#include <meft/reversible/reports.hpp>
 
 #include "device.hpp"
 #include "rate.hpp"
@@ -143,9 +144,8 @@ void run(const Options& o) {
   const Lambda tenth{1, 10};
   const Buffer state(B::pool(), static_cast<std::size_t>(n) * sizeof(std::int32_t)),
       digits(B::pool(), static_cast<std::size_t>(digit_words<std::int32_t>(B{}, n, tenth)) * sizeof(std::uint32_t));
-  const Buffer report(B::pool(), sizeof(ShearSlot));
-  B::zero(report.data(), sizeof(ShearSlot));
-  auto* const told = static_cast<ShearSlot*>(report.data());
+  const detail::ShearReports<B> reports(1);
+  ShearSlot* const told = reports.at(0);
   auto* const fixed = static_cast<std::int32_t*>(state.data());
   auto* const words = static_cast<std::uint32_t*>(digits.data());
   const double nibbles = array / 8;

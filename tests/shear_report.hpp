@@ -3,21 +3,17 @@
 
 #include <cstdint>
 
-#include <meft/backend/report.hpp>
 #include <meft/base/lambda.hpp>
-#include <meft/memory/buffer.hpp>
+#include <meft/reversible/reports.hpp>
 
 namespace meft::test {
 
 /// A shear, its undo or an encoding, and what it reports.
 template <Backend B, class F>
 ShearReport reported(int fraction_bits, const F& f) {
-  const Buffer slot(B::pool(), sizeof(ShearSlot));
-  B::zero(slot.data(), sizeof(ShearSlot));
-  f(static_cast<ShearSlot*>(slot.data()));
-  ShearSlot out;
-  B::download(&out, slot.data(), sizeof out);
-  return report_of(out, fraction_bits);
+  const meft::detail::ShearReports<B> reports(1);
+  f(reports.at(0));
+  return report_of(reports.read().front(), fraction_bits);
 }
 template <Backend B, class Word, class F>
 ShearReport shear_on(Index n, Word* x, const F* f, Lambda lambda, int bits, std::uint32_t* words) {

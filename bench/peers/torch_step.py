@@ -169,7 +169,7 @@ def measure(method, options):
     import transformers
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    family = options.model.split("-")[0].replace("minilm6", "bert")
+    family = "opt" if options.model.startswith("opt") else "bert"
     hidden, layers, heads, ffn = MODELS[options.model]
     layers = options.layers or layers
     shape = dict(vocab_size=VOCABULARY[family], hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,

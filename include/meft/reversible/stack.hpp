@@ -105,8 +105,8 @@ struct StackNode final : Slot<T, B> {
 }  // namespace detail
 
 /// Layers applied in order to two streams. Gradients reach the inputs, the sides and every parameter that the layers'
-/// functions use. Throws when a stream leaves its range, naming layer and value, and in the backward pass when a
-/// function turns out not to be deterministic.
+/// functions use. Throws after the forward pass when a stream left its range, naming layer and value, and
+/// after the backward pass when a function turned out not to be deterministic.
 template <Real T, Backend B = Cpu>
 class ReversibleStack {
  public:
