@@ -15,6 +15,8 @@
 #include <meft/model/bert.hpp>
 #include <meft/model/opt.hpp>
 #include <meft/model/vit.hpp>
+#include <meft/train/learner.hpp>
+#include <meft/train/steps.hpp>
 
 #include "device.hpp"
 #include "rate.hpp"
@@ -147,25 +149,22 @@ struct Row {
 /// The steps of one method on `layers` layers.
 template <class Model, Backend B, class Method>
 Measured steps(typename Model::Config config, const Method& method, bool frozen, const Options& o) {
-  auto model = make<Model, B>(config, frozen, precision_from(o.precision));
-  const auto body = adapt(model, method);
+  train::Learner<Model> learner{make<Model, B>(config, frozen, precision_from(o.precision)), {}, {}};
+  learner.body = adapt(learner.model, method);
   if (!frozen)  // in few layers the gradient of the word table would be the highest point
-    nn::for_each_parameter(model, [](const std::string& name, Parameter<float, B>& p) {
+    nn::for_each_parameter(learner.model, [](const std::string& name, Parameter<float, B>& p) {
       if (name.find("embed") != name.npos || name == "shared.weight") p.set_trainable(false);
     });
-  auto head = nn::Classifier<float, B>::make(model.hidden(), 2, {1, 9, 0});
-  head.pooling = model.head().pooling == nn::Pooling::last ? nn::Pooling::last : nn::Pooling::first;
-  auto adam = optim::AdamW{.rate = 1e-4}.over<float, B>(model, head);
+  learner.head = nn::Classifier<float, B>::make(learner.model.hidden(), 2, {1, 9, 0});
+  const bool last = learner.model.head().pooling == nn::Pooling::last;
+  learner.head.pooling = last ? nn::Pooling::last : nn::Pooling::first;
+  auto adam = optim::AdamW{.rate = 1e-4}.over<float, B>(learner);
+  train::Steps<train::Learner<Model>> passes(learner);
   auto batch = batch_for<B>(config, o);
   Measured out{0, mib(B::pool().read().of(Use::parameter)), 0};
   for (int i = 0; i < o.steps; ++i) {
     const double start = bench::now();
-    const Measure measure(B::pool());
-    {
-      Tape tape;
-      tape.backward(cross_entropy(head(model.run(batch, body)), batch.labels));
-    }
-    out.activation = std::max(out.activation, mib(measure.activation()));
+    out.activation = std::max(out.activation, mib(passes.run(batch, [] {}).activation_bytes));
     adam.step();
     B::synchronize();
     out.seconds = bench::now() - start;

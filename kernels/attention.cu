@@ -26,7 +26,7 @@ __device__ void drops(const Spec<T>& s, std::uint64_t first, T (&drop)[share<T>]
       for (int j = 0; j < 4; ++j) drop[k + j] = 1;
       continue;
     }
-    const auto words = philox(s.of.key, (first + static_cast<std::uint64_t>(k)) / 4);
+    const auto words = philox(s.key.now(), (first + static_cast<std::uint64_t>(k)) / 4);
     for (int j = 0; j < 4; ++j) drop[k + j] = s.keep(T(1), words[static_cast<std::size_t>(j)]);
   }
 }
@@ -166,7 +166,7 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
         const T p = Exp{}(score[j] * s.of.scale - lse[row * s.of.heads + head]);
         T drop = 1;
         if (s.keep.threshold)
-          drop = s.keep(T(1), random_bits(s.of.key, s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
+          drop = s.keep(T(1), random_bits(s.key.now(), s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
         weight = p * drop;
         d = p * (slope[j] * drop - delta[row * s.of.heads + head]) * s.of.scale;
       }
@@ -207,7 +207,7 @@ class Tasks {
 template <class T>
 Spec<T> spec_of(const AttentionSpec<T>& spec) {
   require(spec.width <= widest, "attention: a head is wider than the kernels take, found and most", spec.width, widest);
-  return {spec, Keep<T>(static_cast<double>(spec.dropout))};
+  return {spec, Keep<T>(static_cast<double>(spec.dropout)), MovingKey(spec.key)};
 }
 
 /// Calls run.operator()<most>() with the least of 64, 128 and 256 that holds the head.

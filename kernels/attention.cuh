@@ -8,6 +8,7 @@
 #include <meft/backend/attention_spec.hpp>
 #include <meft/backend/keep.hpp>
 #include <meft/base/functor.hpp>
+#include <moving_key.cuh>
 #include <stream.cuh>
 
 namespace meft::cuda::attend {
@@ -32,6 +33,7 @@ template <class T>
 struct Spec {
   AttentionSpec<T> of;
   Keep<T> keep;  // dropout; its threshold is 0 where there is none
+  MovingKey key;
 
   __device__ Index row_step() const { return of.heads * of.width; }
   /// How many of a sequence's keys its query i sees.

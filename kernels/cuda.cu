@@ -1,10 +1,12 @@
 // Owns: the device, its stream and its memory: what include/meft/backend/cuda/cuda.hpp declares.
 #include <algorithm>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include <meft/backend/cuda/cuda.hpp>
 #include <meft/base/mutex.hpp>
-#include <stream.cuh>
+#include <recorder.cuh>
 
 namespace meft {
 
@@ -71,6 +73,8 @@ Staging& staging() {
 
 void* allocate(std::size_t bytes) {
   void* data = nullptr;
+  std::optional<Aside> aside;  // recorded work has its memory before it runs
+  if (recorder()) aside.emplace();
   const cudaError_t code = cudaMallocAsync(&data, bytes, stream());
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // it is told by the null
@@ -79,18 +83,13 @@ void* allocate(std::size_t bytes) {
   check(code, "cudaMallocAsync");
   return data;
 }
-void release(void* data) { cudaFreeAsync(data, stream()); }  // from destructors: an error shows in the next call
+void release(void* data) {
+  std::optional<Aside> aside;
+  if (recorder()) aside.emplace();
+  cudaFreeAsync(data, stream());  // from destructors: an error shows in the next call
+}
 
 }  // namespace
-
-cudaStream_t stream() {
-  static const cudaStream_t stream = [] {
-    cudaStream_t made = nullptr;
-    check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    return made;
-  }();
-  return stream;
-}
 
 }  // namespace cuda
 
@@ -106,11 +105,22 @@ void Cuda::zero(void* to, std::size_t bytes) {
   if (bytes) cuda::check(cudaMemsetAsync(to, 0, bytes, cuda::stream()), "cudaMemsetAsync");
 }
 void Cuda::upload(void* to, const void* from, std::size_t bytes) {
-  if (bytes) cuda::staging().upload(static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes);
+  if (!bytes) return;
+  if (cuda::Recorder* const r = cuda::recorder()) return r->upload(to, from, bytes);
+  cuda::staging().upload(static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes);
 }
 void Cuda::download(void* to, const void* from, std::size_t bytes) {
-  if (bytes) cuda::staging().download(static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes);
+  if (!bytes) return;
+  if (cuda::Recorder* const r = cuda::recorder()) r->refuse("Cuda::download");
+  cuda::staging().download(static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes);
 }
-void Cuda::synchronize() { cuda::check(cudaStreamSynchronize(cuda::stream()), "cudaStreamSynchronize"); }
+void Cuda::read_later(const void* from, std::size_t bytes, std::function<void(const void*)> then) {
+  cuda::recorder()->read(from, bytes, std::move(then));
+}
+bool Cuda::recording() { return cuda::recorder() != nullptr; }
+void Cuda::synchronize() {
+  if (cuda::Recorder* const r = cuda::recorder()) r->refuse("Cuda::synchronize");
+  cuda::check(cudaStreamSynchronize(cuda::stream()), "cudaStreamSynchronize");
+}
 
 }  // namespace meft

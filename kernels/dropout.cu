@@ -15,7 +15,9 @@ namespace {
 
 /// Element `start` + i of the stream of random bits belongs to out[i]; the first block may begin before it.
 template <class F, class T, class... In>
-__global__ void drop(F f, Index n, Index count, Keep<T> keep, Key key, std::uint64_t start, T* out, const In*... in) {
+__global__ void drop(F f, Index n, Index count, Keep<T> keep, MovingKey moving, std::uint64_t start, T* out,
+                     const In*... in) {
+  const Key key = moving.now();
   const Index skip = static_cast<Index>(start % 4);
   for (Index b = first(); b < count; b += stride()) {
     const auto words = philox(key, start / 4 + static_cast<std::uint64_t>(b));
@@ -28,13 +30,14 @@ __global__ void drop(F f, Index n, Index count, Keep<T> keep, Key key, std::uint
 
 /// The same for whole blocks of aligned floats.
 template <class F, class... In>
-__global__ void drop_packs(F f, Index count, Keep<float> keep, Key key, std::uint64_t block, Pack<float>* out,
+__global__ void drop_packs(F f, Index count, Keep<float> keep, MovingKey moving, std::uint64_t block, Pack<float>* out,
                            const Pack<In>*... in) {
   const auto apply = [&](const auto& words, const Pack<In>&... x) {
     Pack<float> y;
     for (int k = 0; k < 4; ++k) y.at[k] = keep(f(x.at[k]...), words[static_cast<std::size_t>(k)]);
     return y;
   };
+  const Key key = moving.now();
   for (Index b = first(); b < count; b += stride())
     out[b] = apply(philox(key, block + static_cast<std::uint64_t>(b)), in[b]...);
 }
@@ -54,14 +57,15 @@ template <class F, Real T, class... In>
 void map_dropped(Cuda, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in) {
   if (n == 0) return;
   const Keep<T> keep(p);
+  const cuda::MovingKey moving(key);
   if constexpr (sizeof(T) == 4)
     if (first % 4 == 0 && n % 4 == 0 && cuda::aligned(out, in...))
       return cuda::launch(cuda::drop_packs<F, In...>, cuda::blocks(n / 4), cuda::threads, 0, cuda::stream(), f, n / 4,
-                          keep, key, first / 4, reinterpret_cast<cuda::Pack<T>*>(out),
+                          keep, moving, first / 4, reinterpret_cast<cuda::Pack<T>*>(out),
                           reinterpret_cast<const cuda::Pack<In>*>(in)...);
   const Index count = (n + static_cast<Index>(first % 4) + 3) / 4;
-  cuda::launch(cuda::drop<F, T, In...>, cuda::blocks(count), cuda::threads, 0, cuda::stream(), f, n, count, keep, key,
-               first, out, in...);
+  cuda::launch(cuda::drop<F, T, In...>, cuda::blocks(count), cuda::threads, 0, cuda::stream(), f, n, count, keep,
+               moving, first, out, in...);
 }
 
 template <Real T>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <meft/backend/keep.hpp>
-#include <meft/base/random.hpp>
+#include <moving_key.cuh>
 #include <stream.cuh>
 
 namespace meft::cuda {
@@ -10,7 +10,7 @@ namespace meft::cuda {
 /// Dropout with the masks of the CPU: element i is number first + i of the key's random bits.
 template <class T>
 struct Dropped {
-  Dropped(double p, Key k, std::uint64_t f) : keep(p), key(k), first(f), whole(p == 0) {}
+  Dropped(double p, Key k, std::uint64_t f) : keep(p), moving(k), first(f), whole(p == 0) {}
 
   /// x + dropped t; the pack's first element is number i.
   __device__ Pack<T> add(const Pack<T>& x, const Pack<T>& t, Index i) const {
@@ -19,6 +19,7 @@ struct Dropped {
       for (int k = 0; k < Pack<T>::width; ++k) out.at[k] = x.at[k] + t.at[k];
       return out;
     }
+    const Key key = moving.now();
     const std::uint64_t element = first + static_cast<std::uint64_t>(i);
     auto words = philox(key, element / 4);
     for (int k = 0; k < Pack<T>::width; ++k) {
@@ -30,7 +31,7 @@ struct Dropped {
   }
 
   Keep<T> keep;
-  Key key;
+  MovingKey moving;
   std::uint64_t first;
   bool whole;
 };

@@ -1,6 +1,7 @@
 // Owns: cross entropy and squared differences: include/meft/backend/cuda/loss.hpp. A block takes a row of logits.
 #include <meft/backend/cuda/loss.hpp>
 #include <meft/base/functor.hpp>
+#include <recorder.cuh>
 #include <result.cuh>
 #include <row.cuh>
 
@@ -68,11 +69,15 @@ __global__ void difference(Index n, const T* x, const T* target, const T* dy, T 
 
 LabelCheck check_labels(Cuda, Index n, const std::int32_t* labels, Index classes, std::int32_t ignore) {
   if (n == 0) return {};
-  const cuda::Result<cuda::Found> result(0xff);
-  cuda::launch(cuda::look_at_labels, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, labels, classes, ignore,
-               result.device());
-  const auto found = result.read();
-  return {static_cast<Index>(found.counted + 1), static_cast<Index>(found.outside)};
+  const auto look = [=] {
+    const cuda::Result<cuda::Found> result(0xff);
+    cuda::launch(cuda::look_at_labels, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, labels, classes, ignore,
+                 result.device());
+    const auto found = result.read();
+    return LabelCheck{static_cast<Index>(found.counted + 1), static_cast<Index>(found.outside)};
+  };
+  if (cuda::Recorder* const r = cuda::recorder(); r && !r->is_input(labels)) r->refuse("check_labels");
+  return cuda::look_at(labels, look, LabelCheck{});
 }
 
 template <Real T>

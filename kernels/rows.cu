@@ -3,6 +3,7 @@
 
 #include <meft/backend/cuda/reduce.hpp>
 #include <meft/backend/cuda/rows.hpp>
+#include <recorder.cuh>
 #include <result.cuh>
 #include <row.cuh>
 #include <stream.cuh>
@@ -100,10 +101,14 @@ void gather_as(Index n, Index width, const T* x, const std::int32_t* rows, T* y)
 
 Index first_outside(Cuda, Index n, const std::int32_t* numbers, Index limit) {
   if (n == 0) return -1;
-  const cuda::Result<cuda::Position> found(0xff);
-  cuda::launch(cuda::find_outside, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, numbers, limit,
-               found.device());
-  return static_cast<Index>(found.read());  // all ones: -1
+  const auto look = [=] {
+    const cuda::Result<cuda::Position> found(0xff);
+    cuda::launch(cuda::find_outside, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, numbers, limit,
+                 found.device());
+    return static_cast<Index>(found.read());  // all ones: -1
+  };
+  // Row numbers that are no input follow from the shapes, and are right as they were before.
+  return cuda::look_at(numbers, look, Index{-1});
 }
 
 template <Scalar T>

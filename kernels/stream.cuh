@@ -1,4 +1,4 @@
-// Owns: the one stream on which everything of the Cuda backend runs, and how much of a grid covers n elements.
+// Owns: the stream on which everything of the Cuda backend runs, and how much of a grid covers n elements.
 #pragma once
 
 #include <launch.cuh>
@@ -8,7 +8,21 @@
 namespace meft::cuda {
 
 /// The stream of the process. Throws Error, the first time, where there is no device.
+cudaStream_t main_stream();
+/// Where work goes now: that stream, or another while an OnStream lives.
 cudaStream_t stream();
+cudaStream_t new_stream();
+
+class OnStream {
+ public:
+  explicit OnStream(cudaStream_t other);
+  ~OnStream();
+  OnStream(const OnStream&) = delete;
+  OnStream& operator=(const OnStream&) = delete;
+
+ private:
+  cudaStream_t before_;
+};
 
 /// Threads of a block of the kernels that go over elements.
 inline constexpr unsigned threads = 256;

@@ -13,7 +13,9 @@ template <Backend B, class F>
 ShearReport reported(int fraction_bits, const F& f) {
   const meft::detail::ShearReports<B> reports(1);
   f(reports.at(0));
-  return report_of(reports.read().front(), fraction_bits);
+  ShearReport out;
+  reports.read([&](const auto& slots) { out = report_of(slots.front(), fraction_bits); });
+  return out;
 }
 template <Backend B, class Word, class F>
 ShearReport shear_on(Index n, Word* x, const F* f, Lambda lambda, int bits, std::uint32_t* words) {

@@ -12,10 +12,12 @@
 namespace meft {
 
 /// A device: it has a name, a pool, and copies bytes to, from and within itself. `on_host`: its memory is the host's
-/// and host threads compute on it; else what it is told to do is enqueued, and `synchronize` waits for it. A layer is
+/// and host threads compute on it; else what it is told to do is enqueued, and `synchronize` waits for it. `read` hands
+/// bytes to a function on the host, later where work is recorded to be run again. A layer is
 /// taken through in slices of about `slice_tokens` tokens.
 template <class B>
-concept Backend = std::is_empty_v<B> && requires(void* to, const void* from, std::size_t bytes) {
+concept Backend = std::is_empty_v<B> &&
+    requires(void* to, const void* from, std::size_t bytes, void (*f)(const void*)) {
   { B::name } -> std::convertible_to<const char*>;
   { B::pool() } -> std::same_as<Pool&>;
   { B::slice_tokens } -> std::convertible_to<Index>;
@@ -24,6 +26,7 @@ concept Backend = std::is_empty_v<B> && requires(void* to, const void* from, std
   B::upload(to, from, bytes);
   B::download(to, from, bytes);
   B::zero(to, bytes);
+  B::read(from, bytes, f);
   B::synchronize();
 };
 

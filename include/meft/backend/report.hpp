@@ -38,6 +38,7 @@ inline ShearReport report_of(const ShearSlot& slot, int fraction_bits) {
 /// What a look at the labels found: how many count, and the first position outside the classes, or -1.
 struct LabelCheck {
   Index counted = 0, outside = -1;
+  friend bool operator==(const LabelCheck&, const LabelCheck&) = default;
 };
 
 }  // namespace meft

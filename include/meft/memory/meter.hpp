@@ -9,10 +9,18 @@ namespace meft {
 /// What a buffer is for.
 enum class Use { parameter, gradient, optimizer, activation, workspace };
 
+/// Who may have a block again that was given back: anyone, or what takes blocks for the same purpose alone: recordings,
+/// which write to their blocks whenever they are run; uploads that run ahead of the work that was enqueued.
+enum class Shelf { common, recordings, ahead };
+
 namespace detail {
 inline Use& current_use() {
   thread_local Use use = Use::activation;
   return use;
+}
+inline Shelf& current_shelf() {
+  thread_local Shelf shelf = Shelf::common;
+  return shelf;
 }
 }  // namespace detail
 
@@ -26,6 +34,18 @@ class UseScope {
 
  private:
   Use before_;
+};
+
+/// While it lives, this thread's allocations come from `shelf` and return there.
+class ShelfScope {
+ public:
+  explicit ShelfScope(Shelf shelf) : before_(detail::current_shelf()) { detail::current_shelf() = shelf; }
+  ~ShelfScope() { detail::current_shelf() = before_; }
+  ShelfScope(const ShelfScope&) = delete;
+  ShelfScope& operator=(const ShelfScope&) = delete;
+
+ private:
+  Shelf before_;
 };
 
 /// Bytes alive now and at the highest point since the last `reset`.

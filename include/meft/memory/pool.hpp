@@ -2,6 +2,7 @@
 // A freed block is kept and given to the next request that it fits within an eighth, most recently used first.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <utility>
 #include <vector>
@@ -18,7 +19,9 @@ class Pool {
   using Free = void (*)(void*);
 
   Pool(const char* device, Allocate allocate, Free free) : device_(device), allocate_(allocate), free_(free) {}
-  ~Pool() { trim(); }
+  ~Pool() {
+    for (auto& cached : cached_) release(cached);
+  }
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
@@ -26,23 +29,25 @@ class Pool {
     void* data = nullptr;
     std::size_t capacity = 0;
     Use use = Use::activation;
+    Shelf shelf = Shelf::common;
   };
 
   /// At least `bytes` bytes, aligned to 64; throws when the device has none left.
   [[gnu::cold, gnu::noinline]] Block take(std::size_t bytes, Where where = Where::current()) {
-    Block block{nullptr, round_up(bytes), detail::current_use()};
+    Block block{nullptr, round_up(bytes), detail::current_use(), detail::current_shelf()};
     const Lock lock(mutex_);
     const std::size_t most = block.capacity + block.capacity / 8;
-    std::size_t at = first_of(block.capacity);
-    if (at < cached_.size() && cached_[at].size <= most) {
-      at = first_of(cached_[at].size + 1) - 1;  // of that size, the last one given is the hot one
-      block.capacity = cached_[at].size;
-      block.data = cached_[at].data;
-      cached_.erase(cached_.begin() + static_cast<std::ptrdiff_t>(at));
+    List& cached = list(block.shelf);
+    std::size_t at = first_of(cached, block.capacity);
+    if (at < cached.size() && cached[at].size <= most) {
+      at = first_of(cached, cached[at].size + 1) - 1;  // of that size, the last one given is the hot one
+      block.capacity = cached[at].size;
+      block.data = cached[at].data;
+      cached.erase(cached.begin() + static_cast<std::ptrdiff_t>(at));
     } else {
       block.data = allocate_(block.capacity);
       if (!block.data) {
-        release_cached();
+        release(list(Shelf::common));
         block.data = allocate_(block.capacity);
       }
       if (!block.data)
@@ -60,15 +65,16 @@ class Pool {
     const Lock lock(mutex_);
     now_.live[static_cast<std::size_t>(block.use)] -= block.capacity;
     now_.total -= block.capacity;
-    if (!caching_) return free_block(block);
-    cached_.insert(cached_.begin() + static_cast<std::ptrdiff_t>(first_of(block.capacity + 1)),
-                   Cached{block.capacity, block.data});
+    if (!caching_ && block.shelf == Shelf::common) return free_block(block);
+    List& cached = list(block.shelf);
+    cached.insert(cached.begin() + static_cast<std::ptrdiff_t>(first_of(cached, block.capacity + 1)),
+                  Cached{block.capacity, block.data});
   }
 
   /// Returns cached blocks to the system.
-  void trim() {
+  void trim(Shelf shelf = Shelf::common) {
     const Lock lock(mutex_);
-    release_cached();
+    release(list(shelf));
   }
 
   /// With caching off every block goes straight back to the system: for comparing the meter with an outside count.
@@ -104,13 +110,16 @@ class Pool {
     std::size_t size;
     void* data;
   };
+  using List = std::vector<Cached>;
+
+  List& list(Shelf shelf) { return cached_[static_cast<std::size_t>(shelf)]; }
 
   /// The first cached block of at least `size` bytes; they are sorted by size.
-  std::size_t first_of(std::size_t size) const {
-    std::size_t low = 0, high = cached_.size();
+  static std::size_t first_of(const List& cached, std::size_t size) {
+    std::size_t low = 0, high = cached.size();
     while (low < high) {
       const std::size_t middle = (low + high) / 2;
-      if (cached_[middle].size < size) low = middle + 1;
+      if (cached[middle].size < size) low = middle + 1;
       else high = middle;
     }
     return low;
@@ -125,16 +134,16 @@ class Pool {
     reserved_ -= block.capacity;
     free_(block.data);
   }
-  void release_cached() {
-    for (const auto& cached : cached_) free_block({cached.data, cached.size, {}});
-    cached_.clear();
+  void release(List& blocks) {
+    for (const auto& cached : blocks) free_block({cached.data, cached.size});
+    blocks.clear();
   }
 
   const char* device_;
   Allocate allocate_;
   Free free_;
   mutable Mutex mutex_;
-  std::vector<Cached> cached_;
+  std::array<List, 3> cached_;  // by Shelf
   Reading now_;
   std::size_t reserved_ = 0, system_calls_ = 0;
   bool caching_ = true;

@@ -100,7 +100,7 @@ struct PatchEmbeddings {
             projection.in());
     const Index images = pixels.dim(0), rows = pixels.dim(2) / patch, columns = pixels.dim(3) / patch;
     require(images > 0 && rows > 0 && columns > 0, "vit: no whole patch in the pixels", pixels, patch);
-    const Var<T, B> x = cast(pixels);
+    const Var<T, B> x = nn::cast<T>(pixels);
     const auto whole = slice(slice(x, 2, 0, rows * patch), 3, 0, columns * patch);
     const auto cells = reshape(whole, {images, pixels.dim(1), rows, patch, columns, patch});
     const auto patches =
@@ -133,14 +133,6 @@ struct PatchEmbeddings {
   }
 
  private:
-  static Tensor<T, B> cast(const Tensor<float, B>& pixels) {
-    if constexpr (std::is_same_v<T, float>) return pixels;
-    else {
-      const auto values = pixels.values();
-      return Tensor<T, B>::from(pixels.shape(), std::vector<T>(values.begin(), values.end()));
-    }
-  }
-
   /// [leading + rows · columns, width]; interpolated where the grid is another than the checkpoint's.
   Var<T, B> positions(Index rows, Index columns, Index leading) const {
     const Var<T, B> all = reshape(position, {leading + grid * grid, projection.out()});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -16,8 +17,18 @@ struct Batch {
   Offsets offsets;
   Run run{};
   Tensor<std::int32_t, B> labels{};  // [sequences] classes, [tokens] words of a language model, or
-  std::vector<float> targets{};      // [sequences] values of a regression
+  Tensor<float, B> targets{};        // [sequences] values of a regression
   Tensor<float, B> pixels{};         // [images, channels, height, width]
+
+  /// f(tensor) for each, defined or not.
+  template <class F>
+  void for_each_input(const F& f) {
+    f(ids), f(types), f(labels), f(targets), f(pixels);
+  }
+  template <class F>
+  void for_each_input(const F& f) const {
+    f(ids), f(types), f(labels), f(targets), f(pixels);
+  }
 
   /// Packs sequences of equal-length ids and types.
   static Batch pack(const std::vector<std::vector<std::int32_t>>& ids,
@@ -42,6 +53,16 @@ struct Batch {
             {}};
   }
 };
+
+/// The elements of a batch in a model's type.
+template <Real T, Backend B>
+Tensor<T, B> cast(const Tensor<float, B>& x) {
+  if constexpr (std::is_same_v<T, float>) return x;
+  else {
+    const auto values = x.values();
+    return Tensor<T, B>::from(x.shape(), std::vector<T>(values.begin(), values.end()));
+  }
+}
 
 /// Hidden states [tokens, width] with the batch's context.
 template <Real T, Backend B = Cpu>

@@ -2,7 +2,11 @@
 // waits for a device in between.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <meft/backend/backend.hpp>
@@ -11,6 +15,7 @@
 
 namespace meft::detail {
 
+/// Slots of `count` shears, zero.
 template <Backend B>
 class ShearReports {
  public:
@@ -21,11 +26,13 @@ class ShearReports {
 
   ShearSlot* at(std::size_t i) const { return static_cast<ShearSlot*>(buffer_.data()) + i; }
 
-  /// Waits for the shears.
-  std::vector<ShearSlot> read() const {
-    std::vector<ShearSlot> out(count_);
-    B::download(out.data(), buffer_.data(), bytes());
-    return out;
+  /// f(slots) when the shears are done.
+  template <class F>
+  void read(const F& f) const {
+    B::read(buffer_.data(), bytes(), [f, count = count_](const void* data) {
+      const auto* slots = static_cast<const ShearSlot*>(data);
+      f(std::vector<ShearSlot>(slots, slots + count));
+    });
   }
 
  private:
@@ -33,6 +40,67 @@ class ShearReports {
 
   std::size_t count_ = 0;
   Buffer buffer_;
+};
+
+/// The shears of a stack in both passes: each has a number, a slot to report to, and a name for messages.
+template <Backend B>
+class ShearLedger {
+ public:
+  /// A shear of a layer's step; or, first of all, a stream that is encoded.
+  struct Place {
+    std::size_t layer, step;
+    bool input = false;
+  };
+
+  ShearLedger(int word_bits, int fraction_bits)
+      : kept_(std::make_shared<Kept>(Kept{word_bits, fraction_bits, {}, {}})) {}
+
+  /// The number of the next shear.
+  std::size_t add(Place place) {
+    kept_->places.push_back(place);
+    return kept_->places.size() - 1;
+  }
+  /// Makes the slots of a pass.
+  void begin() { reports_ = ShearReports<B>(kept_->places.size()); }
+  ShearSlot* at(std::size_t number) const { return reports_.at(number); }
+
+  /// Ends a forward pass: throws, when that is known, for the first shear that left its range.
+  void end_forward() {
+    std::exchange(reports_, {}).read([kept = kept_](std::vector<ShearSlot> slots) {
+      kept->seen = std::move(slots);
+      for (std::size_t i = 0; i < kept->seen.size(); ++i)
+        if (kept->seen[i].worst) kept->overflow(i);
+    });
+  }
+  /// Ends a pass that undid it: throws for the last shear that was not given back its input.
+  void end_undo() {
+    std::exchange(reports_, {}).read([kept = kept_](const std::vector<ShearSlot>& slots) {
+      for (std::size_t i = slots.size(); i-- > 0;)
+        if (!kept->places[i].input && (slots[i].worst || slots[i].hash != kept->seen[i].hash))
+          fail("reversible stack: undoing did not give back the input, so f is not deterministic", kept->name(i));
+    });
+  }
+
+ private:
+  struct Kept {
+    int word_bits, fraction_bits;
+    std::vector<Place> places;
+    std::vector<ShearSlot> seen;  // of the forward pass
+
+    std::string name(std::size_t i) const {
+      const Place& place = places[i];
+      return place.input ? "the input of the stack"
+                         : "reversible layer " + std::to_string(place.layer) + ", step " + std::to_string(place.step);
+    }
+    [[noreturn]] void overflow(std::size_t i) const {
+      fail("reversible stack: a stream left the fixed-point range", name(i),
+           "value " + std::to_string(report_of(seen[i], fraction_bits).value),
+           "range +-" + std::to_string(std::ldexp(1.0, word_bits - 1 - fraction_bits)));
+    }
+  };
+
+  std::shared_ptr<Kept> kept_;
+  ShearReports<B> reports_;  // of the pass that runs
 };
 
 }  // namespace meft::detail

@@ -24,7 +24,6 @@ template <Real T, Backend B, Scalar Word>
 class StackRun {
  public:
   static constexpr bool fixed = !std::is_same_v<Word, T>;
-  static constexpr std::size_t encoded = 2;  // streams, whose reports come first
   using Layers = std::vector<ReversibleLayer<T, B>>;
 
   StackRun(std::shared_ptr<const Layers> layers, const StackOptions& options, const Context<T, B>& context, bool record)
@@ -32,6 +31,7 @@ class StackRun {
         options_(options),
         context_(context),
         record_(record),
+        ledger_(options.word_bits, options.fraction_bits),
         slices_(cut(context.offsets, slice_tokens<B>(options))) {
     for (auto& side : context_.sides)
       side.value = side.value.value();  // constants: the node adds their gradients itself
@@ -44,18 +44,14 @@ class StackRun {
     for (std::size_t i = 0; i < 2; ++i) {
       stream_[i] = Tensor<Word, B>({rows_, width_});
       if constexpr (fixed)
-        to_fixed(B{}, rows_ * width_, x[i].data(), stream_[i].data(), options_.fraction_bits, reports_.at(i));
+        to_fixed(B{}, rows_ * width_, x[i].data(), stream_[i].data(), options_.fraction_bits, ledger_.at(i));
       else B::copy(stream_[i].data(), x[i].data(), x[i].bytes());
     }
     for (std::size_t l = 0; l < layers_->size(); ++l) {
       for_slices<B>(count(), [&](Index s) { forward_slice(l, s); });
       swap_after(l);
     }
-    if constexpr (fixed) {
-      seen_ = std::exchange(reports_, {}).read();
-      for (std::size_t i = 0; i < seen_.size(); ++i)
-        if (seen_[i].worst) overflow(i);
-    }
+    if constexpr (fixed) ledger_.end_forward();
   }
 
   /// Undoes and differentiates the stack. `gradient` holds the gradients of the final streams and then those of the
@@ -63,7 +59,7 @@ class StackRun {
   void backward(std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input,
                 Tape& outer) {
     const bool undoes = fixed && options_.streams != Streams::stored;
-    if (undoes) reports_ = ShearReports<B>(seen_.size());
+    if (undoes) ledger_.begin();
     for (std::size_t l = layers_->size(); l-- > 0;) {
       unswap(l, gradient);
       Turnstile turnstile;
@@ -81,11 +77,7 @@ class StackRun {
       });
       kept_[l].clear();
     }
-    if (!undoes) return;
-    const auto undone = std::exchange(reports_, {}).read();
-    for (std::size_t i = undone.size(); i-- > encoded;)
-      if (undone[i].worst || undone[i].hash != seen_[i].hash)
-        fail("reversible stack: undoing did not give back the input, so f is not deterministic", place_of(i));
+    if (undoes) ledger_.end_undo();
   }
 
   /// x = X·2⁻ˢ of one stream.
@@ -168,44 +160,24 @@ class StackRun {
   std::string place(std::size_t layer, std::size_t step) const {
     return "reversible layer " + std::to_string(layer) + ", step " + std::to_string(step);
   }
-  [[noreturn]] void overflow(std::size_t slot) const {
-    fail("reversible stack: a stream left the fixed-point range", place_of(slot),
-         "value " + std::to_string(report_of(seen_[slot], options_.fraction_bits).value),
-         "range +-" + std::to_string(std::ldexp(1.0, options_.word_bits - 1 - options_.fraction_bits)));
-  }
-
-  /// f(layer, slice, step) for each shear, in the order of its slots; after those of the encoded inputs.
-  template <class F>
-  void each_shear(const F& f) const {
+  /// Numbers the shears in the order of a forward pass through one slice after the other.
+  void number_shears() {
+    for (std::size_t i = 0; i < 2; ++i) ledger_.add({i, 0, true});
+    kept_.resize(layers_->size());
     for (std::size_t l = 0; l < layers_->size(); ++l)
-      for (std::size_t s = 0; s < slices_.size(); ++s) {
-        const Index rows = context_.offsets.end(slices_[s].second - 1) - context_.offsets.begin(slices_[s].first);
+      for (const auto& [first, last] : slices_) {
+        const Index rows = context_.offsets.end(last - 1) - context_.offsets.begin(first);
+        auto& kept = kept_[l].emplace_back();
         for (std::size_t k = 0; k < (*layers_)[l].size(); ++k) {
           const auto& step = (*layers_)[l][k];
           if (step.swaps()) continue;
-          for (std::size_t n = step.then ? chunks(rows).size() : 1; n-- > 0;) f(l, s, k);
+          for (std::size_t n = step.then ? chunks(rows).size() : 1; n-- > 0;) {
+            const std::size_t number = ledger_.add({l, k});
+            if (!kept.slot) kept.slot = number;
+          }
         }
       }
-  }
-  void number_shears() {
-    kept_.resize(layers_->size());
-    for (auto& of_layer : kept_) of_layer.resize(slices_.size());
-    std::size_t next = encoded;
-    each_shear([&](std::size_t l, std::size_t s, std::size_t) {
-      auto& kept = kept_[l][s];
-      if (!kept.slot) kept.slot = next;
-      ++next;
-    });
-    if (fixed) reports_ = ShearReports<B>(next);
-  }
-  std::string place_of(std::size_t slot) const {
-    if (slot < encoded) return "the input of the stack";
-    std::string out;
-    std::size_t at = encoded;
-    each_shear([&](std::size_t l, std::size_t, std::size_t k) {
-      if (at++ == slot) out = place(l, k);
-    });
-    return out;
+    if (fixed) ledger_.begin();
   }
 
   /// f(x), or x itself.
@@ -273,7 +245,7 @@ class StackRun {
     if constexpr (fixed) {
       Tensor<std::uint32_t, B> words({digit_words<Word>(B{}, x.size(), step.lambda)});
       shear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, words.data(),
-            reports_.at(kept.slot++));
+            ledger_.at(kept.slot++));
       if (keep) kept.digits.push_back(std::move(words));
     } else shear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
   }
@@ -283,7 +255,7 @@ class StackRun {
     const auto& step = (*layers_)[l][k];
     if constexpr (fixed) {
       unshear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, kept.digits.back().data(),
-              reports_.at(--kept.slot));
+              ledger_.at(--kept.slot));
       kept.digits.pop_back();
     } else unshear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
   }
@@ -386,12 +358,11 @@ class StackRun {
   StackOptions options_;
   Context<T, B> context_;
   bool record_;
+  ShearLedger<B> ledger_;
   std::vector<std::pair<Index, Index>> slices_;
   Index rows_ = 0, width_ = 0;
   std::array<Tensor<Word, B>, 2> stream_;
   std::vector<std::vector<Kept>> kept_;
-  ShearReports<B> reports_;      // of the pass that runs
-  std::vector<ShearSlot> seen_;  // of the forward pass
 };
 
 }  // namespace meft::detail

@@ -26,11 +26,18 @@ struct ChoiceLearner {
   BodyOf<Model> body;
   nn::Classifier<T, B> head;
 
-  /// Mean cross entropy of the right options, softmax over the options of each question.
-  Var<T, B> loss(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
-    const auto y = logits(data, questions, run);
-    // Questions have different numbers of options: row `rows` is one that cannot be chosen.
-    const Index rows = y.dim(0);
+  /// All options of some questions, one sequence each, and for each question the numbers of its sequences: as many as
+  /// the question with the most options has; one past the last stands for none.
+  struct Batch {
+    nn::Batch<B> options;
+    Tensor<std::int32_t, B> order;    // [questions · most]
+    Tensor<std::int32_t, B> answers;  // [questions]
+  };
+
+  /// The questions, as `loss` takes them.
+  Batch batch(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
+    Batch out{pack(data, questions, run), {}, {}};
+    const auto none = static_cast<std::int32_t>(out.options.offsets.sequences());
     std::vector<std::int32_t> order, answers;
     std::size_t most = 0;
     const auto count = [&](std::uint32_t q) { return data.first.at(q + std::size_t{1}) - data.first.at(q); };
@@ -39,13 +46,20 @@ struct ChoiceLearner {
     for (const std::uint32_t q : questions) {
       require(data.answers.at(q) >= 0, "choices: a question without an answer", q);
       answers.push_back(data.answers.at(q));
-      for (std::size_t i = 0; i < most; ++i) order.push_back(i < count(q) ? at++ : static_cast<std::int32_t>(rows));
+      for (std::size_t i = 0; i < most; ++i) order.push_back(i < count(q) ? at++ : none);
     }
-    const Index n = static_cast<Index>(questions.size()), options = static_cast<Index>(most);
+    out.order = Tensor<std::int32_t, B>::from({static_cast<Index>(order.size())}, order);
+    out.answers = Tensor<std::int32_t, B>::from({static_cast<Index>(answers.size())}, answers);
+    return out;
+  }
+
+  /// Mean cross entropy of the right options, softmax over the options of each question.
+  Var<T, B> loss(const Batch& batch) const {
+    const auto y = head(model.run(batch.options, body));
     const Var<T, B> never = Tensor<T, B>::full({1, 1}, T(-1e30));
-    const auto table =
-        reshape(gather(concat({y, never}, 0), Tensor<std::int32_t, B>::from({n * options}, order)), {n, options});
-    return cross_entropy(table, Tensor<std::int32_t, B>::from({n}, answers));
+    const Index questions = batch.answers.size();
+    const auto table = reshape(gather(concat({y, never}, 0), batch.order), {questions, batch.order.size() / questions});
+    return cross_entropy(table, batch.answers);
   }
 
   /// accuracy and accuracy_norm of the highest options; nothing when stopped.
@@ -57,7 +71,8 @@ struct ChoiceLearner {
     for (std::uint32_t q = 0; q < data.questions(); ++q) {
       if (stop()) return {};
       const std::uint32_t one[] = {q};
-      for (const T v : logits(data, one, {}).value().values()) found.push_back(static_cast<double>(v));
+      const auto y = head(model.run(pack(data, one, {}), body));
+      for (const T v : y.value().values()) found.push_back(static_cast<double>(v));
     }
     const auto counts = data.counts();
     return chosen(choice_metrics({found, counts}, data.characters, data.answers), names);
@@ -71,8 +86,7 @@ struct ChoiceLearner {
   }
 
  private:
-  /// [sequences, 1], all options of the questions.
-  Var<T, B> logits(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
+  static nn::Batch<B> pack(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) {
     std::vector<Tokens> ids, types;
     for (const std::uint32_t row : data.rows(questions)) {
       ids.push_back(data.ids.at(row));
@@ -80,7 +94,7 @@ struct ChoiceLearner {
     }
     auto batch = nn::Batch<B>::pack(ids, types);
     batch.run = run;
-    return head(model.run(batch, body));
+    return batch;
   }
 };
 

@@ -69,7 +69,7 @@ nn::Batch<B> batch_of(const Encoded& examples, std::span<const std::uint32_t> ro
   auto batch = nn::Batch<B>::pack(ids, types, where);
   batch.run = run;
   if (labels > 0) batch.labels = Tensor<std::int32_t, B>::from({static_cast<Index>(classes.size())}, classes);
-  batch.targets = std::move(targets);
+  if (labels == 0) batch.targets = Tensor<float, B>::from({static_cast<Index>(targets.size())}, targets);
   return batch;
 }
 

@@ -57,17 +57,18 @@ struct LanguageLearner {
   /// Mean cross entropy of the batch's labels, one a token.
   Var<T, B> loss(const nn::Batch<B>& batch) const { return head.loss(model.run(batch, body).value, batch.labels); }
 
-  Var<T, B> loss(const Blocks& data, std::span<const std::uint32_t> rows, Run run) const {
-    return loss(batch_of(data, rows, run));
+  /// The blocks numbered `rows`, as `loss` takes them.
+  nn::Batch<B> batch(const Blocks& data, std::span<const std::uint32_t> rows, Run run) const {
+    return batch_of(data, rows, run);
   }
   /// The right options are what is learned.
-  Var<T, B> loss(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
+  nn::Batch<B> batch(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
     std::vector<std::uint32_t> rows;
     for (const std::uint32_t q : questions) {
       require(data.answers.at(q) >= 0, "choices: a question without an answer", q);
       rows.push_back(data.first.at(q) + static_cast<std::uint32_t>(data.answers.at(q)));
     }
-    return loss(batch_of(data, rows, run));
+    return batch_of(data, rows, run);
   }
 
   /// log_likelihood (the mean of a token that counts) and perplexity; nothing when stopped.

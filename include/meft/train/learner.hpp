@@ -42,14 +42,13 @@ struct Learner {
   Var<T, B> loss(const nn::Batch<B>& batch) const {
     const auto y = logits(batch);
     if (!regression()) return cross_entropy(y, batch.labels);
-    std::vector<T> targets(batch.targets.begin(), batch.targets.end());
-    return mse(y, Tensor<T, B>::from({static_cast<Index>(targets.size()), 1}, targets));
+    return mse(y, nn::cast<T>(batch.targets).reshape({batch.targets.size(), 1}));
   }
 
-  /// The loss of the examples numbered `rows`.
+  /// The examples numbered `rows`, as `loss` takes them.
   template <class Data>
-  Var<T, B> loss(const Data& data, std::span<const std::uint32_t> rows, Run run) const {
-    return loss(batch_of<B>(data, rows, label_kind(), run));
+  nn::Batch<B> batch(const Data& data, std::span<const std::uint32_t> rows, Run run) const {
+    return batch_of<B>(data, rows, label_kind(), run);
   }
 
   /// What `metrics` says of the predictions; nothing when stopped.

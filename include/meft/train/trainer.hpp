@@ -9,6 +9,7 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,7 @@
 #include <meft/optim/schedule.hpp>
 #include <meft/train/observer.hpp>
 #include <meft/train/state.hpp>
+#include <meft/train/steps.hpp>
 
 namespace meft::train {
 
@@ -34,6 +36,7 @@ struct TrainOptions {
   nlohmann::json run = nlohmann::json::object();     // the options that make the run; a state of another is refused
   nlohmann::json config = nlohmann::json::object();  // goes into adapter.safetensors
   bool resume = false;                               // from the folder's state, if it has one
+  std::size_t recordings = 8;                        // of steps on a device, at most; 0: none (see Steps)
   std::int64_t log_every = 10;                       // steps
   std::int64_t save_steps = 0;                       // save the state every so many steps; 0: never
   double save_seconds = 60;                          // and every so many seconds; 0: never
@@ -58,9 +61,9 @@ struct RunFiles {
         state(folder + "/state.safetensors") {}
 };
 
-/// Trains a Learner, or anything with its `loss(data, rows, run)`, `scores(data, metrics, stop)` and parts, on data
-/// with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has `expect(batches, epoch)`
-/// besides.
+/// Trains a Learner, or anything with its `batch(data, rows, run)`, `loss(batch)`, `scores(data, metrics, stop)` and
+/// parts, on data with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has
+/// `expect(batches, epoch)` besides.
 template <class L, class Data, class DevData = Data>
 class Trainer {
  public:
@@ -76,6 +79,7 @@ class Trainer {
         o_(std::move(options)),
         observer_(std::move(observer)),
         files_(o_.folder),
+        passes_(learner, o_.recordings),
         optimizer_(o_.optimizer.over<T, B>(learner)),
         lengths_(train.lengths()) {
     require(o_.batch > 0 && o_.accumulate > 0 && o_.epochs > 0 && o_.max_steps >= 0,
@@ -110,6 +114,7 @@ class Trainer {
 
  private:
   using Clock = std::chrono::steady_clock;
+  using Batch = decltype(std::declval<L&>().batch(std::declval<const Data&>(), {}, Run{}));
 
   void start(Where where) {
     namespace fs = std::filesystem;
@@ -154,10 +159,10 @@ class Trainer {
       train_.expect(
           std::span(plan).subspan(std::min(plan.size(), static_cast<std::size_t>(place_.group) * o_.accumulate)),
           static_cast<std::uint32_t>(place_.epoch));
+    next_.reset();
     while (place_.group < groups_ && place_.step < steps_) {
-      const std::size_t first = static_cast<std::size_t>(place_.group) * o_.accumulate,
-                        last = std::min(first + o_.accumulate, plan.size());
-      if (!step(std::span(plan).subspan(first, last - first))) {
+      const std::size_t first = static_cast<std::size_t>(place_.group) * o_.accumulate;
+      if (!step(std::span(plan).subspan(first))) {
         optimizer_.zero_gradients();
         save();
         return false;
@@ -170,20 +175,32 @@ class Trainer {
     return true;
   }
 
-  /// One optimizer step over a group of batches. False when stopped before its end.
-  bool step(std::span<const std::vector<std::uint32_t>> group) {
+  /// The examples of a batch, the i-th from now.
+  Batch batch(const std::vector<std::uint32_t>& rows, std::size_t i) {
+    const Run run{o_.seed, static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(i)), true};
+    return learner_.batch(train_, rows, run);
+  }
+
+  /// One optimizer step over the first group of an epoch's remaining batches. False when stopped before its end.
+  bool step(std::span<const std::vector<std::uint32_t>> rest) {
     StepReport report;
+    const auto group = rest.first(std::min(o_.accumulate, rest.size()));
     for (std::size_t i = 0; i < group.size(); ++i) {
       if (stopped()) return false;
-      const Run run{o_.seed, static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(i)), true};
-      const Measure measure(B::pool());
-      Tape tape;
-      const auto loss = learner_.loss(train_, group[i], run);
-      report.loss += static_cast<double>(loss.value().item()) / static_cast<double>(group.size());
+      if (!next_) next_ = batch(group[i], i);
+      const Batch now = *std::exchange(next_, {});
+      B::Ahead::begin();
+      const auto done = passes_.run(now, [&] {
+        if constexpr (!B::on_host)
+          if (i + 1 < rest.size()) {
+            const typename B::Ahead ahead;
+            next_ = batch(rest[i + 1], i + 1);
+          }
+      });
+      report.loss += done.loss / static_cast<double>(group.size());
       if (!std::isfinite(report.loss))
         fail("trainer: the loss is not finite at step " + std::to_string(place_.step + 1) + " (a lower rate may help)");
-      tape.backward(loss);
-      report.activation_bytes = std::max(report.activation_bytes, measure.activation());
+      report.activation_bytes = std::max(report.activation_bytes, done.activation_bytes);
       sequences_ += group[i].size();
     }
     const auto warmup = static_cast<std::int64_t>(std::ceil(o_.warmup * static_cast<double>(steps_)));
@@ -312,6 +329,8 @@ class Trainer {
   TrainOptions o_;
   Observer observer_;
   RunFiles files_;
+  Steps<L> passes_;
+  std::optional<Batch> next_;  // was made while the device worked
   optim::State<T, B> optimizer_;
   std::vector<std::uint32_t> lengths_;
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;

@@ -41,6 +41,15 @@ struct Cpu {
   }
   static void upload(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes); }
   static void download(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes); }
+  /// Nothing runs ahead of the host.
+  struct Ahead {
+    static void begin() {}
+  };
+  /// f(data) with the bytes on the host.
+  template <class F>
+  static void read(const void* from, std::size_t, const F& f) {
+    f(from);
+  }
   static void synchronize() {}
   static void zero(void* to, std::size_t bytes) {
     if (bytes) std::memset(to, 0, bytes);

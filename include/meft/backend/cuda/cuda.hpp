@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
+#include <vector>
 
 #include <meft/backend/backend.hpp>
 
@@ -12,6 +14,9 @@
 
 namespace meft {
 
+class Recording;
+class CudaAhead;
+
 /// The process's current CUDA device. Everything runs in order on one stream, also the pool's blocks: a block that is
 /// given back is safe to be taken again by what is enqueued later. Calls throw Error with the CUDA call's name and
 /// code.
@@ -19,6 +24,8 @@ struct Cuda {
   static constexpr const char* name = "cuda";
   static constexpr Index slice_tokens = 4096;
   static constexpr bool on_host = false;
+  using Recording = meft::Recording;
+  using Ahead = CudaAhead;
 
   /// The process's one pool on the device, stream-ordered, never destroyed.
   static Pool& pool();
@@ -30,8 +37,21 @@ struct Cuda {
   static void upload(void* to, const void* from, std::size_t bytes);
   static void download(void* to, const void* from, std::size_t bytes);
 
+  /// f(data) with the bytes on the host: now, or where work is recorded, whenever a run of it is finished.
+  template <class F>
+  static void read(const void* from, std::size_t bytes, const F& f) {
+    if (recording()) return read_later(from, bytes, f);
+    std::vector<std::byte> to(bytes);
+    download(to.data(), from, bytes);
+    f(static_cast<const void*>(to.data()));
+  }
+
   /// Waits for everything that was enqueued; throws the error of a kernel that failed.
   static void synchronize();
+
+ private:
+  static bool recording();
+  static void read_later(const void* from, std::size_t bytes, std::function<void(const void*)> then);
 };
 static_assert(Backend<Cuda>);
 

@@ -1,0 +1,122 @@
+// Owns: the recordings of a learner's steps on a device, by the shapes of the batch.
+// Must not know: which batch comes when, and the optimizer.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <meft/autodiff/tape.hpp>
+#include <meft/memory/pool.hpp>
+#include <meft/nn/batch.hpp>
+
+namespace meft::train {
+
+/// The second of two batches of the same shapes is recorded: loss, and gradients added to the parameters, which have
+/// gradients already. B::Recording says what cannot be recorded.
+template <class L>
+class Recordings {
+ public:
+  using T = typename L::T;
+  using B = typename L::B;
+
+  /// What a recording depends on besides the values of its inputs.
+  struct Shapes {
+    Offsets offsets;
+    std::array<Shape, 5> inputs;
+    bool training;
+    std::uint64_t seed;
+
+    explicit Shapes(const nn::Batch<B>& of) : offsets(of.offsets), training(of.run.training), seed(of.run.seed) {
+      std::size_t i = 0;
+      of.for_each_input([&](const auto& x) { inputs[i++] = x.defined() ? x.shape() : Shape{0}; });
+    }
+    bool operator==(const Shapes& other) const {
+      return std::ranges::equal(offsets.values(), other.offsets.values()) && inputs == other.inputs &&
+             training == other.training && seed == other.seed;
+    }
+  };
+
+  struct Entry {
+    Shapes shapes;
+    nn::Batch<B> batch{};  // what the recording reads
+    typename B::Recording recording{};
+    double loss = 0;  // of its last run
+    std::size_t activation_bytes = 0;
+  };
+
+  /// At most `most` are made, which is below 64.
+  Recordings(const L& learner, std::size_t most) : learner_(learner), most_(std::min(most, most_shapes - 1)) {}
+
+  /// The recording of these shapes, holding the batch's values; null where there is none.
+  Entry* of(const nn::Batch<B>& batch) {
+    if (!most_) return nullptr;
+    const Shapes shapes(batch);
+    const auto at = std::find_if(entries_.begin(), entries_.end(), [&](const auto& e) { return e->shapes == shapes; });
+    if (at == entries_.end()) {
+      if (entries_.size() == most_shapes) entries_.erase(oldest_unrecorded());
+      entries_.push_back(std::make_unique<Entry>(Entry{shapes}));
+      return nullptr;
+    }
+    Entry& entry = **at;
+    if (entry.recording) {
+      refill(entry.batch, batch);
+    } else {
+      if (made_ == most_) return nullptr;
+      record(entry, batch);
+      if (entry.recording) ++made_;
+      else most_ = made_ = 0;  // this learner reads its batch on the host
+    }
+    return entry.recording && entry.recording.fits() ? &entry : nullptr;
+  }
+
+ private:
+  static constexpr std::size_t most_shapes = 64;  // remembered
+
+  /// There is one: more shapes are remembered than recorded.
+  auto oldest_unrecorded() {
+    return std::find_if(entries_.begin(), entries_.end(), [](const auto& e) { return !e->recording; });
+  }
+
+  static void refill(nn::Batch<B>& to, const nn::Batch<B>& from) {
+    std::array<const void*, 5> values{};
+    std::size_t i = 0;
+    from.for_each_input([&](const auto& x) { values[i++] = x.defined() ? x.data() : nullptr; });
+    i = 0;
+    to.for_each_input([&](auto& x) {
+      if (const void* value = values[i++]) B::copy(x.data(), value, x.bytes());
+    });
+  }
+
+  void record(Entry& entry, const nn::Batch<B>& batch) {
+    entry.batch = batch;
+    std::vector<typename B::Recording::Input> inputs;
+    {
+      const ShelfScope shelf(Shelf::recordings);
+      entry.batch.for_each_input([&](auto& x) {
+        if (!x.defined()) return;
+        x = x.clone();
+        inputs.push_back({x.data(), x.bytes()});
+      });
+    }
+    const Measure measure(B::pool());
+    entry.recording = typename B::Recording(std::move(inputs), [&] {
+      Tape tape;
+      const auto loss = learner_.loss(entry.batch);
+      B::read(loss.value().data(), sizeof(T),
+              [to = &entry.loss](const void* data) { *to = static_cast<double>(*static_cast<const T*>(data)); });
+      tape.backward(loss);
+    });
+    entry.activation_bytes = measure.activation();
+  }
+
+  const L& learner_;
+  std::size_t most_, made_ = 0;
+  std::vector<std::unique_ptr<Entry>> entries_;
+};
+
+}  // namespace meft::train

@@ -1,0 +1,77 @@
+// Owns: what a recording that is being made gathers besides the graph.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+#include <meft/backend/cuda/recording.hpp>
+#include <stream.cuh>
+
+namespace meft::cuda {
+
+/// Pinned host memory that a graph copies from and to. Blocks never move.
+class Pinned {
+ public:
+  Pinned() = default;
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+  ~Pinned();
+  std::byte* take(std::size_t bytes);
+
+ private:
+  std::vector<void*> chunks_;
+  std::size_t used_ = 0, size_ = 0;  // of the last chunk
+};
+
+struct Recorder {
+  struct Read {
+    const std::byte* data;
+    std::function<void(const void*)> then;
+  };
+
+  std::vector<Recording::Input> inputs;
+  Pinned pinned;
+  std::vector<Read> reads;
+  std::vector<std::function<bool()>> checks;
+  bool refused = false;
+
+  bool is_input(const void* data) const;
+  void upload(void* to, const void* from, std::size_t bytes);
+  void read(const void* from, std::size_t bytes, std::function<void(const void*)> then);
+  /// Throws, and remembers: the work cannot be recorded.
+  [[noreturn]] void refuse(const char* call);
+};
+
+/// The recording that is being made, or null.
+Recorder* recorder();
+
+/// While it lives, work goes to a stream that is not recorded; its end waits for that work.
+class Aside {
+ public:
+  Aside();
+  ~Aside();
+  Aside(const Aside&) = delete;
+  Aside& operator=(const Aside&) = delete;
+
+ private:
+  Recorder* before_;
+  OnStream on_;
+};
+
+/// look() on values: at once; while work is recorded, of inputs alone, now and before each run, which must find the
+/// same. `otherwise` of memory that is no input: what recorded work has written there is not known yet.
+template <class Look>
+auto look_at(const void* values, const Look& look, decltype(look()) otherwise) {
+  Recorder* const r = recorder();
+  if (!r) return look();
+  if (!r->is_input(values)) return otherwise;
+  const auto seen = [&] {
+    const Aside aside;
+    return look();
+  }();
+  r->checks.push_back([look, seen] { return look() == seen; });
+  return seen;
+}
+
+}  // namespace meft::cuda
