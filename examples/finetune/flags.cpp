@@ -102,7 +102,7 @@ void check(const Flags& f) {
   }
   const auto& m = f.method;
   if (!f.loads() || given("method")) {
-    for (const char* flag : {"streams", "lambda", "beta", "readout", "reversible-layers"})
+    for (const char* flag : {"streams", "lambda", "beta", "readout", "reversible-layers", "adapter-deviation"})
       require(!given(flag) || m.reversible(), std::string("--") + flag, "--method meft1, meft2 or meft3",
               "--method " + m.name);
     require(!given("bottleneck") || m.bottlenecked(), "--bottleneck", "--method adapter, meft1, meft2 or meft3",
@@ -196,6 +196,8 @@ bool parse(int argc, char** argv, Flags& f) {
     if (code != std::errc() || end != s.data() + s.size() || f.method.reversible_layers < 1)
       throw FlagError("--reversible-layers", "a number of layers from 1", "`" + s + "`");
   });
+  add.real("--adapter-deviation", f.method.deviation, "a number from 0, below 1",
+           "meft: standard deviation of the adapters' first weights", [](double x) { return x >= 0 && x < 1; });
   add.integer("--lora-rank", f.method.rank, 1, 65536, "lora: rank");
   add.choice("--precision", std::array{"f32", "bf16"}, "of frozen weights; bf16 halves them [f32]",
              [&](auto& s) { f.method.precision = meft::precision_from(s); });
@@ -273,6 +275,7 @@ nlohmann::json describe(const Flags& f) {
     out["lambda"] = m.chosen_lambda().reduced().text();
     out["beta"] = m.chosen_beta().reduced().text();
     out["readout"] = m.readout;
+    if (m.deviation != meft::train::MethodOptions{}.deviation) out["adapter-deviation"] = m.deviation;
     out["reversible-layers"] = m.reversible_layers < 0 ? nlohmann::json("all") : nlohmann::json(m.reversible_layers);
   } else {
     out["recompute"] = m.recompute;
