@@ -21,12 +21,13 @@ constexpr unsigned whole = 0xffffffffu;
 /// drop[k]: what the weight of key first + k is multiplied by.
 template <class T>
 __device__ void drops(const Spec<T>& s, std::uint64_t first, T (&drop)[share<T>]) {
+  const Key key = s.key.now();
   for (int k = 0; k < share<T>; k += 4) {
     if (!s.keep.threshold) {
       for (int j = 0; j < 4; ++j) drop[k + j] = 1;
       continue;
     }
-    const auto words = philox(s.key.now(), (first + static_cast<std::uint64_t>(k)) / 4);
+    const auto words = philox(key, (first + static_cast<std::uint64_t>(k)) / 4);
     for (int j = 0; j < 4; ++j) drop[k + j] = s.keep(T(1), words[static_cast<std::size_t>(j)]);
   }
 }
@@ -146,6 +147,7 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
       slopes{weights.data + tile<T> * (tile<T> + 1), tile<T> + 1};
 
   const Index key = start + mine;
+  const Key random = s.key.now();
   load(s, k + at, span.k + start, span.k + span.keys, keys);
   load(s, v + at, span.k + start, span.k + span.keys, values);
   T sum_k[most / mates] = {}, sum_v[most / mates] = {};
@@ -166,7 +168,7 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
         const T p = Exp{}(score[j] * s.of.scale - lse[row * s.of.heads + head]);
         T drop = 1;
         if (s.keep.threshold)
-          drop = s.keep(T(1), random_bits(s.key.now(), s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
+          drop = s.keep(T(1), random_bits(random, s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
         weight = p * drop;
         d = p * (slope[j] * drop - delta[row * s.of.heads + head]) * s.of.scale;
       }

@@ -16,6 +16,7 @@
 #include <meft/tensor/math.hpp>
 #include <meft/train/family.hpp>
 #include <meft/train/hf.hpp>
+#include <meft/train/learner.hpp>
 #include <meft/train/method.hpp>
 #include <meft/train/steps.hpp>
 
@@ -187,22 +188,18 @@ TEST_CASE("an upload ahead reaches what is enqueued after it") {
 
 namespace {
 
-/// What a learner's `loss` gives for a model with its head.
+/// The model of a golden folder under a method, its gradients zero.
 template <class Model>
-struct Classifies {
-  using T = typename Model::value_type;
-  using B = typename Model::backend;
-  Model model;
-  BodyOf<Model> body;
-  nn::Classifier<T, B> head;
-
-  Var<T, B> loss(const nn::Batch<B>& batch) const { return cross_entropy(head(model.run(batch, body)), batch.labels); }
-  static void parts(auto& self, auto&& visit) {
-    visit("", self.model);
-    self.body.readouts(self.body, visit);
-    visit("", self.head);
-  }
-};
+train::Learner<Model> learner_of(const std::string& folder, const train::MethodOptions& method) {
+  auto model = train::hf<Model>(folder);
+  auto head = train::load_head(folder, model, Values(folder + "/plain.safetensors").shape_of("logits")[1]);
+  auto body = train::adapt(model, method);
+  train::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
+  nn::for_each_parameter(learner, [](const std::string&, auto& p) {
+    if (p.trainable()) p.zero_gradient();
+  });
+  return learner;
+}
 
 /// The batch of a golden file at a step: ids within the sequences, pixels and labels turn round.
 nn::Batch<Cuda> batch_at(const Values& plain, std::uint32_t step, bool training = true) {
@@ -239,21 +236,14 @@ struct Trained {
   std::map<std::string, std::vector<float>> gradients;
   int recorded = 0;
   std::size_t activation = 0;
-  bool operator==(const Trained& other) const { return losses == other.losses && gradients == other.gradients; }
 };
 
 /// Four steps whose gradients add up.
 template <class Model>
 Trained train_steps(const std::string& folder, const train::MethodOptions& method, std::size_t recordings) {
   const Values plain(folder + "/plain.safetensors");
-  auto model = train::hf<Model>(folder);
-  auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
-  auto body = train::adapt(model, method);
-  Classifies<Model> learner{std::move(model), std::move(body), std::move(head)};
-  nn::for_each_parameter(learner, [](const std::string&, auto& p) {
-    if (p.trainable()) p.zero_gradient();
-  });
-  train::Steps<Classifies<Model>> steps(learner, recordings);
+  auto learner = learner_of<Model>(folder, method);
+  train::Steps<train::Learner<Model>> steps(learner, recordings);
   Trained out;
   for (std::uint32_t i = 0; i < 4; ++i) {
     int meanwhile = 0;
@@ -303,14 +293,8 @@ TEST_CASE("a recorded step reports what a stack reports") {
   const std::string folder = golden() + "/bert";
   train::with_family<float, Cuda>(folder, [&]<class Model>() {
     const Values plain(folder + "/plain.safetensors");
-    auto model = train::hf<Model>(folder);
-    auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
-    auto body = train::adapt(model, {.name = "meft1", .bottleneck = 3});
-    Classifies<Model> learner{std::move(model), std::move(body), std::move(head)};
-    nn::for_each_parameter(learner, [](const std::string&, auto& p) {
-      if (p.trainable()) p.zero_gradient();
-    });
-    train::Steps<Classifies<Model>> steps(learner);
+    auto learner = learner_of<Model>(folder, {.name = "meft1", .bottleneck = 3});
+    train::Steps<train::Learner<Model>> steps(learner);
     const auto run = [&](std::uint32_t i) { return steps.run(batch_at(plain, i), [] {}); };
     run(0);
     CHECK(run(1).recorded);

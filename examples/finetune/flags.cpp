@@ -196,8 +196,9 @@ bool parse(int argc, char** argv, Flags& f) {
     if (code != std::errc() || end != s.data() + s.size() || f.method.reversible_layers < 1)
       throw FlagError("--reversible-layers", "a number of layers from 1", "`" + s + "`");
   });
+  const auto share = [](double x) { return x >= 0 && x < 1; };
   add.real("--adapter-deviation", f.method.deviation, "a number from 0, below 1",
-           "meft: standard deviation of the adapters' first weights", [](double x) { return x >= 0 && x < 1; });
+           "meft: standard deviation of the adapters' first weights", share);
   add.integer("--lora-rank", f.method.rank, 1, 65536, "lora: rank");
   add.choice("--precision", std::array{"f32", "bf16"}, "of frozen weights; bf16 halves them [f32]",
              [&](auto& s) { f.method.precision = meft::precision_from(s); });
@@ -205,7 +206,6 @@ bool parse(int argc, char** argv, Flags& f) {
              "of tokens for the head [model: as the family does it]", [&](auto& s) { f.pooling = s; });
   app.add_flag("--augment", f.augment, "images: random crops and flips");
 
-  const auto share = [](double x) { return x >= 0 && x < 1; };
   const auto not_negative = [](double x) { return x >= 0; };
   add.integer("--batch", f.batch, 1, 1 << 20, "sequences a batch");
   add.integer("--accumulate", f.accumulate, 1, 1 << 20, "batches a step");
