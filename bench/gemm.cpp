@@ -27,6 +27,8 @@ struct Size {
 struct Rates {
   double forward, backward;          // x·Wᵀ and dy·W with W packed
   std::optional<double> unpacked{};  // x·Wᵀ
+  // relu(x·Wᵀ), where a product may end in it: so, and as a product and a map.
+  std::optional<double> activated{}, mapped{};
 };
 
 template <Backend B>
@@ -49,6 +51,16 @@ Rates measure(const Size& size, Precision precision, int runs) {
     const Product<float> product{rows, out, in, {x.data(), in, 1}, y.data(), out};
     const Strided<float> transposed{weight.data(), 1, in};
     rates.unpacked = rate([&] { gemm(B{}, product, transposed); });
+  }
+  const auto activated = [&] {
+    return packed.forward_activated(Activation::relu, size.rows, x.data(), nullptr, y.data(), y.data());
+  };
+  if (activated()) {
+    rates.activated = rate(activated);
+    rates.mapped = rate([&] {
+      packed.forward(size.rows, x.data(), nullptr, y.data());
+      map(B{}, Relu{}, y.size(), y.data(), std::as_const(y).data());
+    });
   }
   return rates;
 }
@@ -111,8 +123,9 @@ int main(int argc, char** argv) {
     const auto best = with_device(device, [&]<Backend B>() { return peak<B>(square, runs); });
     std::printf("%s, %s, %d threads, peak %.1f GFLOP/s (float, %s); GFLOP/s and shares of the peak\n\n", device.c_str(),
                 bench::processor().c_str(), meft::threads(), best.rate, best.with);
-    std::printf("%-9s %6s %6s %6s %9s %6s %9s %6s %9s %6s\n", "precision", "rows", "in", "out", "forward", "/peak",
-                "backward", "/peak", "unpacked", "/peak");
+    std::printf("%-9s %6s %6s %6s %9s %6s %9s %6s %9s %6s %9s %6s %9s %6s\n", "precision", "rows", "in", "out",
+                "forward", "/peak", "backward", "/peak", "unpacked", "/peak", "with relu", "/peak", "then relu",
+                "/peak");
     std::string lines;
     for (const auto& precision : chosen)
       for (const auto& layer : layers)
@@ -120,10 +133,11 @@ int main(int argc, char** argv) {
           const Size size{count, layer.first, layer.second};
           const auto rates =
               with_device(device, [&]<Backend B>() { return measure<B>(size, precision_from(precision), runs); });
-          std::printf("%-9s %6lld %6lld %6lld %s %s %s\n", precision.c_str(), static_cast<long long>(size.rows),
+          std::printf("%-9s %6lld %6lld %6lld %s %s %s %s %s\n", precision.c_str(), static_cast<long long>(size.rows),
                       static_cast<long long>(size.in), static_cast<long long>(size.out),
                       show(rates.forward, best.rate).c_str(), show(rates.backward, best.rate).c_str(),
-                      show(rates.unpacked, best.rate).c_str());
+                      show(rates.unpacked, best.rate).c_str(), show(rates.activated, best.rate).c_str(),
+                      show(rates.mapped, best.rate).c_str());
           std::fflush(stdout);
           if (json.empty()) continue;
           nlohmann::ordered_json row{{"device", device},
@@ -139,6 +153,7 @@ int main(int argc, char** argv) {
                                      {"threads", meft::threads()},
                                      {"processor", bench::processor()}};
           if (rates.unpacked) row["unpacked"] = *rates.unpacked;
+          if (rates.activated) row["with_relu"] = *rates.activated, row["then_relu"] = *rates.mapped;
           lines += row.dump() + "\n";
           io::write_atomically(json, lines);
         }

@@ -24,17 +24,6 @@ cudnnHandle_t handle() {
   return handle;
 }
 
-int architecture() {
-  static const int number = [] {
-    int device = 0, major = 0, minor = 0;
-    check(cudaGetDevice(&device), "cudaGetDevice");
-    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
-    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
-    return 10 * major + minor;
-  }();
-  return number;
-}
-
 /// The plan of a shape: made the first time, which takes cuDNN up to a second, and kept, so that forward and undo
 /// agree.
 const dnn::Plan& plan_of(const Shape& shape, bool backward) {

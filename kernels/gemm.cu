@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <gemm.cuh>
 #include <map>
+#include <optional>
 #include <string>
 
 #include <meft/backend/cuda/gemm.hpp>
 #include <meft/backend/cuda/permute.hpp>
+#include <meft/base/functor.hpp>
 #include <meft/base/mutex.hpp>
 #include <meft/memory/buffer.hpp>
 #include <stream.cuh>
@@ -98,18 +100,18 @@ std::uint32_t alignment(const void* at, std::size_t apart) {
 }
 
 /// What decides the algorithm.
-using Key = std::array<std::int64_t, 15>;
+using Key = std::array<std::int64_t, 16>;
 
 struct Chosen {
   cublasLtMatmulAlgo_t algorithm;
   std::size_t workspace;
 };
 
-/// The algorithm of a product, from the heuristic the first time.
-Chosen choose(const Key& key, const Description& product, const Layout& first, const Layout& second,
-              const Layout& result, const std::array<std::uint32_t, 3>& aligned) {
+/// The algorithm of a product, from the heuristic the first time; none only where the product has an epilogue.
+std::optional<Chosen> choose(const Key& key, const Description& product, const Layout& first, const Layout& second,
+                             const Layout& result, const std::array<std::uint32_t, 3>& aligned, bool needed) {
   static Mutex& mutex = *new Mutex;
-  static auto& known = *new std::map<Key, Chosen>;
+  static auto& known = *new std::map<Key, std::optional<Chosen>>;
   const Lock lock(mutex);
   if (const auto at = known.find(key); at != known.end()) return at->second;
   Preference preference;
@@ -123,11 +125,23 @@ Chosen choose(const Key& key, const Description& product, const Layout& first, c
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, aligned[2]);
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(handle(), product.get(), first.get(), second.get(), result.get(), result.get(),
-                                       preference.get(), 1, &best, &found),
-        "cublasLtMatmulAlgoGetHeuristic");
-  if (!found) check(CUBLAS_STATUS_NOT_SUPPORTED, "cublasLtMatmulAlgoGetHeuristic");
-  return known.emplace(key, Chosen{best.algo, best.workspaceSize}).first->second;
+  auto status = cublasLtMatmulAlgoGetHeuristic(handle(), product.get(), first.get(), second.get(), result.get(),
+                                               result.get(), preference.get(), 1, &best, &found);
+  if (status == CUBLAS_STATUS_SUCCESS && !found) status = CUBLAS_STATUS_NOT_SUPPORTED;
+  if (!needed && status == CUBLAS_STATUS_NOT_SUPPORTED) return known[key] = std::nullopt;
+  check(status, "cublasLtMatmulAlgoGetHeuristic");
+  return known[key] = Chosen{best.algo, best.workspaceSize};
+}
+
+/// The epilogue's number; 0 for none.
+std::uint32_t epilogue_of(const Multiplication& m) {
+  const std::uint32_t bias = m.bias ? CUBLASLT_EPILOGUE_BIAS : 0;
+  switch (m.epilogue) {
+    case Epilogue::none: return bias;
+    case Epilogue::relu: return bias | CUBLASLT_EPILOGUE_RELU;
+    case Epilogue::gelu_tanh: return bias | CUBLASLT_EPILOGUE_GELU_AUX;
+  }
+  return bias;
 }
 
 void describe(Layout& layout, cudaDataType type, const Operand& x, Index batch) {
@@ -141,7 +155,12 @@ void describe(Layout& layout, cudaDataType type, const Operand& x, Index batch) 
 
 }  // namespace
 
-void multiply(const Multiplication& m) {
+Epilogue epilogue_for(Activation f) {
+  if (architecture() < 90) return Epilogue::none;
+  return f == Activation::relu ? Epilogue::relu : f == Activation::gelu_tanh ? Epilogue::gelu_tanh : Epilogue::none;
+}
+
+bool multiply(const Multiplication& m) {
   const bool wide = m.result == CUDA_R_64F;
   const Operand first(m.depth, m.columns, m.b), second(m.rows, m.depth, m.a);  // Bᵀ, Aᵀ
   const Operand result(m.rows, m.columns, {static_cast<const std::byte*>(m.c), m.ldc, 1});
@@ -150,9 +169,13 @@ void multiply(const Multiplication& m) {
         "cublasLtMatmulDescCreate");
   set(product, CUBLASLT_MATMUL_DESC_TRANSA, static_cast<std::int32_t>(first.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
   set(product, CUBLASLT_MATMUL_DESC_TRANSB, static_cast<std::int32_t>(second.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
-  if (m.bias) {
-    set(product, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<std::uint32_t>(CUBLASLT_EPILOGUE_BIAS));
-    set(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, m.bias);
+  const std::uint32_t epilogue = epilogue_of(m);
+  if (epilogue) set(product, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+  if (m.bias) set(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, m.bias);
+  if (m.epilogue == Epilogue::gelu_tanh) {
+    if (m.ldc % 8 || alignment(m.before, 0) < 16) return false;
+    set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, m.before);
+    set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, std::int64_t{m.ldc});
   }
   Layout layout_first, layout_second, layout_result;
   describe(layout_first, m.operands, first, m.batch);
@@ -165,20 +188,23 @@ void multiply(const Multiplication& m) {
   };
   const std::array<std::uint32_t, 3> aligned{aligned_to(first, m.operands), aligned_to(second, m.operands),
                                              aligned_to(result, m.result)};
-  const Key key{m.operands, m.result,          m.rows,      m.columns, m.depth,           first.transposed,
-                first.step, second.transposed, second.step, m.ldc,     m.bias != nullptr, aligned[0],
-                aligned[1], aligned[2],        m.batch};
-  const Chosen chosen = choose(key, product, layout_first, layout_second, layout_result, aligned);
+  const Key key{
+      m.operands,  m.result, m.rows,   m.columns,  m.depth,    first.transposed, first.step, second.transposed,
+      second.step, m.ldc,    epilogue, aligned[0], aligned[1], aligned[2],       m.batch,    alignment(m.before, 0)};
+  const auto chosen =
+      choose(key, product, layout_first, layout_second, layout_result, aligned, m.epilogue == Epilogue::none);
+  if (!chosen) return false;
   const UseScope use(Use::workspace);
   Buffer workspace;
-  if (chosen.workspace) workspace = Buffer(Cuda::pool(), chosen.workspace);
+  if (chosen->workspace) workspace = Buffer(Cuda::pool(), chosen->workspace);
   const float one = 1, beta = m.accumulate ? 1.0f : 0.0f;
   const double wide_one = 1, wide_beta = beta;
   check(cublasLtMatmul(handle(), product.get(), wide ? static_cast<const void*>(&wide_one) : &one, first.data,
                        layout_first.get(), second.data, layout_second.get(),
                        wide ? static_cast<const void*>(&wide_beta) : &beta, m.c, layout_result.get(), m.c,
-                       layout_result.get(), &chosen.algorithm, workspace.data(), chosen.workspace, stream()),
+                       layout_result.get(), &chosen->algorithm, workspace.data(), chosen->workspace, stream()),
         "cublasLtMatmul");
+  return true;
 }
 
 }  // namespace cuda
@@ -203,7 +229,19 @@ void gemm(Cuda, const Product<T>& p, Strided<T> b) {
                                       p.start == Start::bias && !fill ? p.bias : nullptr, p.batch});
 }
 
+template <Real T>
+bool gemm_activated(Cuda, Activation f, const Product<T>& p, Strided<T> b, T* before) {
+  const auto epilogue = cuda::epilogue_for(f);
+  if (sizeof(T) == 8 || epilogue == cuda::Epilogue::none || p.start == Start::accumulate || p.batch != 1 ||
+      p.rows == 0 || p.columns == 0 || p.depth == 0)
+    return false;
+  return cuda::multiply(cuda::Multiplication{CUDA_R_32F, CUDA_R_32F, p.rows, p.columns, p.depth, cuda::bytes_of(p.a),
+                                             cuda::bytes_of(b), p.c, p.ldc, false, p.bias, 1, epilogue, before});
+}
+
 template void gemm(Cuda, const Product<float>&, Strided<float>);
 template void gemm(Cuda, const Product<double>&, Strided<double>);
+template bool gemm_activated(Cuda, Activation, const Product<float>&, Strided<float>, float*);
+template bool gemm_activated(Cuda, Activation, const Product<double>&, Strided<double>, double*);
 
 }  // namespace meft

@@ -7,6 +7,9 @@
 
 namespace meft::cuda {
 
+/// What is done to a sum before it is written.
+enum class Epilogue { none, relu, gelu_tanh };
+
 /// C[rows, columns] = A·B + start, row-major, operands of one type.
 struct Multiplication {
   cudaDataType operands, result;
@@ -17,11 +20,17 @@ struct Multiplication {
   bool accumulate;
   const void* bias;  // one element a column, or null; not with double
   Index batch = 1;   // so many A, B and C follow each other
+  Epilogue epilogue = Epilogue::none;
+  void* before = nullptr;  // with gelu_tanh: its argument, as C
 };
 
 /// Enqueues it. Sums are in the result's type. The algorithm of a shape is chosen once and kept, so that the same
-/// product has the same bits whenever it is run.
-void multiply(const Multiplication& m);
+/// product has the same bits whenever it is run. False, with nothing done, where no algorithm has the epilogue.
+bool multiply(const Multiplication& m);
+
+/// The epilogue for f, where it is one that pays on this device: NVIDIA's kernels of architectures before 9.0 are
+/// slower with it than a kernel of its own (measured for llm.c, github.com/karpathy/llm.c/pull/338).
+Epilogue epilogue_for(Activation f);
 
 /// The elements of a matrix of another type.
 template <class T>

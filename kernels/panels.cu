@@ -32,9 +32,15 @@ CudaPanels<T>::CudaPanels(const T* w, Index out, Index in, Precision precision)
 }
 
 template <Real T>
-void CudaPanels<T>::multiply(const Product<T>& p, Index row, Index column) const {
-  if (precision_ == Precision::f32)
-    return gemm(Cuda{}, p, Strided<T>{static_cast<const T*>(buffer_.data()), row, column});
+bool CudaPanels<T>::multiply(const Product<T>& p, Index row, Index column, Then f, T* before) const {
+  if (precision_ == Precision::f32) {
+    const Strided<T> w{static_cast<const T*>(buffer_.data()), row, column};
+    if (f) return gemm_activated(Cuda{}, *f, p, w, before);
+    gemm(Cuda{}, p, w);
+    return true;
+  }
+  const auto epilogue = f ? cuda::epilogue_for(*f) : cuda::Epilogue::none;
+  if (f && (epilogue == cuda::Epilogue::none || sizeof(T) == 8)) return false;
   using Kept = cuda::Kept<T>;
   require(p.a.column == 1 && p.a.row == p.depth, "packed product: the left operand's rows do not follow each other",
           p.a.row, p.a.column);
@@ -48,14 +54,19 @@ void CudaPanels<T>::multiply(const Product<T>& p, Index row, Index column) const
     q.a = a;
     gemm(Cuda{}, q, w);
   } else if (p.rows && p.columns && p.depth)
-    cuda::multiply(cuda::Multiplication{CUDA_R_16BF, CUDA_R_32F, p.rows, p.columns, p.depth, cuda::bytes_of(a),
-                                        cuda::bytes_of(w), p.c, p.ldc, p.start == Start::accumulate,
-                                        p.start == Start::bias ? p.bias : nullptr});
+    return cuda::multiply(cuda::Multiplication{CUDA_R_16BF, CUDA_R_32F, p.rows, p.columns, p.depth, cuda::bytes_of(a),
+                                               cuda::bytes_of(w), p.c, p.ldc, p.start == Start::accumulate,
+                                               p.start == Start::bias ? p.bias : nullptr, 1, epilogue, before});
+  return !f;
 }
 
 template <Real T>
 void CudaPanels<T>::forward(const Product<T>& p) const {
   multiply(p, 1, in_);
+}
+template <Real T>
+bool CudaPanels<T>::forward_activated(Activation f, const Product<T>& p, T* before) const {
+  return multiply(p, 1, in_, f, before);
 }
 template <Real T>
 void CudaPanels<T>::backward(const Product<T>& p) const {

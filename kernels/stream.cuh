@@ -12,6 +12,8 @@ cudaStream_t main_stream();
 /// Where work goes now: that stream, or another while an OnStream lives.
 cudaStream_t stream();
 cudaStream_t new_stream();
+/// The device's compute capability, 90 for 9.0.
+int architecture();
 
 class OnStream {
  public:

@@ -1,4 +1,4 @@
-// Owns: the streams of the process, and uploads ahead: include/meft/backend/cuda/ahead.hpp.
+// Owns: the streams of the process, its device's architecture, and uploads ahead: include/meft/backend/cuda/ahead.hpp.
 #include <utility>
 
 #include <meft/backend/cuda/ahead.hpp>
@@ -42,6 +42,17 @@ cudaStream_t main_stream() {
   return stream;
 }
 cudaStream_t stream() { return current(); }
+
+int architecture() {
+  static const int number = [] {
+    int device = 0, major = 0, minor = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
+    return 10 * major + minor;
+  }();
+  return number;
+}
 
 OnStream::OnStream(cudaStream_t other) : before_(std::exchange(current(), other)) {}
 OnStream::~OnStream() { current() = before_; }

@@ -13,7 +13,7 @@
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
 #include <meft/ops/language.hpp>
-#include <meft/ops/linear.hpp>
+#include <meft/ops/linear_activation.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/ops/matmul.hpp>
 #include <meft/ops/norm.hpp>
@@ -129,7 +129,7 @@ std::vector<CaseOn<B>> elementwise_cases() {
   };
 }
 
-/// ops/matmul.hpp, linear.hpp, softmax.hpp, norm.hpp, residual.hpp, attention.hpp.
+/// ops/matmul.hpp, linear.hpp, linear_activation.hpp, softmax.hpp, norm.hpp, residual.hpp, attention.hpp.
 template <Backend B = Cpu>
 std::vector<CaseOn<B>> matrix_cases() {
   return {
@@ -165,6 +165,24 @@ std::vector<CaseOn<B>> matrix_cases() {
          return linear(x[0], w, x[1]);
        },
        {}},
+      {"linear_activation relu",
+       {{3, 4}, {5, 4}, {5}},
+       {{150, 90}, {130, 90}, {130}},
+       [](auto& x) { return linear_activation(x[0], x[1], x[2], Activation::relu); },
+       {12, 20, 15}},
+      {"linear_activation gelu_tanh",
+       {{3, 4}, {8, 4}, {8}},
+       {{150, 90}, {136, 90}, {136}},
+       [](auto& x) { return linear_activation(x[0], x[1], x[2], Activation::gelu_tanh); },
+       {12, 32, 24}},
+      {"linear_activation packed",
+       {{3, 4}, {5}},
+       {{500, 4}, {5}},
+       [](auto& x) {
+         static const PackedWeight<ElementOf<decltype(x)>, B> w(random_tensor<ElementOf<decltype(x)>, B>({5, 4}, 5));
+         return linear_activation(x[0], w, x[1], Activation::gelu);
+       },
+       {15}},
       // softmax, norm
       {"softmax", {{3, 5}}, {{300, 97}}, [](auto& x) { return softmax(x[0]); }, {15}},
       {"softmax first axis", {{3, 5, 2}}, {{30, 97, 20}}, [](auto& x) { return softmax(x[0], 0); }, {30}},

@@ -272,6 +272,47 @@ void check_packed(Precision precision, double most) {
       }
 }
 
+/// Where the product ends in the activation: what it gives, and that it says no elsewhere.
+void check_activated(Precision precision, double most) {
+  Random random(9);
+  for (const auto& size : std::vector<std::array<Index, 3>>{{5, 8, 3}, {33, 24, 40}, {70, 64, 128}})
+    for (const Activation f : {Activation::relu, Activation::gelu_tanh})
+      for (const bool with_bias : {true, false}) {
+        const Index rows = size[0], out = size[1], in = size[2];
+        CAPTURE(rows);
+        CAPTURE(static_cast<int>(f));
+        CAPTURE(with_bias);
+        const auto w = uniform_values<float>(random, out * in, -1, 1),
+                   x = uniform_values<float>(random, rows * in, -1, 1),
+                   bias = uniform_values<float>(random, out, -1, 1);
+        const OnDevice<float> dw(w), dx(x), dbias(bias), z(rows * out), fused_z(rows * out), y(rows * out);
+        const auto packed = pack(Cuda{}, static_cast<const float*>(dw.data()), out, in, precision);
+        const auto product = [&](float* to) {
+          return Product<float>{rows,
+                                out,
+                                in,
+                                {dx.data(), in, 1},
+                                to,
+                                out,
+                                with_bias ? Start::bias : Start::zero,
+                                with_bias ? dbias.data() : nullptr};
+        };
+        packed.forward(product(z.data()));
+        const bool fused = packed.forward_activated(f, product(y.data()), fused_z.data());
+#ifdef MEFT_EMULATED
+        REQUIRE(fused);
+#endif
+        if (!fused) continue;  // a device may have no such product
+        const auto argument = z.host();
+        std::vector<double> plain;
+        for (const float v : argument)
+          plain.push_back(visit(f, [&](auto g) { return static_cast<double>(g(static_cast<double>(v))); }));
+        CHECK(distance(y.host(), plain) < most);
+        if (f == Activation::gelu_tanh) CHECK(distance(fused_z.host(), argument) < most);
+        CHECK_FALSE(packed.forward_activated(Activation::gelu, product(y.data()), z.data()));
+      }
+}
+
 /// Three steps over parameters of many sizes, one of them not aligned; gradients are zero after each.
 template <class T>
 void check_adamw(double most) {
@@ -422,6 +463,18 @@ TEST_CASE("packed weights on the device: float and bf16, forward and transposed"
   check_packed<float>(Precision::f32, 1e-5);
   check_packed<float>(Precision::bf16, 1e-5);
   check_packed<double>(Precision::f32, 1e-13);
+}
+
+TEST_CASE("products that end in an activation") {
+  check_activated(Precision::f32, 1e-5);
+  check_activated(Precision::bf16, 1e-5);
+  // GELU's argument is written in rows of a multiple of 8; double has no such product.
+  const OnDevice<float> a(4), z(4);
+  const OnDevice<double> wide(64);
+  const Product<float> narrow{2, 2, 1, {a.data(), 1, 1}, z.data(), 2};
+  CHECK_FALSE(gemm_activated(Cuda{}, Activation::gelu_tanh, narrow, Strided<float>{a.data(), 2, 1}, z.data()));
+  const Product<double> in_double{8, 8, 1, {wide.data(), 1, 1}, wide.data(), 8};
+  CHECK_FALSE(gemm_activated(Cuda{}, Activation::relu, in_double, Strided<double>{wide.data(), 8, 1}, wide.data()));
 }
 
 TEST_CASE("copies of every size pass the staging, and nothing is left on the pool") {

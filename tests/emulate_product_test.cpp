@@ -51,6 +51,7 @@ struct Product {
   cublasComputeType_t compute = std::is_same_v<In, double> ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
   std::uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   Scale alpha = 1, beta = 0;
+  std::int64_t aux_ld = 32;
 
   cublasLtHandle_t handle = nullptr;
   cublasLtMatmulDesc_t desc = nullptr;
@@ -67,7 +68,7 @@ struct Product {
     cublasLtDestroy(handle);
   }
 
-  void make(const void* bias = nullptr) {
+  void make(const void* bias = nullptr, void* aux = nullptr) {
     ok(cublasLtCreate(&handle));
     ok(cublasLtMatmulDescCreate(&desc, compute, type_of<Scale>));
     const std::int32_t op_a = ta ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -75,6 +76,8 @@ struct Product {
     ok(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
     ok(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
     ok(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
+    ok(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux));
+    ok(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &aux_ld, sizeof aux_ld));
     layout(la, type_of<In>, a);
     layout(lb, type_of<In>, b);
     layout(ld, type_of<Out>, d);
@@ -117,10 +120,12 @@ double error_of(Product<In, Out>& p) {
   const auto before = filled<Out>(p.d.size(), 2.3);
   const auto bias = filled<Out>(p.d.rows, 3.4);
   const DeviceArray<In> da(a), db(b);
-  const DeviceArray<Out> dd(before), dbias(bias);
-  p.make(p.epilogue & CUBLASLT_EPILOGUE_BIAS ? dbias.data() : nullptr);
+  const bool with_aux = p.epilogue & 128;
+  const auto aux_ld = static_cast<std::size_t>(p.aux_ld);
+  const DeviceArray<Out> dd(before), dbias(bias), daux(with_aux ? aux_ld * p.d.cols : 1);
+  p.make(p.epilogue & CUBLASLT_EPILOGUE_BIAS ? dbias.data() : nullptr, daux.data());
   ok(p.run(da.data(), db.data(), dd.data()));
-  const auto got = dd.host();
+  const auto got = dd.host(), aux = daux.host();
   const std::size_t k = p.ta ? p.a.rows : p.a.cols;
   std::vector<bool> written(got.size(), false);
   double worst = 0;
@@ -139,10 +144,14 @@ double error_of(Product<In, Out>& p) {
             static_cast<double>(p.beta) * static_cast<double>(static_cast<float>(before[at]));
         if (p.epilogue & CUBLASLT_EPILOGUE_BIAS) y += static_cast<double>(static_cast<float>(bias[i]));
         if (p.epilogue & CUBLASLT_EPILOGUE_RELU) y = std::fmax(y, 0.0);
+        const auto compare = [&](Out found) {
+          worst = std::fmax(worst, std::abs(static_cast<double>(static_cast<float>(found)) - y) / scale);
+        };
+        if (with_aux) compare(aux[i + j * aux_ld]);
         if (p.epilogue & CUBLASLT_EPILOGUE_GELU)
           y = 0.5 * y * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (y + 0.044715 * y * y * y)));
         written[at] = true;
-        worst = std::fmax(worst, std::abs(static_cast<double>(static_cast<float>(got[at])) - y) / scale);
+        compare(got[at]);
       }
   // What lies between the columns stays.
   std::size_t changed = 0;
@@ -186,8 +195,9 @@ TEST_CASE("products: transposes, leading dimensions, orders, batches") {
 }
 
 TEST_CASE("epilogues") {
-  for (const std::uint32_t epilogue : {CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_RELU_BIAS,
-                                       CUBLASLT_EPILOGUE_GELU, CUBLASLT_EPILOGUE_GELU_BIAS}) {
+  for (const std::uint32_t epilogue :
+       {CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_RELU_BIAS, CUBLASLT_EPILOGUE_GELU,
+        CUBLASLT_EPILOGUE_GELU_BIAS, CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS}) {
     CAPTURE(epilogue);
     Product<float, float> p({30, 20, 30}, {20, 10, 20}, {30, 10, 32}, false, false);
     p.epilogue = epilogue;
@@ -195,6 +205,18 @@ TEST_CASE("epilogues") {
     Product<__nv_bfloat16, __nv_bfloat16> q({30, 20, 30}, {20, 10, 20}, {30, 10, 32}, false, false);
     q.epilogue = epilogue;
     CHECK(error_of(q) < 5e-3);
+  }
+}
+
+TEST_CASE("the auxiliary matrix of GELU: its leading dimension is a multiple of 8 and holds a column") {
+  for (const std::int64_t aux_ld : {0, 24, 30}) {
+    CAPTURE(aux_ld);
+    Product<float, float> p({30, 20, 30}, {20, 10, 20}, {30, 10, 32}, false, false);
+    p.epilogue = CUBLASLT_EPILOGUE_GELU_AUX;
+    p.aux_ld = aux_ld;
+    const DeviceArray<float> a(p.a.size()), b(p.b.size()), d(p.d.size()), aux(320);
+    p.make(nullptr, aux.data());
+    CHECK(p.run(a.data(), b.data(), d.data()) == CUBLAS_STATUS_INVALID_VALUE);
   }
 }
 

@@ -98,6 +98,8 @@ cublasStatus_t examine(const Desc* desc, const Layout* a, const Layout* b, const
     case CUBLASLT_EPILOGUE_DEFAULT: break;
     case CUBLASLT_EPILOGUE_GELU:
     case CUBLASLT_EPILOGUE_GELU_BIAS:
+    case CUBLASLT_EPILOGUE_GELU_AUX:
+    case CUBLASLT_EPILOGUE_GELU_AUX_BIAS:
       if (bias_type == CUDA_R_64F) return CUBLAS_STATUS_NOT_SUPPORTED;
       [[fallthrough]];
     case CUBLASLT_EPILOGUE_RELU:
@@ -112,6 +114,8 @@ cublasStatus_t examine(const Desc* desc, const Layout* a, const Layout* b, const
       desc->bias_type != static_cast<std::int32_t>(bias_type))
     return CUBLAS_STATUS_NOT_SUPPORTED;
   out = {*desc, *a, *b, *c, *d, m, n, k, bias_type};
+  if (out.with_aux() && (d->batch != 1 || desc->aux_ld % 8 || desc->aux_ld < static_cast<std::int64_t>(m)))
+    return CUBLAS_STATUS_INVALID_VALUE;
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -162,6 +166,8 @@ cublasStatus_t with(X& x, cublasLtMatmulDescAttributes_t attribute, const Visit&
     case CUBLASLT_MATMUL_DESC_EPILOGUE: return visit(x.epilogue);
     case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return visit(x.bias);
     case CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE: return visit(x.bias_stride);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: return visit(x.aux);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: return visit(x.aux_ld);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: return visit(x.bias_type);
   }
   return CUBLAS_STATUS_INVALID_VALUE;
@@ -401,6 +407,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
       status != CUBLAS_STATUS_SUCCESS)
     return status;
   if (p.with_bias() && !p.desc.bias) return CUBLAS_STATUS_INVALID_VALUE;
+  if (p.with_aux() && (!p.desc.aux || !aligned(p.desc.aux, 16))) return CUBLAS_STATUS_INVALID_VALUE;
   if (c == d && p.c != p.d) return CUBLAS_STATUS_INVALID_VALUE;  // in place only with one layout
   if (workspace_bytes && (!workspace || !aligned(workspace, 256))) return CUBLAS_STATUS_INVALID_VALUE;
 
@@ -439,6 +446,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         in_device("the bias", p.desc.bias,
                   (static_cast<std::uint64_t>(p.d.batch - 1) * static_cast<std::uint64_t>(p.desc.bias_stride) + p.m) *
                       size_of(p.bias_type));
+  if (in_bounds && p.with_aux())
+    in_bounds = in_device("the auxiliary matrix", p.desc.aux,
+                          ((p.n - 1) * static_cast<std::uint64_t>(p.desc.aux_ld) + p.m) * size_of(p.d.type));
   if (in_bounds && needed) in_bounds = in_device("the workspace", workspace, workspace_bytes);
   if (!in_bounds) return CUBLAS_STATUS_EXECUTION_FAILED;
 

@@ -71,6 +71,7 @@ struct Call {
     if (p.with_bias())
       y += load<S>(p.bias_type, p.desc.bias, batch * static_cast<std::uint64_t>(p.desc.bias_stride) + row);
     if (p.desc.epilogue & CUBLASLT_EPILOGUE_RELU) y = y > S(0) || y != y ? y : S(0);
+    if (p.with_aux()) store(p.d.type, p.desc.aux, row + col * static_cast<std::uint64_t>(p.desc.aux_ld), y);
     if (p.desc.epilogue & CUBLASLT_EPILOGUE_GELU)  // the tanh form
       y = S(0.5) * y * (S(1) + std::tanh(S(0.7978845608028654) * (y + S(0.044715) * y * y * y)));
     store(p.d.type, d, batch * static_cast<std::uint64_t>(p.d.batch_stride) + at(p.d, row, col), y);

@@ -24,6 +24,8 @@ struct cublasLtMatmulDescOpaque_t {
   std::uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   const void* bias = nullptr;
   std::int64_t bias_stride = 0;
+  void* aux = nullptr;
+  std::int64_t aux_ld = 0;
   std::int32_t bias_type = -1;  // as the documentation's table has it
 };
 
@@ -51,6 +53,8 @@ struct Problem {
   std::uint32_t bias_type;
 
   bool with_bias() const { return (desc.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0; }
+  /// Whether GELU's argument is written to the auxiliary matrix, of D's type.
+  bool with_aux() const { return (desc.epilogue & 128) != 0; }
   bool wide() const { return desc.scale == CUDA_R_64F; }
   /// Of a sum that is kept in the workspace.
   std::size_t partial_bytes() const { return m * n * static_cast<std::uint64_t>(d.batch) * (wide() ? 8 : 4); }

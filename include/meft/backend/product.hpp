@@ -25,6 +25,8 @@ struct Strided {
   Strided at(Index i, Index j) const { return {data + i * row + j * column, row, column}; }
 };
 
+enum class Activation;  // base/functor.hpp
+
 /// Where a product starts: from zero, from a bias row, or from what C holds.
 enum class Start { zero, bias, accumulate };
 

@@ -6,7 +6,7 @@
 #include <meft/nn/module.hpp>
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/dropout.hpp>
-#include <meft/ops/linear.hpp>
+#include <meft/ops/linear_activation.hpp>
 #include <meft/reversible/context.hpp>
 #include <meft/tensor/random.hpp>
 
@@ -55,6 +55,12 @@ struct Linear {
   Var<T, B> operator()(const Var<T, B>& x) const {
     auto y = packed.defined() ? linear(x, packed, bias) : linear(x, weight, bias);
     return lora ? y + (*lora)(x) : y;
+  }
+
+  /// f((*this)(x)).
+  Var<T, B> activated(const Var<T, B>& x, Activation f) const {
+    if (lora) return activate((*this)(x), f);
+    return packed.defined() ? linear_activation(x, packed, bias, f) : linear_activation(x, weight, bias, f);
   }
 
   Index in() const { return packed.defined() ? packed.shape()[1] : weight.shape()[1]; }

@@ -98,7 +98,7 @@ struct TransformerLayer {
     return block(
         h, mlp_norm, c, 2, mlp_scale, mlp_adapter,
         [&](const Var<T, B>& in) {
-          const auto inner = activated(up(in), c);
+          const auto inner = activated(in, c);
           return down(inner);  // what `inner` was made from is freed by now
         },
         mlp_placement);
@@ -136,9 +136,10 @@ struct TransformerLayer {
   Var<T, B> dropped(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset) const {
     return c.run.training ? meft::dropout(x, dropout, c.run.key(site + offset), first(x, c)) : x;
   }
-  /// The feed-forward block's activation, and in training its dropout.
-  Var<T, B> activated(const Var<T, B>& x, const Context<T, B>& c) const {
-    if (!c.run.training) return activate(x, activation);
+  /// The feed-forward block's first half, and in training its dropout.
+  Var<T, B> activated(const Var<T, B>& in, const Context<T, B>& c) const {
+    if (!c.run.training || activation_dropout == 0) return up.activated(in, activation);
+    const auto x = up(in);
     return activate_dropout(x, activation, activation_dropout, c.run.key(site + more + 2), first(x, c));
   }
   static std::uint64_t first(const Var<T, B>& x, const Context<T, B>& c) {

@@ -17,24 +17,31 @@ struct Linear {
   template <Real T, Backend B>
   static Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& w,
                               const Tensor<T, B>& bias) {
+    Tensor<T, B> y = start(saved, need, x, w, bias);
+    multiply(y, x, w, bias);
+    return y;
+  }
+
+  /// Checks and saves; y is still to be computed.
+  template <Real T, Backend B>
+  static Tensor<T, B> start(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& w,
+                            const Tensor<T, B>& bias) {
     require(w.rank() == 2 && x.rank() >= 1 && x.dim(-1) == w.dim(1),
             "linear: the last extent of a is not the second of b", x, w);
     require(!bias.defined() || bias.size() == w.dim(0), "linear: the bias has not one element a row of b", bias, w);
     if (need[0]) saved.w = w;
     if (need[1]) saved.x = x;
-    Tensor<T, B> y(x.shape().with(-1, w.dim(0)));
-    const Index in = w.dim(1), out = w.dim(0);
-    gemm(B{},
-         Product<T>{x.size() / in,
-                    out,
-                    in,
-                    {x.data(), in, 1},
-                    y.data(),
-                    out,
-                    bias.defined() ? Start::bias : Start::zero,
-                    bias.data()},
-         Strided<T>{w.data(), 1, in});
-    return y;
+    return Tensor<T, B>(x.shape().with(-1, w.dim(0)));
+  }
+  template <Real T, Backend B>
+  static void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias) {
+    gemm(B{}, product(y, x, w, bias), Strided<T>{w.data(), 1, w.dim(1)});
+  }
+  /// As gemm_activated.
+  template <Real T, Backend B>
+  static bool multiply(Activation f, Tensor<T, B>& before, Tensor<T, B>& y, const Tensor<T, B>& x,
+                       const Tensor<T, B>& w, const Tensor<T, B>& bias) {
+    return gemm_activated(B{}, f, product(y, x, w, bias), Strided<T>{w.data(), 1, w.dim(1)}, before.data());
   }
 
   template <Real T, Backend B>
@@ -54,6 +61,14 @@ struct Linear {
         },
         [&] { return sum_axis(flat, 0); });
   }
+
+ private:
+  template <Real T, Backend B>
+  static Product<T> product(Tensor<T, B>& y, const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias) {
+    const Index in = w.dim(1), out = w.dim(0);
+    return {x.size() / in, out, in, {x.data(), in, 1}, y.data(), out, bias.defined() ? Start::bias : Start::zero,
+            bias.data()};
+  }
 };
 
 /// y = x·wᵀ + b with w frozen and packed: dx = dy·w. Saves nothing.
@@ -64,13 +79,24 @@ struct PackedLinear {
   struct Saved {};
   PackedWeight<T, B> w;
 
-  auto forward(auto&, Needs<2>, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
+  Tensor<T, B> forward(auto& saved, Needs<2> need, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
+    Tensor<T, B> y = start(saved, need, x, bias);
+    multiply(y, x, bias);
+    return y;
+  }
+  Tensor<T, B> start(auto&, Needs<2>, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
     const Index in = w.shape()[1], out = w.shape()[0];
     require(x.rank() >= 1 && x.dim(-1) == in, "linear: the last extent of a is not the second of b", x, w);
     require(!bias.defined() || bias.size() == out, "linear: the bias has not one element a row of b", bias, w);
-    Tensor<T, B> y(x.shape().with(-1, out));
-    w.forward(x.size() / in, x.data(), bias.defined() ? bias.data() : nullptr, y.data());
-    return y;
+    return Tensor<T, B>(x.shape().with(-1, out));
+  }
+  void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
+    w.forward(x.size() / w.shape()[1], x.data(), bias.data(), y.data());
+  }
+  /// As gemm_activated.
+  bool multiply(Activation f, Tensor<T, B>& before, Tensor<T, B>& y, const Tensor<T, B>& x,
+                const Tensor<T, B>& bias) const {
+    return w.forward_activated(f, x.size() / w.shape()[1], x.data(), bias.data(), before.data(), y.data());
   }
   auto backward(const auto&, Needs<2> need, const Tensor<T, B>& dy) const {
     const Index in = w.shape()[1], out = w.shape()[0];

@@ -27,9 +27,10 @@ class PackedWeight {
   Precision precision() const { return panels_.precision(); }
 
   /// y[rows, out] = x[rows, in]·Wᵀ (+ bias [out], or null).
-  void forward(Index rows, const T* x, const T* bias, T* y) const {
-    panels_.forward(
-        {rows, shape_[0], shape_[1], {x, shape_[1], 1}, y, shape_[0], bias ? Start::bias : Start::zero, bias});
+  void forward(Index rows, const T* x, const T* bias, T* y) const { panels_.forward(product(rows, x, bias, y)); }
+  /// y = f(x·Wᵀ + bias), as gemm_activated: false, with nothing done, where the backend leaves f to the caller.
+  bool forward_activated(Activation f, Index rows, const T* x, const T* bias, T* before, T* y) const {
+    return panels_.forward_activated(f, product(rows, x, bias, y), before);
   }
   /// dx[rows, in] = dy[rows, out]·W.
   void backward(Index rows, const T* dy, T* dx) const {
@@ -43,6 +44,10 @@ class PackedWeight {
   }
 
  private:
+  Product<T> product(Index rows, const T* x, const T* bias, T* y) const {
+    return {rows, shape_[0], shape_[1], {x, shape_[1], 1}, y, shape_[0], bias ? Start::bias : Start::zero, bias};
+  }
+
   decltype(pack(B{}, static_cast<const T*>(nullptr), Index(), Index(), Precision())) panels_;
   Shape shape_;
 };

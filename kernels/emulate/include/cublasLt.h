@@ -55,6 +55,8 @@ enum cublasLtEpilogue_t {
   CUBLASLT_EPILOGUE_RELU_BIAS = 6,
   CUBLASLT_EPILOGUE_GELU = 32,
   CUBLASLT_EPILOGUE_GELU_BIAS = 36,
+  CUBLASLT_EPILOGUE_GELU_AUX = 160,
+  CUBLASLT_EPILOGUE_GELU_AUX_BIAS = 164,
   CUBLASLT_EPILOGUE_BGRADA = 256,
   CUBLASLT_EPILOGUE_BGRADB = 512
 };
@@ -77,16 +79,18 @@ enum cublasLtMatrixLayoutAttribute_t {
   CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET = 6  // int64_t, elements
 };
 enum cublasLtMatmulDescAttributes_t {
-  CUBLASLT_MATMUL_DESC_COMPUTE_TYPE = 0,        // int32_t
-  CUBLASLT_MATMUL_DESC_SCALE_TYPE = 1,          // int32_t
-  CUBLASLT_MATMUL_DESC_POINTER_MODE = 2,        // int32_t
-  CUBLASLT_MATMUL_DESC_TRANSA = 3,              // int32_t
-  CUBLASLT_MATMUL_DESC_TRANSB = 4,              // int32_t
-  CUBLASLT_MATMUL_DESC_TRANSC = 5,              // int32_t, only CUBLAS_OP_N
-  CUBLASLT_MATMUL_DESC_EPILOGUE = 7,            // uint32_t
-  CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8,        // void*
-  CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE = 10,  // int64_t, elements
-  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE = 26      // int32_t
+  CUBLASLT_MATMUL_DESC_COMPUTE_TYPE = 0,           // int32_t
+  CUBLASLT_MATMUL_DESC_SCALE_TYPE = 1,             // int32_t
+  CUBLASLT_MATMUL_DESC_POINTER_MODE = 2,           // int32_t
+  CUBLASLT_MATMUL_DESC_TRANSA = 3,                 // int32_t
+  CUBLASLT_MATMUL_DESC_TRANSB = 4,                 // int32_t
+  CUBLASLT_MATMUL_DESC_TRANSC = 5,                 // int32_t, only CUBLAS_OP_N
+  CUBLASLT_MATMUL_DESC_EPILOGUE = 7,               // uint32_t
+  CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8,           // void*
+  CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE = 10,     // int64_t, elements
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER = 11,  // void*
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD = 12,       // int64_t, elements, a multiple of 8 with GELU
+  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE = 26         // int32_t
 };
 enum cublasLtMatmulPreferenceAttributes_t {
   CUBLASLT_MATMUL_PREF_SEARCH_MODE = 0,            // uint32_t

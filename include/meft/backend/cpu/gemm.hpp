@@ -154,4 +154,10 @@ void gemm(Cpu, const Product<T>& p, Strided<T> b) {
   });
 }
 
+/// False, with nothing done: a map follows the product, over memory that is in the cache.
+template <Real T>
+bool gemm_activated(Cpu, Activation, const Product<T>&, Strided<T>, T*) {
+  return false;
+}
+
 }  // namespace meft

@@ -68,6 +68,9 @@ class Panels {
     narrowed(p, {data(), 1, in_});
   }
 
+  /// As gemm_activated.
+  bool forward_activated(Activation, const Product<T>&, T*) const { return false; }
+
   /// C[m, in] = start + A[m, out] · W. The blocks of W are transposed on the way, once for many rows.
   void backward(const Product<T>& p) const {
 #if MEFT_X86

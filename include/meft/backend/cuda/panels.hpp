@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include <meft/backend/cuda/cuda.hpp>
 #include <meft/backend/product.hpp>
@@ -24,13 +25,16 @@ class CudaPanels {
 
   /// C[rows, out] = start + A[rows, in]·Wᵀ.
   void forward(const Product<T>& p) const;
+  /// C = f(start + A·Wᵀ), as gemm_activated.
+  bool forward_activated(Activation f, const Product<T>& p, T* before) const;
   /// C[rows, in] = start + A[rows, out]·W.
   void backward(const Product<T>& p) const;
   /// The matrix as it is kept, row-major.
   void unpack(T* w) const;
 
  private:
-  void multiply(const Product<T>& p, Index row, Index column) const;
+  using Then = std::optional<Activation>;
+  bool multiply(const Product<T>& p, Index row, Index column, Then f = {}, T* before = nullptr) const;
 
   Buffer buffer_;
   Index out_ = 0, in_ = 0;
