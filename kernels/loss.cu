@@ -27,6 +27,31 @@ __global__ void look_at_labels(Index n, const std::int32_t* labels, Index classe
   if (threadIdx.x == 0) atomicAdd(&found->counted, counted);
 }
 
+/// One block goes along the labels; the place of one that counts is the number of those before it.
+__global__ void number_counted(Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
+                               std::int32_t* chosen) {
+  __shared__ int in_warp[32];
+  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  Index before = 0;
+  for (Index start = 0; start < n; start += blockDim.x) {
+    const Index i = start + threadIdx.x;
+    const std::int32_t label = i < n ? labels[i] : ignore;
+    const unsigned counts = __ballot_sync(0xffffffffu, label != ignore);
+    if (lane == 0) in_warp[warp] = __popc(counts);
+    __syncthreads();
+    Index place = before + __popc(counts & ((1u << lane) - 1));
+    for (unsigned w = 0; w < warps; ++w) {
+      if (w < warp) place += in_warp[w];
+      before += in_warp[w];
+    }
+    if (label != ignore) {
+      rows[place] = static_cast<std::int32_t>(i);
+      chosen[place] = label;
+    }
+    __syncthreads();
+  }
+}
+
 template <class T>
 __global__ void entropy_rows(Index rows, Line line, const T* x, const std::int32_t* labels, std::int32_t ignore,
                              T* loss, T* lse) {
@@ -78,6 +103,12 @@ LabelCheck check_labels(Cuda, Index n, const std::int32_t* labels, Index classes
   };
   if (cuda::Recorder* const r = cuda::recorder(); r && !r->is_input(labels)) r->refuse("check_labels");
   return cuda::look_at(labels, look, LabelCheck{});
+}
+
+void counted_rows(Cuda, Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
+                  std::int32_t* chosen) {
+  if (n)
+    cuda::launch(cuda::number_counted, 1, cuda::along(n, 1024), 0, cuda::stream(), n, labels, ignore, rows, chosen);
 }
 
 template <Real T>

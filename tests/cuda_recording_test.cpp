@@ -14,8 +14,10 @@
 #include <meft/ops/embedding.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/tensor/math.hpp>
+#include <meft/train/choice_learner.hpp>
 #include <meft/train/family.hpp>
 #include <meft/train/hf.hpp>
+#include <meft/train/language_learner.hpp>
 #include <meft/train/learner.hpp>
 #include <meft/train/method.hpp>
 #include <meft/train/steps.hpp>
@@ -188,17 +190,23 @@ TEST_CASE("an upload ahead reaches what is enqueued after it") {
 
 namespace {
 
-/// The model of a golden folder under a method, its gradients zero.
-template <class Model>
-train::Learner<Model> learner_of(const std::string& folder, const train::MethodOptions& method) {
+/// A learner of Model from a golden folder under a method, with head_of(model), its gradients zero.
+template <template <class> class Learner, class Model, class Head>
+Learner<Model> made(const std::string& folder, const train::MethodOptions& method, const Head& head_of) {
   auto model = train::hf<Model>(folder);
-  auto head = train::load_head(folder, model, Values(folder + "/plain.safetensors").shape_of("logits")[1]);
+  auto head = head_of(model);
   auto body = train::adapt(model, method);
-  train::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
+  Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
   nn::for_each_parameter(learner, [](const std::string&, auto& p) {
     if (p.trainable()) p.zero_gradient();
   });
   return learner;
+}
+template <class Model>
+train::Learner<Model> classifier(const std::string& folder, const train::MethodOptions& method) {
+  const Index labels = Values(folder + "/plain.safetensors").shape_of("logits")[1];
+  return made<train::Learner, Model>(folder, method,
+                                     [&](const Model& model) { return train::load_head(folder, model, labels); });
 }
 
 /// The batch of a golden file at a step: ids within the sequences, pixels and labels turn round.
@@ -239,16 +247,13 @@ struct Trained {
 };
 
 /// Four steps whose gradients add up.
-template <class Model>
-Trained train_steps(const std::string& folder, const train::MethodOptions& method, std::size_t recordings) {
-  const Values plain(folder + "/plain.safetensors");
-  auto learner = learner_of<Model>(folder, method);
-  train::Steps<train::Learner<Model>> steps(learner, recordings);
+template <class L, class Batches>
+Trained train_steps(L learner, std::size_t recordings, const Batches& batch) {
+  train::Steps<L> steps(learner, recordings);
   Trained out;
   for (std::uint32_t i = 0; i < 4; ++i) {
     int meanwhile = 0;
-    const bool dropout = method.precision == Precision::f32;  // cuDNN's attention has none
-    const auto done = steps.run(batch_at(plain, i, dropout), [&] { ++meanwhile; });
+    const auto done = steps.run(batch(i), [&] { ++meanwhile; });
     CHECK(meanwhile == 1);
     out.losses.push_back(done.loss);
     out.recorded += done.recorded;
@@ -260,40 +265,80 @@ Trained train_steps(const std::string& folder, const train::MethodOptions& metho
   return out;
 }
 
+/// Whether the steps of a learner that make() gives have the same bits from recordings, all but the first recorded.
+template <class Make, class Batches>
+int check_steps(const Make& make, const Batches& batch) {
+  const auto plain = train_steps(make(), 0, batch), again = train_steps(make(), 8, batch);
+  CHECK(plain.recorded == 0);
+  CHECK(again.recorded == 3);
+  CHECK(again.losses == plain.losses);
+  CHECK(again.gradients == plain.gradients);
+  CHECK(again.losses[1] != again.losses[2]);
+  CHECK(static_cast<double>(again.activation) ==  // blocks that were kept are larger by up to an eighth
+        doctest::Approx(static_cast<double>(plain.activation)).epsilon(0.02));
+  return again.recorded;
+}
+
 }  // namespace
 
 TEST_CASE("steps that run from recordings give the bits of steps that do not") {
   int recorded = 0;
   for (const auto& c : io::read_json(golden() + "/families.json")) {
-    if (c["language"]) continue;
     const std::string folder = golden() + "/" + std::string(c["folder"]);
+    const Values plain(folder + "/plain.safetensors");
     train::with_family<float, Cuda>(folder, [&]<class Model>() {
-      for (const std::string method : {"full", "lora", "meft1", "meft3", "meft1 bf16"}) {
+      for (const std::string method : {"full", "lora", "meft1", "meft3", "meft1 bf16", "meft1 learned"}) {
         CAPTURE(folder);
         CAPTURE(method);
         train::MethodOptions options{.name = method.substr(0, method.find(' ')), .bottleneck = 3};
         if (method.ends_with("bf16")) options.precision = Precision::bf16;
-        const auto plain = train_steps<Model>(folder, options, 0), again = train_steps<Model>(folder, options, 8);
-        CHECK(plain.recorded == 0);
-        CHECK(again.losses == plain.losses);
-        CHECK(again.gradients == plain.gradients);
-        CHECK(again.losses[1] != again.losses[2]);
-        // BART shifts the decoder's ids on the host.
-        CHECK(again.recorded == (folder.find("bart") == folder.npos ? 3 : 0));
-        CHECK(static_cast<double>(again.activation) ==  // blocks that were kept are larger by up to an eighth
-              doctest::Approx(static_cast<double>(plain.activation)).epsilon(0.02));
-        recorded += again.recorded;
+        if (method.ends_with("learned")) options.readout = "learned";
+        const auto batch = [&](std::uint32_t i) {
+          return batch_at(plain, i, options.precision == Precision::f32);  // cuDNN's attention has no dropout
+        };
+        if constexpr (requires(Model m) { m.language_head(); })
+          if (c["language"]) {
+            recorded += check_steps(
+                [&] {
+                  return made<train::LanguageLearner, Model>(
+                      folder, options, [&](const Model& m) { return train::load_language_head(folder, m); });
+                },
+                batch);
+            continue;
+          }
+        recorded += check_steps([&] { return classifier<Model>(folder, options); }, batch);
       }
     });
   }
-  CHECK(recorded > 75);
+  CHECK(recorded > 200);
+}
+
+TEST_CASE("steps on questions with options run from recordings") {
+  const std::string folder = golden() + "/bert";
+  const Values plain(folder + "/plain.safetensors");
+  train::with_family<float, Cuda>(folder, [&]<class Model>() {
+    for (const std::string method : {"full", "meft1"})
+      check_steps(
+          [&] {
+            return made<train::ChoiceLearner, Model>(folder, {.name = method, .bottleneck = 3},
+                                                     [&](const Model& m) { return train::load_head(folder, m, 1); });
+          },
+          [&](std::uint32_t i) {
+            auto batch = batch_at(plain, i);
+            const auto none = static_cast<std::int32_t>(batch.offsets.sequences());
+            REQUIRE(none >= 4);
+            batch.options = Numbers::from({6}, {0, 1, none, 2, 3, none});
+            batch.labels = Numbers::from({2}, {0, static_cast<std::int32_t>(i % 2)});
+            return batch;
+          });
+  });
 }
 
 TEST_CASE("a recorded step reports what a stack reports") {
   const std::string folder = golden() + "/bert";
   train::with_family<float, Cuda>(folder, [&]<class Model>() {
     const Values plain(folder + "/plain.safetensors");
-    auto learner = learner_of<Model>(folder, {.name = "meft1", .bottleneck = 3});
+    auto learner = classifier<Model>(folder, {.name = "meft1", .bottleneck = 3});
     train::Steps<train::Learner<Model>> steps(learner);
     const auto run = [&](std::uint32_t i) { return steps.run(batch_at(plain, i), [] {}); };
     run(0);

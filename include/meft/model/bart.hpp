@@ -134,14 +134,12 @@ struct Bart {
   }
   /// What enters the decoder: the batch's own tokens, one place later, behind the start token.
   nn::Hidden<T, B> embed_decoder(const nn::Batch<B>& batch, const nn::Hidden<T, B>& encoded) const {
-    auto ids = batch.ids.values();
-    for (Index s = 0; s < batch.offsets.sequences(); ++s) {
-      const auto begin = ids.begin() + batch.offsets.begin(s), end = ids.begin() + batch.offsets.end(s);
-      if (begin == end) continue;
-      std::copy_backward(begin, end - 1, end);
-      *begin = static_cast<std::int32_t>(config.decoder_start_token_id);
-    }
-    const auto shifted = Tensor<std::int32_t, B>::from({static_cast<Index>(ids.size())}, ids);
+    constexpr std::size_t one = sizeof(std::int32_t);
+    const auto start = Tensor<std::int32_t, B>::from({1}, {static_cast<std::int32_t>(config.decoder_start_token_id)});
+    Tensor<std::int32_t, B> shifted(batch.ids.shape());
+    if (batch.ids.size() > 1) B::copy(shifted.data() + 1, batch.ids.data(), batch.ids.bytes() - one);
+    for (Index s = 0; s < batch.offsets.sequences(); ++s)
+      if (batch.offsets.length(s)) B::copy(shifted.data() + batch.offsets.begin(s), start.data(), one);
     return {decoder_embeddings(word, scale(), shifted, batch.offsets, batch.run),
             {batch.offsets, batch.run, 0, {{encoded.value, encoded.context.offsets}}}};
   }

@@ -16,19 +16,23 @@ struct Batch {
   Tensor<std::int32_t, B> ids, types;  // [tokens]
   Offsets offsets;
   Run run{};
-  Tensor<std::int32_t, B> labels{};  // [sequences] classes, [tokens] words of a language model, or
+  Tensor<std::int32_t, B> labels{};  // [sequences] classes, [tokens] words of a language model, [questions] answers, or
   Tensor<float, B> targets{};        // [sequences] values of a regression
   Tensor<float, B> pixels{};         // [images, channels, height, width]
+  /// For questions with options, one sequence each: the numbers of a question's sequences, as many as the question with
+  /// the most options has; one past the last stands for none. [questions · most].
+  Tensor<std::int32_t, B> options{};
 
   /// f(tensor) for each, defined or not.
   template <class F>
   void for_each_input(const F& f) {
-    f(ids), f(types), f(labels), f(targets), f(pixels);
+    f(ids), f(types), f(labels), f(targets), f(pixels), f(options);
   }
   template <class F>
   void for_each_input(const F& f) const {
-    f(ids), f(types), f(labels), f(targets), f(pixels);
+    f(ids), f(types), f(labels), f(targets), f(pixels), f(options);
   }
+  static constexpr std::size_t inputs = 6;
 
   /// Packs sequences of equal-length ids and types.
   static Batch pack(const std::vector<std::vector<std::int32_t>>& ids,

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include <meft/autodiff/op.hpp>
 #include <meft/backend/cpu/loss.hpp>
@@ -17,24 +16,17 @@ namespace meft {
 
 namespace detail {
 
-/// Calls f(numbers, labels, x rows, logits) for chunks of the rows whose label counts, ascending.
+/// Calls f(numbers, labels, x rows, logits) for chunks of the `counted` rows whose label counts, ascending.
 template <Real T, Backend B, class F>
 void for_label_chunks(const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias,
-                      const Tensor<std::int32_t, B>& labels, std::int32_t ignore, const F& f) {
+                      const Tensor<std::int32_t, B>& labels, std::int32_t ignore, Index counted, const F& f) {
   const Index words = w.dim(0), width = w.dim(1);
   const Index most = std::clamp<Index>((Index{1} << 22) / words, 16, 1024);  // rows; 16 MiB of float logits
-  std::vector<std::int32_t> counted, chosen;
-  const auto all = labels.values();
-  for (std::size_t i = 0; i < all.size(); ++i)
-    if (all[i] != ignore) counted.push_back(static_cast<std::int32_t>(i));
-  for (std::size_t first = 0; first < counted.size(); first += static_cast<std::size_t>(most)) {
-    const std::size_t last = std::min(counted.size(), first + static_cast<std::size_t>(most));
-    const Index n = static_cast<Index>(last - first);
-    const std::vector<std::int32_t> rows(counted.begin() + static_cast<std::ptrdiff_t>(first),
-                                         counted.begin() + static_cast<std::ptrdiff_t>(last));
-    chosen.clear();
-    for (const std::int32_t r : rows) chosen.push_back(all[static_cast<std::size_t>(r)]);
-    const auto numbers = Tensor<std::int32_t, B>::from({n}, rows), classes = Tensor<std::int32_t, B>::from({n}, chosen);
+  Tensor<std::int32_t, B> rows(Shape{counted}), chosen(Shape{counted});
+  counted_rows(B{}, labels.size(), labels.data(), ignore, rows.data(), chosen.data());
+  for (Index first = 0; first < counted; first += most) {
+    const Index last = std::min(counted, first + most), n = last - first;
+    const auto numbers = std::as_const(rows).rows(first, last), classes = std::as_const(chosen).rows(first, last);
     Tensor<T, B> part({n, width}), logits({n, words});
     gather_rows(B{}, n, width, x.data(), numbers.data(), part.data());
     gemm(B{},
@@ -89,7 +81,7 @@ struct LinearCrossEntropy {
     auto losses = Tensor<T, B>::zeros(Shape{x.dim(0)});
     Tensor<T, B> total{Shape{}};
     detail::for_label_chunks(
-        x, w, bias, labels, ignore, [&](const auto& numbers, const auto& classes, const auto& part, auto& z) {
+        x, w, bias, labels, ignore, counted, [&](const auto& numbers, const auto& classes, const auto& part, auto& z) {
           const Index n = numbers.size();
           Tensor<T, B> loss(Shape{n}), lse(Shape{n});
           cross_entropy(B{}, n, words, std::as_const(z).data(), classes.data(), ignore, loss.data(), lse.data());
@@ -116,13 +108,14 @@ struct LinearCrossEntropy {
   }
 
   template <Real T>
-  auto backward(const Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
-    const auto scaled = [&](const Tensor<T, B>& d) {
-      const T by = dy.item();
-      return by == T(1) ? d : map(WithRight<Mul, T>{{}, by}, d);
+  auto backward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
+    const auto times = [&](Tensor<T, B>& d) {
+      if constexpr (B::on_host)
+        if (dy.item() == T(1)) return std::move(d);
+      return scaled(std::move(d), dy);
     };
     return grads(
-        need, [&] { return scaled(saved.dx); }, [&] { return scaled(saved.dw); }, [&] { return scaled(saved.db); });
+        need, [&] { return times(saved.dx); }, [&] { return times(saved.dw); }, [&] { return times(saved.db); });
   }
 
   Tensor<std::int32_t, B> labels;
@@ -141,9 +134,9 @@ VarOf<X> linear_cross_entropy(const X& x, const W& w, const Bias& bias, const Te
 template <Real T, Backend B>
 Tensor<T, B> label_log_likelihood(const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias,
                                   const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100) {
-  detail::check_language("label_log_likelihood", x, w, bias, labels, ignore);
+  const Index counted = detail::check_language("label_log_likelihood", x, w, bias, labels, ignore);
   auto out = Tensor<T, B>::zeros(Shape{x.dim(0)});
-  detail::for_label_chunks(x, w, bias, labels, ignore,
+  detail::for_label_chunks(x, w, bias, labels, ignore, counted,
                            [&](const auto& numbers, const auto& classes, const auto&, const auto& z) {
                              const Index n = numbers.size();
                              Tensor<T, B> loss(Shape{n}), lse(Shape{n});

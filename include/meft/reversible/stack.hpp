@@ -29,7 +29,11 @@ struct StackOutput {
       copy_columns(B{}, run.rows(), run.width(), b.data(), run.width(), out.data() + run.width(), 2 * run.width());
       return out;
     }
-    const auto [first, second] = weights(readout, carrier, mix);
+    if (readout.kind == Kind::learned) {
+      const auto by = learned(carrier, mix);
+      return map(Add{}, scaled(std::move(a), by[0]), scaled(std::move(b), by[1]));
+    }
+    const auto [first, second] = weights(readout, carrier);
     map(B{}, Mix<T>{first, second}, a.size(), a.data(), std::as_const(a).data(), b.data());
     return a;
   }
@@ -37,6 +41,10 @@ struct StackOutput {
   static std::array<Tensor<T, B>, 2> spread(const Stack& run, const Readout& readout, int carrier,
                                             const Tensor<T, B>& mix, Tensor<T, B> dy) {
     using Kind = Readout::Kind;
+    if (readout.kind == Kind::learned) {
+      const auto by = learned(carrier, mix);
+      return {scaled(dy, by[0]), scaled(std::move(dy), by[1])};  // in this order
+    }
     std::array<Tensor<T, B>, 2> out{Tensor<T, B>({run.rows(), run.width()}), Tensor<T, B>({run.rows(), run.width()})};
     if (readout.kind == Kind::concat) {
       for (std::size_t i = 0; i < 2; ++i)
@@ -44,7 +52,7 @@ struct StackOutput {
                      2 * run.width(), out[i].data(), run.width());
       return out;
     }
-    const auto [first, second] = weights(readout, carrier, mix);
+    const auto [first, second] = weights(readout, carrier);
     const T by[2] = {first, second};
     for (std::size_t i = 0; i < 2; ++i)
       map(B{}, WithLeft<Mul, T>{{}, by[i]}, dy.size(), out[i].data(), std::as_const(dy).data());
@@ -60,14 +68,17 @@ struct StackOutput {
   }
 
  private:
-  static std::pair<T, T> weights(const Readout& readout, int carrier, const Tensor<T, B>& mix) {
+  /// α of the carrier and 1 − α of the other, in the streams' order, where they are: the host need not wait for them.
+  static std::array<Tensor<T, B>, 2> learned(int carrier, const Tensor<T, B>& alpha) {
+    std::array<Tensor<T, B>, 2> out;
+    out[static_cast<std::size_t>(carrier)] = alpha;
+    out[static_cast<std::size_t>(1 - carrier)] = map(WithLeft<Sub, T>{{}, T(1)}, alpha);
+    return out;
+  }
+  static std::pair<T, T> weights(const Readout& readout, int carrier) {
     switch (readout.kind) {
       case Readout::Kind::average: return {T(0.5), T(0.5)};
       case Readout::Kind::mix: return {static_cast<T>(readout.first), static_cast<T>(readout.second)};
-      case Readout::Kind::learned: {
-        const T alpha = mix.item();
-        return carrier == 0 ? std::pair{alpha, T(1) - alpha} : std::pair{T(1) - alpha, alpha};
-      }
       default: return carrier == 0 ? std::pair{T(1), T(0)} : std::pair{T(0), T(1)};
     }
   }

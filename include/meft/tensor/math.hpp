@@ -5,7 +5,7 @@
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/reduce.hpp>
 #include <meft/base/functor.hpp>
-#include <meft/tensor/tensor.hpp>
+#include <meft/tensor/reuse.hpp>
 
 namespace meft {
 
@@ -73,6 +73,14 @@ template <class F, Scalar T, Backend B, class... More>
 Tensor<T, B> map(const F& f, const Tensor<T, B>& x, const More&... more) {
   Tensor<T, B> out(x.shape());
   map(B{}, f, x.size(), out.data(), x.data(), more.data()...);
+  return out;
+}
+
+/// x·s with the single number s where x is: the host need not know it.
+template <Real T, Backend B>
+Tensor<T, B> scaled(Tensor<T, B> x, const Tensor<T, B>& s) {
+  Tensor<T, B> out = overwrite(x);
+  map_broadcast(B{}, Mul{}, x.shape(), out.data(), x.shape(), std::as_const(x).data(), s.shape(), s.data());
   return out;
 }
 

@@ -26,19 +26,11 @@ struct ChoiceLearner {
   BodyOf<Model> body;
   nn::Classifier<T, B> head;
 
-  /// All options of some questions, one sequence each, and for each question the numbers of its sequences: as many as
-  /// the question with the most options has; one past the last stands for none.
-  struct Batch {
-    nn::Batch<B> options;
-    Tensor<std::int32_t, B> order;    // [questions · most]
-    Tensor<std::int32_t, B> answers;  // [questions]
-  };
-
-  /// The questions, as `loss` takes them.
-  Batch batch(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
-    Batch out{pack(data, questions, run), {}, {}};
-    const auto none = static_cast<std::int32_t>(out.options.offsets.sequences());
-    std::vector<std::int32_t> order, answers;
+  /// The questions with all of their options, as `loss` takes them.
+  nn::Batch<B> batch(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
+    auto out = pack(data, questions, run);
+    const auto none = static_cast<std::int32_t>(out.offsets.sequences());
+    std::vector<std::int32_t> options, answers;
     std::size_t most = 0;
     const auto count = [&](std::uint32_t q) { return data.first.at(q + std::size_t{1}) - data.first.at(q); };
     for (const std::uint32_t q : questions) most = std::max<std::size_t>(most, count(q));
@@ -46,20 +38,19 @@ struct ChoiceLearner {
     for (const std::uint32_t q : questions) {
       require(data.answers.at(q) >= 0, "choices: a question without an answer", q);
       answers.push_back(data.answers.at(q));
-      for (std::size_t i = 0; i < most; ++i) order.push_back(i < count(q) ? at++ : none);
+      for (std::size_t i = 0; i < most; ++i) options.push_back(i < count(q) ? at++ : none);
     }
-    out.order = Tensor<std::int32_t, B>::from({static_cast<Index>(order.size())}, order);
-    out.answers = Tensor<std::int32_t, B>::from({static_cast<Index>(answers.size())}, answers);
+    out.options = Tensor<std::int32_t, B>::from({static_cast<Index>(options.size())}, options);
+    out.labels = Tensor<std::int32_t, B>::from({static_cast<Index>(answers.size())}, answers);
     return out;
   }
 
   /// Mean cross entropy of the right options, softmax over the options of each question.
-  Var<T, B> loss(const Batch& batch) const {
-    const auto y = head(model.run(batch.options, body));
+  Var<T, B> loss(const nn::Batch<B>& batch) const {
+    const auto y = head(model.run(batch, body));
     const Var<T, B> never = Tensor<T, B>::full({1, 1}, T(-1e30));
-    const Index questions = batch.answers.size();
-    const auto table = reshape(gather(concat({y, never}, 0), batch.order), {questions, batch.order.size() / questions});
-    return cross_entropy(table, batch.answers);
+    const auto options = gather(concat({y, never}, 0), batch.options);
+    return cross_entropy(reshape(options, {batch.labels.size(), -1}), batch.labels);
   }
 
   /// accuracy and accuracy_norm of the highest options; nothing when stopped.

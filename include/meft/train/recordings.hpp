@@ -27,7 +27,7 @@ class Recordings {
   /// What a recording depends on besides the values of its inputs.
   struct Shapes {
     Offsets offsets;
-    std::array<Shape, 5> inputs;
+    std::array<Shape, nn::Batch<B>::inputs> inputs;
     bool training;
     std::uint64_t seed;
 
@@ -83,7 +83,7 @@ class Recordings {
   }
 
   static void refill(nn::Batch<B>& to, const nn::Batch<B>& from) {
-    std::array<const void*, 5> values{};
+    std::array<const void*, nn::Batch<B>::inputs> values{};
     std::size_t i = 0;
     from.for_each_input([&](const auto& x) { values[i++] = x.defined() ? x.data() : nullptr; });
     i = 0;

@@ -12,8 +12,8 @@
 
 namespace meft::train {
 
-/// Adds the gradients of a learner's `loss(batch)` to its parameters, which have gradients already. On a device, an
-/// nn::Batch of shapes that came before runs from a recording: the same bits, and the device does not wait for the host
+/// Adds the gradients of a learner's `loss(batch)` to its parameters, which have gradients already. On a device, a
+/// batch of shapes that came before runs from a recording: the same bits, and the device does not wait for the host
 /// between kernels.
 template <class L>
 class Steps {
@@ -32,9 +32,9 @@ class Steps {
 
   /// Calls meanwhile() once, on a device while it works. A loss that is not finite ends the pass: the gradients are
   /// then of no use.
-  template <class Batch, class Meanwhile>
-  Result run(const Batch& batch, const Meanwhile& meanwhile) {
-    if constexpr (!B::on_host && std::is_same_v<Batch, nn::Batch<B>>)
+  template <class Meanwhile>
+  Result run(const nn::Batch<B>& batch, const Meanwhile& meanwhile) {
+    if constexpr (!B::on_host)
       if (const auto* entry = recordings_.of(batch)) {
         entry->recording.run(batch.run.step - entry->batch.run.step);
         meanwhile();

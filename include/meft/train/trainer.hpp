@@ -114,7 +114,7 @@ class Trainer {
 
  private:
   using Clock = std::chrono::steady_clock;
-  using Batch = decltype(std::declval<L&>().batch(std::declval<const Data&>(), {}, Run{}));
+  using Batch = nn::Batch<B>;
 
   void start(Where where) {
     namespace fs = std::filesystem;

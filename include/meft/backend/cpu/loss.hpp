@@ -24,6 +24,16 @@ inline LabelCheck check_labels(Cpu, Index n, const std::int32_t* labels, Index c
   return found;
 }
 
+/// The positions of the labels that count, ascending, and these labels: as many as check_labels counted.
+inline void counted_rows(Cpu, Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
+                         std::int32_t* chosen) {
+  for (Index i = 0; i < n; ++i) {
+    if (labels[i] == ignore) continue;
+    *rows++ = static_cast<std::int32_t>(i);
+    *chosen++ = labels[i];
+  }
+}
+
 /// Rows of [rows, n]: lse = ln Σ exp(x), loss = lse − x[label], 0 where the label is `ignore`.
 template <Real T>
 void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
