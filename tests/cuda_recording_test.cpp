@@ -334,6 +334,34 @@ TEST_CASE("steps on questions with options run from recordings") {
   });
 }
 
+TEST_CASE("a recording that no batch fits is given up, with its memory") {
+  const std::string folder = golden() + "/roberta_lm";
+  const Values plain(folder + "/plain.safetensors");
+  train::with_family<float, Cuda>(folder, [&]<class Model>() {
+    if constexpr (requires(Model m) { m.language_head(); }) {
+      auto learner =
+          made<train::LanguageLearner, Model>(folder, {.name = "meft1", .bottleneck = 3},
+                                              [&](const Model& m) { return train::load_language_head(folder, m); });
+      train::Steps steps(learner);
+      const auto run = [&](std::int32_t first_label) {
+        auto batch = batch_at(plain, 0);
+        Cuda::upload(batch.labels.data(), &first_label, sizeof first_label);
+        return steps.run(batch, [] {}).recorded;
+      };
+      CHECK(!run(5));
+      CHECK(run(7));
+      CHECK(!run(-100));  // one label fewer
+      CHECK(run(8));
+      Cuda::pool().trim();
+      const auto held = Cuda::pool().reserved();
+      for (int i = 0; i < 4; ++i) CHECK(!run(-100));
+      Cuda::pool().trim();
+      CHECK(Cuda::pool().reserved() < held);
+      CHECK(!run(5));
+    }
+  });
+}
+
 TEST_CASE("a recorded step reports what a stack reports") {
   const std::string folder = golden() + "/bert";
   train::with_family<float, Cuda>(folder, [&]<class Model>() {

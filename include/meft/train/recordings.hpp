@@ -17,7 +17,7 @@
 namespace meft::train {
 
 /// The second of two batches of the same shapes is recorded: loss, and gradients added to the parameters, which have
-/// gradients already. B::Recording says what cannot be recorded.
+/// gradients already. B::Recording says what cannot be recorded; a recording that no batch fits is given up.
 template <class L>
 class Recordings {
  public:
@@ -47,6 +47,7 @@ class Recordings {
     typename B::Recording recording{};
     double loss = 0;  // of its last run
     std::size_t activation_bytes = 0;
+    int misses = 0;  // batches in a row, with these shapes, whose values it could not take
   };
 
   /// At most `most` are made, which is below 64.
@@ -66,16 +67,29 @@ class Recordings {
     if (entry.recording) {
       refill(entry.batch, batch);
     } else {
-      if (made_ == most_) return nullptr;
+      if (made_ == most_ || entry.misses == most_misses) return nullptr;
       record(entry, batch);
-      if (entry.recording) ++made_;
-      else most_ = made_ = 0;  // this learner reads its batch on the host
+      if (!entry.recording) {
+        most_ = made_ = 0;  // this learner reads its batch on the host
+        return nullptr;
+      }
+      ++made_;
     }
-    return entry.recording && entry.recording.fits() ? &entry : nullptr;
+    if (entry.recording.fits()) {
+      entry.misses = 0;
+      return &entry;
+    }
+    if (++entry.misses == most_misses) {  // a masked model's labels count anew in each batch: its memory is better free
+      entry.recording = {};
+      entry.batch = {};
+      --made_;
+    }
+    return nullptr;
   }
 
  private:
   static constexpr std::size_t most_shapes = 64;  // remembered
+  static constexpr int most_misses = 4;
 
   /// There is one: more shapes are remembered than recorded.
   auto oldest_unrecorded() {
