@@ -45,7 +45,7 @@ struct ActivatedLinear {
   }
 };
 
-/// f(linear(x, w, bias)).
+/// f(x·wᵀ + bias). x [.., in], w [out, in] or packed, bias [out] → [.., out].
 template <Operand X, Operand W, Operand Bias>
 VarOf<X> linear_activation(const X& x, const W& w, const Bias& bias, Activation f, Where where = Where::current()) {
   return apply(where, ActivatedLinear<Linear>{{}, f}, x, w, bias);
