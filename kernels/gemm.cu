@@ -128,7 +128,8 @@ std::optional<Chosen> choose(const Key& key, const Description& product, const L
   auto status = cublasLtMatmulAlgoGetHeuristic(handle(), product.get(), first.get(), second.get(), result.get(),
                                                result.get(), preference.get(), 1, &best, &found);
   if (status == CUBLAS_STATUS_SUCCESS && !found) status = CUBLAS_STATUS_NOT_SUPPORTED;
-  if (!needed && status == CUBLAS_STATUS_NOT_SUPPORTED) return known[key] = std::nullopt;
+  if (!needed && (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE))
+    return known[key] = std::nullopt;
   check(status, "cublasLtMatmulAlgoGetHeuristic");
   return known[key] = Chosen{best.algo, best.workspaceSize};
 }
