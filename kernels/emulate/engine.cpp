@@ -1,18 +1,15 @@
 // Owns: the scheduler of a block's fibres, and their meetings.
-#include "engine.hpp"
+#include "worker.hpp"
 
 #include <signal.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <mutex>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -20,7 +17,6 @@
 
 #include "crew.hpp"
 #include "emulate.hpp"
-#include "fibre.hpp"
 #include "memory.hpp"
 
 constinit thread_local uint3 threadIdx{0, 0, 0};
@@ -29,10 +25,10 @@ constinit thread_local dim3 blockDim{1, 1, 1};
 constinit thread_local dim3 gridDim{1, 1, 1};
 
 namespace emulate {
-namespace {
 
-constexpr std::size_t stack_bytes = std::size_t{256} << 10;
-constexpr std::size_t shared_room = std::size_t{256} << 10;  // whole pages, for more than a block may have
+constinit thread_local Worker* working = nullptr;
+
+namespace {
 
 std::atomic<std::uint64_t> current_seed{[] {
   const char* text = std::getenv("MEFT_EMULATE_SEED");
@@ -40,123 +36,7 @@ std::atomic<std::uint64_t> current_seed{[] {
 }()};
 std::atomic<std::uint64_t> grids{0}, switches{0};
 
-/// SplitMix64.
-struct Random {
-  std::uint64_t state;
-  std::uint64_t next() {
-    std::uint64_t z = state += 0x9E3779B97F4A7C15ull;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-    return z ^ z >> 31;
-  }
-  std::size_t below(std::size_t n) { return static_cast<std::size_t>(next() % n); }
-};
-
-/// A grid that runs, seen by all its workers.
-struct Run {
-  Run(const Grid& g, std::uint64_t n, std::uint64_t s)
-      : grid(g), number(n), seed(s), blocks(std::uint64_t{g.grid.x} * g.grid.y * g.grid.z) {}
-  const Grid& grid;
-  std::uint64_t number, seed, blocks;
-  std::uint64_t stride = 1, offset = 0;  // block i in turn is the block i·stride + offset
-  std::atomic<std::uint64_t> next{0};
-  std::atomic<bool> faulted{false};
-  std::mutex mutex;
-  Fault fault = Fault::none;
-  char text[1024] = "";
-
-  void record(Fault kind, const char* what) {
-    std::lock_guard lock(mutex);
-    if (fault != Fault::none) return;
-    fault = kind;
-    std::snprintf(text, sizeof text, "%s", what);
-    faulted = true;
-  }
-};
-
-enum class State : unsigned char { fresh, ready, running, at_barrier, at_warp, done };
-
-struct Thread {
-  uint3 index{0, 0, 0};
-  State state = State::fresh;
-  Meeting kind{};
-  Fibre* fibre = nullptr;
-  Place place{"", 0};
-  unsigned mask = 0;
-  int source = 0;
-  std::uint64_t value = 0, result = 0;
-};
-
-const char* name_of(Meeting kind) {
-  switch (kind) {
-    case Meeting::warp: return "__syncwarp";
-    case Meeting::shuffle: return "a shuffle";
-    case Meeting::vote: return "a vote";
-    default: return "__syncthreads";
-  }
-}
-
-const char* base_name(const char* path) {
-  const char* slash = std::strrchr(path, '/');
-  return slash ? slash + 1 : path;
-}
-
-bool same(Place a, Place b) { return a.line == b.line && (a.file == b.file || !std::strcmp(a.file, b.file)); }
-
-/// What one OS thread needs to run blocks, one after another.
-class Worker {
- public:
-  ~Worker() {
-    if (shared_) munmap(shared_, shared_room + 2 * page_);
-  }
-
-  void work(Run& run);
-  static void fibre_main();
-
-  int meet_block(Meeting kind, int predicate, Place place);
-  std::uint64_t meet_warp(Meeting kind, unsigned mask, std::uint64_t value, int source, Place place);
-  unsigned lane() const { return current_ & 31u; }
-  void* shared() const { return shared_at_; }
-  [[noreturn]] void fail(Fault kind, std::string what);
-  [[noreturn]] void trap(const char* what, Place place);
-  [[noreturn]] void leave();
-  bool on_fault(void* address, bool is_write, void* context);
-  [[noreturn]] void report_fault();
-
- private:
-  void run_block(std::uint64_t block);
-  void finish();
-  bool pick(unsigned& next);
-  void resume(unsigned next, Fibre* from);
-  void block_current();
-  void ready(unsigned thread);
-  Fibre* free_fibre();
-  [[noreturn]] void deadlock();
-  void record(Fault kind, std::string what);
-  std::string waiting() const;
-
-  Run* run_ = nullptr;
-  std::vector<Thread> threads_;
-  std::vector<unsigned> order_, ready_;
-  std::size_t ready_from_ = 0, fresh_from_ = 0;
-  unsigned current_ = 0, done_ = 0, count_ = 0, arrived_ = 0;
-  int sum_ = 0, and_ = 1, or_ = 0;
-  std::vector<unsigned> warp_arrived_;
-  std::vector<std::unique_ptr<Fibre>> fibres_;
-  std::vector<Fibre*> free_;
-  Fibre main_;
-  Fibre* fibre_ = nullptr;  // the one that runs
-  Fibre* left_ = nullptr;   // the one on which a fault ended the block
-  Random random_{0};
-  std::uint64_t switches_ = 0;
-  std::size_t page_ = 4096;
-  char* shared_ = nullptr;
-  char* shared_at_ = nullptr;
-  char* fault_address_ = nullptr;
-  bool fault_is_write_ = false;
-};
-
-thread_local Worker* working = nullptr;
+}  // namespace
 
 // --- threads and fibres ---
 
@@ -446,119 +326,9 @@ std::uint64_t Worker::meet_warp(Meeting kind, unsigned mask, std::uint64_t value
   return self.result;
 }
 
-// --- faults ---
-
-/// "3 at __syncthreads (x.cu:12), threads 0 to 2; …", of all threads that wait.
-std::string Worker::waiting() const {
-  std::string out;
-  std::vector<bool> told(count_, false);
-  int groups = 0;
-  for (unsigned i = 0; i < count_; ++i) {
-    const Thread& a = threads_[i];
-    if (told[i] || (a.state != State::at_barrier && a.state != State::at_warp)) continue;
-    if (++groups > 6) return out + "; …";
-    unsigned number = 0, last = i;
-    for (unsigned j = i; j < count_; ++j) {
-      const Thread& b = threads_[j];
-      if (b.state != a.state || b.kind != a.kind || !same(a.place, b.place) ||
-          (a.state == State::at_warp && a.mask != b.mask))
-        continue;
-      told[j] = true;
-      ++number;
-      last = j;
-    }
-    char text[256];
-    int length = std::snprintf(text, sizeof text, "%s%u at %s (%s:%u)", out.empty() ? "" : "; ", number,
-                               name_of(a.kind), base_name(a.place.file), a.place.line);
-    if (a.state == State::at_warp)
-      length +=
-          std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), " with mask 0x%08x", a.mask);
-    if (number == 1) std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), ", thread %u", i);
-    else std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), ", thread %u to %u", i, last);
-    out += text;
-  }
-  return out;
-}
-
-/// Puts the kernel's and the thread's names in front of `what` and keeps it. Frees what it takes, for after it nothing
-/// on this stack is destroyed.
-void Worker::record(Fault kind, std::string what) {
-  const Place place = threads_[current_].place;
-  if (kind != Fault::address && place.line)
-    what += std::string(" (") + base_name(place.file) + ":" + std::to_string(place.line) + ")";
-  char name[256], text[1024];
-  describe_function(run_->grid.kernel, name, sizeof name);
-  const uint3 t = threads_[current_].index;
-  std::snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s", name, blockIdx.x,
-                blockIdx.y, blockIdx.z, t.x, t.y, t.z, what.c_str());
-  run_->record(kind, text);
-}
-
-void Worker::fail(Fault kind, std::string what) {
-  record(kind, std::move(what));
-  leave();
-}
-
-/// Back to the worker, never to return: the block is given up.
-void Worker::leave() {
-  left_ = std::exchange(fibre_, nullptr);
-  left_->switch_to(main_);
-  __builtin_unreachable();
-}
-
-void Worker::trap(const char* what, Place place) {
-  threads_[current_].place = place;
-  fail(Fault::trap, what);
-}
-
-void Worker::deadlock() {
-  threads_[current_].place = {"", 0};
-  std::string what = "deadlock: every thread of the block waits or has ended: " + waiting();
-  fail(Fault::synchronisation, std::move(what));
-}
-
-/// Where a faulting thread goes on, at the top of its fibre's stack, whose content is lost.
-[[noreturn]] void leave_after_fault() { working->report_fault(); }
-
-/// In the signal handler: keeps what happened and turns the thread to leave_after_fault.
-bool Worker::on_fault(void* address, bool is_write, void* context) {
-  if (!fibre_) return false;
-  fault_address_ = static_cast<char*>(address);
-  fault_is_write_ = is_write;
-  auto& machine = static_cast<ucontext_t*>(context)->uc_mcontext;
-#if defined(__x86_64__)
-  machine.gregs[REG_RIP] = reinterpret_cast<greg_t>(&leave_after_fault);
-  machine.gregs[REG_RSP] = reinterpret_cast<greg_t>(fibre_->top()) - 8;  // as after a call
-#elif defined(__aarch64__)
-  machine.pc = reinterpret_cast<std::uintptr_t>(&leave_after_fault);
-  machine.sp = reinterpret_cast<std::uintptr_t>(fibre_->top());
-#else
-  (void)machine;  // the process ends by its signal
-  return false;
-#endif
-  return true;
-}
-
-void Worker::report_fault() {
-  char where[400], what[512];
-  const char* verb = fault_is_write_ ? "writes" : "reads or writes";
-  if (fibre_->guards(fault_address_)) {
-    std::snprintf(what, sizeof what, "its stack of %zu KiB is used up", stack_bytes >> 10);
-  } else if (fault_address_ >= shared_ && fault_address_ < shared_ + shared_room + 2 * page_) {
-    std::snprintf(what, sizeof what, "%s dynamic shared memory at offset %td of %zu bytes", verb,
-                  fault_address_ - shared_at_, run_->grid.shared_bytes);
-  } else {
-    describe_address(fault_address_, where, sizeof where);
-    std::snprintf(what, sizeof what, "%s out of bounds: %s", verb, where);
-  }
-  fail(Fault::address, what);
-}
-
-bool fault_in_kernel(void* address, bool is_write, void* context) {
-  return working && working->on_fault(address, is_write, context);
-}
-
 // --- grids ---
+
+namespace {
 
 /// The calling thread's worker.
 Worker& own_worker() {
