@@ -28,8 +28,8 @@ struct Multiplication {
 /// product has the same bits whenever it is run. False, with nothing done, where no algorithm has the epilogue.
 bool multiply(const Multiplication& m);
 
-/// The epilogue for f, where it is one that pays on this device: NVIDIA's kernels of architectures before 9.0 are
-/// slower with it than a kernel of its own (measured for llm.c, github.com/karpathy/llm.c/pull/338).
+/// The epilogue for f, where this device is to use it. Before architecture 9.0 NVIDIA's kernels are slower with it than
+/// a kernel of its own (measured for llm.c, github.com/karpathy/llm.c/pull/338, which fuses from 9.0 on).
 Epilogue epilogue_for(Activation f);
 
 /// The elements of a matrix of another type.

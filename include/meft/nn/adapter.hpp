@@ -5,7 +5,6 @@
 
 #include <meft/nn/linear.hpp>
 #include <meft/nn/norm.hpp>
-#include <meft/ops/dropout.hpp>
 
 namespace meft::nn {
 
@@ -29,10 +28,9 @@ struct Adapter {
   }
 
   Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& context) const {
-    auto inner = down(norm ? (*norm)(x) : x);
-    inner = context.run.training ? activate_dropout(inner, activation, dropout, context.run.key(site),
-                                                    static_cast<std::uint64_t>(context.first_row * inner.dim(-1)))
-                                 : activate(inner, activation);
+    const auto& run = context.run;
+    const auto inner = down.activated(norm ? (*norm)(x) : x, activation, run.training ? dropout : 0, run.key(site),
+                                      static_cast<std::uint64_t>(context.first_row * down.out()));
     return up(inner);
   }
 

@@ -6,7 +6,6 @@
 
 #include <meft/nn/batch.hpp>
 #include <meft/nn/linear.hpp>
-#include <meft/ops/activation.hpp>
 #include <meft/ops/pooling.hpp>
 #include <meft/ops/shape.hpp>
 
@@ -53,7 +52,7 @@ struct Classifier {
   Var<T, B> pool(const Hidden<T, B>& h) const {
     auto row = rows(h);
     if (dropout_before) row = drop(row, h, 1);
-    return dense ? tanh((*dense)(row)) : row;
+    return dense ? dense->activated(row, Activation::tanh) : row;
   }
   Var<T, B> operator()(const Hidden<T, B>& h) const { return output(drop(pool(h), h, 0)); }
 

@@ -6,7 +6,6 @@
 #include <meft/nn/batch.hpp>
 #include <meft/nn/linear.hpp>
 #include <meft/nn/norm.hpp>
-#include <meft/ops/activation.hpp>
 #include <meft/ops/language.hpp>
 
 namespace meft::nn {
@@ -39,7 +38,7 @@ struct LanguageHead {
   }
 
   /// What is multiplied with the table. [tokens, width].
-  Var<T, B> transform(const Var<T, B>& h) const { return dense ? (*norm)(activate((*dense)(h), activation)) : h; }
+  Var<T, B> transform(const Var<T, B>& h) const { return dense ? (*norm)(dense->activated(h, activation)) : h; }
 
   /// Mean cross entropy over the tokens whose label is not −100. labels [tokens].
   Var<T, B> loss(const Var<T, B>& h, const Tensor<std::int32_t, B>& labels) const {

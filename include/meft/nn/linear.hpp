@@ -57,9 +57,10 @@ struct Linear {
     return lora ? y + (*lora)(x) : y;
   }
 
-  /// f((*this)(x)).
-  Var<T, B> activated(const Var<T, B>& x, Activation f) const {
-    if (lora) return activate((*this)(x), f);
+  /// activate_dropout((*this)(x), f, p, key, first_element), as one op where nothing is dropped.
+  Var<T, B> activated(const Var<T, B>& x, Activation f, double p = 0, Key key = {},
+                      std::uint64_t first_element = 0) const {
+    if (p != 0 || lora) return activate_dropout((*this)(x), f, p, key, first_element);
     return packed.defined() ? linear_activation(x, packed, bias, f) : linear_activation(x, weight, bias, f);
   }
 

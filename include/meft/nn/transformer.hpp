@@ -98,7 +98,8 @@ struct TransformerLayer {
     return block(
         h, mlp_norm, c, 2, mlp_scale, mlp_adapter,
         [&](const Var<T, B>& in) {
-          const auto inner = activated(in, c);
+          const auto inner = up.activated(in, activation, c.run.training ? activation_dropout : 0,
+                                          c.run.key(site + more + 2), first(up.out(), c));
           return down(inner);  // what `inner` was made from is freed by now
         },
         mlp_placement);
@@ -134,16 +135,11 @@ struct TransformerLayer {
  private:
   /// In training dropout of x from the site at `offset`.
   Var<T, B> dropped(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset) const {
-    return c.run.training ? meft::dropout(x, dropout, c.run.key(site + offset), first(x, c)) : x;
+    return c.run.training ? meft::dropout(x, dropout, c.run.key(site + offset), first(x.dim(-1), c)) : x;
   }
-  /// The feed-forward block's first half, and in training its dropout.
-  Var<T, B> activated(const Var<T, B>& in, const Context<T, B>& c) const {
-    if (!c.run.training || activation_dropout == 0) return up.activated(in, activation);
-    const auto x = up(in);
-    return activate_dropout(x, activation, activation_dropout, c.run.key(site + more + 2), first(x, c));
-  }
-  static std::uint64_t first(const Var<T, B>& x, const Context<T, B>& c) {
-    return static_cast<std::uint64_t>(c.first_row * x.dim(-1));
+  /// The number of the first element of a tensor so wide.
+  static std::uint64_t first(Index width, const Context<T, B>& c) {
+    return static_cast<std::uint64_t>(c.first_row * width);
   }
 
   /// f in its residual, with norm, dropout from the site at `offset`, and what is there of scale and adapter.
@@ -160,7 +156,7 @@ struct TransformerLayer {
       if (adapter) t = t + (*adapter)(placement == Placement::parallel ? in : t, c);
     }
     const auto key = c.run.key(site + offset);
-    return norm_first ? residual(x, t, p, key, first(t, c)) : norm.of_sum(x, t, p, key, first(t, c));
+    return norm_first ? residual(x, t, p, key, first(t.dim(-1), c)) : norm.of_sum(x, t, p, key, first(t.dim(-1), c));
   }
   static Var<T, B> scaled(const Var<T, B>& x, const Parameter<T, B>& scale) { return scale.defined() ? x * scale : x; }
 };

@@ -12,8 +12,8 @@ template <Real T>
 void gemm(Cuda, const Product<T>& p, Strided<T> b);
 
 /// C = f(start + A·B) in the product itself, what f was given in `before` [rows, columns] where its derivative reads
-/// that. False, with nothing done, where cuBLASLt does not do it: it has ReLU and tanh's GELU, in float, and is as fast
-/// as a product and a map of our own from architecture 9.0 on.
+/// that. False, with nothing done, where cuBLASLt does not do it, which has ReLU and tanh's GELU, in float, or is not
+/// asked to: before architecture 9.0.
 template <Real T>
 bool gemm_activated(Cuda, Activation f, const Product<T>& p, Strided<T> b, T* before);
 
