@@ -60,7 +60,7 @@ struct ChoiceLearner {
     const NoTape none;
     std::vector<double> found;
     for (std::uint32_t q = 0; q < data.questions(); ++q) {
-      if (stop()) return {};
+      if (asked(stop, q, data.questions())) return {};
       const std::uint32_t one[] = {q};
       const auto y = head(model.run(pack(data, one, {}), body));
       for (const T v : y.value().values()) found.push_back(static_cast<double>(v));

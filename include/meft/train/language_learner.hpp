@@ -14,6 +14,7 @@
 #include <meft/train/choice.hpp>
 #include <meft/train/language.hpp>
 #include <meft/train/metric.hpp>
+#include <meft/train/observer.hpp>
 
 namespace meft::train {
 
@@ -79,7 +80,7 @@ struct LanguageLearner {
     double sum = 0;
     std::uint64_t counted = 0;
     for (std::size_t first = 0; first < data.size(); first += each) {
-      if (stop()) return {};
+      if (asked(stop, first, data.size())) return {};
       const auto batch = batch_of(data, numbers(first, std::min(data.size(), first + each)), {});
       const auto found = head.log_likelihood(model.run(batch, body).value, batch.labels).values();
       const auto labels = batch.labels.values();
@@ -97,7 +98,7 @@ struct LanguageLearner {
     const NoTape none;
     std::vector<double> out;
     for (std::size_t first = 0; first < data.ids.size(); first += each) {
-      if (stop()) return {};
+      if (asked(stop, first, data.ids.size())) return {};
       const std::size_t last = std::min(data.ids.size(), first + each);
       const auto batch = batch_of(data, numbers(first, last), {});
       const auto found = head.log_likelihood(model.run(batch, body).value, batch.labels).values();

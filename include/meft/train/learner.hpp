@@ -17,6 +17,7 @@
 #include <meft/ops/loss.hpp>
 #include <meft/train/encoded.hpp>
 #include <meft/train/metric.hpp>
+#include <meft/train/observer.hpp>
 
 namespace meft::train {
 
@@ -98,15 +99,15 @@ struct Predictions {
   }
 };
 
-/// Predicts in file order, `batch` sequences at a time (bits may depend on it). `stop()` true ends it early, with what
-/// there is.
+/// Predicts in file order, `batch` sequences at a time (bits may depend on it). `stop`, as `asked` takes it, ends it
+/// early, with what there is.
 template <class Model, class Data, class Stop>
 Predictions predict(const Learner<Model>& learner, const Data& examples, std::size_t batch, const Stop& stop) {
   using B = typename Model::backend;
   const NoTape none;
   Predictions out{static_cast<std::size_t>(learner.labels()), {}};
   std::vector<std::uint32_t> rows;
-  for (std::size_t first = 0; first < examples.size() && !stop(); first += batch) {
+  for (std::size_t first = 0; first < examples.size() && !asked(stop, first, examples.size()); first += batch) {
     rows.resize(std::min(batch, examples.size() - first));
     std::iota(rows.begin(), rows.end(), static_cast<std::uint32_t>(first));
     const auto y = learner.logits(batch_of<B>(examples, rows)).value().values();

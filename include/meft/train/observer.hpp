@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <type_traits>
 #include <vector>
 
 #include <meft/train/metric.hpp>
@@ -19,7 +20,8 @@ struct StepReport {
   double rate = 0, gradient_norm = 0;
   double sequences_per_second = 0;  // since the run was started or resumed
   double seconds_left = 0;
-  std::size_t activation_bytes = 0;  // of the step: its highest batch
+  std::size_t activation_bytes = 0;       // of the step: its highest batch
+  std::size_t peak_activation_bytes = 0;  // of the steps since the run was started or resumed: the highest
 };
 
 /// After an epoch's predictions on the dev examples.
@@ -40,6 +42,14 @@ struct Observer {
   std::function<void(const StartReport&)> started{};
   std::function<void(const StepReport&)> stepped{};
   std::function<void(const EpochReport&)> evaluated{};
+  std::function<void(std::size_t done, std::size_t of)> scoring{};  // dev examples, before each batch of them
 };
+
+/// Asks `stop(done, of)`, or `stop()` where it takes nothing, whether to end a pass over examples early.
+template <class Stop>
+bool asked(const Stop& stop, std::size_t done, std::size_t of) {
+  if constexpr (std::is_invocable_v<const Stop&, std::size_t, std::size_t>) return stop(done, of);
+  else return stop();
+}
 
 }  // namespace meft::train

@@ -214,6 +214,7 @@ class Trainer {
     ++place_.recent_steps;
     activation_ = std::max(activation_, report.activation_bytes);
 
+    report.peak_activation_bytes = activation_;
     report.epoch = place_.epoch + 1;
     report.epochs = epochs_;
     report.step = place_.step;
@@ -230,7 +231,10 @@ class Trainer {
 
   /// The dev scores at an epoch's end. False when stopped, with the state of before saved.
   bool score() {
-    auto scores = learner_.scores(dev_, o_.metrics, [this] { return stopped(); });
+    auto scores = learner_.scores(dev_, o_.metrics, [this](std::size_t done, std::size_t of) {
+      if (observer_.scoring) observer_.scoring(done, of);
+      return stopped();
+    });
     if (!scores) {
       save();
       return false;
