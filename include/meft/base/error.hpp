@@ -31,7 +31,7 @@ namespace detail {
 }
 }  // namespace detail
 
-/// The library's only exception. `what()` is the message followed by ` (file:line)`; `message()` leaves the place out.
+/// The library's exception. `what()` is the message followed by ` (file:line)`; `message()` leaves the place out.
 class Error : public std::exception {
  public:
   explicit Error(std::string message, Where where = Where::current()) : message_(std::move(message)) { at(where); }
@@ -58,6 +58,13 @@ class Error : public std::exception {
 
  private:
   std::string message_, full_;
+};
+
+/// A number that went where no gradient is: not finite, or outside a stream's range. For a trainer, which tells it
+/// apart from what no learning rate causes.
+class NumberError : public Error {
+ public:
+  using Error::Error;
 };
 
 namespace detail {

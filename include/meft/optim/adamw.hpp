@@ -62,7 +62,7 @@ class State {
     const auto count = static_cast<Index>(all.size());
     const double total = sum_squares(B{}, count, all.data());
     const double norm = std::sqrt(total) / accumulated;
-    if (!std::isfinite(norm)) fail({"adamw: a gradient is not finite", where}, culprit(all));
+    if (!std::isfinite(norm)) throw NumberError("adamw: a gradient is not finite: " + culprit(all), where);
     ++steps_;
     const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0,
                  t = static_cast<double>(steps_);

@@ -93,9 +93,9 @@ class ShearLedger {
                          : "reversible layer " + std::to_string(place.layer) + ", step " + std::to_string(place.step);
     }
     [[noreturn]] void overflow(std::size_t i) const {
-      fail("reversible stack: a stream left the fixed-point range", name(i),
-           "value " + std::to_string(report_of(seen[i], fraction_bits).value),
-           "range +-" + std::to_string(std::ldexp(1.0, word_bits - 1 - fraction_bits)));
+      throw NumberError("reversible stack: a stream left the fixed-point range: " + name(i) + ", value " +
+                        std::to_string(report_of(seen[i], fraction_bits).value) + ", range +-" +
+                        std::to_string(std::ldexp(1.0, word_bits - 1 - fraction_bits)));
     }
   };
 
