@@ -211,6 +211,11 @@ TEST_CASE("tokenizer.json as RoBERTa's") {
   CHECK(t.encode("a", 2).ids == Ids{0, 2});
   CHECK(message_of([&] { t.encode("a", 1); }) == "encode: max_length is 1, expected at least 2");
 
+  CHECK_FALSE(t.encode("a a", 4).cut);
+  CHECK(t.encode("a a a", 4).cut);
+  CHECK_FALSE(t.encode("a", "b c", 8).cut);
+  CHECK(t.encode("a", "b c", 7).cut);
+
   const Encoding pair = t.encode("a", "b");
   CHECK(pair.ids == Ids{0, 4, 2, 2, 5, 2});
   CHECK(pair.types == Ids(6, 0));

@@ -11,6 +11,7 @@
 #include <meft/data/choice.hpp>
 #include <meft/text/wordpiece.hpp>
 #include <meft/train/choice.hpp>
+#include <meft/train/encoded.hpp>
 #include <meft/train/metric.hpp>
 
 #include "folder.hpp"
@@ -306,6 +307,8 @@ TEST_CASE("choice: tokens of a causal model") {
   CHECK(cut(5, false) == ": yes  yes.");
   CHECK(cut(4, false) == " yes yes.");
   CHECK(cut(2, false) == "es s.");
+  CHECK(train::encode_causal(Bytes{}, choices, 9).cut == 0);
+  CHECK(train::encode_causal(Bytes{}, choices, 8).cut == 2);
 
   CHECK(message_of([&] { train::encode_causal(Bytes{}, choices, 1); }) ==
         "encode_causal: expected a max_length of at least 2, found: 1");
@@ -331,7 +334,13 @@ TEST_CASE("choice: pairs for an encoder") {
   CHECK(out.labels.empty());
   CHECK(out.counts() == std::vector<std::uint32_t>{2, 3});
   CHECK(out.characters == std::vector<std::uint32_t>{2, 5, 2, 2, 2});
+  CHECK(out.cut == 0);
   CHECK(train::encode_pairs(tokenizer, choices, 5).ids[1].size() == 5);
+  CHECK(train::encode_pairs(tokenizer, choices, 6).cut == 2);
+  const std::vector<data::Example> examples = {{"who is it", "me", 0}, {"who", "", 1}, {"it", "it it it it", 1}};
+  CHECK(train::encode(tokenizer, examples, true, 7).cut == 1);
+  CHECK(train::encode(tokenizer, examples, true, 8).cut == 0);
+  CHECK(train::encode(tokenizer, examples, false, 4).cut == 1);
   CHECK(contains(message_of([&] { train::encode_pairs(tokenizer, choices, 2); }), "at least 3 for a pair"));
 }
 

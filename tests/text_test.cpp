@@ -197,6 +197,13 @@ TEST_CASE("WordPiece from vocab.txt") {
   CHECK(tokenizer.encode("a", 2).ids == Ids{2, 3});
   CHECK(tokenizer.encode("a").types == Ids{0, 0, 0});
 
+  CHECK_FALSE(tokenizer.encode("a a a", 5).cut);
+  CHECK(tokenizer.encode("a a a a", 5).cut);
+  CHECK_FALSE(tokenizer.encode("", 2).cut);
+  CHECK(tokenizer.encode("a", 2).cut);
+  CHECK_FALSE(tokenizer.encode("a he", "hello", 7).cut);
+  CHECK(tokenizer.encode("a he", "hello", 6).cut);
+
   const Encoding pair = tokenizer.encode("a he", "hello");
   CHECK(pair.ids == Ids{2, 13, 8, 3, 8, 9, 3});
   CHECK(pair.types == Ids{0, 0, 0, 0, 1, 1, 1});

@@ -56,9 +56,12 @@ class Bpe {
   Encoding encode(std::string_view text, std::size_t max_length = 512, Where where = Where::current()) const {
     const std::size_t room = room_for(template_.single(), max_length, "", where);
     std::vector<std::int32_t> ids;
-    append(text, room, ids);
-    ids.resize(std::min(ids.size(), room));
-    return Template::fill(template_.single(), ids);
+    append(text, room < everything ? room + 1 : room, ids);
+    const bool cut = ids.size() > room;
+    if (cut) ids.resize(room);
+    Encoding out = Template::fill(template_.single(), ids);
+    out.cut = cut;
+    return out;
   }
 
   /// The same of a pair, the longer text cut first.
@@ -68,10 +71,13 @@ class Bpe {
     std::vector<std::int32_t> first, second;
     append(text, everything, first);  // which of the two is longer decides where to cut
     append(pair, everything, second);
+    const bool cut = first.size() + second.size() > room;
     const auto [a, b] = longest_first(first.size(), second.size(), room);
     first.resize(a);
     second.resize(b);
-    return Template::fill(template_.pair(), first, second);
+    Encoding out = Template::fill(template_.pair(), first, second);
+    out.cut = cut;
+    return out;
   }
 
   /// The ids of `text` alone: no special tokens around it, nothing cut.

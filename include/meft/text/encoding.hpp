@@ -13,6 +13,7 @@ namespace meft::text {
 /// Token ids with special tokens, and the part each belongs to: 0 for the first text, 1 for the second.
 struct Encoding {
   std::vector<std::int32_t> ids, types;
+  bool cut = false;  ///< tokens of a text are left out, since they do not fit in the length
 };
 
 /// The lengths to which a pair of `first` and `second` tokens is cut so that both fit in `room`: the longer loses

@@ -65,8 +65,9 @@ class WordPiece {
       throw Error("encode: max_length is " + std::to_string(max_length) + ", expected at least 2", where);
     Encoding out;
     out.ids.push_back(cls_);
-    append(text, max_length - 2, out.ids);
-    out.ids.resize(std::min(out.ids.size(), max_length - 1));
+    append(text, max_length - 1, out.ids);
+    out.cut = out.ids.size() > max_length - 1;
+    if (out.cut) out.ids.resize(max_length - 1);
     out.ids.push_back(sep_);
     out.types.assign(out.ids.size(), 0);
     return out;
@@ -83,6 +84,7 @@ class WordPiece {
     out.ids.push_back(cls_);
     append(text, everything, out.ids);  // which of the two is longer decides where to cut
     append(pair, everything, second);
+    out.cut = out.ids.size() - 1 + second.size() > max_length - 3;
     const auto [a, b] = longest_first(out.ids.size() - 1, second.size(), max_length - 3);
     out.ids.resize(a + 1);
     out.ids.push_back(sep_);

@@ -26,6 +26,7 @@ struct EncodedChoices {
   std::vector<std::uint32_t> characters{};  // code points of each option
   std::vector<std::uint32_t> first{0};      // [questions + 1]
   std::vector<std::int32_t> answers{};      // [questions]; -1 where it is not told
+  std::size_t cut = 0;                      // how many sequences were longer than the length and lost tokens
 
   std::size_t questions() const { return answers.size(); }
   std::size_t size() const { return questions(); }
@@ -117,6 +118,7 @@ EncodedChoices encode_causal(const Tokenizer& tokenizer, std::span<const data::C
       std::size_t start = ids.size();  // of the option
       ids.insert(ids.end(), tail.begin(), tail.end());
       if (ids.size() > max_length) {
+        ++out.cut;
         const std::size_t lost = ids.size() - max_length;
         const auto from = ids.begin() + static_cast<std::ptrdiff_t>(kept);
         ids.erase(from, from + static_cast<std::ptrdiff_t>(lost));
@@ -143,6 +145,7 @@ EncodedChoices encode_pairs(const Tokenizer& tokenizer, std::span<const data::Ch
       auto one = tokenizer.encode(choices[q].context, option, max_length, where);
       out.ids.push_back(std::move(one.ids));
       out.types.push_back(std::move(one.types));
+      if constexpr (requires { one.cut; }) out.cut += one.cut;
     });
   return out;
 }

@@ -20,6 +20,7 @@ namespace meft::train {
 struct Encoded {
   std::vector<std::vector<std::int32_t>> ids, types;
   std::vector<float> labels;
+  std::size_t cut = 0;  ///< how many examples were longer than the length and lost tokens
 
   std::size_t size() const { return ids.size(); }
   std::vector<std::uint32_t> lengths() const {
@@ -40,6 +41,7 @@ Encoded encode(const Tokenizer& tokenizer, const std::vector<data::Example>& exa
     out.ids.push_back(std::move(one.ids));
     out.types.push_back(std::move(one.types));
     out.labels.push_back(example.label);
+    if constexpr (requires { one.cut; }) out.cut += one.cut;
   }
   return out;
 }
