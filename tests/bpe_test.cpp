@@ -13,6 +13,8 @@
 
 #include <meft/text/tokenizer.hpp>
 
+#include "folder.hpp"
+
 namespace fs = std::filesystem;
 using namespace meft;
 using namespace meft::text;
@@ -466,6 +468,24 @@ TEST_CASE("errors in vocab.json, merges.txt and beside them") {
         std::string::npos);
   bare.with("tokenizer_config.json", "{\"tokenizer_class\": \"RobertaTokenizer\"}").with("merges.txt", "");
   check_error(bare.path(), {"vocab.json: '<s>' or '</s>' is missing among 1 tokens"});
+}
+
+TEST_CASE("what is no regular file is refused, not waited for") {
+  Folder folder;
+  const auto refused = [&](const std::string& name) {
+    const std::string path = (folder.path() / name).string();
+    test::each_odd_file(path, [&](const std::string& reason) {
+      check_error(folder.path(), {path + ": cannot be ", reason});
+    });
+  };
+  refused("tokenizer.json");
+  folder.with("merges.txt", "#version: 0.2\na b\n");
+  refused("vocab.json");
+  fs::remove(folder.path() / "merges.txt");
+  folder.with("vocab.json", R"({"a": 0, "b": 1, "ab": 2, "<s>": 3, "</s>": 4, "<unk>": 5, "<pad>": 6, "<mask>": 7})");
+  refused("merges.txt");
+  folder.with("merges.txt", "#version: 0.2\na b\n");
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}) refused(name);
 }
 
 TEST_CASE("Tokenizer takes either") {

@@ -204,6 +204,25 @@ TEST_CASE("choice: files") {
   }
 }
 
+TEST_CASE("choice: what is no regular file is refused, not waited for") {
+  const Folder folder;
+  const auto refused = [&](const std::string& name, const std::string& task) {
+    const std::string path = folder.text() + "/" + name;
+    test::each_odd_file(path, [&](const std::string& reason) {
+      const std::string message = message_of([&] { data::choices(task, folder.text()); });
+      CHECK_MESSAGE(contains(message, path + ": cannot be "), message);
+      CHECK_MESSAGE(contains(message, reason), message);
+    });
+  };
+  refused("train.jsonl", "openbookqa");
+  const std::string row = R"({"goal": "g", "sol1": "a", "sol2": "b", "label": 0})"
+                          "\n";
+  folder.put("train.jsonl", row);
+  refused("dev.jsonl", "piqa");
+  folder.put("dev.jsonl", row);
+  refused("train-labels.lst", "piqa");
+}
+
 TEST_CASE("choice: hostile rows") {
   const auto book = [](const std::string& bytes) { return error_of("openbookqa", bytes); };
   const std::string good = row_with(two) + "\n";

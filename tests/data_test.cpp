@@ -607,6 +607,37 @@ TEST_CASE("task: texts to predict") {
         "p.tsv:1: option text: no column `text`: found the header `id`, `txt`");
 }
 
+TEST_CASE("what is no regular file is refused, not waited for") {
+  const Folder folder;
+  const data::LoadOptions by_name{.text = "text", .label = "label"};
+  const auto refused = [&](const std::string& name, auto&& read, bool directory = true) {
+    const std::string path = folder.text() + "/" + name;
+    const auto look = [&](const std::string& reason) {
+      const std::string message = message_of(read);
+      CHECK_MESSAGE(contains(message, path + ": cannot be "), message);
+      CHECK_MESSAGE(contains(message, reason), message);
+    };
+    test::each_odd_file(path, look, directory);
+  };
+  const std::string file = folder.text() + "/train.tsv", text = folder.text() + "/train.txt";
+  refused("train.tsv", [&] { data::Table::read(file); });
+  refused(
+      "train.tsv", [&] { data::load("tsv", file, by_name); }, false);
+  refused("train.tsv", [&] { data::load("tsv", folder.text(), by_name); });
+  refused("train.tsv", [&] { data::load("sst2", folder.text()); });
+  refused("train.tsv", [&] { data::load_inputs("sst2", file); });
+  refused(
+      "train.txt", [&] { data::lines(text); }, false);
+  refused("train.txt", [&] { data::lines(folder.text()); });
+  folder.put("train.tsv", "text\tlabel\na\tx\nb\ty\n");
+  folder.put("train.txt", "a\nb\n");
+  // A dev set that is there is never passed over in silence: not as a link to nothing, either.
+  refused("dev.tsv", [&] { data::load("tsv", folder.text(), by_name); });
+  refused("dev.txt", [&] { data::lines(folder.text()); });
+  folder.put("dev.tsv", "text\tlabel\na\tx\nb\ty\n");
+  refused("test.tsv", [&] { data::load("tsv", folder.text(), by_name); });
+}
+
 TEST_CASE("batches: every example once, close lengths, a pure function of seed and epoch") {
   std::vector<std::uint32_t> lengths;
   for (std::uint32_t i = 0; i < 5003; ++i) lengths.push_back(3 + below(Key{7, 1, 0}, i, 120));

@@ -1,10 +1,14 @@
 // Owns: files that a test writes, and the messages of errors about them.
 #pragma once
 
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <stdexcept>
 #include <string>
 
 #include <meft/base/error.hpp>
@@ -48,6 +52,42 @@ std::string message_of(Body&& body, const Folder* folder = nullptr) {
     return text;
   }
   return "no error";
+}
+
+/// Puts at `path`, one after the other, what no reader may take (or wait for), and calls `look(reason)` with the words
+/// that its error must hold. `folder` too, where a folder is no input.
+template <class Look>
+void each_odd_file(const std::string& path, Look&& look, bool folder = true) {
+  const auto with = [&](auto&& make, const std::string& reason) {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+    make();
+    look(reason);
+    fs::remove_all(path, ignored);
+  };
+  const auto require_made = [](bool ok) {
+    if (!ok) throw std::runtime_error("cannot make the odd file");
+  };
+  with([&] { require_made(::mkfifo(path.c_str(), 0600) == 0); }, "a FIFO, not a regular file");
+  const auto make_socket = [&] {
+    const fs::path here = fs::current_path();
+    fs::current_path(fs::path(path).parent_path());  // a socket's path is short
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    const std::string file = fs::path(path).filename().string();
+    file.copy(name.sun_path, sizeof name.sun_path - 1);
+    const int made = ::socket(AF_UNIX, SOCK_STREAM, 0);
+    const bool bound = ::bind(made, reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0;
+    ::close(made);
+    fs::current_path(here);
+    require_made(bound);
+  };
+  with(make_socket, "a socket, not a regular file");
+  with([&] { fs::create_symlink("/dev/null", path); }, "a device, not a regular file");
+  with([&] { fs::create_symlink("/dev/zero", path); }, "a device, not a regular file");
+  with([&] { fs::create_symlink(path, path); }, "Too many levels of symbolic links");
+  with([&] { fs::create_symlink(path + ".gone", path); }, "No such file or directory");
+  if (folder) with([&] { fs::create_directory(path); }, "Is a directory");
 }
 
 inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }

@@ -495,6 +495,30 @@ TEST_CASE("data sets: MNIST as CSV") {
   CHECK(contains(message_of([&] { data.image(data.train[0]); }, &folder), "mnist_train.csv: at byte 0: "));
 }
 
+TEST_CASE("what is no regular file is refused, not waited for") {
+  const Folder folder;
+  const auto refused = [&](const std::string& name, auto&& read, bool directory = true) {
+    const std::string path = folder.text() + "/" + name;
+    const auto look = [&](const std::string& reason) {
+      const std::string message = message_of(read);
+      CHECK_MESSAGE(contains(message, path + ": cannot be "), message);
+      CHECK_MESSAGE(contains(message, reason), message);
+    };
+    test::each_odd_file(path, look, directory);
+  };
+  const std::string at = folder.text() + "/";
+  refused("a.png", [&] { data::read_image(at + "a.png"); });
+  refused(
+      "train.csv", [&] { data::load_images(at + "train.csv"); }, false);
+  refused(
+      "train.bin", [&] { data::load_images(at + "train.bin"); }, false);
+  refused("train.bin", [&] { data::load_images(folder.text()); });
+  refused("preprocessor_config.json", [&] { data::ImageProcessor::read(folder.text()); });
+  folder.put("train.bin", std::string(2 * 3073, '\1'));
+  refused("classes.txt", [&] { data::load_images(folder.text()); });
+  refused("test_batch.bin", [&] { data::load_images(folder.text()); });
+}
+
 TEST_CASE("batches: images ready for a model, the same on any number of threads") {
   const Folder folder;
   folder.put("train.bin", cifar({1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2}));

@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -20,10 +22,13 @@
 #include <meft/io/file.hpp>
 #include <meft/io/json.hpp>
 #include <meft/io/safetensors.hpp>
+#include <meft/io/weights.hpp>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "folder.hpp"
 
 namespace {
 
@@ -149,10 +154,75 @@ TEST_CASE("read_text") {
   CHECK(read_text(folder / "a", text.size()) == text);
   CHECK(lacks(error_of([&] { read_text(folder / "a", text.size() - 1); }), {folder / "a", "limit of 10002 bytes"}) ==
         "");
-  CHECK(lacks(error_of([&] { read_text("/dev/zero", 100000); }), {"/dev/zero", "limit of 100000"}) == "");
   CHECK(lacks(error_of([&] { read_text(folder.path); }), {folder.path, "Is a directory"}) == "");
   CHECK(lacks(error_of([&] { read_text(folder / "no"); }), {folder / "no", "No such file"}) == "");
-  CHECK(read_text("/proc/self/comm").size() > 0);  // reports size 0
+  CHECK(read_text("/proc/self/comm").size() > 2);  // reports size 0
+  CHECK(lacks(error_of([&] { read_text("/proc/self/comm", 2); }), {"/proc/self/comm", "limit of 2 bytes"}) == "");
+}
+
+TEST_CASE("what is no regular file is refused by every reader, not waited for") {
+  Folder folder;
+  const auto file = folder / "model.safetensors", index = file + ".index.json", config = folder / "config.json";
+  const auto refused = [&](const std::string& path, auto&& read, bool directory = true) {
+    const auto look = [&](const std::string& reason) { CHECK(lacks(error_of(read), {path, reason}) == ""); };
+    test::each_odd_file(path, look, directory);
+  };
+  refused(file, [&] { MappedFile{file}; });
+  refused(file, [&] { read_text(file); });
+  refused(
+      file, [&] { Safetensors{file}; }, false);
+  refused(file, [&] { Safetensors{folder.path}; });
+  refused(
+      file, [&] { Weights{folder.path}; }, false);
+  refused(
+      index, [&] { Safetensors{index}; }, false);
+  refused(
+      index, [&] { Weights{folder.path}; }, false);
+  refused(config, [&] { Config{folder.path}; });
+  put(index, R"({"weight_map": {"w": "shard.safetensors"}})");
+  refused(folder / "shard.safetensors", [&] { Weights{folder.path}; });
+  const auto loop = folder / "loop";
+  std::filesystem::create_symlink(loop, loop);
+  CHECK(lacks(error_of([&] { Weights{loop}; }), {loop, "Too many levels"}) == "");
+  CHECK(lacks(error_of([&] { Config{loop}; }), {loop, "Too many levels"}) == "");
+}
+
+TEST_CASE("a file that changes under an open checkpoint is named, not read") {
+  Folder folder;
+  const auto path = folder / "m.safetensors";
+  const std::vector<float> values(4096, 1.0f);
+  const auto save = [&] { write_safetensors(path, {{"w", "F32", {4096}, bytes_of(values)}}); };
+  const auto look = [&](const Safetensors& file) { return error_of([&] { file.find("w"); }); };
+  save();
+  const Safetensors whole(path);
+  CHECK(look(whole) == "(no error)");
+  REQUIRE(::truncate(path.c_str(), 100) == 0);  // reading on would end the process: SIGBUS
+  CHECK(lacks(look(whole), {path, "changed while it was read", "16456 bytes before, now 100"}) == "");
+  save();
+  const Safetensors same_size(path);
+  REQUIRE(::truncate(path.c_str(), 16456) == 0);
+  std::filesystem::last_write_time(path, std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
+  CHECK(lacks(look(same_size), {path, "changed while it was read", "written to"}) == "");
+  save();
+  const Safetensors replaced(path);
+  save();  // as meft and most writers do: the open file stays what it was
+  CHECK(look(replaced) == "(no error)");
+}
+
+TEST_CASE("names in messages stay on one line") {
+  Folder folder;
+  for (const auto& [name, shown] : std::vector<std::pair<std::string, std::string>>{{"a\nb", "a\\nb"},
+                                                                                    {"a\r\tb", "a\\r\\tb"},
+                                                                                    {"\x1b[2J\x7f", "\\x1b[2J\\x7f"},
+                                                                                    {"\xc2\x9b", "\\u009b"},
+                                                                                    {"ä 漢", "ä 漢"}}) {
+    const auto message = error_of([&] { MappedFile(folder / name); });
+    CHECK(lacks(message, {folder / shown + ": cannot be opened: No such file"}) == "");
+    CHECK(std::none_of(message.begin(), message.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }));
+  }
+  Error inner("inner\n");
+  inner.within("outer\r");
+  CHECK(inner.message() == "outer\\r: inner\\n");
 }
 
 TEST_CASE("atomic file: whole or not at all") {
@@ -307,7 +377,10 @@ TEST_CASE("append_line") {
   put(path, "{\"a\": 1}\n{\"a\"");  // killed within a line
   append_line(path, "{\"a\": 2}");
   CHECK(get(path) == "{\"a\": 1}\n{\"a\"\n{\"a\": 2}\n");
-  CHECK(lacks(error_of([&] { append_line("/dev/full", "x"); }), {"/dev/full", "No space left"}) == "");
+  for (const char* device : {"/dev/full", "/dev/null"})
+    CHECK(lacks(error_of([&] { append_line(device, "x"); }), {device, "not a regular file"}) == "");
+  REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
+  CHECK(lacks(error_of([&] { append_line(folder / "pipe", "x"); }), {folder / "pipe", "not a regular file"}) == "");
   CHECK(lacks(error_of([&] { append_line(folder.path, "x"); }), {folder.path, "Is a directory"}) == "");
   CHECK(lacks(error_of([&] { append_line(path, "a\nb"); }), {path, "newline"}) == "");
 }

@@ -788,6 +788,37 @@ TEST_CASE("tensors: shapes, strides and storages that do not fit") {
             "'os.system'");
 }
 
+TEST_CASE("what is no regular file is refused, not waited for") {
+  const Folder folder;
+  const auto file = folder.text() + "/pytorch_model.bin", index = file + ".index.json";
+  const auto refused = [&](const std::string& path, auto&& read, bool directory = true) {
+    const auto look = [&](const std::string& reason) {
+      CHECK(contains(message_of(read), path + ": cannot be "));
+      CHECK(contains(message_of(read), reason));
+    };
+    each_odd_file(path, look, directory);
+  };
+  refused(
+      file, [&] { Pytorch{file}; }, false);
+  refused(file, [&] { Pytorch{folder.text()}; });
+  refused(
+      file, [&] { Weights{folder.text()}; }, false);
+  refused(
+      index, [&] { Weights{folder.text()}; }, false);
+  folder.put("pytorch_model.bin.index.json", R"({"weight_map": {"w": "shard.bin"}})");
+  refused(folder.text() + "/shard.bin", [&] { Weights{folder.text()}; });
+}
+
+TEST_CASE("a file that changes under an open checkpoint is named, not read") {
+  const Folder folder;
+  const std::string name = "full.bin", path = folder.put(name, file_bytes(torch_golden("dtypes.bin")));
+  const Pytorch file(path);
+  const std::string tensor = file.names().at(0);
+  CHECK(message_of([&] { file.find(tensor); }) == "no error");
+  REQUIRE(::truncate(path.c_str(), 100) == 0);  // reading on would end the process: SIGBUS
+  CHECK(contains(message_of([&] { file.find(tensor); }), path + ": changed while it was read"));
+}
+
 TEST_CASE("every truncation is refused") {
   for (const auto& bytes : {small().bytes(), file_bytes(torch_golden("tied.bin"))})
     for (std::size_t n = 0; n < bytes.size(); ++n) {

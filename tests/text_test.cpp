@@ -11,6 +11,8 @@
 
 #include <meft/text/wordpiece.hpp>
 
+#include "folder.hpp"
+
 namespace fs = std::filesystem;
 using namespace meft;
 using namespace meft::text;
@@ -284,6 +286,23 @@ TEST_CASE("errors in vocab.txt name the file and the line") {
               {"tokenizer_config.json: not JSON: byte 1"});
   check_error(Folder().with("vocab.txt", words).with("tokenizer_config.json", R"({"do_lower_case": "yes"})"),
               {"tokenizer_config.json: do_lower_case is \"yes\", expected true or false"});
+}
+
+TEST_CASE("what is no regular file is refused, not waited for") {
+  Folder folder;
+  const auto refused = [&](const std::string& name) {
+    const std::string path = (folder.path() / name).string();
+    test::each_odd_file(path, [&](const std::string& reason) {
+      const std::string message = load_error(folder);
+      CHECK_MESSAGE(message.find(path + ": cannot be ") == 0, message);
+      CHECK_MESSAGE(message.find(reason) != message.npos, message);
+    });
+  };
+  refused("vocab.txt");
+  refused("tokenizer.json");
+  folder.with("vocab.txt", words);
+  refused("tokenizer.json");
+  refused("tokenizer_config.json");
 }
 
 TEST_CASE("errors in tokenizer.json name the field") {

@@ -33,7 +33,7 @@ class FolderLock {
   explicit FolderLock(const std::string& folder);
 
  private:
-  meft::io::detail::Descriptor fd_;
+  meft::Descriptor fd_;
 };
 
 /// What a run learns and how it is scored.

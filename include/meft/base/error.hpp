@@ -29,12 +29,33 @@ namespace detail {
   std::snprintf(text, sizeof text, is_signed ? "%lld" : "%llu", value);
   return text;
 }
+
+/// `text` with control characters as `\n`, `\r`, `\t` or `\x1b`: names come from files and must not break the line.
+[[gnu::cold, gnu::noinline]] inline std::string on_one_line(std::string text) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]),
+               next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
+    const bool two = c == 0xc2 && next >= 0x80 && next < 0xa0;  // U+0080 to U+009F
+    if (c >= 0x20 && c != 0x7f && !two) continue;
+    char shown[12];
+    if (c == '\n' || c == '\r' || c == '\t')
+      std::snprintf(shown, sizeof shown, "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
+    else std::snprintf(shown, sizeof shown, two ? "\\u%04x" : "\\x%02x", two ? next : c);
+    text.replace(i, two ? 2 : 1, shown);
+    i += std::char_traits<char>::length(shown) - 1;
+  }
+  return text;
+}
 }  // namespace detail
 
-/// The library's exception. `what()` is the message followed by ` (file:line)`; `message()` leaves the place out.
+/// The library's exception. A message is one line: control characters in it are shown as `\n` or `\x1b`. `what()`
+/// is the message followed by ` (file:line)`; `message()` leaves the place out.
 class Error : public std::exception {
  public:
-  explicit Error(std::string message, Where where = Where::current()) : message_(std::move(message)) { at(where); }
+  explicit Error(std::string message, Where where = Where::current())
+      : message_(detail::on_one_line(std::move(message))) {
+    at(where);
+  }
 
   const char* what() const noexcept override { return full_.c_str(); }
   const std::string& message() const noexcept { return message_; }
@@ -52,7 +73,7 @@ class Error : public std::exception {
 
   /// Puts the name of what was being done in front: `layer 3: shear: …`.
   [[gnu::cold, gnu::noinline]] void within(std::string_view outer, Where where = Where::current()) {
-    message_ = std::string(outer) + ": " + message_;
+    message_ = detail::on_one_line(std::string(outer)) + ": " + message_;
     at(where);
   }
 

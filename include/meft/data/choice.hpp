@@ -199,8 +199,7 @@ void for_each_json(const std::string& path, Take&& take) {
 inline std::string labels_beside(const std::string& path) {
   std::filesystem::path file = path;
   file.replace_filename(file.stem().string() + "-labels.lst");
-  std::error_code ignored;
-  return std::filesystem::exists(file, ignored) ? file.string() : "";
+  return is_there(file.string()) ? file.string() : "";
 }
 
 inline std::vector<Choice> read_choices(const ChoiceForm& form, const std::string& path, bool labelled) {

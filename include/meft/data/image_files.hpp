@@ -5,10 +5,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -20,6 +18,7 @@
 #include <vector>
 
 #include <meft/base/error.hpp>
+#include <meft/base/file.hpp>
 #include <meft/data/batches.hpp>
 #include <meft/data/image.hpp>
 #include <meft/data/image_decode.hpp>
@@ -60,32 +59,6 @@ namespace detail {
 constexpr std::size_t cifar_side = 32, cifar_pixels = 3 * cifar_side * cifar_side, cifar_record = 1 + cifar_pixels;
 constexpr std::size_t digit_side = 28, digit_pixels = digit_side * digit_side;
 
-/// An open file to read from.
-class Input {
- public:
-  explicit Input(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rb")) {
-    if (!file_) fail(path_ + ": cannot be opened: " + std::strerror(errno));
-  }
-  Input(const Input&) = delete;
-  Input& operator=(const Input&) = delete;
-  ~Input() { std::fclose(file_); }
-
-  void seek(std::uint64_t offset) {
-    if (::fseeko(file_, static_cast<off_t>(offset), SEEK_SET) != 0)
-      fail(path_ + ": cannot be read at byte " + std::to_string(offset) + ": " + std::strerror(errno));
-  }
-  /// Fewer bytes only at the file's end.
-  std::size_t read(void* to, std::size_t size) {
-    const std::size_t count = std::fread(to, 1, size, file_);
-    if (count < size && std::ferror(file_)) fail(path_ + ": cannot be read: " + std::strerror(errno));
-    return count;
-  }
-
- private:
-  const std::string& path_;
-  std::FILE* file_;
-};
-
 /// The lines of a file one by one, without their ends (LF or CR LF). Errors: a line of more than 64 KiB.
 class Lines {
  public:
@@ -125,7 +98,7 @@ class Lines {
   }
 
   const std::string& path_;
-  Input input_;
+  InputFile input_;
   std::vector<char> chunk_;
   std::size_t used_ = 0, filled_ = 0, number_ = 0;
   std::uint64_t at_ = 0, start_ = 0;
@@ -200,7 +173,7 @@ inline void add_csv(ImageDataset& data, std::vector<ImageExample>& out, const st
 inline void add_cifar(ImageDataset& data, std::vector<ImageExample>& out, const std::string& path) {
   add_file(data, path);
   const auto file = static_cast<std::uint32_t>(data.files.size() - 1);
-  Input input(path);
+  InputFile input(path);
   std::vector<std::uint8_t> record(cifar_record);
   for (std::uint64_t offset = 0;; offset += cifar_record) {
     const std::size_t count = input.read(record.data(), cifar_record);
@@ -295,10 +268,9 @@ inline void hold_out(ImageDataset& data, const std::string& path, std::uint64_t 
 
 /// The class names of CIFAR-10: the lines of a file beside the records, else those that its authors gave.
 inline std::vector<std::string> cifar_names(const std::filesystem::path& folder) {
-  std::error_code ignored;
   for (const char* name : {"classes.txt", "batches.meta.txt"}) {
     const std::string path = (folder / name).string();
-    if (!std::filesystem::is_regular_file(path, ignored)) continue;
+    if (!is_there(path)) continue;
     std::vector<std::string> names;
     std::string line;
     for (Lines lines(path); lines.next(line);)
@@ -352,7 +324,7 @@ inline Image read_record(const ImageExample& example, const std::string& path) {
   const bool colour = example.kind == ImageKind::cifar10;
   const auto side = static_cast<int>(colour ? cifar_side : digit_side);
   std::string bytes(example.bytes, '\0');
-  Input input(path);
+  InputFile input(path);
   input.seek(example.offset);
   if (input.read(bytes.data(), bytes.size()) < bytes.size()) fail(place + "the file has become shorter");
   Image image(side, side);

@@ -7,11 +7,11 @@
 #include <limits>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <meft/base/error.hpp>
+#include <meft/base/file.hpp>
 #include <meft/data/batches.hpp>
 
 namespace meft::data::detail {
@@ -35,9 +35,8 @@ void hold_out(std::vector<Row>& train, std::vector<Row>& dev, const std::string&
 
 /// The first of `names` that is in `folder`, or nothing.
 inline std::string first_file(const std::filesystem::path& folder, const Names& names) {
-  std::error_code ignored;
   for (const std::string& name : names)
-    if (const auto path = folder / name; std::filesystem::exists(path, ignored)) return path.string();
+    if (std::string path = (folder / name).string(); is_there(path)) return path;
   return {};
 }
 

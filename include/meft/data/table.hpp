@@ -2,14 +2,10 @@
 // Tabs separate, quotes mean nothing (as in GLUE). Must not know tasks or labels.
 #pragma once
 
-#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstddef>
-#include <cstdio>
-#include <cstring>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +13,7 @@
 #include <vector>
 
 #include <meft/base/error.hpp>
+#include <meft/base/file.hpp>
 
 namespace meft::data {
 
@@ -96,19 +93,9 @@ auto called_from(Where where, Body&& body) {
   }
 }
 
-/// All bytes of a file. Errors: it cannot be opened or read, or has more than `most` bytes.
+/// All bytes of a file. Errors: as InputFile, or it has more than `most` bytes.
 inline std::string read_bytes(const std::string& path, std::size_t most = std::numeric_limits<std::size_t>::max()) {
-  const auto close = [](std::FILE* file) { std::fclose(file); };
-  std::unique_ptr<std::FILE, decltype(close)> file(std::fopen(path.c_str(), "rb"), close);
-  if (!file) fail(path + ": cannot be opened: " + std::strerror(errno));
-  std::string bytes;
-  std::vector<char> chunk(std::size_t{1} << 16);
-  while (const std::size_t count = std::fread(chunk.data(), 1, chunk.size(), file.get())) {
-    if (count > most - bytes.size()) fail(path + ": is larger than the limit of " + std::to_string(most) + " bytes");
-    bytes.append(chunk.data(), count);
-  }
-  if (std::ferror(file.get())) fail(path + ": cannot be read: " + std::strerror(errno));
-  return bytes;
+  return read_file(path, most);
 }
 
 /// Errors: a NUL byte, bytes that are not UTF-8. `number` is the line's, from 1, in the file `name`.

@@ -1,4 +1,4 @@
-// Owns: files as bytes. Mapping, reading, replacing a file all at once, appending a line. POSIX only.
+// Owns: files as bytes, mapped or replaced all at once, and appending a line. POSIX only.
 // Must not know: what the bytes mean.
 #pragma once
 
@@ -11,7 +11,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,6 +19,7 @@
 #include <utility>
 
 #include <meft/base/error.hpp>
+#include <meft/base/file.hpp>
 
 namespace meft::io {
 
@@ -30,30 +30,6 @@ namespace detail {
   std::string message = std::string(doing) + ": " + std::string(path) + ": " + std::generic_category().message(error);
   throw Error(std::move(message), where);
 }
-
-/// A file descriptor that closes itself.
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Descriptor() { close(); }
-
-  explicit operator bool() const { return fd_ >= 0; }
-  int get() const { return fd_; }
-
-  /// Closes now; false with errno set when the system reports a late write error.
-  bool close() {
-    const int fd = std::exchange(fd_, -1);
-    return fd < 0 || ::close(fd) == 0 || errno == EINTR;
-  }
-
- private:
-  int fd_;
-};
 
 inline Descriptor open_file(const std::string& path, int flags, std::string_view doing, Where where) {
   require(path.find('\0') == std::string::npos, {"open: the path holds a zero byte", where});
@@ -94,21 +70,17 @@ inline std::string folder_of(const std::string& path) {
 }  // namespace detail
 
 /// A regular file mapped for reading. The bytes stay at their address when the object moves. A file that another
-/// process truncates in place while it is mapped raises SIGBUS on access; AtomicFile never does that.
+/// process truncates in place while it is mapped raises SIGBUS on access; AtomicFile never does that, and
+/// require_unchanged() tells before what follows is read.
 class MappedFile {
  public:
   MappedFile() = default;
-  /// Throws Error for a file that is missing, unreadable or not a regular file.
-  explicit MappedFile(std::string path, Where where = Where::current()) : path_(std::move(path)) {
-    // Without O_NONBLOCK a named pipe would wait for its writer.
-    const auto fd = detail::open_file(path_, O_RDONLY | O_NONBLOCK, "open for reading", where);
-    const auto info = detail::status(fd, path_, where);
-    if (S_ISDIR(info.st_mode)) detail::fail_system("open for reading", path_, EISDIR, where);
-    if (!S_ISREG(info.st_mode)) fail({"open for reading: " + path_ + ": not a regular file", where});
-    size_ = static_cast<std::size_t>(info.st_size);
+  /// Errors: as InputFile.
+  explicit MappedFile(std::string path, Where where = Where::current()) : file_(std::move(path), where) {
+    size_ = static_cast<std::size_t>(file_.size());
     if (size_ == 0) return;
-    void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-    if (data == MAP_FAILED) detail::fail_system("map", path_, errno, where);
+    void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file_.descriptor(), 0);
+    if (data == MAP_FAILED) detail::fail_system("map", file_.path(), errno, where);
     data_ = static_cast<const std::byte*>(data);
   }
   MappedFile(MappedFile&& other) noexcept { swap(other); }
@@ -121,7 +93,9 @@ class MappedFile {
   }
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_.path(); }
+  /// Throws Error when the file has another size or was written to since it was mapped.
+  void require_unchanged(Where where = Where::current()) const { file_.require_unchanged(where); }
   /// Gives the memory of what was read back; it is read again from the file when it is looked at.
   void forget() const {
     if (data_) ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
@@ -129,40 +103,20 @@ class MappedFile {
 
  private:
   void swap(MappedFile& other) noexcept {
-    path_.swap(other.path_);
+    std::swap(file_, other.file_);
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
   }
 
-  std::string path_;
+  InputFile file_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
 
-/// The whole of a file (or pipe) as it is on disk. Throws Error when it holds more than `max_bytes`.
+/// The whole of a file as it is on disk. Errors: as InputFile, or it holds more than `max_bytes`.
 inline std::string read_text(const std::string& path, std::size_t max_bytes = std::size_t{64} << 20,
                              Where where = Where::current()) {
-  const auto fd = detail::open_file(path, O_RDONLY, "open for reading", where);
-  const auto info = detail::status(fd, path, where);
-  const auto too_large = [&] {
-    fail({"read: " + path + ": larger than the limit of " + std::to_string(max_bytes) + " bytes", where});
-  };
-  if (S_ISREG(info.st_mode) && static_cast<std::uint64_t>(info.st_size) > max_bytes) too_large();
-  std::string text;
-  std::size_t used = 0;
-  // The size is only a hint: the file may be growing, and some files report 0.
-  text.resize(static_cast<std::size_t>(S_ISREG(info.st_mode) ? info.st_size : 0) + 4096);
-  while (true) {
-    const ssize_t got = ::read(fd.get(), text.data() + used, text.size() - used);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) detail::fail_system("read", path, errno, where);
-    if (got == 0) break;
-    used += static_cast<std::size_t>(got);
-    if (used > max_bytes) too_large();
-    if (used == text.size()) text.resize(2 * used);
-  }
-  text.resize(used);
-  return text;
+  return read_file(path, max_bytes, where);
 }
 
 /// A file that appears whole or not at all. Bytes go to `<path>.partial` beside it; commit() flushes them to the disk
@@ -204,7 +158,7 @@ class AtomicFile {
     const auto folder = open_folder(where);
     // The rename comes before the close: closing gives up the lock on the partial file.
     require_written(::rename(partial_.c_str(), path_.c_str()) == 0, where);
-    detail::Descriptor done = std::move(fd_);
+    Descriptor done = std::move(fd_);
     // Some file systems cannot flush a folder and say EINVAL.
     if (::fsync(folder.get()) != 0 && errno != EINVAL) detail::fail_system("flush the folder of", path_, errno, where);
     if (!done.close()) detail::fail_system("close", path_, errno, where);
@@ -229,7 +183,7 @@ class AtomicFile {
     }
   }
 
-  detail::Descriptor open_folder(Where where) {
+  Descriptor open_folder(Where where) {
     try {
       return detail::open_file(detail::folder_of(path_), O_RDONLY | O_DIRECTORY, "open the folder", where);
     } catch (...) {
@@ -252,7 +206,7 @@ class AtomicFile {
   }
 
   std::string path_, partial_;
-  detail::Descriptor fd_;
+  Descriptor fd_;
 };
 
 /// Replaces `path` by what `fill(AtomicFile&)` writes; an exception from `fill` leaves the old file.
@@ -276,22 +230,21 @@ inline void write_atomically(const std::string& path, std::string_view text, Whe
 
 /// Appends `line` and a newline to a log, for one writer at a time; creates the file. A torn last line, left by a
 /// killed process, is first ended by a newline. A failed write is taken back, so the log keeps whole lines. Not flushed
-/// to disk.
+/// to disk. Errors: what is there is no regular file.
 inline void append_line(const std::string& path, std::string_view line, Where where = Where::current()) {
   require(line.find('\n') == std::string_view::npos, {"append: " + path + ": a line must not hold a newline", where});
-  auto fd = detail::open_file(path, O_RDWR | O_CREAT | O_APPEND, "open for appending", where);
+  auto fd = detail::open_file(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK, "open for appending", where);
   const auto info = detail::status(fd, path, where);
-  const bool regular = S_ISREG(info.st_mode);
+  require(S_ISREG(info.st_mode), {"append: " + path + ": exists and is not a regular file", where});
   std::string text;
   char last = '\n';
-  if (regular && info.st_size > 0 && ::pread(fd.get(), &last, 1, info.st_size - 1) == 1 && last != '\n') text = "\n";
+  if (info.st_size > 0 && ::pread(fd.get(), &last, 1, info.st_size - 1) == 1 && last != '\n') text = "\n";
   text += line;
   text += '\n';
   if (!detail::write_fully(fd.get(), text.data(), text.size())) {
     const int error = errno;
-    if (regular && ::ftruncate(fd.get(), info.st_size) != 0) {
+    if (::ftruncate(fd.get(), info.st_size) != 0)
       fail({"append: " + path + ": cannot take back a partial line: " + std::generic_category().message(errno), where});
-    }
     detail::fail_system("append", path, error, where);
   }
   if (!fd.close()) detail::fail_system("close", path, errno, where);

@@ -145,14 +145,13 @@ class Safetensors {
  public:
   explicit Safetensors(std::string path, Where where = Where::current()) : path_(std::move(path)) {
     struct stat info {};
-    const auto exists = [&](const std::string& file) { return ::stat(file.c_str(), &info) == 0; };
-    if (exists(path_) && S_ISDIR(info.st_mode)) {
+    if (::stat(path_.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
       const std::string whole = path_ + "/model.safetensors", index = whole + ".index.json";
-      if (!exists(whole) && !exists(index)) {
+      if (!is_there(whole) && !is_there(index)) {
         fail(
             {"safetensors: " + path_ + ": neither model.safetensors nor model.safetensors.index.json is there", where});
       }
-      path_ = exists(whole) ? whole : index;
+      path_ = is_there(whole) ? whole : index;
     }
     if (path_.ends_with(".json")) {
       open_index(where);
@@ -176,12 +175,14 @@ class Safetensors {
     return out;
   }
 
-  /// Throws Error when there is no such tensor. The entry lives as long as this object.
+  /// Throws Error when there is no such tensor, or a file has changed since it was opened. The entry lives as long as
+  /// this object.
   const Entry& find(std::string_view name, Where where = Where::current()) const {
     const auto at = entries_.find(name);
     if (at == entries_.end()) {
       fail({"safetensors: " + path_ + ": no tensor " + show_name(name) + " among " + std::to_string(size()), where});
     }
+    for (const auto& file : files_) file.require_unchanged(where);
     return at->second;
   }
 

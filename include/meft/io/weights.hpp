@@ -53,9 +53,9 @@ class Weights {
     struct stat info {};
     if (::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
       for (const char* name : {"/model.safetensors", "/model.safetensors.index.json"})
-        if (::stat((path + name).c_str(), &info) == 0) return File(std::in_place_type<Safetensors>, path + name, where);
+        if (is_there(path + name)) return File(std::in_place_type<Safetensors>, path + name, where);
       for (const char* name : {"/pytorch_model.bin", "/pytorch_model.bin.index.json"})
-        if (::stat((path + name).c_str(), &info) == 0) return File(std::in_place_type<Pytorch>, path + name, where);
+        if (is_there(path + name)) return File(std::in_place_type<Pytorch>, path + name, where);
       fail({"weights: " + path + ": expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or " +
                 "pytorch_model.bin.index.json, found none of them",
             where});

@@ -13,27 +13,21 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <meft/base/error.hpp>
+#include <meft/base/file.hpp>
 #include <meft/base/json.hpp>
 #include <meft/text/added_tokens.hpp>
 #include <meft/text/vocab.hpp>
 
 namespace meft::text {
 
-/// True if `path` is there, or if that cannot be told: reading it then says why.
-inline bool is_there(const std::filesystem::path& path) {
-  std::error_code unreadable;
-  return std::filesystem::exists(path, unreadable) || unreadable;
-}
-
 /// The tree of `folder`/`name`; nothing if there is no such file.
 inline std::optional<nlohmann::json> read_json(const std::filesystem::path& folder, std::string_view name) {
   const std::filesystem::path path = folder / name;
-  if (!is_there(path)) return std::nullopt;
+  if (!is_there(path.string())) return std::nullopt;
   return parse_json(read_file(path), path.string());
 }
 

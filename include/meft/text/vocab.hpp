@@ -6,16 +6,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include <meft/base/error.hpp>
+#include <meft/base/file.hpp>
 #include <meft/base/json.hpp>
 #include <meft/text/unicode.hpp>
 
@@ -30,19 +29,7 @@ using TokenMap = std::unordered_map<std::string, std::int32_t, StringHash, std::
 
 /// The bytes of a file. Throws Error if it cannot be read or is larger than 256 MiB.
 inline std::string read_file(const std::filesystem::path& path) {
-  constexpr std::uintmax_t most = std::uintmax_t{256} << 20;
-  std::error_code error;
-  const std::uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) throw Error(path.string() + ": cannot be read: " + error.message());
-  if (size > most)
-    throw Error(path.string() + ": too large: " + std::to_string(size) + " bytes, expected at most " +
-                std::to_string(most));
-  std::string text(static_cast<std::size_t>(size), '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(text.data(), static_cast<std::streamsize>(size)) && size > 0)
-    throw Error(path.string() + ": cannot be read: " + std::to_string(file.gcount()) + " of " + std::to_string(size) +
-                " bytes came");
-  return text;
+  return meft::read_file(path.string(), std::size_t{256} << 20);
 }
 
 /// A token as an error message shows it: in quotes, not longer than 40 bytes.

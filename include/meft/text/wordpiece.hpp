@@ -10,11 +10,11 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <meft/base/error.hpp>
+#include <meft/base/file.hpp>
 #include <meft/base/json.hpp>
 #include <meft/text/added_tokens.hpp>
 #include <meft/text/bert_normalizer.hpp>
@@ -37,13 +37,12 @@ class WordPiece {
     const fs::path config = folder / "tokenizer_config.json";
     Names names;
     BertNormalizerOptions options;
-    std::error_code unreadable;  // reading the file tells why
-    auto there = [&](const fs::path& path) { return fs::exists(path, unreadable) || unreadable; };
-    if (there(config)) read_config(config, names, options);
-    if (there(json)) {
+    if (is_there(config.string())) read_config(config, names, options);
+    if (is_there(json.string())) {
       load_json(json, names);
     } else {
-      require(there(list), folder.string() + ": expected tokenizer.json or vocab.txt in this folder, found neither");
+      require(is_there(list.string()),
+              folder.string() + ": expected tokenizer.json or vocab.txt in this folder, found neither");
       vocab_ = read_vocab(list);
       normalizer_ = BertNormalizer(options);
       source_ = list.string();

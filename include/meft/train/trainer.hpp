@@ -123,7 +123,7 @@ class Trainer {
       std::error_code error;
       fs::create_directories(o_.folder, error);
       if (error) fail({"trainer: cannot make the folder " + o_.folder, where}, error.message());
-      resumed = o_.resume && fs::exists(files_.state);
+      resumed = o_.resume && is_there(files_.state);
       if (!o_.resume)
         for (const auto& file : {files_.state, files_.adapter})
           if (fs::exists(file))
