@@ -1,5 +1,6 @@
-// Owns: RoBERTa, OPT, BART, ViT, DeiT and DINOv2 against Hugging Face transformers, plain and as MEFT1/2/3, on the
-// files of golden/ (made by make_families.py, whose opening explains every name).
+// Owns: RoBERTa, OPT, BART, ViT, DeiT and DINOv2 against Hugging Face transformers, plain and as MEFT1/2/3, and batches
+// that are cut into smaller ones whose gradients add up, on the files of golden/ (made by make_families.py, whose
+// opening explains every name).
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -12,8 +13,12 @@
 #include <meft/model/opt.hpp>
 #include <meft/model/vit.hpp>
 #include <meft/ops/loss.hpp>
+#include <meft/train/choice_learner.hpp>
 #include <meft/train/hf.hpp>
+#include <meft/train/language_learner.hpp>
+#include <meft/train/learner.hpp>
 #include <meft/train/method.hpp>
+#include <meft/train/steps.hpp>
 
 #include "golden.hpp"
 
@@ -196,7 +201,157 @@ void check_meft(double least, double limit, const char* what) {
   MESSAGE(what, ": largest relative error ", worst);
 }
 
+/// Images with classes, as Learner takes them.
+struct Pictures {
+  Tensor<float> pixels;
+  std::vector<std::int32_t> labels;
+};
+template <Backend B>
+nn::Batch<B> batch_of(const Pictures& data, std::span<const std::uint32_t> rows, int, Run run) {
+  nn::Batch<B> out;
+  std::vector<std::int32_t> labels;
+  std::vector<float> pixels;
+  const Index size = data.pixels.size() / data.pixels.dim(0);
+  for (const auto row : rows) {
+    labels.push_back(data.labels.at(row));
+    const float* from = data.pixels.data() + row * size;
+    pixels.insert(pixels.end(), from, from + size);
+  }
+  const Index n = static_cast<Index>(rows.size());
+  out.run = run;
+  out.labels = Tensor<std::int32_t>::from({n}, labels);
+  out.pixels = Tensor<float>::from({n, data.pixels.dim(1), data.pixels.dim(2), data.pixels.dim(3)}, pixels);
+  return out;
+}
+
+struct Added {
+  double loss = 0;
+  std::vector<double> gradient;
+};
+
+/// The mean loss and gradient over the `count` rows of data, cut into batches of `each`, as the trainer adds them up.
+template <class L, class Data>
+Added added(L& learner, const Data& data, std::uint32_t count, std::uint32_t each) {
+  Added out;
+  double weight = 0;
+  nn::for_each_parameter(learner, [](const std::string&, auto& p) {
+    if (p.trainable()) p.zero_gradient();
+  });
+  train::Steps<L> steps(learner);
+  for (std::uint32_t first = 0; first < count; first += each) {
+    std::vector<std::uint32_t> rows;
+    for (std::uint32_t i = first; i < std::min(count, first + each); ++i) rows.push_back(i);
+    auto batch = learner.batch(data, rows, Run{});
+    const auto counts = static_cast<double>(batch.counted);
+    if (each < count) batch.weight = Tensor<float>::from(Shape{}, {static_cast<float>(counts)});
+    out.loss += counts * steps.run(batch, [] {}).loss;
+    weight += counts;
+  }
+  out.loss /= weight;
+  nn::for_each_parameter(learner, [&](const std::string&, auto& p) {
+    if (p.trainable())
+      for (const auto g : p.gradient().values())
+        out.gradient.push_back(static_cast<double>(g) / (each < count ? weight : 1));
+  });
+  return out;
+}
+
+/// Batches of every size against one of all rows. Gives the bits of the smallest's gradient.
+template <class L, class Data>
+std::vector<double> check_added(L& learner, const Data& data, std::uint32_t count, double limit) {
+  REQUIRE(count > 1);
+  const Added whole = added(learner, data, count, count);
+  std::vector<double> out;
+  for (std::uint32_t each = count - 1; each > 0; --each) {
+    CAPTURE(each);
+    const Added parts = added(learner, data, count, each);
+    double difference = 0, norm = 0, whole_norm = 0;
+    for (std::size_t i = 0; i < whole.gradient.size(); ++i) {
+      difference += std::pow(parts.gradient[i] - whole.gradient[i], 2);
+      norm += std::pow(parts.gradient[i], 2);
+      whole_norm += std::pow(whole.gradient[i], 2);
+    }
+    CHECK(whole_norm > 0);
+    CHECK(std::sqrt(difference / whole_norm) < limit);
+    CHECK(std::abs(std::sqrt(norm / whole_norm) - 1) < limit);
+    CHECK(std::abs(parts.loss - whole.loss) < limit * std::abs(whole.loss));
+    out = parts.gradient;
+  }
+  return out;
+}
+
+/// Every task that a family has, its rows cut into batches of every size.
+template <class Model>
+std::vector<double> check_tasks(const Case& c, const std::function<BodyOf<Model>(Model&)>& adapted, double limit) {
+  const std::string folder = golden() + "/" + c.folder;
+  const Values plain(folder + "/plain.safetensors");
+  auto model = train::hf<Model>(folder);
+  auto body = adapted(model);
+  const auto labels = plain.integer("labels");
+  if constexpr (requires { model.config.patch_size; }) {
+    Pictures data{Tensor<float>(plain.shape_of("pixels")), labels};
+    plain.fill("pixels", data.pixels);
+    auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
+    train::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
+    return check_added(learner, data, static_cast<std::uint32_t>(labels.size()), limit);
+  } else {
+    const auto ids = plain.integer("ids"), types = plain.integer("token_types"), offsets = plain.integer("offsets");
+    train::Encoded data;
+    for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
+      data.ids.emplace_back(ids.begin() + offsets[i], ids.begin() + offsets[i + 1]);
+      data.types.emplace_back(types.begin() + offsets[i], types.begin() + offsets[i + 1]);
+      data.labels.push_back(c.language ? 0.0f : static_cast<float>(labels.at(i)));
+    }
+    const auto count = static_cast<std::uint32_t>(data.ids.size());
+    if (c.language) {
+      if constexpr (requires { model.language_head(); }) {
+        train::Blocks blocks{data.ids};
+        if constexpr (!requires { model.final_norm; })
+          blocks.mask = train::MaskOptions{
+              .mask = 4, .vocabulary = static_cast<std::int32_t>(model.config.vocab_size), .chosen = 0.4};
+        auto head = train::load_language_head(folder, model);
+        train::LanguageLearner<Model> learner{std::move(model), std::move(body), std::move(head)};
+        return check_added(learner, blocks, count, limit);
+      }
+    }
+    if constexpr (std::is_same_v<Model, model::Bert<typename Model::value_type>>) {
+      train::EncodedChoices questions{data.ids, data.types};
+      for (std::uint32_t q = 0; 2 * q + 1 < count; ++q) {  // of two options, the last of three where one is left
+        questions.first.push_back(2 * q + 3 == count ? count : 2 * q + 2);
+        questions.answers.push_back(static_cast<std::int32_t>(q % 2));
+      }
+      train::ChoiceLearner<Model> learner{model, body, train::load_head(folder, model, 1)};
+      check_added(learner, questions, static_cast<std::uint32_t>(questions.size()), limit);
+    }
+    auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
+    train::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
+    return check_added(learner, data, count, limit);
+  }
+}
+
 }  // namespace
+
+TEST_CASE("families: batches cut into smaller ones add up to the same loss and gradient, whatever is counted") {
+  for (const auto& c : cases()) {
+    CAPTURE(c.folder);
+    with_model<double>(c, [&]<class Model>() {
+      check_tasks<Model>(
+          c, [](Model& model) -> BodyOf<Model> { return adapt(model, Full{}); }, 1e-10);
+    });
+    with_model<float>(c, [&]<class Model>() {
+      std::vector<double> bits[2];
+      for (const auto streams : {Streams::stored, Streams::exact})
+        bits[streams == Streams::exact] = check_tasks<Model>(
+            c,
+            [&](Model& model) -> BodyOf<Model> {
+              return adapt(model,
+                           Meft1{.bottleneck = 3, .options = {.stack = {.streams = streams, .slice_tokens = 8}}});
+            },
+            1e-4);
+      CHECK(bits[0] == bits[1]);
+    });
+  }
+}
 
 TEST_CASE("families: hidden states, logits, loss and every gradient equal those of transformers") {
   const auto all = cases();

@@ -71,4 +71,20 @@ inline std::vector<std::vector<std::uint32_t>> batches(std::span<const std::uint
   return out;
 }
 
+/// The shuffled batches of an epoch whose steps take `accumulate` of them each. The rows of a step, and their order,
+/// are those of one batch of batch · accumulate: only where it is cut depends on `batch`. Full steps come first, so
+/// step i has the batches from i · accumulate on. Errors: as of `batches`, accumulate is 0.
+inline std::vector<std::vector<std::uint32_t>> step_batches(std::span<const std::uint32_t> lengths, std::size_t batch,
+                                                            std::size_t accumulate, std::uint64_t seed,
+                                                            std::uint64_t epoch, Where where = Where::current()) {
+  require(accumulate > 0, {"batches: a step takes at least 1 batch, found 0", where});
+  const bool fits = batch <= std::numeric_limits<std::size_t>::max() / accumulate;
+  std::vector<std::vector<std::uint32_t>> out;
+  for (auto& rows : batches(lengths, fits ? batch * accumulate : lengths.size(), seed, epoch, true, where))
+    for (std::size_t first = 0; first < rows.size(); first += std::min(batch, rows.size() - first))
+      out.emplace_back(rows.begin() + static_cast<std::ptrdiff_t>(first),
+                       rows.begin() + static_cast<std::ptrdiff_t>(first + std::min(batch, rows.size() - first)));
+  return out;
+}
+
 }  // namespace meft::data

@@ -22,17 +22,20 @@ struct Batch {
   /// For questions with options, one sequence each: the numbers of a question's sequences, as many as the question with
   /// the most options has; one past the last stands for none. [questions · most].
   Tensor<std::int32_t, B> options{};
+  /// What the gradient of its loss is multiplied by, a scalar; none: by 1.
+  Tensor<float, B> weight{};
+  Index counted = -1;  // what its loss is the mean over: sequences, tokens, questions; -1: not told
 
   /// f(tensor) for each, defined or not.
   template <class F>
   void for_each_input(const F& f) {
-    f(ids), f(types), f(labels), f(targets), f(pixels), f(options);
+    f(ids), f(types), f(labels), f(targets), f(pixels), f(options), f(weight);
   }
   template <class F>
   void for_each_input(const F& f) const {
-    f(ids), f(types), f(labels), f(targets), f(pixels), f(options);
+    f(ids), f(types), f(labels), f(targets), f(pixels), f(options), f(weight);
   }
-  static constexpr std::size_t inputs = 6;
+  static constexpr std::size_t inputs = 7;
 
   /// Packs sequences of equal-length ids and types.
   static Batch pack(const std::vector<std::vector<std::int32_t>>& ids,

@@ -55,20 +55,21 @@ class State {
     }
   }
 
-  /// One step from the accumulated gradients, each divided by `accumulated`, at rate · factor; gradients become zero.
-  /// Gives the norm of the gradient before clipping; throws, changing nothing, when it is not finite.
-  double step(double factor = 1.0, int accumulated = 1, Where where = Where::current()) {
+  /// One step from the accumulated gradients divided by `weight`, the sum of what they were multiplied by, at rate ·
+  /// factor; gradients become zero. Gives the norm of that mean before clipping; throws, changing nothing, when it is
+  /// not finite.
+  double step(double factor = 1.0, double weight = 1.0, Where where = Where::current()) {
     const auto all = described();
     const auto count = static_cast<Index>(all.size());
     const double total = sum_squares(B{}, count, all.data());
-    const double norm = std::sqrt(total) / accumulated;
+    const double norm = std::sqrt(total) / weight;
     if (!std::isfinite(norm)) throw NumberError("adamw: a gradient is not finite: " + culprit(all), where);
     ++steps_;
     const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0,
                  t = static_cast<double>(steps_);
     adamw(B{}, count, all.data(),
           AdamWStep{options_.rate * factor, options_.beta1, options_.beta2, options_.epsilon, options_.decay,
-                    1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t), clipped / accumulated});
+                    1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t), clipped / weight});
     return norm;
   }
 

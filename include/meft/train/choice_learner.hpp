@@ -42,6 +42,7 @@ struct ChoiceLearner {
     }
     out.options = Tensor<std::int32_t, B>::from({static_cast<Index>(options.size())}, options);
     out.labels = Tensor<std::int32_t, B>::from({static_cast<Index>(answers.size())}, answers);
+    out.counted = out.labels.size();
     return out;
   }
 

@@ -137,6 +137,7 @@ struct LanguageLearner {
     auto batch = nn::Batch<B>::pack(ids, types);
     batch.run = run;
     batch.labels = Tensor<std::int32_t, B>::from({static_cast<Index>(labels.size())}, labels);
+    batch.counted = static_cast<Index>(labels.size()) - std::count(labels.begin(), labels.end(), ignored_label);
     return batch;
   }
   static nn::Batch<B> batch_of(const Blocks& data, std::span<const std::uint32_t> rows, Run run) {

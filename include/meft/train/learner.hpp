@@ -15,6 +15,7 @@
 #include <meft/method/body.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/ops/loss.hpp>
+#include <meft/train/checksum.hpp>
 #include <meft/train/encoded.hpp>
 #include <meft/train/metric.hpp>
 #include <meft/train/observer.hpp>
@@ -49,7 +50,9 @@ struct Learner {
   /// The examples numbered `rows`, as `loss` takes them.
   template <class Data>
   nn::Batch<B> batch(const Data& data, std::span<const std::uint32_t> rows, Run run) const {
-    return batch_of<B>(data, rows, label_kind(), run);
+    auto out = batch_of<B>(data, rows, label_kind(), run);
+    out.counted = static_cast<Index>(rows.size());
+    return out;
   }
 
   /// What `metrics` says of the predictions; nothing when stopped.
@@ -135,7 +138,11 @@ class NamedTensors {
                      {x.shape().begin(), x.shape().end()},
                      std::as_bytes(std::span(host.data(), static_cast<std::size_t>(host.size())))});
   }
-  void write(const std::string& path, const io::Metadata& metadata, Where where) {
+  /// With a checksum among the metadata.
+  void write(const std::string& path, io::Metadata metadata, Where where) {
+    std::vector<const io::NamedTensor*> all;
+    for (const auto& tensor : list_) all.push_back(&tensor);
+    metadata["checksum"] = checksum(all, metadata);
     io::write_safetensors(path, std::move(list_), metadata, where);
   }
 
@@ -144,15 +151,14 @@ class NamedTensors {
   std::vector<io::NamedTensor> list_;
 };
 
-/// Reads tensor `name` of a file into x; throws naming both when it is missing or of another shape.
-template <Real T, Backend B>
-void read_into(Tensor<T, B>& x, const io::Safetensors& file, const std::string& name, Where where) {
+/// Tensor `name` of a file; throws naming both when it is missing or of another shape.
+inline const io::Entry& entry_of(const io::Safetensors& file, const std::string& name, const Shape& shape,
+                                 Where where) {
   const auto& entry = file.find(name, where);
-  const std::vector<std::int64_t> shape(x.shape().begin(), x.shape().end());
-  if (entry.shape != shape)
-    fail({"load: " + file.path() + ": tensor " + name + " has the wrong shape", where}, "expected " + x.shape().text(),
+  if (entry.shape != std::vector<std::int64_t>(shape.begin(), shape.end()))
+    fail({"load: " + file.path() + ": tensor " + name + " has the wrong shape", where}, "expected " + shape.text(),
          "found " + io::detail::shape_text(entry.shape));
-  x.fill([&](auto to) { io::copy_to(entry, to, where); });
+  return entry;
 }
 
 }  // namespace detail
@@ -167,18 +173,28 @@ void save_trained(const std::string& path, L& learner, const io::Metadata& metad
   tensors.write(path, metadata, where);
 }
 
-/// Reads them back. Throws when the file has not exactly these tensors.
+/// Throws when the file is damaged or has not exactly these tensors.
 template <class L>
-void load_trained(const io::Safetensors& file, L& learner, Where where = Where::current()) {
+void check_trained(const io::Safetensors& file, L& learner, Where where = Where::current()) {
+  require_checksum(file, where);
   std::set<std::string> left;
   for (const auto& name : file.names()) left.insert(name);
   nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
     if (!p.trainable()) return;
-    detail::read_into(p.value(), file, name, where);
+    (void)detail::entry_of(file, name, p.shape(), where);
     left.erase(name);
   });
   if (!left.empty())
     fail({"load: " + file.path() + ": a tensor that this method does not train", where}, *left.begin());
+}
+
+/// Reads them back. Throws, having changed nothing, when `check_trained` does.
+template <class L>
+void load_trained(const io::Safetensors& file, L& learner, Where where = Where::current()) {
+  check_trained(file, learner, where);
+  nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
+    if (p.trainable()) p.value().fill([&](auto to) { io::copy_to(file.find(name, where), to, where); });
+  });
 }
 
 }  // namespace meft::train

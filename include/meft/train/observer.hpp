@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <meft/train/metric.hpp>
@@ -32,10 +34,29 @@ struct EpochReport {
   bool best = false;
 };
 
-/// A run that starts at `step` of `steps`.
+/// An option that a resumed run does not have as it was.
+struct Change {
+  std::string name, before, now;
+};
+
+/// A run that starts at `step` of `steps`, in `epoch`, from 1.
 struct StartReport {
   std::int64_t step = 0, steps = 0, epoch = 0;
   bool resumed = false;
+  bool nothing_to_resume = false;  // it was asked for, but the folder holds no run: this is a new one
+  std::vector<Change> changed{};   // from here on the bits are not those of an undisturbed run
+  double rate = 0;                 // of the coming step
+};
+
+/// A step whose numbers went where no gradient is. The message says which step and what is kept; `trained` false:
+/// nothing was learned before, so that the weights, the data or the method's options are the cause; true: it diverged.
+class StepError : public NumberError {
+ public:
+  std::int64_t step, kept;  // that failed, from 1; of the state in the run's folder, -1: there is none
+  bool trained;
+
+  StepError(std::string message, std::int64_t at_step, std::int64_t kept_step, bool was_trained, Where where)
+      : NumberError(std::move(message), where), step(at_step), kept(kept_step), trained(was_trained) {}
 };
 
 struct Observer {

@@ -16,6 +16,17 @@
 
 namespace meft::train {
 
+namespace detail {
+
+/// The gradients of a batch's loss times its weight.
+template <Real T, Backend B>
+void backward(Tape& tape, const Var<T, B>& loss, const nn::Batch<B>& batch) {
+  if (batch.weight.defined()) tape.backward(loss, nn::cast<T>(batch.weight).reshape(loss.shape()));
+  else tape.backward(loss);
+}
+
+}  // namespace detail
+
 /// The second of two batches of the same shapes is recorded: loss, and gradients added to the parameters, which have
 /// gradients already. B::Recording says what cannot be recorded; a recording that no batch fits is given up.
 template <class L>
@@ -123,7 +134,7 @@ class Recordings {
       const auto loss = learner_.loss(entry.batch);
       B::read(loss.value().data(), sizeof(T),
               [to = &entry.loss](const void* data) { *to = static_cast<double>(*static_cast<const T*>(data)); });
-      tape.backward(loss);
+      detail::backward(tape, loss, entry.batch);
     });
     entry.activation_bytes = measure.activation();
   }

@@ -2,45 +2,65 @@
 // place in the run as JSON in the metadata. Must not know: models and batches.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <meft/base/target.hpp>
 #include <meft/io/json.hpp>
 #include <meft/optim/adamw.hpp>
+#include <meft/train/checksum.hpp>
 #include <meft/train/learner.hpp>
+#include <meft/train/observer.hpp>
 
 namespace meft::train {
 
-/// An epoch that has ended.
+/// An epoch that has ended, or that the last step cut short.
 struct EpochScores {
   double loss = 0;  // mean over its steps
   std::int64_t step = 0;
   std::vector<Score> scores;
+  std::int64_t epoch = 0;  // from 0
 };
 
 /// A place in a run, always between two optimizer steps.
 struct Place {
-  std::int64_t epoch = 0, group = 0;   // done groups of the running epoch, each one optimizer step
+  std::int64_t epoch = 0, group = 0;   // whole epochs, and done groups of the next, each one optimizer step
   std::int64_t step = 0, batches = 0;  // optimizer steps, and batches seen
   double loss = 0;                     // sum of the running epoch's step losses
   double recent_loss = 0;              // the same since the last line of the log
   std::int64_t recent_steps = 0;
-  std::int64_t best_epoch = -1;
+  std::int64_t best_epoch = -1;  // its place in `epochs`; the adapter is of it; -1: there is none
   bool finished = false;
   std::uint64_t log_bytes = 0;  // of the log that belong to what is done
   std::vector<EpochScores> epochs;
 };
 
+/// A number for a file: JSON has none that are not finite, so these are "inf", "-inf" and "nan".
+inline nlohmann::json to_json(double x) {
+  if (std::isfinite(x)) return x;
+  return std::isnan(x) ? "nan" : x > 0 ? "inf" : "-inf";
+}
+
 namespace detail {
+
+inline double number_from(const nlohmann::json& x) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  if (x == "inf") return inf;
+  if (x == "-inf") return -inf;
+  if (x == "nan") return std::numeric_limits<double>::quiet_NaN();
+  return x.get<double>();
+}
 
 inline nlohmann::json to_json(const Place& p) {
   nlohmann::json epochs = nlohmann::json::array();
   for (const auto& e : p.epochs) {
     nlohmann::json scores = nlohmann::json::array();
-    for (const auto& s : e.scores) scores.push_back({s.name, s.value});
-    epochs.push_back({{"loss", e.loss}, {"step", e.step}, {"scores", scores}});
+    for (const auto& s : e.scores) scores.push_back({s.name, train::to_json(s.value)});
+    epochs.push_back({{"loss", e.loss}, {"step", e.step}, {"epoch", e.epoch}, {"scores", scores}});
   }
   return {{"epoch", p.epoch},
           {"group", p.group},
@@ -69,12 +89,13 @@ inline Place place_from(const nlohmann::json& tree, const std::string& path) {
     tree.at("finished").get_to(p.finished);
     tree.at("log_bytes").get_to(p.log_bytes);
     for (const auto& e : tree.at("epochs")) {
-      EpochScores scores{e.at("loss"), e.at("step"), {}};
-      for (const auto& s : e.at("scores")) scores.scores.push_back({s.at(0), s.at(1)});
+      EpochScores scores{e.at("loss"), e.at("step"), {}, e.at("epoch")};
+      for (const auto& s : e.at("scores")) scores.scores.push_back({s.at(0), number_from(s.at(1))});
       p.epochs.push_back(std::move(scores));
     }
     const auto count = static_cast<std::int64_t>(p.epochs.size());
-    if (p.epoch != count || p.group < 0 || p.step < 0 || p.batches < p.step || p.best_epoch >= count)
+    if (p.epoch < 0 || p.epoch > count || p.group < 0 || p.step < 0 || p.batches < p.step || p.best_epoch < -1 ||
+        p.best_epoch >= count)
       fail(path + ": state: impossible values");
     return p;
   } catch (const nlohmann::json::exception& error) {
@@ -85,21 +106,44 @@ inline Place place_from(const nlohmann::json& tree, const std::string& path) {
 }  // namespace detail
 
 /// Throws when the run described by `stored` is not the one described by `now` (objects whose keys are the options'
-/// names), naming the first option that differs and both values.
-inline void require_same_run(const nlohmann::json& stored, const nlohmann::json& now, const std::string& path,
-                             Where where = Where::current()) {
+/// names), naming the first option that differs and both values. Gives those that differ and `may_change`.
+inline std::vector<Change> require_same_run(const nlohmann::json& stored, const nlohmann::json& now,
+                                            const std::string& path, const std::vector<std::string>& may_change = {},
+                                            Where where = Where::current()) {
   const auto text = [](const nlohmann::json& tree, const std::string& key) {
     const auto at = tree.find(key);
     return at == tree.end() ? std::string("nothing") : at->is_string() ? at->get<std::string>() : at->dump();
   };
   nlohmann::json keys = now.is_object() ? now : nlohmann::json::object();
   if (stored.is_object()) keys.update(stored);
-  for (const auto& [key, value] : keys.items())
-    if (!stored.is_object() || !now.is_object() || !stored.contains(key) || !now.contains(key) ||
-        stored[key] != now[key])
+  std::vector<Change> out;
+  for (const auto& [key, value] : keys.items()) {
+    if (stored.is_object() && now.is_object() && stored.contains(key) && now.contains(key) && stored[key] == now[key])
+      continue;
+    if (std::find(may_change.begin(), may_change.end(), key) == may_change.end())
       fail({"resume: option --" + key + " is not the run's: " + path + " has " + text(stored, key) + ", found " +
                 text(now, key),
             where});
+    out.push_back({key, text(stored, key), text(now, key)});
+  }
+  return out;
+}
+
+/// The format of the file below.
+inline constexpr const char* state_format = "meft-state-2";
+
+/// What a state's metadata say of its run: an object whose keys are the options' names. Throws for a file that is no
+/// state, or one of another version of the library.
+inline nlohmann::json run_of(const io::Safetensors& file, const char* key = "run", Where where = Where::current()) {
+  const auto& metadata = file.metadata();
+  for (const char* needed : {"format", key})
+    if (!metadata.contains(needed))
+      fail({file.path() + ": not the state of a run: no `" + needed + "` in its metadata", where});
+  if (metadata.at("format") != state_format)
+    fail({file.path() + ": the state of another version of this library: expected " + state_format + ", found " +
+              metadata.at("format"),
+          where});
+  return parse_json(metadata.at(key), file.path() + ": " + key, where);
 }
 
 /// Writes the state, whole or not at all.
@@ -108,32 +152,44 @@ void save_state(const std::string& path, optim::State<T, B>& optimizer, const Pl
                 const nlohmann::json& identity, Where where = Where::current()) {
   detail::NamedTensors<T> tensors;
   optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) { tensors.add(name, x); });
-  tensors.write(path, {{"format", "meft-state-1"}, {"place", detail::to_json(place).dump()}, {"run", identity.dump()}},
+  tensors.write(path,
+                {{"format", state_format},
+                 {"place", detail::to_json(place).dump()},
+                 {"run", identity.dump()},
+                 {"isa", name_of(isa())}},
                 where);
 }
 
-/// Reads it into the optimizer and its parameters. Throws, having changed nothing, when it belongs to another run.
+/// A run that goes on from its state.
+struct Resumed {
+  Place place;
+  std::vector<Change> changed;  // options, and `isa` where another instruction set computes now
+};
+
+/// Reads it into the optimizer and its parameters. Throws, having changed nothing, when it is damaged or belongs to
+/// another run: one whose description differs in more than `may_change`.
 template <Real T, Backend B>
-Place load_state(const std::string& path, optim::State<T, B>& optimizer, const nlohmann::json& identity,
-                 Where where = Where::current()) {
+Resumed load_state(const std::string& path, optim::State<T, B>& optimizer, const nlohmann::json& identity,
+                   const std::vector<std::string>& may_change = {}, Where where = Where::current()) {
   const io::Safetensors file(path, where);
-  const auto read = [&](const char* key) {
-    const auto at = file.metadata().find(key);
-    if (at == file.metadata().end())
-      fail({path + ": not the state of a run: no `" + std::string(key) + "` in its metadata", where});
-    return parse_json(at->second, path + ": " + key, where);
-  };
-  require_same_run(read("run"), identity, path, where);
-  Place place = detail::place_from(read("place"), path);
+  Resumed out;
+  out.changed = require_same_run(run_of(file, "run", where), identity, path, may_change, where);
+  require_checksum(file, where);
+  out.place = detail::place_from(run_of(file, "place", where), path);
+  if (const auto at = file.metadata().find("isa"); at != file.metadata().end() && at->second != name_of(isa()))
+    out.changed.push_back({"isa", at->second, name_of(isa())});
   std::size_t count = 0;
   optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) {
-    detail::read_into(x, file, name, where);
+    (void)detail::entry_of(file, name, x.shape(), where);
     ++count;
   });
   require(count == file.size(), {path + ": state: the number of tensors differs, expected and found", where}, count,
           file.size());
-  optimizer.set_steps(place.step);
-  return place;
+  optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) {
+    x.fill([&](auto to) { io::copy_to(file.find(name, where), to, where); });
+  });
+  optimizer.set_steps(out.place.step);
+  return out;
 }
 
 }  // namespace meft::train

@@ -12,9 +12,9 @@
 
 namespace meft::train {
 
-/// Adds the gradients of a learner's `loss(batch)` to its parameters, which have gradients already. On a device, a
-/// batch of shapes that came before runs from a recording: the same bits, and the device does not wait for the host
-/// between kernels.
+/// Adds the gradients of a learner's `loss(batch)`, times the batch's weight, to its parameters, which have gradients
+/// already. On a device, a batch of shapes that came before runs from a recording: the same bits, and the device does
+/// not wait for the host between kernels.
 template <class L>
 class Steps {
  public:
@@ -25,7 +25,7 @@ class Steps {
   explicit Steps(const L& learner, std::size_t recordings = 8) : learner_(learner), recordings_(learner, recordings) {}
 
   struct Result {
-    double loss = 0;
+    double loss = 0;  // the batch's, without its weight
     std::size_t activation_bytes = 0;
     bool recorded = false;  // done by a recording
   };
@@ -47,7 +47,7 @@ class Steps {
       Tape tape;
       const auto loss = learner_.loss(batch);
       out.loss = static_cast<double>(loss.value().item());
-      if (std::isfinite(out.loss)) tape.backward(loss);
+      if (std::isfinite(out.loss)) detail::backward(tape, loss, batch);
     }
     meanwhile();
     out.activation_bytes = measure.activation();

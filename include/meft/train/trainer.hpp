@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
 #include <functional>
 #include <optional>
 #include <string>
@@ -17,31 +16,12 @@
 #include <meft/memory/pool.hpp>
 #include <meft/optim/schedule.hpp>
 #include <meft/train/observer.hpp>
+#include <meft/train/options.hpp>
+#include <meft/train/run_files.hpp>
 #include <meft/train/state.hpp>
 #include <meft/train/steps.hpp>
 
 namespace meft::train {
-
-struct TrainOptions {
-  std::size_t batch = 16, accumulate = 1;  // sequences a batch, batches a step
-  std::int64_t epochs = 3;
-  std::int64_t max_steps = 0;  // 0: all steps of the epochs
-  optim::AdamW optimizer{.rate = 5e-4, .decay = 0.1, .clip = 1.0};
-  double warmup = 0.06;  // share of the steps
-  std::uint64_t seed = 0;
-  std::vector<std::string> metrics{"accuracy"};
-  std::string main_metric = "accuracy";
-
-  std::string folder{};                              // of the files below, made when missing; empty: none is written
-  nlohmann::json run = nlohmann::json::object();     // the options that make the run; a state of another is refused
-  nlohmann::json config = nlohmann::json::object();  // goes into adapter.safetensors
-  bool resume = false;                               // from the folder's state, if it has one
-  std::size_t recordings = 8;                        // of steps on a device, at most; 0: none (see Steps)
-  std::int64_t log_every = 10;                       // steps
-  std::int64_t save_steps = 0;                       // save the state every so many steps; 0: never
-  double save_seconds = 60;                          // and every so many seconds; 0: never
-  std::function<bool()> stop{};                      // asked between batches; true: save and return
-};
 
 /// How a run ended. Sizes and times are those since it was started or resumed.
 struct Outcome {
@@ -49,16 +29,6 @@ struct Outcome {
   Place place;
   std::size_t activation_bytes = 0;  // the highest step's
   double seconds = 0;
-};
-
-/// The files of a run's folder.
-struct RunFiles {
-  std::string log, metrics, adapter, state;
-  explicit RunFiles(const std::string& folder)
-      : log(folder + "/log.jsonl"),
-        metrics(folder + "/metrics.json"),
-        adapter(folder + "/adapter.safetensors"),
-        state(folder + "/state.safetensors") {}
 };
 
 /// Trains a Learner, or anything with its `batch(data, rows, run)`, `loss(batch)`, `scores(data, metrics, stop)` and
@@ -87,12 +57,12 @@ class Trainer {
             o_.accumulate, o_.epochs, o_.max_steps);
     require(o_.warmup >= 0 && o_.warmup < 1, {"trainer: warmup is a share of the steps, in [0, 1), found", where},
             o_.warmup);
+    require(!o_.resume || !o_.overwrite, {"trainer: a run is resumed or overwritten, not both", where});
     require(train.size() > 0 && dev.size() > 0, {"trainer: no examples to train on, or none to score", where},
             train.size(), dev.size());
     require(optimizer_.parameters() > 0, {"trainer: nothing trains", where});
-    const auto batches = static_cast<std::int64_t>((train.size() + o_.batch - 1) / o_.batch),
-               each = static_cast<std::int64_t>(o_.accumulate);
-    groups_ = (batches + each - 1) / each;
+    const std::size_t batches = (train.size() - 1) / o_.batch + 1;
+    groups_ = static_cast<std::int64_t>((batches - 1) / o_.accumulate + 1);
     steps_ = groups_ * o_.epochs;
     if (o_.max_steps > 0) steps_ = std::min(steps_, o_.max_steps);
     epochs_ = (steps_ + groups_ - 1) / groups_;
@@ -117,35 +87,67 @@ class Trainer {
   using Batch = nn::Batch<B>;
 
   void start(Where where) {
-    namespace fs = std::filesystem;
-    bool resumed = false;
+    StartReport report;
     if (!o_.folder.empty()) {
       std::error_code error;
-      fs::create_directories(o_.folder, error);
+      std::filesystem::create_directories(o_.folder, error);
       if (error) fail({"trainer: cannot make the folder " + o_.folder, where}, error.message());
-      resumed = o_.resume && is_there(files_.state);
-      if (!o_.resume)
-        for (const auto& file : {files_.state, files_.adapter})
-          if (fs::exists(file))
-            fail({"trainer: " + file + " is there already: resume that run, or take another folder", where});
-      if (resumed) place_ = load_state(files_.state, optimizer_, o_.run, where);
-      restore_log();
-      if (!resumed) save();
+      if (o_.overwrite) files_.remove(where);
+      report.resumed = o_.resume && is_there(files_.state);
+      report.nothing_to_resume = o_.resume && !report.resumed;
+      if (report.resumed) report.changed = resume(where);
+      else require_free(where);
+      // What the log says of steps that will be done again goes.
+      place_.log_bytes = restore_log(files_.log, place_.log_bytes, where);
     }
     started_ = saved_ = Clock::now();
     start_step_ = place_.step;
-    if (observer_.started) observer_.started({place_.step, steps_, place_.epoch + 1, resumed});
+    report.step = place_.step;
+    report.steps = steps_;
+    report.epoch = place_.epoch + 1;
+    report.rate = o_.optimizer.rate * factor();
+    if (observer_.started) observer_.started(report);
   }
 
-  /// Cuts off what the log says of steps that will be done again.
-  void restore_log() const {
-    if (!std::filesystem::exists(files_.log)) return;
-    std::string text = io::read_text(files_.log, std::size_t{1} << 32);
-    if (text.size() == place_.log_bytes) return;
-    if (text.size() < place_.log_bytes)
-      text.resize(text.rfind('\n') == text.npos ? 0 : text.rfind('\n') + 1);  // lost with the power
-    else text.resize(place_.log_bytes);
-    io::write_atomically(files_.log, text);
+  /// Throws where a new run would overwrite another.
+  void require_free(Where where) const {
+    const auto blocking =
+        o_.resume ? std::vector{files_.adapter, files_.metrics, files_.log} : std::vector{files_.adapter, files_.state};
+    for (const auto& file : blocking)
+      if (is_there(file))
+        fail({o_.resume
+                  ? "trainer: cannot resume: " + file + " is there, but no " + files_.state
+                  : "trainer: " + file + " is there already: resume that run, overwrite it, or take another folder",
+              where});
+  }
+
+  std::vector<Change> resume(Where where) {
+    const bool there = is_there(files_.adapter);
+    try {
+      if (there) check_trained(io::Safetensors(files_.adapter, where), learner_, where);
+    } catch (Error& error) {
+      error.within("trainer: cannot resume", where);
+      throw;
+    }
+    auto [place, changed] = load_state(files_.state, optimizer_, o_.run, o_.may_change, where);
+    place_ = place;
+    kept_ = place_.step;
+    if (place_.step > steps_)
+      fail({"trainer: cannot resume: " + files_.state + " is at step " + std::to_string(place_.step) +
+                ", past the last one, " + std::to_string(steps_),
+            where});
+    place_.finished = place_.finished && place_.step == steps_;
+    if (place_.best_epoch >= 0 && !there)
+      fail({"trainer: cannot resume: " + files_.adapter + " is missing, which holds epoch " +
+                std::to_string(best().epoch + 1) + ", the best so far",
+            where});
+    return changed;
+  }
+
+  /// Of the coming step's rate.
+  double factor() const {
+    const auto warmup = static_cast<std::int64_t>(std::ceil(o_.warmup * static_cast<double>(steps_)));
+    return optim::linear_schedule(place_.step, warmup, steps_);
   }
 
   bool stopped() const { return o_.stop && o_.stop(); }
@@ -154,15 +156,12 @@ class Trainer {
   /// The rest of the running epoch's steps. False when stopped, with the state saved.
   bool epoch() {
     if (place_.group >= groups_ || place_.step >= steps_) return true;
-    const auto plan = data::batches(lengths_, o_.batch, o_.seed, static_cast<std::uint64_t>(place_.epoch), true);
-    if constexpr (requires { train_.expect(std::span(plan), std::uint32_t{}); })
-      train_.expect(
-          std::span(plan).subspan(std::min(plan.size(), static_cast<std::size_t>(place_.group) * o_.accumulate)),
-          static_cast<std::uint32_t>(place_.epoch));
+    plan_ = data::step_batches(lengths_, o_.batch, o_.accumulate, o_.seed, static_cast<std::uint64_t>(place_.epoch));
+    if constexpr (requires { train_.expect(std::span(std::as_const(plan_)), std::uint32_t{}); })
+      train_.expect(std::span(std::as_const(plan_)).subspan(first_batch()), static_cast<std::uint32_t>(place_.epoch));
     next_.reset();
     while (place_.group < groups_ && place_.step < steps_) {
-      const std::size_t first = static_cast<std::size_t>(place_.group) * o_.accumulate;
-      if (!step(std::span(plan).subspan(first))) {
+      if (!step()) {
         optimizer_.zero_gradients();
         save();
         return false;
@@ -175,43 +174,74 @@ class Trainer {
     return true;
   }
 
-  /// The examples of a batch, the i-th from now.
-  Batch batch(const std::vector<std::uint32_t>& rows, std::size_t i) {
-    const Run run{o_.seed, static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(i)), true};
-    return learner_.batch(train_, rows, run);
+  /// Where the batches of the coming step begin in the plan.
+  std::size_t first_batch() const { return static_cast<std::size_t>(place_.group) * o_.accumulate; }
+
+  /// The examples of a batch of the plan. Where a step has several, each weighs what it counts, so that their gradients
+  /// add up to that of one large batch times what that counts.
+  Batch batch(std::size_t number) {
+    const auto run = static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(number - first_batch()));
+    auto out = learner_.batch(train_, plan_[number], Run{o_.seed, run, true});
+    const std::size_t first = number - number % o_.accumulate;
+    if (o_.accumulate == 1 || first + 1 == plan_.size()) return out;
+    require(out.counted >= 0, "trainer: to accumulate batches, a learner's batch tells what it counts");
+    out.weight = Tensor<float, B>::from(Shape{}, {static_cast<float>(out.counted)});
+    return out;
   }
 
-  /// One optimizer step over the first group of an epoch's remaining batches. False when stopped before its end.
-  bool step(std::span<const std::vector<std::uint32_t>> rest) {
+  /// One optimizer step over the next batches of the plan. False when stopped before its end.
+  bool step() {
+    try {
+      return add_gradients_and_step();
+    } catch (const NumberError& error) {
+      optimizer_.zero_gradients();
+      fail_at("step", place_.step + 1, error);
+    }
+  }
+
+  [[noreturn]] void fail_at(const char* what, std::int64_t step, const NumberError& error) const {
+    const bool trained = place_.step > 0;
+    std::string text = "trainer: " + std::string(what) + " " + std::to_string(step) + " of " + std::to_string(steps_);
+    text += trained ? ", training has diverged: " : ", the first, so the learning rate is not the cause: ";
+    text += error.message();
+    if (kept_ >= 0) text += "; " + files_.state + " holds step " + std::to_string(kept_);
+    throw StepError(std::move(text), step, kept_, trained, Where::current());
+  }
+
+  bool add_gradients_and_step() {
     StepReport report;
-    const auto group = rest.first(std::min(o_.accumulate, rest.size()));
-    for (std::size_t i = 0; i < group.size(); ++i) {
+    double weight = 0;
+    const std::size_t first = first_batch(), end = std::min(plan_.size(), first + o_.accumulate);
+    for (std::size_t i = first; i < end; ++i) {
       if (stopped()) return false;
-      if (!next_) next_ = batch(group[i], i);
+      if (!next_) next_ = batch(i);
       const Batch now = *std::exchange(next_, {});
+      if (now.counted == 0) continue;  // none of its tokens is to be predicted
+      const double counts = end - first == 1 ? 1 : static_cast<double>(now.counted);
       B::Ahead::begin();
       const auto done = passes_.run(now, [&] {
         if constexpr (!B::on_host)
-          if (i + 1 < rest.size()) {
+          if (i + 1 < plan_.size()) {
             const typename B::Ahead ahead;
-            next_ = batch(rest[i + 1], i + 1);
+            next_ = batch(i + 1);
           }
       });
-      report.loss += done.loss / static_cast<double>(group.size());
-      if (!std::isfinite(report.loss))
-        fail("trainer: the loss is not finite at step " + std::to_string(place_.step + 1) + " (a lower rate may help)");
+      weight += counts;
+      report.loss += (done.loss - report.loss) * (counts / weight);
+      if (!std::isfinite(done.loss)) throw NumberError("the loss is not finite");
       report.activation_bytes = std::max(report.activation_bytes, done.activation_bytes);
-      sequences_ += group[i].size();
+      sequences_ += plan_[i].size();
     }
-    const auto warmup = static_cast<std::int64_t>(std::ceil(o_.warmup * static_cast<double>(steps_)));
-    const double factor = optim::linear_schedule(place_.step, warmup, steps_);
-    report.gradient_norm = optimizer_.step(factor, static_cast<int>(group.size()));
-    place_.batches += static_cast<std::int64_t>(group.size());
+    const double factor = this->factor();
+    report.gradient_norm = optimizer_.step(factor, std::max(weight, 1.0));
+    place_.batches += static_cast<std::int64_t>(end - first);
     ++place_.group;
     ++place_.step;
     place_.loss += report.loss;
     place_.recent_loss += report.loss;
     ++place_.recent_steps;
+    // A run that fails in its first step leaves nothing in its folder; the state comes before all other files.
+    if (kept_ < 0) save();
     activation_ = std::max(activation_, report.activation_bytes);
 
     report.peak_activation_bytes = activation_;
@@ -229,26 +259,39 @@ class Trainer {
     return true;
   }
 
-  /// The dev scores at an epoch's end. False when stopped, with the state of before saved.
-  bool score() {
-    auto scores = learner_.scores(dev_, o_.metrics, [this](std::size_t done, std::size_t of) {
-      if (observer_.scoring) observer_.scoring(done, of);
-      return stopped();
-    });
-    if (!scores) {
-      save();
-      return false;
+  /// The scores of dev examples; nothing when stopped. What ends it, an example that cannot be read for one, does not
+  /// cost the epoch: the state is saved.
+  std::optional<std::vector<Score>> dev_scores() {
+    try {
+      auto scores = learner_.scores(dev_, o_.metrics, [this](std::size_t done, std::size_t of) {
+        if (observer_.scoring) observer_.scoring(done, of);
+        return stopped();
+      });
+      if (!scores) save();
+      return scores;
+    } catch (const NumberError& error) {
+      fail_at("scores after step", place_.step, error);
+    } catch (const Error&) {
+      if (kept_ != place_.step) save();
+      throw;
     }
+  }
+
+  /// Scores at an epoch's end, or where the last step cut it short. False when stopped, with the state saved.
+  bool score() {
+    auto scores = dev_scores();
+    if (!scores) return false;
     EpochReport report{place_.epoch + 1,   epochs_,
                        place_.step,        place_.loss / static_cast<double>(std::max<std::int64_t>(1, place_.group)),
                        std::move(*scores), false};
-    place_.epochs.push_back({report.mean_loss, place_.step, report.scores});
-    report.best = place_.best_epoch < 0 ||
-                  main_of(place_.epochs.back()) > main_of(place_.epochs[static_cast<std::size_t>(place_.best_epoch)]);
-    if (report.best) place_.best_epoch = place_.epoch;
-    ++place_.epoch;
-    place_.group = 0;
-    place_.loss = 0;
+    place_.epochs.push_back({report.mean_loss, place_.step, report.scores, place_.epoch});
+    report.best = place_.best_epoch < 0 || better(main_of(place_.epochs.back()), main_of(best()));
+    if (report.best) place_.best_epoch = static_cast<std::int64_t>(place_.epochs.size()) - 1;
+    if (place_.group >= groups_) {
+      ++place_.epoch;
+      place_.group = 0;
+      place_.loss = 0;
+    }
     place_.finished = place_.step >= steps_;
     if (!o_.folder.empty()) {
       log_epoch(report);
@@ -262,6 +305,10 @@ class Trainer {
     return true;
   }
 
+  const EpochScores& best() const { return place_.epochs[static_cast<std::size_t>(place_.best_epoch)]; }
+  /// The earlier of equals is the better; what is no number is worse than any.
+  static bool better(double now, double before) { return now > before || (std::isnan(before) && !std::isnan(now)); }
+
   double main_of(const EpochScores& epoch) const {
     for (const auto& s : epoch.scores)
       if (s.name == o_.main_metric) return s.value;
@@ -271,6 +318,7 @@ class Trainer {
   void save() {
     if (o_.folder.empty()) return;
     save_state(files_.state, optimizer_, place_, o_.run);
+    kept_ = place_.step;
     saved_ = Clock::now();
   }
 
@@ -294,7 +342,7 @@ class Trainer {
   }
   void log_epoch(const EpochReport& r) {
     nlohmann::ordered_json line{{"step", r.step}, {"epoch", r.epoch}, {"train_loss", r.mean_loss}, {"best", r.best}};
-    for (const auto& s : r.scores) line["dev"][s.name] = s.value;
+    for (const auto& s : r.scores) line["dev"][s.name] = to_json(s.value);
     line["activation_bytes"] = activation_;
     line["seconds"] = seconds();
     log(line);
@@ -304,19 +352,16 @@ class Trainer {
   nlohmann::ordered_json summary() const {
     const auto scores = [](const EpochScores& e) {
       nlohmann::ordered_json out = nlohmann::ordered_json::object();
-      for (const auto& s : e.scores) out[s.name] = s.value;
+      for (const auto& s : e.scores) out[s.name] = to_json(s.value);
       return out;
     };
     nlohmann::ordered_json epochs = nlohmann::ordered_json::array();
-    for (std::size_t i = 0; i < place_.epochs.size(); ++i) {
-      const auto& e = place_.epochs[i];
-      epochs.push_back({{"epoch", i + 1}, {"step", e.step}, {"train_loss", e.loss}, {"dev", scores(e)}});
-    }
-    const auto& best = place_.epochs[static_cast<std::size_t>(place_.best_epoch)];
+    for (const auto& e : place_.epochs)
+      epochs.push_back({{"epoch", e.epoch + 1}, {"step", e.step}, {"train_loss", e.loss}, {"dev", scores(e)}});
     return {{"metric", o_.main_metric},
-            {"value", main_of(best)},
-            {"best_epoch", place_.best_epoch + 1},
-            {"dev", scores(best)},
+            {"value", to_json(main_of(best()))},
+            {"best_epoch", best().epoch + 1},
+            {"dev", scores(best())},
             {"steps", place_.step},
             {"finished", place_.finished},
             {"train_examples", train_.size()},
@@ -334,13 +379,14 @@ class Trainer {
   Observer observer_;
   RunFiles files_;
   Steps<L> passes_;
-  std::optional<Batch> next_;  // was made while the device worked
+  std::vector<std::vector<std::uint32_t>> plan_;  // the running epoch's batches
+  std::optional<Batch> next_;                     // was made while the device worked
   optim::State<T, B> optimizer_;
   std::vector<std::uint32_t> lengths_;
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;
   Place place_;
   Clock::time_point started_{}, saved_{};
-  std::int64_t start_step_ = 0;
+  std::int64_t start_step_ = 0, kept_ = -1;  // kept_: the saved state's
   std::size_t sequences_ = 0, activation_ = 0;
 };
 

@@ -1,0 +1,38 @@
+// Owns: the options of a training run. Must not know: how training goes, and what a command line calls them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <meft/io/json.hpp>
+#include <meft/optim/adamw.hpp>
+
+namespace meft::train {
+
+struct TrainOptions {
+  std::size_t batch = 16, accumulate = 1;  // sequences a batch, batches a step
+  std::int64_t epochs = 3;
+  std::int64_t max_steps = 0;  // 0: all steps of the epochs
+  optim::AdamW optimizer{.rate = 5e-4, .decay = 0.1, .clip = 1.0};
+  double warmup = 0.06;  // share of the steps
+  std::uint64_t seed = 0;
+  std::vector<std::string> metrics{"accuracy"};
+  std::string main_metric = "accuracy";
+
+  std::string folder{};                              // of the files below, made when missing; empty: none is written
+  nlohmann::json run = nlohmann::json::object();     // the options that make the run; a state of another is refused
+  nlohmann::json config = nlohmann::json::object();  // goes into adapter.safetensors
+  std::vector<std::string> may_change{};             // names in `run` that a resumed run may have otherwise
+  bool resume = false;                               // from the folder's state; a folder without a run begins one
+  bool overwrite = false;                            // a run that is in the folder is removed
+  std::size_t recordings = 8;                        // of steps on a device, at most; 0: none (see Steps)
+  std::int64_t log_every = 10;                       // steps
+  std::int64_t save_steps = 0;                       // save the state every so many steps; 0: never
+  double save_seconds = 60;                          // and every so many seconds; 0: never
+  std::function<bool()> stop{};                      // asked between batches; true: save and return
+};
+
+}  // namespace meft::train

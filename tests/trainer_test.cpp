@@ -1,0 +1,943 @@
+// Owns: the training loop with a learner made for it, small enough to be followed by hand: what several batches a step
+// add up to, clipping, rates, the log, the best epoch, what a folder keeps, resuming, and runs that go wrong.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <meft/ops/arithmetic.hpp>
+#include <meft/ops/loss.hpp>
+#include <meft/train/trainer.hpp>
+
+#include "folder.hpp"
+
+using namespace meft;
+using test::contains;
+namespace fs = std::filesystem;
+using test::Folder;
+using test::message_of;
+
+namespace {
+
+constexpr double no_number = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+
+/// A row is a point, counted `items` times.
+struct Row {
+  float a, b;
+  std::uint32_t items;
+};
+
+struct Rows {
+  std::vector<Row> rows;
+  mutable std::vector<std::vector<std::uint32_t>> expected{};  // batches still to come
+  mutable std::vector<std::uint32_t> epochs{};                 // as they were announced
+  void expect(std::span<const std::vector<std::uint32_t>> batches, std::uint32_t epoch) const {
+    CHECK(expected.empty());
+    expected.assign(batches.begin(), batches.end());
+    epochs.push_back(epoch);
+  }
+  std::size_t size() const { return rows.size(); }
+  std::vector<std::uint32_t> lengths() const {
+    std::vector<std::uint32_t> out;
+    for (const auto& row : rows) out.push_back(row.items);
+    return out;
+  }
+};
+
+/// Points on a grid of eighths, so that sums are exact; row i counts 1, 3, 2 or 5 times.
+Rows points(int n) {
+  constexpr std::uint32_t items[] = {1, 3, 2, 5};
+  Rows out;
+  for (int i = 0; i < n; ++i)
+    out.rows.push_back(
+        {static_cast<float>((i * 5 + 3) % 16) / 8, static_cast<float>((i * 7) % 16) / 8 - 1, items[i % 4]});
+  return out;
+}
+
+/// What a learner was asked, and what it is to answer.
+struct Script {
+  std::vector<std::uint32_t> steps;                 // Run::step of each batch
+  std::vector<std::vector<std::uint32_t>> batches;  // rows of each batch
+  std::vector<double> scores{};                     // by epoch; empty: the first weight
+  std::size_t scored = 0;
+  std::int64_t broken = -1;         // this batch has a point that is no number
+  std::int64_t out_of_range = -1;   // this batch's loss throws as a stack does
+  bool tells = true;                // what a batch counts
+  std::set<std::uint32_t> empty{};  // rows that count nothing
+  std::function<void()> scoring{};
+};
+
+/// Learns the mean point: the gradient is weights − mean.
+struct Toy {
+  using T = double;
+  using B = Cpu;
+  Parameter<double> weight;
+  std::shared_ptr<Script> script = std::make_shared<Script>();
+
+  Toy() : weight(Tensor<double>::from({1, 2}, {4.0, -2.0})) {}
+
+  nn::Batch<> batch(const Rows& data, std::span<const std::uint32_t> rows, Run run) const {
+    REQUIRE(!data.expected.empty());
+    CHECK(std::equal(rows.begin(), rows.end(), data.expected[0].begin(), data.expected[0].end()));
+    data.expected.erase(data.expected.begin());
+    CHECK(run.seed == 7);
+    std::vector<float> points;
+    for (const auto r : rows)
+      for (std::uint32_t i = 0; i < data.rows.at(r).items && !script->empty.contains(r); ++i)
+        points.insert(points.end(), {data.rows[r].a, data.rows[r].b});
+    if (run.step == script->broken) points[0] = std::nanf("");
+    nn::Batch<> out;
+    out.run = run;
+    out.targets = Tensor<float>::from({static_cast<Index>(points.size())}, points);
+    if (script->tells) out.counted = static_cast<Index>(points.size() / 2);
+    script->batches.emplace_back(rows.begin(), rows.end());
+    return out;
+  }
+  Var<double> loss(const nn::Batch<>& batch) const {
+    script->steps.push_back(batch.run.step);
+    CHECK(batch.run.training);
+    if (batch.run.step == script->out_of_range) throw NumberError("reversible stack: a stream left its range");
+    const auto x = nn::cast<double>(batch.targets).reshape({batch.targets.size() / 2, 2});
+    return mse(add(weight, Tensor<double>::zeros(x.shape())), x);
+  }
+  template <class Stop>
+  std::optional<std::vector<train::Score>> scores(const Rows& data, const std::vector<std::string>&,
+                                                  const Stop& stop) const {
+    if (train::asked(stop, 0, data.size())) return {};
+    if (script->scoring) script->scoring();
+    const double value = script->scores.empty() ? weight.value().data()[0] : script->scores.at(script->scored);
+    ++script->scored;
+    return std::vector<train::Score>{{"other", 0.5}, {"accuracy", value}};
+  }
+  static void parts(auto& self, auto&& visit) { visit("weight", self.weight); }
+};
+
+/// At the first weights again, with the same script.
+Toy anew(const Toy& toy) {
+  Toy out;
+  out.script = toy.script;
+  return out;
+}
+
+std::vector<double> values(const Toy& toy) { return toy.weight.value().values(); }
+
+/// What a run told.
+struct Told {
+  std::vector<train::StartReport> starts;
+  std::vector<train::StepReport> steps;
+  std::vector<train::EpochReport> epochs;
+  std::vector<std::size_t> scoring;
+  train::Outcome outcome;
+  std::vector<double> weights;
+  std::shared_ptr<Script> script;
+};
+
+train::TrainOptions usual(const std::string& folder = "") {
+  train::TrainOptions o{.batch = 4, .accumulate = 1, .epochs = 2};
+  o.optimizer = {.rate = 0.25, .decay = 0, .clip = 0};
+  o.folder = folder;
+  o.log_every = 1;
+  o.seed = 7;
+  o.save_seconds = 0;
+  return o;
+}
+
+Told run(const Rows& data, const train::TrainOptions& options, Toy toy = {}, std::int64_t stop_after = -1) {
+  Told out;
+  data.expected.clear();
+  data.epochs.clear();
+  auto o = options;
+  std::int64_t done = 0;
+  if (stop_after >= 0) o.stop = [&] { return done >= stop_after; };
+  train::Observer observer;
+  observer.started = [&](const auto& r) { out.starts.push_back(r); };
+  observer.stepped = [&](const auto& r) { out.steps.push_back(r), ++done; };
+  observer.evaluated = [&](const auto& r) { out.epochs.push_back(r); };
+  observer.scoring = [&](std::size_t now, std::size_t of) { out.scoring.push_back(now + 100 * of); };
+  const Rows dev = points(3);
+  train::Trainer trainer(toy, data, dev, o, observer);
+  out.outcome = trainer.run();
+  out.weights = values(toy);
+  out.script = toy.script;
+  return out;
+}
+
+std::vector<nlohmann::json> lines(const std::string& path) {
+  std::ifstream in(path);
+  std::vector<nlohmann::json> out;
+  for (std::string line; std::getline(in, line);) out.push_back(nlohmann::json::parse(line));
+  return out;
+}
+std::vector<std::int64_t> logged_steps(const std::string& path) {
+  std::vector<std::int64_t> out;
+  for (const auto& line : lines(path))
+    if (line.contains("loss")) out.push_back(line["step"]);
+  return out;
+}
+/// Each line, without what the clock or the memory says.
+std::vector<nlohmann::json> timeless(const std::string& path) {
+  auto out = lines(path);
+  for (auto& line : out)
+    for (const char* key : {"seconds", "sequences_per_second", "activation_bytes", "reserved_bytes"}) line.erase(key);
+  return out;
+}
+std::string bytes(const std::string& path) { return io::read_text(path, 1 << 20); }
+
+/// The mean point of rows, each as often as it counts, and their mean loss at the first weights.
+struct Mean {
+  double a = 0, b = 0, loss = 0, items = 0;
+};
+Mean mean_of(const Rows& data, const std::vector<std::uint32_t>& rows, double wa = 4, double wb = -2) {
+  Mean m;
+  for (const auto r : rows) {
+    const auto& [a, b, items] = data.rows[r];
+    m.a += items * static_cast<double>(a);
+    m.b += items * static_cast<double>(b);
+    m.loss += items * (std::pow(wa - static_cast<double>(a), 2) + std::pow(wb - static_cast<double>(b), 2)) / 2;
+    m.items += items;
+  }
+  m.a /= m.items, m.b /= m.items, m.loss /= m.items;
+  return m;
+}
+
+/// Writes a file anew with its tensors' bytes passed to `change`, its metadata as they were.
+void change_tensors(const std::string& path, const std::function<void(std::string&)>& change) {
+  std::string all = bytes(path);
+  std::uint64_t header = 0;
+  std::memcpy(&header, all.data(), 8);
+  std::string data = all.substr(8 + header);
+  change(data);
+  std::ofstream(path, std::ios::binary) << all.substr(0, 8 + header) << data;
+}
+void zero_second_half(const std::string& path) {
+  change_tensors(path, [](std::string& data) {
+    std::fill(data.begin() + static_cast<std::ptrdiff_t>(data.size() / 2), data.end(), '\0');
+  });
+}
+void replace_in(const std::string& path, const std::string& from, const std::string& to) {
+  std::string all = bytes(path);
+  const auto at = all.find(from);
+  REQUIRE(at != all.npos);
+  REQUIRE(from.size() == to.size());
+  std::ofstream(path, std::ios::binary) << all.replace(at, from.size(), to);
+}
+
+}  // namespace
+
+TEST_CASE("trainer: several small batches a step are one large one: loss, norm, moments, weights") {
+  for (const int count : {13, 16, 17, 24}) {
+    const Rows data = points(count);
+    for (const std::size_t rows : {8, 12}) {
+      auto options = usual();
+      options.batch = rows;
+      const Told whole = run(data, options);
+      REQUIRE(whole.steps.size() == 2 * ((static_cast<std::size_t>(count) + rows - 1) / rows));
+      for (std::size_t accumulate = 2; accumulate <= rows; ++accumulate) {
+        if (rows % accumulate) continue;
+        CAPTURE(count);
+        CAPTURE(accumulate);
+        options.batch = rows / accumulate;
+        options.accumulate = accumulate;
+        const Told split = run(data, options);
+        REQUIRE(split.steps.size() == whole.steps.size());
+        for (std::size_t i = 0; i < whole.steps.size(); ++i) {
+          CHECK(split.steps[i].loss == doctest::Approx(whole.steps[i].loss).epsilon(1e-13));
+          CHECK(split.steps[i].gradient_norm == doctest::Approx(whole.steps[i].gradient_norm).epsilon(1e-12));
+        }
+        for (int k = 0; k < 2; ++k)
+          CHECK(split.weights[static_cast<std::size_t>(k)] ==
+                doctest::Approx(whole.weights[static_cast<std::size_t>(k)]).epsilon(1e-12));
+        // The same rows in the same order, only cut otherwise; each batch has random numbers of its own.
+        std::vector<std::uint32_t> a, b;
+        for (const auto& batch : whole.script->batches) a.insert(a.end(), batch.begin(), batch.end());
+        for (const auto& batch : split.script->batches) b.insert(b.end(), batch.begin(), batch.end());
+        CHECK(a == b);
+        for (const auto& batch : split.script->batches) CHECK(batch.size() <= options.batch);
+        for (std::size_t i = 0; i < split.script->steps.size(); ++i) CHECK(split.script->steps[i] == i);
+      }
+    }
+  }
+}
+
+TEST_CASE("trainer: a step's loss and gradient are the means over all that its batches count") {
+  const Rows data = points(11);  // 8 rows, then 3: the short group is of a whole and a short batch
+  auto options = usual();
+  options.batch = 2;
+  options.accumulate = 4;
+  options.epochs = 1;
+  options.optimizer.rate = 1e-12;
+  const Told told = run(data, options);
+  REQUIRE(told.steps.size() == 2);
+  REQUIRE(told.script->batches.size() == 6);
+  std::vector<std::uint32_t> rows[2];
+  for (std::size_t i = 0; i < 6; ++i)
+    for (const auto r : told.script->batches[i]) rows[i / 4].push_back(r);
+  CHECK(rows[1].size() == 3);
+  for (std::size_t i = 0; i < 2; ++i) {
+    const Mean m = mean_of(data, rows[i]);
+    CHECK(told.steps[i].loss == doctest::Approx(m.loss).epsilon(1e-9));
+    CHECK(told.steps[i].gradient_norm == doctest::Approx(std::hypot(4 - m.a, -2 - m.b)).epsilon(1e-9));
+  }
+  CHECK(told.steps[0].mean_loss == told.steps[0].loss);
+  CHECK(told.steps[1].mean_loss == doctest::Approx((told.steps[0].loss + told.steps[1].loss) / 2).epsilon(1e-13));
+}
+
+TEST_CASE("trainer: a run is AdamW's steps at the schedule's rates over the seed's batches") {
+  const Rows data = points(11);
+  auto options = usual();
+  options.warmup = 0.3;
+  options.epochs = 3;
+  options.optimizer = {.rate = 0.25, .decay = 0.1, .clip = 1.5};
+  const Told told = run(data, options);
+  Toy toy;
+  auto adam = options.optimizer.over<double>(toy);
+  std::vector<std::vector<std::uint32_t>> batches;
+  std::int64_t step = 0;
+  for (std::uint64_t epoch = 0; epoch < 3; ++epoch)
+    for (const auto& rows : data::batches(data.lengths(), 4, 7, epoch, true)) {
+      const auto w = values(toy);
+      const Mean m = mean_of(data, rows, w[0], w[1]);
+      toy.weight.gradient() = Tensor<double>::from({1, 2}, {w[0] - m.a, w[1] - m.b});
+      (void)adam.step(optim::linear_schedule(step++, 3, 9));
+      batches.push_back(rows);
+    }
+  CHECK(told.script->batches == batches);
+  CHECK(batches[0] != batches[3]);
+  for (std::size_t k = 0; k < 2; ++k) CHECK(told.weights[k] == doctest::Approx(values(toy)[k]).epsilon(1e-12));
+}
+
+TEST_CASE("trainer: clipping is by the norm of the mean gradient") {
+  const Rows data = points(8);
+  for (const double clip : {0.0, 0.5, 2.0, 100.0})
+    for (const std::size_t accumulate : {1, 2, 4}) {
+      CAPTURE(clip);
+      CAPTURE(accumulate);
+      auto options = usual();
+      options.batch = 8 / accumulate;
+      options.accumulate = accumulate;
+      options.epochs = 1;
+      options.optimizer.clip = clip;
+      Toy toy;
+      train::Trainer trainer(toy, data, data, options);
+      trainer.run();
+      const Mean m = mean_of(data, {0, 1, 2, 3, 4, 5, 6, 7});
+      const double norm = std::hypot(4 - m.a, -2 - m.b), times = clip > 0 ? std::min(1.0, clip / norm) : 1;
+      trainer.optimizer().for_each_state([&](const std::string& name, const Tensor<double>& x) {
+        if (name == "weight.m") {
+          CHECK(x.data()[0] == doctest::Approx(0.1 * (4 - m.a) * times).epsilon(1e-12));
+          CHECK(x.data()[1] == doctest::Approx(0.1 * (-2 - m.b) * times).epsilon(1e-12));
+        }
+        if (name == "weight.v")
+          CHECK(x.data()[0] == doctest::Approx(0.001 * std::pow((4 - m.a) * times, 2)).epsilon(1e-10));
+      });
+    }
+}
+
+TEST_CASE("trainer: batches that count nothing add nothing; a learner that does not tell cannot accumulate") {
+  const Rows data = points(8);
+  auto options = usual();
+  options.batch = 1;
+  options.accumulate = 4;
+  options.epochs = 1;
+  options.optimizer.rate = 1e-12;
+  Toy toy;
+  toy.script->empty = {0, 1, 2, 5};
+  const Told told = run(data, options, toy);
+  for (std::size_t i = 0; i < 2; ++i) {
+    std::vector<std::uint32_t> rows;
+    for (std::size_t k = 0; k < 4; ++k)
+      if (const auto r = told.script->batches[4 * i + k][0]; !toy.script->empty.contains(r)) rows.push_back(r);
+    CHECK(told.steps[i].loss == doctest::Approx(rows.empty() ? 0 : mean_of(data, rows).loss).epsilon(1e-9));
+  }
+  options.accumulate = 1;
+  const Told alone = run(data, options, anew(toy));
+  CHECK(alone.steps.size() == 8);
+  int still = 0;
+  for (const auto& step : alone.steps) still += step.gradient_norm == 0;
+  CHECK(still == 4);
+
+  Toy silent;
+  silent.script->tells = false;
+  CHECK_NOTHROW(run(data, options, silent));
+  options.accumulate = 2;
+  CHECK(contains(message_of([&] { run(data, options, anew(silent)); }), "tells what it counts"));
+}
+
+TEST_CASE("trainer: the rate rises over the warm-up, rounded up to whole steps, and falls to nothing") {
+  struct Case {
+    double warmup;
+    std::vector<double> first;  // factors
+  };
+  for (const auto& [warmup, first] : {Case{0.15, {0.5, 1, 1, 7. / 8}}, Case{0.1, {1, 1, 8. / 9}}, Case{0, {1, 0.9}},
+                                      Case{0.01, {1, 1}}, Case{0.25, {1. / 3, 2. / 3, 1, 1, 6. / 7}}}) {
+    CAPTURE(warmup);
+    const Folder folder;
+    auto options = usual(folder.text() + "/run");
+    options.epochs = 5;  // 10 steps
+    options.warmup = warmup;
+    const Told told = run(points(8), options);
+    REQUIRE(told.steps.size() == 10);
+    CHECK(told.starts.at(0).rate == doctest::Approx(0.25 * first[0]).epsilon(1e-14));
+    const auto log = lines(options.folder + "/log.jsonl");
+    for (std::size_t i = 0, at = 0; i < first.size(); ++i, ++at) {
+      CHECK(told.steps[i].rate == doctest::Approx(0.25 * first[i]).epsilon(1e-14));
+      while (!log.at(at).contains("rate")) ++at;
+      CHECK(log.at(at)["rate"].get<double>() == told.steps[i].rate);
+    }
+    CHECK(told.steps[9].rate > 0);
+    CHECK(told.steps[9].rate < 0.25 / 6);
+    CHECK(told.steps[9].step == 10);
+    CHECK(told.steps[9].steps == 10);
+    CHECK(told.steps[9].epoch == 5);
+  }
+}
+
+TEST_CASE("trainer: the log has the mean loss of the steps since its last line, an epoch's line its own") {
+  for (const std::int64_t every : {1, 2, 3, 5}) {
+    const Folder folder;
+    auto options = usual(folder.text());
+    options.batch = 2;
+    options.accumulate = 2;
+    options.log_every = every;
+    const Told told = run(points(13), options);  // 4 steps an epoch
+    REQUIRE(told.steps.size() == 8);
+    std::size_t from = 0, epoch = 0;
+    for (const auto& line : lines(folder.text() + "/log.jsonl")) {
+      const std::size_t step = line["step"];
+      if (line.contains("dev")) {
+        double sum = 0;
+        for (std::size_t i = 4 * epoch; i < 4 * epoch + 4; ++i) sum += told.steps[i].loss;
+        CHECK(step == 4 * ++epoch);
+        CHECK(line["epoch"] == epoch);
+        CHECK(line["train_loss"].get<double>() == doctest::Approx(sum / 4).epsilon(1e-13));
+        CHECK(line["dev"]["accuracy"].get<double>() == told.epochs[epoch - 1].scores[1].value);
+        continue;
+      }
+      CHECK(step == from + static_cast<std::size_t>(every));
+      double sum = 0;
+      for (; from < step; ++from) sum += told.steps[from].loss;
+      CHECK(line["loss"].get<double>() == doctest::Approx(sum / static_cast<double>(every)).epsilon(1e-13));
+      CHECK(line["gradient_norm"].get<double>() == told.steps[step - 1].gradient_norm);
+      CHECK(line["epoch"] == told.steps[step - 1].epoch);
+    }
+    CHECK(epoch == 2);
+    CHECK(told.steps[4].mean_loss == told.steps[4].loss);
+    CHECK(told.steps[5].mean_loss == doctest::Approx((told.steps[4].loss + told.steps[5].loss) / 2).epsilon(1e-13));
+    CHECK(from == 8 / static_cast<std::size_t>(every) * static_cast<std::size_t>(every));
+  }
+}
+
+TEST_CASE(
+    "trainer: the best epoch is the first with the highest score that is a number; its weights are what is left") {
+  struct Case {
+    std::vector<double> scores;
+    std::size_t best;
+    std::vector<bool> told;
+  };
+  for (const auto& [scores, best, marks] :
+       {Case{{0.5, 0.7, 0.7, 0.6}, 1, {true, true, false, false}}, Case{{0.9, 0.9, 0.9}, 0, {true, false, false}},
+        Case{{0.1, 0.2, 0.3}, 2, {true, true, true}}, Case{{0.3, 0.1, 0.2}, 0, {true, false, false}},
+        Case{{no_number, 0.1, no_number}, 1, {true, true, false}}, Case{{0.1, no_number, 0.2}, 2, {true, false, true}},
+        Case{{-inf, -9, inf}, 2, {true, true, true}}, Case{{no_number, no_number}, 0, {true, false}},
+        Case{{no_number, -inf}, 1, {true, true}}, Case{{-0.5, 0.0}, 1, {true, true}}}) {
+    CAPTURE(scores);
+    const Folder folder;
+    auto options = usual(folder.text());
+    options.epochs = static_cast<std::int64_t>(scores.size());
+    Toy toy;
+    toy.script->scores = scores;
+    std::vector<std::vector<double>> after;
+    toy.script->scoring = [&, weight = toy.weight] { after.push_back(weight.value().values()); };
+    const Told told = run(points(8), options, toy);
+    REQUIRE(after.size() == scores.size());
+    CHECK(after.front() != after.back());
+    CHECK(told.weights == after[best]);
+    for (std::size_t i = 0; i < scores.size(); ++i) CHECK(told.epochs[i].best == marks[i]);
+    CHECK(told.outcome.place.best_epoch == static_cast<std::int64_t>(best));
+    const auto metrics = io::read_json(folder.text() + "/metrics.json");
+    CHECK(metrics["best_epoch"] == best + 1);
+    CHECK(metrics["metric"] == "accuracy");
+    CHECK(metrics["epochs"].size() == scores.size());
+    CHECK(metrics["value"] == metrics["epochs"][best]["dev"]["accuracy"]);
+    CHECK(metrics["value"] == train::to_json(scores[best]));
+    Toy loaded;
+    train::load_trained(io::Safetensors(folder.text() + "/adapter.safetensors"), loaded);
+    CHECK(values(loaded) == after[best]);
+
+    // Without a folder the last epoch's weights are left.
+    options.folder.clear();
+    Toy other;
+    other.script->scores = scores;
+    CHECK(run(points(8), options, other).weights == after.back());
+  }
+}
+
+TEST_CASE("trainer: a run that is stopped at any step and resumed has the bits and the log of one that is not") {
+  auto options = usual();
+  options.batch = 2;
+  options.accumulate = 2;
+  options.epochs = 3;
+  options.log_every = 2;
+  options.run = {{"lr", 0.25}};
+  const Rows data = points(13);  // 4 steps an epoch
+  const Folder whole_folder;
+  options.folder = whole_folder.text();
+  const Told whole = run(data, options);
+  CHECK(whole.starts.at(0).nothing_to_resume == false);
+  for (std::int64_t stop = 0; stop < 12; ++stop) {
+    CAPTURE(stop);
+    const Folder folder;
+    options.folder = folder.text();
+    options.resume = true;
+    const Told first = run(data, options, {}, stop);
+    CHECK(!first.outcome.finished);
+    CHECK(first.starts.at(0).nothing_to_resume);
+    CHECK(!first.starts.at(0).resumed);
+    CHECK(first.outcome.place.step == stop);
+    const Told rest = run(data, options);
+    CHECK(rest.starts.at(0).resumed);
+    CHECK(!rest.starts.at(0).nothing_to_resume);
+    CHECK(rest.starts.at(0).changed.empty());
+    CHECK(rest.starts.at(0).step == stop);
+    CHECK(rest.steps.size() == static_cast<std::size_t>(12 - stop));
+    CHECK(rest.weights == whole.weights);
+    for (const auto* name : {"/adapter.safetensors", "/metrics.json"})
+      CHECK(bytes(folder.text() + name) == bytes(whole_folder.text() + name));
+    CHECK(timeless(folder.text() + "/log.jsonl") == timeless(whole_folder.text() + "/log.jsonl"));
+    std::vector<std::uint32_t> epochs;  // of the rest
+    for (std::int64_t e = stop / 4; e < 3; ++e) epochs.push_back(static_cast<std::uint32_t>(e));
+    CHECK(data.epochs == epochs);
+    const Told again = run(data, options);  // there is nothing left to do
+    CHECK(again.steps.empty());
+    CHECK(again.outcome.finished);
+    CHECK(again.weights == whole.weights);
+  }
+  CHECK(logged_steps(whole_folder.text() + "/log.jsonl") == std::vector<std::int64_t>{2, 4, 6, 8, 10, 12});
+  options.resume = false;
+  options.folder = whole_folder.text();
+  CHECK(contains(message_of([&] { run(data, options); }, &whole_folder), "adapter.safetensors is there already"));
+  options.overwrite = true;
+  CHECK(run(data, options).weights == whole.weights);
+  CHECK(logged_steps(options.folder + "/log.jsonl") == std::vector<std::int64_t>{2, 4, 6, 8, 10, 12});
+  options.resume = true;
+  CHECK(contains(message_of([&] { run(data, options); }), "resumed or overwritten, not both"));
+}
+
+TEST_CASE("trainer: a log that lost or gained lines is whole again after resuming") {
+  const Rows data = points(8);
+  const Folder folder;
+  auto options = usual(folder.text());
+  options.epochs = 4;  // 2 steps each
+  options.resume = true;
+  run(data, options, {}, 5);
+  const std::string log = folder.text() + "/log.jsonl", kept = bytes(log),
+                    state = bytes(folder.text() + "/state.safetensors");
+  const std::string last = kept.substr(kept.rfind('\n', kept.size() - 2) + 1);
+  const std::vector<std::int64_t> all{1, 2, 3, 4, 5, 6, 7, 8};
+  struct Case {
+    std::string log;
+    std::vector<std::int64_t> steps;
+  };
+  for (const auto& [now, steps] :
+       {Case{kept, all}, Case{kept + R"({"step": 6, "loss": 1})" + "\n", all}, Case{kept + R"({"step": 6, "lo)", all},
+        Case{kept.substr(0, kept.size() - 1), {1, 2, 3, 4, 6, 7, 8}},  // a torn last line
+        Case{kept.substr(0, kept.size() - last.size() / 2), {1, 2, 3, 4, 6, 7, 8}},
+        Case{kept.substr(0, kept.size() - last.size()), {1, 2, 3, 4, 6, 7, 8}},  // a lost one
+        Case{kept.substr(0, 10), {6, 7, 8}}, Case{"", {6, 7, 8}}}) {
+    CAPTURE(now);
+    folder.put("log.jsonl", now);
+    folder.put("state.safetensors", state);
+    run(data, options, {}, 1);  // stops once more, so that a wrong place of the log shows
+    CHECK(lines(log).size() > 0);
+    std::ofstream(log, std::ios::app) << R"({"step": 7, "loss": 1})"
+                                      << "\n";
+    run(data, options);
+    CHECK(logged_steps(log) == steps);  // each line parses, none is there twice
+  }
+  folder.put("state.safetensors", state);
+  fs::remove(log);
+  run(data, options);
+  CHECK(logged_steps(log) == std::vector<std::int64_t>{6, 7, 8});
+}
+
+TEST_CASE("trainer: a run goes on after its end with more epochs or steps") {
+  const Rows data = points(12);  // 3 steps an epoch
+  auto options = usual();
+  options.warmup = 0;
+  options.may_change = {"epochs", "max-steps", "lr"};
+  const auto with = [&](std::int64_t epochs, std::int64_t most, const std::string& folder) {
+    auto out = options;
+    out.epochs = epochs;
+    out.max_steps = most;
+    out.folder = folder;
+    out.resume = true;
+    out.run = {{"epochs", epochs}, {"max-steps", most}, {"lr", out.optimizer.rate}, {"batch", 4}};
+    return out;
+  };
+  const auto rows_of = [](const Told& told) {
+    std::vector<std::uint32_t> out;
+    for (const auto& batch : told.script->batches) out.insert(out.end(), batch.begin(), batch.end());
+    return out;
+  };
+  const Folder plain;
+  const auto order = rows_of(run(data, with(4, 0, plain.text())));
+  struct Case {
+    std::int64_t epochs, most, more_epochs, more_most, first, steps, epochs_told;
+  };
+  for (const Case c : {Case{2, 0, 4, 0, 6, 12, 4}, Case{4, 4, 4, 8, 4, 8, 3}, Case{4, 5, 4, 0, 5, 12, 4},
+                       Case{1, 0, 4, 7, 3, 7, 3}, Case{4, 6, 4, 7, 6, 7, 3}}) {
+    CAPTURE(c.most);
+    CAPTURE(c.more_most);
+    const Folder folder;
+    const Told first = run(data, with(c.epochs, c.most, folder.text()));
+    CHECK(first.outcome.finished);
+    CHECK(first.outcome.place.step == c.first);
+    const Told more = run(data, with(c.more_epochs, c.more_most, folder.text()));
+    CHECK(more.outcome.finished);
+    CHECK(more.outcome.place.step == c.steps);
+    CHECK(more.starts.at(0).resumed);
+    CHECK(more.starts.at(0).changed.size() ==
+          static_cast<std::size_t>((c.epochs != c.more_epochs) + (c.most != c.more_most)));
+    const auto& change = more.starts[0].changed[0];
+    CHECK(change.name == (c.epochs != c.more_epochs ? "epochs" : "max-steps"));
+    CHECK(change.before == std::to_string(c.epochs != c.more_epochs ? c.epochs : c.most));
+    // The rate is the longer schedule's, the rows those that come next in it.
+    CHECK(more.starts[0].rate ==
+          doctest::Approx(0.25 * static_cast<double>(c.steps - c.first) / static_cast<double>(c.steps)));
+    auto seen = rows_of(first);
+    const auto rest = rows_of(more);
+    seen.insert(seen.end(), rest.begin(), rest.end());
+    CHECK(seen == std::vector<std::uint32_t>(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(seen.size())));
+    CHECK(more.steps.back().epochs == c.epochs_told);
+    CHECK(more.steps.back().epoch == c.epochs_told);
+    // An epoch that was cut short has a score of its own besides.
+    const auto metrics = io::read_json(folder.text() + "/metrics.json");
+    std::int64_t ended = 0;
+    for (const auto& e : metrics["epochs"]) ended = std::max<std::int64_t>(ended, e["epoch"]);
+    CHECK(ended == c.epochs_told);
+    CHECK(metrics["epochs"].size() == static_cast<std::size_t>(c.epochs_told + (c.first % 3 != 0)));
+    CHECK(metrics["finished"] == true);
+    CHECK(metrics["steps"] == c.steps);
+  }
+  // A lower rate counts from the next step on; other options stay; a run does not go back.
+  const Folder folder;
+  run(data, with(4, 0, folder.text()), {}, 5);
+  options.optimizer.rate = 0.125;
+  const Told lower = run(data, with(4, 0, folder.text()), {}, 1);
+  CHECK(lower.starts.at(0).changed.size() == 1);
+  CHECK(lower.starts[0].changed[0].name == "lr");
+  CHECK(lower.steps.at(0).rate == doctest::Approx(0.125 * 7 / 12));
+  CHECK(contains(message_of([&] { run(data, with(4, 5, folder.text())); }, &folder),
+                 "cannot resume: state.safetensors is at step 6, past the last one, 5"));
+  auto other = with(4, 0, folder.text());
+  other.run["batch"] = 8;
+  CHECK(contains(message_of([&] { run(data, other); }, &folder),
+                 "--batch is not the run's: state.safetensors has 4, found 8"));
+}
+
+TEST_CASE("trainer: scores that are not finite are kept as they are, and the run resumes") {
+  const Folder folder;
+  auto options = usual(folder.text());
+  options.epochs = 4;
+  options.resume = true;
+  Toy toy;
+  toy.script->scores = {inf, -inf, no_number, 0.25};
+  run(points(8), options, toy, 5);
+  Toy other;
+  other.script->scores = toy.script->scores;
+  other.script->scored = 2;
+  const Told told = run(points(8), options, other);
+  const auto& epochs = told.outcome.place.epochs;
+  REQUIRE(epochs.size() == 4);
+  CHECK(epochs[0].scores[1].value == inf);
+  CHECK(epochs[1].scores[1].value == -inf);
+  CHECK(std::isnan(epochs[2].scores[1].value));
+  CHECK(epochs[3].scores[1].value == 0.25);
+  CHECK(told.outcome.place.best_epoch == 0);
+  const auto metrics = io::read_json(folder.text() + "/metrics.json");
+  CHECK(metrics["value"] == "inf");
+  CHECK(metrics["epochs"][1]["dev"]["accuracy"] == "-inf");
+  CHECK(metrics["epochs"][2]["dev"]["accuracy"] == "nan");
+}
+
+TEST_CASE("trainer: a state or adapter that is damaged, cut short, gone or another's is found before any step") {
+  const Rows data = points(12);
+  const Folder folder;
+  auto options = usual(folder.text());
+  options.resume = true;
+  run(data, options, {}, 4);  // in the second epoch
+  const std::string state = folder.text() + "/state.safetensors", adapter = folder.text() + "/adapter.safetensors";
+  const std::string good_state = bytes(state), good_adapter = bytes(adapter);
+  const auto error = [&](const std::function<void()>& harm) {
+    harm();
+    Toy toy;
+    const auto before = values(toy);
+    const std::string text = message_of([&] { run(data, options, toy); }, &folder);
+    CHECK(toy.script->steps.empty());
+    if (!contains(text, "is missing")) CHECK(values(toy) == before);  // nothing was loaded by halves
+    folder.put("state.safetensors", good_state);
+    folder.put("adapter.safetensors", good_adapter);
+    return text;
+  };
+  CHECK(contains(error([&] { zero_second_half(state); }),
+                 "state.safetensors: the file is damaged: expected the checksum"));
+  CHECK(contains(error([&] { zero_second_half(adapter); }), "cannot resume: adapter.safetensors: the file is damaged"));
+  for (std::size_t at = 0; at < 48; at += 7)  // any byte of the weights and moments
+    CHECK(contains(
+        error([&] { change_tensors(state, [&](std::string& data) { data[at] = static_cast<char>(data[at] ^ 1); }); }),
+        "state.safetensors: the file is damaged"));
+  CHECK(contains(error([&] {
+                   change_tensors(state, [](std::string& data) {
+                     std::swap_ranges(data.begin(), data.begin() + 8, data.begin() + 8);
+                   });
+                 }),
+                 "damaged"));
+  CHECK(contains(error([&] { replace_in(state, "\\\"step\\\":4", "\\\"step\\\":3"); }), "damaged"));
+  CHECK(contains(
+      error([&] { replace_in(state, "meft-state-2", "meft-state-1"); }),
+      "state.safetensors: the state of another version of this library: expected meft-state-2, found meft-state-1"));
+  CHECK(contains(error([&] { std::ofstream(state, std::ios::binary) << good_state.substr(0, good_state.size() - 10); }),
+                 "state.safetensors"));
+  CHECK(contains(
+      error([&] { std::ofstream(adapter, std::ios::binary) << good_adapter.substr(0, good_adapter.size() - 10); }),
+      "cannot resume: safetensors: adapter.safetensors"));
+  CHECK(contains(error([&] { fs::remove(adapter); }),
+                 "cannot resume: adapter.safetensors is missing, which holds epoch 1, the best so far"));
+  CHECK(contains(error([&] { std::ofstream(adapter, std::ios::binary) << good_state; }),
+                 "a tensor that this method does not train: weight.m"));
+  CHECK(contains(error([&] { fs::remove(state); }),
+                 "cannot resume: adapter.safetensors is there, but no state.safetensors"));
+  CHECK(contains(error([&] { fs::remove(state), fs::remove(adapter); }),
+                 "cannot resume: metrics.json is there, but no state.safetensors"));
+  CHECK(contains(error([&] {
+                   for (const char* name : {"state.safetensors", "adapter.safetensors", "metrics.json"})
+                     fs::remove(folder.path / name);
+                 }),
+                 "cannot resume: log.jsonl is there, but no state.safetensors"));
+  CHECK(logged_steps(folder.text() + "/log.jsonl") == std::vector<std::int64_t>{1, 2, 3, 4});  // nothing was emptied
+  CHECK(run(data, options).outcome.finished);
+}
+
+TEST_CASE("trainer: a checksum is of every byte, name, type and shape") {
+  std::vector<char> data(37, 'x');
+  const auto sum = [&](const std::string& name = "a", const std::string& dtype = "U8",
+                       const std::vector<std::int64_t>& shape = {37}, const io::Metadata& metadata = {{"k", "v"}}) {
+    const io::NamedTensor tensor{name, dtype, shape, std::as_bytes(std::span(data))}, other{"z", "U8", {0}, {}};
+    const auto one = train::checksum(std::vector{&tensor, &other}, metadata);
+    CHECK(one == train::checksum(std::vector{&other, &tensor}, metadata));
+    CHECK(one.size() == 16);
+    return one;
+  };
+  std::set<std::string> seen{sum(),
+                             sum("b"),
+                             sum("a", "I8"),
+                             sum("a", "U8", {1, 37}),
+                             sum("a", "U8", {37}, {}),
+                             sum("a", "U8", {37}, {{"k", "w"}}),
+                             sum("a", "U8", {37}, {{"kv", ""}})};
+  CHECK(seen.size() == 7);
+  CHECK(seen.contains(sum("a", "U8", {37}, {{"k", "v"}, {"checksum", "1"}})));
+  for (std::size_t i = 0; i < data.size(); ++i) {
+    data[i] = 'y';
+    CHECK(seen.insert(sum()).second);
+    data[i] = 'x';
+  }
+}
+
+TEST_CASE("trainer: an adapter without a checksum, of earlier versions, is taken as it is; one with it is checked") {
+  const Folder folder;
+  const std::vector<double> numbers{0.5, -0.25};
+  io::write_safetensors(folder.text() + "/old.safetensors",
+                        {{"weight", "F64", {1, 2}, std::as_bytes(std::span(numbers))}}, {{"format", "meft-adapter-1"}});
+  Toy toy;
+  train::load_trained(io::Safetensors(folder.text() + "/old.safetensors"), toy);
+  CHECK(values(toy) == numbers);
+
+  train::save_trained(folder.text() + "/new.safetensors", toy, {{"format", "meft-adapter-1"}});
+  zero_second_half(folder.text() + "/new.safetensors");
+  Toy other;
+  const auto load = [&] { train::load_trained(io::Safetensors(folder.text() + "/new.safetensors"), other); };
+  CHECK(contains(message_of(load, &folder), "new.safetensors: the file is damaged: expected the checksum"));
+  CHECK(values(other) == std::vector<double>{4, -2});
+}
+
+TEST_CASE("trainer: a state of another instruction set is taken, and said to be") {
+  const Folder folder;
+  auto options = usual(folder.text());
+  options.resume = true;
+  run(points(8), options, {}, 1);
+  const std::string path = folder.text() + "/state.safetensors";
+  const io::Safetensors file(path);
+  CHECK(file.metadata().at("isa") == name_of(isa()));
+  auto metadata = file.metadata();
+  metadata["isa"] = "vax";
+  std::vector<const io::Entry*> entries;
+  std::vector<io::NamedTensor> tensors;
+  for (const auto& name : file.names()) {
+    const auto& e = file.find(name);
+    entries.push_back(&e);
+    tensors.push_back({e.name, e.dtype, e.shape, e.bytes});
+  }
+  metadata["checksum"] = train::checksum(entries, metadata);
+  io::write_safetensors(path, tensors, metadata);
+  const Told told = run(points(8), options);
+  REQUIRE(told.starts.at(0).changed.size() == 1);
+  CHECK(told.starts[0].changed[0].name == "isa");
+  CHECK(told.starts[0].changed[0].before == "vax");
+  CHECK(told.starts[0].changed[0].now == name_of(isa()));
+}
+
+TEST_CASE("trainer: numbers that go astray name the step; before the first, nothing is left in the folder") {
+  const auto failure = [](auto&& f) -> std::optional<train::StepError> {
+    try {
+      f();
+    } catch (const train::StepError& error) {
+      return error;
+    }
+    return {};
+  };
+  for (const bool range : {false, true})
+    for (const std::size_t accumulate : {1, 2}) {
+      CAPTURE(range);
+      const Folder folder;
+      auto options = usual(folder.text());
+      options.accumulate = accumulate;
+      options.batch = 4 / accumulate;
+      const auto broken = [&](std::int64_t step) {
+        Toy toy;
+        (range ? toy.script->out_of_range : toy.script->broken) = step * static_cast<std::int64_t>(accumulate);
+        return toy;
+      };
+      const auto first = failure([&] { run(points(12), options, broken(0)); });
+      REQUIRE(first);
+      CHECK(first->step == 1);
+      CHECK(first->kept == -1);
+      CHECK(!first->trained);
+      CHECK(contains(first->message(), "trainer: step 1 of 6, the first, so the learning rate is not the cause: "));
+      CHECK(contains(first->message(), range ? "a stream left its range" : "the loss is not finite"));
+      CHECK(!fs::exists(folder.path / "state.safetensors"));
+      CHECK(!fs::exists(folder.path / "adapter.safetensors"));
+
+      // The folder is free for another try. A state is kept from the first step on.
+      const auto later = failure([&] { run(points(12), options, broken(4)); });
+      REQUIRE(later);
+      CHECK(later->step == 5);
+      CHECK(later->kept == 3);  // the epoch's end
+      CHECK(later->trained);
+      CHECK(contains(later->message(), "trainer: step 5 of 6, training has diverged: "));
+      CHECK(contains(later->message(), "state.safetensors holds step 3"));
+      options.resume = true;
+      options.save_steps = 1;
+      const auto again = failure([&] { run(points(12), options, broken(4)); });
+      REQUIRE(again);
+      CHECK(again->kept == 4);
+      CHECK(run(points(12), options).outcome.finished);
+      options.folder.clear();
+      options.resume = false;
+      const auto second = failure([&] { run(points(12), options, broken(1)); });
+      REQUIRE(second);
+      CHECK(second->step == 2);
+      CHECK(second->trained);
+      CHECK(second->kept == -1);
+    }
+}
+
+TEST_CASE("trainer: a state is kept every so many steps") {
+  for (const std::int64_t every : {1, 3, 5, 100}) {
+    const Folder folder;
+    auto options = usual(folder.text());
+    options.batch = 1;
+    options.save_steps = every;
+    Toy toy;
+    toy.script->broken = 9;
+    std::int64_t kept = -1;
+    try {
+      run(points(12), options, toy);
+    } catch (const train::StepError& error) {
+      kept = error.kept;
+    }
+    CHECK(kept == (every < 10 ? 9 / every * every : 1));
+  }
+}
+
+TEST_CASE("trainer: what ends the scoring does not cost the epoch") {
+  const Folder folder, whole_folder;
+  auto options = usual(whole_folder.text());
+  const Told whole = run(points(12), options);
+  options.folder = folder.text();
+  options.resume = true;
+  Toy toy;
+  toy.script->scoring = [] { fail("dev.jpg: premature end"); };
+  CHECK(message_of([&] { run(points(12), options, toy); }) == "dev.jpg: premature end");
+  CHECK(toy.script->steps.size() == 3);
+  const Told rest = run(points(12), options);
+  CHECK(rest.starts.at(0).step == 3);
+  CHECK(rest.steps.size() == 3);
+  CHECK(rest.weights == whole.weights);
+  CHECK(bytes(folder.text() + "/metrics.json") == bytes(whole_folder.text() + "/metrics.json"));
+
+  const Folder third;
+  options.folder = third.text();
+  Toy astray;
+  astray.script->scoring = [] { throw NumberError("a stream left its range"); };
+  const std::string text = message_of([&] { run(points(12), options, astray); });
+  CHECK(contains(text, "trainer: scores after step 3 of 6, training has diverged: a stream left its range"));
+  CHECK(contains(text, "state.safetensors holds step 1"));
+}
+
+TEST_CASE("trainer: scoring tells how far it is, and stops when asked") {
+  const Told told = run(points(8), usual());
+  CHECK(told.scoring == std::vector<std::size_t>{300, 300});
+  for (const auto& step : told.steps) CHECK(step.peak_activation_bytes >= step.activation_bytes);
+  std::size_t highest = 0;
+  for (const auto& step : told.steps) highest = std::max(highest, step.activation_bytes);
+  CHECK(highest > 0);
+  CHECK(told.outcome.activation_bytes == highest);
+  CHECK(told.steps.back().peak_activation_bytes == highest);
+
+  // A step's is its highest batch's: here four rows, then one.
+  const Rows equal{std::vector<Row>(5, Row{1, 2, 64})};
+  auto options = usual();
+  options.epochs = 1;
+  const Told apart = run(equal, options);
+  options.accumulate = 2;
+  const Told together = run(equal, options);
+  REQUIRE(apart.steps.size() == 2);
+  REQUIRE(together.steps.size() == 1);
+  CHECK(apart.steps[0].activation_bytes > apart.steps[1].activation_bytes);
+  CHECK(together.steps[0].activation_bytes >= apart.steps[0].activation_bytes);
+}
+
+TEST_CASE("trainer: wrong options are errors, and large ones mean all rows") {
+  const Rows data = points(9);
+  const auto with = [&](auto&& change) {
+    auto options = usual();
+    change(options);
+    return message_of([&] { run(data, options); });
+  };
+  CHECK(contains(with([](auto& o) { o.batch = 0; }), "are positive"));
+  CHECK(contains(with([](auto& o) { o.accumulate = 0; }), "are positive"));
+  CHECK(contains(with([](auto& o) { o.epochs = 0; }), "are positive"));
+  CHECK(contains(with([](auto& o) { o.max_steps = -1; }), "max_steps is not negative"));
+  CHECK(contains(with([](auto& o) { o.warmup = 1; }), "in [0, 1)"));
+  CHECK(contains(with([](auto& o) { o.main_metric = "recall"; }), "recall"));
+  auto options = usual();
+  options.batch = std::numeric_limits<std::size_t>::max() / 2;
+  options.accumulate = 4;
+  const Told told = run(data, options);
+  CHECK(told.steps.size() == 2);
+  options = usual();
+  options.batch = 2;
+  options.accumulate = std::numeric_limits<std::size_t>::max();
+  const Told split = run(data, options);
+  CHECK(split.steps.size() == 2);
+  CHECK(split.steps[0].loss == doctest::Approx(told.steps[0].loss));
+  CHECK(split.script->batches.size() == 10);
+}
