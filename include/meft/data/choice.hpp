@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -16,6 +17,7 @@
 
 #include <meft/base/error.hpp>
 #include <meft/base/json.hpp>
+#include <meft/data/json_rows.hpp>
 #include <meft/data/split.hpp>
 #include <meft/data/table.hpp>
 
@@ -37,24 +39,32 @@ struct ChoiceDataset {
   std::string name;
   std::vector<Choice> train, dev, test;  // test may be empty
   bool held_out = false;                 // train and dev are nine tenths and a tenth of one file
+  bool test_labelled = false;            // every row of test has an answer: it is to be scored after training
+  SplitFiles files{};
 };
+
+/// How many questions have the answer at each place: in rows of four options a quarter each is chance.
+inline std::vector<std::size_t> class_counts(const std::vector<Choice>& questions) {
+  std::vector<std::size_t> out;
+  for (const Choice& question : questions) {
+    if (question.answer < 0) continue;
+    const auto place = static_cast<std::size_t>(question.answer);
+    if (place >= out.size()) out.resize(place + 1);
+    ++out[place];
+  }
+  return out;
+}
 
 namespace detail {
 
-/// A task: how a row is read, its folders in the publishers' archives, its files.
+/// A task: how a row is read, its folders in the publishers' archives.
 struct ChoiceForm {
   std::string name;
   Choice (*read)(const JsonField& row, bool labelled);
-  Names folders, train, dev, test;
+  Names folders;
 };
 
-inline constexpr std::size_t most_options = 26, longest_row = std::size_t{1} << 20;
-
-inline std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view blanks = " \t\r\n\f\v";
-  const std::size_t first = text.find_first_not_of(blanks);
-  return first == text.npos ? std::string_view() : text.substr(first, text.find_last_not_of(blanks) + 1 - first);
-}
+inline constexpr std::size_t most_options = 26;
 
 inline std::string option_of(const JsonField& field) {
   if (trimmed(field.string()).empty()) field.wrong("a text that is not blank");
@@ -143,56 +153,13 @@ inline Choice sciq_of(const JsonField& row, bool) {
 }
 
 inline const std::vector<ChoiceForm>& choice_forms() {
-  static const std::vector<ChoiceForm> all = [] {
-    const Names train = {"train.jsonl", "train.json"},
-                dev = {"dev.jsonl", "valid.jsonl", "validation.jsonl", "dev.json", "valid.json", "validation.json"},
-                test = {"test.jsonl", "tests.jsonl", "test.json"};
-    const auto with = [](Names names, const std::string& more) {
-      names.push_back(more);
-      return names;
-    };
-    return std::vector<ChoiceForm>{
-        {"openbookqa", openbookqa_of, {"openbookqa", "OpenBookQA-V1-Sep2018/Data/Main", "Data/Main"}, train, dev, test},
-        {"piqa", piqa_of, {"piqa", "physicaliqa-train-dev"}, train, dev, test},
-        {"arc_easy",
-         arc_of,
-         {"arc_easy", "ARC-Easy"},
-         with(train, "ARC-Easy-Train.jsonl"),
-         with(dev, "ARC-Easy-Dev.jsonl"),
-         with(test, "ARC-Easy-Test.jsonl")},
-        {"arc_challenge",
-         arc_of,
-         {"arc_challenge", "ARC-Challenge"},
-         with(train, "ARC-Challenge-Train.jsonl"),
-         with(dev, "ARC-Challenge-Dev.jsonl"),
-         with(test, "ARC-Challenge-Test.jsonl")},
-        {"sciq", sciq_of, {"sciq", "SciQ dataset-2 3"}, train, dev, test}};
-  }();
+  static const std::vector<ChoiceForm> all = {
+      {"openbookqa", openbookqa_of, {"openbookqa", "OpenBookQA-V1-Sep2018/Data/Main", "Data/Main"}},
+      {"piqa", piqa_of, {"piqa", "physicaliqa-train-dev"}},
+      {"arc_easy", arc_of, {"arc_easy", "ARC-Easy"}},
+      {"arc_challenge", arc_of, {"arc_challenge", "ARC-Challenge"}},
+      {"sciq", sciq_of, {"sciq", "SciQ dataset-2 3"}}};
   return all;
-}
-
-/// Runs `take(row)` for each JSON object of a file: one a line, or the elements of one array.
-template <class Take>
-void for_each_json(const std::string& path, Take&& take) {
-  const std::string bytes = decode(read_bytes(path), path, Encoding::utf8);
-  const std::string_view text = without_blank_end(bytes);
-  if (trimmed(text).empty()) fail(path + ": is empty: expected rows of JSON");
-  if (trimmed(text).front() == '[') {
-    const auto tree = parse_unique_json(text, path);
-    for (std::size_t i = 0; i < tree.size(); ++i)
-      take(JsonField(tree[i], path + ": element " + std::to_string(i), "the row"));
-    return;
-  }
-  for_each_line(text, [&](std::string_view line, std::size_t number) {
-    const std::string place = path + ":" + std::to_string(number);
-    if (trimmed(line).empty()) fail(place + ": the line is blank");
-    check_line(line, path, number);
-    if (line.size() > longest_row)
-      fail(place + ": expected a row of at most " + std::to_string(longest_row) + " bytes, found " +
-           std::to_string(line.size()));
-    const auto tree = parse_unique_json(line, place);
-    take(JsonField(tree, place, "the row"));
-  });
 }
 
 /// PIQA's labels stand in a file beside the rows: valid.jsonl, valid-labels.lst.
@@ -205,8 +172,9 @@ inline std::string labels_beside(const std::string& path) {
 inline std::vector<Choice> read_choices(const ChoiceForm& form, const std::string& path, bool labelled) {
   const std::string beside = form.name == "piqa" ? labels_beside(path) : "";
   std::vector<Choice> out;
-  for_each_json(path, [&](const JsonField& row) { out.push_back(form.read(row, labelled && beside.empty())); });
-  if (out.empty()) fail(path + ": is empty: expected rows of JSON");
+  for_each_json(decode(read_bytes(path), path, Encoding::utf8), path, [&](const JsonField& row, const JsonPlace&) {
+    out.push_back(form.read(row, labelled && beside.empty()));
+  });
   if (beside.empty()) return out;
   const Table labels = Table::read(beside, {.columns = 1});
   if (labels.rows() != out.size())
@@ -233,27 +201,39 @@ inline ChoiceDataset choices(const std::string& name, const std::string& path, c
   if (!found) fail("unknown task `" + name + "`: expected " + known);
   const ChoiceForm& form = *found;
 
-  std::error_code ignored;
-  std::string train = path, dev, test;
-  if (fs::is_directory(path, ignored)) {
-    std::vector<fs::path> folders = {path};
-    for (const std::string& inner : form.folders) folders.push_back(fs::path(path) / inner);
-    for (const fs::path& folder : folders) {
-      train = first_file(folder, form.train);
-      dev = first_file(folder, form.dev);
-      test = first_file(folder, form.test);
-      if (!train.empty() || !dev.empty()) break;
+  ChoiceDataset data{.name = name, .train = {}, .dev = {}, .test = {}};
+  const auto read = [&](std::vector<Choice>& out, const Names& files, bool labelled) {
+    for (const std::string& file : files) {
+      auto rows = read_choices(form, file, labelled);
+      std::move(rows.begin(), rows.end(), std::back_inserter(out));
     }
-    if (train.empty()) std::swap(train, dev);
-    if (train.empty())
-      fail(path + ": no file of task " + name + ": expected " + quoted(form.train, ", ") + " or " +
-           quoted(form.dev, ", "));
+  };
+  Names train = {path}, dev;
+  if (is_folder(path)) {
+    Names folders = {path};
+    for (const std::string& inner : form.folders) folders.push_back((fs::path(path) / inner).string());
+    folders.push_back((fs::path(path) / "data").string());
+    const Splits splits = find_splits(folders, {".jsonl", ".ndjson", ".json"}, {}, true);
+    train = splits.files(Part::train);
+    dev = splits.files(Part::dev);
+    data.files = splits.told();
+    if (train.empty()) std::swap(train, dev), std::swap(data.files.train, data.files.dev);
+    if (train.empty()) no_training(splits, "file of task " + name, "`train.jsonl` or .json");
+    read(data.test, splits.files(Part::test), false);
+    for (const std::string& file : train)
+      if (const std::string labels = form.name == "piqa" ? labels_beside(file) : ""; !labels.empty())
+        std::erase(data.files.unused, fs::path(labels).filename().string());
+    for (const std::string& file : dev)
+      if (const std::string labels = form.name == "piqa" ? labels_beside(file) : ""; !labels.empty())
+        std::erase(data.files.unused, fs::path(labels).filename().string());
+  } else {
+    data.files.train = {fs::path(path).filename().string()};
   }
-  ChoiceDataset data{.name = name, .train = read_choices(form, train, true), .dev = {}, .test = {}};
-  data.held_out = dev.empty();
-  if (data.held_out) hold_out(data.train, data.dev, train, options.split_seed);
-  else data.dev = read_choices(form, dev, true);
-  if (!test.empty()) data.test = read_choices(form, test, false);
+  read(data.train, train, true);
+  read(data.dev, dev, true);
+  if (data.held_out = dev.empty(); data.held_out) hold_out(data.train, data.dev, train[0], options.split_seed);
+  data.test_labelled = !data.test.empty() && std::all_of(data.test.begin(), data.test.end(),
+                                                         [](const Choice& question) { return question.answer >= 0; });
   return data;
 }
 
@@ -267,9 +247,9 @@ inline std::vector<std::string> choice_tasks() {
 }
 
 /// Reads a task's questions. `path` is a folder with the task's files (or the folder above it), or one file. Where
-/// there is only one labelled file, a tenth of it, fixed by `split_seed`, is dev and the rest is train: `held_out`.
-/// train.jsonl, dev.jsonl (valid, validation) and test.jsonl (tests), or .json; ARC's by their own names; PIQA's labels
-/// are in the rows or in *-labels.lst. The test file's answers may be missing: -1.
+/// there is no dev split, or no train split, a tenth of the other, fixed by `split_seed`, is dev and the rest is train:
+/// `held_out`. Splits are told by their names as in `load`: train.jsonl, dev.jsonl (valid, validation), test.jsonl, or
+/// .json; PIQA's labels are in the rows or in *-labels.lst. The test file's answers may be missing: -1.
 /// Errors name the file, the line (an array's element), the field, what was expected and what was found.
 inline ChoiceDataset choices(const std::string& name, const std::string& path, const ChoiceOptions& options = {},
                              Where where = Where::current()) {

@@ -55,16 +55,13 @@ struct Columns {
   std::size_t text = Table::none, pair = Table::none, label = Table::none;
 };
 
-/// A named task: its columns' names in a header, its columns without one, and its files.
+/// A named task: its columns' names in a header, and its columns without one.
 struct Form {
   Task task;
   std::string folder;  // in GLUE's archives
   Names text, pair, label;
   std::size_t bare_columns = 0;  // without a header; 0: there always is one
   Columns bare{};
-  Names train, dev, test;  // the first one that exists
-  std::string more{};      // the name of a second dev and test split: files more_dev and more_test
-  Names more_dev{}, more_test{};
   bool cut_rows = false;  // line breaks cut a few rows of the published file in two
 };
 
@@ -76,83 +73,47 @@ inline const std::vector<Form>& forms() {
        {},
        {"label"},
        4,
-       {3, Table::none, 1},
-       {"train.tsv", "in_domain_train.tsv"},
-       {"dev.tsv", "in_domain_dev.tsv"},
-       {"test.tsv"}},
-      {{"sst2", 2, {"negative", "positive"}, false, {"accuracy"}, "accuracy"},
-       "SST-2",
-       {"sentence"},
-       {},
-       {"label"},
-       0,
-       {},
-       {"train.tsv"},
-       {"dev.tsv"},
-       {"test.tsv"}},
+       {3, Table::none, 1}},
+      {{"sst2", 2, {"negative", "positive"}, false, {"accuracy"}, "accuracy"}, "SST-2", {"sentence"}, {}, {"label"}},
       {{"mrpc", 2, {"not_equivalent", "equivalent"}, true, {"accuracy", "f1"}, "f1"},
        "MRPC",
        {"#1 String", "sentence1"},
        {"#2 String", "sentence2"},
-       {"Quality", "label"},
-       0,
-       {},
-       {"train.tsv", "msr_paraphrase_train.txt"},
-       {"dev.tsv"},
-       {"test.tsv", "msr_paraphrase_test.txt"}},
+       {"Quality", "label"}},
       {{"rte", 2, {"entailment", "not_entailment"}, true, {"accuracy"}, "accuracy"},
        "RTE",
        {"sentence1"},
        {"sentence2"},
-       {"label"},
-       0,
-       {},
-       {"train.tsv"},
-       {"dev.tsv"},
-       {"test.tsv"}},
+       {"label"}},
       {{"stsb", 1, {}, true, {"pearson", "spearman", "pearson_spearman"}, "pearson_spearman"},
        "STS-B",
        {"sentence1"},
        {"sentence2"},
        {"score", "label"},
        7,
-       {5, 6, 4},
-       {"train.tsv", "sts-train.csv"},
-       {"dev.tsv", "sts-dev.csv"},
-       {"test.tsv", "sts-test.csv"}},
+       {5, 6, 4}},
       {.task = {"qqp", 2, {"not_duplicate", "duplicate"}, true, {"accuracy", "f1"}, "f1"},
        .folder = "QQP",
        .text = {"question1", "sentence1"},
        .pair = {"question2", "sentence2"},
        .label = {"is_duplicate", "label"},
-       .train = {"train.tsv"},
-       .dev = {"dev.tsv"},
-       .test = {"test.tsv"},
        .cut_rows = true},
-      {.task = {"mnli", 3, {"entailment", "neutral", "contradiction"}, true, {"accuracy"}, "accuracy"},
-       .folder = "MNLI",
-       .text = {"sentence1", "premise"},
-       .pair = {"sentence2", "hypothesis"},
-       .label = {"gold_label", "label"},
-       .train = {"train.tsv"},
-       .dev = {"dev_matched.tsv", "dev.tsv"},
-       .test = {"test_matched.tsv", "test.tsv"},
-       .more = "mismatched",
-       .more_dev = {"dev_mismatched.tsv"},
-       .more_test = {"test_mismatched.tsv"}},
-      {.task = {"qnli", 2, {"entailment", "not_entailment"}, true, {"accuracy"}, "accuracy"},
-       .folder = "QNLI",
-       .text = {"question", "sentence1"},
-       .pair = {"sentence", "sentence2"},
-       .label = {"label"},
-       .train = {"train.tsv"},
-       .dev = {"dev.tsv"},
-       .test = {"test.tsv"}}};
+      {{"mnli", 3, {"entailment", "neutral", "contradiction"}, true, {"accuracy"}, "accuracy"},
+       "MNLI",
+       {"sentence1", "premise"},
+       {"sentence2", "hypothesis"},
+       {"gold_label", "label"}},
+      {{"qnli", 2, {"entailment", "not_entailment"}, true, {"accuracy"}, "accuracy"},
+       "QNLI",
+       {"question", "sentence1"},
+       {"sentence", "sentence2"},
+       {"label"}}};
   return all;
 }
 
-/// The named task's form, or nothing for `tsv`. Errors: unknown name, options that do not fit the task.
-inline const Form* form_of(const std::string& name, const LoadOptions& options) {
+/// The named task's form, or nothing for `tsv`. Errors: unknown name, options that do not fit the task. With `inputs`,
+/// texts to predict, the header may be told.
+inline const Form* form_of(const std::string& name, const LoadOptions& options, bool inputs = false) {
   if (name == "tsv") {
     if (options.regression && options.threshold) fail("task tsv: options regression and threshold exclude each other");
     if (options.threshold && !(*options.threshold >= 0 && std::isfinite(*options.threshold)))
@@ -166,7 +127,7 @@ inline const Form* form_of(const std::string& name, const LoadOptions& options) 
                                         {!options.pair.empty(), "text-pair"},
                                         {!options.label.empty(), "label"},
                                         {options.regression, "regression"},
-                                        {options.header != Header::automatic, "header"},
+                                        {options.header != Header::automatic && !inputs, "header"},
                                         {options.threshold.has_value(), "threshold"},
                                         {!options.label_names.empty(), "label names"}})
       if (value) fail("task " + name + " knows its columns and labels: option " + option + " is for task tsv only");
@@ -192,16 +153,22 @@ struct Source {
   std::size_t columns = 0;  // rows that have another number are dropped; 0: all are as they should be
 };
 
+/// Whether the keys of JSON, or the cells of line 1, have one of the `names`.
 inline bool first_line_has(const Table& table, const Names& names) {
+  if (table.columned() == Columned::json) return table.find(names) != Table::none;
   for (std::size_t c = 0; c < table.columns(0); ++c)
-    if (std::find(names.begin(), names.end(), table(0, c)) != names.end()) return true;
+    if (std::find(names.begin(), names.end(), trimmed(table(0, c))) != names.end()) return true;
   return false;
 }
 
-/// A table as it is, its number of columns not yet checked.
-inline Table open_any(const Form* form, const std::string& path, const LoadOptions& options) {
+/// A table as it is, its number of columns not yet checked. `inputs`: every line of a file of one column is a row.
+inline Table open_any(const Form* form, const std::string& path, const LoadOptions& options, bool inputs = false) {
   const bool cut_rows = form && form->cut_rows;
-  return Table::read(path, {.encoding = options.encoding, .columns = 1, .at_least = true, .blank_rows = cut_rows});
+  return Table::read(path, {.encoding = options.encoding,
+                            .columns = 1,
+                            .at_least = true,
+                            .blank_rows = cut_rows,
+                            .lone_blanks = inputs});
 }
 
 /// At most one row of a thousand has another number of columns.
@@ -211,16 +178,24 @@ inline bool few_cut_rows(const Table& table, std::size_t columns) {
   return cut <= table.rows() / 1000;
 }
 
+/// What a table has instead of a column that is missed.
+inline std::string columns_of(const Table& table) {
+  if (table.header().empty()) return std::to_string(table.columns(0)) + " columns, no header";
+  std::string out = (table.columned() == Columned::json ? "the keys " : "the header ") + quoted(table.header(), ", ");
+  if (out.find("\\r") != out.npos) out += " (some lines end in CR alone?)";
+  return out;
+}
+
 inline Source open(const Form& form, Table table, bool labelled) {
   const auto column = [&](const Names& names) {
     const std::size_t found = table.find(names);
     if (found == Table::none)
-      fail(table.name() + ":1: no column named " + quoted(names, " or ") + " in the header " +
-           quoted(table.header(), ", "));
+      fail(table.name() + ":1: no column named " + quoted(names, " or ") + " in " + columns_of(table));
     return found;
   };
-  if (first_line_has(table, form.text)) {
-    table.take_header();
+  const bool json = table.columned() == Columned::json;
+  if (json || first_line_has(table, form.text)) {
+    if (!json) table.take_header();
     const std::size_t columns = table.header().size();
     const bool drops = form.cut_rows && labelled && few_cut_rows(table, columns);  // a prediction for each input
     if (!drops) table.expect(columns);
@@ -236,25 +211,24 @@ inline Source open(const Form& form, Table table, bool labelled) {
 /// A `tsv` table by its options. Without `labelled` a label column that is not there is no error.
 inline Source open(const LoadOptions& options, Table table, bool labelled) {
   const Names given = {options.text, options.pair, options.label};
+  const bool json = table.columned() == Columned::json;
   const bool header = options.header == Header::automatic
                           ? std::any_of(given.begin(), given.end(),
                                         [](const std::string& c) { return !c.empty() && !column_number(c); })
                           : options.header == Header::present;
   const std::size_t columns = table.columns(0);
   table.expect(columns);
-  if (header) table.take_header();
+  if (header && !json) table.take_header();
   const auto column = [&](const std::string& wanted, const char* option, bool needed) {
     if (wanted.empty() && !needed) return Table::none;
     if (wanted.empty())
       fail(std::string("task tsv: option ") + option + " is missing: a column's name or its number from 1");
     const std::size_t named = table.find({wanted});
-    const auto numbered = column_number(wanted);
+    const auto numbered = json ? std::nullopt : column_number(wanted);
     if (named != Table::none) return named;
     if (numbered && *numbered <= columns) return *numbered - 1;
     if (!needed) return Table::none;
-    const std::string found =
-        header ? "the header " + quoted(table.header(), ", ") : std::to_string(columns) + " columns, no header";
-    fail(table.name() + ":1: option " + option + ": no column `" + wanted + "`: found " + found);
+    fail(table.name() + ":1: option " + option + ": no column `" + wanted + "`: found " + columns_of(table));
   };
   const Columns at{column(options.text, "text", true), column(options.pair, "text-pair", !options.pair.empty()),
                    column(options.label, "label", labelled)};

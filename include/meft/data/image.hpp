@@ -40,6 +40,14 @@ class Image {
     pixels_.resize(row_bytes() * static_cast<std::size_t>(height));
   }
 
+  /// An image of these pixels. Errors: as above, or their number is not height x width x 3.
+  Image(int height, int width, std::vector<std::uint8_t> pixels, Where where = Where::current())
+      : height_(height), width_(width), pixels_(std::move(pixels)) {
+    const bool fits = height > 0 && width > 0 && std::int64_t{height} * width <= max_image_pixels &&
+                      pixels_.size() == row_bytes() * static_cast<std::size_t>(height);
+    if (!fits) fail({"image: the pixels are not those of the sides", where}, height, width, pixels_.size());
+  }
+
   int height() const { return height_; }
   int width() const { return width_; }
   bool empty() const { return pixels_.empty(); }

@@ -1,13 +1,12 @@
 // Owns: plain text as examples of a language model, one a line. Must not know tokens or blocks.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
-#include <system_error>
+#include <utility>
 #include <vector>
 
 #include <meft/base/error.hpp>
@@ -23,44 +22,72 @@ struct LineOptions {
 
 /// Lines of text (UTF-8, without their ends). None is blank.
 struct LineDataset {
-  std::vector<std::string> train, dev;
-  bool held_out = false;  // dev is the held-out tenth of train's file
+  std::vector<std::string> train, dev, test;  // test may be empty: it is to be scored after training
+  bool held_out = false;                      // dev is the held-out tenth of train's file
+  SplitFiles files{};
 };
 
 namespace detail {
 
-inline std::vector<std::string> read_lines(const std::string& path, Encoding encoding) {
+/// The lines of a text; of .csv, .json and .jsonl those of each row's column `text`.
+inline void read_lines(std::vector<std::string>& out, const std::string& path, Encoding encoding) {
+  const std::size_t before = out.size();
+  const auto take = [&](std::string_view line, std::size_t) {
+    if (line.find_first_not_of(" \t\r\f\v") != line.npos) out.emplace_back(line);
+  };
+  if (const std::string end = ending(path); end == ".csv" || end == ".jsonl" || end == ".ndjson" || end == ".json") {
+    const Table table = Table::read(path, {.encoding = encoding, .header = end == ".csv"});
+    const std::size_t column = table.find({"text"});
+    if (column == Table::none)
+      fail(path + ": expected a column `text`, found " + quoted(table.header(), ", "));
+    for (std::size_t row = 0; row < table.rows(); ++row) {
+      if (table.nested(row, column)) table.bad(row, "expected a text in column `text`, found an object or array");
+      for_each_line(table(row, column), take);
+    }
+    if (out.size() == before) fail(path + ": has only blank texts");
+    return;
+  }
   const std::string text = decode(read_bytes(path), path, encoding);
-  std::vector<std::string> out;
   for_each_line(text, [&](std::string_view line, std::size_t number) {
     check_line(line, path, number);
-    if (line.find_first_not_of(" \t\r\f\v") != line.npos) out.emplace_back(line);
+    take(line, number);
   });
-  if (out.empty()) fail(path + (text.empty() ? ": is empty" : ": has only blank lines") + ": expected lines of text");
+  if (out.size() == before)
+    fail(path + (text.empty() ? ": is empty" : ": has only blank lines") + ": expected lines of text");
+}
+
+inline std::vector<std::string> read_lines(const Names& paths, Encoding encoding) {
+  std::vector<std::string> out;
+  for (const std::string& path : paths) read_lines(out, path, encoding);
   return out;
 }
 
 inline LineDataset lines(const std::string& path, const LineOptions& options) {
-  const Names train_names = {"train.txt"}, dev_names = {"dev.txt", "valid.txt", "validation.txt"};
-  std::error_code ignored;
-  const bool folder = std::filesystem::is_directory(path, ignored);
-  const std::string train = folder ? first_file(path, train_names) : path;
-  if (train.empty()) fail(path + ": no training text: expected " + quoted(train_names, " or "));
-  LineDataset data{.train = read_lines(train, options.encoding), .dev = {}};
-  if (const std::string dev = folder ? first_file(path, dev_names) : ""; !dev.empty()) {
-    data.dev = read_lines(dev, options.encoding);
+  static const Names endings = {".txt", ".text", ".raw", ".tokens", ".jsonl", ".ndjson", ".json", ".csv"};
+  LineDataset data;
+  Names train = {path}, dev;
+  if (is_folder(path)) {
+    const Splits splits = find_splits({path, (std::filesystem::path(path) / "data").string()}, endings);
+    if (splits.of(Part::train).empty()) no_training(splits, "text", "`train.txt`");
+    train = splits.files(Part::train);
+    dev = splits.files(Part::dev);
+    data.test = read_lines(splits.files(Part::test), options.encoding);
+    data.files = splits.told();
   } else {
-    hold_out(data.train, data.dev, train, options.split_seed);
-    data.held_out = true;
+    data.files.train = {std::filesystem::path(path).filename().string()};
   }
+  data.train = read_lines(train, options.encoding);
+  data.dev = read_lines(dev, options.encoding);
+  if (data.held_out = dev.empty(); data.held_out) hold_out(data.train, data.dev, train[0], options.split_seed);
   return data;
 }
 
 }  // namespace detail
 
-/// Reads plain text: a folder with train.txt and, if there is one, dev.txt (valid.txt, validation.txt), or one file. Of
-/// a text without a second one a tenth of the lines, fixed by `split_seed`, becomes dev. Lines end in LF or CR LF;
-/// blank ones are left out. Errors name the file and line: a file that is empty or blank, a NUL byte, broken UTF-8.
+/// Reads plain text: one file, or a folder with train.txt and, if there are, dev.txt (valid, validation, val, eval) and
+/// test.txt, by the rules of `load`; also wiki.train.raw and the like, and .csv, .jsonl or .json with a column `text`.
+/// Of a text without dev a tenth of the lines, fixed by `split_seed`, becomes dev. Lines end in LF, CR LF or CR; blank
+/// ones are left out. Errors name the file and line: a file that is empty or blank, a NUL byte, broken UTF-8.
 inline LineDataset lines(const std::string& path, const LineOptions& options = {}, Where where = Where::current()) {
   return detail::called_from(where, [&] { return detail::lines(path, options); });
 }

@@ -1,5 +1,5 @@
-// Owns: the reading of a task's examples from files: labels, splits, the held-out tenth.
-// Task and LoadOptions are form.hpp's. Must not know tokenizers or models.
+// Owns: the reading of a task's examples from files: splits, the held-out tenth, texts to predict.
+// Task and LoadOptions are form.hpp's, labels labels.hpp's. Must not know tokenizers or models.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
-#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -19,6 +18,7 @@
 #include <meft/base/error.hpp>
 #include <meft/data/batches.hpp>
 #include <meft/data/form.hpp>
+#include <meft/data/labels.hpp>
 #include <meft/data/split.hpp>
 #include <meft/data/table.hpp>
 
@@ -28,6 +28,7 @@ namespace meft::data {
 struct Example {
   std::string text{}, pair{};
   float label = std::numeric_limits<float>::quiet_NaN();
+  std::size_t line = 0;  // of its file, from 1; in a JSON array the element, from 0
 };
 
 /// A further set of examples with a name of its own.
@@ -40,88 +41,59 @@ struct Dataset {
   Task task;
   std::vector<Example> train, dev, test;       // test may be empty, and its labels NaN
   bool held_out = false;                       // dev is the held-out tenth of train's file
+  bool test_labelled = false;                  // every row of test has a label: it is to be scored after training
   std::size_t dropped = 0;                     // rows below the threshold, or (qqp) cut in two by a line break
+  std::vector<LeftOut> left_out{};             // rows of train and dev without a label
   std::vector<Split> more_dev{}, more_test{};  // mnli: `mismatched`, where dev and test are the matched ones
+  SplitFiles files{};
 };
+
+/// How many examples each of `labels` classes has.
+inline std::vector<std::size_t> class_counts(const std::vector<Example>& examples, int labels) {
+  std::vector<std::size_t> out(static_cast<std::size_t>(std::max(labels, 0)));
+  for (const Example& example : examples)
+    if (example.label >= 0 && example.label < static_cast<float>(labels)) ++out[static_cast<std::size_t>(example.label)];
+  return out;
+}
 
 namespace detail {
 
-/// The classes of a `tsv` file: numbers in order of value if all are, else names in order of bytes.
-/// Errors: a first row with a label of its own, which is a header taken for a row, unless the options say there is
-/// none.
-inline Names classes(const Source& source, const LoadOptions& options) {
-  const Table& table = source.table;
-  std::map<std::string_view, std::size_t> found;
-  for (std::size_t row = 0; row < table.rows(); ++row) ++found[table(row, source.at.label)];
-  if (options.header == Header::automatic && table.header().empty() && table.rows() > 2) {
-    const std::string_view first = table(0, source.at.label);
-    if (found[first] == 1 && !number(first))
-      table.bad(0, "looks like a header: its label occurs nowhere else (option header says whether there is one)");
-  }
-  Names names;
-  for (const auto& entry : found) names.emplace_back(entry.first);
-  if (std::all_of(names.begin(), names.end(), [](const std::string& name) { return number(name).has_value(); })) {
-    for (const std::string& name : names)
-      if (*number(name) != std::floor(*number(name)))
-        fail(table.name() + ": label " + excerpt(name) + " is a fraction: use option regression or threshold");
-    std::stable_sort(names.begin(), names.end(), [](const auto& a, const auto& b) { return *number(a) < *number(b); });
-  }
-  if (names.size() < 2)
-    fail(table.name() + ": a classification needs two labels, found " +
-         (names.empty() ? "no rows" : quoted(names, "")));
-  if (names.size() > 20 && names.size() * 2 > table.rows())
-    fail(table.name() + ": expected classes, found " + std::to_string(names.size()) + " different labels in " +
-         std::to_string(table.rows()) + " rows (for numbers use option regression or threshold)");
-  return names;
-}
-
-/// The label of a row, or nothing if the row is to be dropped.
-inline std::optional<float> label_of(const Source& source, std::size_t row, const Task& task,
-                                     const LoadOptions& options) {
-  const std::string_view cell = source.table(row, source.at.label);
-  if (task.regression() || options.threshold) {
-    const auto value = number(cell);
-    if (!value || std::abs(*value) > std::numeric_limits<float>::max())
-      source.table.bad(row, "expected a number as label, found " + excerpt(cell));
-    if (task.name == "stsb" && (*value < 0 || *value > 5))
-      source.table.bad(row, "expected a score from 0 to 5, found " + excerpt(cell));
-    if (!options.threshold) return static_cast<float>(*value);
-    if (std::abs(*value) < *options.threshold || *value == 0) return {};
-    return *value > 0 ? 1.0f : 0.0f;
-  }
-  for (std::size_t i = 0; i < task.label_names.size(); ++i)
-    if (cell == task.label_names[i] || (task.name != "tsv" && cell == std::to_string(i))) return static_cast<float>(i);
-  const Names& names = task.label_names;
-  std::string expected =
-      quoted(Names(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 10)), ", ");
-  if (names.size() > 10) expected += ", ... (" + std::to_string(names.size()) + " labels)";
-  source.table.bad(row, "unknown label " + excerpt(cell) + ": expected " + expected +
-                            (task.name != "tsv" ? " or its number from 0" : ""));
-}
-
-/// Appends the rows of a table as examples; `dropped` counts those below the threshold and those cut.
+/// Appends the rows of a table as examples; counts those below the threshold and those cut. Where the labels are told,
+/// rows that have none are left out and counted too; `hidden_labels`: they stay, with NaN.
 inline void append(std::vector<Example>& out, const Source& source, const Task& task, const LoadOptions& options,
-                   bool hidden_labels, std::size_t& dropped) {
+                   bool hidden_labels, Dataset& counts) {
   const Table& table = source.table;
   if (table.rows() == 0) fail(table.name() + ": has a header but no rows");
+  LeftOut left{table.name(), {}};
+  const auto text_of = [&](std::size_t row, std::size_t column) {
+    if (table.null(row, column) || table.nested(row, column))
+      table.bad(row, "expected a text in column " + excerpt(table.header().at(column)) +
+                         (table.null(row, column) ? ", found none" : ", found an object or array"));
+    return std::string(table(row, column));
+  };
   for (std::size_t row = 0; row < table.rows(); ++row) {
     if (source.columns != 0 && table.columns(row) != source.columns) {
-      ++dropped;
+      ++counts.dropped;
       continue;
     }
-    Example example{.text = std::string(table(row, source.at.text))};
-    if (source.at.pair != Table::none) example.pair = table(row, source.at.pair);
-    const bool hidden = hidden_labels && source.at.label != Table::none && table(row, source.at.label) == "-1";
-    if (source.at.label != Table::none && !hidden) {
+    Example example{.text = text_of(row, source.at.text), .line = table.line(row)};
+    if (source.at.pair != Table::none) example.pair = text_of(row, source.at.pair);
+    const std::string_view cell = source.at.label == Table::none ? "" : table(row, source.at.label);
+    if (source.at.label != Table::none && !(hidden_labels && (says_none(cell) || is_minus_one(cell)))) {
       const auto label = label_of(source, row, task, options);
       if (!label) {
-        ++dropped;
+        ++counts.dropped;
+        continue;
+      }
+      if (std::isnan(*label) && !hidden_labels) {
+        left.lines.push_back(table.line(row));
         continue;
       }
       example.label = *label;
     }
     out.push_back(std::move(example));
   }
+  if (!left.lines.empty()) counts.left_out.push_back(std::move(left));
 }
 
 /// msr_paraphrase_train.txt holds GLUE's train and dev rows; dev_ids.tsv lists the pairs of dev.
@@ -132,10 +104,11 @@ inline void split_by_ids(Dataset& data, const Source& source, const std::string&
   const std::size_t first = source.table.find({"#1 ID"}), second = source.table.find({"#2 ID"});
   if (first == Table::none || second == Table::none) fail(source.table.name() + ":1: no columns `#1 ID` and `#2 ID`");
   std::vector<Example> rest;
-  for (std::size_t row = 0; row < source.table.rows(); ++row) {
-    const bool dev = wanted.contains({source.table(row, first), source.table(row, second)});
-    (dev ? data.dev : rest).push_back(std::move(data.train[row]));
-  }
+  std::set<std::size_t> lines;
+  for (std::size_t row = 0; row < source.table.rows(); ++row)
+    if (wanted.contains({source.table(row, first), source.table(row, second)})) lines.insert(source.table.line(row));
+  for (Example& example : data.train)
+    (lines.contains(example.line) ? data.dev : rest).push_back(std::move(example));
   data.train = std::move(rest);
   if (data.dev.size() != wanted.size())
     fail(ids_path + ": lists " + std::to_string(wanted.size()) + " pairs, " + source.table.name() + " has " +
@@ -161,94 +134,171 @@ inline Task tsv_task(const LoadOptions& options, const Source& train) {
   return task;
 }
 
-inline Dataset load(const std::string& name, const std::string& path, const LoadOptions& options) {
+/// Files with rows and columns.
+inline const Names& table_endings() {
+  static const Names all = {".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".txt"};
+  return all;
+}
+
+/// The files of a task's splits: of `path`, its folder data, or the folders that GLUE's archives have. mnli's
+/// mismatched splits are put last in `more`, and cola's out-of-domain dev file behind the other.
+struct TaskFiles {
+  Names train, dev, test, more_dev, more_test;
+  std::string ids{};  // mrpc: dev_ids.tsv
+  SplitFiles told{};
+};
+
+inline TaskFiles task_files(const Form* form, const std::string& name, const std::string& path) {
   namespace fs = std::filesystem;
-  const Form* form = form_of(name, options);
+  if (!is_folder(path)) return {{path}, {}, {}, {}, {}, {}, {{fs::path(path).filename().string()}, {}, {}, {}}};
+  Names folders = {path};
+  if (form)
+    for (const std::string& inner : {form->task.name, form->folder}) folders.push_back((fs::path(path) / inner).string());
+  folders.push_back((fs::path(path) / "data").string());
+  const bool mrpc = form && form->task.name == "mrpc";
+  Splits splits = find_splits(folders, table_endings(), mrpc ? Names{"dev_ids.tsv"} : Names{});
+  const std::size_t txt = table_endings().size() - 1;  // rows only beside train.txt, else notes
+  if (const auto& train = splits.of(Part::train); !train.empty() && train[0].kind != txt)
+    splits.leave_out([&](const Found& found) { return found.kind == txt; });
+  if (splits.of(Part::train).empty()) no_training(splits, "file of task " + name, "`train.tsv`, .csv, .jsonl or .json");
+  TaskFiles out{splits.files(Part::train), splits.files(Part::dev), splits.files(Part::test), {}, {}, {},
+                splits.told()};
+  const auto use = [&](Part part, const char* first, const char* further, Names& files, Names& told) {
+    const auto& found = splits.of(part);
+    for (std::size_t i = 1; i < found.size(); ++i)
+      if (lower(found[0].stem).find(first) != std::string::npos && found[i].kind == found[0].kind &&
+          lower(found[i].stem).find(further) != std::string::npos && files.empty()) {
+        files = found[i].files;
+        for (const std::string& used : found[i].names) {
+          std::erase(out.told.unused, used);
+          told.push_back(used);
+        }
+      }
+  };
+  use(Part::dev, "_matched", "_mismatched", out.more_dev, out.told.dev);
+  use(Part::test, "_matched", "_mismatched", out.more_test, out.told.test);
+  Names other;
+  use(Part::dev, "in_domain_dev", "out_of_domain_dev", other, out.told.dev);
+  out.dev.insert(out.dev.end(), other.begin(), other.end());
+  if (std::error_code ignored; mrpc && fs::exists(fs::path(splits.folder) / "dev_ids.tsv", ignored)) {
+    const bool msr = fs::path(out.train[0]).filename() == "msr_paraphrase_train.txt" && out.dev.empty();
+    (msr ? out.told.dev : out.told.unused).push_back("dev_ids.tsv");
+    if (msr) out.ids = (fs::path(splits.folder) / "dev_ids.tsv").string();
+  }
+  return out;
+}
+
+inline Dataset load(const std::string& name, const std::string& path, const LoadOptions& given) {
+  const Form* form = form_of(name, given);
+  LoadOptions options = given;
+  TaskFiles files = task_files(form, name, path);
+  Dataset data;
+  data.files = std::move(files.told);
   const auto open_file = [&](const std::string& file, bool labelled) {
     Table table = open_any(form, file, options);
     return form ? open(*form, std::move(table), labelled) : open(options, std::move(table), labelled);
   };
-  const Names train_names = form ? form->train : Names{"train.tsv"}, dev_names = form ? form->dev : Names{"dev.tsv"};
-  std::error_code ignored;
-  fs::path folder = path;
-  const bool single = !fs::is_directory(folder, ignored);
-  std::string train = single ? path : first_file(folder, train_names);
-  if (train.empty() && form)
-    for (const std::string& inner : {form->task.name, form->folder})
-      if (train.empty() && !(train = first_file(fs::path(path) / inner, train_names)).empty())
-        folder = fs::path(path) / inner;
-  if (train.empty()) fail(path + ": no training file of task " + name + ": expected " + quoted(train_names, " or "));
+  const auto add = [&](std::vector<Example>& out, const Names& from, bool labelled) {
+    for (const std::string& file : from) append(out, open_file(file, labelled), data.task, options, !labelled, data);
+  };
+  const auto need_rows = [&](const std::vector<Example>& rows, const std::string& file) {
+    if (!rows.empty()) return;
+    if (data.dropped > 0) fail(file + ": no row reaches the threshold; rows dropped", data.dropped);
+    fail(file + ": no row has a label");
+  };
 
-  const Source source = open_file(train, true);
-  Dataset data;
+  const Source source = open_file(files.train[0], true);
+  if (!form && !options.regression && !options.threshold && options.label_names.empty())
+    options.label_names = fitting_names(source, std::filesystem::path(files.train[0]).parent_path().string(),
+                                        options.label);
   data.task = form ? form->task : tsv_task(options, source);
-  const auto add = [&](std::vector<Example>& out, const std::string& file, bool labelled) {
-    append(out, open_file(file, labelled), data.task, options, !labelled, data.dropped);
-  };
-  append(data.train, source, data.task, options, false, data.dropped);
-  if (data.train.empty()) fail(train + ": no row reaches the threshold; rows dropped", data.dropped);
+  append(data.train, source, data.task, options, false, data);
+  add(data.train, {files.train.begin() + 1, files.train.end()}, true);
+  need_rows(data.train, files.train[0]);
 
-  const bool msr = !single && fs::path(train).filename() == "msr_paraphrase_train.txt";
-  const std::string dev = single || msr ? "" : first_file(folder, dev_names);
-  const std::string ids = msr ? first_file(folder, {"dev_ids.tsv"}) : "";
-  if (!dev.empty()) add(data.dev, dev, true);
-  else if (!ids.empty()) split_by_ids(data, source, ids);
-  else if (data.held_out = single || msr || !form; data.held_out)
-    hold_out(data.train, data.dev, train, options.split_seed);
-  else fail(folder.string() + ": no development file of task " + name + ": expected " + quoted(dev_names, " or "));
-  if (data.dev.empty()) fail(dev + ": no row reaches the threshold; rows dropped", data.dropped);
-  if (fs::path(dev).filename() == "in_domain_dev.tsv")
-    if (const std::string other = first_file(folder, {"out_of_domain_dev.tsv"}); !other.empty())
-      add(data.dev, other, true);
-  if (single) return data;
-  const std::string test = first_file(folder, form ? form->test : Names{"test.tsv"});
-  if (!test.empty()) add(data.test, test, false);
-  if (!form) return data;
-  const auto add_more = [&](std::vector<Split>& out, const Names& names, bool labelled) {
-    if (const std::string file = first_file(folder, names); !file.empty())
-      add(out.emplace_back(Split{form->more, {}}).examples, file, labelled);
-  };
-  add_more(data.more_dev, form->more_dev, true);
-  add_more(data.more_test, form->more_test, false);
+  if (!files.ids.empty()) split_by_ids(data, source, files.ids);
+  else if (data.held_out = files.dev.empty(); data.held_out)
+    hold_out(data.train, data.dev, files.train[0], options.split_seed);
+  else add(data.dev, files.dev, true);
+  need_rows(data.dev, files.dev.empty() ? files.train[0] : files.dev[0]);
+  add(data.test, files.test, false);
+  data.test_labelled = !data.test.empty() && std::none_of(data.test.begin(), data.test.end(),
+                                                          [](const Example& e) { return std::isnan(e.label); });
+  if (!files.more_dev.empty()) add(data.more_dev.emplace_back(Split{"mismatched", {}}).examples, files.more_dev, true);
+  if (!files.more_test.empty())
+    add(data.more_test.emplace_back(Split{"mismatched", {}}).examples, files.more_test, false);
   return data;
 }
 
+/// Whether the first line, where no column is named as the run's, might be names all the same: a few words without the
+/// marks of a sentence, which no later line repeats.
+inline bool may_be_header(const Table& table) {
+  if (table.rows() < 2) return false;
+  for (std::size_t c = 0; c < table.columns(0); ++c) {
+    const std::string_view cell = trimmed(table(0, c));
+    constexpr std::string_view marks = ".,;:!?\"'";
+    if (cell.empty() || cell.size() > 60 || marks.find(cell.back()) != marks.npos) return false;
+    if (std::count(cell.begin(), cell.end(), ' ') > 2) return false;
+    for (std::size_t row = 1; row < table.rows(); ++row)
+      if (c < table.columns(row) && trimmed(table(row, c)) == cell) return false;
+  }
+  return true;
+}
+
 inline std::vector<Example> load_inputs(const std::string& name, const std::string& path, const LoadOptions& options) {
-  const Form* form = form_of(name, options);
-  Table table = open_any(form, path, options);
+  const Form* form = form_of(name, options, true);
+  Table table = open_any(form, path, options, true);
   const bool pair = form ? form->task.pair : !options.pair.empty();
   const std::size_t texts = pair ? 2 : 1;
   Source source{std::move(table), {0, pair ? 1 : Table::none, Table::none}, 0};
   const Names title = form ? form->text : column_number(options.text) ? Names{} : Names{options.text};
-  if (source.table.columns(0) == texts && !first_line_has(source.table, title)) {
+  const bool lone = source.table.columned() != Columned::json && source.table.columns(0) == texts;
+  if (lone && !first_line_has(source.table, title)) {
     source.table.expect(texts);
-    if (options.header == Header::present) source.table.take_header();
-  } else if (form) source = open(*form, std::move(source.table), false);
-  else source = open(options, std::move(source.table), false);
+    const auto titled = [&](const std::string& t) { return lower(t) == lower(trimmed(source.table(0, 0))); };
+    const bool other_case = std::any_of(title.begin(), title.end(), titled);
+    if (options.header == Header::automatic && !other_case && !title.empty() && may_be_header(source.table))
+      source.table.bad(0, "is this line a text or the name of a column? The run's column is " + quoted(title, " or ") +
+                              ": say with option header (yes or no) whether line 1 is a header");
+    if (options.header == Header::present || (options.header == Header::automatic && other_case))
+      source.table.take_header();
+  } else if (lone && options.header == Header::absent) {
+    source.table.expect(texts);
+  } else if (form) {
+    source = open(*form, std::move(source.table), false);
+  } else {
+    source = open(options, std::move(source.table), false);
+  }
   source.at.label = Table::none;
   std::vector<Example> out;
-  std::size_t dropped = 0;
-  append(out, source, Task{}, options, false, dropped);
+  Dataset counts;
+  append(out, source, Task{}, options, false, counts);
   return out;
 }
 
 }  // namespace detail
 
-/// Reads a task's data. `path` is a folder with the task's files (or the folder above it, as GLUE's archives unpack),
-/// or one file, of which a tenth, fixed by `split_seed`, becomes dev. A `tsv` folder holds train.tsv and, if there are,
-/// dev.tsv (else a tenth of train.tsv) and test.tsv. Without train.tsv, mrpc takes msr_paraphrase_train.txt, split by
-/// dev_ids.tsv if there is one, and cola's dev is in_domain_dev.tsv followed by out_of_domain_dev.tsv. mnli's dev is
-/// dev_matched.tsv or dev.tsv; dev_mismatched.tsv goes to more_dev. One in a thousand rows of qqp's train and dev may
-/// have another number of columns than the header and is dropped: line breaks cut a few of GLUE's rows.
-/// Test labels may be missing or -1: NaN. Errors name the file, and for a bad row its line and beginning.
+/// Reads a task's data. `path` is a folder, or one file, of which a tenth, fixed by `split_seed`, becomes dev. In a
+/// folder (or in its folder data, or the ones that GLUE's archives unpack to) the splits are told by their names, as
+/// files or folders: train; dev, valid, validation, val or eval; test; with other words around them, in parts
+/// (train-00000-of-00002.jsonl), as .tsv, .csv, .jsonl or .json. Without a dev split a tenth of train is held out:
+/// test is never one to choose by, but scored at the end where its labels are told. For mrpc
+/// msr_paraphrase_train.txt is split by dev_ids.tsv if there is one; cola's dev is in_domain_dev.tsv followed by
+/// out_of_domain_dev.tsv; dev_matched's partner dev_mismatched goes to more_dev. One in a thousand rows of qqp's train
+/// and dev may have another number of columns than the header and is dropped: line breaks cut a few of GLUE's rows.
+/// Classes are labels without the white space around them. A label that says none (empty, `-`, NaN, and -1 among
+/// classes numbered from 0) leaves its row out of train and dev: left_out. Test labels may be missing or -1: NaN.
+/// Numbers get the names that dataset_info.json or README.md beside the files give them.
+/// Errors name the file, and for a bad row its line and beginning.
 inline Dataset load(const std::string& name, const std::string& path, const LoadOptions& options = {},
                     Where where = Where::current()) {
   return detail::called_from(where, [&] { return detail::load(name, path, options); });
 }
 
-/// Reads texts to predict, in file order, all labels NaN. The file has the task's columns, with or without the label,
-/// or only the text column (for pairs: the two) and then a header only if it names them or `header` is present. Errors
-/// as in `load`.
+/// Reads texts to predict, one example a row, in file order, all labels NaN. The file has the task's columns, with or
+/// without the label, or only the text column (for pairs: the two), where a blank line is an empty text. Such a file's
+/// line 1 is a header if it names the run's column or `header` is present; where it may be one by another name, an
+/// error asks for `header`. Errors as in `load`.
 inline std::vector<Example> load_inputs(const std::string& name, const std::string& path,
                                         const LoadOptions& options = {}, Where where = Where::current()) {
   return detail::called_from(where, [&] { return detail::load_inputs(name, path, options); });
