@@ -16,9 +16,13 @@ if(TARGET meft_images)
   install(EXPORT meftImagesTargets NAMESPACE meft:: DESTINATION "${meft_config_dir}")
 endif()
 
+set(meft_webp FALSE)
+if(TARGET WebP::WebP)
+  set(meft_webp TRUE)
+endif()
 configure_package_config_file(cmake/meftConfig.cmake.in "${PROJECT_BINARY_DIR}/meftConfig.cmake"
   INSTALL_DESTINATION "${meft_config_dir}")
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/meftConfigVersion.cmake"
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES "${PROJECT_BINARY_DIR}/meftConfig.cmake" "${PROJECT_BINARY_DIR}/meftConfigVersion.cmake"
-  cmake/Findutf8proc.cmake DESTINATION "${meft_config_dir}")
+  cmake/Findutf8proc.cmake cmake/FindWebP.cmake DESTINATION "${meft_config_dir}")

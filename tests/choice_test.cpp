@@ -191,7 +191,7 @@ TEST_CASE("choice: files") {
 
   const Folder none;
   CHECK(contains(message_of([&] { data::choices("sciq", none.text()); }),
-                 ": no file of task sciq: expected `train.jsonl`, `train.json` or `dev.jsonl`, "));
+                 ": no training file of task sciq: expected `train.jsonl` or .json; found nothing"));
   CHECK(contains(message_of([&] { data::choices("sciq", none.text() + "/gone"); }),
                  "gone: cannot be opened: No such file"));
   CHECK(message_of([&] { data::choices("race", none.text()); }) ==

@@ -79,7 +79,8 @@ TEST_CASE("table: encodings") {
                  "UTF-8 byte order mark"));
   CHECK(data::encoding("latin-1") == data::Encoding::latin1);
   CHECK(data::encoding("utf-8") == data::Encoding::utf8);
-  CHECK(message_of([] { data::encoding("ebcdic"); }) == "encoding: expected utf-8, latin1 or windows-1252, found `ebcdic`");
+  CHECK(message_of([] { data::encoding("ebcdic"); }) ==
+        "encoding: expected utf-8, latin1 or windows-1252, found `ebcdic`");
 }
 
 TEST_CASE("table: errors name file, line and columns") {
@@ -300,8 +301,7 @@ TEST_CASE("task: qqp, and its rows that a line break cuts") {
   CHECK(
       contains(message_of([&] { data::load_inputs("qqp", test); }, &folder), "QQP/test.tsv:2002: expected 3 columns"));
   folder.put("QQP/test.tsv", inputs + "\n0\tA?\tB?\n");
-  CHECK(
-      contains(message_of([&] { data::load_inputs("qqp", test); }, &folder), "QQP/test.tsv:2002: expected 3 columns"));
+  CHECK(contains(message_of([&] { data::load_inputs("qqp", test); }, &folder), "QQP/test.tsv:2002: the line is blank"));
 }
 
 TEST_CASE("task: mnli, matched and mismatched") {
@@ -409,7 +409,8 @@ TEST_CASE("lines: a folder, one file, errors") {
   CHECK(error(folder.put("one.txt", "alone\n")) == "one.txt: needs at least 2 rows to hold out a tenth, found: 1");
   CHECK(contains(error(folder.text() + "/gone.txt"), "gone.txt: cannot be opened: No such file"));
   const Folder none;
-  CHECK(message_of([&] { data::lines(none.text()); }) == none.text() + ": no training text: expected `train.txt`; found nothing");
+  CHECK(message_of([&] { data::lines(none.text()); }) ==
+        none.text() + ": no training text: expected `train.txt`; found nothing");
   const std::string huge(std::size_t{3} << 20, 'x');
   CHECK(data::lines(folder.put("huge.txt", huge + "\nshort\n")).train.size() == 1);
 }
@@ -437,7 +438,7 @@ TEST_CASE("task: tsv by names and by numbers") {
   CHECK(data::load("tsv", folder.text(), fixed).train[0].label == 0);
   fixed.label_names = {"pos", "neg"};
   CHECK(contains(message_of([&] { data::load("tsv", folder.text(), fixed); }, &folder),
-                 "train.tsv:4: unknown label `mid`: expected `pos`, `neg`: "));
+                 "train.tsv:4: unknown label `mid`: expected `pos`, `neg` or its number from 0: "));
 
   const data::LoadOptions numbers{.text = "2", .label = "1"};
   const Folder bare;
@@ -498,7 +499,8 @@ TEST_CASE("task: tsv errors") {
   CHECK(contains(error({.text = "text", .label = "label", .threshold = -1}, file),
                  "threshold must be a number of at least 0"));
   CHECK(error({.text = "text", .label = "label"}, folder.text()) ==
-        folder.text() + ": no training file of task tsv: expected `train.tsv`, .csv, .jsonl or .json; found not used: `f.tsv`");
+        folder.text() +
+            ": no training file of task tsv: expected `train.tsv`, .csv, .jsonl or .json; found not used: `f.tsv`");
   CHECK(contains(error({.text = "text", .label = "label"}, folder.text() + "/gone"),
                  "gone: cannot be opened: No such file"));
   CHECK(error({.text = "text", .label = "label"}, folder.put("one.tsv", "label\ttext\nx\tA\nx\tB\n")) ==
@@ -642,6 +644,317 @@ TEST_CASE("what is no regular file is refused, not waited for") {
   refused("dev.txt", [&] { data::lines(folder.text()); });
   folder.put("dev.tsv", "text\tlabel\na\tx\nb\ty\n");
   refused("test.tsv", [&] { data::load("tsv", folder.text(), by_name); });
+}
+
+TEST_CASE("labels: what says none is left out and counted, never a class") {
+  const data::LoadOptions by_name{.text = "text", .label = "label"};
+  const auto load = [&](const std::string& rows, const data::LoadOptions& options, const std::string& dev = "") {
+    const Folder folder;
+    folder.put("train.tsv", "text\tlabel\n" + rows);
+    if (!dev.empty()) folder.put("dev.tsv", "text\tlabel\n" + dev);
+    return data::load("tsv", folder.text(), options);
+  };
+  const auto names = [&](const std::string& rows) {
+    return load(rows, by_name, "x\t" + rows.substr(2, rows.find('\n') - 2)).task.label_names;
+  };
+  using Names = std::vector<std::string>;
+  using Counts = std::vector<std::size_t>;
+
+  // Empty, blanks alone, a dash, NaN.
+  const auto named =
+      load("a\tpos\nb\tneg\nc\t\nd\t  \ne\t-\nf\tnan\ng\tNaN\nh\tpos\n", by_name, "x\tneg\ny\t-\nz\tpos\n");
+  CHECK(named.task.label_names == Names{"neg", "pos"});
+  CHECK(named.train.size() == 3);
+  CHECK(data::class_counts(named.train, 2) == Counts{1, 2});
+  REQUIRE(named.left_out.size() == 2);
+  CHECK(named.left_out[0].lines == Counts{4, 5, 6, 7, 8});
+  CHECK(contains(named.left_out[0].text(), "train.tsv: 5 rows without a label left out (lines 4, 5, 6, 7, 8)"));
+  CHECK(named.left_out[1].lines == Counts{3});
+  CHECK(named.dev.size() == 2);
+  CHECK(named.train[2].line == 9);
+
+  // -1 beside numbers from 0, beside names; as a number of its own kind it is a class.
+  const auto numbered = load("a\t0\nb\t1\nc\t2\nd\t-1\ne\t1\nf\t-1\n", by_name, "x\t2\ny\t-1\n");
+  CHECK(numbered.task.label_names == Names{"0", "1", "2"});
+  CHECK(numbered.train.size() == 4);
+  CHECK(numbered.left_out[0].lines == Counts{5, 7});
+  CHECK(numbered.dev.size() == 1);
+  CHECK(names("a\t1\nb\t2\nc\t-1\nd\t2\n") == Names{"1", "2"});
+  CHECK(names("a\tyes\nb\tno\nc\t-1\nd\tno\n") == Names{"no", "yes"});
+  CHECK(names("a\t0.0\nb\t2.0\nc\t-1.0\nd\t1.0\ne\t\n") == Names{"0", "1", "2"});
+  CHECK(names("a\t1\nb\t-1\nc\t1\nd\t-1\n") == Names{"-1", "1"});
+  CHECK(names("a\t0\nb\t-1\nc\t1\nd\t-2\ne\t2\n") == Names{"-2", "-1", "0", "1", "2"});
+  CHECK(contains(message_of([&] { names("a\t0\nb\t1\nc\t-1\nd\t0\n"); }), "train.tsv:4: is label `-1` a class beside"));
+  auto told = by_name;
+  told.label_names = {"-1", "0", "1"};
+  CHECK(load("a\t0\nb\t1\nc\t-1\nd\t0\n", told, "x\t0\n").train[2].label == 0);
+  told.label_names = {"0", "1"};
+  CHECK(load("a\t0\nb\t1\nc\t-1\nd\t0\n", told, "x\t0\n").train.size() == 3);
+  told.label_names = {"down", "up"};  // numbers count the names
+  CHECK(load("a\t0\nb\t1\nc\t-1\nd\tdown\n", told, "x\t1\n").train[2].label == 0);
+
+  // White space around a name is no part of it; numbers are equal by value.
+  const auto spaced = load("a\tpos \nb\tneg\nc\t pos\nd\tneg\xC2\xA0\ne\tpos\n", by_name, "x\tneg \n");
+  CHECK(spaced.task.label_names == Names{"neg", "pos"});
+  CHECK(data::class_counts(spaced.train, 2) == Counts{2, 3});
+  CHECK(spaced.dev[0].label == 0);
+  CHECK(load("a\t0.0\nb\t1.0\nc\t\n", by_name, "x\t1\n").dev[0].label == 1);
+  CHECK(load(" a\t0\nb \t1\n", by_name, "x\t1\n").train[0].text == " a");  // a text is as it stands
+
+  // Of a regression -1 is a value, and nothing is not.
+  auto value = by_name;
+  value.regression = true;
+  CHECK(load("a\t-1\nb\t2\n", value, "x\t-1\n").train[0].label == -1);
+  CHECK(
+      contains(message_of([&] { load("a\t-1\nb\t\n", value, "x\t-1\n"); }), "train.tsv:3: expected a number as label"));
+  CHECK(contains(message_of([&] { load("a\t\nb\t\nc\t-\n", by_name, "x\t\n"); }), "found no rows with a label"));
+  CHECK(contains(message_of([&] { load("a\tx\nb\ty\n", by_name, "x\t-\n"); }), "dev.tsv: no row has a label"));
+}
+
+TEST_CASE("labels: mutants of a number") {
+  for (const char* none : {"+-1", "++1", "+", "-", "1 2", "0x1", "", " ", "inf", "1e999"})
+    CHECK_MESSAGE(!data::detail::number(none), none);
+  CHECK(data::detail::number(" +1 ") == 1.0);
+  CHECK(data::detail::number("-1") == -1.0);
+  CHECK(data::detail::number("+.5") == 0.5);
+}
+
+TEST_CASE("labels: numbers named by the Hub's files") {
+  using Names = std::vector<std::string>;
+  const data::LoadOptions options{.text = "text", .label = "label"};
+  const std::string rows = R"({"text": "a", "label": 0})"
+                           "\n"
+                           R"({"text": "b", "label": 1})"
+                           "\n"
+                           R"({"text": "c", "label": -1})"
+                           "\n";
+  const auto names = [&](const Folder& folder) { return data::load("tsv", folder.text(), options).task.label_names; };
+  const Folder info;
+  info.put("train.jsonl", rows);
+  info.put("validation.jsonl", rows);
+  CHECK(contains(message_of([&] { names(info); }), "is label `-1` a class beside `0` and `1`"));
+  info.put(
+      "dataset_info.json",
+      R"({"features": {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}})");
+  CHECK(names(info) == Names{"neg", "pos"});
+  const auto data = data::load("tsv", info.text(), options);
+  CHECK(data.train.size() == 2);
+  CHECK(data.train[1].label == 1);
+  CHECK(data.left_out.size() == 2);
+  CHECK(data.files.text() == "train `train.jsonl`; dev `validation.jsonl`; not used: `dataset_info.json`");
+  const Folder infos;
+  infos.put("data/train-00000-of-00001.jsonl", rows);
+  infos.put("dataset_infos.json", R"({"default": {"features": {"label": {"names": ["no", "yes"]}}}})");
+  infos.put("data/test-00000-of-00001.jsonl", rows);
+  CHECK(names(infos) == Names{"no", "yes"});
+  const Folder card;
+  card.put("train.jsonl", rows + R"({"text": "d", "label": 2})"
+                                 "\n");
+  card.put("README.md",
+           "---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n      "
+           "class_label:\n"
+           "        names:\n          '0': bad\n          '1': so-so\n          '2': good\n  splits:\n  - name: "
+           "train\n---\n# Words\n");
+  CHECK(names(card) == Names{"bad", "so-so", "good"});
+  card.put("README.md",
+           "---\nfeatures:\n- name: label\n  class_label:\n    names:\n      '0': bad\n      '1': good\n---\n");
+  CHECK(names(card) == Names{"0", "1", "2"});  // two names for three numbers are not theirs
+}
+
+TEST_CASE("rows: a header that is not the run's, blank texts first and last") {
+  const Folder folder;
+  const data::LoadOptions named{.text = "sentence", .label = "label"};
+  const auto inputs = [&](const std::string& bytes, const data::LoadOptions& options = {},
+                          const std::string& task = "sst2", const std::string& name = "p.tsv") {
+    std::string out;
+    for (const auto& row : data::load_inputs(task, folder.put(name, bytes), options))
+      out += std::to_string(row.line) + ":" + row.text + (row.pair.empty() ? "" : "|" + row.pair) + ";";
+    return out;
+  };
+  auto yes = named, no = named;
+  yes.header = data::Header::present;
+  no.header = data::Header::absent;
+  const std::string asks =
+      "p.tsv:1: is this line a text or the name of a column? The run's column is `sentence`: say with "
+      "option header (yes or no) whether line 1 is a header: ";
+  for (const char* title : {"review", "comment_text", "Review Text", "text ", "Tweet"}) {
+    const std::string bytes = title + "\nthe film is good\na bad book\n"s;
+    CHECK(message_of([&] { inputs(bytes, named, "tsv"); }, &folder) == asks + "`" + title + "`");
+    CHECK(contains(message_of([&] { inputs(bytes); }), "is this line a text or the name of a column?"));
+    CHECK(inputs(bytes, yes, "tsv") == "2:the film is good;3:a bad book;");
+    CHECK(inputs(bytes, no, "tsv") == "1:"s + title + ";2:the film is good;3:a bad book;");
+  }
+  CHECK(inputs("Sentence\nthe film\n", named, "tsv") == "2:the film;");  // the same name in another case
+  CHECK(inputs(" sentence\nthe film\n", named, "tsv") == "2:the film;");
+  CHECK(inputs("the film is good\na bad book\n", named, "tsv") == "1:the film is good;2:a bad book;");
+  CHECK(inputs("Good!\nbad\n", named, "tsv") == "1:Good!;2:bad;");
+  CHECK(inputs("good\nbad\ngood\n", named, "tsv") == "1:good;2:bad;3:good;");  // twice: no header
+  CHECK(inputs("good\n", named, "tsv") == "1:good;");
+  CHECK(inputs("review\nbad\n", {.text = "1", .label = "2"}, "tsv") == "1:review;2:bad;");  // trained without a header
+  CHECK(contains(message_of([&] { inputs("premise\thypothesis\nA b c\tD\n", {}, "rte"); }), "is this line a text"));
+  CHECK(inputs("\nthe film\n\nbad\n\n", named, "tsv") == "1:;2:the film;3:;4:bad;5:;");
+  CHECK(inputs("sentence\n\nbad\n\n", named, "tsv") == "2:;3:bad;4:;");
+  CHECK(inputs("sentence\r\n\r\nbad\r\n\r\n", named, "tsv") == "2:;3:bad;4:;");
+  CHECK(inputs("\n\n", named, "tsv") == "1:;2:;");
+  CHECK(inputs("id\tsentence\n1\t\n2\tb\n\n\n", named, "tsv") == "2:;3:b;");  // blank lines of several columns are none
+  CHECK(contains(message_of([&] { inputs("id\tsentence\n\n2\tb\n", named, "tsv"); }), "p.tsv:2: the line is blank"));
+  CHECK(inputs("sentence\n\"a, \"\"b\"\"\nc\"\n\"\"\n\nd\n", named, "tsv", "p.csv") == "2:a, \"b\"\nc;4:;5:;6:d;");
+  CHECK(inputs("{\"sentence\": \"a\", \"id\": 1}\n{\"id\": 2, \"sentence\": \"\"}\n", named, "tsv", "p.jsonl") ==
+        "1:a;2:;");
+  CHECK(inputs("[{\"sentence\": \"a\"}, {\"sentence\": \"b\"}]", named, "tsv", "p.json") == "0:a;1:b;");
+  CHECK(message_of([&] { inputs("{\"sentence\": \"a\"}\n{\"id\": 2}\n", named, "tsv", "p.jsonl"); }, &folder) ==
+        "p.jsonl:2: expected a text in column `sentence`, found none: `{\"id\": 2}`");
+  CHECK(message_of([&] { inputs("{\"review\": \"a\"}\n", named, "tsv", "p.jsonl"); }, &folder) ==
+        "p.jsonl:1: option text: no column `sentence`: found the keys `review`");
+}
+
+TEST_CASE("splits: by the names that data sets have, and what is not used is told") {
+  const std::string rows = "text\tlabel\na\tx\nb\ty\nc\tx\n",
+                    commas = "text,label\n\"a, b\",x\nc,y\n\"say \"\"hi\"\"\",x\n";
+  const data::LoadOptions options{.text = "text", .label = "label"};
+  const auto told = [&](const std::vector<std::pair<std::string, std::string>>& files) {
+    const Folder folder;
+    for (const auto& [name, bytes] : files) folder.put(name, bytes);
+    const auto data = data::load("tsv", folder.text(), options);
+    CHECK(data.held_out == data.files.dev.empty());
+    CHECK(data.test.empty() == data.files.test.empty());
+    return data.files.text();
+  };
+  for (const char* dev :
+       {"dev", "valid", "validation", "val", "eval", "Validation", "my_dev", "validation-00000-of-00001"})
+    CHECK(told({{"train.tsv", rows}, {dev + ".tsv"s, rows}}) == "train `train.tsv`; dev `"s + dev + ".tsv`");
+  CHECK(told({{"train.csv", commas}, {"test.csv", commas}, {"notes.md", ""}, {"old/x.tsv", ""}}) ==
+        "train `train.csv`; test `test.csv`; not used: `notes.md`, `old/`");
+  CHECK(
+      told({{"train.tsv", rows}, {"train.csv", "x"}, {"dev.tsv", rows}, {"valid.tsv", "x"}, {"test_notes.txt", "x"}}) ==
+      "train `train.tsv`; dev `dev.tsv`; not used: `test_notes.txt`, `train.csv`, `valid.tsv`");
+  CHECK(told({{"train/a.csv", commas}, {"train/b.csv", commas}, {"valid/a.csv", commas}}) ==
+        "train `train/`; dev `valid/`");
+  CHECK(told({{"train.tsv", rows}, {"contest.tsv", "x"}, {"trainer.tsv", "x"}}) ==
+        "train `train.tsv`; not used: `contest.tsv`, `trainer.tsv`");
+  const Folder shards;
+  shards.put("data/train-00001-of-00002.csv", commas);
+  shards.put("data/train-00000-of-00002.csv", "label,text\ny,first\n");
+  shards.put("data/test-00000-of-00001.csv", "text,label\nd,x\n");
+  const auto sharded = data::load("tsv", shards.text(), options);
+  CHECK(sharded.train.size() + sharded.dev.size() == 4);
+  CHECK(sharded.test_labelled);
+  CHECK(sharded.held_out);
+  shards.put("data/train-00001-of-00003.csv", commas);
+  CHECK(contains(message_of([&] { data::load("tsv", shards.text(), options); }),
+                 "train: has 1 of 3 files: `train-00001-of-00003.csv`"));
+  const Folder hidden;
+  hidden.put("train.tsv", rows);
+  hidden.put("test.tsv", "text\tlabel\na\tx\nb\t-1\n");
+  CHECK_FALSE(data::load("tsv", hidden.text(), options).test_labelled);
+  const Folder parquet;
+  parquet.put("data/train-00000-of-00001.parquet", "PAR1");
+  CHECK(contains(
+      message_of([&] { data::load("tsv", parquet.text(), options); }, &parquet),
+      "found `data/train-00000-of-00001.parquet`: Parquet and Arrow are not read, convert them to JSON lines"));
+  const Folder packed;
+  packed.put("train.csv.gz", "x");
+  CHECK(contains(message_of([&] { data::load("tsv", packed.text(), options); }),
+                 "found `train.csv.gz`: unpack it first"));
+  // The same for lines.
+  const Folder wiki;
+  wiki.put("wiki.train.tokens", "a b\nc\nd\n");
+  wiki.put("wiki.valid.tokens", "e\n");
+  wiki.put("wiki.test.tokens", "f\n");
+  const auto lines = data::lines(wiki.text());
+  CHECK(lines.train.size() == 3);
+  CHECK(lines.dev == std::vector<std::string>{"e"});
+  CHECK(lines.test == std::vector<std::string>{"f"});
+  const Folder json;
+  json.put("train.jsonl", "{\"text\": \"a\\nb\"}\n{\"text\": \" \"}\n{\"text\": \"c\"}\n");
+  json.put("validation.csv", "text,id\n\"d, e\",1\n");
+  CHECK(data::lines(json.text()).train == std::vector<std::string>{"a", "b", "c"});
+  CHECK(data::lines(json.text()).dev == std::vector<std::string>{"d, e"});
+  const Folder only_test;
+  only_test.put("train.txt", "a\nb\nc\n");
+  only_test.put("test.txt", "d\n");
+  CHECK(data::lines(only_test.text()).held_out);
+  CHECK(data::lines(only_test.text()).test.size() == 1);
+}
+
+TEST_CASE("formats: commas with quotes, JSON lines") {
+  const auto csv = [](const std::string& bytes, const data::TableOptions& options = {.header = true}) {
+    return data::Table::parse(bytes, "t.csv", options);
+  };
+  const auto table =
+      csv("id, text ,label\r\n1,\"a, b\",x\r\n2,\"two\r\nlines\",\"\"\r\n3,in \"side\",\"say \"\"hi\"\"\"\r\n");
+  CHECK(table.header() == std::vector<std::string>{"id", "text", "label"});
+  REQUIRE(table.rows() == 3);
+  CHECK(table(0, 1) == "a, b");
+  CHECK(table(1, 1) == "two\r\nlines");
+  CHECK(table(1, 2) == "");
+  CHECK(table(2, 1) == "in \"side\"");
+  CHECK(table(2, 2) == "say \"hi\"");
+  CHECK(table.line(1) == 3);
+  CHECK(table.line(2) == 5);
+  CHECK(csv("a\tb, c\n1\t\"x\n")(0, 1) == "\"x");                               // tabs in line 1: as sts-*.csv
+  CHECK(data::Table::parse("a\t\"b\tc\"\nd\te\tf\n", "t.tsv")(0, 1) == "\"b");  // a tab within quotes separates
+  const auto error = [&](const std::string& bytes) { return message_of([&] { csv(bytes); }); };
+  CHECK(error("a,b\n1,\"x\ny\n") == "t.csv:2: a quote is not closed before the file's end: `\"x\\ny`");
+  CHECK(error("a,b\n1,\"x\"y\n") ==
+        "t.csv:2: a quote closes within a column (quotes inside of one are doubled): `\"x\"y`");
+  CHECK(error("a,b\n1\n") == "t.csv:2: expected 2 columns (separated by commas), found 1: `1`");
+  CHECK(error("a,b\n\"1\n\xE9\",2\n") ==
+        "t.csv:3: byte 1 of the line, 0xE9, is not UTF-8 (a Latin-1 file needs encoding latin1): `\\xE9\",2`");
+  CHECK(error("") == "t.csv: is empty: expected rows of comma-separated columns");
+
+  const auto json = [](const std::string& bytes) { return data::Table::parse(bytes, "t.jsonl"); };
+  const auto rows =
+      json("{\"text\": \"a\\tb\", \"label\": 1}\r\n{\"label\": 0.5, \"more\": null, \"text\": \"\"}\r\n\r\n");
+  REQUIRE(rows.rows() == 2);
+  CHECK(rows(0, rows.find({"text"})) == "a\tb");
+  CHECK(rows(1, rows.find({"label"})) == "0.5");
+  CHECK(rows.null(0, rows.find({"more"})));
+  CHECK(rows.null(1, rows.find({"more"})));
+  CHECK_FALSE(rows.null(1, rows.find({"text"})));
+  CHECK(json("[{\"a\": true},\n{\"a\": [1]}]")(0, 0) == "true");
+  CHECK(json("[{\"a\": true},\n{\"a\": [1]}]").nested(1, 0));
+  CHECK(message_of([&] { json("{\"a\": 1}\n[2]\n"); }) == "t.jsonl:2: the row is an array of 1, expected an object");
+  CHECK(contains(message_of([&] { json("{\n\"a\": 1}\n"); }), "t.jsonl:1: expected one JSON object a line"));
+  CHECK(contains(message_of([&] { json("{\"a\": 1}\n{\"a\": }\n"); }), "t.jsonl:2: not JSON: "));
+  CHECK(contains(message_of([&] { json("[]"); }), "t.jsonl: is empty"));
+}
+
+TEST_CASE("lines: CR alone, mixtures, Windows-1252, control characters") {
+  const auto rows = [](const std::string& bytes) {
+    const auto table = data::Table::parse(bytes, "t.tsv", {.columns = 1, .at_least = true});
+    std::string out;
+    for (std::size_t row = 0; row < table.rows(); ++row) out += std::string(table(row, 0)) + ";";
+    return out;
+  };
+  CHECK(rows("text\tlabel\ra\tx\rb\ty\r") == "text;a;b;");
+  CHECK(rows("text\tlabel\ra\tx\rb\ty") == "text;a;b;");
+  CHECK(rows("text\ra\rb\r\nc\r") == "text;a;b;c;");  // more lone CRs than LFs: each ends a line
+  CHECK(rows("a\r\r\nb\n") == "a\r;b;");              // of several CRs one belongs to the line's end
+  CHECK(rows("a\nb\r\n") == "a;b;");
+  CHECK(rows("a\rb\nc\nd\n") == "a\rb;c;d;");  // else a CR is a character
+  CHECK(message_of([] { data::Table::parse("a\tb\nc\td\re\tf\ng\th\n", "t.tsv"); }) ==
+        "t.tsv:2: expected 2 columns (separated by tabs), found 3 (some lines end in CR alone?): `c\\td\\re\\tf`");
+  const Folder folder;
+  const data::LoadOptions options{.text = "text", .label = "label"};
+  CHECK(data::load("tsv", folder.put("mac.tsv", "text\tlabel\ra\tx\rb\ty\rc\tx\r"), options).task.label_names.size() ==
+        2);
+  CHECK(data::lines(folder.put("mac.txt", "one\rtwo\r\rthree\r")).train.size() == 2);
+  CHECK(message_of([&] { data::load("tsv", folder.put("odd.tsv", "text\x1b[2J\trest\xC2\x9B\n1\t2\n"), options); },
+                   &folder) ==
+        "odd.tsv:1: option text: no column `text`: found the header `text\\x1B[2J`, `rest\\xC2\\x9B`");
+
+  const std::string quotes =
+      "it\x92s \x93"
+      "fine\x94 \x80\x81\xE9";
+  for (const auto encoding : {data::Encoding::latin1, data::Encoding::windows1252})
+    CHECK(data::Table::parse(quotes, "t.tsv", {.encoding = encoding})(0, 0) == "it’s “fine” €\xC2\x81é");
+  CHECK(contains(parse_error(quotes), "0x92, is not UTF-8 (a Windows-1252 file needs encoding windows-1252)"));
+  CHECK(contains(parse_error("caf\xE9"), "0xE9, is not UTF-8 (a Latin-1 file needs encoding latin1)"));
+  CHECK(data::encoding("windows-1252") == data::Encoding::windows1252);
+  CHECK(data::encoding("cp1252") == data::Encoding::windows1252);
+  for (std::size_t i = 0; i < 32; ++i)  // no byte is lost
+    CHECK(data::detail::decode(std::string(1, static_cast<char>(0x80 + i)), "t", data::Encoding::latin1).size() >= 2);
 }
 
 TEST_CASE("batches: every example once, close lengths, a pure function of seed and epoch") {

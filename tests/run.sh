@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 presets=("${@:-dev}")
 
 packages=(g++ cmake ninja-build libeigen3-dev doctest-dev nlohmann-json3-dev libutf8proc-dev libcli11-dev
-  libjpeg62-turbo-dev libpng-dev
+  libjpeg62-turbo-dev libpng-dev libwebp-dev
   python3 python3-venv python3-pip)
 [[ " ${presets[*]} " == *" clang "* ]] && packages+=(clang)
 missing=()

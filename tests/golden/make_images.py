@@ -5,8 +5,10 @@ Made with Python 3.11, Pillow 12.3.0, transformers 5.24.0, numpy 2.4.6, safetens
 
 images/
   NAME.png, NAME.jpg        files; PNG with every colour type, depth, palette, alpha, interlacing; JPEG by Pillow
-  decoded.safetensors       NAME.png, NAME.jpg [height, width, 3] uint8: Pillow's convert("RGB"); of one-channel 16-bit
-                            PNG, which Pillow clips, the high byte
+  NAME.bmp .gif .webp       files; BMP with every depth, masks, run lengths, both directions
+  held*.jpg .png .webp      held as EXIF's orientation 1 to 8 says, or XMP's
+  decoded.safetensors       NAME [height, width, 3] uint8: Pillow's ImageOps.exif_transpose and convert("RGB"); of
+                            one-channel 16-bit PNG, which Pillow clips, the high byte
   resized.safetensors       MODE_HEIGHT_WIDTH uint8: photo.png resized by Pillow, MODE by its number
   processors/NAME/preprocessor_config.json    as transformers writes it, or as checkpoints on the Hub have it
   processed.safetensors     NAME.IMAGE float32 [3, h, w]: pixel_values of transformers' Pillow-based processor, of large
@@ -19,7 +21,7 @@ import sys
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.numpy import save_file
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
@@ -109,10 +111,87 @@ def write_files():
     exif[0x0112] = 6
     jpeg("turned.jpg", quality=85, exif=exif)
     (FOLDER / "png_inside.jpg").write_bytes((FOLDER / "rgba.png").read_bytes())
+    write_held(small)
+    write_bmp(small, palette)
+    write_gif(small)
+
+
+def write_held(pixels):
+    """Images held in all ways, told in EXIF of either byte order, in PNG's and WebP's chunk, or in XMP."""
+    picture = Image.fromarray(pixels)
+    for way in range(1, 9):
+        order, form = ("II", "<") if way % 2 else ("MM", ">")
+        entry = struct.pack(form + "HHI", 0x0112, 3, 1) + struct.pack(form + "HH", way, 0)
+        other = struct.pack(form + "HHI", 0x0100, 3, 1) + struct.pack(form + "HH", 11, 0)
+        exif = order.encode() + struct.pack(form + "HIH", 42, 8, 2) + other + entry + struct.pack(form + "I", 0)
+        picture.save(FOLDER / f"held{way}.jpg", "JPEG", quality=90, exif=b"Exif\0\0" + exif)
+        if way in (5, 6):
+            picture.save(FOLDER / f"held{way}.png", "PNG", exif=exif)
+            picture.save(FOLDER / f"held{way}.webp", "WEBP", lossless=True, exif=exif)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+    picture.save(FOLDER / "held_xmp.jpg", "JPEG", quality=90, xmp=xmp)
+    exif = Image.Exif()
+    exif[0x0112] = 9  # no way to hold it
+    picture.save(FOLDER / "held9.jpg", "JPEG", quality=90, exif=exif)
+
+
+def bmp(name, width, height, bits, rows, palette=b"", compression=0, extra=b""):
+    """Writes a BMP file with a header of 40 bytes; `height` below 0: rows from above."""
+    start = 54 + len(extra) + len(palette)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(rows), 2835, 2835,
+                         len(palette) // 4, 0)
+    (FOLDER / name).write_bytes(b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + header + extra + palette
+                                + rows)
+
+
+def write_bmp(pixels, palette):
+    height, width, _ = pixels.shape
+    picture = Image.fromarray(pixels)
+    for mode in ("1", "L", "P", "RGB", "RGBA"):
+        picture.convert(mode).save(FOLDER / f"bmp_{mode.lower()}.bmp", "BMP")
+
+    def padded(rows):
+        return b"".join(row + bytes(-len(row) % 4) for row in rows)
+
+    red, green, blue = (pixels[..., i].astype(np.uint32) for i in range(3))
+    five = (red >> 3) << 10 | (green >> 3) << 5 | blue >> 3
+    six = (red >> 3) << 11 | (green >> 2) << 5 | blue >> 3
+    bmp("bmp_555.bmp", width, height, 16, padded(row.astype("<u2").tobytes() for row in five[::-1]))
+    bmp("bmp_565.bmp", width, height, 16, padded(row.astype("<u2").tobytes() for row in six[::-1]), compression=3,
+        extra=struct.pack("<III", 0xF800, 0x7E0, 0x1F))
+    bmp("bmp_down.bmp", width, -height, 24, padded(row[:, ::-1].tobytes() for row in pixels))
+    bmp("bmp_32.bmp", width, height, 32, b"".join((red << 16 | green << 8 | blue)[::-1].astype("<u4")
+                                                  .reshape(height, -1)[y].tobytes() for y in range(height)))
+    colours = b"".join(bytes([*color[::-1], 0]) for color in palette)
+    index = pixels[..., 0] >> 4
+    packed = [bytes(int(a) << 4 | int(b) for a, b in zip(row[::2], np.append(row[1::2], 0))) for row in index[::-1]]
+    bmp("bmp_4.bmp", width, height, 4, padded(packed), colours)
+    runs = b""
+    for y, row in enumerate(index[::-1]):
+        if y % 3 == 0:  # as they are, an odd number is padded
+            runs += bytes([0, width]) + row.astype(np.uint8).tobytes() + bytes(width % 2)
+        else:
+            for value in row:
+                runs += bytes([1, value])
+        runs += b"\0\0" if y + 1 < height else b"\0\1"
+    bmp("bmp_runs.bmp", width, height, 8, runs, colours, compression=1)
+
+
+def write_gif(pixels):
+    picture = Image.fromarray(pixels).quantize(200)
+    picture.save(FOLDER / "plain.gif", "GIF", interlace=0)
+    picture.save(FOLDER / "interlaced.gif", "GIF", interlace=1)
+    wide = Image.fromarray(photo(90, 120, 5)).quantize(256)  # more than 4096 codes
+    wide.save(FOLDER / "large.gif", "GIF")
+    picture.save(FOLDER / "moving.gif", "GIF", save_all=True, append_images=[picture.rotate(180)], transparency=3)
+    picture.convert("L").save(FOLDER / "grey.gif", "GIF")
+    Image.fromarray(pixels).save(FOLDER / "lossless.webp", "WEBP", lossless=True)
+    Image.fromarray(pixels).convert("RGBA").save(FOLDER / "alpha.webp", "WEBP", lossless=True)
+    Image.fromarray(pixels).save(FOLDER / "lossy.webp", "WEBP", quality=80)
 
 
 def pillow(path):
-    image = Image.open(path)
+    image = ImageOps.exif_transpose(Image.open(path))
     if image.mode.startswith("I;16"):
         return (np.array(image) >> 8).astype(np.uint8)[..., None].repeat(3, -1)
     return np.array(image.convert("RGB"))
@@ -175,7 +254,7 @@ def write_processed():
 
 FOLDER.mkdir(parents=True, exist_ok=True)
 write_files()
-names = sorted(path.name for kind in ("*.png", "*.jpg") for path in FOLDER.glob(kind))
+names = sorted(path.name for kind in ("*.png", "*.jpg", "*.bmp", "*.gif", "*.webp") for path in FOLDER.glob(kind))
 save_file({name: np.ascontiguousarray(pillow(FOLDER / name)) for name in names}, FOLDER / "decoded.safetensors")
 write_resized()
 write_processed()

@@ -164,11 +164,9 @@ inline bool first_line_has(const Table& table, const Names& names) {
 /// A table as it is, its number of columns not yet checked. `inputs`: every line of a file of one column is a row.
 inline Table open_any(const Form* form, const std::string& path, const LoadOptions& options, bool inputs = false) {
   const bool cut_rows = form && form->cut_rows;
-  return Table::read(path, {.encoding = options.encoding,
-                            .columns = 1,
-                            .at_least = true,
-                            .blank_rows = cut_rows,
-                            .lone_blanks = inputs});
+  return Table::read(
+      path,
+      {.encoding = options.encoding, .columns = 1, .at_least = true, .blank_rows = cut_rows, .lone_blanks = inputs});
 }
 
 /// At most one row of a thousand has another number of columns.

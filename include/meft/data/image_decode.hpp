@@ -114,8 +114,10 @@ inline Image decode_png(Bytes bytes, const std::string& name, const DecodeLimits
                     width = png_get_image_width(reader.png, reader.info);
   check_size(height, width, limits, name);
   // Deflate packs at most 1032 to 1.
-  const std::uint64_t row = (std::uint64_t{width} * png_get_channels(reader.png, reader.info) *
-                                 png_get_bit_depth(reader.png, reader.info) + 7) / 8;
+  const std::uint64_t row =
+      (std::uint64_t{width} * png_get_channels(reader.png, reader.info) * png_get_bit_depth(reader.png, reader.info) +
+       7) /
+      8;
   if (row * height / 1032 > bytes.size())
     fail(name + ": PNG: the file ends too early: " + std::to_string(bytes.size()) + " bytes cannot hold " +
          std::to_string(width) + " x " + std::to_string(height) + " pixels");
@@ -145,7 +147,8 @@ inline Image decode_png(Bytes bytes, const std::string& name, const DecodeLimits
   int orientation = 0;
   png_uint_32 exif_size = 0;
   png_bytep exif = nullptr;
-  if (png_get_eXIf_1(reader.png, reader.info, &exif_size, &exif) != 0) orientation = exif_orientation({exif, exif_size});
+  if (png_get_eXIf_1(reader.png, reader.info, &exif_size, &exif) != 0)
+    orientation = exif_orientation({exif, exif_size});
   return upright(rows.image(), orientation);
 }
 
@@ -228,6 +231,7 @@ inline Image decode_jpeg(Bytes bytes, const std::string& name, const DecodeLimit
     jpeg_read_header(&jpeg, TRUE);
   }));
   check_size(jpeg.image_height, jpeg.image_width, limits, name);
+  const int orientation = orientation_of(jpeg);  // markers go when decoding ends
   const bool ink = jpeg.jpeg_color_space == JCS_CMYK || jpeg.jpeg_color_space == JCS_YCCK;
   // Every block of 8 x 8 takes at least a bit, but in arithmetic coding.
   if (const std::uint64_t blocks = std::uint64_t{jpeg.image_height} * jpeg.image_width / 64;
@@ -248,7 +252,7 @@ inline Image decode_jpeg(Bytes bytes, const std::string& name, const DecodeLimit
     }
     jpeg_finish_decompress(&jpeg);
   }));
-  return upright(rows.image(), orientation_of(jpeg));
+  return upright(rows.image(), orientation);
 }
 
 #ifdef MEFT_WEBP

@@ -114,7 +114,8 @@ inline void add_folder(ImageDataset& data, std::vector<ImageExample>& out, const
       out.push_back({add_file(data.files, inner + "/" + image), label, 0, 0, ImageKind::file});
   }
   if (training && data.label_names.size() < 2)
-    fail(folder + ": expected at least two class folders with images, found " + std::to_string(data.label_names.size()));
+    fail(folder + ": expected at least two class folders with images, found " +
+         std::to_string(data.label_names.size()));
   if (out.empty()) fail(folder + ": has no images in class folders");
 }
 
@@ -148,7 +149,9 @@ struct RecordFiles {
       if (!name.ends_with(kind)) continue;
       if (name.starts_with("data_batch")) train.push_back(path);
       else if (word < split_words.size())
-        (split_words[word].second == Part::train ? train : split_words[word].second == Part::dev ? dev : test)
+        (split_words[word].second == Part::train ? train
+         : split_words[word].second == Part::dev ? dev
+                                                 : test)
             .push_back(path);
     }
   }
@@ -230,9 +233,10 @@ inline Image ImageDataset::image(const ImageExample& example, Where where) const
 /// Reads a data set's files and labels. `path` is
 ///   a folder with `train/CLASS/*` and perhaps `val/`, `dev/`, `valid/`, `validation/` and `test/`, or with the class
 ///   folders themselves; classes are numbered in order of their names' bytes; images are .jpg, .png, .bmp, .gif and
-///   .webp files, other files are skipped; a folder with CIFAR-10's files `train*.bin` or `data_batch*.bin`, and perhaps
-///   `test*.bin`; or one such file; a folder with MNIST as `train*.csv` or `mnist_train*.csv`, and perhaps `val*`,
-///   `dev*`, `test*` or `mnist_test*`; or one such file. A line is the label and 784 pixels, line 1 perhaps a header.
+///   .webp files, other files are skipped; a folder with CIFAR-10's files `train*.bin` or `data_batch*.bin`, and
+///   perhaps `test*.bin`; or one such file; a folder with MNIST as `train*.csv` or `mnist_train*.csv`, and perhaps
+///   `val*`, `dev*`, `test*` or `mnist_test*`; or one such file. A line is the label and 784 pixels, line 1 perhaps a
+///   header.
 /// Without dev files a tenth of train, fixed by `split_seed`, becomes dev: test is never one to choose by, but scored
 /// at the end. Images are not decoded, but where their head or end looks broken. Errors name the file, and the line or
 /// record: no classes or images, broken images, images of a kind that is not read, bad labels, pixels or sizes.

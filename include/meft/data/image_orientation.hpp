@@ -70,8 +70,8 @@ inline Image upright(Image image, int orientation) {
   for (int y = 0; y < height; ++y)
     for (int x = 0; x < width; ++x) {
       const int row = sideways ? x : y, column = sideways ? y : x;
-      const std::uint8_t* from =
-          image.row(from_below ? image.height() - 1 - row : row) + 3 * (from_right ? image.width() - 1 - column : column);
+      const std::uint8_t* from = image.row(from_below ? image.height() - 1 - row : row) +
+                                 3 * (from_right ? image.width() - 1 - column : column);
       std::memcpy(out.row(y) + 3 * x, from, 3);
     }
   return out;

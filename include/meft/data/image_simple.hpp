@@ -52,7 +52,8 @@ struct BmpHeader {
     if (compression == 3 || compression == 6)
       for (std::size_t i = 0; i < 3; ++i) masks[i] = at(54 + 4 * i, 4);
     if (compression == 3 || compression == 6) compression = 0;
-    const bool plain = compression == 0 && (bits == 1 || bits == 4 || bits == 8 || bits == 16 || bits == 24 || bits == 32);
+    const bool plain =
+        compression == 0 && (bits == 1 || bits == 4 || bits == 8 || bits == 16 || bits == 24 || bits == 32);
     const bool runs = ((compression == 1 && bits == 8) || (compression == 2 && bits == 4)) && upward;
     if (!plain && !runs)
       fail(name + ": BMP: " + std::to_string(bits) + " bits with compression " + std::to_string(compression) +
@@ -198,7 +199,8 @@ inline std::vector<std::uint8_t> gif_codes(Bytes bytes, std::size_t at, unsigned
       if (used == (std::size_t{1} << bits) && bits < 12) ++bits;
     }
     before = code;
-    out.insert(out.end(), word.begin(), word.begin() + static_cast<std::ptrdiff_t>(std::min(word.size(), most - out.size())));
+    out.insert(out.end(), word.begin(),
+               word.begin() + static_cast<std::ptrdiff_t>(std::min(word.size(), most - out.size())));
   }
   if (out.size() < most) cut();
   return out;
@@ -224,7 +226,8 @@ inline Image decode_gif(Bytes bytes, const std::string& name, const DecodeLimits
     ++place;
   }
   need(place + 11);
-  const std::size_t left = at(place + 1, 2), top = at(place + 3, 2), width = at(place + 5, 2), height = at(place + 7, 2);
+  const std::size_t left = at(place + 1, 2), top = at(place + 3, 2), width = at(place + 5, 2),
+                    height = at(place + 7, 2);
   const unsigned flags = at(place + 9, 1);
   place += 10;
   if (const std::size_t own = colors_of(flags); own > 0) {
@@ -240,8 +243,9 @@ inline Image decode_gif(Bytes bytes, const std::string& name, const DecodeLimits
   Image image(static_cast<int>(all_height), static_cast<int>(all_width));
   const auto color = [&](std::size_t index, std::uint8_t* to) {
     for (std::size_t c = 0; c < 3; ++c)
-      to[c] = colors == 0 ? static_cast<std::uint8_t>(index)
-              : index < colors ? static_cast<std::uint8_t>(at(palette + 3 * index + c, 1)) : std::uint8_t{0};
+      to[c] = colors == 0      ? static_cast<std::uint8_t>(index)
+              : index < colors ? static_cast<std::uint8_t>(at(palette + 3 * index + c, 1))
+                               : std::uint8_t{0};
   };
   for (int y = 0; y < image.height(); ++y)
     for (int x = 0; x < image.width(); ++x) color(see_through, image.row(y) + 3 * x);

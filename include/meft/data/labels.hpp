@@ -6,10 +6,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -57,55 +59,52 @@ inline std::optional<std::size_t> class_number(std::string_view cell, std::size_
                    "-1,0,1 or 0,1");
 }
 
-/// The classes of a `tsv` file: numbers in order of value if all are, else names in order of bytes. Cells that say none
-/// are not counted, nor is -1 beside other numbers from 0 or beside names.
-/// Errors: a first row with a label of its own, which is a header taken for a row, unless the options say there is
-/// none; -1 beside 0 and 1 alone.
-inline Names classes(const Source& source, const LoadOptions& options) {
-  const Table& table = source.table;
-  struct Seen {
-    std::size_t count = 0, row = 0;
-  };
-  std::map<std::string_view, Seen> found;
-  std::size_t labelled = 0, minus_ones = 0, minus_one = 0;
-  for (std::size_t row = 0; row < table.rows(); ++row) {
-    const std::string_view cell = trimmed(table(row, source.at.label));
-    if (says_none(cell)) continue;
-    if (is_minus_one(cell) && minus_ones++ == 0) minus_one = row;
-    ++labelled;
-    if (Seen& seen = found[cell]; seen.count++ == 0) seen.row = row;
+/// The classes of the files of a `tsv` split: numbers in order of value if all are, else names in order of bytes. Cells
+/// that say none are not counted, nor is -1 beside other numbers from 0 or beside names. Errors: a first row with a
+/// label of its own, which is a header taken for a row, unless the options say there is none; -1 beside 0 and 1 alone.
+inline Names classes(const std::vector<Source>& sources, const LoadOptions& options) {
+  const Table& table = sources.at(0).table;
+  std::map<std::string_view, std::size_t> found;
+  std::size_t labelled = 0, rows = 0, minus_one = 0;
+  const Source* with_minus_one = nullptr;
+  for (const Source& source : sources) {
+    rows += source.table.rows();
+    for (std::size_t row = 0; row < source.table.rows(); ++row) {
+      const std::string_view cell = trimmed(source.table(row, source.at.label));
+      if (says_none(cell)) continue;
+      if (is_minus_one(cell) && !with_minus_one) with_minus_one = &source, minus_one = row;
+      ++labelled;
+      ++found[cell];
+    }
   }
   if (options.header == Header::automatic && table.header().empty() && table.rows() > 2) {
-    const std::string_view first = trimmed(table(0, source.at.label));
-    if (!says_none(first) && found[first].count == 1 && !number(first))
+    const std::string_view first = trimmed(table(0, sources[0].at.label));
+    if (!says_none(first) && found[first] == 1 && !number(first))
       table.bad(0, "looks like a header: its label occurs nowhere else (option header says whether there is one)");
   }
-  std::map<double, Seen> values;
-  bool numbers = true;
-  for (const auto& [name, seen] : found) {
+  const bool numbers =
+      std::all_of(found.begin(), found.end(), [](const auto& entry) { return number(entry.first).has_value(); });
+  std::set<double> values;
+  for (const auto& [name, count] : found) {
     const auto value = number(name);
-    numbers = numbers && value;
-    if (!value) continue;
-    if (*value != std::floor(*value) && std::all_of(found.begin(), found.end(), [](const auto& entry) {
-          return number(entry.first).has_value();
-        }))
+    if (numbers && *value != std::floor(*value))
       fail(table.name() + ": label " + excerpt(name) + " is a fraction: use option regression or threshold");
-    values[*value].count += seen.count;
+    if (value) values.insert(*value);
   }
   Names names;
   if (numbers) {
-    if (values.contains(-1) && values.begin()->first == -1) {
+    if (values.contains(-1) && *values.begin() == -1) {
       const bool coded = values.size() == 2 && values.contains(1);  // -1 and 1
-      if (values.size() == 3 && values.contains(0) && values.contains(1)) ask_minus_one(source, minus_one);
+      if (values.size() == 3 && values.contains(0) && values.contains(1)) ask_minus_one(*with_minus_one, minus_one);
       if (!coded) values.erase(-1);
     }
-    for (const auto& [value, seen] : values) {
+    for (const double value : values) {
       char text[32];
       std::snprintf(text, sizeof text, "%.0f", value == 0 ? 0.0 : value);
       names.emplace_back(text);
     }
   } else {
-    for (const auto& [name, seen] : found)
+    for (const auto& [name, count] : found)
       if (!is_minus_one(name)) names.emplace_back(name);
   }
   if (names.size() < 2)
@@ -113,7 +112,7 @@ inline Names classes(const Source& source, const LoadOptions& options) {
          (names.empty() ? "no rows with a label" : quoted(names, "")));
   if (names.size() > 20 && names.size() * 2 > labelled)
     fail(table.name() + ": expected classes, found " + std::to_string(names.size()) + " different labels in " +
-         std::to_string(table.rows()) + " rows (for numbers use option regression or threshold)");
+         std::to_string(rows) + " rows (for numbers use option regression or threshold)");
   return names;
 }
 
@@ -139,8 +138,8 @@ inline std::optional<float> label_of(const Source& source, std::size_t row, cons
   std::string expected =
       quoted(Names(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 10)), ", ");
   if (names.size() > 10) expected += ", ... (" + std::to_string(names.size()) + " labels)";
-  source.table.bad(row,
-                   "unknown label " + excerpt(cell) + ": expected " + expected + (numbered ? " or its number from 0" : ""));
+  source.table.bad(
+      row, "unknown label " + excerpt(cell) + ": expected " + expected + (numbered ? " or its number from 0" : ""));
 }
 
 /// The names of a ClassLabel feature in dataset_info.json, or in dataset_infos.json where all that have it agree.
@@ -179,7 +178,8 @@ inline Names names_in_card(std::string_view text, const std::string& label) {
       names = true;
     } else if (names) {
       const std::size_t colon = bare.find(':');
-      if (colon == bare.npos || class_number(unquoted(bare.substr(0, colon)), out.size() + 1) != out.size()) names = false;
+      if (colon == bare.npos || class_number(unquoted(bare.substr(0, colon)), out.size() + 1) != out.size())
+        names = false;
       else out.emplace_back(unquoted(bare.substr(colon + 1)));
     }
   });
@@ -191,11 +191,10 @@ inline Names names_in_card(std::string_view text, const std::string& label) {
 inline Names hub_names(const std::string& folder, const std::string& label) {
   namespace fs = std::filesystem;
   constexpr std::size_t most = std::size_t{16} << 20;
-  std::error_code ignored;
   for (const fs::path& place : {fs::path(folder), fs::path(folder).parent_path()}) {
     for (const char* name : {"dataset_info.json", "dataset_infos.json"}) {
       const std::string file = (place / name).string();
-      if (!fs::is_regular_file(file, ignored)) continue;
+      if (!is_there(file)) continue;
       const auto tree = parse_json(read_bytes(file, most), file);
       const JsonField field(tree, file);
       if (!tree.is_object()) continue;
@@ -210,21 +209,22 @@ inline Names hub_names(const std::string& folder, const std::string& label) {
       if (!agreed.empty()) return agreed;
     }
     const std::string card = (place / "README.md").string();
-    if (fs::is_regular_file(card, ignored))
+    if (is_there(card))
       if (Names names = names_in_card(read_bytes(card, most), label); !names.empty()) return names;
-    if (!fs::exists(place / "data", ignored) && place.filename() != "data") break;
+    if (place.filename() != "data") break;
   }
   return {};
 }
 
-/// hub_names, if every label of the table is one of their numbers or says none.
-inline Names fitting_names(const Source& source, const std::string& folder, const std::string& label) {
+/// hub_names, if every label of the files is one of their numbers or says none.
+inline Names fitting_names(const std::vector<Source>& sources, const std::string& folder, const std::string& label) {
   Names names = hub_names(folder, label);
   if (names.size() < 2) return {};
-  for (std::size_t row = 0; row < source.table.rows(); ++row) {
-    const std::string_view cell = source.table(row, source.at.label);
-    if (!says_none(cell) && !is_minus_one(cell) && !class_number(cell, names.size())) return {};
-  }
+  for (const Source& source : sources)
+    for (std::size_t row = 0; row < source.table.rows(); ++row) {
+      const std::string_view cell = source.table(row, source.at.label);
+      if (!says_none(cell) && !is_minus_one(cell) && !class_number(cell, names.size())) return {};
+    }
   return names;
 }
 

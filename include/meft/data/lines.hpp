@@ -38,8 +38,7 @@ inline void read_lines(std::vector<std::string>& out, const std::string& path, E
   if (const std::string end = ending(path); end == ".csv" || end == ".jsonl" || end == ".ndjson" || end == ".json") {
     const Table table = Table::read(path, {.encoding = encoding, .header = end == ".csv"});
     const std::size_t column = table.find({"text"});
-    if (column == Table::none)
-      fail(path + ": expected a column `text`, found " + quoted(table.header(), ", "));
+    if (column == Table::none) fail(path + ": expected a column `text`, found " + quoted(table.header(), ", "));
     for (std::size_t row = 0; row < table.rows(); ++row) {
       if (table.nested(row, column)) table.bad(row, "expected a text in column `text`, found an object or array");
       for_each_line(table(row, column), take);

@@ -49,9 +49,8 @@ struct LeftOut {
   /// `train.tsv: 2 rows without a label left out (lines 10, 11)`
   std::string text() const {
     constexpr std::size_t most = 8;
-    std::string out = file + ": " + std::to_string(lines.size()) +
-                      (lines.size() == 1 ? " row" : " rows") + " without a label left out (line" +
-                      (lines.size() == 1 ? " " : "s ");
+    std::string out = file + ": " + std::to_string(lines.size()) + (lines.size() == 1 ? " row" : " rows") +
+                      " without a label left out (line" + (lines.size() == 1 ? " " : "s ");
     for (std::size_t i = 0; i < lines.size() && i < most; ++i) out += (i ? ", " : "") + std::to_string(lines[i]);
     return out + (lines.size() > most ? ", ...)" : ")");
   }
@@ -172,7 +171,8 @@ inline std::size_t cut_shard(std::string& stem) {
   return count;
 }
 
-/// The splits in `folder`: files with one of the `endings` (preferred ones first), and folders that hold such files.
+/// The splits in `folder`: files with one of the `endings` (preferred ones first), and folders that hold such files;
+/// without endings all folders.
 /// Names in `apart` are neither splits nor told. Errors: a part of a split is missing.
 inline Splits find_splits(const std::string& folder, const Names& endings, const Names& apart = {}) {
   Splits out{.folder = folder, .parts = {}, .others = {}};
@@ -189,7 +189,7 @@ inline Splits find_splits(const std::string& folder, const Names& endings, const
     const std::size_t shards = inner ? 0 : cut_shard(stem), word = split_word(stem);
     Found found{stem, word, kind, {path}, {inner ? name + "/" : name}};
     if (inner && word < split_words.size() && lower(name) != split_words[word].first) found.files.clear();
-    else if (inner && word < split_words.size()) {
+    else if (inner && word < split_words.size() && !endings.empty()) {
       found.files.clear();
       for (const std::string& file : names_in(path))
         if (kind_of(file) < endings.size()) found.files.push_back(path + "/" + file);
@@ -210,8 +210,8 @@ inline Splits find_splits(const std::string& folder, const Names& endings, const
   }
   for (auto& [found, shards] : all) {
     if (shards > 0 && found.files.size() != shards)
-      fail(folder + "/" + found.stem + ": has " + std::to_string(found.files.size()) + " of " +
-           std::to_string(shards) + " files: " + quoted(found.names, ", "));
+      fail(folder + "/" + found.stem + ": has " + std::to_string(found.files.size()) + " of " + std::to_string(shards) +
+           " files: " + quoted(found.names, ", "));
     out.parts[static_cast<std::size_t>(split_words[found.word].second)].push_back(std::move(found));
   }
   for (auto& part : out.parts)

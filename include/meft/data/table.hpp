@@ -23,10 +23,10 @@ enum class Columned { tabs, commas, json };
 
 struct TableOptions {
   Encoding encoding = Encoding::utf8;
-  bool header = false;      // line 1 holds the columns' names; JSON's keys always are a header
-  std::size_t columns = 0;  // 0: as many as line 1 has
-  bool at_least = false;    // lines may have more columns than that
-  bool blank_rows = false;  // a blank line before the end is a row of one empty column, not an error
+  bool header = false;       // line 1 holds the columns' names; JSON's keys always are a header
+  std::size_t columns = 0;   // 0: as many as line 1 has
+  bool at_least = false;     // lines may have more columns than that
+  bool blank_rows = false;   // a blank line before the end is a row of one empty column, not an error
   bool lone_blanks = false;  // in a file of one column a blank line is a row wherever it stands, also last
 };
 
@@ -87,11 +87,12 @@ class Table {
   void expect(std::size_t count, bool at_least = false) const {
     for (std::size_t row = 0; row < rows(); ++row) {
       if (const std::size_t found = columns(row); at_least ? found < count : found != count)
-        bad(row, std::string(at_least ? "expected at least " : "expected ") + std::to_string(count) +
-                     (count == 1 ? " column" : " columns") +
-                     (columned_ == Columned::commas ? " (separated by commas), found " : " (separated by tabs), found ") +
-                     std::to_string(found) +
-                     (text(row).find('\r') != std::string_view::npos ? " (some lines end in CR alone?)" : ""));
+        bad(row,
+            std::string(at_least ? "expected at least " : "expected ") + std::to_string(count) +
+                (count == 1 ? " column" : " columns") +
+                (columned_ == Columned::commas ? " (separated by commas), found " : " (separated by tabs), found ") +
+                std::to_string(found) +
+                (text(row).find('\r') != std::string_view::npos ? " (some lines end in CR alone?)" : ""));
     }
   }
 
@@ -104,9 +105,7 @@ class Table {
   }
 
   /// `file:line`, or `file: element` of a JSON array.
-  std::string place(std::size_t row) const {
-    return name_ + (array_ ? ": element " : ":") + std::to_string(line(row));
-  }
+  std::string place(std::size_t row) const { return name_ + (array_ ? ": element " : ":") + std::to_string(line(row)); }
 
   /// Throws `file:line: what: excerpt of the line`.
   [[noreturn]] void bad(std::size_t row, const std::string& what) const {

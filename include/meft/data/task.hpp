@@ -52,7 +52,8 @@ struct Dataset {
 inline std::vector<std::size_t> class_counts(const std::vector<Example>& examples, int labels) {
   std::vector<std::size_t> out(static_cast<std::size_t>(std::max(labels, 0)));
   for (const Example& example : examples)
-    if (example.label >= 0 && example.label < static_cast<float>(labels)) ++out[static_cast<std::size_t>(example.label)];
+    if (example.label >= 0 && example.label < static_cast<float>(labels))
+      ++out[static_cast<std::size_t>(example.label)];
   return out;
 }
 
@@ -107,15 +108,14 @@ inline void split_by_ids(Dataset& data, const Source& source, const std::string&
   std::set<std::size_t> lines;
   for (std::size_t row = 0; row < source.table.rows(); ++row)
     if (wanted.contains({source.table(row, first), source.table(row, second)})) lines.insert(source.table.line(row));
-  for (Example& example : data.train)
-    (lines.contains(example.line) ? data.dev : rest).push_back(std::move(example));
+  for (Example& example : data.train) (lines.contains(example.line) ? data.dev : rest).push_back(std::move(example));
   data.train = std::move(rest);
   if (data.dev.size() != wanted.size())
     fail(ids_path + ": lists " + std::to_string(wanted.size()) + " pairs, " + source.table.name() + " has " +
          std::to_string(data.dev.size()) + " of them");
 }
 
-inline Task tsv_task(const LoadOptions& options, const Source& train) {
+inline Task tsv_task(const LoadOptions& options, const std::vector<Source>& train) {
   Task task{.name = "tsv",
             .labels = 1,
             .pair = !options.pair.empty(),
@@ -153,7 +153,8 @@ inline TaskFiles task_files(const Form* form, const std::string& name, const std
   if (!is_folder(path)) return {{path}, {}, {}, {}, {}, {}, {{fs::path(path).filename().string()}, {}, {}, {}}};
   Names folders = {path};
   if (form)
-    for (const std::string& inner : {form->task.name, form->folder}) folders.push_back((fs::path(path) / inner).string());
+    for (const std::string& inner : {form->task.name, form->folder})
+      folders.push_back((fs::path(path) / inner).string());
   folders.push_back((fs::path(path) / "data").string());
   const bool mrpc = form && form->task.name == "mrpc";
   Splits splits = find_splits(folders, table_endings(), mrpc ? Names{"dev_ids.tsv"} : Names{});
@@ -161,8 +162,8 @@ inline TaskFiles task_files(const Form* form, const std::string& name, const std
   if (const auto& train = splits.of(Part::train); !train.empty() && train[0].kind != txt)
     splits.leave_out([&](const Found& found) { return found.kind == txt; });
   if (splits.of(Part::train).empty()) no_training(splits, "file of task " + name, "`train.tsv`, .csv, .jsonl or .json");
-  TaskFiles out{splits.files(Part::train), splits.files(Part::dev), splits.files(Part::test), {}, {}, {},
-                splits.told()};
+  TaskFiles out{
+      splits.files(Part::train), splits.files(Part::dev), splits.files(Part::test), {}, {}, {}, splits.told()};
   const auto use = [&](Part part, const char* first, const char* further, Names& files, Names& told) {
     const auto& found = splits.of(part);
     for (std::size_t i = 1; i < found.size(); ++i)
@@ -207,16 +208,16 @@ inline Dataset load(const std::string& name, const std::string& path, const Load
     fail(file + ": no row has a label");
   };
 
-  const Source source = open_file(files.train[0], true);
+  std::vector<Source> sources;
+  for (const std::string& file : files.train) sources.push_back(open_file(file, true));
   if (!form && !options.regression && !options.threshold && options.label_names.empty())
-    options.label_names = fitting_names(source, std::filesystem::path(files.train[0]).parent_path().string(),
-                                        options.label);
-  data.task = form ? form->task : tsv_task(options, source);
-  append(data.train, source, data.task, options, false, data);
-  add(data.train, {files.train.begin() + 1, files.train.end()}, true);
+    options.label_names =
+        fitting_names(sources, std::filesystem::path(files.train[0]).parent_path().string(), options.label);
+  data.task = form ? form->task : tsv_task(options, sources);
+  for (const Source& source : sources) append(data.train, source, data.task, options, false, data);
   need_rows(data.train, files.train[0]);
 
-  if (!files.ids.empty()) split_by_ids(data, source, files.ids);
+  if (!files.ids.empty()) split_by_ids(data, sources[0], files.ids);
   else if (data.held_out = files.dev.empty(); data.held_out)
     hold_out(data.train, data.dev, files.train[0], options.split_seed);
   else add(data.dev, files.dev, true);

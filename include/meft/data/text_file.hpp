@@ -158,8 +158,8 @@ inline bool ends_in_cr(std::string_view text) {
 inline std::string_view without_blank_end(std::string_view text) {
   const bool cr = ends_in_cr(text);
   std::size_t size = text.size();
-  while (size > 0 && (text[size - 1] == '\n' ||
-                      (text[size - 1] == '\r' && (cr || size == text.size() || text[size] == '\n'))))
+  while (size > 0 &&
+         (text[size - 1] == '\n' || (text[size - 1] == '\r' && (cr || size == text.size() || text[size] == '\n'))))
     --size;
   return text.substr(0, size);
 }
@@ -188,9 +188,9 @@ void for_each_line(std::string_view text, Take&& take) {
 
 /// The Unicode characters of Windows-1252's bytes 0x80 to 0x9F; the five that it leaves out stay control characters.
 inline constexpr std::array<std::uint16_t, 32> windows_1252 = {
-    0x20AC, 0x81,   0x201A, 0x0192, 0x201E, 0x2026, 0x2020, 0x2021, 0x02C6, 0x2030, 0x0160, 0x2039, 0x0152, 0x8D,
-    0x017D, 0x8F,   0x90,   0x2018, 0x2019, 0x201C, 0x201D, 0x2022, 0x2013, 0x2014, 0x02DC, 0x2122, 0x0161, 0x203A,
-    0x0153, 0x9D,   0x017E, 0x0178};
+    0x20AC, 0x81,   0x201A, 0x0192, 0x201E, 0x2026, 0x2020, 0x2021, 0x02C6, 0x2030, 0x0160,
+    0x2039, 0x0152, 0x8D,   0x017D, 0x8F,   0x90,   0x2018, 0x2019, 0x201C, 0x201D, 0x2022,
+    0x2013, 0x2014, 0x02DC, 0x2122, 0x0161, 0x203A, 0x0153, 0x9D,   0x017E, 0x0178};
 
 /// Drops a byte order mark and converts to UTF-8 (whose validity is checked line by line, later).
 inline std::string decode(std::string bytes, const std::string& name, Encoding encoding) {
