@@ -172,7 +172,7 @@ def make_images(folder):
     """Class k of CIFAR-10 is a shade of its own."""
     rng = random.Random(9)
     folder.mkdir()
-    for name, count in (("train_60.bin", 60), ("test_20.bin", 20)):
+    for name, count in (("train_60.bin", 60), ("val_20.bin", 20)):
         data = bytearray()
         for i in range(count):
             label = i % 10
