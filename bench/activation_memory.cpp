@@ -31,9 +31,9 @@ struct Row {
 
 std::string head(bool heap) {
   char text[200];
-  std::snprintf(text, sizeof text, "%-17s %-8s %6s %6s %6s %11s %7s %10s %9s %10s %10s%s %8s %10s", "method", "streams",
-                "layers", "batch", "seq", "activation", "/full", "parameters", "gradients", "optimizer", "reserved",
-                heap ? "       heap" : "", "s/step", "grad error");
+  std::snprintf(text, sizeof text, "%-17s %-8s %6s %6s %6s %11s %7s %10s %9s %10s %10s %10s%s %8s %10s", "method",
+                "streams", "layers", "batch", "seq", "activation", "/full", "parameters", "gradients", "optimizer",
+                "reserved", "resident", heap ? "       heap" : "", "s/step", "grad error");
   return text;
 }
 
@@ -46,11 +46,12 @@ std::string show(const Row& row, std::optional<double> full) {
   if (row.error) std::snprintf(error, sizeof error, *row.error == 0 ? "0" : "%.1e", *row.error);
   if (!c.finite) std::snprintf(error, sizeof error, "not finite");
   if (c.heap) std::snprintf(heap, sizeof heap, " %10.1f", mib(*c.heap));
-  std::snprintf(text, sizeof text, "%-17s %-8s %6lld %6lld %6lld %11.1f %7s %10.1f %9.1f %10.1f %10.1f%s %8.3f %10s",
+  std::snprintf(text, sizeof text,
+                "%-17s %-8s %6lld %6lld %6lld %11.1f %7s %10.1f %9.1f %10.1f %10.1f %10.1f%s %8.3f %10s",
                 s.method.c_str(), row.reversible() ? name_of(s.stack.streams) : "-",
                 static_cast<long long>(s.config.num_hidden_layers), static_cast<long long>(s.batch),
                 static_cast<long long>(s.seq), mib(c.activation), ratio, mib(c.parameter), mib(c.gradient),
-                mib(c.optimizer), mib(c.reserved), heap, c.least().step, error);
+                mib(c.optimizer), mib(c.reserved), mib(c.resident.own), heap, c.least().step, error);
   return text;
 }
 
@@ -100,12 +101,13 @@ int main(int argc, char** argv) {
   app.add_flag("--no-cache", no_cache, "the pool keeps nothing: for comparing it with a heap meter");
   app.add_flag("--no-error", no_error, "no gradient error: spares the memory and time of the stored run");
   CLI11_PARSE(app, argc, argv);
+  if (sweep.ragged && !app.count("--steps")) sweep.steps = 200;
 
   try {
     const auto sizes = sweep.sizes();
     if (sweep.threads) set_threads(sweep.threads);
-    std::printf("%s\nmemory in MiB\n\n%s\n", sweep.describe(sizes.front()).c_str(),
-                head(bool(bench::HeapMeter())).c_str());
+    std::printf("%s\nmemory in MiB; resident: the process's own pages%s\n\n%s\n", sweep.describe(sizes.front()).c_str(),
+                sweep.ragged ? "; batches of drawn lengths" : "", head(bool(bench::HeapMeter())).c_str());
     std::vector<Row> rows;
     with_device(sweep.device, [&]<Backend B>() {
       B::pool().set_caching(!no_cache);

@@ -74,7 +74,7 @@ double operations(const Setup& setup) {
 }
 
 template <Backend B>
-Step<B>::Step(const Setup& setup) : bert_(setup.config) {
+Step<B>::Step(const Setup& setup) : setup_(setup), bert_(setup.config) {
   bert_.config.max_position_embeddings = std::max(bert_.config.max_position_embeddings, setup.seq);
   bert_ = model::Bert<float, B>(bert_.config);
   bert_.initialise(setup.seed);
@@ -91,21 +91,30 @@ Step<B>::Step(const Setup& setup) : bert_(setup.config) {
     head_.dense->pack();
   }
   optimizer_.emplace(optim::AdamW{.rate = 1e-4}.over<float, B>(bert_, body_, head_));
+  draw_batch(0);
+  B::pool().trim();
+}
+
+template <Backend B>
+void Step<B>::draw_batch(std::uint32_t step) {
+  const auto draw = [&](std::uint32_t site, std::uint64_t i) {
+    return random_bits({setup_.seed, head_site + site, step}, i);
+  };
   std::vector<std::vector<std::int32_t>> ids, types;
   std::vector<std::int32_t> labels;
-  for (Index i = 0; i < setup.batch; ++i) {
+  for (Index i = 0; i < setup_.batch; ++i) {
+    const auto number = static_cast<std::uint64_t>(i), longest = static_cast<std::uint64_t>(setup_.seq);
+    const std::uint64_t length = setup_.ragged ? 1 + draw(4, number) % longest : longest;
     ids.emplace_back();
-    for (Index j = 0; j < setup.seq; ++j)
-      ids.back().push_back(static_cast<std::int32_t>(
-          random_bits({setup.seed, head_site + 3, 0}, static_cast<std::uint64_t>(i * setup.seq + j)) %
-          static_cast<std::uint32_t>(bert_.config.vocab_size)));
-    types.emplace_back(static_cast<std::size_t>(setup.seq), 0);
+    for (std::uint64_t j = 0; j < length; ++j)
+      ids.back().push_back(static_cast<std::int32_t>(draw(3, number * longest + j) %
+                                                     static_cast<std::uint32_t>(bert_.config.vocab_size)));
+    types.emplace_back(length, 0);
     labels.push_back(static_cast<std::int32_t>(i % 2));
   }
   batch_ = nn::Batch<B>::pack(ids, types);
-  batch_.labels = Tensor<std::int32_t, B>::from({setup.batch}, labels);
-  batch_.run = {setup.seed, 0, true};
-  B::pool().trim();
+  batch_.labels = Tensor<std::int32_t, B>::from({setup_.batch}, labels);
+  batch_.run = {setup_.seed, step, true};
 }
 
 template <Backend B>
@@ -123,7 +132,8 @@ float Step<B>::differentiate(Times* times) {
 
 template <Backend B>
 bool Step<B>::update() {
-  ++batch_.run.step;
+  if (setup_.ragged) draw_batch(batch_.run.step + 1);
+  else ++batch_.run.step;
   try {
     optimizer_->step();
   } catch (const Error&) {
@@ -192,6 +202,8 @@ Cost measure(const Setup& setup, int warm) {
       if (i == 0) continue;
       cost.times.push_back(times);
       cost.activation = std::max(cost.activation, meter.activation());
+      cost.needed = std::max(cost.needed, B::pool().read().peak);
+      if (const auto resident = Resident::now(); resident.own > cost.resident.own) cost.resident = resident;
       if (heap) cost.heap = std::max(cost.heap.value_or(0), static_cast<std::size_t>(heap.peak() - heap_before));
       cost.parameter = before.of(Use::parameter);
       cost.gradient = before.of(Use::gradient);

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include <meft/memory/resident.hpp>
 #include <meft/method/body.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/nn/classifier.hpp>
@@ -26,6 +27,7 @@ struct Setup {
   StackOptions stack{};                  // of the reversible methods
   Precision precision = Precision::f32;  // of frozen weights
   std::uint64_t seed = 1;
+  bool ragged = false;  // each step's sequences have lengths of their own, from 1 to seq
 };
 
 inline bool reversible(std::string_view method) { return method.starts_with("meft"); }
@@ -42,7 +44,7 @@ struct Times {
   double undo = 0;  // part of backward: inputs brought back, by the share of the workers' time; reversible methods
 };
 
-/// Model, head, optimizer and one batch of random tokens, all determined by the setup. Ready to step: gradients and
+/// Model, head, optimizer and batches of random tokens, all determined by the setup. Ready to step: gradients and
 /// moments are allocated. The pool's cache is returned to the system, so that `reserved` counts what steps use.
 /// The method is full, head, bitfit, adapter or lora, each also as NAME+recompute (recompute: full+recompute), meft1,
 /// meft2 or meft3; any other is an Error.
@@ -54,8 +56,9 @@ class Step {
   /// Forward and backward, their seconds on request: gradients are added to the parameters'. Gives the loss.
   float differentiate(Times* times = nullptr);
 
-  /// Applies the gradients and makes them zero; the next step draws other dropout masks. False, with the weights as
-  /// they were, when a gradient is not finite: `rounded` streams come to that in deep models.
+  /// Applies the gradients and makes them zero; the next step draws other dropout masks, and where ragged another
+  /// batch. False, with the weights as they were, when a gradient is not finite: `rounded` streams come to that in deep
+  /// models.
   bool update();
 
   /// The gradients of the lowest layer with trained parameters, one after the other; empty when none has.
@@ -64,6 +67,9 @@ class Step {
   Index trained() const { return optimizer_->parameters(); }
 
  private:
+  void draw_batch(std::uint32_t step);
+
+  Setup setup_;
   model::Bert<float, B> bert_;
   Body<float, B> body_;
   nn::Classifier<float, B> head_;
@@ -84,7 +90,9 @@ struct HeapMeter {
 struct Cost {
   std::size_t activation = 0;  // the highest of the warm steps: peak of everything alive less what lived before
   std::size_t parameter = 0, gradient = 0, optimizer = 0;
-  std::size_t reserved = 0;              // what the pool holds from the system after the steps, its cache included
+  std::size_t needed = 0;                // the highest of everything alive
+  std::size_t reserved = 0;              // what the pool holds from the system after the steps, free blocks included
+  Resident resident{};                   // of the process, where its own pages were most after a step
   std::optional<std::size_t> heap{};     // as `activation`, counted by the heap meter
   std::vector<Times> times{};            // of each warm step
   std::vector<float> gradient_values{};  // lowest trained layer's, in the first step

@@ -42,7 +42,7 @@ struct Sweep {
   std::vector<std::string> methods;
   int threads = 0, steps = 2;
   std::uint64_t seed = 1;
-  bool log = false;
+  bool log = false, ragged = false;
 
   /// Declares them; what they hold then are the defaults.
   void add_to(CLI::App& app) {
@@ -71,6 +71,7 @@ struct Sweep {
         ->capture_default_str();
     add_device(app, device);
     positive("--slice-tokens", slice_tokens, "tokens in a slice, in place of the device's default");
+    app.add_flag("--ragged", ragged, "each step's sequences have lengths of their own, from 1 to --seq");
     positive("--threads", threads, "all processors by default");
     positive("--steps", steps, "measured steps, after one that is not")->capture_default_str();
     app.add_option("--seed", seed, "of weights, tokens and dropout")->capture_default_str();
@@ -86,7 +87,7 @@ struct Sweep {
 
   /// The sizes to measure, without methods.
   std::vector<Setup> sizes() const {
-    Setup base{.config = config_of(model), .batch = batch, .seq = seq, .stack = {}, .seed = seed};
+    Setup base{.config = config_of(model), .batch = batch, .seq = seq, .stack = {}, .seed = seed, .ragged = ragged};
     if (hidden) base.config.hidden_size = hidden;
     if (heads) base.config.num_attention_heads = heads;
     if (ffn) base.config.intermediate_size = ffn;
@@ -129,7 +130,11 @@ struct Sweep {
         {"parameter_bytes", cost.parameter},
         {"gradient_bytes", cost.gradient},
         {"optimizer_bytes", cost.optimizer},
+        {"needed_bytes", cost.needed},
         {"reserved_bytes", cost.reserved},
+        {"resident_own_bytes", cost.resident.own},
+        {"resident_file_bytes", cost.resident.file},
+        {"ragged", setup.ragged},
         {"heap_bytes", nullptr},
         {"step_seconds", cost.least().step},
         {"step_seconds_median", cost.median()},

@@ -83,7 +83,7 @@ void* allocate(std::size_t bytes) {
   check(code, "cudaMallocAsync");
   return data;
 }
-void release(void* data) {
+void release(void* data, std::size_t) {
   std::optional<Aside> aside;
   if (recorder()) aside.emplace();
   cudaFreeAsync(data, stream());  // from destructors: an error shows in the next call

@@ -6,8 +6,13 @@
 
 namespace meft {
 
-/// What a buffer is for.
-enum class Use { parameter, gradient, optimizer, activation, workspace };
+/// What a buffer is for. Activations of a reversible stack are those of its slices; its streams with their gradients,
+/// and its digits, are counted apart.
+enum class Use { parameter, gradient, optimizer, activation, workspace, streams, digits };
+inline constexpr std::size_t uses = 7;
+
+/// Whether it stays from one step to the next.
+constexpr bool lasts(Use use) { return use <= Use::optimizer; }
 
 /// Who may have a block again that was given back: anyone, or what takes blocks for the same purpose alone: recordings,
 /// which write to their blocks whenever they are run; uploads that run ahead of the work that was enqueued.
@@ -48,13 +53,15 @@ class ShelfScope {
   Shelf before_;
 };
 
-/// Bytes alive now and at the highest point since the last `reset`.
+/// Bytes alive now and at the highest point since the last `reset_peak`.
 struct Reading {
-  std::array<std::size_t, 5> live{};  // by Use
+  using ByUse = std::array<std::size_t, uses>;
+  ByUse live{}, at_peak{};
   std::size_t total = 0;
   std::size_t peak = 0;
 
   std::size_t of(Use use) const { return live[static_cast<std::size_t>(use)]; }
+  std::size_t peak_of(Use use) const { return at_peak[static_cast<std::size_t>(use)]; }
 };
 
 }  // namespace meft

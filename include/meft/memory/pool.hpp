@@ -1,14 +1,15 @@
-// Owns: the caching pool that all device memory comes from, and its meter. It knows a device only by two functions.
-// A freed block is kept and given to the next request that it fits within an eighth, most recently used first.
+// Owns: the pool that all device memory comes from, and its meter. It knows a device only by two functions.
+// What lasts (weights, gradients, moments) has memory of its own. What a step needs is cut from segments, which are
+// joined to one when the step is over, as large as it was found to need: what is held follows the highest step.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
-#include <utility>
-#include <vector>
 
 #include <meft/base/error.hpp>
 #include <meft/base/mutex.hpp>
+#include <meft/memory/arena.hpp>
 #include <meft/memory/meter.hpp>
 
 namespace meft {
@@ -16,11 +17,11 @@ namespace meft {
 class Pool {
  public:
   using Allocate = void* (*)(std::size_t bytes);  // null when there is no memory left
-  using Free = void (*)(void*);
+  using Free = void (*)(void*, std::size_t bytes);
 
   Pool(const char* device, Allocate allocate, Free free) : device_(device), allocate_(allocate), free_(free) {}
   ~Pool() {
-    for (auto& cached : cached_) release(cached);
+    for (auto& arena : arenas_) release(arena);
   }
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -34,30 +35,25 @@ class Pool {
 
   /// At least `bytes` bytes, aligned to 64; throws when the device has none left.
   [[gnu::cold, gnu::noinline]] Block take(std::size_t bytes, Where where = Where::current()) {
-    Block block{nullptr, round_up(bytes), detail::current_use(), detail::current_shelf()};
+    const Use use = detail::current_use();
+    const Shelf shelf = detail::current_shelf();
+    if (bytes > most) fail({"pool: more bytes than an address space has", where}, device_, "asked for", bytes);
+    const std::size_t capacity = round_up(bytes);
     const Lock lock(mutex_);
-    const std::size_t most = block.capacity + block.capacity / 8;
-    List& cached = list(block.shelf);
-    std::size_t at = first_of(cached, block.capacity);
-    if (at < cached.size() && cached[at].size <= most) {
-      at = first_of(cached, cached[at].size + 1) - 1;  // of that size, the last one given is the hot one
-      block.capacity = cached[at].size;
-      block.data = cached[at].data;
-      cached.erase(cached.begin() + static_cast<std::ptrdiff_t>(at));
-    } else {
-      block.data = allocate_(block.capacity);
-      if (!block.data) {
-        release(list(Shelf::common));
-        block.data = allocate_(block.capacity);
-      }
-      if (!block.data)
-        fail({"pool: the device has no memory left", where}, device_, "asked for", bytes, "alive", now_.total);
-      reserved_ += block.capacity;
-      ++system_calls_;
+    Block block{nullptr, capacity, use, shelf};
+    if (alone(block)) block.data = allocate(capacity);
+    else {
+      Arena& arena = arena_of(block);
+      const std::size_t size = placed(capacity);
+      block.data = arena.take(size);
+      if (!block.data && grow(arena, size)) block.data = arena.take(size);
+      if (&arena == &steps() && steps_need_ < arena.used()) steps_need_ = arena.used();
     }
-    now_.live[static_cast<std::size_t>(block.use)] += block.capacity;
-    now_.total += block.capacity;
-    if (now_.peak < now_.total) now_.peak = now_.total;
+    if (!block.data)
+      fail({"pool: the device has no memory left", where}, device_, "asked for", bytes, "alive", now_.total);
+    now_.live[static_cast<std::size_t>(use)] += capacity;
+    now_.total += capacity;
+    if (now_.peak < now_.total) now_.peak = now_.total, now_.at_peak = now_.live;
     return block;
   }
 
@@ -65,22 +61,23 @@ class Pool {
     const Lock lock(mutex_);
     now_.live[static_cast<std::size_t>(block.use)] -= block.capacity;
     now_.total -= block.capacity;
-    if (!caching_ && block.shelf == Shelf::common) return free_block(block);
-    List& cached = list(block.shelf);
-    cached.insert(cached.begin() + static_cast<std::ptrdiff_t>(first_of(cached, block.capacity + 1)),
-                  Cached{block.capacity, block.data});
+    Arena& arena = arena_of(block);
+    if (!arena.holds(block.data)) return free(block.data, block.capacity);
+    arena.give(block.data, placed(block.capacity));
+    if (&arena == &steps() && !arena.used() && arena.segments() > 1) plan();
+    if (!caching_ && !arena.used() && block.shelf == Shelf::common) release(arena);
   }
 
-  /// Returns cached blocks to the system.
+  /// Returns what is held but free to the system, and forgets what steps were found to need.
   void trim(Shelf shelf = Shelf::common) {
     const Lock lock(mutex_);
-    release(list(shelf));
+    forget(shelf);
   }
 
   /// With caching off every block goes straight back to the system: for comparing the meter with an outside count.
   void set_caching(bool on) {
-    if (!on) trim();
     const Lock lock(mutex_);
+    if (!on) forget(Shelf::common);
     caching_ = on;
   }
 
@@ -93,9 +90,10 @@ class Pool {
   void reset_peak() {
     const Lock lock(mutex_);
     now_.peak = now_.total;
+    now_.at_peak = now_.live;
   }
 
-  /// Bytes held from the system, cached ones included, and how often the system was asked.
+  /// Bytes held from the system, free ones included, and how often the system was asked.
   std::size_t reserved() const {
     const Lock lock(mutex_);
     return reserved_;
@@ -106,45 +104,91 @@ class Pool {
   }
 
  private:
-  struct Cached {
-    std::size_t size;
-    void* data;
-  };
-  using List = std::vector<Cached>;
+  static constexpr std::size_t most = ~std::size_t{0} / 4, page = 4096, small = std::size_t{1} << 16;
 
-  List& list(Shelf shelf) { return cached_[static_cast<std::size_t>(shelf)]; }
+  static std::size_t up(std::size_t bytes, std::size_t grain) { return (bytes + grain - 1) / grain * grain; }
+  static std::size_t round_up(std::size_t bytes) { return up(bytes ? bytes : 1, bytes > small ? page : 64); }
+  /// What a block takes of a segment: its neighbour is aligned as a device's libraries like it.
+  static std::size_t placed(std::size_t capacity) { return up(capacity, 256); }
 
-  /// The first cached block of at least `size` bytes; they are sorted by size.
-  static std::size_t first_of(const List& cached, std::size_t size) {
-    std::size_t low = 0, high = cached.size();
-    while (low < high) {
-      const std::size_t middle = (low + high) / 2;
-      if (cached[middle].size < size) low = middle + 1;
-      else high = middle;
+  /// Whether the block has memory of its own.
+  bool alone(const Block& block) const {
+    return block.shelf == Shelf::common && (!caching_ || (lasts(block.use) && block.capacity > small));
+  }
+  /// Small blocks, those of steps, and one for each other shelf.
+  Arena& arena_of(const Block& block) {
+    return block.shelf != Shelf::common ? arenas_[1 + static_cast<std::size_t>(block.shelf)]
+           : block.capacity <= small    ? arenas_[0]
+                                        : steps();
+  }
+  Arena& steps() { return arenas_[1]; }
+
+  /// A segment in which `size` bytes have room, at least an eighth of what the arena holds; of steps that outgrow
+  /// their plan a 32nd. Free segments, which were too small, become a part of it.
+  bool grow(Arena& arena, std::size_t size) {
+    constexpr std::size_t least = std::size_t{1} << 18, largest = std::size_t{1} << 26;
+    std::size_t wanted = std::min(std::max(arena.held() / (planned_ && &arena == &steps() ? 32 : 8), least), largest);
+    if (&arena == &steps()) {
+      // A place that is large enough, but in pieces: the next plan leaves more room.
+      if (planned_ && arena.used() + size <= plan_) slack_ = std::min(2 * slack_, std::size_t{8});
+      const bool first = !arena.used();
+      const std::size_t freed = release(arena);
+      wanted = std::max({wanted, first ? plan_ : 0, freed});
+      planned_ = first && plan_;
     }
-    return low;
+    wanted = up(std::max(wanted, size), page);
+    void* data = allocate(wanted);
+    if (!data && wanted > size) data = allocate(wanted = up(size, page));
+    if (data) arena.add(data, wanted);
+    return data;
   }
 
-  static std::size_t round_up(std::size_t bytes) {
-    const std::size_t grain = bytes > (std::size_t{1} << 16) ? 4096 : 64;
-    return bytes ? (bytes + grain - 1) / grain * grain : grain;
+  /// After a step that needed more than one segment: the next one gets one, large enough for all.
+  void plan() {
+    plan_ = std::min(steps().held(), up(steps_need_ + steps_need_ / 16 * slack_, page));
+    release(steps());
   }
 
-  void free_block(const Block& block) {
-    reserved_ -= block.capacity;
-    free_(block.data);
+  void* allocate(std::size_t bytes) {
+    void* data = allocate_(bytes);
+    if (!data) {
+      forget(Shelf::common);
+      data = allocate_(bytes);
+    }
+    if (!data) return nullptr;
+    reserved_ += bytes;
+    ++system_calls_;
+    return data;
   }
-  void release(List& blocks) {
-    for (const auto& cached : blocks) free_block({cached.data, cached.size});
-    blocks.clear();
+  void free(void* data, std::size_t bytes) {
+    reserved_ -= bytes;
+    free_(data, bytes);
+  }
+  std::size_t release(Arena& arena) {
+    return arena.release([this](void* data, std::size_t bytes) { free(data, bytes); });
+  }
+  void forget(Shelf shelf) {
+    if (shelf != Shelf::common) {
+      release(arenas_[1 + static_cast<std::size_t>(shelf)]);
+      return;
+    }
+    release(arenas_[0]);
+    release(steps());
+    plan_ = 0;
+    steps_need_ = steps().used();
+    slack_ = 1;
+    planned_ = false;
   }
 
   const char* device_;
   Allocate allocate_;
   Free free_;
   mutable Mutex mutex_;
-  std::array<List, 3> cached_;  // by Shelf
+  std::array<Arena, 4> arenas_;
   Reading now_;
+  std::size_t steps_need_ = 0, plan_ = 0;  // bytes of the arena of steps: the highest, and the next single segment
+  std::size_t slack_ = 1;                  // sixteenths that a plan adds
+  bool planned_ = false;                   // the arena of steps began with the plan's segment
   std::size_t reserved_ = 0, system_calls_ = 0;
   bool caching_ = true;
 };

@@ -1,6 +1,7 @@
 // Owns: the CPU tag.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 
@@ -19,7 +20,7 @@ struct Cpu {
 
   /// The process's one CPU pool. It is never destroyed, so that tensors may outlive main.
   [[gnu::noinline]] static Pool& pool() {
-    static Pool& pool = *new Pool(name, allocate, [](void* p) { std::free(p); });
+    static Pool& pool = *new Pool(name, allocate, release);
     return pool;
   }
 
@@ -34,6 +35,16 @@ struct Cpu {
     }
 #endif
     return std::aligned_alloc(64, bytes);
+  }
+  /// The pages go back to the system even where the C library keeps the addresses.
+  static void release(void* block, std::size_t bytes) {
+#ifdef __linux__
+    constexpr std::uintptr_t page = 4096;
+    const auto begin = (reinterpret_cast<std::uintptr_t>(block) + page - 1) / page * page,
+               end = (reinterpret_cast<std::uintptr_t>(block) + bytes) / page * page;
+    if (begin < end && bytes > 16 * page) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+#endif
+    std::free(block);
   }
 
   static void copy(void* to, const void* from, std::size_t bytes) {
