@@ -29,6 +29,7 @@ struct Choice {
   std::string context;
   std::vector<std::string> options;
   std::int32_t answer = -1;
+  std::string id{};  // the row's, where it has one
 };
 
 struct ChoiceOptions {
@@ -174,6 +175,7 @@ inline std::vector<Choice> read_choices(const ChoiceForm& form, const std::strin
   std::vector<Choice> out;
   for_each_json(decode(read_bytes(path), path, Encoding::utf8), path, [&](const JsonField& row, const JsonPlace&) {
     out.push_back(form.read(row, labelled && beside.empty()));
+    if (const auto id = row.find("id")) out.back().id = id->value().is_string() ? id->string() : id->value().dump();
   });
   if (beside.empty()) return out;
   const Table labels = Table::read(beside, {.columns = 1});
@@ -190,17 +192,18 @@ inline std::vector<Choice> read_choices(const ChoiceForm& form, const std::strin
   return out;
 }
 
+inline const ChoiceForm& choice_form(const std::string& name) {
+  std::string known;
+  for (const ChoiceForm& form : choice_forms()) {
+    if (form.name == name) return form;
+    known += (known.empty() ? "" : ", ") + form.name;
+  }
+  fail("unknown task `" + name + "`: expected " + known);
+}
+
 inline ChoiceDataset choices(const std::string& name, const std::string& path, const ChoiceOptions& options) {
   namespace fs = std::filesystem;
-  std::string known;
-  const ChoiceForm* found = nullptr;
-  for (const ChoiceForm& form : choice_forms()) {
-    known += (known.empty() ? "" : ", ") + form.name;
-    if (form.name == name) found = &form;
-  }
-  if (!found) fail("unknown task `" + name + "`: expected " + known);
-  const ChoiceForm& form = *found;
-
+  const ChoiceForm& form = choice_form(name);
   ChoiceDataset data{.name = name, .train = {}, .dev = {}, .test = {}};
   const auto read = [&](std::vector<Choice>& out, const Names& files, bool labelled) {
     for (const std::string& file : files) {
@@ -254,6 +257,12 @@ inline std::vector<std::string> choice_tasks() {
 inline ChoiceDataset choices(const std::string& name, const std::string& path, const ChoiceOptions& options = {},
                              Where where = Where::current()) {
   return detail::called_from(where, [&] { return detail::choices(name, path, options); });
+}
+
+/// Reads questions to answer, in file order; answers may be missing. Errors as in `choices`.
+inline std::vector<Choice> choice_inputs(const std::string& name, const std::string& path,
+                                         Where where = Where::current()) {
+  return detail::called_from(where, [&] { return detail::read_choices(detail::choice_form(name), path, false); });
 }
 
 }  // namespace meft::data

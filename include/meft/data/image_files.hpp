@@ -64,6 +64,11 @@ inline ImageName image_name(std::string_view name) {
   return ImageName::other;
 }
 
+[[noreturn]] inline void refuse_kind(const std::string& path) {
+  fail(path + ": images of this kind are not read: convert it to JPEG, PNG, BMP or GIF, or take it away" +
+       (ending(path) == ".webp" ? " (this program was built without libwebp)" : ""));
+}
+
 /// The folders in a folder, by name: its classes.
 inline Names folders_in(const std::string& folder) {
   Names out;
@@ -80,9 +85,7 @@ inline Names images_in(const std::string& folder, const std::string& shown, Name
     const std::string path = folder + "/" + name;
     const bool file = !is_folder(path);  // what is neither is refused when it is opened
     const ImageName kind = image_name(name);
-    if (file && kind == ImageName::unread)
-      fail(path + ": images of this kind are not read: convert it to JPEG, PNG, BMP or GIF, or take it away" +
-           (ending(name) == ".webp" ? " (this program was built without libwebp)" : ""));
+    if (file && kind == ImageName::unread) refuse_kind(path);
     if (file && kind == ImageName::image) out.push_back(std::move(name));
     else skipped.push_back(shown + "/" + name + (file ? "" : "/"));
   }

@@ -29,20 +29,33 @@ struct LineDataset {
 
 namespace detail {
 
+/// Whether a file's texts are the column `text` of a table.
+inline bool in_table(const std::string& path) {
+  const std::string end = ending(path);
+  return end == ".csv" || end == ".jsonl" || end == ".ndjson" || end == ".json";
+}
+
+/// A table and its column `text`. Errors: there is none; a row has no text there.
+inline std::pair<Table, std::size_t> text_column(const std::string& path, Encoding encoding) {
+  Table table = Table::read(path, {.encoding = encoding, .header = ending(path) == ".csv"});
+  const std::size_t column = table.find({"text"});
+  if (column == Table::none) fail(path + ": expected a column `text`, found " + quoted(table.header(), ", "));
+  for (std::size_t row = 0; row < table.rows(); ++row)
+    if (table.nested(row, column) || table.null(row, column))
+      table.bad(row, std::string("expected a text in column `text`, found ") +
+                         (table.null(row, column) ? "none" : "an object or array"));
+  return {std::move(table), column};
+}
+
 /// The lines of a text; of .csv, .json and .jsonl those of each row's column `text`.
 inline void read_lines(std::vector<std::string>& out, const std::string& path, Encoding encoding) {
   const std::size_t before = out.size();
   const auto take = [&](std::string_view line, std::size_t) {
     if (line.find_first_not_of(" \t\r\f\v") != line.npos) out.emplace_back(line);
   };
-  if (const std::string end = ending(path); end == ".csv" || end == ".jsonl" || end == ".ndjson" || end == ".json") {
-    const Table table = Table::read(path, {.encoding = encoding, .header = end == ".csv"});
-    const std::size_t column = table.find({"text"});
-    if (column == Table::none) fail(path + ": expected a column `text`, found " + quoted(table.header(), ", "));
-    for (std::size_t row = 0; row < table.rows(); ++row) {
-      if (table.nested(row, column)) table.bad(row, "expected a text in column `text`, found an object or array");
-      for_each_line(table(row, column), take);
-    }
+  if (in_table(path)) {
+    const auto [table, column] = text_column(path, encoding);
+    for (std::size_t row = 0; row < table.rows(); ++row) for_each_line(table(row, column), take);
     if (out.size() == before) fail(path + ": has only blank texts");
     return;
   }
@@ -89,6 +102,27 @@ inline LineDataset lines(const std::string& path, const LineOptions& options) {
 /// ones are left out. Errors name the file and line: a file that is empty or blank, a NUL byte, broken UTF-8.
 inline LineDataset lines(const std::string& path, const LineOptions& options = {}, Where where = Where::current()) {
   return detail::called_from(where, [&] { return detail::lines(path, options); });
+}
+
+/// Every line of a file, blank ones too, in file order: what is asked about, one answer a line; of .csv, .jsonl and
+/// .json the column `text`, one a row. Errors as in `lines`.
+inline std::vector<std::string> input_lines(const std::string& path, Encoding encoding = Encoding::utf8,
+                                            Where where = Where::current()) {
+  return detail::called_from(where, [&] {
+    std::vector<std::string> out;
+    if (detail::in_table(path)) {
+      const auto [table, column] = detail::text_column(path, encoding);
+      for (std::size_t row = 0; row < table.rows(); ++row) out.emplace_back(table(row, column));
+      return out;
+    }
+    const std::string text = detail::decode(detail::read_bytes(path), path, encoding);
+    detail::for_each_line(text, [&](std::string_view line, std::size_t number) {
+      detail::check_line(line, path, number);
+      out.emplace_back(line);
+    });
+    if (out.empty()) fail(path + ": is empty: expected lines of text");
+    return out;
+  });
 }
 
 }  // namespace meft::data
