@@ -9,6 +9,8 @@
 #include <meft/backend/device.hpp>
 #include <meft/nn/classifier.hpp>
 
+#include "help.hpp"
+
 namespace finetune {
 
 namespace {
@@ -21,8 +23,15 @@ class Adder {
  public:
   explicit Adder(CLI::App& app) : app_(app) {}
 
+  /// Of the flags that follow.
+  void group(const char* name) { group_ = name; }
+  void flag(const char* name, bool& to, const std::string& help) { app_.add_flag(name, to, help)->group(group_); }
+
   CLI::Option* text(const char* name, std::string& to, const std::string& help, const char* shown = "TEXT") {
-    return value(name, help, shown, [&to](const std::string& s) { to = s; });
+    return value(name, help, shown, [&to, name, shown](const std::string& s) {
+      if (s.empty()) throw FlagError(name, shown, "an empty name");
+      to = s;
+    });
   }
   template <class Int>
   CLI::Option* integer(const char* name, Int& to, std::type_identity_t<Int> low, std::type_identity_t<Int> high,
@@ -60,11 +69,12 @@ class Adder {
   }
   template <class Take>
   CLI::Option* value(const char* name, const std::string& help, const char* shown, const Take& take) {
-    return app_.add_option_function<std::string>(name, take, help)->type_name(shown);
+    return app_.add_option_function<std::string>(name, take, help)->type_name(shown)->group(group_);
   }
 
  private:
   CLI::App& app_;
+  std::string group_;
 };
 
 void take_lambda(const char* name, const std::string& text, std::optional<meft::Lambda>& to) {
@@ -93,10 +103,14 @@ void check(const Flags& f) {
   const auto require = [](bool ok, const std::string& flag, const std::string& expected, const std::string& found) {
     if (!ok) throw FlagError(flag, expected, found);
   };
+  require(!f.resume || !f.overwrite, "--overwrite", "no --resume beside it", "both");
+  require(f.predictions.empty() || !f.predict.empty(), "--predictions", "--predict beside it", "none");
   if (f.loads()) {
     require(!f.resume, "--resume", "a run that trains", f.eval_only ? "--eval-only" : "--predict");
     require(!f.eval_only || !f.data.empty(), "--data", "a folder or file to score with --eval-only", "nothing");
+    require(!f.overwrite || !f.predict.empty(), "--overwrite", "a run that trains, or --predict", "--eval-only");
   } else {
+    require(!f.model.empty(), "--model", "the folder of a checkpoint", "nothing");
     require(!f.task.empty(), "--task", "cola, sst2 or another that --help lists", "nothing");
     require(!f.data.empty(), "--data", "a folder or file", "nothing");
   }
@@ -126,8 +140,6 @@ void check(const Flags& f) {
     require(!given("pooling") || f.kind() == Kind::texts || f.kind() == Kind::images, "--pooling",
             "a task that classifies", "--task " + f.task);
     require(!f.augment || f.kind() == Kind::images, "--augment", "--task images", "--task " + f.task);
-    require(f.predict.empty() || f.kind() == Kind::texts, "--predict", "a task that classifies texts",
-            "--task " + f.task);
   }
 }
 
@@ -142,19 +154,20 @@ Kind Flags::kind() const {
 }
 
 bool parse(int argc, char** argv, Flags& f) {
-  CLI::App app(
-      "Fine-tunes a BERT, RoBERTa, BART, OPT, ViT, DeiT or DINOv2 checkpoint in Hugging Face form on a task, by "
-      "default "
-      "reversibly (MEFT1), so that activations are not stored.\nWrites log.jsonl, metrics.json, adapter.safetensors "
-      "and state.safetensors to the output folder.");
-  app.get_formatter()->column_width(34);
+  CLI::App app;
+  app.allow_extras();
+  app.set_version_flag("--version", "finetune " + std::string(version), "print the version");
   Adder add(app);
-  add.text("--model", f.model, "checkpoint: config.json, weights (safetensors or pytorch_model.bin), tokenizer", "DIR")
-      ->required();
+  add.group("What is learned");
+  add.text("--model", f.model,
+           "checkpoint: config.json, weights (safetensors or pytorch_model.bin), tokenizer; --predict and --eval-only "
+           "know it from the output folder",
+           "DIR");
   add.choice("--task", tasks, "what is learned", [&](auto& s) { f.task = s; });
   add.text("--data", f.data, "folder with the task's files, or one file, a tenth of which is held out", "DIR|FILE");
   add.text("--output", f.output, "folder of the run [finetuned]", "DIR");
 
+  add.group("Columns of --task tsv");
   add.text("--text", f.columns.text, "tsv: column of the text: its name, or its number from 1");
   add.text("--text-pair", f.columns.pair, "tsv: column of the second text");
   add.text("--label", f.columns.label, "tsv: column of the label");
@@ -166,7 +179,7 @@ bool parse(int argc, char** argv, Flags& f) {
                 throw FlagError("--threshold", "a number of at least 0", "`" + s + "`");
               f.columns.threshold = found;
             });
-  app.add_flag("--regression", f.columns.regression, "tsv: labels are numbers to be predicted");
+  add.flag("--regression", f.columns.regression, "tsv: labels are numbers to be predicted");
   add.choice("--header", std::array{"auto", "yes", "no"},
              "tsv: line 1 names the columns [auto: if any is given by name]", [&](auto& s) {
                f.header = s;
@@ -179,8 +192,9 @@ bool parse(int argc, char** argv, Flags& f) {
     f.columns.encoding = meft::data::encoding(s);
   });
 
+  add.group("Method");
   add.choice("--method", meft::train::method_names, "what trains [meft1]", [&](auto& s) { f.method.name = s; });
-  app.add_flag("--recompute", f.method.recompute, "keep each layer's input only (methods that keep activations)");
+  add.flag("--recompute", f.method.recompute, "keep each layer's input only (methods that keep activations)");
   add.choice("--streams", std::array{"exact", "rounded", "stored"}, "meft: how streams come back [exact]",
              [&](auto& s) { f.method.streams = meft::streams_from(s); });
   add.value("--lambda", "meft: factor of the first stream [1/10; meft2: 1]", "n/d|2^-k",
@@ -204,8 +218,9 @@ bool parse(int argc, char** argv, Flags& f) {
              [&](auto& s) { f.method.precision = meft::precision_from(s); });
   add.choice("--pooling", std::array{"model", "first", "mean", "last", "first_and_mean"},
              "of tokens for the head [model: as the family does it]", [&](auto& s) { f.pooling = s; });
-  app.add_flag("--augment", f.augment, "images: random crops and flips");
+  add.flag("--augment", f.augment, "images: random crops and flips");
 
+  add.group("Training");
   const auto not_negative = [](double x) { return x >= 0; };
   add.integer("--batch", f.batch, 1, 1 << 20, "sequences a batch");
   add.integer("--accumulate", f.accumulate, 1, 1 << 20, "batches a step");
@@ -221,123 +236,38 @@ bool parse(int argc, char** argv, Flags& f) {
   add.choice("--device", meft::device_names, "where the model lives [cpu]", [&](auto& s) { f.device = s; });
   add.integer("--threads", f.threads, 0, 4096, "0: one a core; results do not depend on it");
 
-  app.add_flag("--resume", f.resume, "go on with the run in the output folder");
+  add.group("The run and what it left");
+  add.flag("--resume", f.resume, "go on with the run in the output folder");
+  add.flag("--overwrite", f.overwrite,
+           "a new run: remove the files of the one in the output folder; with --predict: replace predictions");
   add.value("--save-every", "steps, or seconds as `30s`, between states [60s]", "N|Ns",
             [&](const std::string& s) { take_save_every(s, f); });
   add.integer("--log-every", f.log_every, 1, 1 << 30, "steps a line of the log");
-  app.add_flag("--eval-only", f.eval_only, "score what the output folder holds on the dev examples of --data");
-  add.text("--predict", f.predict, "predict a file's texts with what the output folder holds: OUTPUT/predictions.tsv",
-           "FILE");
+  add.flag("--eval-only", f.eval_only, "score what the output folder holds on the dev examples of --data");
+  add.text(
+      "--predict", f.predict,
+      "predict with what the output folder holds: a file of texts, questions or lines, a folder of images, an image "
+      "or a file of images; a line an input",
+      "FILE|DIR");
+  add.text("--predictions", f.predictions, "where predictions go [OUTPUT/predictions.tsv]", "FILE");
 
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
+    print_help(app);
+    return false;
+  } catch (const CLI::CallForVersion& version) {
+    std::cout << version.what() << "\n";
     return false;
   } catch (const CLI::ParseError& error) {
     throw FlagError(error.what());
   }
+  refuse_extras(app);
   for (const CLI::Option* option : app.get_options())
     if (option->count() > 0) f.given.insert(option->get_name().substr(2));
   f.method.seed = f.seed;
   check(f);
   return true;
-}
-
-nlohmann::json describe(const Flags& f) {
-  const auto& m = f.method;
-  nlohmann::json out{{"task", f.task},
-                     {"encoding", f.encoding},
-                     {"method", m.name},
-                     {"precision", m.precision == meft::Precision::bf16 ? "bf16" : "f32"},
-                     {"pooling", f.pooling},
-                     {"augment", f.augment},
-                     {"batch", f.batch},
-                     {"accumulate", f.accumulate},
-                     {"epochs", f.epochs},
-                     {"max-steps", f.max_steps},
-                     {"lr", f.rate},
-                     {"warmup", f.warmup},
-                     {"weight-decay", f.decay},
-                     {"clip", f.clip},
-                     {"max-length", f.max_length},
-                     {"seed", f.seed}};
-  if (f.task == "tsv") {
-    out["text"] = f.columns.text;
-    out["label"] = f.columns.label;
-    out["header"] = f.header;
-    out["regression"] = f.columns.regression;
-    if (!f.columns.pair.empty()) out["text-pair"] = f.columns.pair;
-    if (f.columns.threshold) out["threshold"] = *f.columns.threshold;
-  }
-  if (m.reversible()) {
-    out["streams"] = meft::name_of(m.streams);
-    out["lambda"] = m.chosen_lambda().reduced().text();
-    out["beta"] = m.chosen_beta().reduced().text();
-    out["readout"] = m.readout;
-    if (m.deviation != meft::train::MethodOptions{}.deviation) out["adapter-deviation"] = m.deviation;
-    out["reversible-layers"] = m.reversible_layers < 0 ? nlohmann::json("all") : nlohmann::json(m.reversible_layers);
-  } else {
-    out["recompute"] = m.recompute;
-  }
-  if (f.device != "cpu") out["device"] = f.device;
-  if (m.bottlenecked()) out["bottleneck"] = m.bottleneck;
-  if (m.name == "lora") out["lora-rank"] = m.rank;
-  return out;
-}
-
-void take(Flags& f, const nlohmann::json& config, const std::string& path) {
-  const auto text = [](const nlohmann::json& value) {
-    return value.is_string() ? value.get<std::string>() : value.dump();
-  };
-  const nlohmann::json now = describe(f);
-  // How data is found and cut into batches may change between training and prediction; what the adapter fixes may not.
-  for (const auto& [key, value] : config.items())
-    if (f.given.contains(key) && now.contains(key) && now[key] != value && key != "encoding" && key != "batch" &&
-        key != "text" && key != "text-pair" && key != "label" && key != "header" && key != "device")
-      throw FlagError("--" + key, text(value) + ", as in " + path, text(now[key]));
-  const auto read = [&](const char* key, auto& to) {
-    if (config.contains(key)) config.at(key).get_to(to);
-  };
-  const auto unless_given = [&](const char* key, auto& to) {
-    if (!f.given.contains(key)) read(key, to);
-  };
-  try {
-    auto& m = f.method;
-    config.at("task").get_to(f.task);
-    unless_given("encoding", f.encoding);
-    f.columns.encoding = meft::data::encoding(f.encoding);
-    config.at("method").get_to(m.name);
-    config.at("pooling").get_to(f.pooling);
-    f.augment = config.value("augment", false);
-    m.precision = meft::precision_from(config.value("precision", "f32"));
-    config.at("max-length").get_to(f.max_length);
-    config.at("seed").get_to(f.seed);
-    m.seed = f.seed;
-    unless_given("text", f.columns.text);
-    unless_given("text-pair", f.columns.pair);
-    unless_given("label", f.columns.label);
-    unless_given("header", f.header);
-    f.columns.header = f.header == "yes"  ? meft::data::Header::present
-                       : f.header == "no" ? meft::data::Header::absent
-                                          : meft::data::Header::automatic;
-    read("regression", f.columns.regression);
-    if (config.contains("threshold")) f.columns.threshold = config.at("threshold").get<double>();
-    if (f.task == "tsv" && !f.columns.regression) config.at("labels").get_to(f.columns.label_names);
-    if (m.reversible()) {
-      m.streams = meft::streams_from(config.at("streams").get<std::string>());
-      m.lambda = meft::Lambda::parse(config.at("lambda").get<std::string>());
-      m.beta = meft::Lambda::parse(config.at("beta").get<std::string>());
-      config.at("readout").get_to(m.readout);
-      m.reversible_layers =
-          config.at("reversible-layers").is_string() ? -1 : config.at("reversible-layers").get<meft::Index>();
-    }
-    m.recompute = false;
-    read("bottleneck", m.bottleneck);
-    read("lora-rank", m.rank);
-  } catch (const nlohmann::json::exception& error) {
-    meft::fail(path + ": config: not what a run of finetune writes", error.what());
-  }
 }
 
 }  // namespace finetune

@@ -1,4 +1,4 @@
-// Owns: the fine-tuner's command line as a record, and the JSON that says which run it is.
+// Owns: the fine-tuner's command line as a record; identity.cpp has the JSON that says which run it is.
 #pragma once
 
 #include <exception>
@@ -29,7 +29,7 @@ class FlagError : public std::exception {
 enum class Kind { texts, choices, language, images };
 
 struct Flags {
-  std::string model, task, data, output = "finetuned", predict;
+  std::string model, task, data, output = "finetuned", predict, predictions;
   std::string device = "cpu";
   meft::data::LoadOptions columns;
   std::string encoding = "utf-8", header = "auto";
@@ -42,7 +42,7 @@ struct Flags {
   double rate = 5e-4, warmup = 0.06, decay = 0.1, clip = 1.0;
   std::uint64_t seed = 0;
 
-  bool resume = false, eval_only = false;
+  bool resume = false, overwrite = false, eval_only = false;
   std::int64_t log_every = 10, save_steps = 0;
   double save_seconds = 60;
 
@@ -51,9 +51,11 @@ struct Flags {
   Kind kind() const;
   /// Uses what an earlier run left instead of training.
   bool loads() const { return eval_only || !predict.empty(); }
+  /// Where predictions go.
+  std::string predictions_path() const { return predictions.empty() ? output + "/predictions.tsv" : predictions; }
 };
 
-/// Throws FlagError; gives false when only help was asked for, and printed.
+/// Throws FlagError; gives false when only help or the version was asked for, and printed.
 bool parse(int argc, char** argv, Flags& flags);
 
 /// The options that make a run, by flag name; those that the method or task does not have are left out.

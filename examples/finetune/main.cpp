@@ -6,6 +6,7 @@
 
 #include "flags.hpp"
 #include "session.hpp"
+#include "terminal.hpp"
 
 namespace {
 
@@ -34,12 +35,12 @@ int main(int argc, char** argv) {
     const bool finished = finetune::run(flags, [] { return signal_number != 0; });
     return finished ? 0 : 128 + signal_number;
   } catch (const finetune::FlagError& error) {
-    std::cerr << "finetune: " << error.what() << "\n(finetune --help lists the flags)\n";
+    std::cerr << "finetune: " << finetune::printable(error.what()) << "\n(finetune --help lists the flags)\n";
     return 2;
   } catch (const meft::Error& error) {
-    std::cerr << "finetune: " << error.message() << "\n";
+    std::cerr << "finetune: " << finetune::printable(error.message()) << "\n";
   } catch (const std::exception& error) {
-    std::cerr << "finetune: " << error.what() << "\n";
+    std::cerr << "finetune: " << finetune::printable(error.what()) << "\n";
   }
   return 1;
 }

@@ -1,11 +1,15 @@
-// Owns: progress lines and the form of numbers.
 #include "report.hpp"
 
-#include <unistd.h>
-
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+#include "terminal.hpp"
 
 namespace finetune {
+
+using namespace meft;
 
 namespace {
 
@@ -16,15 +20,18 @@ std::string format(const char* form, Args... args) {
   return text;
 }
 
+std::string of(std::int64_t done, std::int64_t all) { return std::to_string(done) + "/" + std::to_string(all); }
+
 std::string duration(double seconds) {
   const auto s = static_cast<long long>(seconds + 0.5);
   return s >= 3600 ? format("%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60)
                    : format("%lld:%02lld", s / 60, s % 60);
 }
 
-void print(const std::string& line, const char* end = "\n") {
-  std::fputs((line + end).c_str(), stdout);
-  std::fflush(stdout);
+std::string joined(const std::vector<std::string>& names, std::size_t most = 4) {
+  std::string out;
+  for (std::size_t i = 0; i < names.size() && i < most; ++i) out += (i ? ", " : "") + names[i];
+  return out + (names.size() > most ? ", ... (" + std::to_string(names.size()) + ")" : "");
 }
 
 }  // namespace
@@ -44,55 +51,150 @@ std::string mebibytes(double bytes) {
   return format(mib < 100 ? "%.1f MiB" : "%.0f MiB", mib);
 }
 
-std::string text(const std::vector<meft::train::Score>& scores) {
+std::string text(const std::vector<train::Score>& scores) {
   std::string out;
   for (const auto& s : scores) out += (out.empty() ? "" : ", ") + s.name + format(" %.4f", s.value);
   return out;
 }
 
-Progress::Progress() : terminal_(isatty(STDOUT_FILENO) == 1) {}
+Progress::Progress() : terminal_(on_terminal()) {
+  const char* kind = std::getenv("TERM");
+  clears_ = !kind || std::string_view(kind) != "dumb";
+}
 
 void Progress::end_line() {
-  if (open_) print("");
+  if (open_) std::fputs("\n", stdout), std::fflush(stdout);
   open_ = false;
   width_ = 0;
 }
 
-void Progress::show(const meft::train::StepReport& r) {
+/// Whether it is time for a line.
+bool Progress::due(bool last) {
   const auto now = std::chrono::steady_clock::now();
-  const double since = std::chrono::duration<double>(now - shown_).count();
-  if (since < (terminal_ ? 0.1 : 10.0) && r.step != r.steps) return;
+  if (!last && std::chrono::duration<double>(now - shown_).count() < (terminal_ ? 0.1 : 10.0)) return false;
   shown_ = now;
-  std::string line =
-      format("epoch %lld/%lld  step %lld/%lld  loss %.4f  %.1f sequences/s  activation %s  left %s",
-             static_cast<long long>(r.epoch), static_cast<long long>(r.epochs), static_cast<long long>(r.step),
-             static_cast<long long>(r.steps), r.mean_loss, r.sequences_per_second,
-             mebibytes(static_cast<double>(r.activation_bytes)).c_str(), duration(r.seconds_left).c_str());
-  if (!terminal_) return print(line);
-  const std::size_t length = line.size();
-  if (length < width_) line.append(width_ - length, ' ');
-  width_ = length;
-  print("\r" + line, "");
+  return true;
+}
+
+void Progress::write(std::vector<Field> fields) {
+  const auto line = [&] {
+    std::string out;
+    for (const auto& field : fields) out += (out.empty() ? "" : "  ") + field.text;
+    return out;
+  };
+  if (!terminal_) return say(line());
+  const std::size_t room = std::max<std::size_t>(terminal_width(), 2) - 1;  // the last column would make some wrap
+  while (fields.size() > 1 && columns(line()) > room)
+    fields.erase(std::max_element(fields.begin(), fields.end(),
+                                  [](const Field& a, const Field& b) { return a.importance < b.importance; }));
+  std::string out = cut(line(), room);
+  const std::size_t width = columns(out);
+  if (clears_) out += "\x1b[K";
+  else if (width < std::min(width_, room)) out.append(std::min(width_, room) - width, ' ');
+  width_ = width;
+  std::fputs(("\r" + out).c_str(), stdout);
+  std::fflush(stdout);
   open_ = true;
 }
 
-meft::train::Observer Progress::observer() {
+void Progress::step(const train::StepReport& r) {
+  if (!due(r.step == r.steps)) return;
+  write({{3, "epoch " + of(r.epoch, r.epochs)},
+         {0, "step " + of(r.step, r.steps)},
+         {1, format("loss %.4f", r.mean_loss)},
+         {4, format("%.1f sequences/s", r.sequences_per_second)},
+         {5, "activation " + mebibytes(static_cast<double>(r.activation_bytes))},
+         {6, "peak " + mebibytes(static_cast<double>(r.peak_activation_bytes))},
+         {2, "left " + duration(r.seconds_left)}});
+}
+
+void Progress::pass(const char* verb, std::size_t done, std::size_t of) {
+  if (due(terminal_ && done == 0)) write({{0, verb + (" " + std::to_string(done) + "/" + std::to_string(of))}});
+}
+
+Watch Progress::watch(const char* verb, const Stop& stop) {
+  shown_ = std::chrono::steady_clock::now();
+  return [this, verb, &stop](std::size_t done, std::size_t of) {
+    pass(verb, done, of);
+    return stop();
+  };
+}
+
+train::Observer Progress::observer() {
   return {.started =
-              [this](const meft::train::StartReport& r) {
+              [this](const train::StartReport& r) {
                 if (r.resumed)
-                  print(format("resumed at step %lld of %lld, in epoch %lld", static_cast<long long>(r.step),
-                               static_cast<long long>(r.steps), static_cast<long long>(r.epoch)));
+                  say("resumed at step " + std::to_string(r.step) + " of " + std::to_string(r.steps) + ", in epoch " +
+                      std::to_string(r.epoch));
                 shown_ = std::chrono::steady_clock::now();
               },
-          .stepped = [this](const meft::train::StepReport& r) { show(r); },
+          .stepped = [this](const train::StepReport& r) { step(r); },
           .evaluated =
-              [this](const meft::train::EpochReport& r) {
+              [this](const train::EpochReport& r) {
                 end_line();
-                print(format("epoch %lld/%lld done at step %lld: train loss %.4f; dev %s%s",
-                             static_cast<long long>(r.epoch), static_cast<long long>(r.epochs),
-                             static_cast<long long>(r.step), r.mean_loss, text(r.scores).c_str(),
-                             r.best ? "  (best)" : ""));
-              }};
+                say("epoch " + of(r.epoch, r.epochs) + " done at step " + std::to_string(r.step) +
+                    format(": train loss %.4f; dev ", r.mean_loss) + text(r.scores) + (r.best ? "  (best)" : ""));
+              },
+          .scoring = [this](std::size_t done, std::size_t of) { pass("scoring dev examples", done, of); }};
+}
+
+void say_classes(const Goal& goal, const std::vector<float>& labels) {
+  if (goal.labels.empty()) return;
+  std::vector<std::size_t> counts(goal.labels.size());
+  for (const float label : labels)
+    if (label >= 0 && label < static_cast<float>(counts.size())) ++counts[static_cast<std::size_t>(label)];
+  constexpr std::size_t most = 20;
+  std::string line = std::to_string(counts.size()) + " classes, with their training examples: ";
+  for (std::size_t i = 0; i < std::min(counts.size(), most); ++i)
+    line += (i ? ", " : "") + shown(goal.labels[i]) + " " + grouped(static_cast<std::int64_t>(counts[i]));
+  if (counts.size() > most) line += ", ...";
+  if (std::find(goal.metrics.begin(), goal.metrics.end(), "f1") != goal.metrics.end())
+    line += "; f1 is that of " + shown(goal.labels.back());
+  say(line);
+}
+
+void say_cut(std::size_t count, std::size_t of, std::int64_t max_length, const std::string& what) {
+  if (count == 0) return;
+  say(grouped(static_cast<std::int64_t>(count)) + " of " + grouped(static_cast<std::int64_t>(of)) + " " + what +
+      " are cut to " + std::to_string(max_length) + " tokens (--max-length)");
+}
+
+void say_loaded(const train::LoadReport& report) {
+  if (!report.initialised.empty()) say("not in the checkpoint, newly made: " + joined(report.initialised));
+  if (!report.unused.empty()) say("in the checkpoint, not used: " + joined(report.unused));
+}
+
+void say_cost(const std::string& name, Index trained, double weight_bytes, double activation_bytes) {
+  say(name + ": " + grouped(trained) + " parameters train; weights " + mebibytes(weight_bytes) +
+      ", gradients and moments " + mebibytes(12.0 * static_cast<double>(trained)) + ", activation (expected) " +
+      mebibytes(activation_bytes));
+}
+
+void say_batch(const Offsets& batch) {
+  say("(largest batch: " + std::to_string(batch.sequences()) + " sequences, " + grouped(batch.tokens()) +
+      " tokens, the longest " + std::to_string(batch.longest()) + ")");
+}
+
+void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_t steps) {
+  say(std::to_string(train) + " examples to train on, " + std::to_string(dev) +
+      (goal.held_out ? " held out" : " to score on") + "; task " + goal.task + ", " + std::to_string(steps) + " steps");
+}
+
+void say_scores(const std::vector<train::Score>& scores, std::size_t examples, const Goal& goal,
+                const std::string& what) {
+  say(std::to_string(examples) + (goal.held_out ? " held-out" : " dev") + " examples" + what + ": " + text(scores));
+}
+
+void say_outcome(const Flags& flags, const train::Outcome& outcome, std::int64_t steps) {
+  const train::RunFiles files(flags.output);
+  if (!outcome.finished) {
+    say("stopped at step " + std::to_string(outcome.place.step) + " of " + std::to_string(steps) +
+        "; --resume goes on from " + files.state);
+    return;
+  }
+  const auto& best = outcome.place.epochs[static_cast<std::size_t>(outcome.place.best_epoch)];
+  say("best: epoch " + std::to_string(outcome.place.best_epoch + 1) + ", dev " + text(best.scores) +
+      "; activation memory " + mebibytes(static_cast<double>(outcome.activation_bytes)) + "; " + files.adapter);
 }
 
 }  // namespace finetune

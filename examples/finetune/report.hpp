@@ -1,12 +1,18 @@
-// Owns: what the program prints.
+// Owns: what the program prints of a run: progress, costs, scores, and the form of numbers.
 #pragma once
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
+#include <meft/train/hf.hpp>
 #include <meft/train/observer.hpp>
+#include <meft/train/trainer.hpp>
+
+#include "flags.hpp"
+#include "goal.hpp"
 
 namespace finetune {
 
@@ -16,20 +22,51 @@ std::string mebibytes(double bytes);
 /// `accuracy 0.8123, f1 0.8011`
 std::string text(const std::vector<meft::train::Score>& scores);
 
+/// Asked between batches, with the examples that are done and their number: whether to end early.
+using Watch = std::function<bool(std::size_t, std::size_t)>;
+
 /// Progress: one line that is written over on a terminal, a line every ten seconds elsewhere.
 class Progress {
  public:
   Progress();
+  ~Progress() { end_line(); }
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
   meft::train::Observer observer();
+  /// Shows `verb done/of` of what goes on besides training, and asks `stop`. It must not outlive the progress.
+  Watch watch(const char* verb, const Stop& stop);
   /// Ends the line that is being written over.
   void end_line();
 
  private:
-  void show(const meft::train::StepReport& report);
+  struct Field {
+    int importance;  // the highest go first where the line is too long
+    std::string text;
+  };
+  void step(const meft::train::StepReport& report);
+  void pass(const char* verb, std::size_t done, std::size_t of);
+  bool due(bool last);
+  void write(std::vector<Field> fields);
 
-  bool terminal_, open_ = false;
+  bool terminal_, clears_, open_ = false;
   std::size_t width_ = 0;
   std::chrono::steady_clock::time_point shown_{};
 };
+
+/// The classes with the training examples of each, and which one f1 is of.
+void say_classes(const Goal& goal, const std::vector<float>& labels);
+/// How many of the texts lost tokens at `max_length`.
+void say_cut(std::size_t count, std::size_t of, std::int64_t max_length, const std::string& what);
+void say_loaded(const meft::train::LoadReport& report);
+/// Trained parameters, weights, gradients and moments, expected activation.
+void say_cost(const std::string& name, meft::Index trained, double weight_bytes, double activation_bytes);
+/// The largest batch, by which activation was expected.
+void say_batch(const meft::Offsets& batch);
+/// How many examples, of which task, in how many steps.
+void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_t steps);
+void say_scores(const std::vector<meft::train::Score>& scores, std::size_t examples, const Goal& goal,
+                const std::string& what);
+void say_outcome(const Flags& flags, const meft::train::Outcome& outcome, std::int64_t steps);
 
 }  // namespace finetune

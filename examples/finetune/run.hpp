@@ -1,26 +1,24 @@
-// Owns: a run of the fine-tuner for one family of models: data, checkpoint, method and trainer put together, for texts,
-// questions with options, language modelling and images. Instantiated in run_FAMILY.cpp.
+// Owns: a run of the fine-tuner for one family of models: checkpoint, method, data and trainer put together, for texts,
+// questions with options, language modelling and images. Instantiated in run_FAMILY.cpp. What does not depend on the
+// model stands in the .cpp files, which are compiled once.
 #pragma once
 
 #include <algorithm>
-#include <filesystem>
-#include <iostream>
-#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <meft/data/lines.hpp>
-#include <meft/text/tokenizer.hpp>
 #include <meft/train/choice_learner.hpp>
 #include <meft/train/estimate.hpp>
-#include <meft/train/images.hpp>
-#include <meft/train/language_learner.hpp>
+#include <meft/train/line_likelihood.hpp>
 
-#include "common.hpp"
+#include "folder.hpp"
+#include "inputs.hpp"
+#include "predictions.hpp"
 #include "report.hpp"
 #include "session.hpp"
+#include "terminal.hpp"
 
 namespace finetune {
 
@@ -35,12 +33,14 @@ class Runner {
   /// False when stopped before the end.
   bool run() {
     if (flags_.loads()) earlier_ = earlier_run(flags_);
+    if (!flags_.predict.empty()) check_predictions(flags_);
     config_.emplace(Model::Config::read(io::Config(flags_.model)));
     check_layers();
     if constexpr (reads_images) {
       if (flags_.kind() != Kind::images) refuse("images, since the checkpoint is a vision model");
       return images();
     } else {
+      family_ = {config_->longest(), config_->vocab_size, causal};
       switch (flags_.kind()) {
         case Kind::texts: return texts();
         case Kind::choices: return choices();
@@ -65,56 +65,32 @@ class Runner {
                       std::to_string(flags_.method.reversible_layers));
   }
 
-  /// Cuts the length to what the checkpoint allows.
-  void check_length(const text::Tokenizer& tokenizer) {
-    const Index longest = config_->longest();
-    if (!flags_.given.contains("max-length")) flags_.max_length = std::min<std::int64_t>(flags_.max_length, longest);
-    if (flags_.max_length > longest)
-      throw FlagError("--max-length", "at most " + std::to_string(longest) + ", the checkpoint's positions",
-                      std::to_string(flags_.max_length));
-    if (static_cast<Index>(tokenizer.size()) > config_->vocab_size)
-      fail(flags_.model + ": the tokenizer has more tokens than the model's vocab_size", tokenizer.size(),
-           config_->vocab_size);
-  }
-  std::size_t length() const { return static_cast<std::size_t>(flags_.max_length); }
-
   Model load(train::LoadReport& report) const {
     const auto frozen = flags_.method.name == "full" ? std::nullopt : std::optional(flags_.method.precision);
     return train::hf<Model>(flags_.model, &report, frozen);
   }
 
-  /// With a head for `labels` classes, or one value.
+  /// With a head for `labels` classes, or one value. Of an earlier run, with what it trained.
   template <class Learner>
-  Learner classifier(int labels, train::LoadReport& report) {
+  Learner classifier(int labels, train::LoadReport& report) const {
     auto model = load(report);
     std::optional<nn::Pooling> pooling;
     if (flags_.pooling != "model") pooling = nn::pooling_from(flags_.pooling);
     auto head = train::load_head(flags_.model, model, labels, pooling, flags_.seed, &report);
     auto body = train::adapt(model, flags_.method);
-    return {std::move(model), std::move(body), std::move(head)};
+    return with_trained(Learner{std::move(model), std::move(body), std::move(head)});
   }
-  train::LanguageLearner<Model> language_model(train::LoadReport& report) {
+  train::LanguageLearner<Model> language_model(train::LoadReport& report) const {
     auto model = load(report);
     auto head = train::load_language_head(flags_.model, model, flags_.seed, &report);
     auto body = train::adapt(model, flags_.method);
     if (flags_.method.name != "full") freeze(head);
-    return {std::move(model), std::move(body), std::move(head)};
+    return with_trained(train::LanguageLearner<Model>{std::move(model), std::move(body), std::move(head)});
   }
-
-  /// The lengths of the sequences of the batch with the most tokens of the run.
-  Offsets largest_batch(const std::vector<std::uint32_t>& lengths) const {
-    std::vector<std::uint32_t> largest;
-    std::uint64_t most = 0;
-    for (std::int64_t epoch = 0; epoch < std::min<std::int64_t>(flags_.epochs, 8); ++epoch)
-      for (auto& rows : data::batches(lengths, static_cast<std::size_t>(flags_.batch), flags_.seed,
-                                      static_cast<std::uint64_t>(epoch), true)) {
-        std::uint64_t tokens = 0;
-        for (const auto row : rows) tokens += lengths[row];
-        if (tokens > most) most = tokens, largest = std::move(rows);
-      }
-    std::vector<std::int32_t> out;
-    for (const auto row : largest) out.push_back(static_cast<std::int32_t>(lengths[row]));
-    return Offsets::of_lengths(out);
+  template <class Learner>
+  Learner with_trained(Learner learner) const {
+    if (earlier_) train::load_trained(earlier_->saved, learner);
+    return learner;
   }
 
   /// What the user gets, beside what full fine-tuning takes.
@@ -138,8 +114,7 @@ class Runner {
              activation(flags_.method));
     if (flags_.method.name != "full" || flags_.method.recompute)
       say_cost("full", all, 4.0 * static_cast<double>(all), activation(full));
-    std::cout << "(largest batch: " << batch.sequences() << " sequences, " << grouped(batch.tokens())
-              << " tokens, the longest " << batch.longest() << ")\n";
+    say_batch(batch);
   }
 
   template <class Learner, class Data>
@@ -148,11 +123,9 @@ class Runner {
     say_costs(learner, largest);
     Progress progress;
     train::Trainer trainer(learner, train_set, dev_set, options, progress.observer());
-    const auto count = [](const auto& set) { return set.lengths().size(); };
-    std::cout << count(train_set) << " examples to train on, " << count(dev_set)
-              << (goal.held_out ? " held out" : " to score on") << "; task " << goal.task << ", " << trainer.steps()
-              << " steps\n";
+    say_start(goal, train_set.size(), dev_set.size(), trainer.steps());
     say_loaded(loaded);
+    clear_folder(flags_);
     const auto outcome = trainer.run();
     progress.end_line();
     say_outcome(flags_, outcome, trainer.steps());
@@ -161,199 +134,142 @@ class Runner {
 
   /// Prints the scores of dev examples. False when stopped.
   template <class Learner, class Data>
-  bool evaluate(const Learner& learner, const Data& dev, const std::vector<std::string>& metrics, bool held_out,
-                const std::string& what = "") const {
-    const auto scores = learner.scores(dev, metrics, stop_);
+  bool evaluate(const Learner& learner, const Data& dev, const Goal& goal, const std::string& what = "") const {
+    Progress progress;
+    const auto scores = learner.scores(dev, goal.metrics, progress.watch("scoring", stop_));
+    progress.end_line();
     if (!scores) return false;
-    std::cout << dev.lengths().size() << (held_out ? " held-out" : " dev") << " examples" << what << ": "
-              << finetune::text(*scores) << "\n";
+    say_scores(*scores, dev.size(), goal, what);
     return true;
+  }
+
+  /// What `predict` finds, which is told to show how far it is and to ask whether to stop.
+  template <class Predict>
+  auto predicted(Predict&& predict) const {
+    Progress progress;
+    return predict(progress.watch("predicting", stop_));
   }
 
   bool texts() {
     using Learner = train::Learner<Model>;
-    const text::Tokenizer tokenizer(flags_.model);
-    check_length(tokenizer);
+    const auto tokenizer = tokenizer_of(flags_, family_);
+    train::LoadReport loaded;
     if (earlier_) {
-      train::LoadReport ignored;
       const auto& names = earlier_->labels;
-      auto learner = classifier<Learner>(names.empty() ? 1 : static_cast<int>(names.size()), ignored);
-      train::load_trained(earlier_->saved, learner);
-      return score_texts(learner, tokenizer) && predict_texts(learner, tokenizer);
+      std::optional<Texts> scored;
+      std::optional<TextsToPredict> asked;
+      if (flags_.eval_only) scored = read_texts(flags_, tokenizer, Sets::dev);
+      if (!flags_.predict.empty()) asked = texts_to_predict(flags_, tokenizer, earlier_->pair);
+      const auto learner = classifier<Learner>(names.empty() ? 1 : static_cast<int>(names.size()), loaded);
+      if (scored && !(evaluate(learner, scored->dev, scored->goal) && score_more(learner, *scored))) return false;
+      if (!asked) return true;
+      const auto found =
+          predicted([&](const Watch& watch) { return train::predict(learner, asked->encoded, 32, watch); });
+      return found.size() == asked->rows.size() &&
+             write_predictions(flags_, table_of(found, names, asked->rows, earlier_->pair), found.size());
     }
     const FolderLock lock(flags_.output);
-    const auto data = data::load(flags_.task, flags_.data, flags_.columns);
-    const auto train_set = train::encode(tokenizer, data.train, data.task.pair, length()),
-               dev_set = train::encode(tokenizer, data.dev, data.task.pair, length());
-    const Goal goal{data.task.name,       fingerprint_of_model(flags_.model),
-                    fingerprint_of(data), data.task.label_names,
-                    data.task.metrics,    data.task.main_metric,
-                    data.task.pair,       data.held_out};
-    const auto options = options_of(flags_, goal, stop_);
-    train::LoadReport loaded;
-    auto learner = classifier<Learner>(data.task.labels, loaded);
-    if (!fit(learner, train_set, dev_set, goal, largest_batch(train_set.lengths()), loaded, options)) return false;
-    return score_more(learner, tokenizer, data);
+    const auto data = read_texts(flags_, tokenizer, Sets::all);
+    const auto options = options_of(flags_, data.goal, stop_);
+    auto learner = classifier<Learner>(data.labels, loaded);
+    return fit(learner, data.train, data.dev, data.goal, largest_batch(flags_, data.train.lengths()), loaded,
+               options) &&
+           score_more(learner, data);
   }
-  /// Dev splits besides the first, such as MNLI's mismatched one.
+  /// Dev splits besides the first.
   template <class Learner>
-  bool score_more(const Learner& learner, const text::Tokenizer& tokenizer, const data::Dataset& data) const {
-    for (const auto& split : data.more_dev)
-      if (!evaluate(learner, train::encode(tokenizer, split.examples, data.task.pair, length()), data.task.metrics,
-                    false, " (" + split.name + ")"))
-        return false;
-    return true;
-  }
-  template <class Learner>
-  bool score_texts(const Learner& learner, const text::Tokenizer& tokenizer) const {
-    if (!flags_.eval_only) return true;
-    const auto data = data::load(flags_.task, flags_.data, flags_.columns);
-    return evaluate(learner, train::encode(tokenizer, data.dev, earlier_->pair, length()), data.task.metrics,
-                    data.held_out) &&
-           score_more(learner, tokenizer, data);
-  }
-  template <class Learner>
-  bool predict_texts(const Learner& learner, const text::Tokenizer& tokenizer) const {
-    if (flags_.predict.empty()) return true;
-    const auto inputs = data::load_inputs(flags_.task, flags_.predict, flags_.columns);
-    const auto predictions =
-        train::predict(learner, train::encode(tokenizer, inputs, earlier_->pair, length()), 32, stop_);
-    if (stop_()) return false;
-    const std::string path = flags_.output + "/predictions.tsv";
-    io::write_atomically(path, table_of(predictions, earlier_->labels));
-    std::cout << inputs.size() << " predictions in " << path << "\n";
-    return true;
+  bool score_more(const Learner& learner, const Texts& data) const {
+    return std::all_of(data.more_dev.begin(), data.more_dev.end(), [&](const auto& split) {
+      return evaluate(learner, split.second, data.goal, " (" + split.first + ")");
+    });
   }
 
-  /// Questions: a causal model goes on with an option, an encoder sees it beside the question.
   bool choices() {
-    const text::Tokenizer tokenizer(flags_.model);
-    check_length(tokenizer);
-    const auto data = data::choices(flags_.task, flags_.data);
-    const auto encoded = [&](const std::vector<data::Choice>& set) {
-      if constexpr (causal) return train::encode_causal(tokenizer, set, length());
-      else return train::encode_pairs(tokenizer, set, length());
+    const auto tokenizer = tokenizer_of(flags_, family_);
+    train::LoadReport loaded;
+    const auto make = [&] {
+      if constexpr (causal) return language_model(loaded);
+      else return classifier<train::ChoiceLearner<Model>>(1, loaded);
     };
-    const auto work = [&](auto&& make) {
-      train::LoadReport loaded;
-      const auto dev_set = encoded(data.dev);
-      if (earlier_) {
-        auto learner = make(loaded);
-        train::load_trained(earlier_->saved, learner);
-        return evaluate(learner, dev_set, {"accuracy", "accuracy_norm"}, data.held_out);
-      }
-      const FolderLock lock(flags_.output);
-      const auto train_set = encoded(data.train);
-      const Goal goal{flags_.task,
-                      fingerprint_of_model(flags_.model),
-                      fingerprint_of(data),
-                      {},
-                      {"accuracy", "accuracy_norm"},
-                      "accuracy",
-                      false,
-                      data.held_out};
-      const auto options = options_of(flags_, goal, stop_);
-      auto learner = make(loaded);
-      auto lengths = train_set.lengths();
-      if constexpr (causal) {
-        const auto rows = train_set.answer_rows();
-        for (std::size_t q = 0; q < lengths.size(); ++q)
-          lengths[q] = static_cast<std::uint32_t>(train_set.ids[rows[q]].size());
-      }
-      return fit(learner, train_set, dev_set, goal, largest_batch(lengths), loaded, options);
-    };
-    if constexpr (causal) return work([&](auto& report) { return language_model(report); });
-    else return work([&](auto& report) { return classifier<train::ChoiceLearner<Model>>(1, report); });
+    if (earlier_) {
+      std::optional<Questions> scored;
+      std::optional<QuestionsToPredict> asked;
+      if (flags_.eval_only) scored = read_questions(flags_, tokenizer, family_, Sets::dev);
+      if (!flags_.predict.empty()) asked = questions_to_predict(flags_, tokenizer, family_);
+      const auto learner = make();
+      if (scored && !evaluate(learner, scored->dev, scored->goal)) return false;
+      if (!asked) return true;
+      const auto found = predicted([&](const Watch& watch) {
+        if constexpr (causal) return learner.option_log_likelihoods(asked->encoded, watch);
+        else return learner.option_logits(asked->encoded, watch);
+      });
+      return found && write_predictions(flags_, table_of(*found, asked->rows), asked->rows.size());
+    }
+    const FolderLock lock(flags_.output);
+    const auto data = read_questions(flags_, tokenizer, family_, Sets::all);
+    const auto options = options_of(flags_, data.goal, stop_);
+    auto learner = make();
+    return fit(learner, data.train, data.dev, data.goal, largest_batch(flags_, data.lengths), loaded, options);
   }
 
-  /// Lines of text: a causal model predicts the next token, an encoder masked ones.
   bool language() {
     if constexpr (decodes) refuse("another task: a model with encoder and decoder has no --task lm");
     else {
-      const text::Tokenizer tokenizer(flags_.model);
-      check_length(tokenizer);
-      const auto lines = data::lines(flags_.data);
-      std::optional<train::MaskOptions> mask;
-      train::BlockOptions cut{.max_length = length(), .before = {tokenizer.bos()}};
-      if constexpr (!causal) {
-        cut.after = {tokenizer.eos()};
-        mask.emplace();
-        mask->mask = tokenizer.mask();
-        mask->vocabulary = static_cast<std::int32_t>(tokenizer.size());
-        for (const auto id : {tokenizer.bos(), tokenizer.eos(), tokenizer.pad(), tokenizer.unk()})
-          if (id >= 0) mask->special.push_back(id);
-        if (mask->mask < 0) fail(flags_.model + ": the tokenizer has no mask token, which --task lm needs");
-      }
-      const auto blocks = [&](const std::vector<std::string>& set) {
-        return train::Blocks{train::blocks(tokenizer, set, cut), mask, flags_.seed};
-      };
-      const auto dev_set = blocks(lines.dev);
+      const auto tokenizer = tokenizer_of(flags_, family_);
       train::LoadReport loaded;
-      const std::vector<std::string> metrics{"log_likelihood", "perplexity"};
       if (earlier_) {
-        auto learner = language_model(loaded);
-        train::load_trained(earlier_->saved, learner);
-        return evaluate(learner, dev_set, metrics, lines.held_out);
+        std::optional<Lines> scored;
+        std::vector<std::string> asked;
+        if (flags_.eval_only) scored = read_lines(flags_, tokenizer, family_, Sets::dev);
+        if (!flags_.predict.empty()) asked = lines_to_predict(flags_);
+        const auto learner = language_model(loaded);
+        if (scored && !evaluate(learner, scored->dev, scored->goal)) return false;
+        if (flags_.predict.empty()) return true;
+        const auto [cut, mask] = cutting(flags_, tokenizer, family_);
+        const auto found = predicted([&, &cut = cut, &mask = mask](const Watch& watch) {
+          return train::line_likelihoods(learner, tokenizer, asked, cut, mask, watch);
+        });
+        return found && write_predictions(flags_, table_of(*found, asked), asked.size());
       }
       const FolderLock lock(flags_.output);
-      const auto train_set = blocks(lines.train);
-      const Goal goal{flags_.task,
-                      fingerprint_of_model(flags_.model),
-                      fingerprint_of(lines.train, lines.dev),
-                      {},
-                      metrics,
-                      "log_likelihood",
-                      false,
-                      lines.held_out};
-      const auto options = options_of(flags_, goal, stop_);
+      const auto data = read_lines(flags_, tokenizer, family_, Sets::all);
+      const auto options = options_of(flags_, data.goal, stop_);
       auto learner = language_model(loaded);
-      return fit(learner, train_set, dev_set, goal, largest_batch(train_set.lengths()), loaded, options);
+      return fit(learner, data.train, data.dev, data.goal, largest_batch(flags_, data.train.lengths()), loaded,
+                 options);
     }
   }
 
-  bool images() {
-    if constexpr (reads_images) {
-      using Learner = train::Learner<Model>;
-      const auto processor = data::ImageProcessor::read(flags_.model);
-      if (processor.defaults)
-        std::cout << flags_.model << " has no preprocessor_config.json: 224 x 224, mean and deviation 0.5\n";
-      const auto data = data::load_images(flags_.data);
-      const train::ImageSet dev_set(data, data.dev, processor);
-      train::LoadReport loaded;
-      const int labels = static_cast<int>(data.label_names.size());
-      if (earlier_) {
-        if (earlier_->labels != data.label_names)
-          fail(flags_.data + ": other classes than those of the run in " + flags_.output, labels,
-               earlier_->labels.size());
-        auto learner = classifier<Learner>(labels, loaded);
-        train::load_trained(earlier_->saved, learner);
-        return evaluate(learner, dev_set, {"accuracy"}, data.held_out);
-      }
-      const FolderLock lock(flags_.output);
-      std::optional<data::Augment> augment;
-      if (flags_.augment) augment = data::Augment{.seed = flags_.seed};
-      const train::ImageSet train_set(data, data.train, processor, augment);
-      const Goal goal{flags_.task,
-                      fingerprint_of_model(flags_.model),
-                      fingerprint_of(data),
-                      data.label_names,
-                      {"accuracy"},
-                      "accuracy",
-                      false,
-                      data.held_out};
-      const auto options = options_of(flags_, goal, stop_);
-      auto learner = classifier<Learner>(labels, loaded);
-      const auto box = processor.output();
-      const auto tokens = static_cast<std::int32_t>(config_->leading() + (box.height / config_->patch_size) *
-                                                                             (box.width / config_->patch_size));
-      const std::vector<std::int32_t> largest(std::min(static_cast<std::size_t>(flags_.batch), data.train.size()),
-                                              tokens);
-      return fit(learner, train_set, dev_set, goal, Offsets::of_lengths(largest), loaded, options);
-    } else refuse("a task on texts, since the checkpoint is a language model");
+  bool images() requires reads_images {
+    using Learner = train::Learner<Model>;
+    train::LoadReport loaded;
+    if (earlier_) {
+      const auto& names = earlier_->labels;
+      std::optional<Images> scored;
+      std::optional<ImagesToPredict> asked;
+      if (flags_.eval_only) check_classes(scored.emplace(flags_), flags_, names);
+      if (!flags_.predict.empty()) asked.emplace(flags_);
+      const auto learner = classifier<Learner>(static_cast<int>(names.size()), loaded);
+      if (scored && !evaluate(learner, scored->dev, scored->goal)) return false;
+      if (!asked) return true;
+      const auto found = predicted([&](const Watch& watch) { return train::predict(learner, asked->set, 32, watch); });
+      return found.size() == asked->set.size() &&
+             write_predictions(flags_, table_of(found, names, asked->inputs.names), found.size());
+    }
+    const FolderLock lock(flags_.output);
+    const Images data(flags_);
+    const auto options = options_of(flags_, data.goal, stop_);
+    auto learner = classifier<Learner>(static_cast<int>(data.goal.labels.size()), loaded);
+    const auto box = data.processor.output();
+    const Index tokens = config_->leading() + (box.height / config_->patch_size) * (box.width / config_->patch_size);
+    const std::vector<std::int32_t> largest(std::min(static_cast<std::size_t>(flags_.batch), data.train.size()),
+                                            static_cast<std::int32_t>(tokens));
+    return fit(learner, data.train, data.dev, data.goal, Offsets::of_lengths(largest), loaded, options);
   }
 
   Flags flags_;
   Stop stop_;
+  Family family_;
   std::optional<Earlier> earlier_;
   std::optional<typename Model::Config> config_;
 };

@@ -3,11 +3,14 @@
 #include <meft/backend/device.hpp>
 #include <meft/train/family.hpp>
 
+#include "folder.hpp"
+
 namespace finetune {
 
 using namespace meft;
 
 bool run(Flags flags, const std::function<bool()>& stop) {
+  find_model(flags);
   if (flags.threads > 0) set_threads(static_cast<int>(flags.threads));
   if (!flags.given.contains("readout"))
     flags.method.readout = train::default_readout(io::Config(flags.model).text("model_type", std::string("bert")));

@@ -54,10 +54,9 @@ struct ChoiceLearner {
     return cross_entropy(reshape(options, {batch.labels.size(), -1}), batch.labels);
   }
 
-  /// accuracy and accuracy_norm of the highest options; nothing when stopped.
+  /// The number that the head gives each option; nothing when stopped.
   template <class Stop>
-  std::optional<std::vector<Score>> scores(const EncodedChoices& data, const std::vector<std::string>& names,
-                                           const Stop& stop) const {
+  std::optional<std::vector<double>> option_logits(const EncodedChoices& data, const Stop& stop) const {
     const NoTape none;
     std::vector<double> found;
     for (std::uint32_t q = 0; q < data.questions(); ++q) {
@@ -66,8 +65,16 @@ struct ChoiceLearner {
       const auto y = head(model.run(pack(data, one, {}), body));
       for (const T v : y.value().values()) found.push_back(static_cast<double>(v));
     }
+    return found;
+  }
+  /// accuracy and accuracy_norm of the highest options; nothing when stopped.
+  template <class Stop>
+  std::optional<std::vector<Score>> scores(const EncodedChoices& data, const std::vector<std::string>& names,
+                                           const Stop& stop) const {
+    const auto found = option_logits(data, stop);
+    if (!found) return {};
     const auto counts = data.counts();
-    return chosen(choice_metrics({found, counts}, data.characters, data.answers), names);
+    return chosen(choice_metrics({*found, counts}, data.characters, data.answers), names);
   }
 
   /// Each parameter once, under the checkpoint's names.

@@ -1,0 +1,39 @@
+// Owns: the folder of a run: the one process that writes it, what is refused or removed there, what a run left.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <meft/io/file.hpp>
+#include <meft/io/safetensors.hpp>
+
+#include "flags.hpp"
+
+namespace finetune {
+
+/// The one process that writes a folder. Ends with it.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::string& folder);
+
+ private:
+  meft::Descriptor fd_;
+};
+
+/// Refuses a folder that holds another run than `run`, or this one and neither --resume nor --overwrite.
+void check_folder(const Flags& flags, const nlohmann::json& run);
+/// With --overwrite removes the files of an earlier run, nothing else.
+void clear_folder(const Flags& flags);
+
+/// Sets the model and checks it: a folder. Of a run that is read back, without --model, the one it was trained on.
+void find_model(Flags& flags);
+
+/// What an earlier run left in the output folder; its options are taken over into `flags`.
+struct Earlier {
+  meft::io::Safetensors saved;
+  std::vector<std::string> labels;
+  bool pair = false;
+};
+Earlier earlier_run(Flags& flags);
+
+}  // namespace finetune

@@ -1,0 +1,214 @@
+#include "inputs.hpp"
+
+#include <algorithm>
+
+#include <meft/data/batches.hpp>
+#include <meft/data/lines.hpp>
+
+#include "report.hpp"
+#include "terminal.hpp"
+
+namespace finetune {
+
+using namespace meft;
+
+namespace {
+
+std::size_t length(const Flags& flags) { return static_cast<std::size_t>(flags.max_length); }
+
+data::ImageProcessor processor_of(const Flags& flags) {
+  const auto processor = data::ImageProcessor::read(flags.model);
+  if (processor.defaults) say(flags.model + " has no preprocessor_config.json: 224 x 224, mean and deviation 0.5");
+  return processor;
+}
+
+std::optional<data::Augment> augment_of(const Flags& flags) {
+  if (!flags.augment) return {};
+  return data::Augment{.seed = flags.seed};
+}
+
+train::EncodedChoices encode(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family,
+                             const std::vector<data::Choice>& set) {
+  return family.causal ? train::encode_causal(tokenizer, set, length(flags))
+                       : train::encode_pairs(tokenizer, set, length(flags));
+}
+
+}  // namespace
+
+text::Tokenizer tokenizer_of(Flags& flags, const Family& family) {
+  text::Tokenizer tokenizer(flags.model);
+  if (!flags.given.contains("max-length")) flags.max_length = std::min<std::int64_t>(flags.max_length, family.longest);
+  if (flags.max_length > family.longest)
+    throw FlagError("--max-length", "at most " + std::to_string(family.longest) + ", the checkpoint's positions",
+                    std::to_string(flags.max_length));
+  if (static_cast<Index>(tokenizer.size()) > family.vocabulary)
+    fail(flags.model + ": the tokenizer has more tokens than the model's vocab_size", tokenizer.size(),
+         family.vocabulary);
+  return tokenizer;
+}
+
+Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, Sets sets) {
+  const auto data = data::load(flags.task, flags.data, flags.columns);
+  const auto encoded = [&](const std::vector<data::Example>& examples) {
+    return train::encode(tokenizer, examples, data.task.pair, length(flags));
+  };
+  Texts out;
+  out.goal.labels = data.task.label_names;
+  out.goal.metrics = data.task.metrics;
+  out.goal.held_out = data.held_out;
+  out.labels = data.task.labels;
+  out.dev = encoded(data.dev);
+  for (const auto& split : data.more_dev) out.more_dev.emplace_back(split.name, encoded(split.examples));
+  if (sets == Sets::dev) return out;
+  out.train = encoded(data.train);
+  out.goal.task = data.task.name;
+  out.goal.model = fingerprint_of_model(flags.model);
+  out.goal.data = fingerprint_of(data);
+  out.goal.main_metric = data.task.main_metric;
+  out.goal.pair = data.task.pair;
+  say_classes(out.goal, out.train.labels);
+  return out;
+}
+
+Questions read_questions(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
+  const auto data = data::choices(flags.task, flags.data);
+  Questions out;
+  out.goal.metrics = {"accuracy", "accuracy_norm"};
+  out.goal.held_out = data.held_out;
+  out.dev = encode(flags, tokenizer, family, data.dev);
+  if (sets == Sets::dev) return out;
+  out.train = encode(flags, tokenizer, family, data.train);
+  out.lengths = out.train.lengths();
+  if (family.causal) {
+    const auto rows = out.train.answer_rows();
+    for (std::size_t q = 0; q < out.lengths.size(); ++q)
+      out.lengths[q] = static_cast<std::uint32_t>(out.train.ids[rows[q]].size());
+  }
+  out.goal.task = flags.task;
+  out.goal.model = fingerprint_of_model(flags.model);
+  out.goal.data = fingerprint_of(data);
+  out.goal.main_metric = "accuracy";
+  return out;
+}
+
+std::pair<train::BlockOptions, std::optional<train::MaskOptions>> cutting(const Flags& flags,
+                                                                          const text::Tokenizer& tokenizer,
+                                                                          const Family& family) {
+  train::BlockOptions cut{.max_length = length(flags), .before = {tokenizer.bos()}};
+  if (family.causal) return {cut, {}};
+  cut.after = {tokenizer.eos()};
+  train::MaskOptions mask;
+  mask.mask = tokenizer.mask();
+  mask.vocabulary = static_cast<std::int32_t>(tokenizer.size());
+  for (const auto id : {tokenizer.bos(), tokenizer.eos(), tokenizer.pad(), tokenizer.unk()})
+    if (id >= 0) mask.special.push_back(id);
+  if (mask.mask < 0) fail(flags.model + ": the tokenizer has no mask token, which --task lm needs");
+  return {cut, mask};
+}
+
+Lines read_lines(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
+  const auto [cut, mask] = cutting(flags, tokenizer, family);
+  const auto lines = data::lines(flags.data);
+  const auto blocks = [&, &cut = cut, &mask = mask](const std::vector<std::string>& set) {
+    return train::Blocks{train::blocks(tokenizer, set, cut), mask, flags.seed};
+  };
+  Lines out;
+  out.goal.metrics = {"log_likelihood", "perplexity"};
+  out.goal.held_out = lines.held_out;
+  out.dev = blocks(lines.dev);
+  if (sets == Sets::dev) return out;
+  out.train = blocks(lines.train);
+  out.goal.task = flags.task;
+  out.goal.model = fingerprint_of_model(flags.model);
+  out.goal.data = fingerprint_of(lines.train, lines.dev);
+  out.goal.main_metric = "log_likelihood";
+  return out;
+}
+
+Images::Images(const Flags& flags)
+    : processor(processor_of(flags)),
+      data(data::load_images(flags.data)),
+      train(data, data.train, processor, augment_of(flags)),
+      dev(data, data.dev, processor) {
+  goal.task = flags.task;
+  goal.model = fingerprint_of_model(flags.model);
+  goal.data = fingerprint_of(data);
+  goal.labels = data.label_names;
+  goal.metrics = {"accuracy"};
+  goal.main_metric = "accuracy";
+  goal.held_out = data.held_out;
+  if (!flags.loads()) say_classes(goal, train.labels);
+}
+
+void check_classes(const Images& images, const Flags& flags, const std::vector<std::string>& trained) {
+  if (images.data.label_names != trained)
+    fail(flags.data + ": other classes than those of the run in " + flags.output, images.data.label_names.size(),
+         trained.size());
+}
+
+Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths) {
+  std::vector<std::uint32_t> largest;
+  std::uint64_t most = 0;
+  for (std::int64_t epoch = 0; epoch < std::min<std::int64_t>(flags.epochs, 8); ++epoch)
+    for (auto& rows : data::batches(lengths, static_cast<std::size_t>(flags.batch), flags.seed,
+                                    static_cast<std::uint64_t>(epoch), true)) {
+      std::uint64_t tokens = 0;
+      for (const auto row : rows) tokens += lengths[row];
+      if (tokens > most) most = tokens, largest = std::move(rows);
+    }
+  std::vector<std::int32_t> out;
+  for (const auto row : largest) out.push_back(static_cast<std::int32_t>(lengths[row]));
+  return Offsets::of_lengths(out);
+}
+
+namespace {
+
+/// Names the flag, and what it expects, where the reading fails.
+template <class Read>
+auto predicted(const Flags& flags, const std::string& expected, bool folder, Read&& read) {
+  std::error_code ignored;
+  const auto status = std::filesystem::status(flags.predict, ignored);
+  const std::string wanted = expected + ", for --task " + flags.task;
+  if (!std::filesystem::exists(status)) throw FlagError("--predict", wanted, flags.predict + ", which is not there");
+  if (!folder && std::filesystem::is_directory(status))
+    throw FlagError("--predict", wanted, "the folder " + flags.predict);
+  try {
+    return read();
+  } catch (const Error& error) {
+    throw FlagError("--predict: expected " + wanted + ": " + error.message());
+  }
+}
+
+}  // namespace
+
+TextsToPredict texts_to_predict(const Flags& flags, const text::Tokenizer& tokenizer, bool pair) {
+  return predicted(flags, pair ? "a file of pairs of texts" : "a file of texts", false, [&] {
+    TextsToPredict out{data::load_inputs(flags.task, flags.predict, flags.columns), {}};
+    out.encoded = train::encode(tokenizer, out.rows, pair, length(flags));
+    return out;
+  });
+}
+
+QuestionsToPredict questions_to_predict(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family) {
+  return predicted(flags, "a file of questions, JSON lines", false, [&] {
+    QuestionsToPredict out{data::choice_inputs(flags.task, flags.predict), {}};
+    out.encoded = encode(flags, tokenizer, family, out.rows);
+    return out;
+  });
+}
+
+std::vector<std::string> lines_to_predict(const Flags& flags) {
+  return predicted(flags, "a file of lines of text", false, [&] { return data::input_lines(flags.predict); });
+}
+
+ImagesToPredict::ImagesToPredict(const Flags& flags)
+    : processor(processor_of(flags)),
+      inputs(predicted(flags, "a folder of images, an image, a CIFAR-10 file .bin or an MNIST file .csv", true,
+                       [&] { return data::image_inputs(flags.predict); })),
+      set(inputs.data, inputs.data.train, processor) {
+  if (inputs.skipped > 0)
+    say(grouped(static_cast<std::int64_t>(inputs.skipped)) + " files in " + flags.predict +
+        " are no images by their names: left out");
+}
+
+}  // namespace finetune

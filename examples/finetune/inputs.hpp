@@ -1,0 +1,107 @@
+// Owns: what a run reads, by the kind of its task: the data as the learners take it, and the goal. The same for every
+// family of models.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/data/choice.hpp>
+#include <meft/data/image_inputs.hpp>
+#include <meft/data/preprocess.hpp>
+#include <meft/data/task.hpp>
+#include <meft/text/tokenizer.hpp>
+#include <meft/train/choice.hpp>
+#include <meft/train/images.hpp>
+#include <meft/train/language_learner.hpp>
+
+#include "goal.hpp"
+
+namespace finetune {
+
+/// What the program asks of the family.
+struct Family {
+  meft::Index longest = 0, vocabulary = 0;
+  bool causal = false;
+};
+
+/// The checkpoint's tokenizer. Cuts flags.max_length to what the checkpoint allows.
+meft::text::Tokenizer tokenizer_of(Flags& flags, const Family& family);
+
+/// Which sets are read: those of a run that trains, or what is scored.
+enum class Sets { all, dev };
+
+/// Texts or pairs with a label. `more_dev` are splits to score besides, such as MNLI's mismatched one.
+struct Texts {
+  Goal goal;
+  int labels = 2;
+  meft::train::Encoded train, dev;
+  std::vector<std::pair<std::string, meft::train::Encoded>> more_dev;
+};
+Texts read_texts(const Flags& flags, const meft::text::Tokenizer& tokenizer, Sets sets);
+
+/// Questions with options: a causal model goes on with an option, an encoder sees it beside the question.
+struct Questions {
+  Goal goal;
+  meft::train::EncodedChoices train, dev;
+  /// Tokens of what one training example is.
+  std::vector<std::uint32_t> lengths;
+};
+Questions read_questions(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
+
+/// Lines of text: a causal model predicts the next token, an encoder masked ones.
+struct Lines {
+  Goal goal;
+  meft::train::Blocks train, dev;
+};
+Lines read_lines(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
+/// How lines are cut, and what an encoder masks.
+std::pair<meft::train::BlockOptions, std::optional<meft::train::MaskOptions>> cutting(
+    const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family);
+
+/// Images with a class. The sets point into the data.
+struct Images {
+  explicit Images(const Flags& flags);
+  Images(const Images&) = delete;
+  Images& operator=(const Images&) = delete;
+
+  meft::data::ImageProcessor processor;
+  meft::data::ImageDataset data;
+  meft::train::ImageSet train, dev;
+  Goal goal;
+};
+
+/// Throws when the images to score have other classes than those that were trained.
+void check_classes(const Images& images, const Flags& flags, const std::vector<std::string>& trained);
+
+/// The lengths of the sequences of the batch with the most tokens of the run.
+meft::Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths);
+
+/// What --predict names, read; each throws an error that names the flag and what it expects.
+struct TextsToPredict {
+  std::vector<meft::data::Example> rows;
+  meft::train::Encoded encoded;
+};
+TextsToPredict texts_to_predict(const Flags& flags, const meft::text::Tokenizer& tokenizer, bool pair);
+
+struct QuestionsToPredict {
+  std::vector<meft::data::Choice> rows;
+  meft::train::EncodedChoices encoded;
+};
+QuestionsToPredict questions_to_predict(const Flags& flags, const meft::text::Tokenizer& tokenizer,
+                                        const Family& family);
+
+std::vector<std::string> lines_to_predict(const Flags& flags);
+
+struct ImagesToPredict {
+  explicit ImagesToPredict(const Flags& flags);
+  ImagesToPredict(const ImagesToPredict&) = delete;
+  ImagesToPredict& operator=(const ImagesToPredict&) = delete;
+
+  meft::data::ImageProcessor processor;
+  meft::data::ImageInputs inputs;
+  meft::train::ImageSet set;
+};
+
+}  // namespace finetune

@@ -1,0 +1,400 @@
+"""Tests what the user of examples/finetune sees and gets: terminals, what is said, rows of predictions, folders of runs,
+flags: finetune_use_test.py FINETUNE [NAME...]
+"""
+import json
+import math
+import os
+import pathlib
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+
+import families_finetune_test as families
+from finetune_test import BAD, FINETUNE, GOOD, PLAIN, Place, check, execute, read_safetensors
+from screen import Screen, run_on_screen
+
+
+def table_of(path):
+    """The header, and the rows as dictionaries, cells unescaped."""
+    def plain(cell):
+        return cell.replace("\\\\", "\0").replace("\\t", "\t").replace("\\n", "\n").replace("\\r", "\r").replace("\0", "\\")
+
+    header, *rows = [line.split("\t") for line in path.read_text().split("\n")[:-1]]
+    check(all(len(row) == len(header) for row in rows), f"{path}: ragged")
+    return header, [dict(zip(header, map(plain, row))) for row in rows]
+
+
+def test_screen(_):
+    """The terminal of these tests sees what it is to see."""
+    for width, data, wraps, shown in ((10, b"1234567890\n", [], ["1234567890"]), (10, b"12345678901\n", ["12345678901"], ["1"]),
+                                      (4, "日本\n".encode(), [], ["日本"]), (3, "日本\n".encode(), ["日本"], ["本"]),
+                                      (9, b"\rlong line\rshort\x1b[K\n", [], ["", "long line", "short"])):
+        screen = Screen(width)
+        for byte in data: screen.feed(bytes([byte]))
+        check(screen.wraps == wraps and screen.shown == shown, f"{data}: {screen.wraps} {screen.shown}")
+
+
+def test_terminals(place):
+    """The progress line is never wrapped, loses the least important fields first, and follows a new width."""
+    for width, fields, absent in ((200, ("epoch ", "step ", "loss ", "sequences/s", "activation ", "peak ", "left "), ()),
+                                  (80, ("epoch ", "step ", "loss ", "sequences/s", "left "), ("peak ",)),
+                                  (40, ("step ", "loss "), ("sequences/s", "activation ")),
+                                  (16, ("step ",), ("epoch ", "loss ", "sequences/s"))):
+        screen, status = run_on_screen(place.command(place.folder(), "--epochs", 4), width)
+        check(status == 0, f"status {status}: {screen.shown}")
+        if width >= 40: check(not screen.wraps, f"{width} columns: wrapped: {screen.wraps}")
+        lines = [text for text in screen.shown if "step " in text and " done at " not in text and "/120" in text]
+        check(len(lines) >= 4, f"{width} columns: {screen.shown}")
+        for line in lines:
+            check(all(field in line for field in fields) and not any(field in line for field in absent), f"{width} columns: {line}")
+        check(not any("step " in wrap for wrap in screen.wraps), f"{width} columns: wrapped: {screen.wraps}")
+        if width >= 80: check(any(text.startswith("scoring dev examples 0/40") for text in screen.shown), f"no scoring: {screen.shown}")
+    screen, status = run_on_screen(place.command(place.folder(), "--epochs", 40), 100, resize=("epoch 2/40 done", 30))
+    lines = [text for text in screen.shown if "step " in text and " done at " not in text]
+    check(status == 0 and len(lines[-1]) < 30 <= len(lines[0]), f"{lines[0]} | {lines[-1]}")
+
+
+def test_dumb(place):
+    """A terminal without escapes gets blanks, none of a known size 80 columns."""
+    for width, kind in ((60, "dumb"), (0, "xterm")):
+        screen = Screen(width or 80)
+        feed, screen.feed = screen.feed, None
+        shown, status = run_on_screen(place.command(place.folder()), width or 80, env={**os.environ, "TERM": kind})
+        check(status == 0 and not shown.wraps, str(shown.wraps))
+
+
+def test_help(place):
+    known = ["--model", "--task", "--reversible-layers", "--overwrite", "--predictions", "--version"]
+    plain = execute([FINETUNE, "--help"]).stdout
+    for name, lines in [("no terminal", plain.split("\n"))] + [(width, None) for width in (132, 80, 40)]:
+        if lines is None:
+            screen, status = run_on_screen([FINETUNE, "--help"], name)
+            check(status == 0 and not screen.wraps, f"{name}: {screen.wraps}")
+            lines = screen.shown
+        check(max(map(len, lines)) <= (80 if name == "no terminal" else name), f"{name}: {max(lines, key=len)}")
+        for flag in known: check(any(line.strip().startswith(flag) for line in lines), f"{name}: no {flag}")
+    words = plain.split()
+    check(words == "\n".join(run_on_screen([FINETUNE, "--help"], 132)[0].shown).split(), "the width changes the words")
+
+
+def test_said(place):
+    """Classes with their counts, whose f1 it is, texts that are cut."""
+    rows = ["the film was fine\tpos"] * 7 + ["a dull plot\tneg"] * 5 + ["it was a very very very very very very long film\tpos"] * 3
+    data = place.root / "said"
+    data.mkdir()
+    for name in ("train.tsv", "dev.tsv"): (data / name).write_text("\n".join(["text\tlabel"] + rows) + "\n")
+    more = ["--task", "tsv", "--text", "text", "--label", "label", "--data", data, "--epochs", 1]
+    out = execute(place.command(place.folder(), *more, "--max-length", 8)).stdout
+    check("neg 5, pos 10" in out and "f1 is that of pos" in out, out)
+    check("3 of 15 training texts are cut to 8 tokens (--max-length)" in out and "3 of 15 dev texts are cut" in out, out)
+    out = execute(place.command(place.folder(), *more)).stdout
+    check("are cut" not in out, out)
+    for name in ("train.tsv", "dev.tsv"):
+        (data / name).write_text("text\tlabel\n" + "".join(f"film {i}\tclass{i % 3}\n" for i in range(9)))
+    out = execute(place.command(place.folder(), *more)).stdout
+    check("3 classes" in out and "class0 3, class1 3, class2 3" in out and "f1" not in out, out)
+
+
+def test_controls(place):
+    """Control characters of names and labels do not reach the terminal."""
+    data = place.root / "odd\x1b[2J\rname"
+    data.mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (data / name).write_text("text\tlabel\n" + "the film\tgo\x1b[31mod\x07\na plot\tb\u009bad\u202e\n" * 6)
+    more = ["--task", "tsv", "--text", "text", "--label", "label", "--data", data, "--epochs", 1]
+    done = execute(place.command(place.folder(), *more))
+    check("\\x1b[31mod\\x07 6" in done.stdout and "\\u009bad\\u202e 6" in done.stdout, done.stdout)
+    wrong = execute(place.command(place.folder(), *more, "--label", "lab\x1bel\n"), 1)
+    wrong_model = execute(place.command(place.folder(), "--model", place.root / "no\rmodel\x1b[31m"), 1)
+    for text in (done.stdout, done.stderr, wrong.stderr, wrong_model.stderr):
+        check(not any(ord(c) < 32 and c != "\n" or 127 <= ord(c) < 160 or c == "\u202e" for c in text), repr(text))
+    check("no\\rmodel\\x1b[31m" in wrong_model.stderr, wrong_model.stderr)
+
+
+def test_rows(place):
+    """A prediction for each row, in order, beside its text: header or none, empty rows, tabs and quotes."""
+    folder = place.folder()
+    (place.root / "rows").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (place.root / "rows" / name).write_text("text\tlabel\n" + "the film was fine\tpos\nthe cast was dull\tneg\n" * 20)
+    execute(place.command(folder, "--task", "tsv", "--text", "text", "--label", "label", "--data", place.root / "rows", "--epochs", 1))
+    alone = {}
+    for number, (lines, texts) in enumerate((
+            ("text\nfine film\ndull cast\n", ["fine film", "dull cast"]),
+            ("fine film\ndull cast\n", ["fine film", "dull cast"]),
+            ("label\ttext\npos\tfine film\nneg\tdull cast\n", ["fine film", "dull cast"]),
+            ("text\n\nfine film\n\ndull cast\n\n", ["", "fine film", "", "dull cast", ""]),
+            ("text\na \\t back\\slash\n", ["a \\t back\\slash"]))):
+        path, out = place.root / f"in{number}.tsv", place.root / f"out{number}.tsv"
+        path.write_text(lines)
+        said = execute([FINETUNE, "--output", folder, "--predict", path, "--predictions", out]).stdout
+        header, rows = table_of(out)
+        check(header == ["label", "p(neg)", "p(pos)", "text"], str(header))
+        check([row["text"] for row in rows] == texts, f"{lines!r}: {rows}")
+        check(f"{len(texts)} predictions in {out}" in said, said)
+        for row in rows:  # whichever file a text stands in
+            values = (row["label"], row["p(neg)"], row["p(pos)"])
+            check(alone.setdefault(row["text"], values) == values, f"{row}, elsewhere {alone}")
+    check(not (folder / "predictions.tsv").exists(), "--predictions also wrote into the folder")
+    out = place.root / "kept.tsv"
+    out.write_text("mine\n")
+    command = [FINETUNE, "--output", folder, "--predict", place.root / "in0.tsv", "--predictions", out]
+    error = execute(command, 2).stderr
+    check("--predictions: expected a file that is not there yet, or --overwrite" in error and out.read_text() == "mine\n", error)
+    execute(command + ["--overwrite"])
+    check(len(table_of(out)[1]) == 2 and (folder / "adapter.safetensors").exists(), "--overwrite")
+    execute(command[:-2])
+    check("--overwrite" in execute(command[:-2], 2).stderr, "predictions.tsv was overwritten")
+    for where, words in ((place.root / "none" / "out.tsv", "in a folder that is there"), (place.root, "expected a file")):
+        check(words in execute(command[:-1] + [where], 2).stderr, str(where))
+
+
+def test_folder(place):
+    """--overwrite removes a run's files and nothing else; --resume of nothing says so."""
+    folder = place.folder()
+    said = execute(place.command(folder, "--max-steps", 4, "--resume")).stdout
+    check(f"nothing to resume in {folder}" in said, said)
+    check("nothing to resume" not in execute(place.command(folder, "--max-steps", 4, "--resume")).stdout, "it was there")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "state.safetensors").write_text("mine too")
+    texts = place.root / "some.tsv"
+    texts.write_text("sentence\na film\n")
+    execute([FINETUNE, "--output", folder, "--predict", texts])
+    before = (folder / "adapter.safetensors").read_bytes()
+    error = execute(place.command(folder, "--max-steps", 6), 2).stderr
+    check("--output: expected a folder without a run" in error and "--overwrite" in error, error)
+    # What goes wrong before the first step loses nothing.
+    execute(place.command(folder, "--max-steps", 6, "--overwrite", "--data", place.root / "none"), 1)
+    check((folder / "adapter.safetensors").read_bytes() == before, "a run that did not start removed the other")
+    execute(place.command(folder, "--max-steps", 6, "--overwrite", "--log-every", 1))
+    check(sorted(path.name for path in folder.iterdir()) ==
+          ["adapter.safetensors", "inner", "log.jsonl", "metrics.json", "notes.txt", "state.safetensors"], str(list(folder.iterdir())))
+    check((folder / "notes.txt").read_text() == "mine" and (folder / "inner" / "state.safetensors").exists(), "not a run's")
+    fresh = place.folder()
+    execute(place.command(fresh, "--max-steps", 6, "--log-every", 1))
+    check((folder / "adapter.safetensors").read_bytes() == (fresh / "adapter.safetensors").read_bytes(), "other bits")
+    check(len((folder / "log.jsonl").read_text().splitlines()) == len((fresh / "log.jsonl").read_text().splitlines()), "the old log")
+    check("--overwrite: expected no --resume" in execute(place.command(folder, "--resume", "--overwrite"), 2).stderr, "both")
+    # A state that is gone is not a run that has not begun.
+    (folder / "state.safetensors").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    error = execute(place.command(folder, "--max-steps", 6, "--resume"), 2).stderr
+    check("--resume: expected" in error and "state.safetensors" in error and "--overwrite" in error, error)
+    check(before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, "files changed")
+    # A run that failed leaves a state: --overwrite starts anew.
+    blown = place.folder()
+    failed = subprocess.run(place.command(blown, "--method", "full", "--lr", 9, "--clip", 0, "--epochs", 30), capture_output=True, text=True, timeout=200)
+    if failed.returncode != 0:
+        check((blown / "state.safetensors").exists(), failed.stderr)
+        execute(place.command(blown, "--max-steps", 2, "--overwrite"))
+
+
+def test_model_found(place):
+    """--predict and --eval-only know their model; a moved one is said; another is refused."""
+    model = place.root / "moving"
+    shutil.copytree(place.model, model)
+    folder = place.folder()
+    execute(place.command(folder, "--model", model, "--max-steps", 4))
+    check(json.loads(read_safetensors(folder / "adapter.safetensors")[1]["config"])["model_path"] == str(model.resolve()), "model_path")
+    texts = place.root / "some.tsv"
+    texts.write_text("sentence\na film\nfine\n")
+    predict = [FINETUNE, "--output", folder, "--predict", texts, "--overwrite"]
+    execute(predict, cwd="/")
+    found = (folder / "predictions.tsv").read_bytes()
+    scored = execute([FINETUNE, "--output", folder, "--eval-only", "--data", place.data]).stdout
+    check("40 dev examples: accuracy" in scored, scored)
+    model.rename(place.root / "moved")
+    error = execute(predict, 1).stderr
+    check(f"it is no longer at {model}" in error and "--model" in error, error)
+    execute(predict + ["--model", place.root / "moved"])
+    check((folder / "predictions.tsv").read_bytes() == found, "other predictions")
+    shutil.copytree(place.root / "moved", model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-5}))
+    check("--model: expected the checkpoint that" in execute(predict, 2).stderr, "another model was taken")
+
+
+def test_model_wrong(place):
+    for name, words in (("bert-base-uncased", ("hf download bert-base-uncased", "Hugging Face hub")), ("google/electra-small", ("hf download google/electra-small",)),
+                        (place.model / "config.json", ("is a file",)), ("/none/at/all", ("which is not there",)), ("", ("--model",))):
+        error = execute(place.command(place.folder(), "--model", name), 2 if name == "" else 1).stderr
+        check(error.startswith("finetune: --model: expected") and all(word in error for word in words), error)
+    check("hf download" not in execute(place.command(place.folder(), "--model", "/none/at/all"), 1).stderr, "a path is no name")
+
+
+def test_unknown(place):
+    check(execute([FINETUNE, "--version"]).stdout.startswith("finetune "), "version")
+    for written, ours in (("--learning-rate", "--lr"), ("--learning_rate", "--lr"), ("--num_train_epochs", "--epochs"), ("--epoch", "--epochs"),
+                          ("--per_device_train_batch_size", "--batch"), ("--batch-size", "--batch"), ("--model_name_or_path", "--model"),
+                          ("--output_dir", "--output"), ("--lora_r", "--lora-rank"), ("--weight_decay", "--weight-decay"), ("--LR", "--lr"),
+                          ("--max_seq_length", "--max-length"), ("--gradient_accumulation_steps", "--accumulate"), ("--warmup_ratio", "--warmup"),
+                          ("--max_grad_norm", "--clip"), ("--gradient_checkpointing", "--recompute"), ("--do_predict", "--predict"),
+                          ("--bottelneck", "--bottleneck"), ("--reversible", "--reversible-layers"), ("-lr", "--lr"), ("--seeds", "--seed")):
+        for more in ([written, "3"], [f"{written}=3"]):
+            error = execute(place.command(place.folder(), *more), 2).stderr
+            check(error.startswith(f"finetune: {written}: unknown; did you mean {ours}?"), f"{more}: {error}")
+    for written in ("--colour", "--xyzzy", "--lora_alpha_pattern"):
+        error = execute(place.command(place.folder(), written, "red"), 2).stderr
+        check(f"{written}: unknown" in error and "did you mean" not in error, error)
+    check("unexpected `3`" in execute(place.command(place.folder(), "3"), 2).stderr, "a value without a flag")
+    for flag in ("--data", "--output", "--predict"):
+        error = execute(place.command(place.folder(), flag, ""), 2).stderr
+        check(f"{flag}: expected" in error, error)
+
+
+def png(width, height, colour):
+    raw = b"".join(b"\0" + bytes(colour) * width for _ in range(height))
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(raw)) +
+            chunk(b"IEND", b""))
+
+
+class Kinds:
+    """A run of each kind of task, made once."""
+
+    def __init__(self, place):
+        self.root, self.number = place.root, 0
+        self.runs = {}
+        for name in ("opt", "roberta", "vit"): (self.root / name).mkdir()
+        families.opt(self.root / "opt")
+        families.roberta(self.root / "roberta")
+        families.vit(self.root / "vit")
+        families.make_questions(self.root / "arc_easy")
+        families.make_lines(self.root / "lm")
+        shades = self.root / "images"
+        for split, count in (("train", 6), ("val", 3)):
+            for name, colour in (("dark", (20, 20, 30)), ("light", (230, 220, 225))):
+                (shades / split / name).mkdir(parents=True)
+                for i in range(count): (shades / split / name / f"{i}.png").write_bytes(png(20 + i, 17, colour))
+
+    def run(self, model, task):
+        folder = self.root / f"{model}_{task}"
+        if not folder.exists():
+            execute([FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--output", folder, "--epochs", 1, "--batch", 4,
+                     "--lr", 0.01] + (["--max-length", 48] if task != "images" else []))
+        return folder
+
+    def predict(self, folder, path, status=0):
+        self.number += 1
+        out = self.root / f"predicted{self.number}.tsv"
+        done = execute([FINETUNE, "--output", folder, "--predict", path, "--predictions", out], status)
+        return table_of(out) if status == 0 else done.stderr
+
+
+def test_predict_images(place):
+    kinds = Kinds(place)
+    folder, images = kinds.run("vit", "images"), place.root / "images"
+    header, rows = kinds.predict(folder, images / "val")
+    check(header == ["label", "p(dark)", "p(light)", "image"], str(header))
+    check([row["image"] for row in rows] == [f"{name}/{i}.png" for name in ("dark", "light") for i in range(3)], str(rows))
+    value = json.loads((folder / "metrics.json").read_text())["value"]
+    check(abs(sum(row["label"] == row["image"].split("/")[0] for row in rows) / 6 - value) < 1e-9, f"{rows}, metrics.json says {value}")
+    by_name = {row["image"]: (row["label"], row["p(dark)"]) for row in rows}
+    (images / "val" / "dark" / "Thumbs.db").write_text("no image")
+    for path, prefix in ((images / "val" / "dark", "dark/"), (images / "val" / "light", "light/")):
+        rows = kinds.predict(folder, path)[1]
+        check([row["image"] for row in rows] == ["0.png", "1.png", "2.png"], str(rows))
+        check(all(by_name[prefix + row["image"]][0] == row["label"] for row in rows), str(rows))
+    rows = kinds.predict(folder, images / "val" / "light" / "1.png")[1]
+    check(len(rows) == 1 and rows[0]["label"] == by_name["light/1.png"][0], str(rows))
+    check(len(kinds.predict(folder, images)[1]) == 18, "a data set's folder")
+    records = b"".join(bytes([i]) + bytes([20 if i % 2 else 225]) * 3072 for i in range(5))
+    (place.root / "some.bin").write_bytes(records)
+    rows = kinds.predict(folder, place.root / "some.bin")[1]
+    check([row["image"] for row in rows] == ["1", "2", "3", "4", "5"], str(rows))
+    (place.root / "some.csv").write_text("".join(",".join(["3"] + ["200"] * 784) + "\n" for _ in range(3)))
+    check(len(kinds.predict(folder, place.root / "some.csv")[1]) == 3, "csv")
+    (place.root / "empty").mkdir()
+    for path in (place.root / "empty", place.root / "none", place.root / "lm" / "dev.txt"):
+        error = kinds.predict(folder, path, 2)
+        check("--predict: expected a folder of images" in error and str(path) in error, error)
+
+
+def test_predict_questions(place):
+    kinds = Kinds(place)
+    for model in ("opt", "roberta"):
+        folder = kinds.run(model, "arc_easy")
+        header, rows = kinds.predict(folder, place.root / "arc_easy" / "dev.jsonl")
+        asked = [json.loads(line) for line in (place.root / "arc_easy" / "dev.jsonl").read_text().splitlines()]
+        check(header[:2] == ["answer", "option"] and header[-2:] == ["id", "question"] and len(rows) == len(asked), str(header))
+        hits = 0
+        for row, question in zip(rows, asked):
+            options = [c["text"] for c in question["question"]["choices"]]
+            scores = [float(row[f"score({i})"]) for i in range(len(options))]
+            check(row["id"] == question["id"] and "which one is it?" in row["question"], str(row))
+            check(row["option"] == options[int(row["answer"])] and max(scores) == scores[int(row["answer"])], str(row))
+            check(all(row[f"score({i})"] == "" for i in range(len(options), len(header) - 4)), str(row))
+            hits += "ABCDE"[int(row["answer"])] == question["answerKey"]
+        value = json.loads((folder / "metrics.json").read_text())["dev"]["accuracy"]
+        check(abs(hits / len(rows) - value) < 1e-9, f"{model}: {hits} of {len(rows)}, metrics.json says {value}")
+        for question in asked: del question["answerKey"]
+        (place.root / "asked.jsonl").write_text("".join(json.dumps(q) + "\n" for q in asked))
+        check(kinds.predict(folder, place.root / "asked.jsonl")[1] == rows, "answers were looked at")
+        for path in (place.root / "images", place.root / "images" / "val" / "dark" / "0.png", place.root / "lm" / "dev.txt"):
+            error = kinds.predict(folder, path, 2)
+            check("--predict: expected a file of questions" in error and str(path) in error, error)
+
+
+def test_predict_lines(place):
+    kinds = Kinds(place)
+    lines = place.root / "lines.txt"
+    for model in ("opt", "roberta"):
+        folder = kinds.run(model, "lm")
+        text = (place.root / "lm" / "dev.txt").read_text()
+        lines.write_text("\n" + text + "\n\n")
+        header, rows = kinds.predict(folder, lines)
+        check(header == ["log_likelihood", "tokens", "perplexity", "text"], str(header))
+        check([row["text"] for row in rows] == [""] + text.splitlines() + ["", ""], "not the lines of the file")
+        sums = [(float(row["log_likelihood"]), int(row["tokens"])) for row in rows]
+        check(sums[0] == (0, 0) and sums[-1] == (0, 0) and rows[0]["perplexity"] == "nan", str(rows[0]))
+        for row, (total, count) in zip(rows[1:-2], sums[1:-2]):
+            check(count == len(row["text"].encode()), f"tokens: {row}")  # a byte each
+            check(abs(float(row["perplexity"]) - math.exp(-total / count)) < 1e-6 * float(row["perplexity"]), str(row))
+        mean = sum(total for total, _ in sums) / sum(count for _, count in sums)
+        dev = json.loads((folder / "metrics.json").read_text())["dev"]["log_likelihood"]
+        # A causal model's score counts the same tokens; a masked one's some of them, several masked at once.
+        check(abs(mean - dev) < (1e-5 if model == "opt" else 0.5), f"{model}: {mean}, metrics.json says {dev}")
+        rows2 = [row for row in rows if row["text"]]
+        lines.write_text("".join(row["text"] + "\n" for row in reversed(rows2)))
+        again = kinds.predict(folder, lines)[1][::-1]
+        check(all(abs(float(a["log_likelihood"]) - float(b["log_likelihood"])) < 1e-3 for a, b in zip(rows2, again)), "order matters")
+        for path in (place.root / "images", place.root / "images" / "val" / "dark" / "0.png"):
+            error = kinds.predict(folder, path, 2)
+            check("--predict: expected a file of lines of text" in error and str(path) in error, error)
+
+
+def test_predict_texts_wrong(place):
+    kinds = Kinds(place)
+    folder = place.folder()
+    execute(place.command(folder, "--max-steps", 2))
+    for path in (place.root / "images", place.root / "images" / "val" / "dark" / "0.png", place.root / "none.tsv", place.root / "arc_easy" / "dev.jsonl"):
+        error = kinds.predict(folder, path, 2)
+        check("--predict: expected a file of texts" in error and str(path) in error and "finetune: :" not in error, error)
+
+
+def main():
+    tests = {name[5:]: f for name, f in globals().items() if name.startswith("test_")}
+    status = 0
+    for name in sys.argv[2:] or tests:
+        with tempfile.TemporaryDirectory() as root:
+            began = time.time()
+            try:
+                tests[name](Place(root))
+                print(f"{name}: passed in {time.time() - began:.1f} s", flush=True)
+            except AssertionError as error:
+                print(f"{name}: FAILED: {error}", flush=True)
+                status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
