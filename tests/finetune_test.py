@@ -117,6 +117,7 @@ class Place:
 
 
 def execute(command, status=0, **more):
+    command = [str(x) for x in command]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=200, **more)
     check(done.returncode == status, f"{' '.join(command)}: status {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
     return done

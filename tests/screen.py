@@ -29,6 +29,9 @@ class Screen:
             c = text[i]
             i += 1
             if c == "\x1b":
+                if text[i:] in ("", "["):  # the rest comes with the next bytes
+                    self.rest = text[i - 1:].encode() + self.rest
+                    return
                 if not text[i:].startswith("[K"): raise ValueError(f"an escape that is not ours: {text[i - 1:i + 8]!r}")
                 i += 2
                 del self.line[self.column:]
@@ -54,6 +57,9 @@ def run_on_screen(command, width, height=24, seconds=200, resize=None, **more):
     """Runs in a terminal. `resize`: (text, width): the size is changed when the text has come. Returns the screen and
     the exit status."""
     leader, follower = pty.openpty()
+    modes = termios.tcgetattr(follower)
+    modes[1] &= ~termios.OPOST  # no \r is added to a \n
+    termios.tcsetattr(follower, termios.TCSANOW, modes)
 
     def resized(columns):
         fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", height, columns, 0, 0))
