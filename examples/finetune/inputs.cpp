@@ -67,6 +67,8 @@ Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, Sets sets
   out.goal.main_metric = data.task.main_metric;
   out.goal.pair = data.task.pair;
   say_classes(out.goal, out.train.labels);
+  say_cut(out.train.cut, out.train.size(), flags.max_length, "training texts");
+  say_cut(out.dev.cut, out.dev.size(), flags.max_length, "dev texts");
   return out;
 }
 
@@ -88,6 +90,8 @@ Questions read_questions(const Flags& flags, const text::Tokenizer& tokenizer, c
   out.goal.model = fingerprint_of_model(flags.model);
   out.goal.data = fingerprint_of(data);
   out.goal.main_metric = "accuracy";
+  say_cut(out.train.cut, out.train.ids.size(), flags.max_length, "training questions with an option");
+  say_cut(out.dev.cut, out.dev.ids.size(), flags.max_length, "dev questions with an option");
   return out;
 }
 
@@ -185,6 +189,7 @@ TextsToPredict texts_to_predict(const Flags& flags, const text::Tokenizer& token
   return predicted(flags, pair ? "a file of pairs of texts" : "a file of texts", false, [&] {
     TextsToPredict out{data::load_inputs(flags.task, flags.predict, flags.columns), {}};
     out.encoded = train::encode(tokenizer, out.rows, pair, length(flags));
+    say_cut(out.encoded.cut, out.rows.size(), flags.max_length, "texts");
     return out;
   });
 }
@@ -193,6 +198,7 @@ QuestionsToPredict questions_to_predict(const Flags& flags, const text::Tokenize
   return predicted(flags, "a file of questions, JSON lines", false, [&] {
     QuestionsToPredict out{data::choice_inputs(flags.task, flags.predict), {}};
     out.encoded = encode(flags, tokenizer, family, out.rows);
+    say_cut(out.encoded.cut, out.encoded.ids.size(), flags.max_length, "questions with an option");
     return out;
   });
 }
