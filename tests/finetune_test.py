@@ -378,6 +378,7 @@ def test_other_run(place):
     folder = run(place, "--max-steps", 4)
     for more, words in (([], ["--output", "--resume"]),
                         (["--resume"], ["--max-steps", "has 4", "found 0"]),
+                        (["--resume", "--max-steps", 4, "--accumulate", 2], ["--accumulate", "has 1", "found 2"]),
                         (["--resume", "--max-steps", 4, "--bottleneck", 4], ["--bottleneck", "has 8", "found 4"]),
                         (["--resume", "--max-steps", 4, "--warmup", 0.5], ["--warmup", "has 0.06", "found 0.5"]),
                         (["--resume", "--max-steps", 4, "--seed", 1], ["--seed", "has 0", "found 1"])):

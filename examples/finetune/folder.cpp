@@ -10,7 +10,6 @@
 #include <meft/train/trainer.hpp>
 
 #include "goal.hpp"
-#include "terminal.hpp"
 
 namespace finetune {
 
@@ -49,7 +48,7 @@ FolderLock::FolderLock(const std::string& folder) {
   if (flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) fail("--output: " + folder + " is being written by another run");
 }
 
-void check_folder(const Flags& flags, const nlohmann::json& run) {
+void check_folder(const Flags& flags, const train::TrainOptions& options) {
   const train::RunFiles files(flags.output);
   if (flags.overwrite) return;
   if (!flags.resume) {
@@ -62,35 +61,26 @@ void check_folder(const Flags& flags, const nlohmann::json& run) {
     return;
   }
   if (!exists(files.state)) {
-    for (const auto& file : {files.adapter, files.log})
+    for (const auto& file : {files.adapter, files.metrics, files.log})
       if (exists(file))
         throw FlagError("--resume", files.state + ", which a run goes on from (--overwrite starts anew)",
                         file + " alone");
-    say("nothing to resume in " + flags.output + ": a new run starts");
     return;
   }
-  const io::Safetensors state(files.state);
-  const auto at = state.metadata().find("run");
-  if (at == state.metadata().end()) fail(files.state + ": not the state of a run: no `run` in its metadata");
-  const auto stored = parse_json(at->second, files.state + ": run");
+  const auto stored = train::run_of(io::Safetensors(files.state));
   try {
-    train::require_same_run(stored, run, files.state);
+    train::require_same_run(stored, options.run, files.state, options.may_change);
   } catch (const Error& error) {
     throw FlagError(error.message());
   }
 }
 
-void clear_folder(const Flags& flags) {
-  if (!flags.overwrite) return;
-  const train::RunFiles files(flags.output);
-  // The state goes last: a folder with a state and nothing else is still one that says so.
-  for (const auto& file : {flags.output + "/predictions.tsv", files.log, files.metrics, files.adapter, files.state})
-    for (const auto& path : {file + ".partial", file}) {
-      std::error_code error;
-      if (!exists(path)) continue;
-      if (fs::is_directory(fs::symlink_status(path, error))) fail("--overwrite: " + path + " is a folder: not a run's");
-      if (!fs::remove(path, error) || error) fail("--overwrite: cannot remove " + path, error.message());
-    }
+void remove_predictions(const Flags& flags) {
+  const std::string path = flags.output + "/predictions.tsv";
+  std::error_code error;
+  if (!flags.overwrite || fs::is_directory(path, error)) return;
+  fs::remove(path, error);
+  if (error) fail("--overwrite: cannot remove " + path, error.message());
 }
 
 void find_model(Flags& flags) {

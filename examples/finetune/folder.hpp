@@ -6,6 +6,7 @@
 
 #include <meft/io/file.hpp>
 #include <meft/io/safetensors.hpp>
+#include <meft/train/options.hpp>
 
 #include "flags.hpp"
 
@@ -20,10 +21,10 @@ class FolderLock {
   meft::Descriptor fd_;
 };
 
-/// Refuses a folder that holds another run than `run`, or this one and neither --resume nor --overwrite.
-void check_folder(const Flags& flags, const nlohmann::json& run);
-/// With --overwrite removes the files of an earlier run, nothing else.
-void clear_folder(const Flags& flags);
+/// Refuses a folder that holds another run than that of `options`, or this one and neither --resume nor --overwrite.
+void check_folder(const Flags& flags, const meft::train::TrainOptions& options);
+/// With --overwrite removes the predictions of the run that was there; the trainer removes its own files.
+void remove_predictions(const Flags& flags);
 
 /// Sets the model and checks it: a folder. Of a run that is read back, without --model, the one it was trained on.
 void find_model(Flags& flags);

@@ -99,12 +99,16 @@ train::TrainOptions options_of(const Flags& flags, const Goal& goal, const Stop&
   options.run = describe(flags);
   options.run["model"] = goal.model;
   options.run["data"] = goal.data;
-  check_folder(flags, options.run);
+  // What a run may have otherwise when it goes on; only where it is asked for.
+  for (const char* name : {"epochs", "max-steps", "lr"})
+    if (flags.given.contains(name)) options.may_change.emplace_back(name);
+  check_folder(flags, options);
   options.config = options.run;
   options.config["labels"] = goal.labels;
   options.config["pair"] = goal.pair;
   options.config["model_path"] = std::filesystem::canonical(flags.model).string();
   options.resume = flags.resume;
+  options.overwrite = flags.overwrite;
   options.log_every = flags.log_every;
   options.save_steps = flags.save_steps;
   options.save_seconds = flags.save_seconds;

@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "flags.hpp"
+#include "report.hpp"
 #include "session.hpp"
 #include "terminal.hpp"
 
@@ -28,8 +29,8 @@ void install() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  finetune::Flags flags;
   try {
-    finetune::Flags flags;
     install();
     if (!finetune::parse(argc, argv, flags)) return 0;
     const bool finished = finetune::run(flags, [] { return signal_number != 0; });
@@ -37,6 +38,9 @@ int main(int argc, char** argv) {
   } catch (const finetune::FlagError& error) {
     std::cerr << "finetune: " << finetune::printable(error.what()) << "\n(finetune --help lists the flags)\n";
     return 2;
+  } catch (const meft::train::StepError& error) {
+    std::cerr << "finetune: " << finetune::printable(error.message()) << "\n"
+              << finetune::printable(finetune::remedy(error, flags)) << ".\n";
   } catch (const meft::Error& error) {
     std::cerr << "finetune: " << finetune::printable(error.message()) << "\n";
   } catch (const std::exception& error) {

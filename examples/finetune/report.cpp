@@ -120,9 +120,13 @@ Watch Progress::watch(const char* verb, const Stop& stop) {
   };
 }
 
-train::Observer Progress::observer() {
+train::Observer Progress::observer(const std::string& folder) {
   return {.started =
-              [this](const train::StartReport& r) {
+              [this, folder](const train::StartReport& r) {
+                if (r.nothing_to_resume) say("nothing to resume in " + folder + ": a new run starts");
+                for (const auto& change : r.changed)
+                  say("--" + change.name + " was " + change.before + " and is " + change.now +
+                      ": from here on the bits are not those of either run as a whole");
                 if (r.resumed)
                   say("resumed at step " + std::to_string(r.step) + " of " + std::to_string(r.steps) + ", in epoch " +
                       std::to_string(r.epoch));
@@ -185,6 +189,19 @@ void say_scores(const std::vector<train::Score>& scores, std::size_t examples, c
   say(std::to_string(examples) + (goal.held_out ? " held-out" : " dev") + " examples" + what + ": " + text(scores));
 }
 
+std::string remedy(const train::StepError& error, const Flags& flags) {
+  const bool range = error.message().find("fixed-point range") != std::string::npos;
+  std::string out;
+  if (error.trained) out = "A lower --lr may help";
+  else if (range) out = "Streams as large as these run with --streams rounded, or by a method without streams";
+  else return "Look at the checkpoint and at the data: it failed before anything was learned";
+  if (error.trained && range) out += ", or --streams rounded in a new run";
+  if (error.kept >= 0)
+    out += "; --resume with another --lr goes on from step " + std::to_string(error.kept) + " in " + flags.output +
+           ", --overwrite begins anew";
+  return out;
+}
+
 void say_outcome(const Flags& flags, const train::Outcome& outcome, std::int64_t steps) {
   const train::RunFiles files(flags.output);
   if (!outcome.finished) {
@@ -193,8 +210,8 @@ void say_outcome(const Flags& flags, const train::Outcome& outcome, std::int64_t
     return;
   }
   const auto& best = outcome.place.epochs[static_cast<std::size_t>(outcome.place.best_epoch)];
-  say("best: epoch " + std::to_string(outcome.place.best_epoch + 1) + ", dev " + text(best.scores) +
-      "; activation memory " + mebibytes(static_cast<double>(outcome.activation_bytes)) + "; " + files.adapter);
+  say("best: epoch " + std::to_string(best.epoch + 1) + ", dev " + text(best.scores) + "; activation memory " +
+      mebibytes(static_cast<double>(outcome.activation_bytes)) + "; " + files.adapter);
 }
 
 }  // namespace finetune

@@ -33,7 +33,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  meft::train::Observer observer();
+  /// Of a run in `folder`.
+  meft::train::Observer observer(const std::string& folder);
   /// Shows `verb done/of` of what goes on besides training, and asks `stop`. It must not outlive the progress.
   Watch watch(const char* verb, const Stop& stop);
   /// Ends the line that is being written over.
@@ -67,6 +68,8 @@ void say_batch(const meft::Offsets& batch);
 void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_t steps);
 void say_scores(const std::vector<meft::train::Score>& scores, std::size_t examples, const Goal& goal,
                 const std::string& what);
+/// What helps a run whose numbers went out of range, by flags.
+std::string remedy(const meft::train::StepError& error, const Flags& flags);
 void say_outcome(const Flags& flags, const meft::train::Outcome& outcome, std::int64_t steps);
 
 }  // namespace finetune

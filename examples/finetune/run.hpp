@@ -122,10 +122,10 @@ class Runner {
            const train::LoadReport& loaded, const train::TrainOptions& options) {
     say_costs(learner, largest);
     Progress progress;
-    train::Trainer trainer(learner, train_set, dev_set, options, progress.observer());
+    train::Trainer trainer(learner, train_set, dev_set, options, progress.observer(flags_.output));
     say_start(goal, train_set.size(), dev_set.size(), trainer.steps());
     say_loaded(loaded);
-    clear_folder(flags_);
+    remove_predictions(flags_);
     const auto outcome = trainer.run();
     progress.end_line();
     say_outcome(flags_, outcome, trainer.steps());
