@@ -356,7 +356,7 @@ def test_flags(place):
         (["--task", "tsv", "--text", "1"], ["--label: expected a column's name or its number", "found nothing"]),
         (["--task", "tsv", "--text", "1", "--label", "2", "--threshold", "-1"], ["--threshold: expected a number of at least 0", "found `-1`"]),
         (["--task", "tsv", "--text", "1", "--label", "2", "--threshold", "1", "--regression"], ["--regression"]),
-        (["--encoding", "utf-16"], ["--encoding: expected utf-8|latin1", "found `utf-16`"]),
+        (["--encoding", "utf-16"], ["--encoding: expected utf-8|latin1|windows-1252", "found `utf-16`"]),
         (["--eval-only", "--resume"], ["--resume: expected a run that trains", "found --eval-only"]),
         (["--colour", "red"], ["--colour"]),
     ]

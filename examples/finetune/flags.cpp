@@ -130,8 +130,8 @@ void check(const Flags& f) {
   if (!f.task.empty()) {
     const bool tsv = f.task == "tsv";
     for (const char* flag : {"text", "text-pair", "label", "threshold", "regression", "header"})
-      require(!given(flag) || tsv, std::string("--") + flag, "--task tsv",
-              "--task " + f.task + ", which knows its columns");
+      require(!given(flag) || tsv || (!f.predict.empty() && flag == std::string_view("header")),
+              std::string("--") + flag, "--task tsv", "--task " + f.task + ", which knows its columns");
     if (tsv && !f.loads()) {
       require(!f.columns.text.empty(), "--text", "a column's name or its number from 1, for --task tsv", "nothing");
       require(!f.columns.label.empty(), "--label", "a column's name or its number from 1, for --task tsv", "nothing");
@@ -187,7 +187,7 @@ bool parse(int argc, char** argv, Flags& f) {
                                   : s == "no" ? meft::data::Header::absent
                                               : meft::data::Header::automatic;
              });
-  add.choice("--encoding", std::array{"utf-8", "latin1"}, "of the files [utf-8]", [&](auto& s) {
+  add.choice("--encoding", std::array{"utf-8", "latin1", "windows-1252"}, "of the files [utf-8]", [&](auto& s) {
     f.encoding = s;
     f.columns.encoding = meft::data::encoding(s);
   });

@@ -22,6 +22,17 @@ data::ImageProcessor processor_of(const Flags& flags) {
   return processor;
 }
 
+void say_files(const std::string& path, const data::SplitFiles& files) {
+  if (const std::string text = files.text(); !text.empty()) say(path + ": " + text);
+}
+
+void say_skipped(const std::vector<std::string>& names) {
+  std::string line =
+      grouped(static_cast<std::int64_t>(names.size())) + " files are no images by their names, left out: ";
+  for (std::size_t i = 0; i < names.size() && i < 4; ++i) line += (i ? ", " : "") + names[i];
+  say(line + (names.size() > 4 ? ", ..." : ""));
+}
+
 std::optional<data::Augment> augment_of(const Flags& flags) {
   if (!flags.augment) return {};
   return data::Augment{.seed = flags.seed};
@@ -58,7 +69,12 @@ Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, Sets sets
   out.goal.held_out = data.held_out;
   out.labels = data.task.labels;
   out.dev = encoded(data.dev);
-  for (const auto& split : data.more_dev) out.more_dev.emplace_back(split.name, encoded(split.examples));
+  for (const auto& split : data.more_dev) out.more.emplace_back(split.name + " dev", encoded(split.examples));
+  if (data.test_labelled) out.more.emplace_back("test", encoded(data.test));
+  say_files(flags.data, data.files);
+  for (const auto& left : data.left_out) say(left.text());
+  if (data.dropped > 0)
+    say(grouped(static_cast<std::int64_t>(data.dropped)) + " rows below the threshold, or cut in two, are left out");
   if (sets == Sets::dev) return out;
   out.train = encoded(data.train);
   out.goal.task = data.task.name;
@@ -78,6 +94,8 @@ Questions read_questions(const Flags& flags, const text::Tokenizer& tokenizer, c
   out.goal.metrics = {"accuracy", "accuracy_norm"};
   out.goal.held_out = data.held_out;
   out.dev = encode(flags, tokenizer, family, data.dev);
+  if (data.test_labelled) out.more.emplace_back("test", encode(flags, tokenizer, family, data.test));
+  say_files(flags.data, data.files);
   if (sets == Sets::dev) return out;
   out.train = encode(flags, tokenizer, family, data.train);
   out.lengths = out.train.lengths();
@@ -112,7 +130,7 @@ std::pair<train::BlockOptions, std::optional<train::MaskOptions>> cutting(const 
 
 Lines read_lines(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
   const auto [cut, mask] = cutting(flags, tokenizer, family);
-  const auto lines = data::lines(flags.data);
+  const auto lines = data::lines(flags.data, {.encoding = flags.columns.encoding});
   const auto blocks = [&, &cut = cut, &mask = mask](const std::vector<std::string>& set) {
     return train::Blocks{train::blocks(tokenizer, set, cut), mask, flags.seed};
   };
@@ -120,6 +138,8 @@ Lines read_lines(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
   out.goal.metrics = {"log_likelihood", "perplexity"};
   out.goal.held_out = lines.held_out;
   out.dev = blocks(lines.dev);
+  if (!lines.test.empty()) out.more.emplace_back("test", blocks(lines.test));
+  say_files(flags.data, lines.files);
   if (sets == Sets::dev) return out;
   out.train = blocks(lines.train);
   out.goal.task = flags.task;
@@ -141,6 +161,9 @@ Images::Images(const Flags& flags)
   goal.metrics = {"accuracy"};
   goal.main_metric = "accuracy";
   goal.held_out = data.held_out;
+  if (!data.test.empty()) more.emplace_back("test", meft::train::ImageSet(data, data.test, processor));
+  say_files(flags.data, data.splits);
+  if (!data.skipped.empty()) say_skipped(data.skipped);
   if (!flags.loads()) say_classes(goal, train.labels);
 }
 
@@ -204,7 +227,8 @@ QuestionsToPredict questions_to_predict(const Flags& flags, const text::Tokenize
 }
 
 std::vector<std::string> lines_to_predict(const Flags& flags) {
-  return predicted(flags, "a file of lines of text", false, [&] { return data::input_lines(flags.predict); });
+  return predicted(flags, "a file of lines of text", false,
+                   [&] { return data::input_lines(flags.predict, flags.columns.encoding); });
 }
 
 ImagesToPredict::ImagesToPredict(const Flags& flags)

@@ -32,12 +32,16 @@ meft::text::Tokenizer tokenizer_of(Flags& flags, const Family& family);
 /// Which sets are read: those of a run that trains, or what is scored.
 enum class Sets { all, dev };
 
-/// Texts or pairs with a label. `more_dev` are splits to score besides, such as MNLI's mismatched one.
+/// Sets by name that are scored besides: MNLI's mismatched ones, a test set whose labels are told.
+template <class Set>
+using More = std::vector<std::pair<std::string, Set>>;
+
+/// Texts or pairs with a label.
 struct Texts {
   Goal goal;
   int labels = 2;
   meft::train::Encoded train, dev;
-  std::vector<std::pair<std::string, meft::train::Encoded>> more_dev;
+  More<meft::train::Encoded> more;
 };
 Texts read_texts(const Flags& flags, const meft::text::Tokenizer& tokenizer, Sets sets);
 
@@ -45,6 +49,7 @@ Texts read_texts(const Flags& flags, const meft::text::Tokenizer& tokenizer, Set
 struct Questions {
   Goal goal;
   meft::train::EncodedChoices train, dev;
+  More<meft::train::EncodedChoices> more;
   /// Tokens of what one training example is.
   std::vector<std::uint32_t> lengths;
 };
@@ -54,6 +59,7 @@ Questions read_questions(const Flags& flags, const meft::text::Tokenizer& tokeni
 struct Lines {
   Goal goal;
   meft::train::Blocks train, dev;
+  More<meft::train::Blocks> more;
 };
 Lines read_lines(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
 /// How lines are cut, and what an encoder masks.
@@ -69,6 +75,7 @@ struct Images {
   meft::data::ImageProcessor processor;
   meft::data::ImageDataset data;
   meft::train::ImageSet train, dev;
+  More<meft::train::ImageSet> more;
   Goal goal;
 };
 

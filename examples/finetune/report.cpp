@@ -184,9 +184,8 @@ void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_
       (goal.held_out ? " held out" : " to score on") + "; task " + goal.task + ", " + std::to_string(steps) + " steps");
 }
 
-void say_scores(const std::vector<train::Score>& scores, std::size_t examples, const Goal& goal,
-                const std::string& what) {
-  say(std::to_string(examples) + (goal.held_out ? " held-out" : " dev") + " examples" + what + ": " + text(scores));
+void say_scores(const std::vector<train::Score>& scores, std::size_t examples, const std::string& set) {
+  say(std::to_string(examples) + " " + set + " examples: " + text(scores));
 }
 
 std::string remedy(const train::StepError& error, const Flags& flags) {

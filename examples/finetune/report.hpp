@@ -66,8 +66,7 @@ void say_cost(const std::string& name, meft::Index trained, double weight_bytes,
 void say_batch(const meft::Offsets& batch);
 /// How many examples, of which task, in how many steps.
 void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_t steps);
-void say_scores(const std::vector<meft::train::Score>& scores, std::size_t examples, const Goal& goal,
-                const std::string& what);
+void say_scores(const std::vector<meft::train::Score>& scores, std::size_t examples, const std::string& set);
 /// What helps a run whose numbers went out of range, by flags.
 std::string remedy(const meft::train::StepError& error, const Flags& flags);
 void say_outcome(const Flags& flags, const meft::train::Outcome& outcome, std::int64_t steps);

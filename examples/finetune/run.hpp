@@ -118,29 +118,40 @@ class Runner {
   }
 
   template <class Learner, class Data>
-  bool fit(Learner& learner, const Data& train_set, const Data& dev_set, const Goal& goal, const Offsets& largest,
-           const train::LoadReport& loaded, const train::TrainOptions& options) {
+  bool fit(Learner& learner, const Data& data, const Offsets& largest, const train::LoadReport& loaded,
+           const train::TrainOptions& options) {
     say_costs(learner, largest);
     Progress progress;
-    train::Trainer trainer(learner, train_set, dev_set, options, progress.observer(flags_.output));
-    say_start(goal, train_set.size(), dev_set.size(), trainer.steps());
+    train::Trainer trainer(learner, data.train, data.dev, options, progress.observer(flags_.output));
+    say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
     say_loaded(loaded);
     remove_predictions(flags_);
     const auto outcome = trainer.run();
     progress.end_line();
     say_outcome(flags_, outcome, trainer.steps());
-    return outcome.finished;
+    return outcome.finished && evaluate_more(learner, data);
   }
 
-  /// Prints the scores of dev examples. False when stopped.
+  /// Prints the scores of a set. False when stopped.
   template <class Learner, class Data>
-  bool evaluate(const Learner& learner, const Data& dev, const Goal& goal, const std::string& what = "") const {
+  bool evaluate(const Learner& learner, const Data& set, const Goal& goal, const std::string& name) const {
     Progress progress;
-    const auto scores = learner.scores(dev, goal.metrics, progress.watch("scoring", stop_));
+    const auto scores = learner.scores(set, goal.metrics, progress.watch("scoring", stop_));
     progress.end_line();
     if (!scores) return false;
-    say_scores(*scores, dev.size(), goal, what);
+    say_scores(*scores, set.size(), name);
     return true;
+  }
+  /// The sets besides the first.
+  template <class Learner, class Data>
+  bool evaluate_more(const Learner& learner, const Data& data) const {
+    return std::all_of(data.more.begin(), data.more.end(),
+                       [&](const auto& set) { return evaluate(learner, set.second, data.goal, set.first); });
+  }
+  template <class Learner, class Data>
+  bool evaluate_all(const Learner& learner, const Data& data) const {
+    return evaluate(learner, data.dev, data.goal, data.goal.held_out ? "held-out" : "dev") &&
+           evaluate_more(learner, data);
   }
 
   /// What `predict` finds, which is told to show how far it is and to ask whether to stop.
@@ -161,7 +172,7 @@ class Runner {
       if (flags_.eval_only) scored = read_texts(flags_, tokenizer, Sets::dev);
       if (!flags_.predict.empty()) asked = texts_to_predict(flags_, tokenizer, earlier_->pair);
       const auto learner = classifier<Learner>(names.empty() ? 1 : static_cast<int>(names.size()), loaded);
-      if (scored && !(evaluate(learner, scored->dev, scored->goal) && score_more(learner, *scored))) return false;
+      if (scored && !evaluate_all(learner, *scored)) return false;
       if (!asked) return true;
       const auto found =
           predicted([&](const Watch& watch) { return train::predict(learner, asked->encoded, 32, watch); });
@@ -172,18 +183,8 @@ class Runner {
     const auto data = read_texts(flags_, tokenizer, Sets::all);
     const auto options = options_of(flags_, data.goal, stop_);
     auto learner = classifier<Learner>(data.labels, loaded);
-    return fit(learner, data.train, data.dev, data.goal, largest_batch(flags_, data.train.lengths()), loaded,
-               options) &&
-           score_more(learner, data);
+    return fit(learner, data, largest_batch(flags_, data.train.lengths()), loaded, options);
   }
-  /// Dev splits besides the first.
-  template <class Learner>
-  bool score_more(const Learner& learner, const Texts& data) const {
-    return std::all_of(data.more_dev.begin(), data.more_dev.end(), [&](const auto& split) {
-      return evaluate(learner, split.second, data.goal, " (" + split.first + ")");
-    });
-  }
-
   bool choices() {
     const auto tokenizer = tokenizer_of(flags_, family_);
     train::LoadReport loaded;
@@ -197,7 +198,7 @@ class Runner {
       if (flags_.eval_only) scored = read_questions(flags_, tokenizer, family_, Sets::dev);
       if (!flags_.predict.empty()) asked = questions_to_predict(flags_, tokenizer, family_);
       const auto learner = make();
-      if (scored && !evaluate(learner, scored->dev, scored->goal)) return false;
+      if (scored && !evaluate_all(learner, *scored)) return false;
       if (!asked) return true;
       const auto found = predicted([&](const Watch& watch) {
         if constexpr (causal) return learner.option_log_likelihoods(asked->encoded, watch);
@@ -209,7 +210,7 @@ class Runner {
     const auto data = read_questions(flags_, tokenizer, family_, Sets::all);
     const auto options = options_of(flags_, data.goal, stop_);
     auto learner = make();
-    return fit(learner, data.train, data.dev, data.goal, largest_batch(flags_, data.lengths), loaded, options);
+    return fit(learner, data, largest_batch(flags_, data.lengths), loaded, options);
   }
 
   bool language() {
@@ -223,7 +224,7 @@ class Runner {
         if (flags_.eval_only) scored = read_lines(flags_, tokenizer, family_, Sets::dev);
         if (!flags_.predict.empty()) asked = lines_to_predict(flags_);
         const auto learner = language_model(loaded);
-        if (scored && !evaluate(learner, scored->dev, scored->goal)) return false;
+        if (scored && !evaluate_all(learner, *scored)) return false;
         if (flags_.predict.empty()) return true;
         const auto [cut, mask] = cutting(flags_, tokenizer, family_);
         const auto found = predicted([&, &cut = cut, &mask = mask](const Watch& watch) {
@@ -235,8 +236,7 @@ class Runner {
       const auto data = read_lines(flags_, tokenizer, family_, Sets::all);
       const auto options = options_of(flags_, data.goal, stop_);
       auto learner = language_model(loaded);
-      return fit(learner, data.train, data.dev, data.goal, largest_batch(flags_, data.train.lengths()), loaded,
-                 options);
+      return fit(learner, data, largest_batch(flags_, data.train.lengths()), loaded, options);
     }
   }
 
@@ -250,7 +250,7 @@ class Runner {
       if (flags_.eval_only) check_classes(scored.emplace(flags_), flags_, names);
       if (!flags_.predict.empty()) asked.emplace(flags_);
       const auto learner = classifier<Learner>(static_cast<int>(names.size()), loaded);
-      if (scored && !evaluate(learner, scored->dev, scored->goal)) return false;
+      if (scored && !evaluate_all(learner, *scored)) return false;
       if (!asked) return true;
       const auto found = predicted([&](const Watch& watch) { return train::predict(learner, asked->set, 32, watch); });
       return found.size() == asked->set.size() &&
@@ -264,7 +264,7 @@ class Runner {
     const Index tokens = config_->leading() + (box.height / config_->patch_size) * (box.width / config_->patch_size);
     const std::vector<std::int32_t> largest(std::min(static_cast<std::size_t>(flags_.batch), data.train.size()),
                                             static_cast<std::int32_t>(tokens));
-    return fit(learner, data.train, data.dev, data.goal, Offsets::of_lengths(largest), loaded, options);
+    return fit(learner, data, Offsets::of_lengths(largest), loaded, options);
   }
 
   Flags flags_;
