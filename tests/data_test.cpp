@@ -789,6 +789,7 @@ TEST_CASE("rows: a header that is not the run's, blank texts first and last") {
   CHECK(inputs("the film is good\na bad book\n", named, "tsv") == "1:the film is good;2:a bad book;");
   CHECK(inputs("Good!\nbad\n", named, "tsv") == "1:Good!;2:bad;");
   CHECK(inputs("good\nbad\ngood\n", named, "tsv") == "1:good;2:bad;3:good;");  // twice: no header
+  CHECK(inputs(std::string(61, 'x') + "\nbad\n", named, "tsv") == "1:" + std::string(61, 'x') + ";2:bad;");
   CHECK(inputs("good\n", named, "tsv") == "1:good;");
   CHECK(inputs("review\nbad\n", {.text = "1", .label = "2"}, "tsv") == "1:review;2:bad;");  // trained without a header
   CHECK(contains(message_of([&] { inputs("premise\thypothesis\nA b c\tD\n", {}, "rte"); }), "is this line a text"));
@@ -832,6 +833,18 @@ TEST_CASE("splits: by the names that data sets have, and what is not used is tol
         "train `train/`; dev `valid/`");
   CHECK(told({{"train.tsv", rows}, {"contest.tsv", "x"}, {"trainer.tsv", "x"}}) ==
         "train `train.tsv`; not used: `contest.tsv`, `trainer.tsv`");
+  const auto part = [](const char* name) {
+    const std::size_t word = data::detail::split_word(name);
+    return word == data::detail::split_words.size() ? -1 : static_cast<int>(data::detail::split_words[word].second);
+  };
+  CHECK(part("ARC-Easy-Train") == 0);
+  CHECK(part("training_set") == 0);
+  CHECK(part("dev2") == 1);
+  CHECK(part("my.VALID.part") == 1);
+  CHECK(part("dev_test") == 2);  // the last word counts
+  CHECK(part("latest") == -1);
+  CHECK(part("devices") == -1);
+  CHECK(part("") == -1);
   const Folder shards;
   shards.put("data/train-00001-of-00002.csv", commas);
   shards.put("data/train-00000-of-00002.csv", "label,text\ny,first\n");
@@ -870,6 +883,8 @@ TEST_CASE("splits: by the names that data sets have, and what is not used is tol
   json.put("validation.csv", "text,id\n\"d, e\",1\n");
   CHECK(data::lines(json.text()).train == std::vector<std::string>{"a", "b", "c"});
   CHECK(data::lines(json.text()).dev == std::vector<std::string>{"d, e"});
+  CHECK(data::input_lines(json.put("in.txt", "\na\n\n")) == std::vector<std::string>{"", "a", ""});
+  CHECK(data::input_lines(json.text() + "/train.jsonl") == std::vector<std::string>{"a\nb", " ", "c"});
   const Folder only_test;
   only_test.put("train.txt", "a\nb\nc\n");
   only_test.put("test.txt", "d\n");

@@ -398,6 +398,76 @@ TEST_CASE("decode: few bytes that claim many pixels take little memory") {
   CHECK(peak() - before < 120);  // the pixels would be 192
 }
 
+TEST_CASE("decode: an image of more than a megabyte, row by row") {
+  constexpr std::uint32_t height = 700, width = 801;
+  const auto shade = [](std::size_t i) { return static_cast<char>((i * 2654435761u) >> 13 & 255); };
+  const auto big = [](std::uint32_t value) {
+    std::string out;
+    for (int shift = 24; shift >= 0; shift -= 8) out += static_cast<char>(value >> shift & 255);
+    return out;
+  };
+  std::string raw;  // each row led by its filter: none
+  for (std::size_t y = 0, i = 0; y < height; ++y) {
+    raw += '\0';
+    for (std::size_t x = 0; x < 3 * width; ++x) raw += shade(i++);
+  }
+  std::uint32_t a = 1, b = 0;
+  for (const char c : raw) a = (a + static_cast<unsigned char>(c)) % 65521, b = (b + a) % 65521;
+  std::string packed = "\x78\x01";  // stored blocks
+  for (std::size_t at = 0; at < raw.size(); at += 65535) {
+    const std::size_t size = std::min<std::size_t>(65535, raw.size() - at);
+    packed += static_cast<char>(at + size == raw.size());
+    for (const std::size_t n : {size, ~size}) packed += {static_cast<char>(n & 255), static_cast<char>(n >> 8 & 255)};
+    packed += raw.substr(at, size);
+  }
+  packed += big(b << 16 | a);
+  const auto chunk = [&](const std::string& kind, const std::string& data) {
+    std::uint32_t sum = ~0u;
+    for (const char c : kind + data) {
+      sum ^= static_cast<unsigned char>(c);
+      for (int bit = 0; bit < 8; ++bit) sum = sum >> 1 ^ (sum & 1 ? 0xEDB88320u : 0u);
+    }
+    return big(static_cast<std::uint32_t>(data.size())) + kind + data + big(~sum);
+  };
+  const std::string head = big(width) + big(height) + std::string("\x08\x02\0\0\0", 5);
+  const data::Image image =
+      decode("\x89PNG\r\n\x1a\n" + chunk("IHDR", head) + chunk("IDAT", packed) + chunk("IEND", ""));
+  REQUIRE(image.height() == height);
+  REQUIRE(image.width() == width);
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < image.pixels().size(); ++i)
+    wrong += image.pixels()[i] != static_cast<std::uint8_t>(shade(i));
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("decode: the orientation's entry, in every type and broken") {
+  const auto exif = [](std::uint8_t type, std::uint8_t value, const std::string& tag = "\x12\x01") {
+    return "II*\0\x08\0\0\0\x01\0"s + tag + std::string(1, static_cast<char>(type)) + "\0\x01\0\0\0"s +
+           std::string(1, static_cast<char>(value)) + "\0\0\0\0\0\0\0"s;
+  };
+  const auto found = [](const std::string& bytes) {
+    const std::vector<std::uint8_t> copy(bytes.begin(), bytes.end());
+    return data::detail::exif_orientation(copy);
+  };
+  for (const std::uint8_t type : {1, 3, 4}) CHECK(found(exif(type, 6)) == 6);
+  CHECK(found("Exif\0\0"s + exif(3, 8)) == 8);
+  CHECK(found(exif(5, 6)) == 1);
+  CHECK(found(exif(3, 0)) == 1);
+  CHECK(found(exif(3, 9)) == 1);
+  CHECK(found(exif(3, 6, "\x13\x01")) == 0);
+  CHECK(found("XX*\0") == 0);
+  const std::string whole = exif(3, 6);
+  for (std::size_t size = 0; size < 19; ++size) CHECK(found(whole.substr(0, size)) <= 1);
+  const auto xmp = [](const std::string& bytes) {
+    const std::vector<std::uint8_t> copy(bytes.begin(), bytes.end());
+    return data::detail::xmp_orientation(copy);
+  };
+  CHECK(xmp("a tiff:Orientation=\"6\" b") == 6);
+  CHECK(xmp("<tiff:Orientation>3</tiff:Orientation>") == 3);
+  CHECK(xmp("tiff:Orientation tiff:Orientation=\"9\"") == 1);
+  CHECK(xmp("Orientation=\"6\"") == 0);
+}
+
 TEST_CASE("data sets: broken images are found before training, odd but whole ones are not broken") {
   const std::string jpg = data::detail::read_bytes(golden + "/420.jpg"),
                     png = data::detail::read_bytes(golden + "/rgb.png"),

@@ -185,6 +185,12 @@ def write_gif(pixels):
     wide.save(FOLDER / "large.gif", "GIF")
     picture.save(FOLDER / "moving.gif", "GIF", save_all=True, append_images=[picture.rotate(180)], transparency=3)
     picture.convert("L").save(FOLDER / "grey.gif", "GIF")
+    # A first image that is smaller than the screen.
+    part = bytearray((FOLDER / "moving.gif").read_bytes())
+    place = part.index(b"\x2c\0\0\0\0" + struct.pack("<HH", pixels.shape[1], pixels.shape[0]))
+    part[6:10] = struct.pack("<HH", pixels.shape[1] + 5, pixels.shape[0] + 4)
+    part[place + 1:place + 5] = struct.pack("<HH", 3, 1)
+    (FOLDER / "part.gif").write_bytes(part)
     Image.fromarray(pixels).save(FOLDER / "lossless.webp", "WEBP", lossless=True)
     Image.fromarray(pixels).convert("RGBA").save(FOLDER / "alpha.webp", "WEBP", lossless=True)
     Image.fromarray(pixels).save(FOLDER / "lossy.webp", "WEBP", quality=80)

@@ -122,7 +122,10 @@ inline std::vector<Change> require_same_run(const nlohmann::json& stored, const 
       continue;
     if (std::find(may_change.begin(), may_change.end(), key) == may_change.end())
       fail({"resume: option --" + key + " is not the run's: " + path + " has " + text(stored, key) + ", found " +
-                text(now, key),
+                text(now, key) +
+                (key == "data" ? " (rows or files were added, changed or deleted since it began: put them back, or "
+                                 "start anew)"
+                               : ""),
             where});
     out.push_back({key, text(stored, key), text(now, key)});
   }
