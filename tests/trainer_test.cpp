@@ -636,7 +636,13 @@ TEST_CASE("trainer: a run goes on after its end with more epochs or steps") {
   CHECK(lower.steps.at(0).rate == doctest::Approx(0.125 * 7 / 12));
   CHECK(contains(message_of([&] { run(data, with(4, 5, folder.text())); }, &folder),
                  "cannot resume: state.safetensors is at step 6, past the last one, 5"));
-  auto other = with(4, 0, folder.text());
+  // The state has what changed before the first step.
+  Toy broken;
+  broken.script->out_of_range = 6;
+  CHECK(contains(message_of([&] { run(data, with(6, 0, folder.text()), broken); }), "step 7 of 18"));
+  CHECK(train::run_of(io::Safetensors(folder.text() + "/state.safetensors"))["epochs"] == 6);
+  CHECK(run(data, with(6, 0, folder.text()), {}, 0).starts.at(0).changed.empty());
+  auto other = with(6, 0, folder.text());
   other.run["batch"] = 8;
   CHECK(contains(message_of([&] { run(data, other); }, &folder),
                  "--batch is not the run's: state.safetensors has 4, found 8"));

@@ -99,6 +99,7 @@ class Trainer {
       else require_free(where);
       // What the log says of steps that will be done again goes.
       place_.log_bytes = restore_log(files_.log, place_.log_bytes, where);
+      if (!report.changed.empty()) save();  // so that a later resumption goes on with what changed
     }
     started_ = saved_ = Clock::now();
     start_step_ = place_.step;
