@@ -116,9 +116,12 @@ void check(const Flags& f) {
   }
   const auto& m = f.method;
   if (!f.loads() || given("method")) {
-    for (const char* flag : {"streams", "lambda", "beta", "readout", "reversible-layers", "adapter-deviation"})
+    for (const char* flag :
+         {"streams", "fraction-bits", "lambda", "beta", "readout", "reversible-layers", "adapter-deviation"})
       require(!given(flag) || m.reversible(), std::string("--") + flag, "--method meft1, meft2 or meft3",
               "--method " + m.name);
+    require(!given("fraction-bits") || m.streams != meft::Streams::rounded, "--fraction-bits",
+            "--streams exact or stored", "--streams rounded, which has no range");
     require(!given("bottleneck") || m.bottlenecked(), "--bottleneck", "--method adapter, meft1, meft2 or meft3",
             "--method " + m.name);
     require(!given("lora-rank") || m.name == "lora", "--lora-rank", "--method lora", "--method " + m.name);
@@ -197,6 +200,8 @@ bool parse(int argc, char** argv, Flags& f) {
   add.flag("--recompute", f.method.recompute, "keep each layer's input only (methods that keep activations)");
   add.choice("--streams", std::array{"exact", "rounded", "stored"}, "meft: how streams come back [exact]",
              [&](auto& s) { f.method.streams = meft::streams_from(s); });
+  add.integer("--fraction-bits", f.method.fraction_bits, 1, 29,
+              "meft: of a stream's 32-bit numbers; fewer give a wider range, +-2^(31 - N), in coarser steps");
   add.value("--lambda", "meft: factor of the first stream [1/10; meft2: 1]", "n/d|2^-k",
             [&](const std::string& s) { take_lambda("--lambda", s, f.method.lambda); });
   add.value("--beta", "meft: factor of the second stream [1/10; meft1: 1]", "n/d|2^-k",

@@ -33,6 +33,7 @@ nlohmann::json describe(const Flags& f) {
   }
   if (m.reversible()) {
     out["streams"] = meft::name_of(m.streams);
+    if (m.streams != meft::Streams::rounded) out["fraction-bits"] = m.fraction_bits;
     out["lambda"] = m.chosen_lambda().reduced().text();
     out["beta"] = m.chosen_beta().reduced().text();
     out["readout"] = m.readout;
@@ -87,6 +88,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
     if (f.task == "tsv" && !f.columns.regression) config.at("labels").get_to(f.columns.label_names);
     if (m.reversible()) {
       m.streams = meft::streams_from(config.at("streams").get<std::string>());
+      m.fraction_bits = config.value("fraction-bits", meft::train::MethodOptions{}.fraction_bits);
       m.lambda = meft::Lambda::parse(config.at("lambda").get<std::string>());
       m.beta = meft::Lambda::parse(config.at("beta").get<std::string>());
       config.at("readout").get_to(m.readout);

@@ -41,6 +41,9 @@ int main(int argc, char** argv) {
   } catch (const meft::train::StepError& error) {
     std::cerr << "finetune: " << finetune::printable(error.message()) << "\n"
               << finetune::printable(finetune::remedy(error, flags)) << ".\n";
+  } catch (const meft::StreamError& error) {  // outside of training: what was trained has its streams from there
+    std::cerr << "finetune: " << finetune::printable(error.message()) << "\nTrain with "
+              << finetune::printable(finetune::remedy(error)) << ".\n";
   } catch (const meft::Error& error) {
     std::cerr << "finetune: " << finetune::printable(error.message()) << "\n";
   } catch (const std::exception& error) {

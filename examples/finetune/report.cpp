@@ -1,8 +1,11 @@
 #include "report.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
+#include <optional>
 #include <string_view>
 
 #include "terminal.hpp"
@@ -188,13 +191,28 @@ void say_scores(const std::vector<train::Score>& scores, std::size_t examples, c
   say(std::to_string(examples) + " " + set + " examples: " + text(scores));
 }
 
+std::string remedy(const StreamError& error) {
+  const int bits = error.sufficient_fraction_bits();
+  std::string out;
+  if (bits > 0)
+    out = "--fraction-bits " + std::to_string(bits) + " (a range of +-" +
+          grouped(Index{1} << (error.word_bits - 1 - bits)) + "), ";
+  return out + "--streams rounded, which has no range, or a method without streams, as --method lora";
+}
+
 std::string remedy(const train::StepError& error, const Flags& flags) {
-  const bool range = error.message().find("fixed-point range") != std::string::npos;
+  std::optional<StreamError> range;
+  try {
+    std::rethrow_if_nested(error);
+  } catch (const StreamError& inner) {
+    if (std::isfinite(inner.value)) range = inner;
+  } catch (const std::exception&) {
+  }
   std::string out;
   if (error.trained) out = "A lower --lr may help";
-  else if (range) out = "Streams as large as these run with --streams rounded, or by a method without streams";
+  else if (range) out = "The checkpoint's own values are as large as this; they run with " + remedy(*range);
   else return "Look at the checkpoint and at the data: it failed before anything was learned";
-  if (error.trained && range) out += ", or --streams rounded in a new run";
+  if (error.trained && range) out += "; if the loss was falling, so may, in a new run, " + remedy(*range);
   if (error.kept >= 0)
     out += "; --resume with another --lr goes on from step " + std::to_string(error.kept) + " in " + flags.output +
            ", --overwrite begins anew";

@@ -69,6 +69,8 @@ void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_
 void say_scores(const std::vector<meft::train::Score>& scores, std::size_t examples, const std::string& set);
 /// What helps a run whose numbers went out of range, by flags.
 std::string remedy(const meft::train::StepError& error, const Flags& flags);
+/// What holds a value that left the range of the streams.
+std::string remedy(const meft::StreamError& error);
 void say_outcome(const Flags& flags, const meft::train::Outcome& outcome, std::int64_t steps);
 
 }  // namespace finetune

@@ -13,6 +13,48 @@
 #include <meft/backend/report.hpp>
 #include <meft/memory/buffer.hpp>
 
+namespace meft {
+
+/// A value of a stream outside its fixed-point range, or not finite: where it was, and what would have held it. Such a
+/// stack takes fewer fraction_bits, a word of 64 bits, or rounded streams, which have no range.
+class StreamError : public NumberError {
+ public:
+  /// A step of a layer; or, at the start, what the stack was given.
+  struct Place {
+    std::size_t layer = 0, step = 0;
+    bool input = false;
+
+    std::string text() const {
+      return input ? "the input of the stack"
+                   : "reversible layer " + std::to_string(layer) + ", step " + std::to_string(step);
+    }
+  };
+
+  StreamError(Place at, double found, int bits_of_word, int bits_of_fraction, Where where = Where::current())
+      : NumberError("reversible stack: a stream left the fixed-point range: " + at.text() + ", value " +
+                        std::to_string(found) + ", range +-" +
+                        std::to_string(std::ldexp(1.0, bits_of_word - 1 - bits_of_fraction)) + " (" +
+                        std::to_string(bits_of_fraction) + " fraction bits)",
+                    where),
+        place(at),
+        value(found),
+        word_bits(bits_of_word),
+        fraction_bits(bits_of_fraction) {}
+
+  /// The most fraction bits whose range is at least `margin` times the value; 0 where none is, as for infinity and NaN.
+  int sufficient_fraction_bits(double margin = 4) const {
+    for (int bits = fraction_bits; bits > 0; --bits)
+      if (std::fabs(value) * margin <= std::ldexp(1.0, word_bits - 1 - bits)) return bits;
+    return 0;
+  }
+
+  Place place;
+  double value;
+  int word_bits, fraction_bits;
+};
+
+}  // namespace meft
+
 namespace meft::detail {
 
 /// Slots of `count` shears, zero.
@@ -47,10 +89,7 @@ template <Backend B>
 class ShearLedger {
  public:
   /// A shear of a layer's step; or, first of all, a stream that is encoded.
-  struct Place {
-    std::size_t layer, step;
-    bool input = false;
-  };
+  using Place = StreamError::Place;
 
   ShearLedger(int word_bits, int fraction_bits)
       : kept_(std::make_shared<Kept>(Kept{word_bits, fraction_bits, {}, {}})) {}
@@ -87,15 +126,9 @@ class ShearLedger {
     std::vector<Place> places;
     std::vector<ShearSlot> seen;  // of the forward pass
 
-    std::string name(std::size_t i) const {
-      const Place& place = places[i];
-      return place.input ? "the input of the stack"
-                         : "reversible layer " + std::to_string(place.layer) + ", step " + std::to_string(place.step);
-    }
+    std::string name(std::size_t i) const { return places[i].text(); }
     [[noreturn]] void overflow(std::size_t i) const {
-      throw NumberError("reversible stack: a stream left the fixed-point range: " + name(i) + ", value " +
-                        std::to_string(report_of(seen[i], fraction_bits).value) + ", range +-" +
-                        std::to_string(std::ldexp(1.0, word_bits - 1 - fraction_bits)));
+      throw StreamError(places[i], report_of(seen[i], fraction_bits).value, word_bits, fraction_bits);
     }
   };
 

@@ -18,6 +18,7 @@ struct MethodOptions {
   std::string name = "meft1";
   bool recompute = false;
   Streams streams = Streams::exact;
+  int fraction_bits = 20;                  // of exact and stored streams: the range is ±2^(31 − bits)
   std::optional<Lambda> lambda{}, beta{};  // the method's own without
   std::string readout = "average";
   Index bottleneck = 8, reversible_layers = -1, rank = 8;
@@ -43,6 +44,7 @@ auto adapt(Model& model, const MethodOptions& o, Where where = Where::current())
     method.lambda = o.chosen_lambda();
     method.beta = o.chosen_beta();
     method.options.stack.streams = o.streams;
+    method.options.stack.fraction_bits = o.fraction_bits;
     method.options.stack.readout = readout_from(o.readout, where);
     method.options.reversible_layers = o.reversible_layers;
     method.options.deviation = o.deviation;

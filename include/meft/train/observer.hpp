@@ -50,6 +50,7 @@ struct StartReport {
 
 /// A step whose numbers went where no gradient is. The message says which step and what is kept; `trained` false:
 /// nothing was learned before, so that the weights, the data or the method's options are the cause; true: it diverged.
+/// What failed is nested in it, as a StreamError.
 class StepError : public NumberError {
  public:
   std::int64_t step, kept;  // that failed, from 1; of the state in the run's folder, -1: there is none

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <exception>
 #include <functional>
 #include <optional>
 #include <string>
@@ -206,7 +207,7 @@ class Trainer {
     text += trained ? ", training has diverged: " : ", the first, so the learning rate is not the cause: ";
     text += error.message();
     if (kept_ >= 0) text += "; " + files_.state + " holds step " + std::to_string(kept_);
-    throw StepError(std::move(text), step, kept_, trained, Where::current());
+    std::throw_with_nested(StepError(std::move(text), step, kept_, trained, Where::current()));  // around `error`
   }
 
   bool add_gradients_and_step() {
