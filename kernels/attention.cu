@@ -3,6 +3,7 @@
 // nobody adds to another's sums. Masked scores weigh 0, whatever they are.
 #include <attention.cuh>
 #include <fused_attention.hpp>
+#include <row.cuh>
 #include <vector>
 
 #include <meft/backend/cuda/attention.hpp>
@@ -58,11 +59,11 @@ __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, co
     T high = top;
     for (int j = 0; j < share<T>; ++j) {
       score[j] = k0 + first + j < seen ? score[j] * s.of.scale : lowest;
-      high = score[j] > high ? score[j] : high;
+      high = Larger{}(high, score[j]);
     }
     for (int d = 1; d < mates; d *= 2) {
       const T other = __shfl_xor_sync(whole, high, d);
-      high = other > high ? other : high;
+      high = Larger{}(high, other);
     }
     const bool none = high == lowest;
     const T shrink = none ? T(1) : Exp{}(top - high);
@@ -81,7 +82,8 @@ __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, co
     add_weighted<most>(width, weights, mine, values, mate, sum);
   }
   if (i >= span.queries) return;
-  store<most>(width, mate, total > 0 ? T(1) / total : T(0), sum, out + row * s.row_step() + at);
+  // A query that sees no key has the result 0; one whose scores are all -∞ has NaN.
+  store<most>(width, mate, seen > 0 ? T(1) / total : T(0), sum, out + row * s.row_step() + at);
   if (mate == 0) lse[row * s.of.heads + head] = top + Log{}(total);
 }
 

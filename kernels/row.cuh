@@ -37,10 +37,11 @@ struct Plus {
     return a + b;
   }
 };
+/// A NaN wins.
 struct Larger {
   template <class T>
   __device__ T operator()(T a, T b) const {
-    return a > b ? a : b;
+    return a > b || a != a ? a : b;
   }
 };
 

@@ -90,12 +90,50 @@ struct InOrder {
   }
 };
 
+/// Something that any member of an aggregate may be made from.
+struct Anything {
+  template <class X>
+  operator X() const;
+};
+/// When the tensors among the members of an aggregate (at most six) were last written to.
+template <class S>
+std::uint64_t written(const S& s) {
+  const auto last = [](const auto&... members) {
+    std::uint64_t time = 0;
+    for (const std::uint64_t t : {std::uint64_t{0}, written(members)...}) time = t > time ? t : time;
+    return time;
+  };
+  using A = Anything;
+  if constexpr (requires { s.written(); }) return s.written();
+  else if constexpr (!std::is_aggregate_v<S> || std::is_empty_v<S> || std::is_array_v<S>) return 0;
+  else if constexpr (requires { S{A{}, A{}, A{}, A{}, A{}, A{}}; }) {
+    const auto& [a, b, c, d, e, f] = s;
+    return last(a, b, c, d, e, f);
+  } else if constexpr (requires { S{A{}, A{}, A{}, A{}, A{}}; }) {
+    const auto& [a, b, c, d, e] = s;
+    return last(a, b, c, d, e);
+  } else if constexpr (requires { S{A{}, A{}, A{}, A{}}; }) {
+    const auto& [a, b, c, d] = s;
+    return last(a, b, c, d);
+  } else if constexpr (requires { S{A{}, A{}, A{}}; }) {
+    const auto& [a, b, c] = s;
+    return last(a, b, c);
+  } else if constexpr (requires { S{A{}, A{}}; }) {
+    const auto& [a, b] = s;
+    return last(a, b);
+  } else {
+    const auto& [a] = s;
+    return last(a);
+  }
+}
+
 template <class Op, class T, class B, std::size_t N>
 struct OpNode final : Slot<T, B> {
   OpNode(Op o, typename Op::template Saved<T, B> s, Needs<N> n, std::array<int, N> i)
       : Slot<T, B>(Op::name), op(std::move(o)), saved(std::move(s)), need(n), inputs(i) {}
 
   [[gnu::cold]] void backward(Tape& tape) override {
+    check_unchanged(this->name, written(saved), made);
     auto out = op.backward(saved, need, std::exchange(this->gradient, {}));
     saved = {};
     for (std::size_t i = 0; i < N; ++i)
@@ -106,8 +144,25 @@ struct OpNode final : Slot<T, B> {
   typename Op::template Saved<T, B> saved;
   Needs<N> need;
   std::array<int, N> inputs;
+  std::uint64_t made = ++clock();
 };
 
+}  // namespace detail
+
+/// An op whose last input may be empty, which stands for none.
+template <class Op>
+concept LastMayBeEmpty = Op::last_may_be_empty;
+
+namespace detail {
+[[gnu::cold, gnu::noinline]] inline void check_filled(const char* op, std::initializer_list<bool> filled, bool last,
+                                                      Where where) {
+  std::size_t i = 0;
+  for (const bool full : filled)
+    if (++i; !full && !(last && i == filled.size()))
+      throw Error(std::string(op) + ": input " + std::to_string(i) + " of " + std::to_string(filled.size()) +
+                      ": the tensor is empty: it was default-made and never given a value",
+                  where);
+}
 }  // namespace detail
 
 /// Runs `op` on its inputs and records it on the current tape when any of them needs a gradient. The forward kernel is
@@ -121,6 +176,7 @@ VarOf<First> apply(Where where, Op op, const First& first, const Rest&... rest) 
   constexpr std::size_t count = 1 + sizeof...(Rest);
   Var<T, B> result;
   const auto run = [&](const VarOf<First>& x0, const VarOf<Rest>&... x) __attribute__((cold, noinline)) {
+    detail::check_filled(Op::name, {x0.defined(), x.defined()...}, LastMayBeEmpty<Op>, where);
     Tape* tape = Tape::current();
     Needs<count> need;
     if (tape) need.wanted = {tape->wants(x0, Op::name, where), tape->wants(x, Op::name, where)...};
@@ -132,7 +188,7 @@ VarOf<First> apply(Where where, Op op, const First& first, const Rest&... rest) 
       error.at(where);
       throw;
     }
-    if (!need.any()) result = Var<T, B>(std::move(y));
+    if (!need.any()) result = Tape::unrecorded<T, B>(Op::name, std::move(y), {&x0, &x...});
     else
       result = tape->attach<T, B>(  // no make_unique: it costs each op a fifth of its compile time
           std::move(y), std::unique_ptr<detail::Slot<T, B>>(new detail::OpNode<Op, T, B, count>(

@@ -45,7 +45,8 @@ class Parameter {
     if (!on) stored_->gradient = {};
   }
   /// Makes the gradient zero, allocating it when needed, so that it lives before a step is measured.
-  void zero_gradient() {
+  void zero_gradient(Where where = Where::current()) {
+    require(defined(), {"zero_gradient: the parameter is empty", where});
     const UseScope use(Use::gradient);
     if (!stored_->gradient.defined()) stored_->gradient = Tensor<T, B>(shape());
     stored_->gradient.zero();
@@ -53,8 +54,7 @@ class Parameter {
 
   /// As an operand: a leaf of the current tape when it is trainable, a constant otherwise.
   Var<T, B> variable() const {
-    Tape* tape = Tape::current();
-    return tape && stored_->trainable && defined() ? tape->parameter(stored_) : Var<T, B>(stored_->value);
+    return stored_->trainable && defined() ? Tape::parameter(stored_) : Var<T, B>(stored_->value);
   }
 
  private:

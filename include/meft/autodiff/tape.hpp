@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -36,12 +37,62 @@ class Var {
  private:
   friend class Tape;
   Tensor<T, B> value_;
-  std::uint64_t tape_ = 0;
+  std::uint64_t tape_ = 0;  // its tape; of what nothing recorded though it needs a gradient, when and where it was made
   int node_ = -1;
   const char* op_ = "a constant";
 };
 
 namespace detail {
+
+/// A number for each thread, and with the time of its making one for each tape.
+constexpr int thread_bits = 20;
+inline std::uint64_t this_thread() {
+  static std::atomic<std::uint64_t> last{0};
+  thread_local const std::uint64_t mine = ++last & ((1u << thread_bits) - 1);
+  return mine;
+}
+inline std::uint64_t moment(std::uint64_t time) { return time << thread_bits | this_thread(); }
+/// Whether `made` is on another thread than `tape`, and not before it.
+inline bool elsewhere(std::uint64_t made, std::uint64_t tape) {
+  return (made ^ tape) & ((1u << thread_bits) - 1) && made >> thread_bits >= tape >> thread_bits;
+}
+
+/// A link in the chain of what records on a thread, innermost first; without a tape it keeps others from it. Links may
+/// go in any order, and on any thread: one that goes elsewhere is only marked, and taken out by its own thread.
+class Recorder {
+ public:
+  explicit Recorder(Tape* tape) : tape_(tape), outer_(top()) { top() = this; }
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+
+  /// Ends it, and deletes it.
+  [[gnu::cold, gnu::noinline]] void leave() {
+    for (Recorder** at = &top(); *at; at = &(*at)->outer_)
+      if (*at == this) {
+        *at = outer_;
+        delete this;
+        return;
+      }
+    gone_ = true;
+  }
+
+  static Recorder* current() {
+    while (top() && top()->gone_) top()->leave();
+    return top();
+  }
+  Tape* tape() const { return tape_; }
+
+ private:
+  ~Recorder() = default;
+  static Recorder*& top() {
+    thread_local Recorder* recorder = nullptr;
+    return recorder;
+  }
+
+  Tape* tape_;
+  Recorder* outer_;
+  std::atomic<bool> gone_{false};
+};
 
 struct Node {
   explicit Node(const char* op) : name(op) {}
@@ -69,6 +120,14 @@ struct Slot : Node {
   fail({text, where}, x);
 }
 
+/// Throws when a parameter that an op keeps was written to after that op was made.
+inline void check_unchanged(const char* op, std::uint64_t written, std::uint64_t made) {
+  if (written >= made) [[unlikely]]
+    throw Error(std::string(op) +
+                ": a parameter was changed between the forward and the backward pass, which needs it as it was: an "
+                "optimizer stepped, or data() was taken of its value while that is not const");
+}
+
 /// What a parameter's handles share.
 template <class T, class B>
 struct Stored {
@@ -92,23 +151,25 @@ struct Collected {
   Tensor<T, B> gradient;
 };
 
-/// Records every op of its thread while it lives; tapes nest, the innermost records. No tape means inference.
+/// Records every op of its thread while it lives; tapes nest, the innermost records. No tape means inference. What
+/// another thread computes meanwhile from parameters or recorded variables is recorded nowhere; it is an Error to use
+/// it here, unless it was computed under a NoTape.
 class Tape {
  public:
-  Tape() : outer_(current()), serial_(next_serial()) { current() = this; }
+  Tape() : recorder_(new detail::Recorder(this)), serial_(detail::moment(++detail::clock())) {}
   ~Tape() { pause(); }
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
   /// The tape that records on this thread, or null.
-  static Tape*& current() {
-    thread_local Tape* tape = nullptr;
-    return tape;
+  static Tape* current() {
+    const detail::Recorder* recorder = detail::Recorder::current();
+    return recorder ? recorder->tape() : nullptr;
   }
 
   /// Stops recording for good; what was recorded stays, and may be walked on any thread.
   void pause() {
-    if (current() == this) current() = outer_;
+    if (recorder_) std::exchange(recorder_, nullptr)->leave();
   }
 
   /// Parameter gradients stay on the tape, for `collected`, instead of being added to the parameters.
@@ -128,7 +189,9 @@ class Tape {
     return static_cast<const detail::Slot<T, B>&>(*nodes_[static_cast<std::size_t>(x.node_)]).gradient;
   }
 
-  /// Gradients of a scalar with respect to everything recorded below it. Frees the nodes it walks.
+  /// Gradients of a scalar with respect to everything recorded below it. Frees the nodes it walks. Throws when what an
+  /// op kept was changed since. When it throws, gradients that had arrived at parameters stay there: `zero_gradient`
+  /// before another pass.
   template <Real T, Backend B>
   [[gnu::cold, gnu::noinline]] void backward(const Var<T, B>& loss, Where where = Where::current()) {
     require(loss.size() == 1, {"backward: a loss is a single element", where}, loss);
@@ -138,21 +201,32 @@ class Tape {
   /// The same from a given gradient `dy` of `y`.
   template <Real T, Backend B>
   [[gnu::cold, gnu::noinline]] void backward(const Var<T, B>& y, Tensor<T, B> dy, Where where = Where::current()) {
-    require(y.shape() == dy.shape(), {"backward: the gradient's shape differs", where}, y, dy);
+    require(y.shape() == dy.shape() && y.defined() == dy.defined(), {"backward: the gradient's shape differs", where},
+            y, dy);
     require(wants(y, "backward", where), {"backward: nothing that needs a gradient was recorded", where}, y);
     add(y.node_, std::move(dy));
     for (int i = y.node_; i >= 0; --i) {
       auto& slot = nodes_[static_cast<std::size_t>(i)];
       if (!slot || !slot->reached()) continue;
-      if (slot->leaf()) slot->backward(*this);
-      else std::exchange(slot, nullptr)->backward(*this);
+      try {
+        if (slot->leaf()) slot->backward(*this);
+        else std::exchange(slot, nullptr)->backward(*this);
+      } catch (Error& error) {
+        error.at(where);
+        throw;
+      }
     }
   }
 
-  /// Whether x was recorded here. Throws when it was recorded on another tape or its node is used up.
+  /// Whether x was recorded here. Throws when it was recorded on another tape or its node is used up, and when another
+  /// thread made it while this tape lived, and nothing recorded that.
   template <Real T, Backend B>
   bool wants(const Var<T, B>& x, const char* op, Where where) const {
-    if (!x.recorded()) return false;
+    if (!x.recorded()) {
+      if (x.tape_ && detail::elsewhere(x.tape_, serial_)) [[unlikely]]
+        detail::refuse(op, x.op_, "computed on another thread, where this tape does not record", x, where);
+      return false;
+    }
     if (x.tape_ != serial_) detail::refuse(op, x.op_, "recorded on another tape", x, where);
     if (!nodes_[static_cast<std::size_t>(x.node_)]) detail::refuse(op, x.op_, "freed by an earlier backward", x, where);
     return true;
@@ -186,13 +260,30 @@ class Tape {
     return out;
   }
 
-  /// The variable of a parameter, one leaf for all its uses on this tape.
+  /// The variable of a parameter that trains, one leaf for all its uses on the tape that records, if any.
   template <Real T, Backend B>
-  Var<T, B> parameter(const std::shared_ptr<detail::Stored<T, B>>& stored) {
+  [[gnu::cold, gnu::noinline]] static Var<T, B> parameter(const std::shared_ptr<detail::Stored<T, B>>& stored) {
     Var<T, B> out(stored->value);
-    out.node_ = leaf_of(stored);
-    out.tape_ = serial_;
     out.op_ = "parameter";
+    stored->value.keep_time();  // also where functions run unrecorded, to be run again
+    if (Tape* tape = current()) {
+      out.node_ = tape->leaf_of(stored);
+      out.tape_ = tape->serial_;
+    } else if (!detail::Recorder::current()) out.tape_ = detail::moment(detail::clock());
+    return out;
+  }
+
+  /// The variable of what `op` made from `inputs` where nothing was recorded.
+  template <Real T, Backend B>
+  [[gnu::cold, gnu::noinline]] static Var<T, B> unrecorded(const char* op, Tensor<T, B> value,
+                                                           std::initializer_list<const Var<T, B>*> inputs) {
+    Var<T, B> out(std::move(value));
+    if (detail::Recorder::current()) return out;
+    for (const Var<T, B>* x : inputs)
+      if (x->tape_) {
+        out.tape_ = x->recorded() ? detail::moment(detail::clock()) : x->tape_;
+        out.op_ = op;
+      }
     return out;
   }
 
@@ -240,28 +331,23 @@ class Tape {
     return index;
   }
 
-  static std::uint64_t next_serial() {
-    static std::atomic<std::uint64_t> serial{0};
-    return ++serial;
-  }
-
   std::vector<std::unique_ptr<detail::Node>> nodes_;
   std::vector<std::pair<const void*, int>> leaves_;
-  Tape* outer_;
-  std::uint64_t serial_;
+  detail::Recorder* recorder_;
+  std::uint64_t serial_;  // ascending in time
   bool collect_ = false;
 };
 
 /// While it lives, this thread records nothing.
 class NoTape {
  public:
-  NoTape() : before_(Tape::current()) { Tape::current() = nullptr; }
-  ~NoTape() { Tape::current() = before_; }
+  NoTape() : recorder_(new detail::Recorder(nullptr)) {}
+  ~NoTape() { recorder_->leave(); }
   NoTape(const NoTape&) = delete;
   NoTape& operator=(const NoTape&) = delete;
 
  private:
-  Tape* before_;
+  detail::Recorder* recorder_;
 };
 
 }  // namespace meft

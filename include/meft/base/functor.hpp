@@ -91,7 +91,7 @@ struct Sigmoid {
   }
 };
 
-/// y = max(x, 0),  y' = [y > 0], so 0 at x = 0. NaN stays NaN.
+/// y = max(x, 0),  y' = [y > 0], so 0 at x = 0. NaN stays NaN, and lets the gradient through.
 struct Relu {
   static constexpr bool needs_x = false, needs_y = true;
   template <class T>
@@ -100,7 +100,7 @@ struct Relu {
   }
   template <class T>
   MEFT_HD T derivative(T, T y) const {
-    return select(y > T(0), T(1), T(0));
+    return select(y <= T(0), T(0), T(1));
   }
 };
 

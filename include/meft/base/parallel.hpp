@@ -15,7 +15,8 @@ namespace meft {
 
 namespace detail {
 
-/// A fixed crew that runs one numbered job at a time; the caller works too. Calls from inside a job run in place.
+/// A fixed crew that runs one numbered job at a time; the caller works too. Calls from inside a job run in place, and
+/// so does what another thread calls meanwhile, as long as the crew is busy: nobody ever waits for another's job.
 /// POSIX threads: <thread> and <condition_variable> alone would take a tenth of a small program's compile time.
 class Crew {
  public:
@@ -24,14 +25,14 @@ class Crew {
     return crew;
   }
 
-  int size() const { return workers_ + 1; }
+  int size() const { return size_; }
   /// Of the next job: 1 from inside one.
   int available() const { return inside() ? 1 : size(); }
 
+  /// At once, or, while a job runs, before the next.
   [[gnu::cold]] void resize(int threads) {
-    const Lock busy(job_mutex_);
-    stop();
-    start(threads);
+    size_ = threads;
+    if (const TryLock mine(job_mutex_); mine) settle();
   }
 
   /// A body and its range, handed out in chunks of `grain`.
@@ -45,14 +46,26 @@ class Crew {
   };
 
   [[gnu::cold, gnu::noinline]] void run(const Job& job) {
-    const std::int64_t chunks = job.chunks();
-    if (inside() || workers_ == 0 || chunks <= 1) {
-      for (std::int64_t i = 0; i < chunks; ++i) job.chunk(i);
-      return;
+    const bool alone = inside();
+    for (std::int64_t i = 0, chunks = job.chunks(); i < chunks; ++i) {
+      if (!alone && chunks - i > 1 && size_ > 1)
+        if (const TryLock mine(job_mutex_); mine) return share(job, i);
+      job.chunk(i);
     }
-    const Lock busy(job_mutex_);
+  }
+
+ private:
+  Crew() : size_(static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN))) {
+    settle();
+    pthread_atfork(nullptr, nullptr, [] { get().forked(); });
+  }
+  ~Crew() { stop(); }
+
+  /// The chunks from `first` on, by everyone. The caller holds job_mutex_.
+  [[gnu::cold, gnu::noinline]] void share(const Job& job, std::int64_t first) {
+    settle();
     job_ = &job;
-    next_ = 0;
+    next_ = first;
     wake();
     work();
     const Lock lock(state_mutex_);
@@ -60,13 +73,27 @@ class Crew {
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
- private:
-  Crew() { start(static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN))); }
-  ~Crew() { stop(); }
-
   static bool& inside() {
     thread_local bool value = false;
     return value;
+  }
+
+  /// Makes the crew as large as it was told to be. The caller holds job_mutex_.
+  [[gnu::cold, gnu::noinline]] void settle() {
+    int wanted = size_;
+    if (wanted == workers_ + 1) return;
+    stop();
+    start(wanted);
+    size_.compare_exchange_strong(wanted, workers_ + 1);
+  }
+
+  /// In a forked child there is no thread but the one that forked: it goes on alone.
+  [[gnu::cold]] void forked() {
+    job_mutex_.forked();
+    state_mutex_.forked();
+    go_ = idle_ = PTHREAD_COND_INITIALIZER;
+    workers_ = active_ = 0;
+    size_ = 1;
   }
 
   /// Fewer threads when the system gives no more.
@@ -123,6 +150,7 @@ class Crew {
 
   std::vector<pthread_t> threads_;
   int workers_ = 0;
+  std::atomic<int> size_;
   Mutex job_mutex_;  // held by the caller of a job
   const Job* job_ = nullptr;
   std::atomic<std::int64_t> next_{0};
@@ -143,7 +171,8 @@ inline int threads() { return detail::Crew::get().size(); }
 /// How many would work on a loop started here: 1 inside of another loop.
 inline int workers() { return detail::Crew::get().available(); }
 
-/// Sets it (at least 1). Results do not change with it.
+/// Sets it (at least 1); while a loop runs, from the next one on. Results do not change with it. A forked child begins
+/// with 1.
 inline void set_threads(int count) { detail::Crew::get().resize(count < 1 ? 1 : count); }
 
 /// Calls body(i) for i in [0, count), each exactly once, numbers handed out in ascending order; rethrows the first

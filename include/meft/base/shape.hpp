@@ -41,8 +41,21 @@ class Shape {
   [[gnu::cold, gnu::noinline]] void push(Index d) {
     require(rank_ < max_rank, "shape: more than six dimensions");
     require(d >= 0, "shape: a negative extent", d);
-    require(d == 0 || size() <= std::numeric_limits<Index>::max() / d, "shape: the size overflows 64 bits", *this, d);
     dims_[static_cast<std::size_t>(rank_++)] = d;
+    bytes(1);
+  }
+
+  /// Bytes of `size()` elements of `each` bytes. Throws when the extents, those of 0 aside, have no product in 64 bits.
+  [[gnu::cold, gnu::noinline]] std::size_t bytes(std::size_t each, Where where = Where::current()) const {
+    Index n = static_cast<Index>(each);
+    bool none = false;
+    for (Index d : *this) {
+      require(d >= 0, {"shape: a negative extent", where}, *this);
+      none = none || d == 0;
+      if (d && __builtin_mul_overflow(n, d, &n))
+        fail({"shape: the size overflows 64 bits", where}, *this, std::to_string(each) + " bytes an element");
+    }
+    return none ? 0 : static_cast<std::size_t>(n);
   }
 
   /// Turns a negative axis into its place from the front; throws when out of range.
@@ -99,6 +112,21 @@ class Shape {
   std::array<Index, max_rank> dims_{};
   int rank_ = 0;
 };
+
+/// The shape of `size` elements with these extents, of which one may be -1 and is then found from the others.
+[[gnu::cold, gnu::noinline]] inline Shape fitting(std::initializer_list<Index> dims, Index size,
+                                                  Where where = Where::current()) {
+  Index known = 1;
+  bool open = false;
+  for (Index d : dims) {
+    if (d == -1) open = true;
+    else require(!__builtin_mul_overflow(known, d, &known), {"reshape: the size overflows 64 bits", where}, d);
+  }
+  require(!open || known != 0, {"reshape: an extent of -1 beside one of 0 may be anything", where}, size);
+  Shape shape;
+  for (Index d : dims) shape.push(d == -1 ? size / known : d);
+  return shape;
+}
 
 /// The shape two operands broadcast to: aligned at the back, extents equal or one of them 1 (NumPy's rule).
 inline Shape broadcast(const Shape& a, const Shape& b, Where where = Where::current()) {

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <meft/base/error.hpp>
+
 #if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDACC__)
 #define MEFT_X86 1
 #include <cpuid.h>
@@ -40,11 +42,20 @@ inline bool amx_granted() {
 }  // namespace detail
 #endif
 
-/// The best that the processor has, or less where the environment variable MEFT_ISA says so: portable, avx2, avx512,
-/// avx512_bf16.
+/// The names of instruction sets, by their numbers.
+inline constexpr const char* isa_names[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
+
+/// The best that the processor has, or less where the environment variable MEFT_ISA names less. Throws when it names
+/// none.
 [[gnu::noinline]] inline Isa isa() {
-#if MEFT_X86
   static const Isa value = [] {
+    const char* name = std::getenv("MEFT_ISA");
+    int most = static_cast<int>(Isa::amx);
+    if (name && *name) {
+      while (most >= 0 && std::strcmp(name, isa_names[most])) --most;
+      require(most >= 0, "MEFT_ISA: expected portable, avx2, avx512, avx512_bf16 or amx, found", name);
+    }
+#if MEFT_X86
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -54,19 +65,12 @@ inline bool amx_granted() {
                      : avx512                     ? Isa::avx512
                      : avx2                       ? Isa::avx2
                                                   : Isa::portable;
-    const char* name = std::getenv("MEFT_ISA");
-    if (!name) return best;
-    const Isa most = !std::strcmp(name, "portable")      ? Isa::portable
-                     : !std::strcmp(name, "avx2")        ? Isa::avx2
-                     : !std::strcmp(name, "avx512")      ? Isa::avx512
-                     : !std::strcmp(name, "avx512_bf16") ? Isa::avx512_bf16
-                                                         : best;
-    return most < best ? most : best;
+    return static_cast<Isa>(most) < best ? static_cast<Isa>(most) : best;
+#else
+    return Isa::portable;
+#endif
   }();
   return value;
-#else
-  return Isa::portable;
-#endif
 }
 /// As MEFT_ISA calls it. Results have the same bits on machines that use the same one.
 inline const char* name_of(Isa isa) {

@@ -33,8 +33,8 @@ struct Attention {
                const Tensor<T, B>& v) const {
     require(q.rank() == 2 && k.shape() == v.shape() && k.rank() == 2 && q.dim(1) == k.dim(1),
             "attention: q, k and v are not alike", q, k, v);
-    require(heads > 0 && q.dim(1) % heads == 0, "attention: the width is not a multiple of the number of heads", q,
-            heads);
+    require(heads > 0 && q.dim(1) > 0 && q.dim(1) % heads == 0,
+            "attention: the width is not a multiple of the number of heads", q, heads);
     require(queries.tokens() == q.dim(0), "attention: the query offsets do not cover the rows", q, queries.tokens());
     require(keys.tokens() == k.dim(0), "attention: the key offsets do not cover the rows", k, keys.tokens());
     require(queries.sequences() == keys.sequences(), "attention: queries and keys have different numbers of sequences",

@@ -11,10 +11,14 @@ namespace meft {
 
 namespace detail {
 
-/// Moves the parameter gradients that `inner` collected on to `outer`.
+/// Moves the parameter gradients that `inner` collected on to `outer`. Throws where `op`, made at that time, runs
+/// functions again, and a parameter of theirs was changed since.
 template <Real T, Backend B>
-void pass_on(Tape& inner, Tape& outer) {
-  for (auto& [parameter, gradient] : inner.collected<T, B>()) outer.deliver(parameter, std::move(gradient));
+void pass_on(Tape& inner, Tape& outer, const char* op = "", std::uint64_t made = ~std::uint64_t{0}) {
+  for (auto& [parameter, gradient] : inner.collected<T, B>()) {
+    check_unchanged(op, parameter->value.written(), made);
+    outer.deliver(parameter, std::move(gradient));
+  }
 }
 
 template <class F, class T, class B, std::size_t N>
@@ -23,6 +27,7 @@ struct CheckpointNode final : Slot<T, B> {
       : Slot<T, B>("checkpoint"), function(std::move(f)), saved(std::move(x)), inputs(i) {}
 
   void backward(Tape& outer) override {
+    for (const auto& x : saved) check_unchanged(this->name, x.written(), made);
     Tape tape;
     tape.collect();
     std::array<Var<T, B>, N> x;
@@ -34,12 +39,13 @@ struct CheckpointNode final : Slot<T, B> {
     for (std::size_t i = 0; i < N; ++i)
       if (inputs[i] >= 0)
         if (auto g = tape.gradient(x[i]); g.defined()) outer.add(inputs[i], std::move(g));
-    pass_on<T, B>(tape, outer);
+    pass_on<T, B>(tape, outer, this->name, made);
   }
 
   F function;
   std::array<Tensor<T, B>, N> saved;
   std::array<int, N> inputs;
+  std::uint64_t made = ++clock();
 };
 
 }  // namespace detail
@@ -57,6 +63,7 @@ VarOf<First> checkpoint(F f, const First& first, const Rest&... rest) {
   std::array<Tensor<T, B>, count> values;
   std::array<int, count> inputs;
   for (std::size_t i = 0; i < count; ++i) {
+    if (!x[i].defined()) detail::refuse_empty("checkpoint", Where::current());
     inputs[i] = tape->wants(x[i], "checkpoint", Where::current()) ? Tape::node(x[i]) : -1;
     values[i] = x[i].value();
   }

@@ -48,6 +48,7 @@ Index check_language(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& 
                      const Tensor<std::int32_t, B>& labels, std::int32_t ignore) {
   const std::string name = std::string(op) + ": ";
   if (x.rank() != 2 || w.rank() != 2 || x.dim(1) != w.dim(1)) fail(name + "expected x [n, h] and w [words, h]", x, w);
+  if (w.size() == 0) fail(name + "w has no elements", w);
   if (bias.defined() && bias.size() != w.dim(0)) fail(name + "the bias has not one element a word", bias, w);
   if (labels.rank() != 1 || labels.dim(0) != x.dim(0)) fail(name + "not one label a row", labels, x);
   const LabelCheck check = check_labels(B{}, labels.size(), labels.data(), w.dim(0), ignore);
@@ -64,6 +65,7 @@ Index check_language(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& 
 template <Backend B>
 struct LinearCrossEntropy {
   static constexpr const char* name = "linear_cross_entropy";
+  static constexpr bool last_may_be_empty = true;
   template <Scalar T, Backend>
   struct Saved {
     Tensor<T, B> dx, dw, db;

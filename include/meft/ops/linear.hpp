@@ -9,6 +9,7 @@ namespace meft {
 /// y = x·wᵀ + b,  dx = dy·w,  dw = dyᵀ·x,  db = Σ dy, with w [out, in]. An empty b stands for none.
 struct Linear {
   static constexpr const char* name = "linear";
+  static constexpr bool last_may_be_empty = true;
   template <Scalar T, Backend B>
   struct Saved {
     Tensor<T, B> x, w;
@@ -28,6 +29,7 @@ struct Linear {
                             const Tensor<T, B>& bias) {
     require(w.rank() == 2 && x.rank() >= 1 && x.dim(-1) == w.dim(1),
             "linear: the last extent of a is not the second of b", x, w);
+    require(w.size() > 0, "linear: a weight without elements", w);
     require(!bias.defined() || bias.size() == w.dim(0), "linear: the bias has not one element a row of b", bias, w);
     if (need[0]) saved.w = w;
     if (need[1]) saved.x = x;
@@ -57,7 +59,7 @@ struct Linear {
           return dx;
         },
         [&] {
-          return gemm(t(flat), saved.x.reshape({rows, -1}));
+          return gemm(t(flat), saved.x.reshape({rows, saved.x.dim(-1)}));
         },
         [&] { return sum_axis(flat, 0); });
   }
@@ -75,6 +77,7 @@ struct Linear {
 template <Real T, Backend B>
 struct PackedLinear {
   static constexpr const char* name = "linear";
+  static constexpr bool last_may_be_empty = true;
   template <Scalar, Backend>
   struct Saved {};
   PackedWeight<T, B> w;
@@ -108,7 +111,7 @@ struct PackedLinear {
           return dx;
         },
         [&] {
-          return sum_axis(dy.reshape({-1, out}), 0);
+          return sum_axis(dy.reshape({dy.size() / out, out}), 0);
         });
   }
 };

@@ -14,6 +14,7 @@ namespace meft {
 template <class Affine>
 struct ActivatedLinear {
   static constexpr const char* name = "linear_activation";
+  static constexpr bool last_may_be_empty = true;
   template <Scalar T, Backend B>
   struct Saved {
     typename Affine::template Saved<T, B> affine;

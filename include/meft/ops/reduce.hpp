@@ -61,8 +61,8 @@ Tensor<T, B> sum_over(Tensor<T, B> x, const Reduction& plan) {
     Shape shape = x.shape();
     for (int i = first; i <= last; ++i) shape[i] = 1;
     Tensor<T, B> y(shape);
-    sum(B{}, x.shape().outer(first), x.size() / std::max<Index>(1, shape.size()), x.shape().inner(last), x.data(),
-        y.data());
+    sum(B{}, x.shape().outer(first), x.size() / std::max<Index>(1, shape.size()), x.shape().inner(last),
+        std::as_const(x).data(), y.data());
     x = std::move(y);
   });
   return x.reshape(plan.out);

@@ -133,11 +133,7 @@ VarOf<X> reshape(const X& x, const Shape& shape, Where where = Where::current())
 /// One extent may be -1, and is then found from the others.
 template <Operand X>
 VarOf<X> reshape(const X& x, std::initializer_list<Index> dims, Where where = Where::current()) {
-  Index known = 1;
-  for (Index d : dims) known *= d < 0 ? 1 : d;
-  Shape shape;
-  for (Index d : dims) shape.push(d == -1 && known ? x.size() / known : d);
-  return apply(where, Reshape{shape}, x);
+  return apply(where, Reshape{fitting(dims, x.size(), where)}, x);
 }
 
 /// Axis i of the result is axis order[i] of x, each axis once.
@@ -214,6 +210,7 @@ Var<T, B> concat(std::span<const Var<T, B>> list, int axis = 0, Where where = Wh
   Index total = 0;
   bool wanted = false;
   for (const auto& x : list) {
+    if (!x.defined()) detail::refuse_empty("concat", where);
     require(x.shape().rank() == first.rank() && x.shape().with(axis, 0) == first.with(axis, 0),
             {"concat: shapes differ besides the axis", where}, first, x);
     const bool want = Tape::current() && Tape::current()->wants(x, node->name, where);
@@ -230,7 +227,10 @@ Var<T, B> concat(std::span<const Var<T, B>> list, int axis = 0, Where where = Wh
     copy_rows(B{}, first.outer(axis), run, x.value().data(), run, to, total * inner);
     to += run;
   }
-  return wanted ? Tape::current()->template attach<T, B>(std::move(y), std::move(node)) : Var<T, B>(std::move(y));
+  if (wanted) return Tape::current()->template attach<T, B>(std::move(y), std::move(node));
+  Var<T, B> out(std::move(y));
+  for (const auto& x : list) out = Tape::unrecorded<T, B>("concat", out.value(), {&out, &x});
+  return out;
 }
 template <Real T, Backend B>
 Var<T, B> concat(const std::vector<Var<T, B>>& list, int axis = 0, Where where = Where::current()) {

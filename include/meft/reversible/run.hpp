@@ -55,10 +55,12 @@ class StackRun {
   }
 
   /// Undoes and differentiates the stack. `gradient` holds the gradients of the final streams and then those of the
-  /// inputs; those are complete only when `input` is true. Parameter gradients go to `outer` in slice order.
+  /// inputs; those are complete only when `input` is true. Parameter gradients go to `outer` in slice order. `made`:
+  /// when the forward pass was over.
   void backward(std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input,
-                Tape& outer) {
+                Tape& outer, std::uint64_t made) {
     const bool undoes = fixed && options_.streams != Streams::stored;
+    if (options_.streams == Streams::stored) made = ~std::uint64_t{0};  // the ops of its tapes look themselves
     if (undoes) ledger_.begin();
     for (std::size_t l = layers_->size(); l-- > 0;) {
       unswap(l, gradient);
@@ -69,7 +71,7 @@ class StackRun {
           collected.collect();
           collected.pause();
           backward_slice(l, s, gradient, side_gradient, input || l > 0, collected);
-          turnstile.pass(s, [&] { pass_on<T, B>(collected, outer); });
+          turnstile.pass(s, [&] { pass_on<T, B>(collected, outer, "reversible stack", made); });
         } catch (...) {
           turnstile.fail();
           throw;
@@ -157,9 +159,7 @@ class StackRun {
     return out;
   }
 
-  std::string place(std::size_t layer, std::size_t step) const {
-    return "reversible layer " + std::to_string(layer) + ", step " + std::to_string(step);
-  }
+  static std::string place(std::size_t layer, std::size_t step) { return StreamError::Place{layer, step}.text(); }
   /// Numbers the shears in the order of a forward pass through one slice after the other.
   void number_shears() {
     for (std::size_t i = 0; i < 2; ++i) ledger_.add({i, 0, true});

@@ -9,11 +9,13 @@
 
 namespace meft::detail {
 
-/// Cuts a batch into slices of whole sequences of about `tokens` rows: {first, last} sequence of each.
+/// Cuts a batch into slices of whole sequences of about `tokens` rows: {first, last} sequence of each. Empty sequences
+/// go with a neighbour: a slice has rows, where the batch has.
 inline std::vector<std::pair<Index, Index>> cut(const Offsets& offsets, Index tokens) {
   std::vector<std::pair<Index, Index>> out;
   for (Index i = 0, first = 0; i < offsets.sequences(); ++i)
-    if (i + 1 == offsets.sequences() || offsets.end(i + 1) - offsets.begin(first) > tokens) {
+    if (i + 1 == offsets.sequences() || (offsets.end(i + 1) - offsets.begin(first) > tokens &&
+                                         offsets.length(i + 1) > 0 && offsets.end(i) > offsets.begin(first))) {
       out.push_back({first, i + 1});
       first = i + 1;
     }

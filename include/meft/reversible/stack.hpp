@@ -75,11 +75,17 @@ struct StackOutput {
     out[static_cast<std::size_t>(1 - carrier)] = map(WithLeft<Sub, T>{{}, T(1)}, alpha);
     return out;
   }
+  /// The weights of the carrier and of the other, in the streams' order.
+  static std::pair<T, T> of(int carrier, double own, double other) {
+    const auto a = static_cast<T>(own), b = static_cast<T>(other);
+    return carrier == 0 ? std::pair{a, b} : std::pair{b, a};
+  }
   static std::pair<T, T> weights(const Readout& readout, int carrier) {
     switch (readout.kind) {
       case Readout::Kind::average: return {T(0.5), T(0.5)};
       case Readout::Kind::mix: return {static_cast<T>(readout.first), static_cast<T>(readout.second)};
-      default: return carrier == 0 ? std::pair{T(1), T(0)} : std::pair{T(0), T(1)};
+      case Readout::Kind::scaled: return of(carrier, readout.first, readout.second);
+      default: return of(carrier, 1, 0);
     }
   }
 };
@@ -96,7 +102,7 @@ struct StackNode final : Slot<T, B> {
     std::vector<Tensor<T, B>> side_gradient(sides.size());
     for (std::size_t i = 0; i < sides.size(); ++i)
       if (sides[i].first >= 0) side_gradient[i] = Tensor<T, B>::zeros(sides[i].second);
-    run->backward(gradient, side_gradient, inputs[0] >= 0 || inputs[1] >= 0, outer);
+    run->backward(gradient, side_gradient, inputs[0] >= 0 || inputs[1] >= 0, outer, made);
     run.reset();
     for (std::size_t i = 0; i < sides.size(); ++i)
       if (sides[i].first >= 0) outer.add(sides[i].first, std::move(side_gradient[i]));
@@ -111,13 +117,15 @@ struct StackNode final : Slot<T, B> {
   int mix_node = -1;
   std::array<int, 2> inputs{-1, -1};
   std::vector<std::pair<int, Shape>> sides;
+  std::uint64_t made = 0;  // when the forward pass was over
 };
 
 }  // namespace detail
 
 /// Layers applied in order to two streams. Gradients reach the inputs, the sides and every parameter that the layers'
-/// functions use. Throws after the forward pass when a stream left its range, naming layer and value, and
-/// after the backward pass when a function turned out not to be deterministic.
+/// functions use. Throws StreamError after the forward pass when a stream left its range, and an Error in or
+/// after the backward pass when a function throws, turned out not to be deterministic, or uses a parameter that was
+/// changed since; parameter gradients that had arrived by then stay (see Tape::backward).
 template <Real T, Backend B = Cpu>
 class ReversibleStack {
  public:
@@ -204,7 +212,9 @@ class ReversibleStack {
     node->run = std::make_unique<detail::StackRun<T, B, Word>>(layers_, options_, context, tape != nullptr);
     node->run->forward({x0.value(), x1.value()});
     auto y = Output::read(*node->run, options_.readout, options_.carrier, node->mix);
-    return tape ? tape->attach<T, B>(std::move(y), std::move(node)) : Var<T, B>(std::move(y));
+    if (!tape) return Tape::unrecorded<T, B>("reversible stack", std::move(y), {&x0, &x1});
+    node->made = ++detail::clock();
+    return tape->attach<T, B>(std::move(y), std::move(node));
   }
 
   std::shared_ptr<const Layers> layers_;

@@ -29,14 +29,11 @@ struct Matrices {
 };
 template <Real T, Backend B>
 Matrices<T> matrices(const Tensor<T, B>& x) {
-  return {x.size() / std::max<Index>(1, x.dim(-2) * x.dim(-1)), x.dim(-2), x.dim(-1), {x.data(), x.dim(-1), 1}};
+  return {x.shape().outer(-2), x.dim(-2), x.dim(-1), {x.data(), x.dim(-1), 1}};
 }
 template <Real T, Backend B>
 Matrices<T> matrices(const Transposed<T, B>& x) {
-  return {x.of.size() / std::max<Index>(1, x.of.dim(-2) * x.of.dim(-1)),
-          x.of.dim(-1),
-          x.of.dim(-2),
-          {x.of.data(), 1, x.of.dim(-1)}};
+  return {x.of.shape().outer(-2), x.of.dim(-1), x.of.dim(-2), {x.of.data(), 1, x.of.dim(-1)}};
 }
 template <class T, class B>
 const Tensor<T, B>& plain(const Tensor<T, B>& x) {

@@ -17,6 +17,7 @@ class PackedWeight {
   PackedWeight() = default;
   explicit PackedWeight(const Tensor<T, B>& w, Precision precision = Precision::f32, Where where = Where::current()) {
     require(w.rank() == 2, {"pack: a weight is a matrix [out, in]", where}, w);
+    require(w.size() > 0, {"pack: a weight without elements", where}, w);
     panels_ = pack(B{}, w.data(), w.dim(0), w.dim(1), precision);
     shape_ = w.shape();
   }

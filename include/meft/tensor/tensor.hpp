@@ -13,7 +13,14 @@
 
 namespace meft {
 
-/// A handle: copies share elements; `clone` copies them. A default-made tensor is empty (`defined()` is false).
+namespace detail {
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_empty(const char* op, Where where) {
+  throw Error(std::string(op) + ": the tensor is empty: it was default-made and never given a value", where);
+}
+}  // namespace detail
+
+/// A handle: copies share elements; `clone` copies them. A default-made tensor is empty (`defined()` is false), of size
+/// 0, and what needs elements is an Error.
 template <Scalar T, Backend B = Cpu>
 class Tensor {
  public:
@@ -24,7 +31,7 @@ class Tensor {
 
   /// Uninitialised elements from the backend's pool.
   [[gnu::cold, gnu::noinline]] explicit Tensor(const Shape& shape, Where where = Where::current())
-      : buffer_(B::pool(), static_cast<std::size_t>(shape.size()) * sizeof(T), where), shape_(shape) {}
+      : buffer_(B::pool(), shape.bytes(sizeof(T), where), where), shape_(shape) {}
 
   static Tensor zeros(const Shape& shape) {
     Tensor out(shape);
@@ -33,7 +40,7 @@ class Tensor {
   }
   static Tensor full(const Shape& shape, T value) {
     const Index n = shape.size();
-    const Buffer host(Cpu::pool(), static_cast<std::size_t>(n) * sizeof(T));
+    const Buffer host(Cpu::pool(), shape.bytes(sizeof(T)));
     T* const values = static_cast<T*>(host.data());
     for (Index i = 0; i < n; ++i) values[i] = value;
     return from(shape, std::span<const T>(values, static_cast<std::size_t>(n)));
@@ -57,24 +64,25 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   Index dim(int axis) const { return shape_[axis]; }
   int rank() const { return shape_.rank(); }
-  Index size() const { return shape_.size(); }
+  Index size() const { return defined() ? shape_.size() : 0; }
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
   /// True when no other handle sees the elements, so they may be overwritten.
   bool unique() const { return buffer_.unique(); }
   bool same(const Tensor& other) const { return data() == other.data() && shape_ == other.shape_; }
 
-  T* data() { return static_cast<T*>(buffer_.data()) + offset_; }
+  /// The elements, to be written to, and to be read.
+  T* data() { return static_cast<T*>(buffer_.writable()) + offset_; }
   const T* data() const { return static_cast<const T*>(buffer_.data()) + offset_; }
+  /// When the elements were last asked for to be written to (detail::clock), from the first `keep_time` on; else 0.
+  std::uint64_t written() const { return buffer_.written(); }
+  void keep_time() const { buffer_.keep_time(); }
 
   /// The same elements under another shape of equal size; one extent may be -1, and is then found from the others.
   Tensor reshape(std::initializer_list<Index> dims, Where where = Where::current()) const {
-    Index known = 1;
-    for (Index d : dims) known *= d < 0 ? 1 : d;
-    Shape shape;
-    for (Index d : dims) shape.push(d == -1 && known ? size() / known : d);
-    return reshape(shape, where);
+    return reshape(fitting(dims, size(), where), where);
   }
   Tensor reshape(const Shape& shape, Where where = Where::current()) const {
+    filled("reshape", where);
     require(shape.size() == size(), {"reshape: sizes differ", where}, shape_, shape);
     Tensor out = *this;
     out.shape_ = shape;
@@ -91,15 +99,20 @@ class Tensor {
     return out;
   }
 
-  Tensor clone() const {
+  Tensor clone(Where where = Where::current()) const {
+    filled("clone", where);
     Tensor out(shape_);
     B::copy(out.data(), data(), bytes());
     return out;
   }
-  void zero() { B::zero(data(), bytes()); }
+  void zero(Where where = Where::current()) {
+    filled("zero", where);
+    B::zero(data(), bytes());
+  }
 
   /// The same elements on the host: shared where they lie there, else a copy.
-  Tensor<T> host() const {
+  Tensor<T> host(Where where = Where::current()) const {
+    filled("host", where);
     if constexpr (B::on_host) return *this;
     else {
       Tensor<T> out(shape_);
@@ -109,7 +122,8 @@ class Tensor {
   }
   /// Overwrites every element: f(span) fills row-major host memory.
   template <class F>
-  void fill(const F& f) {
+  void fill(const F& f, Where where = Where::current()) {
+    filled("fill", where);
     if constexpr (B::on_host) f(std::span<T>(data(), static_cast<std::size_t>(size())));
     else {
       Tensor<T> staged(shape_);
@@ -119,7 +133,8 @@ class Tensor {
   }
 
   /// Copies the elements to the host.
-  std::vector<T> values() const {
+  std::vector<T> values(Where where = Where::current()) const {
+    filled("values", where);
     std::vector<T> out(static_cast<std::size_t>(size()));
     B::download(out.data(), data(), bytes());
     return out;
@@ -133,6 +148,11 @@ class Tensor {
   }
 
  private:
+  void filled(const char* op, Where where) const {
+    if (!defined()) [[unlikely]]
+      detail::refuse_empty(op, where);
+  }
+
   Buffer buffer_;
   Shape shape_;
   Index offset_ = 0;

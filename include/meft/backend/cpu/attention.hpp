@@ -104,7 +104,7 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
       for (Index i = 0; i < rows; ++i) {
         T* row = p + i * key_tile;
         const T high = fold(n, top[i], Larger{}, [row](Index j) MEFT_INLINE { return row[j]; });
-        if (high == -std::numeric_limits<T>::infinity()) {
+        if (high == -std::numeric_limits<T>::infinity()) {  // no key of this tile weighs anything
           std::fill(row, row + n, T(0));
           continue;
         }
@@ -119,7 +119,8 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
                        {v + (s.k + k0) * ld + at, ld, 1});
     }
     for (Index i = 0; i < rows; ++i) {
-      const bool any = total[i] > 0;  // else it sees no key: its result is 0, and so are its gradients
+      // A query that sees no key has the result 0, and so its gradients; one whose scores are all -∞ has NaN.
+      const bool any = visible(spec, s, i0 + i, 0, s.keys) > 0;
       const T scale = any ? T(1) / total[i] : T(0);
       map_run([scale](T x) MEFT_INLINE { return x * scale; }, spec.width, o + i * ld, o + i * ld);
       lse[(first + i) * spec.heads + head] = any ? top[i] + Log{}(total[i]) : T(0);
