@@ -132,3 +132,44 @@ TEST_CASE("products, softmax, norms and attention on the device agree with the C
 TEST_CASE("reductions, rows, dropout and losses on the device agree with the CPU") {
   check_all(row_cases<Cuda>(), row_cases());
 }
+
+TEST_CASE("on the device a NaN is never swallowed, and products of nothing are zero") {
+  const float bad = std::numeric_limits<float>::quiet_NaN();
+  const auto with = [&](const Shape& shape, Index at, float value) {
+    auto values = random_tensor<float>(shape, 1).values();
+    values[static_cast<std::size_t>(at)] = value;
+    return Tensor<float, Cuda>::from(shape, values);
+  };
+  const auto nans = [](const Var<float, Cuda>& y) {
+    Index count = 0;
+    for (const float v : y.value().values()) count += std::isnan(v);
+    return count;
+  };
+  const auto labels = Tensor<std::int32_t, Cuda>::from({2}, {0, 0});
+  for (const Index n : {1, 2, 15, 33, 70, 300})
+    for (const Index at : {Index{0}, n / 2, n - 1}) {
+      CAPTURE(n);
+      CAPTURE(at);
+      const auto x = with({2, n}, n + at, bad);
+      CHECK(nans(softmax(x)) == n);
+      CHECK(nans(log_softmax(x)) == n);
+      CHECK(nans(max(x, {.axes = {1}})) == 1);
+      CHECK(nans(cross_entropy(x, labels)) == 1);
+    }
+  for (const std::int32_t n : {1, 3, 16, 40, 70})
+    for (const bool causal : {false, true})
+      for (const float value : {bad, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+        CAPTURE(n);
+        CAPTURE(causal);
+        const auto q = with({n, 4}, (n / 2) * 4, value);
+        const auto k = random_tensor<float, Cuda>({n, 4}, 2, 0.5, 1), v = random_tensor<float, Cuda>({n, 4}, 3);
+        CHECK(nans(attention(q, k, v, {.queries = Offsets({0, n}), .keys = Offsets({0, n}), .causal = causal})) == 4);
+      }
+  for (const auto& [a, b] : std::vector<std::pair<Shape, Shape>>{{{2, 0}, {0, 3}}, {{4, 2, 0}, {4, 0, 3}}})
+    for (const float v : matmul(Tensor<float, Cuda>(a), Tensor<float, Cuda>(b)).value().values()) CHECK(v == 0);
+  Tape tape;
+  const auto w = tape.watch(random_tensor<float, Cuda>({5, 4}, 1));
+  const auto y = linear(Tensor<float, Cuda>(Shape{0, 4}), w);
+  tape.backward(y, Tensor<float, Cuda>(y.shape()));
+  for (const float v : tape.gradient(w).values()) CHECK(v == 0);
+}

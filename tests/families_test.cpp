@@ -1,9 +1,34 @@
 // Owns: RoBERTa, OPT, BART, ViT, DeiT and DINOv2 against Hugging Face transformers, plain and as MEFT1/2/3, and batches
 // that are cut into smaller ones whose gradients add up, on the files of golden/ (made by make_families.py, whose
-// opening explains every name).
+// opening explains every name); and what a training pass draws at random.
+
+// Dropout takes its words here, where they are listed.
+#define philox_words philox_words_unlisted
+#include <meft/backend/cpu/philox.hpp>
+#undef philox_words
+
+#include <tuple>
+#include <vector>
+
+namespace meft::cpu {
+
+/// Seed, step, site and block of four words.
+using Draw = std::tuple<std::uint64_t, std::uint32_t, std::uint32_t, std::uint64_t>;
+std::vector<Draw> draws;
+bool listing = false;  // on one thread
+
+inline void philox_words(Key key, std::uint64_t block, Index blocks, std::uint32_t* words) {
+  for (Index b = 0; listing && b < blocks; ++b)
+    draws.emplace_back(key.seed, key.step, key.site, block + static_cast<std::uint64_t>(b));
+  philox_words_unlisted(key, block, blocks, words);
+}
+
+}  // namespace meft::cpu
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -139,10 +164,11 @@ double meft_error(const Case& c, const std::string& method, Streams streams, std
   const auto batch = batch_of(plain);
   StackOptions stack{.streams = streams, .slice_tokens = 8};  // three slices of the texts, one an image
   if (sizeof(T) == 8) stack.word_bits = 64, stack.fraction_bits = 40;
+  if (method.ends_with("_scaled")) stack.readout = readout_from("scaled");
   const MeftOptions options{.stack = stack};
-  const auto body = method == "meft1"   ? adapt(model, Meft1{.bottleneck = 3, .options = options})
-                    : method == "meft2" ? adapt(model, Meft2{.bottleneck = 3, .options = options})
-                                        : adapt(model, Meft3{.bottleneck = 3, .options = options});
+  const auto body = method.starts_with("meft1")   ? adapt(model, Meft1{.bottleneck = 3, .options = options})
+                    : method.starts_with("meft2") ? adapt(model, Meft2{.bottleneck = 3, .options = options})
+                                                  : adapt(model, Meft3{.bottleneck = 3, .options = options});
   std::set<std::string> filled;
   nn::for_each_parameter(model, [&](const std::string& name, Parameter<T>& p) {
     CHECK(p.trainable() == (name.find("_adapter.") != name.npos));
@@ -181,8 +207,8 @@ template <Real T>
 void check_meft(double least, double limit, const char* what) {
   double worst = 0;
   for (const auto& c : cases())
-    for (const std::string method : {"meft1", "meft2", "meft3"}) {
-      if (c.language) continue;
+    for (const std::string method : {"meft1", "meft2", "meft3", "meft1_scaled", "meft2_scaled", "meft3_scaled"}) {
+      if (c.language || (method.ends_with("_scaled") && c.model != "opt")) continue;
       CAPTURE(c.folder);
       CAPTURE(method);
       std::vector<double> bits[2];
@@ -329,6 +355,67 @@ std::vector<double> check_tasks(const Case& c, const std::function<BodyOf<Model>
   }
 }
 
+/// A random model of the case's shapes with dropout at every place that the family has.
+template <class Model>
+Model dropping(const Case& c) {
+  auto config = Model::Config::read(io::Config(golden() + "/" + c.folder));
+  const auto set = [&](auto& config) {
+    if constexpr (requires { config.hidden_dropout_prob; })
+      config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.1;
+    if constexpr (requires { config.dropout; }) config.dropout = config.attention_dropout = 0.1;
+    if constexpr (requires { config.activation_dropout; }) config.activation_dropout = 0.1;
+    if constexpr (requires { config.classifier_dropout; }) config.classifier_dropout = 0.1;
+  };
+  set(config);
+  Model model(config);
+  model.initialise(3);
+  return model;
+}
+
+/// f(name, adapt) for every method, with dropout where it has its own; adapt(model) gives the body.
+template <class F>
+void for_each_method(const F& f) {
+  const MeftOptions meft{.stack = {.slice_tokens = 1 << 20}, .dropout = 0.1f, .adapter_norm = true, .seed = 7};
+  auto highest = meft;
+  highest.reversible_layers = 1;
+  f("full", [](auto& m) { return adapt(m, Full{}); });
+  f("full, recomputed", [](auto& m) { return adapt(m, Full{}, true); });
+  f("bitfit", [](auto& m) { return adapt(m, BitFit{}); });
+  f("adapter", [](auto& m) { return adapt(m, Houlsby{.bottleneck = 4, .dropout = 0.1f, .seed = 7}); });
+  f("lora", [](auto& m) { return adapt(m, LowRank{.rank = 4, .seed = 7}); });
+  f("meft1", [=](auto& m) { return adapt(m, Meft1{.bottleneck = 4, .options = meft}); });
+  f("meft2", [=](auto& m) { return adapt(m, Meft2{.bottleneck = 4, .options = meft}); });
+  f("meft3", [=](auto& m) { return adapt(m, Meft3{.bottleneck = 4, .options = meft}); });
+  f("meft1, highest layer", [=](auto& m) { return adapt(m, Meft1{.bottleneck = 4, .options = highest}); });
+}
+
+/// Dropouts of a forward pass: of the embeddings, of each layer's blocks and inside of them, of the head.
+template <class Model>
+std::size_t places_of_dropout(const Case& c, const Model& model, const std::string& method) {
+  const std::size_t layers = model.layers.size();
+  std::size_t all = c.model == "opt" ? 0 : 1, more = 0;
+  all += 3 * layers;
+  if constexpr (EncodesAndDecodes<Model>) {
+    more = model.decoder_layers.size();
+    all += 1 + 6 * more + layers;  // a cross attention, its block, and inside of the feed-forward network
+  }
+  if (method == "adapter" || method.starts_with("meft")) {
+    const std::size_t highest = method.ends_with("highest layer") ? 1 : layers + more;
+    all += 2 * (highest == 1 && more ? 2 : highest);
+  }
+  const auto head = model.head();
+  if (head.dropout > 0) all += head.dropout_before ? 2 : 1;
+  return all;
+}
+
+/// Whether both begin with the same random numbers, whatever they are scaled by.
+template <class T>
+bool same_numbers(const std::vector<T>& a, const std::vector<T>& b) {
+  for (std::size_t i = 1; i < 6; ++i)
+    if (std::fabs(a[i] / a[0] - b[i] / b[0]) > 1e-6 * std::fabs(a[i] / a[0])) return false;
+  return true;
+}
+
 }  // namespace
 
 TEST_CASE("families: batches cut into smaller ones add up to the same loss and gradient, whatever is counted") {
@@ -370,4 +457,63 @@ TEST_CASE("families: MEFT in double equals the plain transcription, and exact eq
 // As in golden_test: a hundred roundings of 2⁻²¹ may be seen, errors of gradients below 0.01 relative to 0.01.
 TEST_CASE("families: MEFT in float with 32-bit streams, exact equal to stored bit for bit") {
   check_meft<float>(0.01, 5e-5, "float, 32-bit streams");
+}
+
+TEST_CASE(
+    "families: no two dropouts of a training pass share a random number, whatever the method; new weights neither") {
+  const int threads_before = threads();
+  set_threads(1);
+  cpu::listing = true;
+  for (const auto& c : cases())
+    for_each_method([&](const std::string& method, const auto& adapted) {
+      if (c.language) return;
+      CAPTURE(c.folder);
+      CAPTURE(method);
+      with_model<float>(c, [&]<class Model>() {
+        auto model = dropping<Model>(c);
+        auto body = adapted(model);
+        auto head = train::load_head(golden() + "/bert", model, 7, {}, 7);  // none of its parts is there
+        auto batch = batch_of(Values(golden() + "/" + c.folder + "/plain.safetensors"));
+        batch.run = {5, 9, true};
+        cpu::draws.clear();
+        Tape tape;
+        const auto loss = cross_entropy(head(model.run(batch, body)), batch.labels);
+        auto forward = cpu::draws;
+        std::sort(forward.begin(), forward.end());
+        std::set<std::uint32_t> sites;
+        for (const auto& [seed, step, site, block] : forward) {
+          CHECK((seed == 5 && step == 9));
+          sites.insert(site);
+        }
+        CHECK(sites.size() == places_of_dropout(c, model, method));
+        const auto twice = std::adjacent_find(forward.begin(), forward.end());
+        CHECK_MESSAGE(twice == forward.end(), "drawn twice: site ", twice == forward.end() ? 0 : std::get<2>(*twice));
+        // The way back replays: it draws nothing that the way there did not.
+        cpu::draws.clear();
+        tape.backward(loss);
+        std::size_t other = 0;
+        for (const auto& draw : cpu::draws) other += !std::binary_search(forward.begin(), forward.end(), draw);
+        CHECK(other == 0);
+
+        // What was made anew and is not constant. The model's own weights come from a checkpoint.
+        std::vector<std::pair<std::string, std::vector<float>>> fresh;
+        const auto add = [&](const std::string& name, Parameter<float>& p) {
+          const auto values = p.value().values();
+          const bool constant = std::all_of(values.begin(), values.end(), [&](float v) { return v == values[0]; });
+          if (p.trainable() && !constant && values.size() >= 6) fresh.emplace_back(name, values);
+        };
+        nn::for_each_parameter(model, [&](const std::string& name, Parameter<float>& p) {
+          if (name.find("_adapter.") != name.npos || name.find("lora_") != name.npos) add(name, p);
+        });
+        nn::for_each_parameter(head, add);
+        if (method != "full" && method != "full, recomputed" && method != "bitfit") CHECK(fresh.size() >= 5);
+        for (std::size_t i = 0; i < fresh.size(); ++i)
+          for (std::size_t j = 0; j < i; ++j)
+            CHECK_MESSAGE(!same_numbers(fresh[i].second, fresh[j].second), fresh[i].first, " begins as ",
+                          fresh[j].first);
+      });
+    });
+  cpu::listing = false;
+  cpu::draws = {};
+  set_threads(threads_before);
 }

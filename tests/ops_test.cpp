@@ -1,17 +1,24 @@
 // Single ops beyond their lines in cases.hpp: what they keep, edge values, and the texts of errors.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include <meft/ops/arithmetic.hpp>
+#include <meft/ops/attention.hpp>
+#include <meft/ops/checkpoint.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
+#include <meft/ops/language.hpp>
+#include <meft/ops/linear_activation.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/ops/matmul.hpp>
 #include <meft/ops/norm.hpp>
 #include <meft/ops/pooling.hpp>
 #include <meft/ops/reduce.hpp>
+#include <meft/ops/residual.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
 
@@ -19,6 +26,80 @@
 
 using namespace meft;
 using namespace meft::test;
+
+namespace {
+
+const float not_a_number = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+
+bool every_nan(const Tensor<float>& x) {
+  for (const float v : x.values())
+    if (!std::isnan(v)) return false;
+  return true;
+}
+bool every_finite(const Tensor<float>& x) {
+  for (const float v : x.values())
+    if (!std::isfinite(v)) return false;
+  return true;
+}
+bool every_zero(const Tensor<float>& x) {
+  for (const float v : x.values())
+    if (v != 0) return false;
+  return true;
+}
+
+/// Leaves blocks that hold no zeros in the pool.
+void dirty() {
+  std::vector<Tensor<float>> junk;
+  for (Index n = 1; n < 300; n += 7) junk.push_back(Tensor<float>::full({n}, 7));
+}
+
+/// Attention and its gradients by their formulas, one score after the other.
+struct PlainAttention {
+  std::vector<double> out, dq, dk, dv;
+
+  PlainAttention(const Attention& a, const Tensor<double>& q, const Tensor<double>& k, const Tensor<double>& v,
+                 const Tensor<double>& dout)
+      : out(static_cast<std::size_t>(q.size())), dq(out), dk(static_cast<std::size_t>(k.size())), dv(dk) {
+    const Index row = q.dim(1), width = row / a.heads;
+    const double scale = a.scale != 0 ? a.scale : 1 / std::sqrt(static_cast<double>(width));
+    const auto at = [&](Index r, Index head, Index j) { return static_cast<std::size_t>(r * row + head * width + j); };
+    for (Index s = 0; s < a.queries.sequences(); ++s)
+      for (Index head = 0; head < a.heads; ++head)
+        for (Index i = 0; i < a.queries.length(s); ++i) {
+          const Index keys = a.keys.length(s), from = a.keys.begin(s), r = a.queries.begin(s) + i;
+          const Index seen = a.causal ? std::clamp<Index>(i + keys - a.queries.length(s) + 1, 0, keys) : keys;
+          std::vector<double> p(static_cast<std::size_t>(seen)), m(p), dp(p);
+          double total = 0, mean = 0;
+          for (std::size_t j = 0; j < p.size(); ++j) {
+            for (Index c = 0; c < width; ++c)
+              p[j] += scale * q.data()[at(r, head, c)] * k.data()[at(from + static_cast<Index>(j), head, c)];
+            total += p[j] = std::exp(p[j]);
+            const auto element = (static_cast<std::uint64_t>((a.first_row + r) * a.heads + head) << 24) + j;
+            const double drop = static_cast<double>(a.dropout);
+            m[j] = drop == 0 ? 1 : random_bits(a.key, element) >= drop * 0x1p32 ? 1 / (1 - drop) : 0;
+          }
+          for (std::size_t j = 0; j < p.size(); ++j) {
+            p[j] /= total;
+            for (Index c = 0; c < width; ++c) {
+              const auto to = at(from + static_cast<Index>(j), head, c), here = at(r, head, c);
+              out[here] += p[j] * m[j] * v.data()[to];
+              dp[j] += m[j] * dout.data()[here] * v.data()[to];
+              dv[to] += p[j] * m[j] * dout.data()[here];
+            }
+            mean += p[j] * dp[j];
+          }
+          for (std::size_t j = 0; j < p.size(); ++j)
+            for (Index c = 0; c < width; ++c) {
+              const auto to = at(from + static_cast<Index>(j), head, c), here = at(r, head, c);
+              const double ds = scale * p[j] * (dp[j] - mean);
+              dq[here] += ds * k.data()[to];
+              dk[to] += ds * q.data()[here];
+            }
+        }
+  }
+};
+
+}  // namespace
 
 TEST_CASE("an op keeps only what the inputs that need a gradient ask for") {
   Cpu::pool().set_caching(false);
@@ -175,4 +256,332 @@ TEST_CASE("errors name the op, what differs, and the caller's line") {
   } catch (const Error& error) {
     CHECK(std::string(error.what()).ends_with("(ops_test.cpp:" + std::to_string(__LINE__ - 3) + ")"));
   }
+}
+
+TEST_CASE("attention is its formula: causal or not, more or fewer keys than queries, tiles' ends, dropout") {
+  const std::vector<std::int32_t> queries{5, 3, 0, 4, 97, 70, 1, 96, 2}, keys{3, 5, 4, 0, 65, 129, 1, 64, 2};
+  const auto of = [](const std::vector<std::int32_t>& lengths) { return Offsets::of_lengths(lengths); };
+  const Index tokens = of(queries).tokens(), memory = of(keys).tokens();
+  const auto q = random_tensor<double>({tokens, 6}, 1), k = random_tensor<double>({memory, 6}, 2),
+             v = random_tensor<double>({memory, 6}, 3), dout = random_tensor<double>({tokens, 6}, 4);
+  const auto single = [](const Tensor<double>& x) {
+    const auto values = x.values();
+    return Tensor<float>::from(x.shape(), std::vector<float>(values.begin(), values.end()));
+  };
+  const auto worst = [](const auto& found, const std::vector<double>& expected) {
+    const auto values = found.values();
+    REQUIRE(values.size() == expected.size());
+    double out = 0;
+    for (std::size_t i = 0; i < values.size(); ++i)
+      out = std::max(out, std::abs(static_cast<double>(values[i]) - expected[i]));
+    return out;
+  };
+  for (const bool causal : {false, true})
+    for (const float dropout : {0.0f, 0.3f}) {
+      CAPTURE(causal);
+      CAPTURE(dropout);
+      const Attention spec{.queries = of(queries),
+                           .keys = of(keys),
+                           .heads = 2,
+                           .causal = causal,
+                           .scale = dropout > 0 ? 0.7 : 0.0,
+                           .dropout = dropout,
+                           .key = {5, 6, 7},
+                           .first_row = 11};
+      const PlainAttention plain(spec, q, k, v, dout);
+      const auto check = [&](const auto& a, const auto& b, const auto& c, const auto& d, double bound) {
+        Tape tape;
+        const auto x = tape.watch(a), y = tape.watch(b), z = tape.watch(c);
+        const auto out = attention(x, y, z, spec);
+        tape.backward(out, d);
+        CHECK(worst(out.value(), plain.out) < bound);
+        CHECK(worst(tape.gradient(x), plain.dq) < bound);
+        CHECK(worst(tape.gradient(y), plain.dk) < bound);
+        CHECK(worst(tape.gradient(z), plain.dv) < bound);
+      };
+      check(q, k, v, dout, 1e-6);  // our exp and log
+      check(single(q), single(k), single(v), single(dout), 2e-5);
+    }
+}
+
+TEST_CASE("a NaN is never swallowed: attention of any length, causal too") {
+  for (const std::int32_t n : {1, 2, 7, 8, 15, 16, 17, 40, 64, 65, 97})
+    for (const bool causal : {false, true})
+      for (const std::int32_t bad : {0, n / 2, n - 1})
+        for (const float value : {not_a_number, infinity, -infinity}) {
+          CAPTURE(n);
+          CAPTURE(causal);
+          CAPTURE(bad);
+          CAPTURE(value);
+          auto q = random_tensor<float>({n, 4}, 1), k = random_tensor<float>({n, 4}, 2, 0.5, 1);
+          const auto v = random_tensor<float>({n, 4}, 3);
+          q.data()[bad * 4] = value;  // every score of the row is NaN, or so infinite
+          Tape tape;
+          const auto x = tape.watch(q);
+          const auto y = attention(x, k, v, {.queries = Offsets({0, n}), .keys = Offsets({0, n}), .causal = causal});
+          tape.backward(y, Tensor<float>::full({n, 4}, 1));
+          for (std::int32_t i = 0; i < n; ++i) {
+            CHECK((i == bad ? every_nan(y.value().rows(i, i + 1)) : every_finite(y.value().rows(i, i + 1))));
+            CHECK(every_finite(tape.gradient(x).rows(i, i + 1)) == (i != bad));
+          }
+          // A key: those that see it.
+          q = random_tensor<float>({n, 4}, 1);
+          k.data()[bad * 4] = not_a_number;
+          const auto z =
+              attention(q, k, v, {.queries = Offsets({0, n}), .keys = Offsets({0, n}), .causal = causal}).value();
+          for (std::int32_t i = 0; i < n; ++i)
+            CHECK((causal && i < bad ? every_finite(z.rows(i, i + 1)) : every_nan(z.rows(i, i + 1))));
+        }
+}
+
+TEST_CASE("a NaN is never swallowed: softmax, losses, reductions, norms, activations, pooling") {
+  for (const Index n : {1, 2, 8, 15, 16, 17, 33})
+    for (Index bad = 0; bad < n; ++bad) {
+      CAPTURE(n);
+      CAPTURE(bad);
+      auto x = random_tensor<float>({3, n}, 1);
+      x.data()[n + bad] = not_a_number;  // of the second row
+      const auto row = [](const Var<float>& y, Index r) { return y.value().reshape({3, -1}).rows(r, r + 1); };
+      const auto check = [&](const Var<float>& y) {
+        CHECK(every_nan(row(y, 1)));
+        CHECK(every_finite(row(y, 0)));
+        CHECK(every_finite(row(y, 2)));
+      };
+      check(softmax(x));
+      check(log_softmax(x));
+      check(sum(x, {.axes = {1}}));
+      check(mean(x, {.axes = {1}}));
+      check(max(x, {.axes = {1}}));
+      const auto ones = Tensor<float>::full({n}, 1);
+      check(layer_norm(x, ones, ones));
+      check(residual_norm(x, x, ones, ones));
+      check(linear(x, random_tensor<float>({5, n}, 2)));
+      check(matmul(x, random_tensor<float>({n, 5}, 2)));
+      CHECK(every_nan(max(x).value()));
+      CHECK(std::isnan(max(x, {.axes = {0}}).value().data()[bad]));
+      CHECK(every_nan(mean(x).value()));
+      CHECK(every_nan(mse(x, random_tensor<float>({3, n}, 2)).value()));
+      const auto labels = Tensor<std::int32_t>::from({3}, {0, 0, 0});
+      CHECK(every_nan(cross_entropy(x, labels).value()));
+      CHECK(every_nan(linear_cross_entropy(x, random_tensor<float>({5, n}, 2), Tensor<float>(), labels).value()));
+      CHECK(std::isnan(label_log_likelihood(x, random_tensor<float>({5, n}, 2), Tensor<float>(), labels).data()[1]));
+      CHECK(std::isnan(mean_rows(x, Offsets({0, 3})).value().data()[bad]));
+      auto all = Tensor<float>::full({3, n}, not_a_number);
+      CHECK(every_nan(softmax(all).value()));
+      CHECK(every_nan(log_softmax(all).value()));
+      CHECK(every_nan(cross_entropy(all, labels).value()));
+      // Where every element is minus infinity there is no distribution.
+      CHECK(every_nan(softmax(Tensor<float>::full({3, n}, -infinity)).value()));
+    }
+  for (const auto f : {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu, Activation::tanh}) {
+    CAPTURE(static_cast<int>(f));
+    Tape tape;
+    const auto x = tape.watch(Tensor<float>::full({20}, not_a_number));
+    CHECK(every_nan(activate(x, f).value()));
+    tape.backward(activate(x, f), Tensor<float>::full({20}, 1));
+    CHECK_FALSE(every_zero(tape.gradient(x)));
+    CHECK(every_nan(linear_activation(Tensor<float>::full({2, 3}, not_a_number), random_tensor<float>({4, 3}, 1),
+                                      random_tensor<float>({4}, 2), f)
+                        .value()));
+  }
+}
+
+TEST_CASE("products of nothing are zero, whatever lay in memory") {
+  const auto zeros = [](const Shape& a, const Shape& b, const Shape& shape) {
+    dirty();
+    const auto y = matmul(Tensor<float>::zeros(a), Tensor<float>::zeros(b)).value();
+    CHECK(y.shape() == shape);
+    CHECK(every_zero(y));
+    dirty();
+    const auto wide = matmul(Tensor<double>::zeros(a), Tensor<double>::zeros(b)).value();
+    for (const double v : wide.values()) CHECK(v == 0);
+    dirty();
+    Tape tape;
+    const auto x = tape.watch(Tensor<float>::full(a, 1)), w = tape.watch(Tensor<float>::full(b, 1));
+    tape.backward(sum(matmul(x, w)));
+    CHECK(every_zero(tape.gradient(x)));
+    CHECK(every_zero(tape.gradient(w)));
+  };
+  zeros({2, 0}, {0, 3}, {2, 3});
+  zeros({20, 0}, {0, 70}, {20, 70});
+  zeros({4, 2, 0}, {4, 0, 3}, {4, 2, 3});
+  zeros({0, 3}, {3, 4}, {0, 4});
+  zeros({3, 4}, {4, 0}, {3, 0});
+  zeros({2, 0, 3}, {2, 3, 4}, {2, 0, 4});
+  zeros({0, 2, 3}, {0, 3, 4}, {0, 2, 4});
+  zeros({0, 2, 0}, {0, 0, 4}, {0, 2, 4});
+}
+
+TEST_CASE("every op takes no rows: nothing comes out, and nothing reaches the weights") {
+  const auto w = random_tensor<float>({5, 4}, 1), b = random_tensor<float>({5}, 2), g = random_tensor<float>({4}, 3);
+  const PackedWeight<float> packed(w);
+  const auto none = Tensor<float>(Shape{0, 4});
+  const Offsets empty({0, 0, 0});
+  const auto ids = Tensor<std::int32_t>(Shape{0});
+  /// f(x, weights) with x [0, 4]: the shape of its result, gradients zero.
+  const auto check = [&](const char* what, const Shape& shape, const auto& f) {
+    CAPTURE(what);
+    for (const bool watched : {true, false}) {
+      dirty();
+      Tape tape;
+      const Var<float> x = watched ? tape.watch(none) : Var<float>(none);
+      const auto vw = tape.watch(w), vb = tape.watch(b), vg = tape.watch(g);
+      const Var<float> y = f(x, vw, vb, vg);
+      CHECK(y.shape() == shape);
+      if (!y.recorded()) continue;
+      tape.backward(y, Tensor<float>(y.shape()));
+      if (watched && tape.gradient(x).defined()) CHECK(tape.gradient(x).shape() == none.shape());
+      for (const auto& v : {vw, vb, vg})
+        if (const auto d = tape.gradient(v); d.defined()) {
+          CHECK(d.shape() == v.shape());
+          CHECK(every_zero(d));
+        }
+    }
+  };
+  check("linear", {0, 5}, [](auto& x, auto& w, auto& b, auto&) { return linear(x, w, b); });
+  check("linear without bias", {0, 5}, [](auto& x, auto& w, auto&, auto&) { return linear(x, w); });
+  check("packed", {0, 5}, [&](auto& x, auto&, auto& b, auto&) { return linear(x, packed, b); });
+  check("linear activation", {0, 5},
+        [](auto& x, auto& w, auto& b, auto&) { return linear_activation(x, w, b, Activation::gelu); });
+  check("packed activation", {0, 5},
+        [&](auto& x, auto&, auto& b, auto&) { return linear_activation(x, packed, b, Activation::relu); });
+  check("deep linear", {2, 0, 5}, [](auto& x, auto& w, auto& b, auto&) { return linear(reshape(x, {2, 0, 4}), w, b); });
+  check("layer norm", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return layer_norm(x, g, g); });
+  check("residual", {0, 4}, [](auto& x, auto&, auto&, auto&) { return residual(x, x, 0.5, {1, 2, 3}); });
+  check("residual norm", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return residual_norm(x, x, g, g); });
+  check("attention", {0, 4}, [&](auto& x, auto&, auto&, auto&) {
+    return attention(x, x, x, {.queries = empty, .keys = empty, .heads = 2});
+  });
+  check("cross attention", {0, 4}, [&](auto& x, auto& w, auto&, auto&) {
+    return attention(x, w, w, {.queries = empty, .keys = Offsets({0, 2, 5}), .heads = 2});
+  });
+  check("softmax", {0, 4}, [](auto& x, auto&, auto&, auto&) { return softmax(x); });
+  check("softmax over no rows", {0, 4}, [](auto& x, auto&, auto&, auto&) { return softmax(x, 0); });
+  check("log softmax", {0, 4}, [](auto& x, auto&, auto&, auto&) { return log_softmax(x); });
+  check("dropout", {0, 4}, [](auto& x, auto&, auto&, auto&) { return dropout(x, 0.5, {1, 2, 3}); });
+  check("activation", {0, 4}, [](auto& x, auto&, auto&, auto&) { return gelu(x); });
+  check("activation with dropout", {0, 4}, [](auto& x, auto&, auto&, auto&) {
+    return activate_dropout(x, Activation::relu, 0.5, {1, 2, 3});
+  });
+  check("embedding", {0, 4}, [&](auto&, auto& w, auto&, auto&) { return embedding(w, ids); });
+  check("gather", {0, 4}, [&](auto&, auto& w, auto&, auto&) { return gather(w, ids); });
+  check("concat", {0, 8}, [](auto& x, auto&, auto&, auto&) { return concat({x, x}, 1); });
+  check("slice", {0, 2}, [](auto& x, auto&, auto&, auto&) { return slice(x, 1, 1, 3); });
+  check("slice of none", {0, 4}, [](auto&, auto& w, auto&, auto&) { return slice(w, 0, 2, 2); });
+  check("transpose", {4, 0}, [](auto& x, auto&, auto&, auto&) { return transpose(x); });
+  check("row added", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return x + g; });
+  check("row multiplied", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return x * g; });
+  check("row divided", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return x / g; });
+  check("sum over no rows", {4}, [](auto& x, auto&, auto&, auto&) { return sum(x, {.axes = {0}}); });
+  check("sum", {}, [](auto& x, auto&, auto&, auto&) { return sum(x); });
+  check("mean of each", {0}, [](auto& x, auto&, auto&, auto&) { return mean(x, {.axes = {1}}); });
+  check("max of each", {0}, [](auto& x, auto&, auto&, auto&) { return max(x, {.axes = {1}}); });
+  check("mean rows", {0, 4}, [](auto& x, auto&, auto&, auto&) { return mean_rows(x, Offsets()); });
+  check("last rows", {0, 4}, [](auto& x, auto&, auto&, auto&) { return last_rows(x, Offsets()); });
+  check("checkpoint", {0, 5}, [](auto& x, auto& w, auto&, auto&) {
+    return checkpoint([](const Var<float>& a, const Var<float>& c) { return linear(a, c); }, x, w);
+  });
+  CHECK(every_zero(sum(none, {.axes = {0}}).value()));
+  CHECK(label_log_likelihood(none, w, Tensor<float>(), ids).shape() == Shape{0});
+  for (const auto& message : {message_of([&] { mean(none); }), message_of([&] { max(none); }),
+                              message_of([&] { mse(none, none); }), message_of([&] { cross_entropy(none, ids); }),
+                              message_of([&] { linear_cross_entropy(none, w, Tensor<float>(), ids); })})
+    CHECK((message.find("of no elements") != message.npos || message.find("no row counts") != message.npos));
+  // Empty sequences among others change nothing of the others.
+  const auto x = random_tensor<float>({5, 4}, 8);
+  const auto attended = [&](const Offsets& o) {
+    Tape tape;
+    const auto in = tape.watch(x.clone());
+    const auto y = attention(in, in, in, {.queries = o, .keys = o, .heads = 2, .causal = true});
+    tape.backward(y, x);
+    return std::pair(y.value().values(), tape.gradient(in).values());
+  };
+  CHECK(attended(Offsets({0, 0, 2, 2, 2, 5, 5})) == attended(Offsets({0, 2, 5})));
+}
+
+TEST_CASE("weights without elements are refused") {
+  const auto x0 = Tensor<float>(Shape{2, 0}), x = random_tensor<float>({2, 4}, 1);
+  const auto labels = Tensor<std::int32_t>::full({2}, -100);
+  for (const Shape& shape : {Shape{3, 0}, Shape{0, 0}, Shape{0, 4}}) {
+    const auto w = Tensor<float>(shape);
+    const auto& in = shape[1] ? x : x0;
+    CHECK(message_of([&] { linear(in, w); }) == "linear: a weight without elements: a is " + shape.text());
+    CHECK(message_of([&] { linear(in, Parameter<float>(w)); }).starts_with("linear: a weight without elements"));
+    CHECK(message_of([&] {
+            linear_activation(in, w, Tensor<float>(), Activation::relu);
+          }).starts_with("linear: a weight without elements"));
+    CHECK(message_of([&] { PackedWeight<float> p(w); }) == "pack: a weight without elements: a is " + shape.text());
+    CHECK(message_of([&] {
+            label_log_likelihood(in, w, Tensor<float>(), labels);
+          }).starts_with("label_log_likelihood: w has no elements"));
+    CHECK(message_of([&] {
+            linear_cross_entropy(in, w, Tensor<float>(), labels);
+          }).starts_with("linear_cross_entropy: w has no elements"));
+  }
+  const auto none = Tensor<float>(Shape{0});
+  CHECK(message_of([&] { layer_norm(x0, none, none); }).starts_with("layer_norm: nothing to normalise"));
+  CHECK(message_of([&] {
+          attention(x0, x0, x0, {.queries = Offsets({0, 2}), .keys = Offsets({0, 2})});
+        }).starts_with("attention: the width is not a multiple"));
+}
+
+TEST_CASE("every op refuses an empty tensor, and says which") {
+  const std::string empty = ": the tensor is empty: it was default-made and never given a value";
+  const Tensor<float> none;
+  const Parameter<float> no_parameter;
+  const Var<float> no_variable;
+  const auto x = random_tensor<float>({2, 4}, 1), g = random_tensor<float>({4}, 1), w = random_tensor<float>({3, 4}, 1);
+  const auto ids = Tensor<std::int32_t>::from({2}, {0, 1});
+  const PackedWeight<float> packed(w);
+  const auto refuses = [&](const char* what, const auto& f) {
+    CAPTURE(what);
+    CHECK(message_of([&] { f(); }) == what + empty);
+    Tape tape;
+    CHECK(message_of([&] { f(); }) == what + empty);
+  };
+  refuses("mul: input 1 of 2", [&] { no_variable* none; });
+  refuses("mul: input 2 of 2", [&] { x* no_parameter; });
+  refuses("mul: input 1 of 1", [&] { none * 2; });
+  refuses("add: input 2 of 2", [&] { x + none; });
+  refuses("sub: input 1 of 2", [&] { none - x; });
+  refuses("div: input 2 of 2", [&] { x / no_parameter; });
+  refuses("neg: input 1 of 1", [&] { -none; });
+  refuses("gelu: input 1 of 1", [&] { gelu(no_parameter); });
+  refuses("relu: input 1 of 1", [&] { activate(none, Activation::relu); });
+  refuses("mean: input 1 of 1", [&] { mean(none); });
+  refuses("sum: input 1 of 1", [&] { sum(none); });
+  refuses("max: input 1 of 1", [&] { max(none); });
+  refuses("matmul: input 2 of 2", [&] { matmul(x, none); });
+  refuses("linear: input 1 of 3", [&] { linear(none, w); });
+  refuses("linear: input 2 of 3", [&] { linear(x, no_parameter, g); });
+  refuses("linear: input 1 of 2", [&] { linear(none, packed); });
+  refuses("linear_activation: input 2 of 3", [&] { linear_activation(x, none, none, Activation::relu); });
+  refuses("linear_cross_entropy: input 2 of 3", [&] { linear_cross_entropy(x, none, none, ids); });
+  refuses("layer_norm: input 2 of 3", [&] { layer_norm(x, none, g); });
+  refuses("layer_norm: input 3 of 3", [&] { layer_norm(x, g, no_parameter); });
+  refuses("residual: input 2 of 2", [&] { residual(x, none); });
+  refuses("residual_norm: input 4 of 4", [&] { residual_norm(x, x, g, none); });
+  refuses("attention: input 3 of 3", [&] {
+    attention(x, x, none, {.queries = Offsets({0, 2}), .keys = Offsets({0, 2})});
+  });
+  refuses("dropout: input 1 of 1", [&] { dropout(none, 0.5, {}); });
+  refuses("activate_dropout: input 1 of 1", [&] { activate_dropout(none, Activation::relu, 0.5, {}); });
+  refuses("embedding: input 1 of 1", [&] { embedding(none, ids); });
+  refuses("gather: input 1 of 1", [&] { gather(none, ids); });
+  refuses("cross_entropy: input 1 of 1", [&] { cross_entropy(none, ids); });
+  refuses("mse: input 2 of 2", [&] { mse(x, none); });
+  refuses("end_rows: input 1 of 1", [&] { first_rows(none, Offsets({0, 1})); });
+  refuses("mean_rows: input 1 of 1", [&] { mean_rows(none, Offsets({0, 1})); });
+  refuses("reshape: input 1 of 1", [&] { reshape(none, Shape{1}); });
+  refuses("concat", [&] { concat({Var<float>(x), no_variable}); });
+  for (const auto& f : std::vector<std::function<void()>>{
+           [&] { softmax(none); }, [&] { transpose(none); }, [&] { slice(none, 0, 0, 1); },
+           [&] { reshape(none, {-1}); }, [&] { embedding(w, Tensor<std::int32_t>()); },
+           [&] { gather(w, Tensor<std::int32_t>()); }, [&] { cross_entropy(x, Tensor<std::int32_t>()); },
+           [&] { label_log_likelihood(none, w, none, ids); }, [&] { label_log_likelihood(x, none, none, ids); },
+           [&] { PackedWeight<float> p(none); }, [&] { linear(x, PackedWeight<float>()); },
+           [&] { Parameter<float>().zero_gradient(); }})
+    CHECK(message_of(f) != "no error");
+  // A bias may be none.
+  CHECK(linear(x, w, no_parameter).value().values() == linear(x, w).value().values());
 }

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -494,7 +495,7 @@ struct Cross {
   std::vector<Parameter<T>> weights;
   typename ReversibleStack<T>::Layers layers;
 
-  explicit Cross(int depth) {
+  explicit Cross(int depth, Lambda lambda = {1, 10}, Lambda beta = {7, 8}) {
     for (int l = 0; l < depth; ++l) {
       std::vector<Parameter<T>> w;
       for (int i = 0; i < 4; ++i)
@@ -506,7 +507,7 @@ struct Cross {
         return linear(attention(linear(x, w[0]), linear(side.value, w[1]), side.value, spec), w[2]);
       };
       const Function<T> g = [w](const Var<T>& x, const Context<T>&) { return tanh(linear(x, w[3])); };
-      layers.push_back(coupling<T, Cpu>(f, g, {1, 10}, {7, 8}, l % 2 == 0));
+      layers.push_back(coupling<T, Cpu>(f, g, lambda, beta, l % 2 == 0));
     }
   }
 
@@ -601,6 +602,38 @@ TEST_CASE("reversible: gradients of both streams, the side, the weights and the 
       }
 }
 
+TEST_CASE("reversible: gradients under negative and large factors against finite differences") {
+  const std::vector<std::pair<Lambda, Lambda>> factors{
+      {{-1, 1}, {1, 1}}, {{1, 1}, {-1, 1}}, {{-1, 10}, {7, 8}}, {{-3, 2}, {-1, 4}}, {{5, 3}, {-2, 3}}};
+  const auto target = random<double>({9, 6}, 302);
+  const std::vector<Tensor<double>> inputs{random<double>({9, 6}, 300), random<double>({9, 6}, 303),
+                                           random<double>({8, 6}, 301)};
+  for (const auto& [lambda, beta] : factors)
+    for (const auto streams : {Streams::exact, Streams::stored}) {
+      CAPTURE(lambda.text());
+      CAPTURE(beta.text());
+      Cross<double> cross(3, lambda, beta);
+      const ReversibleStack<double> stack(
+          cross.layers, {.streams = streams, .word_bits = 64, .fraction_bits = 40, .slice_tokens = 4});
+      const auto loss = [&](const std::vector<Var<double>>& v) {
+        return mse(stack(v[0], v[1], Context<double>{cross.rows(), {}, 0, {{v[2], cross.side_rows()}}}), target);
+      };
+      CHECK(gradcheck(loss, inputs, 1e-3) < 1e-5);
+    }
+  // The schemes that have such factors of their own.
+  const Parameter<double> w(random<double>({6, 6}, 60, 0.5));
+  const Function<double> f = [w](const Var<double>& x, const Context<double>&) { return tanh(linear(x, w)); };
+  const std::vector<ReversibleLayer<double>> schemes{midpoint<double, Cpu>(f, 0.4), leapfrog<double, Cpu>(f, 0.4)};
+  for (const auto& layer : schemes) {
+    const ReversibleStack<double> stack({layer, layer, layer},
+                                        {.word_bits = 64, .fraction_bits = 40, .slice_tokens = 4});
+    const auto loss = [&](const std::vector<Var<double>>& v) {
+      return mse(stack(v[0], v[1], Context<double>{Cross<double>::rows()}), target);
+    };
+    CHECK(gradcheck(loss, {inputs[0], inputs[1]}, 1e-3) < 1e-5);
+  }
+}
+
 TEST_CASE("reversible: the read-outs are what they say") {
   const auto stack = [](Readout readout, int carrier) {
     return ReversibleStack<float>(Cross<float>(2).layers, {.readout = readout, .carrier = carrier});
@@ -612,7 +645,9 @@ TEST_CASE("reversible: the read-outs are what they say") {
     const auto plm = stack(readout_from("plm"), carrier)(x, context).value(),
                learned = stack(readout_from("learned"), carrier)(x, context).value();
     const auto average = stack(readout_from("average"), carrier)(x, context).value();
-    const auto mixed = stack({Readout::Kind::mix, 2, -1}, carrier)(x, context).value();
+    const auto mixed = stack({Readout::Kind::mix, 2, -1}, carrier)(x, context).value(),
+               tenth = stack(readout_from("scaled"), carrier)(x, context).value(),
+               half = stack({Readout::Kind::scaled, -0.5, 3}, carrier)(x, context).value();
     for (Index i = 0; i < 9; ++i)
       for (Index j = 0; j < 6; ++j) {
         const float a = both.data()[i * 12 + j], b = both.data()[i * 12 + 6 + j];
@@ -621,7 +656,124 @@ TEST_CASE("reversible: the read-outs are what they say") {
         CHECK(learned.data()[at] == (carrier ? b : a));  // starts at the carrier
         CHECK(average.data()[at] == doctest::Approx((a + b) / 2));
         CHECK(mixed.data()[at] == doctest::Approx(2 * a - b));
+        CHECK(tenth.data()[at] == doctest::Approx(carrier ? b + a / 10 : a + b / 10));
+        CHECK(half.data()[at] == doctest::Approx(carrier ? -b / 2 + 3 * a : -a / 2 + 3 * b));
       }
+  }
+  // In numbers, with the gradients of both streams.
+  const std::vector<std::pair<const char*, std::array<std::array<float, 3>, 2>>> expected{
+      {"average", {{{1.625f, 0.5f, 0.5f}, {1.625f, 0.5f, 0.5f}}}},
+      {"plm", {{{1.75f, 1, 0}, {1.5f, 0, 1}}}},
+      {"learned", {{{1.75f, 1, 0}, {1.5f, 0, 1}}}},
+      {"scaled", {{{1.9f, 1, 0.1f}, {1.675f, 0.1f, 1}}}}};
+  for (const auto& [name, values] : expected)
+    for (const int carrier : {0, 1}) {
+      CAPTURE(name);
+      CAPTURE(carrier);
+      const ReversibleStack<float> empty(Layers{}, {.readout = readout_from(name), .carrier = carrier});
+      Tape tape;
+      const auto a = tape.watch(Tensor<float>::full({1, 1}, 1.75f)), b = tape.watch(Tensor<float>::full({1, 1}, 1.5f));
+      const auto y = empty(a, b, Context<float>{Offsets({0, 1})});
+      tape.backward(y);
+      const auto& [value, first, second] = values[static_cast<std::size_t>(carrier)];
+      CHECK(y.value().item() == doctest::Approx(value).epsilon(1e-6));
+      CHECK(tape.gradient(a).item() == first);
+      CHECK(tape.gradient(b).item() == second);
+    }
+}
+
+TEST_CASE("reversible: empty sequences, alone, at either end and in between, change nothing of the others") {
+  using Slices = std::vector<std::pair<Index, Index>>;
+  CHECK(meft::detail::cut(Offsets({0, 0, 300}), 256) == Slices{{0, 2}});
+  CHECK(meft::detail::cut(Offsets({0, 300, 300}), 256) == Slices{{0, 2}});
+  CHECK(meft::detail::cut(Offsets({0, 300, 300, 600, 600}), 256) == Slices{{0, 2}, {2, 4}});
+  CHECK(meft::detail::cut(Offsets({0, 0, 0, 300, 310, 310, 700}), 256) == Slices{{0, 3}, {3, 5}, {5, 6}});
+  CHECK(meft::detail::cut(Offsets({0, 100, 200, 300}), 256) == Slices{{0, 2}, {2, 3}});
+  CHECK(meft::detail::cut(Offsets({0, 0, 0}), 256) == Slices{{0, 2}});
+  CHECK(meft::detail::cut(Offsets(), 256).empty());
+  const auto with = [](const Offsets& o, Streams streams, Index slice) {
+    auto body = Model{.depth = 3, .dropout = 0.1, .options = {.streams = streams, .slice_tokens = slice}}.build();
+    Tape tape;
+    const auto x = tape.watch(random({o.tokens(), width}, 900));
+    const auto y = body({x, Context<float>{o, {5, 0, true}}}).value;
+    tape.backward(y, random(y.shape(), 901));
+    std::vector<float> out = y.value().values();
+    append(out, tape.gradient(x));
+    for (auto& [name, p] : nn::trainable<float, Cpu>(body))
+      if (p.gradient().defined()) append(out, p.gradient());
+    return out;
+  };
+  for (const auto streams : {Streams::exact, Streams::stored, Streams::rounded}) {
+    const auto plain = with(Offsets({0, 10, 35, 40}), streams, 20);
+    for (const Offsets& o : {Offsets({0, 0, 10, 35, 40}), Offsets({0, 10, 35, 40, 40}),
+                             Offsets({0, 0, 0, 10, 10, 35, 35, 35, 40, 40, 40})})
+      CHECK(with(o, streams, 20) == plain);
+    for (const Offsets& o : {Offsets({0, 0}), Offsets({0, 0, 0}), Offsets()})
+      for (const float v : with(o, streams, 20)) CHECK(v == 0);
+  }
+}
+
+TEST_CASE("reversible: a weight that changes before the backward pass is an error") {
+  const auto message = [](Streams streams, bool trained) {
+    Parameter<float> w(random({width, width}, 60, 0.2));
+    w.set_trainable(trained);
+    const ReversibleStack<float> stack(layers_with(2, linear_function(w)), {.streams = streams, .slice_tokens = 40});
+    Tape tape;
+    const auto y = stack(random({offsets().tokens(), width}, 400), training());
+    const auto loss = mse(y, random(y.shape(), 901));
+    w.value().data()[3] += 0.5f;
+    return message_of([&] { tape.backward(loss); });
+  };
+  for (const auto streams : {Streams::exact, Streams::rounded})
+    CHECK(message(streams, true).starts_with("reversible stack: a parameter was changed between the forward"));
+  CHECK(message(Streams::stored, true).starts_with("linear: a parameter was changed"));
+  CHECK(message(Streams::exact, false).find("f is not deterministic") != std::string::npos);
+}
+
+TEST_CASE("reversible: a value out of range is told with its place, and with the fraction bits that hold it") {
+  const auto error_of = [](float value, StackOptions options, std::size_t layer) {
+    auto x = random({5, width}, 400);
+    const Function<float> f = [value](const Var<float>& in, const Context<float>&) {
+      auto out = Tensor<float>::zeros(in.shape());
+      out.data()[width + 3] = value;
+      return Var<float>(out);
+    };
+    if (layer == 99) x.data()[7] = value;
+    const ReversibleStack<float> stack(layers_with(layer, f), options);
+    try {
+      (void)stack(x, Context<float>{Offsets({0, 2, 5})});
+    } catch (const StreamError& error) {
+      return error;
+    }
+    FAIL("no error");
+    return StreamError({}, 0, 32, 20);
+  };
+  const auto input = error_of(-2729.8f, {}, 99);
+  CHECK(input.place.input);
+  CHECK(input.value == doctest::Approx(-2729.8));
+  CHECK(input.fraction_bits == 20);
+  CHECK(input.word_bits == 32);
+  CHECK(input.sufficient_fraction_bits(1) == 19);
+  CHECK(input.sufficient_fraction_bits() == 17);  // four times as much fits
+  CHECK(error_of(2100, {}, 2).sufficient_fraction_bits(1) == 19);
+  CHECK(error_of(4096, {}, 99).sufficient_fraction_bits(1) == 19);
+  CHECK(error_of(4097, {}, 99).sufficient_fraction_bits(1) == 18);
+  CHECK(error_of(1e6f, {.streams = Streams::stored}, 2).sufficient_fraction_bits() == 9);
+  CHECK(error_of(3e8f, {}, 2).sufficient_fraction_bits() == 0);  // 31 bits do not hold it with the margin
+  CHECK(error_of(3e8f, {}, 2).sufficient_fraction_bits(1) == 2);
+  CHECK(error_of(INFINITY, {}, 99).sufficient_fraction_bits(1) == 0);
+  CHECK(error_of(std::nanf(""), {}, 3).sufficient_fraction_bits(1) == 0);
+  const auto layer = error_of(9000, {}, 3);
+  CHECK_FALSE(layer.place.input);
+  CHECK(layer.place.layer == 3);
+  // What it names runs.
+  for (const float value : {2729.8f, 1e6f}) {
+    auto x = random({5, width}, 400);
+    x.data()[7] = value;
+    const ReversibleStack<float> stack(layers_with(99, {}),
+                                       {.fraction_bits = error_of(value, {}, 99).sufficient_fraction_bits()});
+    Tape tape;
+    CHECK_NOTHROW(tape.backward(mse(stack(tape.watch(x), Context<float>{Offsets({0, 2, 5})}), x)));
   }
 }
 

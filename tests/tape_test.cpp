@@ -1,14 +1,20 @@
 // The tape: accumulation, parameters, nesting, freed nodes, long chains, inference.
 #include <doctest/doctest.h>
 
+#include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <meft/autodiff/op.hpp>
 #include <meft/ops/activation.hpp>
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/checkpoint.hpp>
+#include <meft/ops/linear_activation.hpp>
+#include <meft/ops/matmul.hpp>
+#include <meft/ops/norm.hpp>
 #include <meft/ops/reduce.hpp>
+#include <meft/ops/shape.hpp>
 
 #include "tools.hpp"
 
@@ -191,4 +197,193 @@ TEST_CASE("checkpoint: the gradients of the plain function, parameters included"
     return out;
   };
   CHECK(run(true) == run(false));
+}
+
+TEST_CASE("tapes may go in any order: the innermost that lives records") {
+  Parameter<float> p(Tensor<float>::from({1}, {3}));
+  const auto gradient = [&] {
+    const auto g = p.gradient().defined() ? p.gradient().item() : 0;
+    p.gradient() = {};
+    return g;
+  };
+  auto a = std::make_unique<Tape>(), b = std::make_unique<Tape>(), c = std::make_unique<Tape>();
+  a.reset();
+  CHECK(Tape::current() == c.get());
+  c.reset();
+  CHECK(Tape::current() == b.get());
+  b->backward(p * 5);
+  CHECK(gradient() == 5);
+  b.reset();
+  CHECK(Tape::current() == nullptr);
+  CHECK_FALSE((p * 2).recorded());
+
+  // The same beside a NoTape, and with tapes that are paused.
+  a = std::make_unique<Tape>();
+  auto none = std::make_unique<NoTape>();
+  b = std::make_unique<Tape>();
+  a.reset();
+  CHECK(Tape::current() == b.get());
+  b->pause();
+  CHECK_FALSE((p * 2).recorded());
+  none.reset();
+  b.reset();
+  CHECK(Tape::current() == nullptr);
+  a = std::make_unique<Tape>();
+  none = std::make_unique<NoTape>();
+  a.reset();
+  b = std::make_unique<Tape>();
+  none.reset();
+  CHECK(Tape::current() == b.get());
+  b->backward(p * 7);
+  CHECK(gradient() == 7);
+
+  // A tape that goes on another thread leaves nothing behind on its own.
+  b.reset();
+  a = std::make_unique<Tape>();
+  b = std::make_unique<Tape>();
+  std::thread([&] { b.reset(); }).join();
+  CHECK(Tape::current() == a.get());
+  std::thread([&] { a.reset(); }).join();
+  CHECK(Tape::current() == nullptr);
+  Tape last;
+  last.backward(p * 2);
+  CHECK(gradient() == 2);
+}
+
+TEST_CASE("what a tape does not see on another thread is refused, never dropped") {
+  Parameter<float> p(Tensor<float>::from({1}, {3})), frozen(Tensor<float>::from({1}, {3}));
+  frozen.set_trainable(false);
+  const auto one = Tensor<float>::from({1}, {1});
+  const auto elsewhere = [](const auto& f) {
+    Var<float> out;
+    std::thread([&] { out = f(); }).join();
+    return out;
+  };
+  const std::string refused = ", was computed on another thread, where this tape does not record: a is [1]";
+  Tape tape;
+  const auto x = tape.watch(Tensor<float>::from({1}, {2}));
+  // From a variable, from a parameter, through several ops, through concat and a checkpoint.
+  CHECK(message_of([&] { sum(elsewhere([&] { return exp(x); })); }) == "sum: its input, the result of `exp`" + refused);
+  CHECK(message_of([&] { p* elsewhere([&] { return p * one; }); }) == "mul: its input, the result of `mul`" + refused);
+  CHECK(message_of([&] { exp(elsewhere([&] { return tanh(exp(one) * p) + one; })); }) ==
+        "exp: its input, the result of `add`" + refused);
+  CHECK(message_of([&] {
+          x + elsewhere([&] { return concat({Var<float>(one), exp(x)}); });
+        }).starts_with("add: its input, the result of `concat`, was computed on another thread"));
+  CHECK(message_of([&] {
+          x + elsewhere([&] { return checkpoint([&](const Var<float>& in) { return in * p; }, one); });
+        }) == "add: its input, the result of `mul`" + refused);
+  CHECK(message_of([&] { tape.backward(elsewhere([&] { return exp(x); })); }) ==
+        "backward: its input, the result of `exp`" + refused);
+  CHECK(message_of([&] { x + elsewhere([&] { return Var<float>(p.variable()); }); }) ==
+        "add: its input, the result of `parameter`" + refused);
+  // What needs no gradient, was asked for without one, or is taken as a tensor, is a constant.
+  const auto constants = [&] {
+    auto y = x + elsewhere([&] { return exp(one) * frozen; });
+    y = y + elsewhere([&] {
+          const NoTape none;
+          return exp(x) * p;
+        });
+    return y + elsewhere([&] { return exp(x) * p; }).value();
+  };
+  tape.backward(constants());
+  CHECK(tape.gradient(x).item() == 1);
+  // Tapes of their own record there, and a loop's body has the thread that runs it.
+  CHECK(elsewhere([&] {
+          Tape own;
+          own.backward(p * p);
+          return Var<float>(p.gradient());
+        })
+            .value()
+            .item() == 6);
+  // What was made before the tape, on whatever thread, is a constant.
+  const auto features = elsewhere([&] { return exp(p); });
+  Tape later;
+  CHECK_NOTHROW(features * p);
+}
+
+TEST_CASE("a parameter that an op keeps must not change before the backward pass") {
+  const auto fresh = [] { return random_tensor<float>({3, 3}, 4); };
+  const std::string changed =
+      ": a parameter was changed between the forward and the backward pass, which needs it as it was: an optimizer "
+      "stepped, or data() was taken of its value while that is not const";
+  Parameter<float> w(fresh()), v(random_tensor<float>({3, 3}, 5)), bias(random_tensor<float>({3}, 6));
+  auto constant = fresh();
+  /// The error of a backward pass before which `change` runs.
+  const auto error = [&](const auto& f, const auto& change) {
+    for (auto* p : {&w, &v, &bias}) p->zero_gradient();
+    Tape tape;
+    const auto loss = sum(f());
+    change();
+    return message_of([&] { tape.backward(loss); });
+  };
+  const auto change_w = [&] { w.value().data()[0] += 1; };
+  CHECK(error([&] { return linear(linear(constant, v), w); }, change_w) == "linear" + changed);
+  CHECK(error([&] { return matmul(v, w); }, change_w) == "matmul" + changed);
+  CHECK(error([&] { return v * w; }, change_w) == "mul" + changed);
+  CHECK(error([&] { return exp(v) / w; }, change_w) == "div" + changed);
+  CHECK(error([&] { return gelu(w); }, change_w) == "gelu" + changed);
+  CHECK(error([&] { return linear_activation(v, w, bias, Activation::gelu); }, change_w) ==
+        "linear_activation" + changed);
+  CHECK(error([&] { return layer_norm(w, bias, bias); }, change_w) == "layer_norm" + changed);
+  CHECK(error([&] { return v * w; }, [&] { w.value().zero(); }) == "mul" + changed);
+  CHECK(error([&] { return v * w; }, [&] { w.value().fill([](auto all) { all[0] = 3; }); }) == "mul" + changed);
+  CHECK(error(
+            [&] {
+              return v * reshape(w, {9}).value().reshape({3, 3}) + slice(w, 0, 0, 3) * v;
+            },
+            [&] { w.value().rows(1, 2).data()[0] = 3; }) == "mul" + changed);
+  CHECK(error([&] { return checkpoint([&](const Var<float>& x) { return matmul(x, w); }, v); }, change_w) ==
+        "checkpoint" + changed);
+  CHECK(error([&] { return checkpoint([&](const Var<float>& x) { return x * x; }, w); }, change_w) ==
+        "checkpoint" + changed);
+  // What is not kept may change; reading is no change, nor is another value in its place; of what is no parameter
+  // nobody keeps the time.
+  CHECK(error([&] { return v * exp(constant); }, [&] { (void)constant.data()[0]; }) == "no error");
+  CHECK(error([&] { return exp(w) + sum(w) + max(w); }, [] {}) == "no error");
+  CHECK(error([&] { return linear(constant, w); }, change_w) == "no error");
+  CHECK(error([&] { return v + w; }, change_w) == "no error");
+  CHECK(error([&] { return linear(constant, w, bias); }, [&] { bias.value().zero(); }) == "no error");
+  CHECK(error([&] { return v * w; },
+              [&] {
+                (void)w.value().values();
+                (void)std::as_const(w).value().data()[0];
+                (void)w.value().clone().data();
+                w.value() = fresh();
+              }) == "no error");
+  // The error points at the caller of backward.
+  Tape tape;
+  const auto loss = sum(v * w);
+  change_w();
+  try {
+    tape.backward(loss);
+    FAIL("no error");
+  } catch (const Error& e) {
+    CHECK(std::string(e.what()).ends_with("(tape_test.cpp:" + std::to_string(__LINE__ - 3) + ")"));
+  }
+}
+
+TEST_CASE("a backward pass that failed leaves a part of the gradients, and the next one is as right as ever") {
+  Parameter<float> low(random_tensor<float>({3}, 4)), high(random_tensor<float>({3}, 5));
+  const auto x = random_tensor<float>({3}, 6);
+  int left = 0;
+  const auto gradients = [&] {
+    low.zero_gradient();
+    high.zero_gradient();
+    Tape tape;
+    const auto f = [&](const Var<float>& in) {
+      if (left-- == 0) throw Error("the user's");
+      return in * low;
+    };
+    tape.backward(sum(checkpoint(f, tape.watch(x)) * high));
+  };
+  left = -1;
+  gradients();
+  const auto right_low = low.gradient().values(), right_high = high.gradient().values();
+  left = 1;  // when it runs again
+  CHECK(message_of(gradients) == "the user's");
+  left = -1;
+  gradients();
+  CHECK(low.gradient().values() == right_low);
+  CHECK(high.gradient().values() == right_high);
 }

@@ -4,10 +4,16 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
+#include <thread>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <meft/backend/cpu/philox.hpp>
 #include <meft/base/parallel.hpp>
@@ -54,6 +60,26 @@ void check_conversions(std::uint16_t infinity) {
   CHECK(H(-INFINITY).bits == (infinity | 0x8000u));
   CHECK(H(std::numeric_limits<float>::max()).bits == infinity);
   CHECK(H(-0.0f).bits == 0x8000u);
+}
+
+/// How a forked child that runs `body` ended: its status, or -1 where it had not after a minute.
+int in_child(const std::function<void()>& body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    int status = 0;
+    try {
+      body();
+    } catch (...) {
+      status = 7;
+    }
+    std::_Exit(status);
+  }
+  int status = 0;
+  for (int i = 0; i < 6000; ++i, usleep(10000))
+    if (waitpid(child, &status, WNOHANG) == child) return status;
+  kill(child, SIGKILL);
+  waitpid(child, &status, 0);
+  return -1;
 }
 
 int allocations = 0, releases = 0;
@@ -435,4 +461,160 @@ TEST_CASE("parallel_for: each number once, nested loops in place, exceptions com
   set_threads(0);
   CHECK(threads() == 1);
   set_threads(before);
+}
+
+TEST_CASE("shape and tensor: a size that overflows is an error, in elements and in bytes") {
+  const std::string overflows = "shape: the size overflows 64 bits";
+  CHECK(message_of([] { Tensor<double>(Shape{Index{1} << 61}); }) ==
+        overflows + ": a is [2305843009213693952], 8 bytes an element");
+  CHECK(message_of([] { Tensor<float>::zeros({Index{1} << 31, Index{1} << 31}); }).starts_with(overflows));
+  CHECK(message_of([] { Tensor<std::int32_t>::full({Index{1} << 61}, 1); }).starts_with(overflows));
+  CHECK(message_of([] { Tensor<half>(Shape{1, Index{1} << 62}); }).starts_with(overflows));
+  CHECK(message_of([] { Tensor<half>(Shape{3}.with(0, Index{1} << 62)); }).starts_with(overflows));
+  CHECK(message_of([] { Tensor<half>(Shape{3}.with(0, -1)); }).starts_with("shape: a negative extent"));
+  CHECK(message_of([] { Shape{0, Index{1} << 40, Index{1} << 40}; }).starts_with(overflows));  // so does what is inside
+  CHECK(message_of([] { Shape{Index{1} << 40, Index{1} << 40, 0}; }).starts_with(overflows));
+  // What fits in 64 bits and not in the machine is the pool's error.
+  CHECK(message_of([] { Tensor<half>(Shape{Index{1} << 61}); }).starts_with("pool: the device has no memory left"));
+  CHECK(Shape{3, 0, 5}.bytes(4) == 0);
+  CHECK(Shape{3, 5}.bytes(4) == 60);
+  CHECK(Shape{}.bytes(8) == 8);
+}
+
+TEST_CASE("tensor: what needs elements refuses an empty one") {
+  const std::string empty = ": the tensor is empty: it was default-made and never given a value";
+  Tensor<float> x;
+  CHECK(x.size() == 0);
+  CHECK(x.bytes() == 0);
+  CHECK(message_of([&] { x.clone(); }) == "clone" + empty);
+  CHECK(message_of([&] { x.zero(); }) == "zero" + empty);
+  CHECK(message_of([&] { x.values(); }) == "values" + empty);
+  CHECK(message_of([&] { x.host(); }) == "host" + empty);
+  CHECK(message_of([&] { x.fill([](auto) {}); }) == "fill" + empty);
+  CHECK(message_of([&] { x.reshape({1}); }) == "reshape" + empty);
+  CHECK(message_of([&] { x.reshape({-1}); }) == "reshape" + empty);
+  CHECK(message_of([&] { x.rows(0, 1); }).starts_with("rows: "));
+  CHECK(message_of([&] { x.item(); }).starts_with("item: "));
+  x = Tensor<float>(Shape{0, 3});  // no elements, but made
+  CHECK(x.clone().values().empty());
+  CHECK(x.reshape({3, 0}).shape() == Shape{3, 0});
+  CHECK(message_of([&] { x.reshape({0, -1}); }) == "reshape: an extent of -1 beside one of 0 may be anything: 0");
+  CHECK(x.reshape({-1, 3}).shape() == Shape{0, 3});
+}
+
+TEST_CASE("parallel_for: nobody waits for another's loop") {
+  const int before = threads();
+  for (const int count : {2, 4}) {
+    set_threads(count);
+    // A new number of threads holds from the next loop on.
+    std::atomic<int> seen{0};
+    parallel_for(8, [&](Index) {
+      set_threads(3);
+      ++seen;
+    });
+    CHECK(seen == 8);
+    CHECK(threads() == 3);
+    parallel_for(8, [&](Index) { ++seen; });
+    CHECK(seen == 16);
+    // A thread of the user's that a loop's body waits for runs loops of its own, and sets the number.
+    std::atomic<int> inner{0};
+    parallel_for(8, [&](Index) {
+      std::thread([&] {
+        parallel_for(50, [&](Index) { ++inner; });
+        set_threads(2);
+      }).join();
+    });
+    CHECK(inner == 8 * 50);
+    CHECK(threads() == 2);
+    // Loops of two threads at once, each number once.
+    std::vector<std::atomic<int>> hits(2000);
+    const auto half = [&](std::size_t from) {
+      for (int round = 0; round < 20; ++round)
+        parallel_for(1000, [&](Index i) { ++hits[from + static_cast<std::size_t>(i)]; });
+    };
+    std::thread other([&] { half(1000); });
+    half(0);
+    other.join();
+    Index wrong = 0;
+    for (const auto& h : hits) wrong += h != 20;
+    CHECK(wrong == 0);
+  }
+  set_threads(before);
+}
+
+TEST_CASE("parallel_for: a forked child goes on alone") {
+  const int before = threads();
+  set_threads(4);
+  parallel_for(100, [](Index) {});
+  std::atomic<int> done{0};
+  const auto loop = [&] {
+    done = 0;
+    parallel_for(100, [&](Index) { ++done; });
+    if (done != 100) std::_Exit(5);
+  };
+  CHECK(in_child(loop) == 0);
+  CHECK(in_child([&] {
+          if (threads() != 1) std::_Exit(6);
+          loop();
+          set_threads(3);  // threads of its own
+          if (threads() != 3) std::_Exit(6);
+          loop();
+        }) == 0);
+  CHECK(in_child([] { std::exit(0); }) == 0);
+  CHECK(in_child([] { set_threads(1); }) == 0);
+  // Forked while a loop runs in another thread, and in a loop's body.
+  std::atomic<bool> stop{false}, began{false};
+  std::thread busy([&] {
+    while (!stop) parallel_for(8, [&](Index) { began = true; });
+  });
+  while (!began) usleep(100);
+  for (int i = 0; i < 5; ++i) CHECK(in_child(loop) == 0);
+  stop = true;
+  busy.join();
+  std::atomic<int> bad{0};
+  parallel_for(4, [&](Index) { bad += in_child([] { parallel_for(10, [](Index) {}); }) != 0; });
+  CHECK(bad == 0);
+  loop();  // the parent's crew is as it was
+  CHECK(done == 100);
+  CHECK(threads() == 4);
+  set_threads(before);
+}
+
+TEST_CASE("MEFT_ISA: a name of none is an error that lists them") {
+  // A process of its own for each, since the choice is made once.
+  const auto with = [](const char* value) {
+    int ends[2];
+    REQUIRE(pipe(ends) == 0);
+    const pid_t child = fork();
+    if (child == 0) {
+      dup2(ends[1], 1);
+      setenv("MEFT_ISA", value, 1);
+      execl("/proc/self/exe", "tensor_test", "--no-skip", "-tc=isa of this process", nullptr);
+      std::_Exit(9);
+    }
+    close(ends[1]);
+    std::string out;
+    char text[4096];
+    for (ssize_t n; (n = read(ends[0], text, sizeof text)) > 0;) out.append(text, static_cast<std::size_t>(n));
+    close(ends[0]);
+    waitpid(child, nullptr, 0);
+    return out;
+  };
+  for (const char* wrong : {"avx51", "AVX2", "avx512bf16", "none", "avx2 "}) {
+    CAPTURE(wrong);
+    const auto out = with(wrong);
+    CHECK(out.find("isa: MEFT_ISA: expected portable, avx2, avx512, avx512_bf16 or amx, found: " +
+                   std::string(wrong)) != out.npos);
+  }
+  for (const char* right : {"portable", "avx2", "avx512", "avx512_bf16", "amx", ""}) {
+    CAPTURE(right);
+    const auto out = with(right);
+    CHECK(out.find("isa: no error") != out.npos);
+  }
+  CHECK(with("portable").find("runs portable") != std::string::npos);
+}
+
+TEST_CASE("isa of this process" * doctest::skip()) {
+  std::printf("isa: %s\n", message_of([] { Tensor<float>::zeros({3}).values(), (void)isa(); }).c_str());
+  std::printf("runs %s\n", isa_names[static_cast<int>(isa())]);
 }

@@ -9,6 +9,8 @@ A case is a folder: config.json and model.safetensors as transformers saves them
   meftN.safetensors     adapters under meft's names, hidden, logits, loss, and gradient.NAME of each adapter and of the head.
                         Both streams start as the embedding; y1 = λ·x1 + F(x2), y2 = β·x2 + G(y1), with the paper's F, G, λ
                         and β, activations stored; the read-out is the average, for encoder and decoder each.
+  meftN_scaled.safetensors  of OPT: the same with the read-out of its authors, the stream that carries the model plus a tenth of
+                        the other
 families.json lists the cases. Everything is computed in float64, on padded batches.
 """
 import json
@@ -217,7 +219,7 @@ class Adapter:
         return self.act(x @ t["down.weight"].T + t["down.bias"]) @ t["up.weight"].T + t["up.bias"]
 
 
-def reversible(parts, number, method, generator, x, adapters, side=None):
+def reversible(parts, number, method, generator, x, adapters, side=None, scaled=False):
     """Runs stack `number` and adds its adapters' tensors to `adapters`."""
     layers, causal, name = parts.stacks()[number]
     x1 = x2 = x
@@ -237,6 +239,7 @@ def reversible(parts, number, method, generator, x, adapters, side=None):
         else:
             y1 = x1 + other(x2)
             x1, x2 = 0.1 * x2 + whole(y1), y1
+    if scaled: return x1 + 0.1 * x2 if method == "meft2" else x2 + 0.1 * x1  # the last whole layer's result comes first
     return (x1 + x2) / 2
 
 
@@ -301,10 +304,12 @@ def write_case(target, seed, family, kind, config, pixels):
 
     # MEFT.
     if language: return
-    for number, method in enumerate(("meft1", "meft2", "meft3")):
+    files = [(number, method, scaled) for scaled in ((False, True) if family == "opt" else (False,))
+             for number, method in enumerate(("meft1", "meft2", "meft3"))]
+    for number, method, scaled in files:
         generator, adapters, side = torch.Generator().manual_seed(1000 * seed + number), {}, None
         for which in range(len(stacks)):
-            side = reversible(parts, which, method, generator, start[which], adapters, side)
+            side = reversible(parts, which, method, generator, start[which], adapters, side, scaled)
         hidden = parts.finish(side)
         logits = parts.logits(hidden)
         loss = torch.nn.functional.cross_entropy(logits, saved["labels"])
@@ -312,7 +317,7 @@ def write_case(target, seed, family, kind, config, pixels):
         wanted = {**adapters, **head}
         grads = torch.autograd.grad(loss, list(wanted.values()), materialize_grads=True)
         named = {"gradient." + name: g for name, g in zip(wanted, grads)}
-        save(target / f"{method}.safetensors",
+        save(target / f"{method}{'_scaled' if scaled else ''}.safetensors",
              {**adapters, **named, "hidden": rows(hidden), "logits": logits, "loss": loss.reshape(1)})
 
 
