@@ -1,5 +1,7 @@
 #include "report.hpp"
 
+#include "memory.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -221,6 +223,7 @@ std::string remedy(const train::StepError& error, const Flags& flags) {
 
 void say_outcome(const Flags& flags, const train::Outcome& outcome, std::int64_t steps) {
   const train::RunFiles files(flags.output);
+  say_memory("highest", outcome.memory);
   if (!outcome.finished) {
     say("stopped at step " + std::to_string(outcome.place.step) + " of " + std::to_string(steps) +
         "; --resume goes on from " + files.state);
@@ -228,7 +231,8 @@ void say_outcome(const Flags& flags, const train::Outcome& outcome, std::int64_t
   }
   const auto& best = outcome.place.epochs[static_cast<std::size_t>(outcome.place.best_epoch)];
   say("best: epoch " + std::to_string(best.epoch + 1) + ", dev " + text(best.scores) + "; activation memory " +
-      mebibytes(static_cast<double>(outcome.activation_bytes)) + "; " + files.adapter);
+      mebibytes(static_cast<double>(outcome.activation_bytes)) + ", reserved " +
+      mebibytes(static_cast<double>(outcome.memory.held)) + "; " + files.adapter);
 }
 
 }  // namespace finetune

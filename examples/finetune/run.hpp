@@ -15,6 +15,7 @@
 
 #include "folder.hpp"
 #include "inputs.hpp"
+#include "memory.hpp"
 #include "predictions.hpp"
 #include "report.hpp"
 #include "session.hpp"
@@ -126,6 +127,7 @@ class Runner {
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
     say_loaded(loaded);
     remove_predictions(flags_);
+    say_memory("start", train::MemoryReport::of(Device::pool()));
     const auto outcome = trainer.run();
     progress.end_line();
     say_outcome(flags_, outcome, trainer.steps());

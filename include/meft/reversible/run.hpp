@@ -42,6 +42,7 @@ class StackRun {
     width_ = x[0].dim(1);
     number_shears();
     for (std::size_t i = 0; i < 2; ++i) {
+      const UseScope use(Use::streams);
       stream_[i] = Tensor<Word, B>({rows_, width_});
       if constexpr (fixed)
         to_fixed(B{}, rows_ * width_, x[i].data(), stream_[i].data(), options_.fraction_bits, ledger_.at(i));
@@ -243,6 +244,7 @@ class StackRun {
   void add(std::size_t l, std::size_t k, Kept& kept, Tensor<Word, B> x, const Tensor<T, B>& f, bool keep) {
     const auto& step = (*layers_)[l][k];
     if constexpr (fixed) {
+      const UseScope use(Use::digits);
       Tensor<std::uint32_t, B> words({digit_words<Word>(B{}, x.size(), step.lambda)});
       shear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, words.data(),
             ledger_.at(kept.slot++));

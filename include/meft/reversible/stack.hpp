@@ -98,7 +98,10 @@ struct StackNode final : Slot<T, B> {
     auto dy = std::exchange(this->gradient, {});
     if (readout.kind == Readout::Kind::learned && mix_node >= 0)
       outer.add(mix_node, StackOutput<T, B, Word>::mix_gradient(*run, carrier, dy));
-    auto gradient = StackOutput<T, B, Word>::spread(*run, readout, carrier, mix, std::move(dy));
+    auto gradient = [&] {
+      const UseScope use(Use::streams);
+      return StackOutput<T, B, Word>::spread(*run, readout, carrier, mix, std::move(dy));
+    }();
     std::vector<Tensor<T, B>> side_gradient(sides.size());
     for (std::size_t i = 0; i < sides.size(); ++i)
       if (sides[i].first >= 0) side_gradient[i] = Tensor<T, B>::zeros(sides[i].second);

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <meft/train/memory.hpp>
 #include <meft/train/metric.hpp>
 
 namespace meft::train {
@@ -24,6 +25,7 @@ struct StepReport {
   double seconds_left = 0;
   std::size_t activation_bytes = 0;       // of the step: its highest batch
   std::size_t peak_activation_bytes = 0;  // of the steps since the run was started or resumed: the highest
+  MemoryReport memory{};                  // highest of those steps
 };
 
 /// After an epoch's predictions on the dev examples.

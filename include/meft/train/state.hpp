@@ -37,6 +37,8 @@ struct Place {
   bool finished = false;
   std::uint64_t log_bytes = 0;  // of the log that belong to what is done
   std::vector<EpochScores> epochs;
+
+  const EpochScores& best() const { return epochs[static_cast<std::size_t>(best_epoch)]; }
 };
 
 /// A number for a file: JSON has none that are not finite, so these are "inf", "-inf" and "nan".

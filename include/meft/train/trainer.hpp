@@ -21,6 +21,7 @@
 #include <meft/train/run_files.hpp>
 #include <meft/train/state.hpp>
 #include <meft/train/steps.hpp>
+#include <meft/train/summary.hpp>
 
 namespace meft::train {
 
@@ -29,6 +30,7 @@ struct Outcome {
   bool finished = false;
   Place place;
   std::size_t activation_bytes = 0;  // the highest step's
+  MemoryReport memory{};             // the highest
   double seconds = 0;
 };
 
@@ -141,7 +143,7 @@ class Trainer {
     place_.finished = place_.finished && place_.step == steps_;
     if (place_.best_epoch >= 0 && !there)
       fail({"trainer: cannot resume: " + files_.adapter + " is missing, which holds epoch " +
-                std::to_string(best().epoch + 1) + ", the best so far",
+                std::to_string(place_.best().epoch + 1) + ", the best so far",
             where});
     return changed;
   }
@@ -232,6 +234,7 @@ class Trainer {
       report.loss += (done.loss - report.loss) * (counts / weight);
       if (!std::isfinite(done.loss)) throw NumberError("the loss is not finite");
       report.activation_bytes = std::max(report.activation_bytes, done.activation_bytes);
+      memory_.raise(MemoryReport::of(B::pool()));
       sequences_ += plan_[i].size();
     }
     const double factor = this->factor();
@@ -247,6 +250,7 @@ class Trainer {
     activation_ = std::max(activation_, report.activation_bytes);
 
     report.peak_activation_bytes = activation_;
+    report.memory = memory_;
     report.epoch = place_.epoch + 1;
     report.epochs = epochs_;
     report.step = place_.step;
@@ -283,11 +287,13 @@ class Trainer {
   bool score() {
     auto scores = dev_scores();
     if (!scores) return false;
+    memory_.raise(MemoryReport::of(B::pool()));
     EpochReport report{place_.epoch + 1,   epochs_,
                        place_.step,        place_.loss / static_cast<double>(std::max<std::int64_t>(1, place_.group)),
                        std::move(*scores), false};
     place_.epochs.push_back({report.mean_loss, place_.step, report.scores, place_.epoch});
-    report.best = place_.best_epoch < 0 || better(main_of(place_.epochs.back()), main_of(best()));
+    report.best = place_.best_epoch < 0 ||
+                  better(value_of(place_.epochs.back(), o_.main_metric), value_of(place_.best(), o_.main_metric));
     if (report.best) place_.best_epoch = static_cast<std::int64_t>(place_.epochs.size()) - 1;
     if (place_.group >= groups_) {
       ++place_.epoch;
@@ -300,22 +306,18 @@ class Trainer {
       // The state comes last: until it is there, a resumed run makes the same files again.
       if (report.best)
         save_trained(files_.adapter, learner_, {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}});
-      io::write_atomically(files_.metrics, summary().dump(2) + "\n");
+      io::write_atomically(files_.metrics, summary(place_, o_.main_metric, memory_json(activation_, memory_),
+                                                   {train_.size(), dev_.size(), optimizer_.parameters()})
+                                                   .dump(2) +
+                                               "\n");
       save();
     }
     if (observer_.evaluated) observer_.evaluated(report);
     return true;
   }
 
-  const EpochScores& best() const { return place_.epochs[static_cast<std::size_t>(place_.best_epoch)]; }
   /// The earlier of equals is the better; what is no number is worse than any.
   static bool better(double now, double before) { return now > before || (std::isnan(before) && !std::isnan(now)); }
-
-  double main_of(const EpochScores& epoch) const {
-    for (const auto& s : epoch.scores)
-      if (s.name == o_.main_metric) return s.value;
-    fail("trainer: the main metric is not among the metrics", o_.main_metric);
-  }
 
   void save() {
     if (o_.folder.empty()) return;
@@ -340,39 +342,20 @@ class Trainer {
          {"gradient_norm", r.gradient_norm},
          {"sequences_per_second", r.sequences_per_second},
          {"activation_bytes", r.activation_bytes},
+         {"reserved_bytes", memory_.held},
+         {"resident_own_bytes", memory_.resident.own},
+         {"resident_file_bytes", memory_.resident.file},
          {"seconds", seconds()}});
   }
   void log_epoch(const EpochReport& r) {
     nlohmann::ordered_json line{{"step", r.step}, {"epoch", r.epoch}, {"train_loss", r.mean_loss}, {"best", r.best}};
     for (const auto& s : r.scores) line["dev"][s.name] = to_json(s.value);
-    line["activation_bytes"] = activation_;
+    line["memory"] = memory_json(activation_, memory_);
     line["seconds"] = seconds();
     log(line);
   }
 
-  /// metrics.json: what the same options give again, bit for bit; no times.
-  nlohmann::ordered_json summary() const {
-    const auto scores = [](const EpochScores& e) {
-      nlohmann::ordered_json out = nlohmann::ordered_json::object();
-      for (const auto& s : e.scores) out[s.name] = to_json(s.value);
-      return out;
-    };
-    nlohmann::ordered_json epochs = nlohmann::ordered_json::array();
-    for (const auto& e : place_.epochs)
-      epochs.push_back({{"epoch", e.epoch + 1}, {"step", e.step}, {"train_loss", e.loss}, {"dev", scores(e)}});
-    return {{"metric", o_.main_metric},
-            {"value", to_json(main_of(best()))},
-            {"best_epoch", best().epoch + 1},
-            {"dev", scores(best())},
-            {"steps", place_.step},
-            {"finished", place_.finished},
-            {"train_examples", train_.size()},
-            {"dev_examples", dev_.size()},
-            {"trained_parameters", optimizer_.parameters()},
-            {"epochs", epochs}};
-  }
-
-  Outcome outcome(bool finished) const { return {finished, place_, activation_, seconds()}; }
+  Outcome outcome(bool finished) const { return {finished, place_, activation_, memory_, seconds()}; }
 
   L& learner_;
   const Data& train_;
@@ -390,6 +373,7 @@ class Trainer {
   Clock::time_point started_{}, saved_{};
   std::int64_t start_step_ = 0, kept_ = -1;  // kept_: the saved state's
   std::size_t sequences_ = 0, activation_ = 0;
+  MemoryReport memory_;
 };
 
 }  // namespace meft::train

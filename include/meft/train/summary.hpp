@@ -1,0 +1,62 @@
+// Owns: metrics.json: how a run went, as a program reads it.
+#pragma once
+
+#include <string>
+
+#include <meft/io/json.hpp>
+#include <meft/train/memory.hpp>
+#include <meft/train/state.hpp>
+
+namespace meft::train {
+
+/// The value of `metric` among an epoch's scores.
+inline double value_of(const EpochScores& epoch, const std::string& metric) {
+  for (const auto& s : epoch.scores)
+    if (s.name == metric) return s.value;
+  fail("trainer: the main metric is not among the metrics", metric);
+}
+
+inline nlohmann::ordered_json memory_json(std::size_t activation, const MemoryReport& m) {
+  return {{"activation_bytes", activation},
+          {"weight_bytes", m.weights},
+          {"gradient_bytes", m.gradients},
+          {"optimizer_bytes", m.optimizer},
+          {"stream_bytes", m.streams},
+          {"digit_bytes", m.digits},
+          {"slice_bytes", m.slices},
+          {"reserved_bytes", m.held},
+          {"resident_own_bytes", m.resident.own},
+          {"resident_file_bytes", m.resident.file},
+          {"resident_peak_bytes", m.resident.peak}};
+}
+
+struct RunSizes {
+  std::size_t train_examples = 0, dev_examples = 0;
+  Index trained_parameters = 0;
+};
+
+/// What the same options give again, bit for bit, but for the last entry, `memory`; no times. An epoch has ended.
+inline nlohmann::ordered_json summary(const Place& place, const std::string& main_metric, nlohmann::ordered_json memory,
+                                      const RunSizes& sizes) {
+  const auto scores = [](const EpochScores& e) {
+    nlohmann::ordered_json out = nlohmann::ordered_json::object();
+    for (const auto& s : e.scores) out[s.name] = to_json(s.value);
+    return out;
+  };
+  nlohmann::ordered_json epochs = nlohmann::ordered_json::array();
+  for (const auto& e : place.epochs)
+    epochs.push_back({{"epoch", e.epoch + 1}, {"step", e.step}, {"train_loss", e.loss}, {"dev", scores(e)}});
+  return {{"metric", main_metric},
+          {"value", to_json(value_of(place.best(), main_metric))},
+          {"best_epoch", place.best().epoch + 1},
+          {"dev", scores(place.best())},
+          {"steps", place.step},
+          {"finished", place.finished},
+          {"train_examples", sizes.train_examples},
+          {"dev_examples", sizes.dev_examples},
+          {"trained_parameters", sizes.trained_parameters},
+          {"epochs", epochs},
+          {"memory", std::move(memory)}};
+}
+
+}  // namespace meft::train
