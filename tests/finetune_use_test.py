@@ -187,12 +187,63 @@ def test_folder(place):
     error = execute(place.command(folder, "--max-steps", 6, "--resume"), 2).stderr
     check("--resume: expected" in error and "state.safetensors" in error and "--overwrite" in error, error)
     check(before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, "files changed")
-    # A run that failed leaves a state: --overwrite starts anew.
-    blown = place.folder()
-    failed = subprocess.run(place.command(blown, "--method", "full", "--lr", 9, "--clip", 0, "--epochs", 30), capture_output=True, text=True, timeout=200)
-    if failed.returncode != 0:
-        check((blown / "state.safetensors").exists(), failed.stderr)
-        execute(place.command(blown, "--max-steps", 2, "--overwrite"))
+
+
+def with_values(model, folder, name, value):
+    """A copy of a checkpoint, all values of one tensor replaced."""
+    shutil.copytree(model, folder)
+    raw = bytearray((folder / "model.safetensors").read_bytes())
+    size, = struct.unpack("<Q", raw[:8])
+    begin, end = json.loads(raw[8:8 + size])[name]["data_offsets"]
+    raw[8 + size + begin:8 + size + end] = struct.pack("<f", value) * ((end - begin) // 4)
+    (folder / "model.safetensors").write_bytes(raw)
+    return folder
+
+
+def test_out_of_range(place):
+    """Streams too large for their range and divergence are told apart; each message says what helps, and that does."""
+    large = with_values(place.model, place.root / "large", "embeddings.LayerNorm.weight", 3000.0)
+    for method in ("meft1", "meft2", "meft3"):
+        for more in ([], ["--streams", "stored"]):
+            failed = execute(place.command(place.folder(), "--model", large, "--max-steps", 1, *more, method=method), 1).stderr
+            check("fixed-point range" in failed and "step 1" in failed and "--streams rounded" in failed and "--lr" not in failed, failed)
+        execute(place.command(place.folder(), "--model", large, "--max-steps", 1, "--streams", "rounded", method=method))
+    folder = place.folder()
+    execute(place.command(folder, "--model", large, "--max-steps", 1), 1)
+    execute(place.command(folder, "--model", large, "--max-steps", 1, "--streams", "rounded"))  # a first step that failed blocks nothing
+    folder = place.folder()
+    failed = execute(place.command(folder, "--lr", 9, "--clip", 0, "--epochs", 30, "--save-every", 1), 1).stderr
+    check("diverged" in failed and "A lower --lr may help" in failed and "--resume" in failed and "--overwrite" in failed, failed)
+    error = execute(place.command(folder, "--epochs", 30, "--resume", "--lr", 9, "--clip", 1), 2).stderr
+    check("--clip" in error, error)
+    said = execute(place.command(folder, "--lr", 0.001, "--clip", 0, "--epochs", 3, "--resume")).stdout
+    check("--lr was 9.0 and is 0.001" in said and "resumed at step" in said, said)
+    execute(place.command(folder, "--max-steps", 2, "--overwrite"))
+
+
+def test_more_epochs(place):
+    """A run that is done goes on when more epochs are asked for."""
+    folder = place.folder()
+    execute(place.command(folder, "--epochs", 1))
+    said = execute(place.command(folder, "--epochs", 2, "--resume")).stdout
+    check("--epochs was 1 and is 2" in said and "resumed at step 30 of 60" in said and "epoch 2/2 done" in said, said)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    check([e["epoch"] for e in metrics["epochs"]] == [1, 2] and metrics["steps"] == 60, str(metrics))
+
+
+def test_files_said(place):
+    """Which files are used, and which not; a test set is scored at the end and does not pick the epoch."""
+    data = place.root / "split"
+    data.mkdir()
+    rows = "the film was fine\tpos\nthe cast was dull\tneg\n"
+    (data / "train.tsv").write_text("text\tlabel\n" + rows * 10 + "a plot\t\n")
+    (data / "valid.tsv").write_text("text\tlabel\n" + rows * 3)
+    (data / "test.tsv").write_text("text\tlabel\n" + rows * 2)
+    (data / "notes.csv").write_text("a,b\n1,2\n")
+    out = execute(place.command(place.folder(), "--task", "tsv", "--text", "text", "--label", "label", "--data", data)).stdout
+    for words in ("train.tsv", "valid.tsv", "not used: `notes.csv`", "1 row without a label left out", "20 examples to train on, 6 to score on",
+                  "4 test examples: accuracy", "neg 10, pos 10"):
+        check(words in out, f"no `{words}` in\n{out}")
 
 
 def test_model_found(place):

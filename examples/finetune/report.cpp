@@ -68,8 +68,8 @@ Progress::Progress() : terminal_(on_terminal()) {
 }
 
 void Progress::end_line() {
-  if (open_) std::fputs("\n", stdout), std::fflush(stdout);
-  open_ = false;
+  if (open_) std::fputs(passing_ && clears_ ? "\r\x1b[K" : "\n", stdout), std::fflush(stdout);
+  open_ = passing_ = false;
   width_ = 0;
 }
 
@@ -104,6 +104,7 @@ void Progress::write(std::vector<Field> fields) {
 
 void Progress::step(const train::StepReport& r) {
   if (!due(r.step == r.steps)) return;
+  passing_ = false;
   write({{3, "epoch " + of(r.epoch, r.epochs)},
          {0, "step " + of(r.step, r.steps)},
          {1, format("loss %.4f", r.mean_loss)},
@@ -114,7 +115,9 @@ void Progress::step(const train::StepReport& r) {
 }
 
 void Progress::pass(const char* verb, std::size_t done, std::size_t of) {
-  if (due(terminal_ && done == 0)) write({{0, verb + (" " + std::to_string(done) + "/" + std::to_string(of))}});
+  if (!due(terminal_ && done == 0)) return;
+  passing_ = true;
+  write({{0, verb + (" " + std::to_string(done) + "/" + std::to_string(of))}});
 }
 
 Watch Progress::watch(const char* verb, const Stop& stop) {

@@ -51,6 +51,7 @@ class Progress {
   void write(std::vector<Field> fields);
 
   bool terminal_, clears_, open_ = false;
+  bool passing_ = false;  // the line is of a pass, and goes when that ends
   std::size_t width_ = 0;
   std::chrono::steady_clock::time_point shown_{};
 };
