@@ -109,7 +109,9 @@ class Place:
         return self.root / f"run{self.number}"
 
     def command(self, output, *more, method="meft1", task=True):
-        out = [FINETUNE, "--model", str(self.model), "--output", str(output)]
+        out = [FINETUNE]
+        for flag, value in (("--model", self.model), ("--output", output)):
+            if flag not in more: out += [flag, str(value)]
         if task:
             usual = {"--task": "sst2", "--data": self.data, "--method": method, "--batch": 8, "--epochs": 2, "--lr": 0.01}
             out += [str(x) for flag, value in usual.items() if flag not in more for x in (flag, value)]
@@ -280,7 +282,7 @@ def test_predicts(place):
     raw[-1] ^= 1
     (other / "model.safetensors").write_bytes(raw)
     command = place.command(folder, "--predict", texts, task=False)
-    command[2] = str(other)
+    command[command.index("--model") + 1] = str(other)
     check("--model: expected the checkpoint that" in execute(command, 2).stderr, "another checkpoint was taken")
     error = execute(place.command(folder, "--predict", texts, "--method", "lora", task=False), 2).stderr
     check("--method: expected meft1" in error and "found lora" in error, error)

@@ -109,7 +109,7 @@ def test_controls(place):
     more = ["--task", "tsv", "--text", "text", "--label", "label", "--data", data, "--epochs", 1]
     done = execute(place.command(place.folder(), *more))
     check("`go\\x1b[31mod\\x07` 6" in done.stdout and "`b\\u009bad\\u202e` 6" in done.stdout, done.stdout)
-    wrong = execute(place.command(place.folder(), *more, "--label", "lab\x1bel\n"), 1)
+    wrong = execute(place.command(place.folder(), *more[:4], "--label", "lab\x1bel\n", *more[6:]), 1)
     wrong_model = execute(place.command(place.folder(), "--model", place.root / "no\rmodel\x1b[31m"), 1)
     for text in (done.stdout, done.stderr, wrong.stderr, wrong_model.stderr):
         check(not any(ord(c) < 32 and c != "\n" or 127 <= ord(c) < 160 or c == "\u202e" for c in text), repr(text))
@@ -126,7 +126,7 @@ def test_rows(place):
     alone = {}
     for number, (lines, texts) in enumerate((
             ("text\nfine film\ndull cast\n", ["fine film", "dull cast"]),
-            ("fine film\ndull cast\n", ["fine film", "dull cast"]),
+            ("Fine film.\ndull cast\n", ["Fine film.", "dull cast"]),
             ("label\ttext\npos\tfine film\nneg\tdull cast\n", ["fine film", "dull cast"]),
             ("text\n\nfine film\n\ndull cast\n\n", ["", "fine film", "", "dull cast", ""]),
             ("text\na \\t back\\slash\n", ["a \\t back\\slash"]))):
@@ -141,6 +141,13 @@ def test_rows(place):
             values = (row["label"], row["p(neg)"], row["p(pos)"])
             check(alone.setdefault(row["text"], values) == values, f"{row}, elsewhere {alone}")
     check(not (folder / "predictions.tsv").exists(), "--predictions also wrote into the folder")
+    (place.root / "unclear.tsv").write_text("review\nfine film\ndull cast\n")
+    unclear = [FINETUNE, "--output", folder, "--predict", place.root / "unclear.tsv", "--predictions"]
+    error = execute(unclear + [place.root / "unclear"], 2).stderr
+    check("--predict: expected" in error and "unclear.tsv:1" in error and "header" in error, error)
+    for answer, texts in (("yes", ["fine film", "dull cast"]), ("no", ["review", "fine film", "dull cast"])):
+        execute(unclear + [place.root / answer, "--header", answer])
+        check([row["text"] for row in table_of(place.root / answer)[1]] == texts, answer)
     out = place.root / "kept.tsv"
     out.write_text("mine\n")
     command = [FINETUNE, "--output", folder, "--predict", place.root / "in0.tsv", "--predictions", out]
