@@ -214,6 +214,8 @@ def test_out_of_range(place):
         for more in ([], ["--streams", "stored"]):
             failed = execute(place.command(place.folder(), "--model", large, "--max-steps", 1, *more, method=method), 1).stderr
             check("fixed-point range" in failed and "step 1" in failed and "--streams rounded" in failed and "--lr" not in failed, failed)
+            bits = failed.split("--fraction-bits ")[1].split()[0]
+            execute(place.command(place.folder(), "--model", large, "--max-steps", 1, *more, "--fraction-bits", bits, method=method))
         execute(place.command(place.folder(), "--model", large, "--max-steps", 1, "--streams", "rounded", method=method))
     folder = place.folder()
     execute(place.command(folder, "--model", large, "--max-steps", 1), 1)

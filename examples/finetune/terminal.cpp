@@ -119,8 +119,7 @@ std::vector<std::string> wrapped(std::string_view text, std::size_t width, std::
 void say(const std::string& line) {
   std::string out;
   if (on_terminal()) {
-    for (const auto& part : wrapped(printable(line), std::max<std::size_t>(terminal_width(), 2) - 1, 2))
-      out += part + "\n";
+    for (const auto& part : wrapped(printable(line), terminal_width(), 2)) out += part + "\n";
   } else {
     out = printable(line) + "\n";
   }
