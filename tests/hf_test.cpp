@@ -1,4 +1,5 @@
-// Owns: a Hugging Face folder into a BERT and its head: every spelling of names, shards, and each way to be wrong.
+// Owns: a Hugging Face folder into a model and its head: every spelling of names, prefixes, tied and untied outputs,
+// the order of labels, shards, and each way to be wrong.
 #include <doctest/doctest.h>
 #include <unistd.h>
 
@@ -6,10 +7,15 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <limits>
+#include <set>
 #include <string>
 #include <vector>
 
+#include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/opt.hpp>
+#include <meft/model/vit.hpp>
 #include <meft/train/hf.hpp>
 
 namespace {
@@ -244,7 +250,8 @@ TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
       });
     });
     check_error({"tensors are missing", "`bert.`",
-                 "embeddings.word_embeddings.weight, encoder.layer.0.attention.self.query.weight", folder.path},
+                 "embeddings.word_embeddings.weight, encoder.layer.0.attention.self.query.weight (2 of 21)",
+                 folder.path, "the file has 23 tensors, such as 'bert.embeddings."},
                 [&] { (void)train::hf<Bert>(folder.path); });
   }
   {
@@ -269,7 +276,7 @@ TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
   {
     Folder folder;
     write(folder, checkpoint());
-    check_error({folder.path + "/config.json"}, [&] { (void)train::hf<Bert>(folder.path); });
+    check_error({folder.path + ": there is no config.json"}, [&] { (void)train::hf<Bert>(folder.path); });
   }
 }
 
@@ -296,4 +303,430 @@ TEST_CASE("hf: a config that is not this BERT's is an error that names the file 
   replaced(R"("vocab_size": 9,)", "", {"vocab_size"});
   replaced(R"("hidden_size": 6)", R"("hidden_size": "6")", {"hidden_size"});
   replaced(R"("gelu")", R"("mish")", {"mish"});
+}
+
+TEST_CASE("hf: three missing tensors are named, how many more, and what is there") {
+  const Model folder([](auto& tensors) {
+    std::erase_if(tensors, [](const Values& t) { return t.name.find("attention") != t.name.npos; });
+    tensors.push_back({"bert.encoder.layer.0.attention.q_lin.weight", {6, 6}, std::vector<float>(36, 1)});
+  });
+  check_error({"encoder.layer.0.attention.self.query.weight, encoder.layer.0.attention.self.query.bias, "
+               "encoder.layer.0.attention.self.key.weight and 7 more (10 of 21)",
+               "the file has 16 tensors, such as 'bert.encoder.layer.0.attention.q_lin.weight'"},
+              [&] { (void)train::hf<Bert>(folder.path); });
+  // Frozen layers are packed one by one, after all names were looked up.
+  check_error({"and 7 more (10 of 21)"}, [&] { (void)train::hf<Bert>(folder.path, nullptr, Precision::f32); });
+}
+
+TEST_CASE("hf: a name that is no folder, and folders without a config") {
+  check_error({"model: 'bert-base-uncased': no such folder", "a folder with config.json", "nothing is downloaded"},
+              [] { (void)train::hf<Bert>("bert-base-uncased"); });
+  Folder folder;
+  check_error({folder.path, "no config.json"}, [&] { (void)train::hf<Bert>(folder.path); });
+  const std::string revision = folder.path + "/snapshots/0123abc";
+  std::filesystem::create_directories(revision);
+  std::ofstream(revision + "/config.json") << config();
+  check_error({folder.path + ": there is no config.json", "there is one in " + revision},
+              [&] { (void)train::hf<Bert>(folder.path); });
+  check_error({"is a file"}, [&] { (void)train::hf<Bert>(revision + "/config.json"); });
+}
+
+TEST_CASE("hf: whatever a training program puts in front of the names") {
+  const auto prefixed = [](const std::string& with_model, const std::string& without) {
+    return [=](auto& tensors) {
+      for (auto& t : tensors) t.name = t.name.starts_with("bert.") ? with_model + t.name.substr(5) : without + t.name;
+    };
+  };
+  const std::pair<const char*, const char*> leads[] = {{"module.bert.", "module."},
+                                                       {"model.bert.", "model."},
+                                                       {"transformer.bert.", "transformer."},
+                                                       {"model.module.bert.", "model.module."},
+                                                       {"module.", "module."},
+                                                       {"roberta.", ""},
+                                                       {"_orig_mod.encoder.", "_orig_mod."}};
+  for (const auto& [with_model, without] : leads) {
+    CAPTURE(with_model);
+    const Model folder(prefixed(with_model, without));
+    train::LoadReport report;
+    auto bert = train::hf<Bert>(folder.path, &report);
+    check_loaded(bert);
+    const auto head = head_of(folder, 3, &report);
+    CHECK(report.initialised.empty());
+    CHECK(report.unused.empty());
+    auto expected = checkpoint();
+    CHECK(head.output.weight.value().values() == find(expected, "classifier.weight").values);
+    REQUIRE(report.notes.size() >= 1);
+    CHECK(report.notes[0] == "the checkpoint's tensors are those under `" + std::string(with_model) + "`");
+  }
+  const auto copy = [](auto& tensors, const std::string& lead) {
+    const auto all = checkpoint();
+    for (const auto& t : all)
+      if (t.name.starts_with("bert.")) tensors.push_back({lead + t.name.substr(5), t.shape, t.values});
+  };
+  const Model both([&](auto& tensors) {
+    tensors.clear();
+    copy(tensors, "query.");
+    copy(tensors, "passage.");
+  });
+  check_error({"holds 2 models, under `passage.` and `query.`"}, [&] { (void)train::hf<Bert>(both.path); });
+  const Model own([&](auto& tensors) {  // the family's own prefix is meant
+    copy(tensors, "teacher.");
+    for (auto& t : tensors)
+      if (t.name.starts_with("teacher.")) t.values.assign(t.values.size(), 99);
+  });
+  auto bert = train::hf<Bert>(own.path);
+  check_loaded(bert);
+}
+
+TEST_CASE("hf: weights that are NaN or infinite are named") {
+  const float values[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()};
+  for (const std::string name : {"bert.encoder.layer.0.attention.self.query.weight", "bert.embeddings.LayerNorm.bias"})
+    for (const float value : values)
+      for (const auto frozen : {std::optional<Precision>(), std::optional(Precision::bf16)}) {
+        const Model folder([&](auto& tensors) { find(tensors, name).values[5] = value; });
+        check_error({folder.path + "/model.safetensors", name, "element 5 is", value != value ? "NaN" : "infinite"},
+                    [&] { (void)train::hf<Bert>(folder.path, nullptr, frozen); });
+      }
+  const Model folder([&](auto& tensors) { find(tensors, "classifier.weight").values[17] = values[0]; });
+  check_error({"classifier.weight", "element 17 is NaN"}, [&] { (void)head_of(folder, 3, nullptr); });
+
+  // In every block of the copy, at its ends, and from every type; what does not fit a float is infinite too.
+  std::vector<double> wide(10000, 0.5);
+  std::vector<float> out(wide.size());
+  const auto entry = [&](const auto& from, const char* dtype) {
+    return io::Entry{"w", dtype, {10000}, std::as_bytes(std::span(from)), "f"};
+  };
+  for (const std::size_t at : {0, 1, 4095, 4096, 8191, 9999}) {
+    for (const double value : {1e300, -1e300, static_cast<double>(values[0])}) {
+      auto broken = wide;
+      broken[at] = value;
+      check_error({"f: tensor 'w': element " + std::to_string(at) + " is " + (value != value ? "NaN" : "infinite")},
+                  [&] { io::copy_finite_to(entry(broken, "F64"), std::span<float>(out)); });
+      std::vector<half> narrow(broken.begin(), broken.end());
+      check_error({"element " + std::to_string(at)},
+                  [&] { io::copy_finite_to(entry(narrow, "F16"), std::span<float>(out)); });
+    }
+  }
+  wide[3] = std::numeric_limits<float>::max(), wide[4] = -wide[3], wide[5] = 1e-45, wide[6] = -0.0;
+  io::copy_finite_to(entry(wide, "F64"), std::span<float>(out));
+  CHECK(std::equal(out.begin(), out.end(), wide.begin(), [](float a, double b) { return a == static_cast<float>(b); }));
+}
+
+TEST_CASE("labels: rows follow names, case and usual names apart") {
+  using Names = std::vector<std::string>;
+  using Rows = std::vector<std::size_t>;
+  using Order = train::HeadRows::Order;
+  const auto check = [](const Names& ours, const Names& theirs, const Rows& rows, Order order) {
+    const auto found = train::head_rows(ours, theirs);
+    CAPTURE(theirs.front());
+    CHECK(found.rows == rows);
+    CHECK(found.order == order);
+  };
+  const Names sst{"negative", "positive"}, mnli{"entailment", "neutral", "contradiction"};
+  check({"neg", "pos"}, {"pos", "neg"}, {1, 0}, Order::by_name);
+  check(sst, {"NEGATIVE", "POSITIVE"}, {0, 1}, Order::by_name);
+  check(sst, {"POS", "NEG"}, {1, 0}, Order::by_name);
+  check(sst, {"Positive", "neg"}, {1, 0}, Order::by_name);
+  check(mnli, {"contradiction", "neutral", "entailment"}, {2, 1, 0}, Order::by_name);
+  check(mnli, {"CONTRADICTION", "ENTAILMENT", "NEUTRAL"}, {1, 2, 0}, Order::by_name);
+  check(mnli, {"entailment", "contradiction", "neutral"}, {0, 2, 1}, Order::by_name);
+  check({"entailment", "not_entailment"}, {"not entailment", "Entailment"}, {1, 0}, Order::by_name);
+  check({"not_equivalent", "equivalent"}, {"paraphrase", "not-paraphrase"}, {1, 0}, Order::by_name);
+  check({"unacceptable", "acceptable"}, {"acceptable", "unacceptable"}, {1, 0}, Order::by_name);
+  check({"not_duplicate", "duplicate"}, {"duplicate", "not_duplicate"}, {1, 0}, Order::by_name);
+  check({"0", "1"}, {"1", "0"}, {1, 0}, Order::by_name);
+  check({"a", "A", "b"}, {"A", "b", "a"}, {2, 0, 1}, Order::by_name);  // case tells them apart
+  check({"New York", "boston"}, {"Boston", "new_york"}, {1, 0}, Order::by_name);
+  // Numbers of classes, not names.
+  check(sst, {"LABEL_0", "LABEL_1"}, {0, 1}, Order::assumed);
+  check(sst, {"LABEL_1", "LABEL_0"}, {1, 0}, Order::assumed);
+  check(sst, {"1", "0"}, {1, 0}, Order::assumed);
+  check({"1", "2"}, {"0", "1"}, {0, 1}, Order::assumed);
+  check({"0", "1"}, {"POSITIVE", "NEGATIVE"}, {0, 1}, Order::assumed);
+  check(sst, {"bad", "good"}, {0, 1}, Order::assumed);
+  check({"a", "A"}, {"x", "X"}, {0, 1}, Order::assumed);
+  check(sst, {}, {0, 1}, Order::assumed);
+  // One name left; names at other places.
+  check(mnli, {"contra", "neutral", "entailment"}, {2, 1, 0}, Order::assumed);
+  check(mnli, {"entailment", "neutral", "no"}, {0, 1, 2}, Order::assumed);
+  check({"cat", "dog", "horse"}, {"plane", "cat", "ship"}, {0, 1, 2}, Order::others);
+}
+
+TEST_CASE("labels: what a config says of its head") {
+  const auto read = [](const std::string& more, Index rows) {
+    Folder folder;
+    folder.put("config.json", config(more));
+    return train::HeadLabels::read(io::Config(folder.path), rows);
+  };
+  using Names = std::vector<std::string>;
+  CHECK(read(R"(, "id2label": {"0": "pos", "1": "neg"}, "label2id": {"pos": 0, "neg": 1})", 2).names ==
+        Names{"pos", "neg"});
+  CHECK(read(R"(, "id2label": {"1": "neg", "0": "pos"})", 2).names == Names{"pos", "neg"});
+  CHECK(read(R"(, "label2id": {"pos": 1, "neg": 0})", 2).names == Names{"neg", "pos"});
+  CHECK(read(R"(, "label2id": {"pos": "1", "neg": "0"})", 2).names == Names{"neg", "pos"});
+  CHECK(read(R"(, "id2label": ["pos", "neg"])", 2).names == Names{"pos", "neg"});
+  CHECK(read(R"(, "id2label": {"0": 5, "1": 7})", 2).names == Names{"5", "7"});
+  CHECK(read(R"(, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"pos": 1, "neg": 0})", 2).names ==
+        Names{"neg", "pos"});
+  CHECK(read(R"(, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1})", 2).names ==
+        Names{"LABEL_0", "LABEL_1"});
+  CHECK(read(R"(, "id2label": {"0": "pos", "1": "neg"})", 3).names.empty());
+  CHECK(read(R"(, "id2label": {"1": "pos", "2": "neg"})", 2).names.empty());
+  CHECK(read("", 2).names.empty());
+  CHECK(read(R"(, "problem_type": "regression")", 1).problem == "regression");
+}
+
+namespace {
+
+std::string labelled(const std::string& names, const std::string& more = "") {
+  return config(R"(, "id2label": {)" + names + "}" + more);
+}
+const std::string reversed = R"("0": "contradiction", "1": "neutral", "2": "entailment")";
+
+/// A checkpoint of a family as its own parameters, initialised, below its prefix, and these tensors besides.
+template <class M>
+M put_model(const Folder& folder, const std::string& text, const std::vector<Values>& more,
+            const std::set<std::string>& without = {}) {
+  folder.put("config.json", text);
+  M model(M::Config::read(io::Config(folder.path)));
+  model.initialise(7);
+  std::vector<Values> tensors = more;
+  nn::for_each_parameter(model, [&](const std::string& name, const Parameter<float>& p) {
+    if (!without.contains(name))
+      tensors.push_back({model.prefix() + name, {p.shape().begin(), p.shape().end()}, p.value().values()});
+  });
+  write(folder, tensors);
+  return model;
+}
+
+/// Rows 0 … with value row + column / 16.
+Values rows(const std::string& name, std::int64_t count, std::int64_t width) {
+  Values out{name, {count, width}, {}};
+  if (width == 0) out.shape = {count};
+  for (std::int64_t i = 0; i < count; ++i)
+    for (std::int64_t j = 0; j < std::max<std::int64_t>(width, 1); ++j)
+      out.values.push_back(static_cast<float>(i) + static_cast<float>(j) / 16);
+  return out;
+}
+
+const std::string bart_sizes = R"("vocab_size": 9, "d_model": 6, "max_position_embeddings": 5, "encoder_layers": 1,
+    "encoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_layers": 1, "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 8, "activation_function": "gelu")";
+const std::string opt_sizes = R"("vocab_size": 9, "hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "ffn_dim": 8, "max_position_embeddings": 5, "activation_function": "relu")";
+const std::string bert_sizes = R"("vocab_size": 9, "hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 8, "max_position_embeddings": 5, "hidden_act": "gelu", "pad_token_id": 1)";
+const std::string vit_sizes = R"("hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 8, "image_size": 4, "patch_size": 2, "hidden_act": "gelu")";
+
+std::string typed(const std::string& type, const std::string& sizes, const std::string& more = "") {
+  return R"({"model_type": ")" + type + R"(", )" + sizes + more + "}";
+}
+
+}  // namespace
+
+TEST_CASE("hf: rows of every family's head come in the order of the classes, and the report says so") {
+  const std::vector<std::string> classes{"entailment", "neutral", "contradiction"};
+  const auto check = [&]<class M>(const std::string& type, const std::string& sizes, const std::string& output,
+                                  bool bias) {
+    CAPTURE(type);
+    Folder folder;
+    std::vector<Values> head{rows(output + ".weight", 3, 6)};
+    if (bias) head.push_back(rows(output + ".bias", 3, 0));
+    put_model<M>(folder, typed(type, sizes, R"(, "id2label": {)" + reversed + "}"), head);
+    const auto model = train::hf<M>(folder.path);
+    train::LoadReport report;
+    const auto found = train::load_head(folder.path, model, 3, {}, 0, &report, classes);
+    const auto weight = found.output.weight.value().values();
+    for (std::size_t i = 0; i < 3; ++i)
+      for (std::size_t j = 0; j < 6; ++j) CHECK(weight[6 * i + j] == head[0].values[6 * (2 - i) + j]);
+    if (bias) CHECK(found.output.bias.value().values() == std::vector<float>{2, 1, 0});
+    CHECK(report.notes ==
+          std::vector<std::string>{"the checkpoint's head: its rows follow id2label: 'entailment' (row 2), 'neutral' "
+                                   "(row 1), 'contradiction' (row 0)"});
+    const auto unnamed = train::load_head(folder.path, model, 3);  // nobody says which classes they are
+    CHECK(unnamed.output.weight.value().values() == head[0].values);
+  };
+  check.operator()<Bert>("bert", bert_sizes, "classifier", true);
+  check.operator()<Bert>("roberta", bert_sizes, "classifier.out_proj", true);
+  check.operator()<model::Bart<float>>("bart", bart_sizes, "classification_head.out_proj", true);
+  check.operator()<model::Opt<float>>("opt", opt_sizes, "score", false);
+  check.operator()<model::Vit<float>>("vit", vit_sizes, "classifier", true);
+}
+
+TEST_CASE("hf: heads whose order is assumed, and heads of other problems") {
+  const auto read = [](const std::string& text, const std::vector<std::string>& names, train::LoadReport& report) {
+    const Model folder({}, text);
+    return train::load_head(folder.path, train::hf<Bert>(folder.path), names.empty() ? 1 : std::ssize(names), {}, 1,
+                            &report, names);
+  };
+  auto expected = checkpoint();
+  const auto& weight = find(expected, "classifier.weight").values;
+  const std::vector<std::string> anew{"classifier.weight", "classifier.bias"}, classes{"a", "b", "c"};
+  {
+    train::LoadReport report;
+    const auto head = read(labelled(R"("0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2")"), classes, report);
+    CHECK(head.output.weight.value().values() == weight);
+    CHECK(report.notes == std::vector<std::string>{"the checkpoint's head: the order of its labels is assumed: 'a' = "
+                                                   "'LABEL_0' (row 0), 'b' = 'LABEL_1' (row 1), 'c' = 'LABEL_2' (row "
+                                                   "2)"});
+  }
+  {
+    train::LoadReport report;
+    (void)read(config(), classes, report);
+    CHECK(report.notes == std::vector<std::string>{"the checkpoint's head: the order of its labels is assumed: 'a' "
+                                                   "(row 0), 'b' (row 1), 'c' (row 2)"});
+  }
+  {
+    train::LoadReport report;
+    (void)read(labelled(R"("0": "a", "1": "b", "2": "c")"), classes, report);
+    CHECK(report.notes.empty());
+    CHECK(report.initialised.empty());
+  }
+  const auto remade = [&](const std::string& text, const std::vector<std::string>& names, const std::string& note) {
+    train::LoadReport report;
+    const auto head = read(text, names, report);
+    CHECK(report.initialised == anew);
+    CHECK(head.dense.has_value());
+    for (const float v : head.output.weight.value().values()) CHECK(std::abs(v) < 0.2f);
+    REQUIRE(report.notes.size() == 1);
+    CHECK(report.notes[0] == "the checkpoint's head: " + note);
+  };
+  remade(labelled(reversed), {"x", "y"}, "has 3 rows, 2 are needed: made anew");
+  remade(labelled(reversed), {}, "has 3 rows, 1 is needed: made anew");
+  remade(labelled(reversed, R"(, "problem_type": "multi_label_classification")"), classes,
+         "its problem_type is 'multi_label_classification', not 'single_label_classification': made anew");
+  remade(labelled(reversed, R"(, "problem_type": "regression")"), classes,
+         "its problem_type is 'regression', not 'single_label_classification': made anew");
+  remade(labelled(R"("0": "b", "1": "y", "2": "z")"), classes,
+         "its labels are others ('a' = 'b' (row 0), 'b' = 'y' (row 1), 'c' = 'z' (row 2)): made anew");
+}
+
+TEST_CASE("hf: an output that is not tied to the embeddings is used, in every family and under every name") {
+  const auto check = [&]<class M>(const std::string& type, const std::string& sizes, const std::string& output,
+                                  std::vector<Values> more) {
+    CAPTURE(type);
+    more.push_back(rows(output, 9, 6));
+    const auto table = more.back().values;
+    for (const bool tied : {false, true}) {  // with other values the config is wrong, as transformers has it
+      Folder folder;
+      put_model<M>(folder, typed(type, sizes, tied ? "" : R"(, "tie_word_embeddings": false)"), more);
+      train::LoadReport report;
+      auto model = train::hf<M>(folder.path, &report);
+      auto head = train::load_language_head(folder.path, model, 0, &report);
+      CHECK(head.untied);
+      CHECK(head.word.value().values() == table);
+      CHECK(report.unused.empty());
+      CHECK(report.notes.size() == (tied ? 1 : 0));
+      std::vector<std::string> names;
+      nn::for_each_parameter(head, [&](const std::string& name, const auto&) { names.push_back(name); });
+      CHECK(std::find(names.begin(), names.end(), output) != names.end());  // so it trains, is saved and resumed
+      std::string input;
+      nn::for_each_parameter(model, [&](const std::string& name, const Parameter<float>& p) {
+        if (p.value().values() == table) input = name;
+      });
+      CHECK(input == "");
+    }
+    Folder same;  // there twice with the same values: tied
+    auto model = put_model<M>(same, typed(type, sizes), {});
+    const auto embedded = model.language_head().word.value().values();
+    more.back().values = embedded;
+    put_model<M>(same, typed(type, sizes), more);
+    train::LoadReport report;
+    auto again = train::hf<M>(same.path, &report);
+    const auto head = train::load_language_head(same.path, again, 0, &report);
+    CHECK_FALSE(head.untied);
+    CHECK(head.word.value().same(again.language_head().word.value()));
+    CHECK(report.unused.empty());
+    CHECK(report.notes.empty());
+  };
+  check.operator()<model::Opt<float>>("opt", opt_sizes, "lm_head.weight", {});
+  check.operator()<Bert>("bert", bert_sizes, "cls.predictions.decoder.weight",
+                         {rows("cls.predictions.transform.dense.weight", 6, 6)});
+  check.operator()<Bert>("roberta", bert_sizes, "lm_head.decoder.weight", {rows("lm_head.dense.weight", 6, 6)});
+  check.operator()<model::Bart<float>>("bart", bart_sizes, "lm_head.weight", {});
+  {
+    Folder folder;  // untied, but there is no output
+    put_model<model::Opt<float>>(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {});
+    train::LoadReport report;
+    auto model = train::hf<model::Opt<float>>(folder.path, &report);
+    CHECK_FALSE(train::load_language_head(folder.path, model, 0, &report).untied);
+    CHECK(report.notes == std::vector<std::string>{"the output is the word embeddings: tie_word_embeddings is false, "
+                                                   "but there is no lm_head.weight"});
+  }
+  {
+    Folder folder;
+    put_model<model::Opt<float>>(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"),
+                                 {rows("lm_head.weight", 8, 6)});
+    auto model = train::hf<model::Opt<float>>(folder.path);
+    check_error({"lm_head.weight has the wrong shape", "expected [9, 6]", "found [8, 6]"},
+                [&] { (void)train::load_language_head(folder.path, model); });
+  }
+}
+
+TEST_CASE("hf: biases of outputs: the decoder's own, BART's constant") {
+  for (const std::string type : {"bert", "roberta"}) {
+    CAPTURE(type);
+    const std::string bias = type == "bert" ? "cls.predictions.bias" : "lm_head.bias",
+                      own = type == "bert" ? "cls.predictions.decoder.bias" : "lm_head.decoder.bias";
+    for (const int there : {1, 2, 3}) {
+      Folder folder;
+      std::vector<Values> more;
+      if (there & 1) more.push_back(rows(bias, 9, 0));
+      if (there & 2) more.push_back({own, {9}, {9, 8, 7, 6, 5, 4, 3, 2, 1}});
+      put_model<Bert>(folder, typed(type, bert_sizes), more);
+      train::LoadReport report;
+      auto model = train::hf<Bert>(folder.path, &report);
+      const auto head = train::load_language_head(folder.path, model, 0, &report);
+      CHECK(head.bias.value().values() == more.back().values);
+      CHECK(report.unused.empty());
+    }
+  }
+  for (const float value : {0.0f, 0.5f}) {
+    Folder folder;
+    put_model<model::Bart<float>>(folder, typed("bart", bart_sizes),
+                                  {{"final_logits_bias", {1, 9}, std::vector<float>(9, value)}});
+    train::LoadReport report;
+    auto model = train::hf<model::Bart<float>>(folder.path, &report);
+    const auto head = train::load_language_head(folder.path, model, 0, &report);
+    CHECK(head.bias.defined() == (value != 0));
+    CHECK(report.unused.empty());
+    if (!head.bias.defined()) continue;
+    CHECK(head.bias.value().values() == std::vector<float>(9, value));
+    CHECK_FALSE(head.bias.trainable());
+  }
+}
+
+TEST_CASE("hf: tied embeddings under the output's name alone, and tensors that must be one and are not") {
+  const auto check = [&]<class M>(const std::string& type, const std::string& sizes, const std::string& name,
+                                  const std::string& saved) {
+    CAPTURE(saved);
+    Folder folder;
+    put_model<M>(folder, typed(type, sizes), {rows(saved, 9, 6)}, {name});
+    train::LoadReport report;
+    auto model = train::hf<M>(folder.path, &report);
+    const auto head = train::load_language_head(folder.path, model, 0, &report);
+    CHECK(model.language_head().word.value().values() == rows(saved, 9, 6).values);
+    CHECK_FALSE(head.untied);
+    CHECK(head.word.value().same(model.language_head().word.value()));
+    CHECK(report.unused.empty());
+  };
+  check.operator()<model::Opt<float>>("opt", opt_sizes, "decoder.embed_tokens.weight", "lm_head.weight");
+  check.operator()<Bert>("bert", bert_sizes, "embeddings.word_embeddings.weight", "cls.predictions.decoder.weight");
+  check.operator()<Bert>("roberta", bert_sizes, "embeddings.word_embeddings.weight", "lm_head.decoder.weight");
+  for (const std::string saved : {"lm_head.weight", "model.encoder.embed_tokens.weight",
+                                  "model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight"})
+    check.operator()<model::Bart<float>>("bart", bart_sizes, "shared.weight", saved);
+
+  Folder untied;  // there the embeddings are really missing
+  put_model<model::Opt<float>>(untied, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"),
+                               {rows("lm_head.weight", 9, 6)}, {"decoder.embed_tokens.weight"});
+  check_error({"tensors are missing", "decoder.embed_tokens.weight (1 of 20)"},
+              [&] { (void)train::hf<model::Opt<float>>(untied.path); });
+  Folder bart;
+  put_model<model::Bart<float>>(bart, typed("bart", bart_sizes, R"(, "tie_word_embeddings": false)"),
+                                {rows("model.encoder.embed_tokens.weight", 9, 6)});
+  check_error({"model.shared.weight and model.encoder.embed_tokens.weight differ"},
+              [&] { (void)train::hf<model::Bart<float>>(bart.path); });
 }

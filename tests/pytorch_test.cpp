@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <iterator>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -161,14 +162,208 @@ TEST_CASE("golden: modules, parameters, tied and nested tensors, protocol 4, sha
 }
 
 TEST_CASE("golden: what is refused says why") {
-  CHECK_HAS(message_of([] { Pytorch file(torch_golden("legacy.bin")); }), "legacy.bin", "before 1.6",
-            "torch.save(torch.load(path");
   CHECK_HAS(message_of([] { Pytorch file(torch_golden("transposed.bin")); }), "transposed.bin", "tensor 'a'",
             "strides [1, 3] of shape [3, 2]", ".contiguous()");
   CHECK_HAS(message_of([] { Pytorch file(torch_golden("whole.bin")); }), "whole.bin", "data.pkl: byte",
             "'torch.nn.modules.container.Sequential'", "refused");
   CHECK_HAS(message_of([] { Pytorch file(torch_golden("unchecked.bin")); }), "unchecked.bin", "CRC-32",
             "without checksums");
+}
+
+TEST_CASE("before 1.6: golden, and every form of that time") {
+  const std::vector<float> a = {-0.75f, -0.5f, -0.25f, 0, 0.25f, 0.5f};
+  {
+    const Pytorch file(torch_golden("legacy.bin"));
+    CHECK(file.names() == std::vector<std::string>{"a"});
+    CHECK(file.find("a").shape == std::vector<std::int64_t>{2, 3});
+    CHECK(file.find("a").file == torch_golden("legacy.bin"));
+    CHECK(read_as<float>(file, "a") == a);
+    file.verify();
+    file.forget();
+    CHECK(read_as<float>(file, "a") == a);
+  }
+  const Folder folder;
+  const auto open = [&](const std::string& bytes) { return Pytorch(folder.put("m.bin", bytes)); };
+  const std::vector<half> f16(a.begin(), a.end());
+  const std::vector<bf16> b16(a.begin(), a.end());
+  const std::vector<std::int64_t> i64 = {-3, -2, -1, 0, 1, 2};
+  // Storages in the order of their keys, not of the dict; two tensors of one; a part of one, as PyTorch 0.3 wrote.
+  const auto part = p::tuple({p::text("storage"), p::global("torch", "FloatStorage"), p::text("9"), p::text("cuda:0"),
+                              p::integer(6), p::tuple({p::text("7"), p::integer(2), p::integer(3)})}) +
+                    "Q";
+  const auto none = p::tuple({p::text("storage"), p::global("torch", "FloatStorage"), p::text("9"), p::text("cpu"),
+                              p::integer(6), "N"}) +
+                    "Q";
+  const auto old = [&](const std::string& storage, std::int64_t offset) {
+    return p::global("torch._utils", "_rebuild_tensor") +
+           p::tuple({storage, p::integer(offset), p::sizes({2}), p::sizes({1})}) + "R";
+  };
+  const std::string bytes =
+      legacy(p::whole(p::dict({{"long", p::tensor("LongStorage", "2", {6})},
+                               {"half", p::tensor("HalfStorage", "10", {3, 2})},
+                               {"brain", p::tensor("BFloat16Storage", "11", {6})},
+                               {"whole", p::tensor(none, 0, {2, 3}, {3, 1})},
+                               {"row", p::tensor(none, 3, {3}, {1})},
+                               {"part", p::tensor(part, 1, {2}, {1})},
+                               {"old", old(part, 0)}})),
+             {{"10", 6, bytes_of(f16)}, {"11", 6, bytes_of(b16)}, {"2", 6, bytes_of(i64)}, {"9", 6, bytes_of(a)}});
+  const auto file = open(bytes);
+  CHECK(file.size() == 7);
+  CHECK(read_as<std::int64_t>(file, "long") == i64);
+  CHECK(read_as<float>(file, "half") == a);
+  CHECK(read_as<float>(file, "brain") == a);
+  CHECK(read_as<float>(file, "whole") == a);
+  CHECK(read_as<float>(file, "row") == std::vector<float>{0, 0.25f, 0.5f});
+  CHECK(read_as<float>(file, "part") == std::vector<float>{0, 0.25f});
+  CHECK(read_as<float>(file, "old") == std::vector<float>{-0.25f, 0});
+  CHECK(file.find("whole").bytes.data() + 12 == file.find("row").bytes.data());
+
+  // Python 2: texts are bytes, an OrderedDict is made of pairs.
+  const auto storage2 = p::tuple({p::text2("storage"), p::global("torch", "FloatStorage"), p::text2("1"),
+                                  p::text2("cpu"), p::integer(6), "N"}) +
+                        "Q";
+  const auto file2 = open(legacy(p::whole(p::ordered_of({"](" + p::text2("x") + p::tensor(storage2, 0, {6}, {1}) + "e",
+                                                         p::tuple({p::text2("y"), p::tensor(storage2, 2, {1}, {1})})})),
+                                 {{"1", 6, bytes_of(a)}}));
+  CHECK(read_as<float>(file2, "x") == a);
+  CHECK(read_as<float>(file2, "y") == std::vector<float>{-0.25f});
+
+  // Protocol 4 frames its pickles.
+  auto framed = bytes.substr(15);
+  framed = std::string("\x80\x04\x95\x0d\0\0\0\0\0\0\0\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 24) + framed;
+  CHECK(read_as<float>(open(framed), "whole") == a);
+}
+
+TEST_CASE("before 1.6: each part wrong in turn") {
+  const std::vector<float> six = {1, 2, 3, 4, 5, 6};
+  const auto w = p::tensor("FloatStorage", "0", {2, 3});
+  const auto pickle = p::whole(p::dict({{"w", w}}));
+  const LegacyStorage good{"0", 6, bytes_of(six)};
+  CHECK(refusal(legacy(pickle, {good})) == "no error");
+  const auto machine = [&](const std::string& m) { return refusal(legacy(pickle, {good}, p::whole(m))); };
+  CHECK_HAS(machine(p::dict({{"little_endian", "\x89"}})), "m.bin: was not written by a little-endian machine");
+  CHECK_HAS(machine("}"), "little-endian");
+  CHECK_HAS(machine("N"), "little-endian");
+  CHECK_HAS(refusal(legacy(pickle, {good}, p::whole("}"), p::whole("M\xea\x03"))), "protocol is the integer 1002");
+  CHECK_HAS(refusal(legacy(pickle, {{"1", 6, bytes_of(six)}})), "storage keys: the text '1' is no storage");
+  CHECK_HAS(refusal(legacy(pickle, {good, good})), "'0' is there twice");
+  CHECK_HAS(refusal(legacy(pickle, {})), "there is no entry for storage '0'");
+  CHECK_HAS(refusal(legacy(pickle, {{"0", 5, bytes_of(six)}})), "4 bytes follow the last storage");
+  CHECK_HAS(refusal(legacy(pickle, {{"0", 5, bytes_of(std::vector<float>(5))}})), "tensor 'w'", "has 20 bytes");
+  CHECK_HAS(refusal(legacy(pickle, {{"0", 7, bytes_of(six)}})), "storage '0' ends too early: 7 elements of F32");
+  for (const std::uint64_t count : {std::uint64_t{1} << 62, std::uint64_t{1} << 63, ~std::uint64_t{0}})
+    CHECK_HAS(refusal(legacy(pickle, {{"0", count, bytes_of(six)}})), "storage '0' ends too early");
+  CHECK_HAS(refusal(legacy(pickle, {good}) + "x"), "1 bytes follow the last storage");
+  CHECK_HAS(refusal(legacy(p::whole(p::global("os", "system") + p::tuple({p::text("true")}) + "R"), {})),
+            "m.bin: object: byte 2", "'os.system'", "refused");
+  CHECK_HAS(refusal(legacy(p::whole("]"), {})), "holds a list of 0, expected a state dict");
+  const auto part = [&](const std::string& view) {
+    const auto storage = p::tuple({p::text("storage"), p::global("torch", "FloatStorage"), p::text("0"), p::text("cpu"),
+                                   p::integer(6), view}) +
+                         "Q";
+    return refusal(legacy(p::whole(p::dict({{"w", p::tensor(storage, 0, {2}, {1})}})), {good}));
+  };
+  CHECK(part(p::tuple({p::text("k"), p::integer(4), p::integer(2)})) == "no error");
+  CHECK_HAS(part(p::tuple({p::text("k"), p::integer(4), p::integer(3)})), "3 elements from 4 on exceeds its 6");
+  CHECK_HAS(part(p::tuple({p::text("k"), p::integer(7), p::integer(0)})), "exceeds its 6");
+  CHECK_HAS(part(p::tuple({p::text("k"), p::integer(INT64_MAX), p::integer(INT64_MAX)})), "exceeds its 6");
+  CHECK_HAS(part(p::tuple({p::text("k"), p::integer(0), p::integer(1)})), "but the storage has 1");
+  for (const auto& view : {p::tuple({p::text("k"), p::integer(-1), p::integer(2)}), p::tuple({p::text("k")}),
+                           p::text("k"), p::tuple({"N", p::integer(0), p::integer(2)})})
+    CHECK_HAS(part(view), "BINPERSID of a part of a storage");
+
+  // Cut anywhere, and with any byte changed: read or refused.
+  for (const auto& bytes : {legacy(pickle, {good}), file_bytes(torch_golden("legacy.bin"))}) {
+    for (std::size_t n = 0; n < bytes.size(); ++n)
+      if (const auto found = refusal(bytes.substr(0, n)); !contains(found, "m.bin"))
+        FAIL_CHECK("cut at ", n, ": ", found);
+    for (std::size_t at = 0; at < bytes.size(); ++at)
+      for (const int flip : {0x01, 0x10, 0x80, 0xff}) {
+        auto changed = bytes;
+        changed[at] = static_cast<char>(changed[at] ^ flip);
+        (void)refusal(changed);
+      }
+  }
+}
+
+TEST_CASE("a training program's dict, and TorchScript") {
+  const auto w = p::tensor("FloatStorage", "0", {6});
+  for (const std::string name : {"state_dict", "model_state_dict", "model", "module", "net"}) {
+    const Folder folder;
+    const auto path =
+        folder.put("m.bin", checkpoint(p::whole(p::dict({{"epoch", p::integer(3)}, {name, p::dict({{"a", w}})}})),
+                                       {{"0", std::string(24, 'x')}})
+                                .bytes());
+    CHECK(Pytorch(path).names() == std::vector<std::string>{"a"});
+  }
+  auto script = small();
+  script.add("m/constants.pkl", "x");
+  CHECK_HAS(refusal(script.bytes()), "m.bin: is a TorchScript program", "state_dict()");
+}
+
+TEST_CASE("what lies in the place of weights is named") {
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '0') + "\nsize 440473133\n";
+  const std::pair<std::string, std::string> cases[] = {
+      {pointer, "is a Git LFS pointer to 440473133 bytes: the file itself was not downloaded"},
+      {"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer: the file"},
+      {"", "is empty"},
+      {"<!DOCTYPE html>\n<html><head>", "is a web page"},
+      {"\xef\xbb\xbf \n<html>", "is a web page"},
+      {"Repository not found", "is a text that begins with 'Repository not found'"},
+      {"{\"error\": \"Access denied\"}", "is a text that begins with"},
+      {"\x89HDF\r\n\x1a\n....", "is an HDF5 file"},
+      {"GGUF\3\0\0\0....", "is a GGUF file"},
+      {"\x1f\x8b\x08.......", "is compressed with gzip"},
+      {std::string(257, '\0') + "ustar" + std::string(200, '\0'), "is a tar archive"}};
+  for (const auto& [bytes, part] : cases)
+    for (const char* name : {"model.safetensors", "pytorch_model.bin", "shard"}) {
+      CAPTURE(part);
+      const Folder folder;
+      std::string path = folder.put(std::string(name) == "shard" ? "a.safetensors" : name, bytes);
+      if (std::string(name) == "shard")
+        path = folder.put("model.safetensors.index.json", R"({"weight_map": {"x": "a.safetensors"}})");
+      const auto found = message_of([&] { Weights file(path); });
+      CHECK_HAS(found, part, std::string(name) == "shard" ? "a.safetensors" : name);
+    }
+  const Folder folder;
+  CHECK_HAS(message_of([&] { read_json(folder.put("config.json", pointer)); }), "config.json", "Git LFS pointer");
+  CHECK_HAS(message_of([&] { Weights file(folder.put("pytorch_model.bin.index.json", pointer)); }), "Git LFS pointer");
+  CHECK_HAS(message_of([&] { Weights file(folder.put("x.safetensors", small().bytes())); }), "is a zip file",
+            "pytorch_model.bin");
+  CHECK_HAS(refusal(p::whole("}")), "is a bare pickle");
+  const std::vector<float> one = {1};
+  write_safetensors((folder.path / "y.safetensors").string(), {{"a", "F32", {1}, std::as_bytes(std::span(one))}});
+  CHECK_HAS(refusal(file_bytes((folder.path / "y.safetensors").string())), "is a safetensors file");
+  CHECK_HAS(message_of([&] { Zip zip(MappedFile(folder.put("z.bin", pointer))); }), "Git LFS pointer");
+}
+
+TEST_CASE("a folder without weights that can be read says what it has") {
+  const auto found = [](const std::vector<std::string>& files) {
+    const Folder folder;
+    for (const auto& file : files) folder.put(file, "x");
+    return message_of([&] { Weights file(folder.text()); });
+  };
+  CHECK_HAS(found({"config.json", "vocab.txt"}), "expected model.safetensors", "found none of them");
+  CHECK_HAS(found({"tf_model.h5"}), "found 'tf_model.h5' (TensorFlow's");
+  CHECK_HAS(found({"flax_model.msgpack"}), "'flax_model.msgpack' (Flax's");
+  CHECK_HAS(found({"m.Q4_K.gguf"}), "'m.Q4_K.gguf' (llama.cpp's");
+  CHECK_HAS(found({"consolidated.00.pth"}), "'consolidated.00.pth' (under a name that is not looked for)");
+  CHECK_HAS(found({"model.safetensors.crdownload"}), "(a download that did not end)");
+  CHECK_HAS(found({"adapter_model.safetensors"}), "PEFT's adapter alone");
+  CHECK_HAS(found({"a.bin", "b.bin", "c.bin", "d.bin", "training_args.bin"}), "'a.bin'", "'c.bin'", "and 1 more");
+}
+
+TEST_CASE("pickle: of all 256 opcodes only those of plain state dicts are known") {
+  const std::string known = ".(NJKMGXTU]}ttaesuqrhjcQRb)";
+  const std::set<int> wide = {0x80, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8c, 0x8d, 0x93, 0x94, 0x95};
+  for (int op = 0; op < 256; ++op) {
+    CAPTURE(op);
+    const bool expected = op < 128 ? known.find(static_cast<char>(op)) != known.npos : wide.contains(op) && op != 0x80;
+    // Enough values and a mark below, enough bytes behind.
+    const auto found = pickle_refusal("N(NN" + std::string(1, static_cast<char>(op)) + std::string(300, '\n'));
+    CHECK((contains(found, "byte 6: ") && contains(found, ": is no part of a plain state dict: refused")) == !expected);
+  }
 }
 
 TEST_CASE("reals become any real type, rounded to the nearest") {
@@ -401,9 +596,9 @@ TEST_CASE("zip: each part wrong in turn") {
   };
 
   SUBCASE("no zip file at all") {
-    CHECK_HAS(refusal(""), "m.bin", "0 bytes are too few");
+    CHECK_HAS(refusal(""), "m.bin", "is empty");
     CHECK_HAS(refusal("PK\5\6"), "4 bytes are too few");
-    CHECK_HAS(refusal(std::string(200, 'x')), "m.bin", "end of central directory", "not a zip file");
+    CHECK_HAS(refusal(std::string(200, '\1')), "m.bin", "end of central directory", "not a zip file");
     CHECK_HAS(refusal(ZipWriter().bytes()), "m.bin", "no entry NAME/data.pkl");
   }
   SUBCASE("the end of the central directory") {
@@ -586,6 +781,9 @@ TEST_CASE("pickle: nothing is called") {
   CHECK_HAS(pickle_refusal("}}b"), "BUILD of a dict of 0: refused");
   CHECK_HAS(pickle_refusal(p::global("torch", "FloatStorage") + "}b"), "BUILD of torch.FloatStorage: refused");
   CHECK(pickle_refusal(p::ordered() + p::dict({{"_metadata", p::ordered()}}) + "b") == "no error");
+  CHECK_HAS(pickle_refusal(p::ordered_of({p::text("ab")})), "expected a list of pairs");
+  CHECK_HAS(pickle_refusal(p::ordered_of({p::tuple({"N", "N"})})), "a key is None");
+  CHECK_HAS(pickle_refusal(p::global("collections", "OrderedDict") + p::tuple({p::text("ab")}) + "R"), "no arguments");
   CHECK_HAS(pickle_refusal("Pdata\n"), "PERSID: is no part");
   CHECK_HAS(pickle_refusal("N0N"), "POP: is no part");
   CHECK_HAS(pickle_refusal("B"), "BINBYTES: is no part");
@@ -626,7 +824,7 @@ TEST_CASE("pickle: what known callables are given") {
   CHECK(pickle_refusal(parameter + p::tuple({tensor, "\x88", p::ordered()}) + "R") == "no error");
   CHECK_HAS(pickle_refusal(parameter + p::tuple({stored, "\x88", p::ordered()}) + "R"), "expected a tensor");
   CHECK_HAS(pickle_refusal(parameter + p::tuple({tensor, "\x88"}) + "R"), "expected a tensor");
-  CHECK_HAS(pickle_refusal(p::global("collections", "OrderedDict") + p::tuple({"]"}) + "R"), "expected no arguments");
+  CHECK_HAS(pickle_refusal(p::global("collections", "OrderedDict") + p::tuple({"}"}) + "R"), "expected no arguments");
   CHECK(pickle_refusal(p::global("torch", "Size") + p::tuple({shape}) + "R") == "no error");
   CHECK_HAS(pickle_refusal(p::global("torch", "Size") + p::tuple({p::tuple({"N"})}) + "R"), "expected one tuple of");
 
@@ -774,8 +972,8 @@ TEST_CASE("tensors: shapes, strides and storages that do not fit") {
   const auto w = p::tensor("FloatStorage", "0", {6});
   CHECK_HAS(dict({{"a", w}, {"b", p::tensor("IntStorage", "0", {6})}}), "tensor 'b'", "6 of I32 here, 6 of F32 before");
   CHECK_HAS(dict({{"a", w}, {"epoch", p::integer(3)}}), "tensor 'epoch'", "is the integer 3, expected a tensor");
-  CHECK_HAS(dict({{"model", p::dict({{"a", w}})}}), "tensor 'model'", "a dict of 1",
-            "only `state_dict` is looked into");
+  CHECK_HAS(dict({{"weights", p::dict({{"a", w}})}}), "tensor 'weights'", "a dict of 1",
+            "nested dicts are looked into only when called `state_dict`");
   CHECK_HAS(dict({{"state_dict", p::dict({{"a", p::text("x")}})}}), "tensor 'a'", "is the text 'x'");
   CHECK_HAS(dict({{"a", w}, {"a", w}}), "the key 'a' twice");
   CHECK_HAS(dict({{"state_dict", p::dict({{"a", w}, {"a", w}})}}), "the key 'a' twice");

@@ -118,6 +118,14 @@ inline std::string sizes(const std::vector<std::int64_t>& values) {
   return tuple(items);
 }
 inline std::string ordered() { return global("collections", "OrderedDict") + ")R"; }
+/// Python 2's OrderedDict, made of a list of pairs.
+inline std::string ordered_of(const std::vector<std::string>& pairs) {
+  std::string out = global("collections", "OrderedDict") + "(](";
+  for (const auto& pair : pairs) out += pair;
+  return out + "etR";
+}
+/// Python 2's text.
+inline std::string text2(const std::string& s) { return "U" + little(s.size(), 1) + s; }
 inline std::string dict(const std::vector<std::pair<std::string, std::string>>& items) {
   std::string out = "}(";
   for (const auto& [key, value] : items) out += text(key) + value;
@@ -141,6 +149,24 @@ inline std::string tensor(const std::string& type, const std::string& key, const
 inline std::string whole(const std::string& body) { return "\x80\x02" + body + "."; }
 
 }  // namespace pickled
+
+/// A file in the format before PyTorch 1.6; `storages` are key, number of elements, bytes in the order of the file.
+struct LegacyStorage {
+  std::string key;
+  std::uint64_t count;
+  std::string bytes;
+};
+inline std::string legacy(const std::string& pickle, const std::vector<LegacyStorage>& storages,
+                          const std::string& machine = pickled::whole(pickled::dict({{"little_endian", "\x88"}})),
+                          const std::string& protocol = pickled::whole("M\xe9\x03")) {
+  std::string keys = "](", data;
+  for (const auto& s : storages) {
+    keys += pickled::text(s.key);
+    data += little(s.count, 8) + s.bytes;
+  }
+  return "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19." + protocol + machine + pickle +
+         pickled::whole(keys + "e") + data;
+}
 
 /// A checkpoint of a pickle and the bytes of its storages.
 inline ZipWriter checkpoint(const std::string& pickle, const std::map<std::string, std::string>& storages) {

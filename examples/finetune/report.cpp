@@ -173,6 +173,7 @@ void say_cut(std::size_t count, std::size_t of, std::int64_t max_length, const s
 
 void say_loaded(const train::LoadReport& report) {
   if (!report.initialised.empty()) say("not in the checkpoint, newly made: " + joined(report.initialised));
+  for (const auto& note : report.notes) say(note);
   if (!report.unused.empty()) say("in the checkpoint, not used: " + joined(report.unused));
 }
 

@@ -71,13 +71,14 @@ class Runner {
     return train::hf<Model>(flags_.model, &report, frozen);
   }
 
-  /// With a head for `labels` classes, or one value. Of an earlier run, with what it trained.
+  /// With a head for classes of these names, or one value. Of an earlier run, with what it trained.
   template <class Learner>
-  Learner classifier(int labels, train::LoadReport& report) const {
+  Learner classifier(const std::vector<std::string>& names, train::LoadReport& report) const {
     auto model = load(report);
     std::optional<nn::Pooling> pooling;
     if (flags_.pooling != "model") pooling = nn::pooling_from(flags_.pooling);
-    auto head = train::load_head(flags_.model, model, labels, pooling, flags_.seed, &report);
+    auto head = train::load_head(flags_.model, model, names.empty() ? 1 : std::ssize(names), pooling, flags_.seed,
+                                 &report, names);
     auto body = train::adapt(model, flags_.method);
     return with_trained(Learner{std::move(model), std::move(body), std::move(head)});
   }
@@ -173,7 +174,7 @@ class Runner {
       std::optional<TextsToPredict> asked;
       if (flags_.eval_only) scored = read_texts(flags_, tokenizer, Sets::dev);
       if (!flags_.predict.empty()) asked = texts_to_predict(flags_, tokenizer, earlier_->pair);
-      const auto learner = classifier<Learner>(names.empty() ? 1 : static_cast<int>(names.size()), loaded);
+      const auto learner = classifier<Learner>(names, loaded);
       if (scored && !evaluate_all(learner, *scored)) return false;
       if (!asked) return true;
       const auto found =
@@ -184,7 +185,7 @@ class Runner {
     const FolderLock lock(flags_.output);
     const auto data = read_texts(flags_, tokenizer, Sets::all);
     const auto options = options_of(flags_, data.goal, stop_);
-    auto learner = classifier<Learner>(data.labels, loaded);
+    auto learner = classifier<Learner>(data.goal.labels, loaded);
     return fit(learner, data, largest_batch(flags_, data.train.lengths()), loaded, options);
   }
   bool choices() {
@@ -192,7 +193,7 @@ class Runner {
     train::LoadReport loaded;
     const auto make = [&] {
       if constexpr (causal) return language_model(loaded);
-      else return classifier<train::ChoiceLearner<Model>>(1, loaded);
+      else return classifier<train::ChoiceLearner<Model>>({}, loaded);
     };
     if (earlier_) {
       std::optional<Questions> scored;
@@ -251,7 +252,7 @@ class Runner {
       std::optional<ImagesToPredict> asked;
       if (flags_.eval_only) check_classes(scored.emplace(flags_), flags_, names);
       if (!flags_.predict.empty()) asked.emplace(flags_);
-      const auto learner = classifier<Learner>(static_cast<int>(names.size()), loaded);
+      const auto learner = classifier<Learner>(names, loaded);
       if (scored && !evaluate_all(learner, *scored)) return false;
       if (!asked) return true;
       const auto found = predicted([&](const Watch& watch) { return train::predict(learner, asked->set, 32, watch); });
@@ -261,7 +262,7 @@ class Runner {
     const FolderLock lock(flags_.output);
     const Images data(flags_);
     const auto options = options_of(flags_, data.goal, stop_);
-    auto learner = classifier<Learner>(static_cast<int>(data.goal.labels.size()), loaded);
+    auto learner = classifier<Learner>(data.goal.labels, loaded);
     const auto box = data.processor.output();
     const Index tokens = config_->leading() + (box.height / config_->patch_size) * (box.width / config_->patch_size);
     const std::vector<std::int32_t> largest(std::min(static_cast<std::size_t>(flags_.batch), data.train.size()),

@@ -13,7 +13,8 @@ bool run(Flags flags, const std::function<bool()>& stop) {
   find_model(flags);
   if (flags.threads > 0) set_threads(static_cast<int>(flags.threads));
   if (!flags.given.contains("readout"))
-    flags.method.readout = train::default_readout(io::Config(flags.model).text("model_type", std::string("bert")));
+    flags.method.readout =
+        train::default_readout(io::Config(io::model_folder(flags.model)).text("model_type", std::string("bert")));
   const std::string folder = flags.model;
   return with_device(flags.device, [&]<Backend B>() {
     return train::with_family<float, B>(folder, [&]<class Model>() { return run_as<Model>(std::move(flags), stop); });

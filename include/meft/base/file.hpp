@@ -125,7 +125,21 @@ class InputFile {
   struct stat info_ {};
 };
 
-/// All bytes of a regular file. Errors: as InputFile, or it has more than `most` bytes.
+/// What to say of a file that is a pointer of Git LFS, which a clone without it leaves in place of large files; empty
+/// for others.
+inline std::string lfs_pointer(std::string_view bytes) {
+  if (!bytes.starts_with("version https://git-lfs.github.com/spec/") &&
+      !bytes.starts_with("version https://hawser.github.com/spec/"))
+    return {};
+  const auto line = bytes.substr(0, 1024).find("\nsize ");
+  std::string size;
+  for (std::size_t i = line + 6; line != bytes.npos && i < bytes.size() && bytes[i] >= '0' && bytes[i] <= '9'; ++i)
+    size += bytes[i];
+  return "is a Git LFS pointer" + (size.empty() ? "" : " to " + size + " bytes") +
+         ": the file itself was not downloaded; `git lfs pull` in its folder fetches it";
+}
+
+/// All bytes of a regular file. Errors: as InputFile, it has more than `most` bytes, or it is a pointer of Git LFS.
 inline std::string read_file(const std::string& path, std::size_t most = std::numeric_limits<std::size_t>::max(),
                              Where where = Where::current()) {
   InputFile file(path, where);
@@ -142,6 +156,8 @@ inline std::string read_file(const std::string& path, std::size_t most = std::nu
     if (used < bytes.size()) break;
   }
   bytes.resize(used);
+  const auto pointer = lfs_pointer(bytes);
+  require(pointer.empty(), {path + ": " + pointer, where});
   return bytes;
 }
 

@@ -7,10 +7,12 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -25,6 +27,27 @@ template <class T>
 struct Range {
   T min = std::numeric_limits<T>::lowest(), max = std::numeric_limits<T>::max();
 };
+
+/// `path`, when it is a folder with a config.json. Otherwise throws saying what is there, and that a model's name is
+/// not looked up anywhere.
+inline std::string model_folder(const std::string& path, Where where = Where::current()) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (fs::exists(path + "/config.json", ignored)) return path;
+  const std::string expected = "expected a folder with config.json, the weights and the tokenizer's files";
+  if (!fs::exists(path, ignored))
+    fail({"model: " + show_name(path) + ": no such folder: " + expected +
+              "; nothing is downloaded: a model of the hub must be there in a folder",
+          where});
+  if (!fs::is_directory(path, ignored)) fail({"model: " + path + ": is a file: " + expected, where});
+  std::string within;  // as in the hub's cache: models--NAME/snapshots/REVISION
+  for (const char* below : {"", "/snapshots"})
+    for (const auto& entry : fs::directory_iterator(path + below, ignored))
+      if (within.empty() && fs::exists(entry.path() / "config.json", ignored)) within = entry.path().string();
+  fail({"model: " + path + ": there is no config.json: " + expected +
+            (within.empty() ? "" : "; there is one in " + within),
+        where});
+}
 
 /// A config.json: `config.integer("hidden_size", {1, 65536})`, `config.text("hidden_act", "gelu")`.
 /// Every reader takes a key and throws Error when the value has another type or lies outside the bounds. Without a

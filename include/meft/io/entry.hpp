@@ -4,19 +4,23 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <meft/base/error.hpp>
 #include <meft/base/json.hpp>
 #include <meft/base/scalar.hpp>
+#include <meft/base/target.hpp>
 
 namespace meft::io {
 
@@ -70,9 +74,10 @@ inline std::size_t checked_bytes(std::string_view dtype, const std::vector<std::
 template <class T>
 constexpr bool is_real = Real<T> || std::same_as<T, bf16> || std::same_as<T, half>;
 
+/// The elements from number `first` on.
 template <class From, Scalar T>
-void convert(const Entry& entry, std::span<T> out, const std::string& what, Where where) {
-  const std::byte* from = entry.bytes.data();
+void convert(const Entry& entry, std::size_t first, std::span<T> out, const std::string& what, Where where) {
+  const std::byte* from = entry.bytes.data() + first * sizeof(From);
   for (std::size_t i = 0; i < out.size(); ++i, from += sizeof(From)) {
     From value;
     std::memcpy(&value, from, sizeof value);
@@ -83,39 +88,39 @@ void convert(const Entry& entry, std::span<T> out, const std::string& what, Wher
     } else if (std::in_range<T>(value)) {
       out[i] = static_cast<T>(value);
     } else {
-      fail({what + ": element " + std::to_string(i) + " is " + std::to_string(value) + ", out of the range of " +
-                dtype_name<T>(),
+      fail({what + ": element " + std::to_string(first + i) + " is " + std::to_string(value) +
+                ", out of the range of " + dtype_name<T>(),
             where});
     }
   }
 }
 
-}  // namespace detail
-
-/// Copies a tensor, converting F16, BF16, F32, F64 to float, double, bf16 or half (to the nearest, ties to even; double
-/// goes to a 16-bit type by way of float), and integers and BOOL to an integer type that must hold every value. Throws
-/// Error naming the tensor and its file for any other pair of types, or when `out` has another number of elements.
-template <Scalar T>
-void copy_to(const Entry& entry, std::span<T> out, Where where = Where::current()) {
-  const std::string what = entry.file + ": tensor " + show_name(entry.name);
-  const std::size_t bytes = detail::checked_bytes(entry.dtype, entry.shape, what, where);
+/// Throws unless the tensor's bytes fit its shape and it has `count` elements; gives what to call it in errors.
+inline std::string check_count(const Entry& entry, std::size_t count, Where where) {
+  std::string what = entry.file + ": tensor " + show_name(entry.name);
+  const std::size_t bytes = checked_bytes(entry.dtype, entry.shape, what, where);
   require(bytes == entry.bytes.size(), {what + ": the bytes do not fit the shape", where});
-  const std::size_t count = bytes / dtype_bytes(entry.dtype);
-  require(count == out.size(), {what + ": shape " + detail::shape_text(entry.shape) + " has " + std::to_string(count) +
-                                    " elements, expected " + std::to_string(out.size()),
-                                where});
-  if (count == 0) return;
+  const std::size_t found = bytes / dtype_bytes(entry.dtype);
+  require(found == count, {what + ": shape " + shape_text(entry.shape) + " has " + std::to_string(found) +
+                               " elements, expected " + std::to_string(count),
+                           where});
+  return what;
+}
+
+/// Fills `out` with the elements from number `first` on.
+template <Scalar T>
+void copy_elements(const Entry& entry, std::size_t first, std::span<T> out, const std::string& what, Where where) {
   const std::string_view dtype = entry.dtype;
   if (dtype == dtype_name<T>()) {
-    std::memcpy(out.data(), entry.bytes.data(), bytes);
+    std::memcpy(out.data(), entry.bytes.data() + first * sizeof(T), out.size_bytes());
     return;
   }
   const auto as = [&]<class From>(std::string_view name) {
-    if (dtype == name) detail::convert<From>(entry, out, what, where);
+    if (dtype == name) convert<From>(entry, first, out, what, where);
     return dtype == name;
   };
   bool done = false;
-  if constexpr (detail::is_real<T>) {
+  if constexpr (is_real<T>) {
     done = as.template operator()<float>("F32") || as.template operator()<double>("F64") ||
            as.template operator()<half>("F16") || as.template operator()<bf16>("BF16");
   } else {
@@ -126,6 +131,53 @@ void copy_to(const Entry& entry, std::span<T> out, Where where = Where::current(
            as.template operator()<std::uint8_t>("BOOL");
   }
   require(done, {what + ": holds " + entry.dtype + ", cannot be read as " + dtype_name<T>(), where});
+}
+
+/// Whether no value is NaN or infinite: their exponents have all bits set, so one more carries into the sign's place.
+template <Real T>
+bool all_finite(std::span<const T> values) {
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  constexpr int mantissa = std::numeric_limits<T>::digits - 1;
+  constexpr Bits sign = Bits{1} << (8 * sizeof(T) - 1), one = Bits{1} << mantissa;
+  Bits found = 0;
+  vectorised([&]() MEFT_INLINE {
+    constexpr std::size_t lanes = 128 / sizeof(T);  // a number that compilers make vectors of
+    Bits each[lanes] = {};
+    const T* at = values.data();
+    const T* const end = at + values.size();
+    for (; static_cast<std::size_t>(end - at) >= lanes; at += lanes)
+      for (std::size_t i = 0; i < lanes; ++i) each[i] |= (std::bit_cast<Bits>(at[i]) & ~sign) + one;
+    for (const Bits bits : each) found |= bits;
+    for (; at != end; ++at) found |= (std::bit_cast<Bits>(*at) & ~sign) + one;
+  });
+  return (found & sign) == 0;
+}
+
+}  // namespace detail
+
+/// Copies a tensor, converting F16, BF16, F32, F64 to float, double, bf16 or half (to the nearest, ties to even; double
+/// goes to a 16-bit type by way of float), and integers and BOOL to an integer type that must hold every value. Throws
+/// Error naming the tensor and its file for any other pair of types, or when `out` has another number of elements.
+template <Scalar T>
+void copy_to(const Entry& entry, std::span<T> out, Where where = Where::current()) {
+  const std::string what = detail::check_count(entry, out.size(), where);
+  if (!out.empty()) detail::copy_elements(entry, 0, out, what, where);
+}
+
+/// The same for weights: throws as well when one is NaN or infinite, in the file or as a T, naming the first.
+template <Real T>
+void copy_finite_to(const Entry& entry, std::span<T> out, Where where = Where::current()) {
+  constexpr std::size_t block = 4096;  // looked at while it is in the nearest cache
+  const std::string what = detail::check_count(entry, out.size(), where);
+  for (std::size_t first = 0; first < out.size(); first += block) {
+    const auto part = out.subspan(first, std::min(block, out.size() - first));
+    detail::copy_elements(entry, first, part, what, where);
+    if (detail::all_finite(std::span<const T>(part))) continue;
+    const auto wrong = std::find_if(part.begin(), part.end(), [](T value) { return !std::isfinite(value); });
+    fail({what + ": element " + std::to_string(first + static_cast<std::size_t>(wrong - part.begin())) + " is " +
+              (std::isnan(*wrong) ? "NaN" : "infinite") + ": the checkpoint's weights are broken",
+          where});
+  }
 }
 
 }  // namespace meft::io

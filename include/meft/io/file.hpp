@@ -75,13 +75,17 @@ inline std::string folder_of(const std::string& path) {
 class MappedFile {
  public:
   MappedFile() = default;
-  /// Errors: as InputFile.
+  /// Errors: as InputFile, or it is a pointer of Git LFS.
   explicit MappedFile(std::string path, Where where = Where::current()) : file_(std::move(path), where) {
     size_ = static_cast<std::size_t>(file_.size());
     if (size_ == 0) return;
     void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file_.descriptor(), 0);
     if (data == MAP_FAILED) detail::fail_system("map", file_.path(), errno, where);
     data_ = static_cast<const std::byte*>(data);
+    const auto pointer = lfs_pointer({static_cast<const char*>(data), size_});
+    if (pointer.empty()) return;
+    ::munmap(data, size_);
+    fail({file_.path() + ": " + pointer, where});
   }
   MappedFile(MappedFile&& other) noexcept { swap(other); }
   MappedFile& operator=(MappedFile&& other) noexcept {
@@ -113,7 +117,7 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// The whole of a file as it is on disk. Errors: as InputFile, or it holds more than `max_bytes`.
+/// The whole of a file as it is on disk. Errors: as read_file.
 inline std::string read_text(const std::string& path, std::size_t max_bytes = std::size_t{64} << 20,
                              Where where = Where::current()) {
   return read_file(path, max_bytes, where);

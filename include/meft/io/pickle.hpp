@@ -27,8 +27,10 @@ namespace meft::io {
 class Pickle {
  public:
   using Kind = PickleValue::Kind;
+  enum class Behind { nothing, more };  // what may follow its end
 
-  explicit Pickle(std::span<const std::byte> bytes, std::string what, Where where = Where::current())
+  explicit Pickle(std::span<const std::byte> bytes, std::string what, Where where = Where::current(),
+                  Behind behind = Behind::nothing)
       : bytes_(reinterpret_cast<const char*>(bytes.data()), bytes.size()), what_(std::move(what)), where_(where) {
     if (next(1)[0] != '\x80') refuse("does not begin with a protocol from 2 to 5");
     const auto protocol = number(1);
@@ -37,7 +39,8 @@ class Pickle {
     }
     if (stack_.size() != 1 || !marks_.empty())
       refuse("ends with " + std::to_string(stack_.size()) + " values on the stack, expected one");
-    if (at_ != bytes_.size()) refuse(std::to_string(bytes_.size() - at_) + " bytes follow its end");
+    if (at_ != bytes_.size() && behind == Behind::nothing)
+      refuse(std::to_string(bytes_.size() - at_) + " bytes follow its end");
     root_ = stack_.back();
     for (const auto& value : values_)
       if (value.kind == Kind::dict) check_keys(value);
@@ -45,6 +48,10 @@ class Pickle {
     stack_ = {};
   }
 
+  /// The number of its bytes.
+  std::size_t size() const { return at_; }
+  /// All values, in no order that means anything.
+  const std::vector<PickleValue>& values() const { return values_; }
   const PickleValue& root() const { return values_[root_]; }
   /// The value at a place of `items`.
   const PickleValue& at(std::uint32_t place) const { return values_[place]; }
@@ -156,7 +163,9 @@ class Pickle {
       case 'M': push({.kind = Kind::integer, .integer = static_cast<std::int64_t>(number(2))}); break;
       case 0x8a: push({.kind = Kind::integer, .integer = long_integer()}); break;
       case 'G': push({.kind = Kind::real, .real = big_endian_real()}); break;
+      case 'T':
       case 'X': push({.kind = Kind::text, .text = text(number(4))}); break;
+      case 'U':  // Python 2's texts
       case 0x8c: push({.kind = Kind::text, .text = text(number(1))}); break;
       case 0x8d: push({.kind = Kind::text, .text = text(number(8))}); break;
       case ']': push({.kind = Kind::list}); break;
@@ -263,17 +272,29 @@ class Pickle {
     push({.kind = Kind::global, .text = known->name});
   }
 
-  /// BINPERSID: ('storage', type, key, location, number of elements).
+  /// BINPERSID: ('storage', type, key, location, number of elements), and before 1.6 a sixth: None, or for a part of a
+  /// storage (its key, first element, number of elements).
   void push_storage(std::uint32_t place) {
     const auto id = values_[place];
     const auto is = [&](std::size_t i, Kind kind) { return at(id.items[i]).kind == kind; };
-    const bool good = id.kind == Kind::tuple && id.items.size() == 5 && is(0, Kind::text) &&
+    const bool good = id.kind == Kind::tuple && (id.items.size() == 5 || id.items.size() == 6) && is(0, Kind::text) &&
                       at(id.items[0]).text == "storage" && is(1, Kind::global) &&
                       !detail::find_global(at(id.items[1]).text)->dtype.empty() && is(2, Kind::text) &&
                       is(3, Kind::text) && is(4, Kind::integer) && at(id.items[4]).integer >= 0;
     if (!good)
       refuse("BINPERSID of " + detail::show(id) + ", expected ('storage', type, key, location, number of elements)");
-    push({.kind = Kind::storage, .items = {id.items.begin() + 1, id.items.end()}});
+    std::vector<std::uint32_t> items(id.items.begin() + 1, id.items.begin() + 5);
+    if (id.items.size() == 6 && !is(5, Kind::none)) {
+      const auto& part = at(id.items[5]);
+      const auto counts = [&](std::size_t i) {
+        return at(part.items[i]).kind == Kind::integer && at(part.items[i]).integer >= 0;
+      };
+      if (part.kind != Kind::tuple || part.items.size() != 3 || at(part.items[0]).kind != Kind::text || !counts(1) ||
+          !counts(2))
+        refuse("BINPERSID of a part of a storage: expected (key, first element, number of elements)");
+      items.insert(items.end(), {part.items[1], part.items[2]});
+    }
+    push({.kind = Kind::storage, .items = std::move(items)});
   }
 
   bool is_sizes(std::uint32_t place) const {
@@ -296,11 +317,20 @@ class Pickle {
     };
     const auto is = [&](std::size_t i, Kind kind) { return at(x[i]).kind == kind; };
     if (call.text == "collections.OrderedDict") {
-      expect(x.empty(), "no arguments");
+      expect(x.empty() || (x.size() == 1 && is(0, Kind::list)), "no arguments, or (Python 2) a list of pairs");
       push({.kind = Kind::dict, .ordered = true});
+      for (const auto pair : x.empty() ? std::vector<std::uint32_t>{} : at(x[0]).items) {
+        const auto items = at(pair).items;
+        expect((at(pair).kind == Kind::list || at(pair).kind == Kind::tuple) && items.size() == 2, "a list of pairs");
+        extend(Kind::dict, items);
+      }
     } else if (call.text == "torch.Size") {
       expect(x.size() == 1 && is_sizes(x[0]), "one tuple of at most 64 integers");
       push(x[0]);
+    } else if (call.text == "torch._utils._rebuild_tensor") {  // PyTorch before 0.4
+      expect(x.size() == 4 && is(0, Kind::storage) && is(1, Kind::integer) && is_sizes(x[2]) && is_sizes(x[3]),
+             "storage, offset, shape and strides");
+      push({.kind = Kind::tensor, .items = x});
     } else if (call.text == "torch._utils._rebuild_tensor_v2") {
       expect((x.size() == 6 || x.size() == 7) && is(0, Kind::storage) && is(1, Kind::integer) && is_sizes(x[2]) &&
                  is_sizes(x[3]) && is(4, Kind::boolean) && is_empty_ordered(x[5]),

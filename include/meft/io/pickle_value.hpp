@@ -14,7 +14,8 @@
 namespace meft::io {
 
 /// A value of a Pickle. `items` are places of other values there: the elements of a list or tuple; key, value, key,
-/// value … of a dict; type, key, location and element count of a storage; storage, offset, shape, strides of a tensor.
+/// value … of a dict; type, key, location and element count of a storage, and of a part of one its first element and
+/// their number; storage, offset, shape, strides of a tensor.
 struct PickleValue {
   enum class Kind : std::uint8_t { none, boolean, integer, real, text, list, tuple, dict, global, storage, tensor };
 
@@ -40,6 +41,7 @@ struct PickleGlobal {
   std::string_view name, dtype;
 };
 constexpr PickleGlobal pickle_globals[] = {{"collections.OrderedDict", ""},
+                                           {"torch._utils._rebuild_tensor", ""},
                                            {"torch._utils._rebuild_tensor_v2", ""},
                                            {"torch._utils._rebuild_parameter", ""},
                                            {"torch.Size", ""},
@@ -89,8 +91,6 @@ inline std::string opcode_name(unsigned char op) {
                                                              {'F', "FLOAT"},
                                                              {'S', "STRING"},
                                                              {'V', "UNICODE"},
-                                                             {'T', "BINSTRING"},
-                                                             {'U', "SHORT_BINSTRING"},
                                                              {'B', "BINBYTES"},
                                                              {'C', "SHORT_BINBYTES"},
                                                              {0x8e, "BINBYTES8"},

@@ -1,5 +1,5 @@
-// Owns: PyTorch checkpoints, the zip files that torch.save writes since 1.6: `NAME/data.pkl`, a pickle of the state
-// dict, and `NAME/data/KEY`, the bytes of each storage. Read by mapping; nothing in them is executed.
+// Owns: PyTorch checkpoints: the zip files that torch.save writes since 1.6 (`NAME/data.pkl`, a pickle of the state
+// dict, and `NAME/data/KEY`, the bytes of each storage), and older ones. Read by mapping; nothing in them is executed.
 // Must not know: models and tensor types.
 #pragma once
 
@@ -20,171 +20,93 @@
 #include <meft/base/error.hpp>
 #include <meft/io/entry.hpp>
 #include <meft/io/file.hpp>
+#include <meft/io/foreign.hpp>
 #include <meft/io/index.hpp>
 #include <meft/io/json.hpp>
 #include <meft/io/pickle.hpp>
+#include <meft/io/pytorch_legacy.hpp>
+#include <meft/io/state_dict.hpp>
 #include <meft/io/zip.hpp>
 
 namespace meft::io {
 
 namespace detail {
 
-constexpr std::size_t max_pickle_bytes = std::size_t{64} << 20;
 constexpr std::size_t max_index_bytes = 100'000'000;
 
-/// One file, mapped and checked.
+/// One file, mapped and checked: a zip, or plain.
 struct TorchFile {
-  Zip zip;
-  std::map<std::string, Entry, std::less<>> entries;
+  std::optional<Zip> zip{};
+  MappedFile plain{};
+  std::map<std::string, Entry, std::less<>> entries{};
+
+  const MappedFile& file() const { return zip ? zip->file() : plain; }
 };
 
-/// The tensors of one zip file.
-class TorchReader {
- public:
-  TorchReader(const Zip& zip, Where where)
-      : zip_(zip), where_(where), what_("pytorch: " + zip.path()), folder_(find_folder()) {}
-
-  std::map<std::string, Entry, std::less<>> entries() {
-    const std::string pickle_name = folder_ + "/data.pkl", order_name = folder_ + "/byteorder";
-    const auto pickle_bytes = zip_.find(pickle_name)->bytes;
-    require(pickle_bytes.size() <= max_pickle_bytes, {what_ + ": data.pkl has " + std::to_string(pickle_bytes.size()) +
-                                                          " bytes, at most " + std::to_string(max_pickle_bytes),
-                                                      where_});
-    zip_.check(pickle_name, where_);
-    if (const auto* order = zip_.find(order_name)) {
-      zip_.check(order_name, where_);
-      const std::string_view text(reinterpret_cast<const char*>(order->bytes.data()), order->bytes.size());
-      require(text == "little", {what_ + ": byteorder is " + show_name(text) + ", expected 'little'", where_});
-    }
-    const Pickle pickle(pickle_bytes, what_ + ": data.pkl", where_);
-    pickle_ = &pickle;
-    const PickleValue* dict = &pickle.root();
-    const auto is_dict = [](const PickleValue* value) { return value && value->kind == PickleValue::Kind::dict; };
-    require(is_dict(dict), {what_ + ": holds " + show(*dict) + ", expected a state dict", where_});
-    if (const auto* inner = pickle.find(*dict, "state_dict"); is_dict(inner)) dict = inner;
-    std::map<std::string, Entry, std::less<>> out;
-    for (std::size_t i = 0; i < dict->items.size(); i += 2) {
-      const auto &key = pickle.at(dict->items[i]), &value = pickle.at(dict->items[i + 1]);
-      require(key.kind == PickleValue::Kind::text,
-              {what_ + ": the state dict has the key " + show(key) + ", expected a text", where_});
-      const std::string which = what_ + ": tensor " + show_name(key.text);
-      if (value.kind != PickleValue::Kind::tensor)
-        fail({which + ": is " + show(value) + ", expected a tensor" +
-                  (is_dict(&value) ? "; of nested dicts only `state_dict` is looked into" : ""),
-              where_});
-      out.emplace(std::string(key.text), entry(std::string(key.text), value, which));
-    }
-    return out;
+/// The pickle and the storages of a zip file.
+inline std::map<std::string, Entry, std::less<>> read_torch_zip(const Zip& zip, Where where) {
+  const std::string what = "pytorch: " + zip.path();
+  std::optional<std::string> folder;  // that it has at its top
+  for (const auto& [name, entry] : zip.entries()) {
+    const auto slash = name.find('/');
+    if (slash == name.npos || name.substr(slash) != "/data.pkl") continue;
+    require(!folder, {what + ": two entries are called data.pkl", where});
+    folder = name.substr(0, slash);
   }
-
- private:
-  /// The folder that the zip file has at its top.
-  std::string find_folder() const {
-    std::optional<std::string> out;
-    for (const auto& [name, entry] : zip_.entries()) {
-      const auto slash = name.find('/');
-      if (slash == name.npos || name.substr(slash) != "/data.pkl") continue;
-      require(!out, {what_ + ": two entries are called data.pkl", where_});
-      out = name.substr(0, slash);
-    }
-    require(out.has_value(), {what_ + ": no entry NAME/data.pkl: not a file that torch.save wrote", where_});
-    return *out;
+  require(folder.has_value(), {what + ": no entry NAME/data.pkl: not a file that torch.save wrote", where});
+  if (zip.find(*folder + "/constants.pkl"))
+    fail({what + ": is a TorchScript program, which holds code: expected a state dict; save it with " +
+              "`torch.save(torch.jit.load(path).state_dict(), path)`",
+          where});
+  const std::string pickle_name = *folder + "/data.pkl", order_name = *folder + "/byteorder";
+  const auto pickle_bytes = zip.find(pickle_name)->bytes;
+  check_pickle_size(pickle_bytes.size(), what + ": data.pkl", where);
+  zip.check(pickle_name, where);
+  if (const auto* order = zip.find(order_name)) {
+    zip.check(order_name, where);
+    const std::string_view text(reinterpret_cast<const char*>(order->bytes.data()), order->bytes.size());
+    require(text == "little", {what + ": byteorder is " + show_name(text) + ", expected 'little'", where});
   }
+  Storages storages;
+  const std::string data = *folder + "/data/";
+  for (const auto& [name, entry] : zip.entries())
+    if (name.starts_with(data)) storages.emplace(name.substr(data.size()), entry.bytes);
+  return StateDict(Pickle(pickle_bytes, what + ": data.pkl", where), storages, zip.path(), where).entries();
+}
 
-  std::vector<std::int64_t> sizes(std::uint32_t place) const {
-    std::vector<std::int64_t> out;
-    for (const auto item : pickle_->at(place).items) out.push_back(pickle_->at(item).integer);
-    return out;
-  }
-
-  Entry entry(std::string name, const PickleValue& tensor, const std::string& which) {
-    const auto& storage = pickle_->at(tensor.items[0]);
-    const auto offset = pickle_->at(tensor.items[1]).integer;
-    Entry out{std::move(name),
-              std::string(find_global(pickle_->at(storage.items[0]).text)->dtype),
-              sizes(tensor.items[2]),
-              {},
-              zip_.path()};
-    const auto strides = sizes(tensor.items[3]);
-    const std::size_t unit = dtype_bytes(out.dtype), bytes = checked_bytes(out.dtype, out.shape, which, where_);
-    require(is_row_major(out.shape, strides, which),
-            {which + ": strides " + shape_text(strides) + " of shape " + shape_text(out.shape) +
-                 " are not row-major (a transposed or overlapping view); save it after .contiguous()",
-             where_});
-    const auto all = storage_bytes(storage, out.dtype, which);
-    const std::size_t held = all.size() / unit, count = bytes / unit;
-    const bool fits =
-        offset >= 0 && static_cast<std::uint64_t>(offset) <= held && count <= held - static_cast<std::size_t>(offset);
-    require(fits, {which + ": " + std::to_string(count) + " elements from " + std::to_string(offset) +
-                       " on, but the storage has " + std::to_string(held),
-                   where_});
-    out.bytes = all.subspan(static_cast<std::size_t>(offset) * unit, bytes);
-    return out;
-  }
-
-  /// Strides of dimensions of one element, and of tensors without elements, mean nothing.
-  bool is_row_major(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& strides,
-                    const std::string& which) const {
-    require(
-        shape.size() == strides.size(),
-        {which + ": shape " + shape_text(shape) + " and strides " + shape_text(strides) + " differ in length", where_});
-    for (const auto stride : strides)
-      require(stride >= 0, {which + ": negative stride in " + shape_text(strides), where_});
-    if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return true;
-    std::int64_t expected = 1;
-    for (std::size_t i = shape.size(); i-- > 0; expected *= shape[i])
-      if (shape[i] != 1 && strides[i] != expected) return false;
-    return true;
-  }
-
-  /// All of a storage; tensors that share one must agree on what it is.
-  std::span<const std::byte> storage_bytes(const PickleValue& storage, const std::string& dtype,
-                                           const std::string& which) {
-    const std::string key(pickle_->at(storage.items[1]).text);
-    const auto count = pickle_->at(storage.items[3]).integer;
-    const auto& first = storages_.emplace(key, std::pair(dtype, count)).first->second;
-    require(first == std::pair(dtype, count),
-            {which + ": storage " + show_name(key) + " is " + std::to_string(count) + " of " + dtype + " here, " +
-                 std::to_string(first.second) + " of " + first.first + " before",
-             where_});
-    const auto* entry = zip_.find(folder_ + "/data/" + key);
-    require(entry, {which + ": there is no entry for storage " + show_name(key), where_});
-    require(entry->bytes.size() % dtype_bytes(dtype) == 0 &&
-                entry->bytes.size() / dtype_bytes(dtype) == static_cast<std::uint64_t>(count),
-            {which + ": storage " + show_name(key) + " has " + std::to_string(entry->bytes.size()) +
-                 " bytes, expected " + std::to_string(count) + " elements of " + dtype,
-             where_});
-    return entry->bytes;
-  }
-
-  const Zip& zip_;
-  Where where_;
-  std::string what_, folder_;
-  const Pickle* pickle_ = nullptr;
-  std::map<std::string, std::pair<std::string, std::int64_t>> storages_;
-};
+/// Whether a header's length and its first byte are in front.
+inline bool is_safetensors(std::span<const std::byte> bytes) {
+  std::uint64_t length = 0;
+  if (bytes.size() < 10) return false;
+  std::memcpy(&length, bytes.data(), 8);
+  return length <= bytes.size() - 8 && bytes[8] == std::byte{'{'};
+}
 
 inline TorchFile read_torch(const std::string& path, Where where) {
-  MappedFile file(path, where);
-  // A pickled magic number begins the files of torch.save before 1.6, or with _use_new_zipfile_serialization=False.
-  constexpr unsigned char legacy[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50};
-  if (file.bytes().size() >= sizeof legacy && std::memcmp(file.bytes().data(), legacy, sizeof legacy) == 0)
-    fail({"pytorch: " + path + ": is in the format of PyTorch before 1.6, which is not supported; convert it with " +
-              "`torch.save(torch.load(path, weights_only=True), path)`",
-          where});
-  TorchFile out{Zip(std::move(file), where), {}};
-  out.entries = TorchReader(out.zip, where).entries();
+  TorchFile out{.plain = MappedFile(path, where)};
+  refuse_foreign(path, out.plain.bytes(), where);
+  if (is_legacy_torch(out.plain.bytes())) {
+    out.entries = read_legacy_torch(out.plain, where);
+    return out;
+  }
+  if (is_safetensors(out.plain.bytes()))
+    fail({"pytorch: " + path + ": is a safetensors file: call it model.safetensors", where});
+  const auto begin = out.plain.bytes().first(std::min<std::size_t>(out.plain.bytes().size(), 2));
+  if (begin.size() == 2 && begin[0] == std::byte{0x80} && begin[1] <= std::byte{5})
+    fail({"pytorch: " + path + ": is a bare pickle, not a file that torch.save wrote", where});
+  out.zip.emplace(std::move(out.plain), where);
+  out.entries = read_torch_zip(*out.zip, where);
   return out;
 }
 
 }  // namespace detail
 
 /// The tensors of a file of torch.save, a Hugging Face folder (pytorch_model.bin, else pytorch_model.bin.index.json),
-/// or an …index.json with its shards beside it. A file holds a state dict, plain or under `state_dict`, of row-major
-/// tensors of F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL; tensors may share a storage. Nothing is copied. The
-/// constructor checks everything but the CRCs of storages, for which the whole file would be read (see verify()), and
-/// throws Error naming the file, and the tensor where there is one. In a sharded model the tensors are those of the
-/// index.
+/// or an …index.json with its shards beside it. A file holds a state dict, plain or under `state_dict` (or `model` and
+/// the like), of row-major tensors of F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL; tensors may share a storage.
+/// Nothing is copied. The constructor checks everything but the CRCs of storages, for which the whole file would be
+/// read (see verify()), and throws Error naming the file, and the tensor where there is one. In a sharded model the
+/// tensors are those of the index.
 class Pytorch {
  public:
   explicit Pytorch(std::string path, Where where = Where::current()) : path_(std::move(path)) {
@@ -199,8 +121,8 @@ class Pytorch {
       open_index(where);
     } else {
       auto file = detail::read_torch(path_, where);
-      files_.push_back(std::move(file.zip));
       entries_ = std::move(file.entries);
+      files_.push_back(std::move(file));
     }
   }
 
@@ -228,13 +150,15 @@ class Pytorch {
 
   /// Gives the memory of what was read so far back; a tensor comes from its file again when it is looked at.
   void forget() const {
-    for (const auto& zip : files_) zip.file().forget();
+    for (const auto& file : files_) file.file().forget();
   }
 
-  /// Reads every entry of every file and throws Error at the first that does not have its CRC-32.
+  /// Reads every entry of every file and throws Error at the first that does not have its CRC-32. Files of before 1.6
+  /// have none.
   void verify(Where where = Where::current()) const {
-    for (const auto& zip : files_)
-      for (const auto& [name, entry] : zip.entries()) zip.check(name, where);
+    for (const auto& file : files_)
+      if (file.zip)
+        for (const auto& [name, entry] : file.zip->entries()) file.zip->check(name, where);
   }
 
  private:
@@ -246,16 +170,17 @@ class Pytorch {
       for (const auto& name : names) {
         const auto at = shard.entries.find(name);
         if (at == shard.entries.end())
-          fail({what + ": weight_map puts tensor " + show_name(name) + " in " + shard.zip.path() + ", which lacks it",
-                where});
+          fail(
+              {what + ": weight_map puts tensor " + show_name(name) + " in " + shard.file().path() + ", which lacks it",
+               where});
         entries_.insert(shard.entries.extract(at));
       }
-      files_.push_back(std::move(shard.zip));
+      files_.push_back(std::move(shard));
     }
   }
 
   std::string path_;
-  std::vector<Zip> files_;
+  std::vector<detail::TorchFile> files_;
   std::map<std::string, Entry, std::less<>> entries_;
 };
 

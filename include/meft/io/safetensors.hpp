@@ -19,6 +19,7 @@
 #include <meft/base/error.hpp>
 #include <meft/io/entry.hpp>
 #include <meft/io/file.hpp>
+#include <meft/io/foreign.hpp>
 #include <meft/io/index.hpp>
 #include <meft/io/json.hpp>
 
@@ -107,6 +108,9 @@ inline Shard read_shard(const std::string& path, Where where) {
   Shard shard{MappedFile(path, where), {}, {}};
   const std::string what = "safetensors: " + path;
   const auto bytes = shard.file.bytes();
+  refuse_foreign(path, bytes, where);
+  if (bytes.size() > 4 && std::memcmp(bytes.data(), "PK\3\4", 4) == 0)
+    fail({what + ": is a zip file, as PyTorch's checkpoints are: call it pytorch_model.bin", where});
   const auto size = std::to_string(bytes.size());
   require(bytes.size() >= 8, {what + ": " + size + " bytes are too few, the header length alone takes 8", where});
   std::uint64_t length = 0;

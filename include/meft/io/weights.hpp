@@ -4,8 +4,11 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -47,6 +50,45 @@ class Weights {
   }
 
  private:
+  /// What weights of other programs, or under other names, a folder has.
+  static std::string others(const std::string& folder) {
+    constexpr std::pair<std::string_view, const char*> known[] = {
+        {"adapter_model.safetensors", " (PEFT's adapter alone: expected the model that it was trained on)"},
+        {"adapter_model.bin", " (PEFT's adapter alone: expected the model that it was trained on)"},
+        {".h5", " (TensorFlow's: `AutoModel.from_pretrained(…, from_tf=True).save_pretrained(…)` converts it)"},
+        {".msgpack", " (Flax's: `AutoModel.from_pretrained(…, from_flax=True).save_pretrained(…)` converts it)"},
+        {".gguf", " (llama.cpp's: expected the checkpoint that it was made from)"},
+        {".ggml", " (llama.cpp's: expected the checkpoint that it was made from)"},
+        {".onnx", " (ONNX: expected the checkpoint that it was made from)"},
+        {".ot", " (of rust-bert)"},
+        {".ckpt.index", " (TensorFlow's first format)"},
+        {".crdownload", " (a download that did not end)"},
+        {".part", " (a download that did not end)"},
+        {".partial", " (a download that did not end)"},
+        {".incomplete", " (a download that did not end)"},
+        {".download", " (a download that did not end)"},
+        {".aria2", " (a download that did not end)"},
+        {".tmp", " (a download that did not end)"},
+        {".safetensors", " (under a name that is not looked for)"},
+        {".bin", " (under a name that is not looked for)"},
+        {".pth", " (under a name that is not looked for)"},
+        {".pt", " (under a name that is not looked for)"},
+        {".ckpt", " (under a name that is not looked for)"}};
+    std::vector<std::string> found;
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+      const std::string name = entry.path().filename().string();
+      const auto at =
+          std::find_if(std::begin(known), std::end(known), [&](const auto& k) { return name.ends_with(k.first); });
+      if (at != std::end(known) && name != "training_args.bin") found.push_back(show_name(name) + at->second);
+    }
+    std::sort(found.begin(), found.end());
+    std::string out;
+    for (std::size_t i = 0; i < found.size() && i < 3; ++i) out += (i ? ", " : "") + found[i];
+    if (found.size() > 3) out += " and " + std::to_string(found.size() - 3) + " more";
+    return out.empty() ? "none of them" : out;
+  }
+
   using File = std::variant<Safetensors, Pytorch>;
 
   static File open(const std::string& path, Where where) {
@@ -57,7 +99,7 @@ class Weights {
       for (const char* name : {"/pytorch_model.bin", "/pytorch_model.bin.index.json"})
         if (is_there(path + name)) return File(std::in_place_type<Pytorch>, path + name, where);
       fail({"weights: " + path + ": expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or " +
-                "pytorch_model.bin.index.json, found none of them",
+                "pytorch_model.bin.index.json, found " + others(path),
             where});
     }
     for (const char* ending : {".bin", ".pt", ".pth", ".bin.index.json"})

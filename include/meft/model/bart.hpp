@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <meft/model/config.hpp>
+#include <meft/model/spelling.hpp>
 #include <meft/nn/batch.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/nn/language.hpp>
@@ -23,7 +24,7 @@ struct BartConfig {
   Index decoder_layers = 6, decoder_attention_heads = 12, decoder_ffn_dim = 3072;
   Index decoder_start_token_id = 2;
   Activation activation_function = Activation::gelu;
-  bool scale_embedding = false;
+  bool scale_embedding = false, tie_word_embeddings = true;
   double dropout = 0.1, attention_dropout = 0, activation_dropout = 0, classifier_dropout = 0;
   static constexpr Index first_position = 2;
   static constexpr double layer_norm_eps = 1e-5;
@@ -49,6 +50,7 @@ struct BartConfig {
     out.activation_dropout = c.number("activation_dropout", 0.0, {0.0, 0.999});
     out.classifier_dropout =
         c.number("classifier_dropout", c.number("classif_dropout", 0.0, {0.0, 0.999}), {0.0, 0.999});
+    out.tie_word_embeddings = c.flag("tie_word_embeddings", true);
     check_heads(c, out.d_model, out.encoder_attention_heads, "d_model", "encoder_attention_heads");
     check_heads(c, out.d_model, out.decoder_attention_heads, "d_model", "decoder_attention_heads");
     return out;
@@ -100,6 +102,9 @@ struct Bart {
                                         .cross_value = "encoder_attn.v_proj",
                                         .cross_output = "encoder_attn.out_proj",
                                         .cross_norm = "encoder_attn_layer_norm"};
+  static constexpr Spelling spellings[] = {{"shared.weight", "encoder.embed_tokens.weight"},
+                                           {"shared.weight", "decoder.embed_tokens.weight"},
+                                           {"shared.weight", "lm_head.weight", Spelling::Kind::output}};
 
   Config config;
   Parameter<T, B> word;
@@ -157,15 +162,11 @@ struct Bart {
             .dense_name = "classification_head.dense",
             .output_name = "classification_head.out_proj"};
   }
-  nn::LanguageHead<T, B> language_head() const { return {word}; }
+  nn::LanguageHead<T, B> language_head() const {
+    return {.word = word, .names = {.bias = "final_logits_bias", .word = "lm_head.weight"}};
+  }
 
   void initialise(std::uint64_t seed) { initialise_parameters<T, B>(*this, seed); }
-
-  /// Other names of a tensor that is saved once.
-  static std::vector<std::string> aliases(const std::string& name) {
-    if (name != "shared.weight") return {};
-    return {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"};
-  }
 
   static void parts(auto& self, auto&& visit) {
     visit("shared.weight", self.word);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <meft/model/config.hpp>
+#include <meft/model/spelling.hpp>
 #include <meft/nn/batch.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/nn/language.hpp>
@@ -17,7 +18,7 @@
 namespace meft::model {
 
 struct BertConfig {
-  bool roberta = false;
+  bool roberta = false, tie_word_embeddings = true;
   Index vocab_size = 30522, hidden_size = 768, num_hidden_layers = 12, num_attention_heads = 12,
         intermediate_size = 3072;
   Index max_position_embeddings = 512, type_vocab_size = 2;
@@ -46,6 +47,7 @@ struct BertConfig {
     out.hidden_dropout_prob = c.number("hidden_dropout_prob", 0.1, {0.0, 0.999});
     out.attention_probs_dropout_prob = c.number("attention_probs_dropout_prob", 0.1, {0.0, 0.999});
     out.classifier_dropout = c.number("classifier_dropout", out.hidden_dropout_prob, {0.0, 0.999});
+    out.tie_word_embeddings = c.flag("tie_word_embeddings", true);
     check_heads(c, out.hidden_size, out.num_attention_heads, "hidden_size", "num_attention_heads");
     if (out.first_position >= out.max_position_embeddings)
       fail("config: pad_token_id leaves no positions", out.first_position, out.max_position_embeddings, c.path());
@@ -89,6 +91,14 @@ struct Bert {
   static constexpr nn::LayerNames names{
       "attention.self.query",       "attention.self.key", "attention.self.value", "attention.output.dense",
       "attention.output.LayerNorm", "intermediate.dense", "output.dense",         "output.LayerNorm"};
+  /// Norms of the first checkpoints are called gamma and beta.
+  static constexpr Spelling spellings[] = {
+      {"LayerNorm.weight", "LayerNorm.gamma"},
+      {"LayerNorm.bias", "LayerNorm.beta"},
+      {"cls.predictions.bias", "cls.predictions.decoder.bias", Spelling::Kind::wins},
+      {"lm_head.bias", "lm_head.decoder.bias", Spelling::Kind::wins},
+      {"embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", Spelling::Kind::output},
+      {"embeddings.word_embeddings.weight", "lm_head.decoder.weight", Spelling::Kind::output}};
 
   Config config;
   BertEmbeddings<T, B> embeddings;
@@ -134,9 +144,9 @@ struct Bert {
     const bool r = config.roberta;
     return nn::LanguageHead<T, B>::with_transform(
         embeddings.word, config.hidden_size, r ? Activation::gelu : config.hidden_act, config.layer_norm_eps,
-        r ? nn::LanguageNames{"lm_head.dense", "lm_head.layer_norm", "lm_head.bias"}
+        r ? nn::LanguageNames{"lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.weight"}
           : nn::LanguageNames{"cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm",
-                              "cls.predictions.bias"});
+                              "cls.predictions.bias", "cls.predictions.decoder.weight"});
   }
 
   void initialise(std::uint64_t seed) { initialise_parameters<T, B>(*this, seed); }

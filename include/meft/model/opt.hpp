@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <meft/model/config.hpp>
+#include <meft/model/spelling.hpp>
 #include <meft/nn/batch.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/nn/language.hpp>
@@ -20,7 +21,7 @@ struct OptConfig {
   Index vocab_size = 50272, hidden_size = 768, num_hidden_layers = 12, num_attention_heads = 12, ffn_dim = 3072;
   Index max_position_embeddings = 2048, word_embed_proj_dim = 768;
   Activation activation_function = Activation::relu;
-  bool do_layer_norm_before = true, remove_final_layer_norm = false, enable_bias = true;
+  bool do_layer_norm_before = true, remove_final_layer_norm = false, enable_bias = true, tie_word_embeddings = true;
   double dropout = 0.1, attention_dropout = 0;
   static constexpr Index first_position = 2;
   static constexpr double layer_norm_eps = 1e-5;
@@ -43,6 +44,7 @@ struct OptConfig {
     out.enable_bias = c.flag("enable_bias", true);
     out.dropout = c.number("dropout", 0.1, {0.0, 0.999});
     out.attention_dropout = c.number("attention_dropout", 0.0, {0.0, 0.999});
+    out.tie_word_embeddings = c.flag("tie_word_embeddings", true);
     check_heads(c, out.hidden_size, out.num_attention_heads, "hidden_size", "num_attention_heads");
     return out;
   }
@@ -66,6 +68,12 @@ struct Opt {
                                         "fc1",
                                         "fc2",
                                         "final_layer_norm"};
+  /// Those of metaseq, from which checkpoints were converted, among them.
+  static constexpr Spelling spellings[] = {{"decoder.final_layer_norm.weight", "decoder.layer_norm.weight"},
+                                           {"decoder.final_layer_norm.bias", "decoder.layer_norm.bias"},
+                                           {"decoder.project_in.weight", "decoder.project_in_dim.weight"},
+                                           {"decoder.project_out.weight", "decoder.project_out_dim.weight"},
+                                           {"decoder.embed_tokens.weight", "lm_head.weight", Spelling::Kind::output}};
 
   Config config;
   Parameter<T, B> word, position;
@@ -118,7 +126,7 @@ struct Opt {
     return {.pooling = nn::Pooling::last, .dense = false, .bias = false, .output_name = "score"};
   }
   /// The causal-language head: the word embeddings again.
-  nn::LanguageHead<T, B> language_head() const { return {word}; }
+  nn::LanguageHead<T, B> language_head() const { return {.word = word, .names = {.word = "lm_head.weight"}}; }
 
   void initialise(std::uint64_t seed) { initialise_parameters<T, B>(*this, seed); }
 

@@ -1,4 +1,4 @@
-// Owns: the language-model head: hidden states to words, by the transposed embedding table.
+// Owns: the language-model head: hidden states to words, by the transposed embedding table or one of its own.
 #pragma once
 
 #include <optional>
@@ -12,19 +12,22 @@ namespace meft::nn {
 
 /// The names of the head's own parts in a family's checkpoints.
 struct LanguageNames {
-  const char *dense = "", *norm = "", *bias = "";
+  const char *dense = "", *norm = "";
+  const char* bias = "";  // named without being there: a constant that some checkpoints have
+  const char* word = "";  // of a table that is not the embedding's
 };
 
 /// logits = f(h)·wordᵀ + bias, f = LN(activation(dense(h))) in BERT's family and the identity elsewhere. The table is
-/// the embedding's own. The logits of a batch never exist whole.
+/// the embedding's own, or the head's where it is `untied`. The logits of a batch never exist whole.
 template <Real T, Backend B = Cpu>
 struct LanguageHead {
-  Parameter<T, B> word;    // [vocabulary, width], shared with the embedding, which owns and names it
+  Parameter<T, B> word;    // [vocabulary, width]; unless untied shared with the embedding, which owns and names it
   Parameter<T, B> bias{};  // [vocabulary], or none
   std::optional<Linear<T, B>> dense{};
   std::optional<LayerNorm<T, B>> norm{};
   Activation activation = Activation::gelu;
   LanguageNames names{};
+  bool untied = false;
 
   /// With BERT's transform; parameters are uninitialised.
   static LanguageHead with_transform(const Parameter<T, B>& word, Index width, Activation activation, double epsilon,
@@ -56,6 +59,7 @@ struct LanguageHead {
     visit(self.names.dense, self.dense);
     visit(self.names.norm, self.norm);
     visit(self.names.bias, self.bias);
+    if (self.untied) visit(self.names.word, self.word);
   }
 };
 

@@ -16,7 +16,7 @@ namespace meft::train {
 /// model_type that no family has, naming those that there are.
 template <Real T, Backend B = Cpu, class F>
 decltype(auto) with_family(const std::string& folder, F&& f, Where where = Where::current()) {
-  const io::Config config(folder, where);
+  const io::Config config(io::model_folder(folder, where), where);
   const std::string type = config.text("model_type", std::string("bert"));
   if (type == "bert" || type == "roberta" || type == "xlm-roberta" || type == "camembert")
     return std::forward<F>(f).template operator()<model::Bert<T, B>>();

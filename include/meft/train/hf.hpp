@@ -1,15 +1,21 @@
 // Owns: a Hugging Face folder into a model: config.json, then the weights, each tensor checked by name and shape.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include <meft/io/config.hpp>
 #include <meft/io/weights.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/nn/language.hpp>
+#include <meft/train/labels.hpp>
+#include <meft/train/names.hpp>
 
 namespace meft::train {
 
@@ -17,27 +23,10 @@ namespace meft::train {
 struct LoadReport {
   std::vector<std::string> initialised;  // the model's, not in the checkpoint: newly made
   std::vector<std::string> unused;       // the checkpoint's, not in the model
+  std::vector<std::string> notes;        // what was taken for granted, or made anew though it was there
 };
 
 namespace detail {
-
-/// The names under which a checkpoint may hold a parameter: with or without the family's prefix; norms of the first
-/// BERT checkpoints are called gamma and beta, and tied tensors are saved under one of their names.
-template <class Module>
-std::vector<std::string> spellings(const std::string& name, const std::string& prefix) {
-  std::vector<std::string> out{prefix + name, name};
-  const auto also = [&](const std::string& modern, const std::string& old) {
-    if (!name.ends_with(modern)) return;
-    const std::string spelled = name.substr(0, name.size() - modern.size()) + old;
-    out.push_back(prefix + spelled);
-    out.push_back(spelled);
-  };
-  also("LayerNorm.weight", "LayerNorm.gamma");
-  also("LayerNorm.bias", "LayerNorm.beta");
-  if constexpr (requires { Module::aliases(name); })
-    for (const auto& alias : Module::aliases(name)) out.insert(out.end(), {prefix + alias, alias});
-  return out;
-}
 
 inline Shape shape_of(const io::Entry& entry) {
   Shape out;
@@ -53,36 +42,54 @@ inline bool fits(const io::Entry& entry, const Shape& shape) {
          entry.name.ends_with("projection.weight");
 }
 
+inline void check_shape(const io::Entry& entry, const Shape& shape, Where where) {
+  if (!fits(entry, shape))
+    fail({"load: " + entry.file + ": tensor " + entry.name + " has the wrong shape", where}, "expected " + shape.text(),
+         "found " + io::detail::shape_text(entry.shape));
+}
+template <Real T, Backend B>
+void fill(Parameter<T, B>& parameter, const io::Entry& entry, Where where) {
+  check_shape(entry, parameter.shape(), where);
+  parameter.value().fill([&](auto to) { io::copy_finite_to(entry, to, where); });
+}
+
+inline std::set<std::string> set_of(const std::vector<std::string>& names) { return {names.begin(), names.end()}; }
+
+template <class Model>
+bool is_tied(const Model& model) {
+  if constexpr (requires { model.config.tie_word_embeddings; }) return model.config.tie_word_embeddings;
+  else return true;
+}
+/// Where `file` has the parameters of `model`.
+template <class Model>
+CheckpointNames names_of(const Model& model, const io::Weights& file, Where where) {
+  std::vector<std::string> parameters;
+  nn::walk(model, [&]<Real T, Backend B>(const std::string& name, const Parameter<T, B>& p) {
+    if (p.defined()) parameters.push_back(name);
+  });
+  return {file, parameters, model.prefix(), model::spellings_of<Model>(), is_tied(model), where};
+}
+
 }  // namespace detail
 
-/// Reads every parameter of `module` from `file`. Throws naming the tensor when one is missing or has another shape.
-/// Gives the names that were read. `within` is the module's own name; parameters named in `skipped` are left alone.
+/// Reads every parameter of `module` from the file of `names`. Throws naming the tensor when one is missing, has
+/// another shape, or a value that is NaN or infinite. Gives the names that were read. `within` is the module's own
+/// name; parameters named in `skipped` are left alone.
 template <class Module>
-std::set<std::string> load_parameters(Module& module, const io::Weights& file, const std::string& prefix,
-                                      const std::string& within = "", const std::set<std::string>& skipped = {},
-                                      Where where = Where::current()) {
+std::set<std::string> load_parameters(Module& module, const CheckpointNames& names, const std::string& within = "",
+                                      const std::set<std::string>& skipped = {}, Where where = Where::current()) {
   std::set<std::string> read;
-  std::string missing;
   nn::for_each_parameter(
       module,
       [&](const std::string& name, auto& parameter) {
         if (skipped.contains(name)) return;
-        for (const auto& spelled : detail::spellings<Module>(name, prefix)) {
-          if (!file.contains(spelled)) continue;
-          const auto& entry = file.find(spelled);
-          if (!detail::fits(entry, parameter.shape()))
-            fail({"load: " + entry.file + ": tensor " + spelled + " has the wrong shape", where},
-                 "expected " + parameter.shape().text(), "found " + io::detail::shape_text(entry.shape));
-          parameter.value().fill([&](auto to) { io::copy_to(entry, to, where); });
-          for (const auto& same : detail::spellings<Module>(name, prefix))  // a tied tensor may be there twice
-            if (file.contains(same)) read.insert(same);
-          return;
-        }
-        missing += (missing.empty() ? "" : ", ") + name;
+        const auto* entry = names.find(name);
+        if (!entry) fail({"load: " + names.file().path() + ": tensor " + name + " is missing", where});
+        detail::fill(parameter, *entry, where);
+        names.check_equal(name, where);
+        read.merge(detail::set_of(names.all(name)));
       },
       within);
-  if (!missing.empty())
-    fail({"load: " + file.path() + ": tensors are missing (with or without `" + prefix + "`)", where}, missing);
   return read;
 }
 
@@ -93,57 +100,138 @@ template <class Model>
 Model hf(const std::string& folder, LoadReport* report = nullptr, std::optional<Precision> frozen = {},
          Where where = Where::current()) {
   using Linear = nn::Linear<typename Model::value_type, typename Model::backend>;
-  Model model(Model::Config::read(io::Config(folder + "/config.json")));
+  Model model(Model::Config::read(io::Config(io::model_folder(folder, where) + "/config.json")));
   const io::Weights file(folder, where);
+  const auto names = detail::names_of(model, file, where);
   std::set<std::string> read;
   if (frozen) {
     std::set<std::string> linear;
     nn::walk(model, [&](const std::string& name, Linear&) { linear.insert({name + ".weight", name + ".bias"}); });
-    read = load_parameters(model, file, model.prefix(), "", linear, where);
+    read = load_parameters(model, names, "", linear, where);
     file.forget();
     nn::walk(model, [&](const std::string& name, Linear& layer) {
-      read.merge(load_parameters(layer, file, model.prefix(), name, {}, where));
+      read.merge(load_parameters(layer, names, name, {}, where));
       freeze(layer);
       layer.precision = *frozen;
       layer.pack();
       Model::backend::pool().trim();
       file.forget();
     });
-  } else read = load_parameters(model, file, model.prefix(), "", {}, where);
-  if (report)
+  } else read = load_parameters(model, names, "", {}, where);
+  if (report) {
+    if (names.wrapped()) report->notes.push_back("the checkpoint's tensors are those under `" + names.lead() + "`");
     for (const auto& name : file.names())
       if (!read.contains(name) && !name.ends_with("position_ids")) report->unused.push_back(name);
+  }
   return model;
 }
 
 namespace detail {
 
-/// Reads the parameters of a head, each under `prefix` or without, that the checkpoint has in the right shape; the
-/// others keep their values and are reported as newly made.
+/// Brings rows [from[0]], [from[1]] … of a row-major matrix to the front, in that order.
+template <class T>
+void take_rows(std::span<T> values, const std::vector<std::size_t>& from) {
+  const std::vector<T> old(values.begin(), values.end());
+  const std::size_t width = values.size() / std::max<std::size_t>(from.size(), 1);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = old[from[i / width] * width + i % width];
+}
+
+/// Reads the parameters of a head that the checkpoint has in the right shape; the others, and those under `anew`, keep
+/// their values and are reported as newly made. The rows of what is under `ordered` are taken in the order of `rows`.
 template <class Head>
-void read_head(Head& head, const io::Weights& file, const std::string& prefix, LoadReport* report, Where where) {
+void read_head(Head& head, const CheckpointNames& names, const std::string& anew, const std::string& ordered,
+               const std::vector<std::size_t>& rows, LoadReport* report, Where where) {
+  const auto under = [](const std::string& name, const std::string& module) {
+    return !module.empty() && name.starts_with(module + ".");
+  };
   nn::for_each_parameter(head, [&]<Real T, Backend B>(const std::string& name, Parameter<T, B>& parameter) {
-    for (const auto& spelled : {prefix + name, name})
-      if (file.contains(spelled) && shape_of(file.find(spelled)) == parameter.shape()) {
-        parameter.value().fill([&](auto to) { io::copy_to(file.find(spelled), to, where); });
-        if (report) std::erase(report->unused, spelled);
-        return;
-      }
-    if (report) report->initialised.push_back(name);
+    const auto* entry = under(name, anew) ? nullptr : names.find(name);
+    if (!entry || shape_of(*entry) != parameter.shape()) {
+      if (report) report->initialised.push_back(name);
+      return;
+    }
+    parameter.value().fill([&](std::span<T> to) {
+      io::copy_finite_to(*entry, to, where);
+      if (under(name, ordered) && !rows.empty()) take_rows(to, rows);
+    });
+    if (report)
+      for (const auto& read : names.all(name)) std::erase(report->unused, read);
   });
+}
+
+/// The name of the embeddings whose tied output is called `word`.
+template <class Model>
+std::string input_of(std::string_view word) {
+  for (const auto& s : model::spellings_of<Model>())
+    if (s.kind == model::Spelling::Kind::output && s.other == word) return std::string(s.name);
+  return {};
+}
+/// A bias [1, vocabulary] that is no parameter, where the checkpoint has one that is not zero.
+template <class Head>
+void read_constant_bias(Head& head, const CheckpointNames& names, LoadReport* report, Where where) {
+  const auto* entry = names.find(head.names.bias);
+  if (!entry) return;
+  auto bias = std::decay_t<decltype(head.bias)>::empty({1, head.word.shape()[0]});
+  fill(bias, *entry, where);
+  if (report) std::erase(report->unused, entry->name);
+  const auto values = bias.value().values();
+  if (std::all_of(values.begin(), values.end(), [](auto v) { return v == 0; })) return;
+  head.bias.value() = bias.value().reshape({-1});
+  head.bias.set_trainable(false);
+}
+
+/// What is done with the checkpoint's rows of the last layer of a head.
+struct TakenRows {
+  bool anew = false;
+  std::vector<std::size_t> order;
+};
+/// `labels` rows for the classes `ours` (a regression has one and none; without names the rows stay as they are).
+inline TakenRows taken_rows(const io::Config& config, const io::Entry& output, Index labels,
+                            const std::vector<std::string>& ours, LoadReport* report) {
+  const Index rows = output.shape.empty() ? 0 : output.shape[0];
+  const auto theirs = HeadLabels::read(config, rows);
+  const auto say = [&](const std::string& what) {
+    if (report) report->notes.push_back("the checkpoint's head: " + what);
+  };
+  const std::string usual = labels == 1 ? "regression" : "single_label_classification";
+  if (rows != labels) {
+    say("has " + std::to_string(rows) + (rows == 1 ? " row" : " rows") + ", " + std::to_string(labels) +
+        (labels == 1 ? " is needed: made anew" : " are needed: made anew"));
+    return {true, {}};
+  }
+  if (!theirs.problem.empty() && theirs.problem != usual) {
+    say("its problem_type is " + show_name(theirs.problem) + ", not '" + usual + "': made anew");
+    return {true, {}};
+  }
+  if (labels == 1 || ours.empty()) return {};
+  const auto found = head_rows(ours, theirs.names);
+  if (found.order == HeadRows::Order::others) {
+    say("its labels are others (" + show_rows(ours, theirs.names, found.rows) + "): made anew");
+    return {true, {}};
+  }
+  const bool assumed = found.order == HeadRows::Order::assumed;
+  if (assumed || !std::is_sorted(found.rows.begin(), found.rows.end()))
+    say((assumed ? "the order of its labels is assumed: " : "its rows follow id2label: ") +
+        show_rows(ours, theirs.names, found.rows));
+  return {false, found.rows};
 }
 
 }  // namespace detail
 
 /// The classification head of `model`'s family: its parts are read from the checkpoint in `folder` where that has them
-/// (the last layer only for the same number of labels) and made anew otherwise, N(0, 0.02²). Another `pooling` than the
-/// family's own has no layer in front of the last.
+/// (the last layer only for the same number of labels and the same kind of problem) and made anew otherwise,
+/// N(0, 0.02²). Another `pooling` than the family's own has no layer in front of the last. `names` are the classes'
+/// names: a head that is taken over is brought into their order by its config.json (see head_rows), and the report's
+/// notes say so.
 template <class Model>
 auto load_head(const std::string& folder, const Model& model, Index labels, std::optional<nn::Pooling> pooling = {},
-               std::uint64_t seed = 0, LoadReport* report = nullptr, Where where = Where::current()) {
+               std::uint64_t seed = 0, LoadReport* report = nullptr, const std::vector<std::string>& names = {},
+               Where where = Where::current()) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
   constexpr std::uint32_t site = 0xc0000000u;
+  require(names.empty() || std::ssize(names) == labels,
+          {"head: the number of names is another than that of labels", where}, names.size(), labels);
   auto spec = model.head();
   if (pooling && *pooling != spec.pooling) {
     spec.pooling = *pooling;
@@ -159,24 +247,49 @@ auto load_head(const std::string& folder, const Model& model, Index labels, std:
                             .output_name = spec.output_name};
   if (!spec.bias) head.output.bias = {};
   if (spec.dense) head.dense = nn::Linear<T, B>::normal(width, width, {seed, site + 2, 0});
-  detail::read_head(head, io::Weights(folder, where), model.prefix(), report, where);
+  const io::Weights file(folder, where);
+  const auto there = detail::names_of(model, file, where);
+  const std::string output = spec.output_name;
+  detail::TakenRows taken;
+  if (const auto* entry = there.find(output + ".weight"))
+    taken = detail::taken_rows(io::Config(folder + "/config.json"), *entry, labels, names, report);
+  detail::read_head(head, there, taken.anew ? output : "", output, taken.order, report, where);
   return head;
 }
 
 /// The language-model head of `model`'s family. What the checkpoint lacks is made anew: matrices N(0, 0.02²), biases
-/// zero, norms the identity.
+/// zero, norms the identity. Its table is the word embeddings, unless the checkpoint has one of its own: there with
+/// `tie_word_embeddings` false, or there with other values than the embeddings.
 template <class Model>
 auto load_language_head(const std::string& folder, const Model& model, std::uint64_t seed = 0,
                         LoadReport* report = nullptr, Where where = Where::current()) {
   using T = typename Model::value_type;
+  using B = typename Model::backend;
   auto head = model.language_head();
   if (head.dense) {
-    head.dense =
-        nn::Linear<T, typename Model::backend>::normal(head.dense->in(), head.dense->out(), {seed, 0xc0000003u, 0});
-    head.norm = nn::LayerNorm<T, typename Model::backend>::identity(head.dense->out(), head.norm->epsilon);
+    head.dense = nn::Linear<T, B>::normal(head.dense->in(), head.dense->out(), {seed, 0xc0000003u, 0});
+    head.norm = nn::LayerNorm<T, B>::identity(head.dense->out(), head.norm->epsilon);
   }
   if (head.bias.defined()) head.bias.value().zero();
-  detail::read_head(head, io::Weights(folder, where), model.prefix(), report, where);
+  const io::Weights file(folder, where);
+  const auto names = detail::names_of(model, file, where);
+  const bool tied = detail::is_tied(model);
+  if (const auto* table = names.find(head.names.word)) {
+    const auto* input = names.find(detail::input_of<Model>(head.names.word));
+    head.untied = !tied || !input || !CheckpointNames::same(*table, *input);
+    if (head.untied) {
+      head.word = Parameter<T, B>::empty(head.word.shape());
+      detail::check_shape(*table, head.word.shape(), where);  // never made anew
+      if (report && tied)
+        report->notes.push_back(table->name + " is used: it differs from the word embeddings, though the config ties " +
+                                "them");
+    }
+  } else if (report && !tied) {
+    report->notes.push_back("the output is the word embeddings: tie_word_embeddings is false, but there is no " +
+                            std::string(head.names.word));
+  }
+  detail::read_head(head, names, "", "", {}, report, where);
+  if (!head.bias.defined()) detail::read_constant_bias(head, names, report, where);
   return head;
 }
 
