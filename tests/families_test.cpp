@@ -29,6 +29,7 @@ inline void philox_words(Key key, std::uint64_t block, Index blocks, std::uint32
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,7 @@ inline void philox_words(Key key, std::uint64_t block, Index blocks, std::uint32
 #include <meft/train/method.hpp>
 #include <meft/train/steps.hpp>
 
+#include "folder.hpp"
 #include "golden.hpp"
 
 namespace {
@@ -150,6 +152,55 @@ void check_plain(const Case& c) {
           " at ", backward.at());
   CHECK(forward.worst() < 1e-12);
   CHECK(backward.worst() < 1e-11);
+}
+
+/// The golden model with an output of its own: the embeddings and biases with their rows in reverse, under the output's
+/// names. With the labels in reverse the loss is the golden one; a tied output would give another.
+template <class Model>
+void check_untied(const Case& c) {
+  const std::string from = golden() + "/" + c.folder;
+  const Values plain(from + "/plain.safetensors");
+  const test::Folder folder;
+  auto config = io::read_text(from + "/config.json");
+  const std::string tied = "\"tie_word_embeddings\": true";
+  REQUIRE(config.find(tied) != config.npos);
+  config.replace(config.find(tied), tied.size(), "\"tie_word_embeddings\": false");
+  folder.put("config.json", config);
+  const io::Safetensors source(from);
+  const auto head = train::load_language_head(from, train::hf<Model>(from));
+  const Index words = head.word.shape()[0], width = head.word.shape()[1];
+  std::vector<double> table(static_cast<std::size_t>(words * width)), bias(static_cast<std::size_t>(words));
+  for (Index r = 0; r < words; ++r)
+    for (Index j = 0; j < width; ++j)
+      table[static_cast<std::size_t>(r * width + j)] =
+          static_cast<double>(head.word.value().data()[(words - 1 - r) * width + j]);
+  std::vector<io::NamedTensor> tensors{
+      {head.names.word, "F64", {words, width}, std::as_bytes(std::span<const double>(table))}};
+  if (head.bias.defined()) {
+    for (Index r = 0; r < words; ++r)
+      bias[static_cast<std::size_t>(r)] = static_cast<double>(head.bias.value().data()[words - 1 - r]);
+    std::string name = head.names.word;
+    name.replace(name.rfind("weight"), 6, "bias");
+    tensors.push_back({name, "F64", {words}, std::as_bytes(std::span<const double>(bias))});
+  }
+  for (const auto& name : source.names()) {
+    const auto& entry = source.find(name);
+    const auto same = [&](const io::NamedTensor& t) { return t.name == name; };
+    if (std::none_of(tensors.begin(), tensors.end(), same))
+      tensors.push_back({name, entry.dtype, entry.shape, entry.bytes});
+  }
+  io::write_safetensors((folder.path / "model.safetensors").string(), tensors);
+
+  const auto model = train::hf<Model>(folder.text());
+  const auto untied = train::load_language_head(folder.text(), model);
+  auto batch = batch_of(plain);
+  auto labels = batch.labels.values();
+  for (auto& label : labels)
+    if (label >= 0) label = static_cast<std::int32_t>(words) - 1 - label;
+  batch.labels = Tensor<std::int32_t>::from({static_cast<Index>(labels.size())}, labels);
+  auto plain_model = model;
+  const auto h = model.run(batch, adapt(plain_model, Full{}));
+  CHECK(untied.loss(h.value, batch.labels).value().item() == doctest::Approx(plain.real("loss")[0]).epsilon(1e-12));
 }
 
 /// Runs one MEFT file, gives the largest error of everything in it, and puts every gradient's bits into `bits`.
@@ -447,6 +498,18 @@ TEST_CASE("families: hidden states, logits, loss and every gradient equal those 
     CAPTURE(c.folder);
     with_model<double>(c, [&]<class Model>() { check_plain<Model>(c); });
   }
+}
+
+TEST_CASE("families: outputs that are not tied to the embeddings") {
+  int checked = 0;
+  for (const auto& c : cases()) {
+    CAPTURE(c.folder);
+    if (c.language)
+      with_model<double>(c, [&]<class Model>() {
+        if constexpr (requires(Model m) { m.language_head(); }) check_untied<Model>(c), ++checked;
+      });
+  }
+  CHECK(checked == 3);
 }
 
 // 64-bit words with 40 fraction bits round each shear by 2⁻⁴¹, 5e-13.

@@ -342,7 +342,7 @@ def test_missing_tensors():
 def test_no_folder():
     folder = Folder()
     folder.model = "bert-base-uncased"
-    folder.error("'bert-base-uncased': no such folder", "config.json", "nothing is downloaded")
+    folder.error("expected a folder with config.json", "bert-base-uncased", "not looked up")
 
 
 def test_nan_and_infinity():
