@@ -22,7 +22,7 @@ if ((${#missing[@]})); then
 fi
 
 # The peers that tests compare with.
-pins="tokenizers==0.23.3 numpy==2.4.6 safetensors==0.8.0 onnx==1.23.2 onnxruntime==1.32.0"
+pins="tokenizers==0.23.3 transformers==5.24.0 numpy==2.4.6 safetensors==0.8.0 onnx==1.23.2 onnxruntime==1.32.0"
 if [[ "$(cat build/venv/pins 2>/dev/null)" != "$pins" ]]; then
   rm -rf build/venv
   python3 -m venv build/venv

@@ -83,7 +83,9 @@ struct Json {
                  {"SpecialToken": {"id": "<sep>", "type_id": 0}}],
       "pair": [{"SpecialToken": {"id": "<cls>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
                {"SpecialToken": {"id": "<sep>", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}},
-               {"SpecialToken": {"id": "<sep>", "type_id": 1}}]},
+               {"SpecialToken": {"id": "<sep>", "type_id": 1}}],
+      "special_tokens": {"<cls>": {"id": "<cls>", "ids": [2], "tokens": ["<cls>"]},
+                         "<sep>": {"id": "<sep>", "ids": [3], "tokens": ["<sep>"]}}},
     "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "@@",
               "max_input_chars_per_word": 4,
               "vocab": {"[PAD]": 0, "[UNK]": 1, "<cls>": 2, "<sep>": 3, "[MASK]": 4, "a": 5, "@@b": 6, "ab": 7, "w": 8}}
@@ -272,16 +274,40 @@ TEST_CASE("tokenizer.json comes before vocab.txt") {
   CHECK(WordPiece(other.with("tokenizer.json", bert.text).path()).encode("w").ids == Ids{2, 8, 3});
 }
 
+TEST_CASE("odd vocabularies") {
+  Folder folder;
+  const WordPiece twice(folder.with("vocab.txt", specials + "a\n\nb \u3000\n##c\na\n##c\n\n\r\n").path());
+  CHECK(twice.size() == 11);
+  CHECK(twice.encode("a b ac c").ids == Ids{2, 9, 7, 9, 10, 1, 3});  // the later id counts; ends of lines do not
+  CHECK(twice.id("") == 1);
+  CHECK(twice.token(6) == "");
+  CHECK(twice.token(5) == "a");
+  Json gaps;
+  gaps.replace("\"@@b\": 6", "\"@@b\": 12")
+      .replace("\"w\": 8", "\"w\": 8, \"\": 10")
+      .replace("\"id\": 9", "\"id\": 13");
+  const WordPiece holes(Folder().with("tokenizer.json", gaps.text).path());
+  CHECK(holes.size() == 14);
+  CHECK(holes.encode("abb w").ids == Ids{2, 7, 12, 8, 3});
+  CHECK(holes.id("") == 1);
+}
+
+TEST_CASE("decoding WordPiece") {
+  Folder folder;
+  const WordPiece t(folder.with("vocab.txt", words).path());
+  CHECK(t.decode(Ids{6, 7}) == "##affable");  // nothing before the first piece, so it keeps its prefix
+  CHECK(t.decode(Ids{2, 6, 7, 3}) == "##affable");
+  CHECK(t.decode(Ids{5, 6, 7, 10, 8, 9}) == "unaffable, hello");
+  CHECK(t.decode(Ids{2, 13, 4, 3}, false) == "[CLS] a [MASK] [SEP]");
+}
+
 TEST_CASE("errors in vocab.txt name the file and the line") {
-  check_error(Folder(), {"expected tokenizer.json or vocab.txt in this folder, found neither"});
+  check_error(Folder(), {"expected tokenizer.json, vocab.txt, or vocab.json and merges.txt in this folder"});
   check_error(Folder().with("vocab.txt", ""), {"vocab.txt: empty"});
   check_error(Folder().with("vocab.txt", "\n\n"), {"vocab.txt: empty"});
-  check_error(Folder().with("vocab.txt", specials + "a\nb\na\n"),
-              {"vocab.txt: line 8: token 'a' is there twice", "already 5"});
-  check_error(Folder().with("vocab.txt", specials + "a\n\nb\n"), {"vocab.txt: line 7: empty"});
   check_error(Folder().with("vocab.txt", specials + "\xFFx\n"), {"vocab.txt: line 6: not UTF-8"});
   check_error(Folder().with("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[MASK]\n"),
-              {"vocab.txt: special token '[SEP]' is missing among 4 tokens"});
+              {"vocab.txt: special token '[SEP]' (sep_token) is missing among 4 tokens"});
   check_error(Folder().with("vocab.txt", words).with("tokenizer_config.json", "{"),
               {"tokenizer_config.json: not JSON: byte 1"});
   check_error(Folder().with("vocab.txt", words).with("tokenizer_config.json", R"({"do_lower_case": "yes"})"),
@@ -312,26 +338,27 @@ TEST_CASE("errors in tokenizer.json name the field") {
                    {"normalizer.type is \"NFKC\", expected \"BertNormalizer\""});
   check_json_error(Json().replace("BertPreTokenizer", "ByteLevel"), {"pre_tokenizer.type is \"ByteLevel\""});
   check_json_error(Json().replace("\"ab\": 7", "\"ab\": 6"), {"model.vocab.", "is 6, expected an id of its own"});
-  check_json_error(Json().replace("\"ab\": 7", "\"ab\": 70"), {"model.vocab.ab is 70, expected an id from 0 to 8"});
+  check_json_error(Json().replace("\"ab\": 7", "\"ab\": 70"), {"model.vocab.ab is 70, expected an id from 0 to 17"});
   check_json_error(Json().replace("\"ab\": 7", "\"ab\": -7"), {"model.vocab.ab is -7"});
   check_json_error(Json().replace("\"ab\": 7", "\"ab\": 7.5"), {"model.vocab.ab is 7.5"});
   check_json_error(Json().replace("\"ab\": 7", "\"ab\": \"7\""), {"model.vocab.ab is \"7\""});
   check_json_error(Json().replace("\"ab\": 7", "\"ab\": 18446744073709551616"), {"model.vocab.ab is 1.8"});
   check_json_error(Json().replace("\"id\": 9", "\"id\": 11"),
-                   {"added_tokens[5].id is 11, expected 9 for token 'Word'"});
+                   {"tokenizer.json: added_tokens[5]: token 'Word' has the id 11, expected 9, the next free id"});
   check_json_error(Json().replace("\"id\": 4", "\"id\": 5"),
-                   {"added_tokens[4].id is 5, expected 4 for token '[MASK]'"});
+                   {"added_tokens[4]: token '[MASK]' has the id 5, expected 4, its id in the vocabulary"});
   check_json_error(Json().replace("\"id\": 4", "\"id\": -4"), {"added_tokens[4].id is -4"});
   check_json_error(Json().replace("\"content\": \"Word\"", "\"content\": 3"),
                    {"added_tokens[5].content is 3, expected a string"});
   check_json_error(Json().replace("\"content\": \"Word\", ", ""), {"added_tokens[5] has no member \"content\""});
-  check_json_error(Json().replace("\"[UNK]\", \"cont", "\"<unk>\", \"cont"), {"special token '<unk>' is missing"});
+  check_json_error(Json().replace("\"[UNK]\", \"cont", "\"<unk>\", \"cont"),
+                   {"model.unk_token is \"<unk>\", expected a token of the vocabulary"});
   check_json_error(Json().replace("per_word\": 4", "per_word\": 0"), {"max_input_chars_per_word is 0"});
   check_json_error(Json().replace("\"vocab\"", "\"words\""), {"model has no member \"vocab\""});
   check_json_error(Json().replace("\"model\"", "\"models\""), {"the file has no member \"model\""});
-  check_json_error(Json().replace("\"id\": \"B\", \"type_id\": 1", "\"id\": \"B\", \"type_id\": 0"),
-                   {"post_processor.pair[3].Sequence.type_id is 0"});
-  check_json_error(Json().replace("\"TemplateProcessing\"", "\"ByteLevel\""), {"post_processor.type is \"ByteLevel\""});
+  check_json_error(Json().replace("\"id\": \"B\", \"type_id\": 1", "\"id\": \"B\", \"type_id\": 2"),
+                   {"post_processor.pair[3].Sequence.type_id is 2"});
+  check_json_error(Json().replace("\"TemplateProcessing\"", "\"Fancy\""), {"post_processor.type is \"Fancy\""});
   check_json_error(Json().replace("\"vocab\": {", "\"vocab\": " + std::string(100000, '[')),
                    {"JSON is nested too deeply", "depth 65"});
   check_json_error(Json().replace("<cls>\": 2", "\xFF\": 2"), {"tokenizer.json: not JSON: byte", "0xff"});

@@ -41,7 +41,8 @@ class AddedTokens {
     if (at == lengths.end() || *at != pattern.size()) lengths.insert(at, pattern.size());
   }
 
-  bool empty() const { return tokens_.empty(); }
+  /// From now on special tokens are not found.
+  void leave_special() { leaves_special_ = true; }
 
   /// Calls `visit(part, id)` for each part of `text` in order, id −1 for what is no added token, until it returns
   /// false. No part is empty. Returns whether it went to the end. `text` must be UTF-8.
@@ -57,7 +58,7 @@ class AddedTokens {
       const AddedToken& token = tokens_[static_cast<std::size_t>(match.index)];
       std::size_t begin = i, end = i + match.length;
       i = end;
-      if (token.single_word && !stands_alone(text, begin, end)) continue;
+      if ((token.special && leaves_special_) || (token.single_word && !stands_alone(text, begin, end))) continue;
       if (token.lstrip) begin = std::max(strip_left(text, begin), done);
       if (token.rstrip) end = strip_right(text, end);
       if (done < begin && !visit(text.substr(done, begin - done), -1)) return false;
@@ -103,38 +104,7 @@ class AddedTokens {
   std::vector<AddedToken> tokens_;
   TokenMap ids_;                                         // pattern → place in tokens_
   std::array<std::vector<std::size_t>, 256> lengths_{};  // by first byte, longest first
+  bool leaves_special_ = false;
 };
-
-/// The member `added_tokens` of a tokenizer.json. Those that `vocab` lacks are added to it. Throws Error for an id that
-/// is not the one in the vocabulary, or not the next one.
-inline std::vector<AddedToken> read_added_tokens(const JsonField& root, Vocab& vocab) {
-  std::vector<AddedToken> tokens;
-  const auto list = root.find("added_tokens");
-  const std::size_t count = list ? list->array().size() : 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const JsonField field = list->at(i);
-    auto flag = [&](std::string_view key, bool otherwise) {
-      const auto found = field.find(key);
-      return found ? found->boolean() : otherwise;
-    };
-    AddedToken token{.content = field.at("content").string(),
-                     .single_word = flag("single_word", false),
-                     .lstrip = flag("lstrip", false),
-                     .rstrip = flag("rstrip", false),
-                     .normalized = flag("normalized", !flag("special", false)),
-                     .special = flag("special", false)};
-    if (token.content.empty()) continue;
-    const JsonField id = field.at("id");
-    token.id = static_cast<std::int32_t>(id.integer(0, INT32_MAX));
-    const std::int32_t known = vocab.find(token.content);
-    const std::int32_t expected = known >= 0 ? known : static_cast<std::int32_t>(vocab.size());
-    if (token.id != expected)
-      id.wrong(std::to_string(expected) + " for token " + in_quotes(token.content) +
-               (known >= 0 ? ", its id in the vocabulary" : ", the next free id"));
-    if (known < 0) vocab.add(token.content, "added_tokens");
-    tokens.push_back(std::move(token));
-  }
-  return tokens;
-}
 
 }  // namespace meft::text

@@ -3,12 +3,10 @@
 // Learners", section 2.2.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,74 +15,51 @@
 
 #include <meft/base/error.hpp>
 #include <meft/base/json.hpp>
-#include <meft/text/added_tokens.hpp>
 #include <meft/text/byte_level.hpp>
-#include <meft/text/encoding.hpp>
+#include <meft/text/encoder.hpp>
 #include <meft/text/merges.hpp>
-#include <meft/text/special_tokens.hpp>
 #include <meft/text/template.hpp>
+#include <meft/text/tokenizer_files.hpp>
 #include <meft/text/unicode.hpp>
 #include <meft/text/vocab.hpp>
 
 namespace meft::text {
 
 /// Immutable after construction: any number of threads may encode with one.
-class Bpe {
+class Bpe : public Encoder<Bpe> {
  public:
-  /// Reads `folder`: tokenizer.json where there is one (model BPE, pre-tokenizer ByteLevel; its truncation and padding
-  /// are not taken), else vocab.json and merges.txt with added_tokens.json. tokenizer_config.json and
-  /// special_tokens_map.json, if there, name the special tokens; without tokenizer.json, tokenizer_class (or else the
-  /// model_type of config.json), add_bos_token and add_prefix_space say what stands around a text.
-  /// Throws Error that names the file and the field or line at fault.
-  explicit Bpe(const std::filesystem::path& folder) {
-    const auto specials = SpecialTokens::read(folder);
-    if (is_there(folder / "tokenizer.json")) {
-      load_json(folder / "tokenizer.json", specials);
-    } else {
-      require(is_there(folder / "vocab.json") && is_there(folder / "merges.txt"),
-              folder.string() + ": expected tokenizer.json, or vocab.json and merges.txt, in this folder");
-      load_files(folder, specials);
+  /// Reads `folder`: tokenizer.json where there is one (model BPE, pre-tokenizer ByteLevel), else vocab.json and
+  /// merges.txt. The special tokens and what stands around texts are those that transformers makes of the folder's
+  /// files (TokenizerFiles). Throws Error that names the file and the field or line at fault.
+  explicit Bpe(const std::filesystem::path& folder) : Bpe(TokenizerFiles(folder)) {}
+  explicit Bpe(const TokenizerFiles& files) {
+    using Kind = TokenizerFiles::Kind;
+    const std::string source = files.path(files.json ? "tokenizer.json" : "vocab.json");
+    if (files.json) read_json(files.root(), files.kind == Kind::plain);
+    else if (files.bpe) read_files(files.folder);
+    else fail(files.folder.string() + ": vocab.txt, which comes before vocab.json, is WordPiece's");
+    if (files.kind != Kind::plain) add_prefix_space_ = files.add_prefix_space;
+    if (files.kind == Kind::roberta) {
+      bos_ = required(files, "cls_token", source);
+      eos_ = required(files, "sep_token", source);
+      template_ = Template::roberta(bos_, eos_);
+    }
+    add_tokens(files);
+    if (files.kind == Kind::gpt2) {
+      bos_ = named(files, {"bos_token"});
+      eos_ = named(files, {"eos_token"});
+      template_ = Template::gpt2(files.add_bos ? required(files, "bos_token", source) : -1,
+                                 files.add_eos ? required(files, "eos_token", source) : -1);
+      if (files.json)
+        if (const auto field = files.root().find("post_processor")) template_ = read_template(*field, vocab_);
+    } else if (files.kind == Kind::plain) {
+      read_plain(files);
+      if (unk_ < 0) unk_ = missing_ >= 0 || !is_special("<unk>") ? missing_ : vocab_.find("<unk>");
     }
     for (unsigned byte = 0; byte < 256; ++byte) {
       const char c = static_cast<char>(byte);
       byte_ids_[byte] = vocab_.find(characters_.shown({&c, 1}));
     }
-  }
-
-  /// The ids of `text` with the special tokens of one text, cut to `max_length` with these. Broken UTF-8 counts as
-  /// U+FFFD. Throws Error if `max_length` is less than the number of special tokens.
-  Encoding encode(std::string_view text, std::size_t max_length = 512, Where where = Where::current()) const {
-    const std::size_t room = room_for(template_.single(), max_length, "", where);
-    std::vector<std::int32_t> ids;
-    append(text, room < everything ? room + 1 : room, ids);
-    const bool cut = ids.size() > room;
-    if (cut) ids.resize(room);
-    Encoding out = Template::fill(template_.single(), ids);
-    out.cut = cut;
-    return out;
-  }
-
-  /// The same of a pair, the longer text cut first.
-  Encoding encode(std::string_view text, std::string_view pair, std::size_t max_length = 512,
-                  Where where = Where::current()) const {
-    const std::size_t room = room_for(template_.pair(), max_length, " for a pair", where);
-    std::vector<std::int32_t> first, second;
-    append(text, everything, first);  // which of the two is longer decides where to cut
-    append(pair, everything, second);
-    const bool cut = first.size() + second.size() > room;
-    const auto [a, b] = longest_first(first.size(), second.size(), room);
-    first.resize(a);
-    second.resize(b);
-    Encoding out = Template::fill(template_.pair(), first, second);
-    out.cut = cut;
-    return out;
-  }
-
-  /// The ids of `text` alone: no special tokens around it, nothing cut.
-  std::vector<std::int32_t> tokens(std::string_view text) const {
-    std::vector<std::int32_t> ids;
-    append(text, everything, ids);
-    return ids;
   }
 
   /// The text of `ids`, without special tokens if `skip_special`; bytes that are not UTF-8 become U+FFFD.
@@ -99,67 +74,34 @@ class Bpe {
     return is_utf8(out) ? out : repaired(out);
   }
 
-  /// The id of `token`, as the vocabulary writes it ("Ġthe"); unk() if there is no such token.
-  std::int32_t id(std::string_view token) const {
-    const std::int32_t found = vocab_.find(token);
-    return found < 0 ? unk_ : found;
-  }
-  /// The token of `id`. Throws Error if there is none.
-  const std::string& token(std::int32_t id, Where where = Where::current()) const { return vocab_.token(id, where); }
-  /// The number of ids, added tokens too.
-  std::size_t size() const { return vocab_.size(); }
-
-  /// The special tokens; −1 where there is none. bos() is what BERT calls [CLS], eos() what it calls [SEP].
-  std::int32_t bos() const { return bos_; }
-  std::int32_t eos() const { return eos_; }
-  std::int32_t pad() const { return pad_; }
-  std::int32_t unk() const { return unk_; }
-  std::int32_t mask() const { return mask_; }
-
  private:
-  static constexpr std::size_t everything = SIZE_MAX;
-  using Keys = std::initializer_list<std::string_view>;
+  friend class Encoder<Bpe>;
 
-  // ---- reading tokenizer.json
+  // ---- reading
 
-  void load_json(const std::filesystem::path& path, const SpecialTokens& specials) {
-    const std::string source = path.string();
-    const auto tree = parse_json(read_file(path), source);
-    const JsonField root(tree, source);
+  /// `options`: what the model and the pre-tokenizer say besides counts too.
+  void read_json(const JsonField& root, bool options) {
     const JsonField model = root.at("model");
     if (const auto type = model.find("type"); type && type->string() != "BPE") type->wrong("\"BPE\"");
     vocab_ = read_vocab(model.at("vocab"));
     if (vocab_.size() == 0) model.at("vocab").wrong("at least one token");
-    read_options(model);
+    refuse_options(model);
+    if (options) read_options(model);
     read_merges(model.at("merges"));
-    const auto added = read_added_tokens(root, vocab_);
-    look_for(added);
     if (const auto field = root.find("normalizer")) field->at("type").wrong("no normalizer, as byte-level BPE has");
-    read_pre_tokenizer(root.at("pre_tokenizer"));
-    if (const auto field = root.find("post_processor")) template_ = read_template(*field, vocab_);
+    read_pre_tokenizer(root.at("pre_tokenizer"), options);
     if (const auto field = root.find("decoder"); field && field->at("type").string() != "ByteLevel")
       field->at("type").wrong("\"ByteLevel\"");
-
-    auto special = [&](Keys keys, std::int32_t otherwise, Keys usual) {
-      if (const auto* named = specials.find(keys)) return named_id(*named);
-      for (const std::string_view name : usual)
-        for (const AddedToken& token : added)
-          if (otherwise < 0 && token.content == name) otherwise = token.id;
-      return otherwise;
-    };
-    const auto& around = template_.single();
-    bos_ = special({"bos_token", "cls_token"}, around.front().id, {"<s>", "<|endoftext|>"});
-    eos_ = special({"eos_token", "sep_token"}, around.back().id, {"</s>", "<|endoftext|>"});
-    pad_ = special({"pad_token"}, -1, {"<pad>"});
-    unk_ = special({"unk_token"}, missing_, {"<unk>"});
-    mask_ = special({"mask_token"}, -1, {"<mask>"});
   }
 
-  void read_options(const JsonField& model) {
+  static void refuse_options(const JsonField& model) {
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (const auto field = model.find(key); field && !field->string().empty()) field->wrong("none, or an empty one");
     if (const auto field = model.find("dropout"); field && field->value() != 0) field->wrong("none");
     if (const auto field = model.find("byte_fallback"); field && field->boolean()) field->wrong("false");
+  }
+
+  void read_options(const JsonField& model) {
     if (const auto field = model.find("fuse_unk")) fuse_unk_ = field->boolean();
     if (const auto field = model.find("ignore_merges")) ignore_merges_ = field->boolean();
     if (const auto field = model.find("unk_token")) {
@@ -182,12 +124,13 @@ class Bpe {
     }
   }
 
-  void read_pre_tokenizer(const JsonField& field) {
+  void read_pre_tokenizer(const JsonField& field, bool options) {
     const bool is_list = field.at("type").string() == "Sequence";
     const JsonField list = is_list ? field.at("pretokenizers") : field;
     if (is_list && list.array().size() != 1) list.wrong("one pre-tokenizer, ByteLevel");
     const JsonField level = is_list ? list.at(std::size_t{0}) : field;
     if (level.at("type").string() != "ByteLevel") level.at("type").wrong("\"ByteLevel\"");
+    if (!options) return;
     auto flag = [&](std::string_view key) {
       const auto found = level.find(key);
       return !found || found->boolean();
@@ -196,74 +139,13 @@ class Bpe {
     use_regex_ = flag("use_regex");
   }
 
-  // ---- reading vocab.json and merges.txt
-
-  void load_files(const std::filesystem::path& folder, const SpecialTokens& specials) {
+  void read_files(const std::filesystem::path& folder) {
     const std::string source = (folder / "vocab.json").string();
     const auto tree = parse_json(read_file(folder / "vocab.json"), source);
     const JsonField root(tree, source);
     vocab_ = read_vocab(root);
     if (vocab_.size() == 0) root.wrong("at least one token");
     read_merges(folder / "merges.txt");
-    const auto added = add_tokens(folder, specials.added, vocab_);
-    const auto [roberta, add_bos] = kind(folder, specials);
-
-    std::vector<AddedToken> named;
-    auto special = [&](Keys keys, std::string_view usual) {
-      AddedToken token{.content = std::string(usual), .lstrip = usual == "<mask>"};
-      if (const auto* given = specials.find(keys)) {
-        token = given->token;
-        token.id = named_id(*given);
-      } else {
-        token.id = usual.empty() ? -1 : vocab_.find(usual);
-      }
-      if (token.id >= 0) named.push_back(token);
-      return token.id;
-    };
-    const std::string_view other = "<|endoftext|>";
-    if (roberta) {
-      bos_ = special({"cls_token", "bos_token"}, "<s>");
-      eos_ = special({"sep_token", "eos_token"}, "</s>");
-      special({"bos_token"}, "<s>");
-      special({"eos_token"}, "</s>");
-      if (bos_ < 0 || eos_ < 0)
-        throw Error(source + ": '<s>' or '</s>' is missing among " + std::to_string(vocab_.size()) + " tokens");
-    } else {
-      bos_ = special({"bos_token"}, other);
-      eos_ = special({"eos_token"}, other);
-    }
-    pad_ = special({"pad_token"}, roberta ? "<pad>" : "");
-    missing_ = unk_ = special({"unk_token"}, roberta ? "<unk>" : other);
-    mask_ = special({"mask_token"}, roberta ? "<mask>" : "");
-    if (add_bos && bos_ < 0)
-      throw Error(source + ": " + in_quotes(other) + " is missing among " + std::to_string(vocab_.size()) +
-                  " tokens, and no bos_token is named");
-    if (roberta) template_ = Template::roberta(bos_, eos_);
-    else if (add_bos) template_ = Template::opt(bos_);
-    add_prefix_space_ = specials.add_prefix_space.value_or(false);
-    // What is named special is special, whatever added_tokens.json says; its flags stand in added_tokens_decoder.
-    for (const AddedToken& token : added)
-      if (!token.special && std::any_of(named.begin(), named.end(), [&](const auto& n) { return n.id == token.id; }))
-        continue;
-      else look_for({&token, 1});
-    look_for(named);
-  }
-
-  /// Whether texts stand as RoBERTa's, and if not, whether bos stands in front.
-  std::pair<bool, bool> kind(const std::filesystem::path& folder, const SpecialTokens& specials) const {
-    const std::string& name = specials.tokenizer_class;
-    if (name == "RobertaTokenizer" || name == "BartTokenizer") return {true, false};
-    if (name == "GPT2Tokenizer") return {false, specials.add_bos.value_or(false)};
-    if (!name.empty() && name != "PreTrainedTokenizer")
-      throw Error((folder / "tokenizer_config.json").string() + ": tokenizer_class is " + in_quotes(name) +
-                  ", expected RobertaTokenizer, BartTokenizer or GPT2Tokenizer");
-    std::string model;
-    if (const auto tree = read_json(folder, "config.json"))
-      if (const auto type = JsonField(*tree, (folder / "config.json").string()).find("model_type"))
-        model = type->string();
-    if (model == "opt" || model == "gpt2") return {false, specials.add_bos.value_or(model == "opt")};
-    const bool roberta = vocab_.find("<s>") >= 0 && vocab_.find("</s>") >= 0;
-    return {roberta, !roberta && specials.add_bos.value_or(false)};
   }
 
   void read_merges(const std::filesystem::path& path) {
@@ -283,8 +165,6 @@ class Bpe {
       });
     }
   }
-
-  // ---- reading either
 
   template <class Wrong>
   void add_merge(std::string_view both, const Wrong& wrong) {
@@ -306,54 +186,18 @@ class Bpe {
     merges_.add(ids[0], ids[1], ids[2]);
   }
 
-  std::int32_t named_id(const SpecialTokens::Named& named) const {
-    const std::int32_t found = vocab_.find(named.token.content);
-    if (found < 0)
-      throw Error(named.source + ": " + in_quotes(named.token.content) + " is missing among " +
-                  std::to_string(vocab_.size()) + " tokens");
-    return found;
-  }
-
-  void look_for(std::span<const AddedToken> tokens) {
-    special_.resize(vocab_.size());
-    for (const AddedToken& token : tokens) {
-      (token.normalized ? normalized_ : raw_).add(token.content, token);
-      if (token.special) special_[static_cast<std::size_t>(token.id)] = true;
-    }
-  }
-
   // ---- encoding
 
-  static std::size_t room_for(const Template::Pieces& pieces, std::size_t max_length, std::string_view what,
-                              Where where) {
-    const std::size_t specials = Template::specials(pieces);
-    if (max_length < specials)
-      throw Error("encode: max_length is " + std::to_string(max_length) + ", expected at least " +
-                      std::to_string(specials) + std::string(what),
-                  where);
-    return max_length - specials;
-  }
+  std::string_view normalized(std::string_view text, std::string&) const { return text; }
 
-  /// Appends the ids of `text`. May stop once there are `limit` of them.
-  void append(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids) const {
-    std::string whole, prefixed;
-    if (!is_utf8(text)) text = whole = repaired(text);
-    ids.reserve(std::min(limit, text.size() / 3) + 8);
-    auto add_word = [&](std::string_view word) {
+  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids) const {
+    std::string prefixed;
+    if (add_prefix_space_ && text.front() != ' ') text = prefixed.assign(1, ' ').append(text);
+    auto add = [&](std::string_view word) {
       append_word(word, ids);
       return ids.size() < limit;
     };
-    auto add_words = [&](std::string_view part, std::int32_t added) {
-      if (added >= 0) {
-        ids.push_back(added);
-        return ids.size() < limit;
-      }
-      if (add_prefix_space_ && part.front() != ' ') part = prefixed.assign(1, ' ').append(part);
-      return use_regex_ ? each_gpt2_word(part, add_word) : add_word(part);
-    };
-    raw_.split(text, [&](std::string_view part, std::int32_t added) {
-      return added >= 0 ? add_words(part, added) : normalized_.split(part, add_words);
-    });
+    return use_regex_ ? each_gpt2_word(text, add) : add(text);
   }
 
   void append_word(std::string_view word, std::vector<std::int32_t>& ids) const {
@@ -371,16 +215,11 @@ class Bpe {
     merges_.apply(ids, begin);
   }
 
-  Vocab vocab_;
   Merges merges_;
   ByteCharacters characters_;
   std::array<std::int32_t, 256> byte_ids_{};
-  AddedTokens raw_, normalized_;
-  std::vector<bool> special_;  // by id
-  Template template_;
   bool add_prefix_space_ = false, use_regex_ = true, fuse_unk_ = false, ignore_merges_ = false;
   std::int32_t missing_ = -1;  // for a byte without a token; −1: the byte is dropped
-  std::int32_t bos_ = -1, eos_ = -1, pad_ = -1, unk_ = -1, mask_ = -1;
 };
 
 }  // namespace meft::text

@@ -31,15 +31,25 @@ class Template {
   /// Each text must stand once in `single` (text 0) and in `pair` (texts 0 and 1).
   Template(Pieces single, Pieces pair) : single_(std::move(single)), pair_(std::move(pair)) {}
 
+  /// `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, from B on of type 1.
+  static Template bert(std::int32_t cls, std::int32_t sep) {
+    const Piece first{cls}, last{sep}, a{-1, 0}, b{-1, 1, 1}, end{sep, 0, 1};
+    return {{first, a, last}, {first, a, last, b, end}};
+  }
   /// `<s> A </s>` and `<s> A </s></s> B </s>`, all of type 0.
   static Template roberta(std::int32_t cls, std::int32_t sep) {
     const Piece first{cls}, last{sep}, a{-1, 0}, b{-1, 1};
     return {{first, a, last}, {first, a, last, last, b, last}};
   }
-  /// `</s> A` and `</s> A B`, B of type 1.
-  static Template opt(std::int32_t bos) {
-    const Piece first{bos}, a{-1, 0}, b{-1, 1, 1};
-    return {{first, a}, {first, a, b}};
+  /// Each text between `bos` and `eos`, of which −1 stands for none; the second of type 1.
+  static Template gpt2(std::int32_t bos, std::int32_t eos) {
+    Pieces pair;
+    for (const int text : {0, 1}) {
+      if (bos >= 0) pair.push_back({bos, 0, text});
+      pair.push_back({-1, text, text});
+      if (eos >= 0) pair.push_back({eos, 0, text});
+    }
+    return {Pieces(pair.begin(), pair.begin() + static_cast<std::ptrdiff_t>(pair.size() / 2)), pair};
   }
 
   const Pieces& single() const { return single_; }
@@ -109,8 +119,9 @@ inline Template::Pieces read_pieces(const JsonField& field, const JsonField& spe
 
 }  // namespace detail
 
-/// The member `post_processor` of a tokenizer.json: RobertaProcessing, TemplateProcessing, ByteLevel (which adds
-/// nothing) or a Sequence of these with at most one that adds something. Throws Error, with the field, for another.
+/// The member `post_processor` of a tokenizer.json: BertProcessing, RobertaProcessing, TemplateProcessing, ByteLevel
+/// (which adds nothing) or a Sequence of these with at most one that adds something. Throws Error, with the field, for
+/// another.
 inline Template read_template(const JsonField& field, const Vocab& vocab) {
   Template out;
   bool is_set = false;
@@ -119,15 +130,16 @@ inline Template read_template(const JsonField& field, const Vocab& vocab) {
     if (type.string() == "ByteLevel") return;
     if (is_set) type.wrong("\"ByteLevel\", as one before it adds tokens already");
     is_set = true;
-    if (type.string() == "RobertaProcessing") {
-      out = Template::roberta(detail::token_and_id(part.at("cls"), vocab), detail::token_and_id(part.at("sep"), vocab));
+    if (type.string() == "RobertaProcessing" || type.string() == "BertProcessing") {
+      const auto cls = detail::token_and_id(part.at("cls"), vocab), sep = detail::token_and_id(part.at("sep"), vocab);
+      out = type.string() == "BertProcessing" ? Template::bert(cls, sep) : Template::roberta(cls, sep);
     } else if (type.string() == "TemplateProcessing") {
       const JsonField specials = part.at("special_tokens");
       specials.object();
       out = Template(detail::read_pieces(part.at("single"), specials, "A", vocab),
                      detail::read_pieces(part.at("pair"), specials, "AB", vocab));
     } else {
-      type.wrong("\"RobertaProcessing\", \"TemplateProcessing\", \"ByteLevel\" or \"Sequence\"");
+      type.wrong("\"BertProcessing\", \"RobertaProcessing\", \"TemplateProcessing\", \"ByteLevel\" or \"Sequence\"");
     }
   };
   if (field.at("type").string() != "Sequence") {

@@ -13,11 +13,9 @@
 #include <vector>
 
 #include <meft/base/error.hpp>
-#include <meft/base/json.hpp>
 #include <meft/text/bpe.hpp>
 #include <meft/text/encoding.hpp>
-#include <meft/text/special_tokens.hpp>
-#include <meft/text/vocab.hpp>
+#include <meft/text/tokenizer_files.hpp>
 #include <meft/text/wordpiece.hpp>
 
 namespace meft::text {
@@ -27,7 +25,7 @@ class Tokenizer {
  public:
   /// Reads `folder`: the model.type of tokenizer.json decides; without that file, vocab.txt means WordPiece, vocab.json
   /// and merges.txt mean Bpe. Throws Error that names the file and the field or line at fault.
-  explicit Tokenizer(const std::filesystem::path& folder) : tokenizer_(choose(folder)) {}
+  explicit Tokenizer(const std::filesystem::path& folder) : tokenizer_(choose(TokenizerFiles(folder))) {}
   Tokenizer(WordPiece tokenizer) : tokenizer_(std::move(tokenizer)) {}  // NOLINT: either is a Tokenizer
   Tokenizer(Bpe tokenizer) : tokenizer_(std::move(tokenizer)) {}        // NOLINT
 
@@ -63,6 +61,15 @@ class Tokenizer {
     return std::visit([](const auto& t) { return t.size(); }, tokenizer_);
   }
 
+  /// The length that the checkpoint's files allow (model_max_length); SIZE_MAX if they do not say.
+  std::size_t longest() const {
+    return std::visit([](const auto& t) { return t.longest(); }, tokenizer_);
+  }
+  /// How many token types a pair has: 1 where all are 0.
+  std::int32_t types() const {
+    return std::visit([](const auto& t) { return t.types(); }, tokenizer_);
+  }
+
   /// The special tokens; −1 where there is none. BERT's [CLS] is bos(), its [SEP] is eos().
   std::int32_t bos() const {
     return std::visit([](const auto& t) { return t.bos(); }, tokenizer_);
@@ -85,18 +92,9 @@ class Tokenizer {
  private:
   using Either = std::variant<WordPiece, Bpe>;
 
-  static Either choose(const std::filesystem::path& folder) {
-    if (const auto tree = read_json(folder, "tokenizer.json")) {
-      const JsonField model = JsonField(*tree, (folder / "tokenizer.json").string()).at("model");
-      const auto type = model.find("type");
-      if (type && type->string() != "WordPiece" && type->string() != "BPE") type->wrong("\"WordPiece\" or \"BPE\"");
-      const bool bpe = type ? type->string() == "BPE" : model.find("merges").has_value();
-      if (bpe) return Bpe(folder);
-      return WordPiece(folder);
-    }
-    if (is_there(folder / "vocab.txt")) return WordPiece(folder);
-    if (is_there(folder / "vocab.json") && is_there(folder / "merges.txt")) return Bpe(folder);
-    fail(folder.string() + ": expected tokenizer.json, vocab.txt, or vocab.json and merges.txt in this folder");
+  static Either choose(const TokenizerFiles& files) {
+    if (files.bpe) return Bpe(files);
+    return WordPiece(files);
   }
 
   Either tokenizer_;

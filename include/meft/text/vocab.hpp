@@ -39,18 +39,14 @@ inline std::string in_quotes(std::string_view token) {
   return repaired(out) + (token.size() > 40 ? "...'" : "'");
 }
 
-/// Tokens numbered 0 … size − 1 without gaps.
+/// Tokens numbered 0 … size − 1. Some ids may have none: they are never found, and their token is empty.
 class Vocab {
  public:
-  /// Adds `token` with the next id. Throws Error, led by `where`, if it is there already.
-  std::int32_t add(std::string token, std::string_view where) {
-    const auto next = static_cast<std::int32_t>(tokens_.size());
-    const auto [at, fresh] = ids_.try_emplace(token, next);
-    if (!fresh)
-      throw Error(std::string(where) + ": token " + in_quotes(token) + " is there twice: its id is already " +
-                  std::to_string(at->second));
+  /// Gives `token` the next id; if it is there already, the earlier id is never found again. An empty one is never
+  /// found.
+  void put(std::string token) {
+    if (!token.empty()) ids_.insert_or_assign(token, static_cast<std::int32_t>(tokens_.size()));
     tokens_.push_back(std::move(token));
-    return next;
   }
 
   /// The id of `token`, or −1.
@@ -76,8 +72,8 @@ class Vocab {
   TokenMap ids_;
 };
 
-/// Reads one token a line, numbered from 0. Throws Error, with the line, for an empty line before the end, a token that
-/// is there twice and a line that is not UTF-8.
+/// Reads one token a line, numbered from 0, white space at a line's end left out. Of a token that is there twice the
+/// later id counts; a blank line takes a number. Throws Error, with the line, for one that is not UTF-8.
 inline Vocab read_vocab(const std::filesystem::path& path) {
   const std::string text = read_file(path);
   std::size_t end = text.size();
@@ -87,32 +83,33 @@ inline Vocab read_vocab(const std::filesystem::path& path) {
   for (std::size_t begin = 0; begin <= end;) {
     const std::size_t stop = std::min(text.find('\n', begin), end);
     std::string_view line(text.data() + begin, stop - begin);
-    if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-    const std::string where = path.string() + ": line " + std::to_string(vocab.size() + 1);
-    if (line.empty()) throw Error(where + ": empty: expected a token");
-    if (!is_utf8(line)) throw Error(where + ": not UTF-8: " + in_quotes(line));
-    vocab.add(std::string(line), where);
+    if (!is_utf8(line))
+      throw Error(path.string() + ": line " + std::to_string(vocab.size() + 1) + ": not UTF-8: " + in_quotes(line));
+    while (!line.empty() && is_space(decode(line, previous(line, line.size())).code))
+      line.remove_suffix(line.size() - previous(line, line.size()));
+    vocab.put(std::string(line));
     begin = stop + 1;
   }
   return vocab;
 }
 
-/// Reads an object of token → id. Throws Error, with the token, for an id that is no integer, is out of [0, size) or is
-/// there twice.
+/// Reads an object of token → id. Ids may be left out, as where vocab.txt had a token twice, up to half of them. Throws
+/// Error, with the token, for an id that is no integer, is larger than that or is there twice.
 inline Vocab read_vocab(const JsonField& field) {
   const auto& members = field.object();
-  std::vector<const std::string*> tokens(members.size(), nullptr);
+  std::vector<const std::string*> tokens(2 * members.size(), nullptr);
   for (auto at = members.begin(); at != members.end(); ++at) {
     const auto& id = at.value();
     if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= tokens.size())
       field.at(at.key()).wrong("an id from 0 to " + std::to_string(tokens.size() - 1) + ", as there are " +
-                               std::to_string(tokens.size()) + " tokens");
+                               std::to_string(members.size()) + " tokens");
     const std::string*& slot = tokens[id.get<std::size_t>()];
     if (slot) field.at(at.key()).wrong("an id of its own: " + in_quotes(*slot) + " has it too");
     slot = &at.key();
   }
+  while (!tokens.empty() && !tokens.back()) tokens.pop_back();
   Vocab vocab;
-  for (const std::string* token : tokens) vocab.add(*token, "vocab");
+  for (const std::string* token : tokens) vocab.put(token ? *token : std::string());
   return vocab;
 }
 

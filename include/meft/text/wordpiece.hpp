@@ -14,91 +14,46 @@
 #include <vector>
 
 #include <meft/base/error.hpp>
-#include <meft/base/file.hpp>
 #include <meft/base/json.hpp>
-#include <meft/text/added_tokens.hpp>
 #include <meft/text/bert_normalizer.hpp>
-#include <meft/text/encoding.hpp>
+#include <meft/text/encoder.hpp>
+#include <meft/text/template.hpp>
+#include <meft/text/tokenizer_files.hpp>
 #include <meft/text/unicode.hpp>
 #include <meft/text/vocab.hpp>
 
 namespace meft::text {
 
 /// Immutable after construction: any number of threads may encode with one.
-class WordPiece {
+class WordPiece : public Encoder<WordPiece> {
  public:
-  /// Reads `folder`: tokenizer.json where there is one (model WordPiece; its normalizer, added tokens, unknown token,
-  /// prefix and longest word are taken, its truncation and padding are not), else vocab.txt. tokenizer_config.json, if
-  /// there, names the special tokens and, for vocab.txt, says do_lower_case, strip_accents and
-  /// tokenize_chinese_chars. Throws Error that names the file and the field or line at fault.
-  explicit WordPiece(const std::filesystem::path& folder) {
-    namespace fs = std::filesystem;
-    const fs::path json = folder / "tokenizer.json", list = folder / "vocab.txt";
-    const fs::path config = folder / "tokenizer_config.json";
-    Names names;
-    BertNormalizerOptions options;
-    if (is_there(config.string())) read_config(config, names, options);
-    if (is_there(json.string())) {
-      load_json(json, names);
-    } else {
-      require(is_there(list.string()),
-              folder.string() + ": expected tokenizer.json or vocab.txt in this folder, found neither");
-      vocab_ = read_vocab(list);
-      normalizer_ = BertNormalizer(options);
-      source_ = list.string();
-      for (const std::string* name : {&names.cls, &names.sep, &names.pad, &names.unk, &names.mask})
-        look_for(*name, {.content = *name, .id = special(*name)}, raw_);
-    }
-    cls_ = special(names.cls);
-    sep_ = special(names.sep);
-    pad_ = special(names.pad);
-    unk_ = special(names.unk);
-    mask_ = special(names.mask);
+  /// Reads `folder`: tokenizer.json where there is one (model WordPiece), else vocab.txt. The normalizer, the special
+  /// tokens and what stands around texts are those that transformers makes of the folder's files (TokenizerFiles).
+  /// Throws Error that names the file and the field or line at fault.
+  explicit WordPiece(const std::filesystem::path& folder) : WordPiece(TokenizerFiles(folder)) {}
+  explicit WordPiece(const TokenizerFiles& files) {
+    const bool plain = files.kind == TokenizerFiles::Kind::plain;
+    source_ = files.path(files.json ? "tokenizer.json" : "vocab.txt");
+    std::string unknown = "[UNK]";
+    if (files.json) read_json(files.root(), unknown);
+    else vocab_ = read_vocab(files.folder / "vocab.txt");
     index_pieces();
-  }
-
-  /// [CLS] text [SEP], cut to `max_length` tokens with these two. Broken UTF-8 counts as U+FFFD.
-  /// Throws Error if `max_length` < 2.
-  Encoding encode(std::string_view text, std::size_t max_length = 512, Where where = Where::current()) const {
-    if (max_length < 2)
-      throw Error("encode: max_length is " + std::to_string(max_length) + ", expected at least 2", where);
-    Encoding out;
-    out.ids.push_back(cls_);
-    append(text, max_length - 1, out.ids);
-    out.cut = out.ids.size() > max_length - 1;
-    if (out.cut) out.ids.resize(max_length - 1);
-    out.ids.push_back(sep_);
-    out.types.assign(out.ids.size(), 0);
-    return out;
-  }
-
-  /// [CLS] text [SEP] pair [SEP], cut to `max_length` tokens with these three, the longer text first.
-  /// Types are 0 up to the first [SEP] and 1 after it. Throws Error if `max_length` < 3.
-  Encoding encode(std::string_view text, std::string_view pair, std::size_t max_length = 512,
-                  Where where = Where::current()) const {
-    if (max_length < 3)
-      throw Error("encode: max_length is " + std::to_string(max_length) + ", expected at least 3 for a pair", where);
-    Encoding out;
-    std::vector<std::int32_t> second;
-    out.ids.push_back(cls_);
-    append(text, everything, out.ids);  // which of the two is longer decides where to cut
-    append(pair, everything, second);
-    out.cut = out.ids.size() - 1 + second.size() > max_length - 3;
-    const auto [a, b] = longest_first(out.ids.size() - 1, second.size(), max_length - 3);
-    out.ids.resize(a + 1);
-    out.ids.push_back(sep_);
-    out.types.assign(out.ids.size(), 0);
-    out.ids.insert(out.ids.end(), second.begin(), second.begin() + static_cast<std::ptrdiff_t>(b));
-    out.ids.push_back(sep_);
-    out.types.resize(out.ids.size(), 1);
-    return out;
-  }
-
-  /// The ids of `text` alone: no special tokens around it, nothing cut.
-  std::vector<std::int32_t> tokens(std::string_view text) const {
-    std::vector<std::int32_t> ids;
-    append(text, everything, ids);
-    return ids;
+    if (plain) {
+      missing_ = vocab_.find(unknown);
+      if (missing_ < 0) files.root().at("model").at("unk_token").wrong("a token of the vocabulary");
+    } else {
+      normalizes_ = true;
+      normalizer_ = BertNormalizer({.handle_chinese_chars = files.chinese_characters,
+                                    .strip_accents = files.strip_accents.value_or(files.lowercase),
+                                    .lowercase = files.lowercase});
+      bos_ = required(files, "cls_token", source_);
+      eos_ = required(files, "sep_token", source_);
+      missing_ = named(files, {"unk_token"});
+      template_ = Template::bert(bos_, eos_);
+    }
+    add_tokens(files);
+    unk_ = missing_;
+    if (plain) read_plain(files);
   }
 
   /// The text of `ids`, without special tokens if `skip_special`: pieces joined to words, a space between words but
@@ -118,84 +73,24 @@ class WordPiece {
     return out;
   }
 
-  /// The id of `token`, or unk() if there is no such token.
-  std::int32_t id(std::string_view token) const {
-    const std::int32_t found = vocab_.find(token);
-    return found < 0 ? unk_ : found;
-  }
-  /// The token of `id`. Throws Error if there is none.
-  const std::string& token(std::int32_t id, Where where = Where::current()) const { return vocab_.token(id, where); }
-  /// The number of ids, added tokens too.
-  std::size_t size() const { return vocab_.size(); }
-
-  std::int32_t cls() const { return cls_; }
-  std::int32_t sep() const { return sep_; }
-  /// What other models call cls() and sep().
-  std::int32_t bos() const { return cls_; }
-  std::int32_t eos() const { return sep_; }
-  std::int32_t pad() const { return pad_; }
-  std::int32_t unk() const { return unk_; }
-  std::int32_t mask() const { return mask_; }
+  /// What BERT calls bos() and eos().
+  std::int32_t cls() const { return bos_; }
+  std::int32_t sep() const { return eos_; }
 
  private:
-  static constexpr std::size_t everything = SIZE_MAX;
-
-  struct Names {
-    std::string cls = "[CLS]", sep = "[SEP]", pad = "[PAD]", unk = "[UNK]", mask = "[MASK]";
-  };
-
-  std::int32_t special(const std::string& name) const {
-    const std::int32_t found = vocab_.find(name);
-    if (found < 0)
-      throw Error(source_ + ": special token " + in_quotes(name) + " is missing among " +
-                  std::to_string(vocab_.size()) + " tokens");
-    return found;
-  }
+  friend class Encoder<WordPiece>;
 
   // ---- reading
 
-  static void read_config(const std::filesystem::path& path, Names& names, BertNormalizerOptions& options) {
-    const auto tree = parse_json(read_file(path), path.string());
-    const JsonField root(tree, path.string());
-    for (auto [key, name] :
-         {std::pair{"cls_token", &names.cls}, std::pair{"sep_token", &names.sep}, std::pair{"pad_token", &names.pad},
-          std::pair{"unk_token", &names.unk}, std::pair{"mask_token", &names.mask}}) {
-      if (const auto field = root.find(key))
-        *name = field->value().is_object() ? field->at("content").string() : field->string();
-    }
-    if (const auto field = root.find("do_lower_case")) options.lowercase = field->boolean();
-    options.strip_accents = options.lowercase;
-    if (const auto field = root.find("strip_accents")) options.strip_accents = field->boolean();
-    if (const auto field = root.find("tokenize_chinese_chars")) options.handle_chinese_chars = field->boolean();
-  }
-
-  void load_json(const std::filesystem::path& path, Names& names) {
-    source_ = path.string();
-    const auto tree = parse_json(read_file(path), source_);
-    const JsonField root(tree, source_);
+  void read_json(const JsonField& root, std::string& unknown) {
     const JsonField model = root.at("model");
     if (const auto type = model.find("type")) expect(*type, "WordPiece");
     vocab_ = read_vocab(model.at("vocab"));
-    if (const auto field = model.find("unk_token")) names.unk = field->string();
+    if (const auto field = model.find("unk_token")) unknown = field->string();
     if (const auto field = model.find("continuing_subword_prefix")) prefix_ = field->string();
     if (const auto field = model.find("max_input_chars_per_word"))
       max_word_ = static_cast<std::size_t>(field->integer(1, 1 << 20));
-    const auto added = read_added_tokens(root, vocab_);
-    read_normalizer(root);
     expect(root.at("pre_tokenizer").at("type"), "BertPreTokenizer");
-    if (const auto processor = root.find("post_processor")) read_processor(*processor, names);
-    for (const AddedToken& token : added) {
-      if (token.normalized) {
-        std::string pattern;
-        normalize(token.content, pattern);
-        look_for(pattern, token, normalized_);
-      } else {
-        look_for(token.content, token, raw_);
-      }
-    }
-  }
-
-  void read_normalizer(const JsonField& root) {
     const auto field = root.find("normalizer");
     normalizes_ = field.has_value();
     if (!field) return;
@@ -212,52 +107,16 @@ class WordPiece {
     normalizer_ = BertNormalizer(options);
   }
 
-  /// The names of [CLS] and [SEP]; the rest of a post-processor must be what BERT's does.
-  static void read_processor(const JsonField& field, Names& names) {
-    const JsonField type = field.at("type");
-    if (type.string() == "BertProcessing") {
-      names.cls = field.at("cls").at(std::size_t{0}).string();
-      names.sep = field.at("sep").at(std::size_t{0}).string();
-      return;
-    }
-    expect(type, "TemplateProcessing");
-    std::vector<std::string> tokens;
-    auto follow = [&](std::string_view key, std::string_view parts, std::string_view types) {
-      const JsonField list = field.at(key);
-      if (list.array().size() != parts.size()) list.wrong(std::to_string(parts.size()) + " parts, as BERT has");
-      for (std::size_t i = 0; i < parts.size(); ++i) {
-        const bool is_special = parts[i] == 'S';
-        const JsonField part = list.at(i).at(is_special ? "SpecialToken" : "Sequence"), id = part.at("id");
-        if (is_special) tokens.push_back(id.string());
-        else expect(id, std::string(1, parts[i]));
-        part.at("type_id").integer(types[i] - '0', types[i] - '0');
-      }
-    };
-    follow("single", "SAS", "000");
-    follow("pair", "SASBS", "00011");
-    for (const std::size_t i : {std::size_t{3}, std::size_t{4}})
-      if (tokens[i] != tokens[i - 2] && tokens[i] != tokens[1]) field.at("pair").wrong("the separator " + tokens[1]);
-    names.cls = tokens[0];
-    names.sep = tokens[1];
-  }
-
   static void expect(const JsonField& field, std::string_view value) {
     if (field.string() != value) field.wrong("\"" + std::string(value) + "\"");
   }
 
-  void look_for(const std::string& pattern, const AddedToken& token, AddedTokens& among) {
-    among.add(pattern, token);
-    special_.resize(vocab_.size());
-    if (token.special) special_[static_cast<std::size_t>(token.id)] = true;
-  }
-
   void index_pieces() {
-    special_.resize(vocab_.size());
     for (std::size_t id = 0; id < vocab_.size(); ++id) {
       const std::string& token = vocab_.tokens()[id];
       longest_ = std::max(longest_, token.size());
       if (token.size() > prefix_.size() && token.starts_with(prefix_))
-        pieces_.emplace(token.substr(prefix_.size()), static_cast<std::int32_t>(id));
+        pieces_.insert_or_assign(token.substr(prefix_.size()), static_cast<std::int32_t>(id));
     }
   }
 
@@ -275,34 +134,17 @@ class WordPiece {
 
   // ---- encoding
 
-  void normalize(std::string_view text, std::string& out) const {
-    if (normalizes_) normalizer_.append(text, out);
-    else out.append(text);
+  std::string_view normalized(std::string_view text, std::string& room) const {
+    if (!normalizes_) return text;
+    room.clear();
+    normalizer_.append(text, room);
+    return room;
   }
 
-  /// Appends the ids of `text`. May stop once there are `limit` of them.
-  void append(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids) const {
-    std::string whole, normal;
-    if (!is_utf8(text)) text = whole = repaired(text);
-    const std::size_t before = ids.size();
-    ids.reserve(before + std::min(limit, text.size() / 3) + 8);
-    raw_.split(text, [&](std::string_view part, std::int32_t added) {
-      if (added >= 0) {
-        ids.push_back(added);
-        return true;
-      }
-      normal.clear();
-      normalize(part, normal);
-      return normalized_.split(normal, [&](std::string_view words, std::int32_t known) {
-        if (known >= 0) {
-          ids.push_back(known);
-          return true;
-        }
-        return each_bert_word(words, [&](std::string_view word, std::size_t points) {
-          append_word(word, points, ids);
-          return ids.size() - before < limit;
-        });
-      });
+  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids) const {
+    return each_bert_word(text, [&](std::string_view word, std::size_t points) {
+      append_word(word, points, ids);
+      return ids.size() < limit;
     });
   }
 
@@ -327,20 +169,19 @@ class WordPiece {
       begin = end;
     }
     if (known) return;
+    if (missing_ < 0)
+      throw Error(source_ + ": no token for the word " + in_quotes(word) + ", and none that stands for unknown words");
     ids.resize(before);
-    ids.push_back(unk_);
+    ids.push_back(missing_);
   }
 
-  std::string source_;
-  Vocab vocab_;
-  TokenMap pieces_;  // tokens that continue a word, without their prefix
+  std::string source_;  // of the vocabulary
+  TokenMap pieces_;     // tokens that continue a word, without their prefix
   std::string prefix_ = "##";
   std::size_t max_word_ = 100, longest_ = 0;  // code points of a word; bytes of a token
   bool normalizes_ = true;
   BertNormalizer normalizer_;
-  AddedTokens raw_, normalized_;
-  std::vector<bool> special_;  // by id
-  std::int32_t cls_ = 0, sep_ = 0, pad_ = 0, unk_ = 0, mask_ = 0;
+  std::int32_t missing_ = -1;  // for an unknown word; −1: it is an error
 };
 
 }  // namespace meft::text
