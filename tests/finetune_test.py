@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -317,6 +318,25 @@ def test_tsv(place):
     data.write_text("\n".join(rows[:5] + ["x\ta\tb"] + rows[5:]) + "\n")
     error = execute(base + ["--threshold", "0.5", "--output", str(place.folder())], 1).stderr
     check("pairs.tsv:6: expected a number as label, found `x`" in error, error)
+
+
+def test_tokenizer(place):
+    """What the files beside the vocabulary change."""
+    model = place.root / "told"
+    shutil.copytree(place.model, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    pairs = place.root / "two.tsv"
+    pairs.write_text("".join(f"{i % 2}\tthe film\twas good\n" for i in range(20)))
+    base = [FINETUNE, "--model", str(model), "--task", "tsv", "--data", str(pairs), "--text", "2", "--label", "1", "--max-steps", "1"]
+    error = execute(base + ["--text-pair", "3", "--output", str(place.folder())], 1).stderr
+    check("--text-pair" in error and "type_vocab_size is 1" in error and "2 token types" in error, error)
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 3, "tokenizer_class": "DistilBertTokenizer"}))
+    out = execute(base + ["--text-pair", "3", "--max-length", "4", "--output", str(place.folder())]).stdout
+    check("--max-length 4 is more than the tokenizer's model_max_length, 3" in " ".join(out.split()), out)
+    out = " ".join(execute(base + ["--output", str(place.folder())]).stdout.split())
+    check("more than" not in out and "training texts are cut to 3 tokens" in out, out)
 
 
 def test_flags(place):

@@ -38,8 +38,27 @@ std::optional<data::Augment> augment_of(const Flags& flags) {
   return data::Augment{.seed = flags.seed};
 }
 
+/// The token types of pairs must have rows in the checkpoint.
+void check_pairs(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family) {
+  if (tokenizer.types() <= family.types) return;
+  const bool table = flags.task == "tsv";
+  throw FlagError(table ? "--text-pair" : "--task",
+                  "no pairs of texts: the tokenizer gives them " + std::to_string(tokenizer.types()) +
+                      " token types, the checkpoint's type_vocab_size is " + std::to_string(family.types),
+                  table ? flags.columns.pair : flags.task);
+}
+
+/// Where a causal model begins.
+void check_bos(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family) {
+  if (family.causal && tokenizer.bos() < 0)
+    fail(flags.model + ": the tokenizer has no bos token (bos_token in tokenizer_config.json), which --task " +
+         flags.task + " needs");
+}
+
 train::EncodedChoices encode(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family,
                              const std::vector<data::Choice>& set) {
+  check_bos(flags, tokenizer, family);
+  if (!family.causal) check_pairs(flags, tokenizer, family);
   return family.causal ? train::encode_causal(tokenizer, set, length(flags))
                        : train::encode_pairs(tokenizer, set, length(flags));
 }
@@ -48,18 +67,24 @@ train::EncodedChoices encode(const Flags& flags, const text::Tokenizer& tokenize
 
 text::Tokenizer tokenizer_of(Flags& flags, const Family& family) {
   text::Tokenizer tokenizer(flags.model);
-  if (!flags.given.contains("max-length")) flags.max_length = std::min<std::int64_t>(flags.max_length, family.longest);
+  const auto told = static_cast<std::int64_t>(std::min<std::size_t>(tokenizer.longest(), INT64_MAX));
+  if (!flags.loads() && !flags.given.contains("max-length"))
+    flags.max_length = std::min({flags.max_length, std::int64_t{family.longest}, told});
   if (flags.max_length > family.longest)
     throw FlagError("--max-length", "at most " + std::to_string(family.longest) + ", the checkpoint's positions",
                     std::to_string(flags.max_length));
+  if (flags.max_length > told)
+    say("--max-length " + std::to_string(flags.max_length) + " is more than the tokenizer's model_max_length, " +
+        std::to_string(told));
   if (static_cast<Index>(tokenizer.size()) > family.vocabulary)
     fail(flags.model + ": the tokenizer has more tokens than the model's vocab_size", tokenizer.size(),
          family.vocabulary);
   return tokenizer;
 }
 
-Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, Sets sets) {
+Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
   const auto data = data::load(flags.task, flags.data, flags.columns);
+  if (data.task.pair) check_pairs(flags, tokenizer, family);
   const auto encoded = [&](const std::vector<data::Example>& examples) {
     return train::encode(tokenizer, examples, data.task.pair, length(flags));
   };
@@ -116,6 +141,7 @@ Questions read_questions(const Flags& flags, const text::Tokenizer& tokenizer, c
 std::pair<train::BlockOptions, std::optional<train::MaskOptions>> cutting(const Flags& flags,
                                                                           const text::Tokenizer& tokenizer,
                                                                           const Family& family) {
+  check_bos(flags, tokenizer, family);
   train::BlockOptions cut{.max_length = length(flags), .before = {tokenizer.bos()}};
   if (family.causal) return {cut, {}};
   cut.after = {tokenizer.eos()};

@@ -24,9 +24,11 @@ namespace finetune {
 struct Family {
   meft::Index longest = 0, vocabulary = 0;
   bool causal = false;
+  meft::Index types = 2;  // rows for token types
 };
 
-/// The checkpoint's tokenizer. Cuts flags.max_length to what the checkpoint allows.
+/// The checkpoint's tokenizer. Cuts flags.max_length to what the checkpoint allows, and where it is not given to what
+/// the tokenizer does (model_max_length); a longer one that is given is said.
 meft::text::Tokenizer tokenizer_of(Flags& flags, const Family& family);
 
 /// Which sets are read: those of a run that trains, or what is scored.
@@ -43,7 +45,7 @@ struct Texts {
   meft::train::Encoded train, dev;
   More<meft::train::Encoded> more;
 };
-Texts read_texts(const Flags& flags, const meft::text::Tokenizer& tokenizer, Sets sets);
+Texts read_texts(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
 
 /// Questions with options: a causal model goes on with an option, an encoder sees it beside the question.
 struct Questions {

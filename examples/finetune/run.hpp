@@ -42,6 +42,7 @@ class Runner {
       return images();
     } else {
       family_ = {config_->longest(), config_->vocab_size, causal};
+      if constexpr (requires { config_->type_vocab_size; }) family_.types = config_->type_vocab_size;
       switch (flags_.kind()) {
         case Kind::texts: return texts();
         case Kind::choices: return choices();
@@ -172,7 +173,7 @@ class Runner {
       const auto& names = earlier_->labels;
       std::optional<Texts> scored;
       std::optional<TextsToPredict> asked;
-      if (flags_.eval_only) scored = read_texts(flags_, tokenizer, Sets::dev);
+      if (flags_.eval_only) scored = read_texts(flags_, tokenizer, family_, Sets::dev);
       if (!flags_.predict.empty()) asked = texts_to_predict(flags_, tokenizer, earlier_->pair);
       const auto learner = classifier<Learner>(names, loaded);
       if (scored && !evaluate_all(learner, *scored)) return false;
@@ -183,7 +184,7 @@ class Runner {
              write_predictions(flags_, table_of(found, names, asked->rows, earlier_->pair), found.size());
     }
     const FolderLock lock(flags_.output);
-    const auto data = read_texts(flags_, tokenizer, Sets::all);
+    const auto data = read_texts(flags_, tokenizer, family_, Sets::all);
     const auto options = options_of(flags_, data.goal, stop_);
     auto learner = classifier<Learner>(data.goal.labels, loaded);
     return fit(learner, data, largest_batch(flags_, data.train.lengths()), loaded, options);
