@@ -2,6 +2,7 @@
 #include "flags.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <iostream>
@@ -132,13 +133,15 @@ void check(const Flags& f) {
   }
   if (!f.task.empty()) {
     const bool tsv = f.task == "tsv";
-    for (const char* flag : {"text", "text-pair", "label", "threshold", "regression", "header"})
+    for (const char* flag : {"text", "text-pair", "label", "label-names", "threshold", "regression", "header"})
       require(!given(flag) || tsv || (!f.predict.empty() && flag == std::string_view("header")),
               std::string("--") + flag, "--task tsv", "--task " + f.task + ", which knows its columns");
     if (tsv && !f.loads()) {
       require(!f.columns.text.empty(), "--text", "a column's name or its number from 1, for --task tsv", "nothing");
       require(!f.columns.label.empty(), "--label", "a column's name or its number from 1, for --task tsv", "nothing");
     }
+    require(f.columns.label_names.empty() || !f.columns.regression, "--label-names", "classes, not --regression",
+            "both");
     require(!f.columns.regression || !f.columns.threshold, "--regression", "no --threshold beside it", "both");
     require(!given("pooling") || f.kind() == Kind::texts || f.kind() == Kind::images, "--pooling",
             "a task that classifies", "--task " + f.task);
@@ -182,6 +185,20 @@ bool parse(int argc, char** argv, Flags& f) {
                 throw FlagError("--threshold", "a number of at least 0", "`" + s + "`");
               f.columns.threshold = found;
             });
+  add.value(
+      "--label-names", "tsv: the classes in order, for labels that are names or numbers from 0 [those found]",
+      "A,B,...", [&](const std::string& s) {
+        f.columns.label_names.clear();
+        for (std::size_t at = 0; at <= s.size();) {
+          const std::size_t comma = std::min(s.find(',', at), s.size());
+          f.columns.label_names.push_back(s.substr(at, comma - at));
+          at = comma + 1;
+        }
+        auto sorted = f.columns.label_names;
+        std::sort(sorted.begin(), sorted.end());
+        if (sorted.size() < 2 || sorted[0].empty() || std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
+          throw FlagError("--label-names", "at least two names with commas between them, each once", "`" + s + "`");
+      });
   add.flag("--regression", f.columns.regression, "tsv: labels are numbers to be predicted");
   add.choice("--header", std::array{"auto", "yes", "no"},
              "tsv: line 1 names the columns [auto: if any is given by name]", [&](auto& s) {

@@ -28,6 +28,7 @@ nlohmann::json describe(const Flags& f) {
     out["label"] = f.columns.label;
     out["header"] = f.header;
     out["regression"] = f.columns.regression;
+    if (!f.columns.label_names.empty()) out["label-names"] = f.columns.label_names;
     if (!f.columns.pair.empty()) out["text-pair"] = f.columns.pair;
     if (f.columns.threshold) out["threshold"] = *f.columns.threshold;
   }
