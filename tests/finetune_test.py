@@ -41,7 +41,7 @@ def read_safetensors(path):
     return {name: body[slice(*info["data_offsets"])] for name, info in header.items()}, metadata
 
 
-def make_model(folder, width=16, layers=2, heads=2, inner=32):
+def make_model(folder, width=16, layers=2, heads=2, inner=32, embedded=1.0):
     folder.mkdir()
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + GOOD + BAD + PLAIN
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
@@ -70,6 +70,7 @@ def make_model(folder, width=16, layers=2, heads=2, inner=32):
     matrix("embeddings.position_embeddings.weight", 40, width)
     matrix("embeddings.token_type_embeddings.weight", 2, width)
     norm("embeddings.LayerNorm")
+    vector("embeddings.LayerNorm.weight", width, embedded)
     for i in range(layers):
         at = f"encoder.layer.{i}."
         for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
@@ -397,6 +398,26 @@ def test_flags(place):
     check("--reversible-layers" in execute([FINETUNE, "--help"]).stdout, "help")
     missing = [FINETUNE, "--model", str(place.root / "none"), "--task", "sst2", "--data", str(place.data), "--output", str(place.folder())]
     check("none" in execute(missing, 1).stderr, "a missing model is not named")
+
+
+def test_streams(place):
+    """The fraction bits of the streams are the run's, and its predictions have them from there."""
+    usual, wide = place.model, place.root / "wide"
+    make_model(wide, embedded=1500.0)
+    place.model = wide
+    folder = run(place, "--max-steps", 2, "--fraction-bits", 16)
+    config = json.loads(read_safetensors(folder / "adapter.safetensors")[1]["config"])
+    check(config["fraction-bits"] == 16, f"the adapter does not say its fraction bits: {config}")
+    execute(place.command(folder, "--predict", place.data / "dev.tsv", task=False))
+    said = execute(place.command(folder, "--predict", place.data / "dev.tsv", "--fraction-bits", 15, task=False), status=2).stderr
+    check("--fraction-bits: expected 16" in said, said)
+    place.model = usual
+    for wrong, found in ((["--fraction-bits", 0], "--fraction-bits: expected an integer from 1 to 29"),
+                         (["--fraction-bits", 30], "--fraction-bits: expected an integer from 1 to 29"),
+                         (["--fraction-bits", 18, "--streams", "rounded"], "--fraction-bits: expected --streams exact or stored"),
+                         (["--fraction-bits", 18, "--method", "lora"], "--fraction-bits: expected --method meft1")):
+        said = execute(place.command(place.folder(), *wrong), status=2).stderr
+        check(found in said, f"`{found}` is not in {said}")
 
 
 def test_other_run(place):

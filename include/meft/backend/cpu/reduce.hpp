@@ -41,7 +41,8 @@ struct Plus {
 struct Larger {
   template <class T>
   MEFT_INLINE T operator()(T a, T b) const {
-    return (a > b) | (a != a) ? a : b;
+    const T larger = a > b ? a : b;  // of the right where either is NaN
+    return a != a ? a : larger;
   }
 };
 
