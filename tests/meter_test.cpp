@@ -79,15 +79,19 @@ void free(void* block) noexcept {
 
 namespace {
 
-/// Activation memory of a warm step by the pool's meter and by the heap.
-std::pair<double, double> two_counts(const std::string& method) {
+bench::Setup counted_setup(const std::string& method) {
   bench::Setup setup{.config = {}, .batch = 8, .seq = 64, .method = method, .stack = {}};
   setup.config.vocab_size = 1000;
   setup.config.hidden_size = 128;
   setup.config.num_attention_heads = 4;
   setup.config.intermediate_size = 512;
   setup.config.num_hidden_layers = 4;
-  bench::Step step(setup);
+  return setup;
+}
+
+/// Activation memory of a warm step by the pool's meter and by the heap.
+std::pair<double, double> two_counts(const std::string& method) {
+  bench::Step step(counted_setup(method));
   const auto run = [&] {
     step.differentiate();
     step.update();
@@ -119,6 +123,35 @@ TEST_CASE("the meter agrees with the heap within 2 %") {
     REQUIRE(std::fabs(meter - heap) <= 0.02 * heap);
   }
   Cpu::pool().set_caching(true);
+}
+
+TEST_CASE("the heap takes at most a tenth more than what is needed at once, whatever lengths come") {
+  const int before = threads();
+  set_threads(1);  // with more, the peak depends on which slices meet
+  for (const bool ragged : {false, true})
+    for (const std::string method : {"full", "lora", "meft1"}) {
+      CAPTURE(method);
+      CAPTURE(ragged);
+      auto setup = counted_setup(method);
+      setup.ragged = ragged;
+      Cpu::pool().trim();
+      Cpu::pool().reset_peak();
+      const std::size_t pool_before = Cpu::pool().read().total;
+      const std::int64_t heap_before = heap_live.load();
+      heap_peak = heap_before;
+      bench::Step step(setup);
+      for (int i = 0; i < (ragged ? 40 : 4); ++i) {
+        step.differentiate();
+        step.update();
+      }
+      const std::size_t needed = Cpu::pool().read().peak;
+      const double own = static_cast<double>(needed - pool_before),
+                   heap = static_cast<double>(heap_peak.load() - heap_before);
+      MESSAGE(method << std::string(ragged ? " ragged" : "") << ": heap " << heap / own << " of the meter");
+      CHECK(heap <= 1.1 * own);
+      CHECK(static_cast<double>(Cpu::pool().reserved()) <= 1.1 * static_cast<double>(needed));
+    }
+  set_threads(before);
 }
 #else
 TEST_CASE("the meter agrees with the heap within 2 %") {
@@ -167,8 +200,8 @@ constexpr std::size_t layer_reports = 2 * (sequences + in_slice - 1) / in_slice 
 
 TEST_CASE("36 more reversible layers cost their side digits, 16 bytes a shear for its report, and nothing else") {
   const int before = threads();
-  set_threads(1);                  // with more, the peak depends on which slices meet
-  Cpu::pool().set_caching(false);  // a cached block may be up to an eighth larger than what it serves
+  set_threads(1);  // with more, the peak depends on which slices meet
+  Cpu::pool().set_caching(false);
   for (const std::string method : {"meft1", "meft2", "meft3"}) {
     CAPTURE(method);
     const std::size_t at_12 = bench::measure(deep(method, 12, Streams::exact), 1).activation;

@@ -123,11 +123,12 @@ class Pool {
   }
   Arena& steps() { return arenas_[1]; }
 
-  /// A segment in which `size` bytes have room, at least an eighth of what the arena holds; of steps that outgrow
-  /// their plan a 32nd. Free segments, which were too small, become a part of it.
+  /// A segment in which `size` bytes have room, at least a sixteenth of what the arena holds, a 32nd where steps
+  /// outgrow their plan. Free segments of steps, which were too small, become a part of it.
   bool grow(Arena& arena, std::size_t size) {
     constexpr std::size_t least = std::size_t{1} << 18, largest = std::size_t{1} << 26;
-    std::size_t wanted = std::min(std::max(arena.held() / (planned_ && &arena == &steps() ? 32 : 8), least), largest);
+    const std::size_t share = planned_ && &arena == &steps() ? 32 : 16;
+    std::size_t wanted = std::min(std::max(arena.held() / share, least), largest);
     if (&arena == &steps()) {
       // A place that is large enough, but in pieces: the next plan leaves more room.
       if (planned_ && arena.used() + size <= plan_) slack_ = std::min(2 * slack_, std::size_t{8});
