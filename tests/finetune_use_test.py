@@ -49,14 +49,17 @@ def test_terminals(place):
         check(status == 0, f"status {status}: {screen.shown}")
         if width >= 40: check(not screen.wraps, f"{width} columns: wrapped: {screen.wraps}")
         lines = [text for text in screen.shown if "step " in text and " done at " not in text and "/120" in text]
-        check(len(lines) >= 4, f"{width} columns: {screen.shown}")
+        check(len(lines) >= 2, f"{width} columns: {screen.shown}")  # of the first and the last step at least
         for line in lines:
             check(all(field in line for field in fields) and not any(field in line for field in absent), f"{width} columns: {line}")
         check(not any("step " in wrap for wrap in screen.wraps), f"{width} columns: wrapped: {screen.wraps}")
         if width >= 80: check(any(text.startswith("scoring dev examples 0/40") for text in screen.shown), f"no scoring: {screen.shown}")
-    screen, status = run_on_screen(place.command(place.folder(), "--epochs", 40), 100, resize=("epoch 2/40 done", 30))
-    lines = [text for text in screen.shown if "step " in text and " done at " not in text]
-    check(status == 0 and len(lines[-1]) < 30 <= len(lines[0]), f"{lines[0]} | {lines[-1]}")
+    for epochs in (20, 100, 500):  # until it is not done before the new width is there
+        screen, status = run_on_screen(place.command(place.folder(), "--epochs", epochs), 100, resize=(f"epoch 1/{epochs} done", 30))
+        lines = [text for text in screen.shown if "step " in text and " done at " not in text]
+        check(status == 0 and len(lines[0]) >= 30, str(lines))
+        if len(lines[-1]) < 30: return
+    check(False, f"the old width stays: {lines[-1]}")
 
 
 def test_dumb(place):
@@ -144,7 +147,7 @@ def test_rows(place):
     (place.root / "unclear.tsv").write_text("review\nfine film\ndull cast\n")
     unclear = [FINETUNE, "--output", folder, "--predict", place.root / "unclear.tsv", "--predictions"]
     error = execute(unclear + [place.root / "unclear"], 2).stderr
-    check("--predict: expected" in error and "unclear.tsv:1" in error and "header" in error, error)
+    check("--predict: expected" in error and "unclear.tsv:1" in error and "--header" in error, error)
     for answer, texts in (("yes", ["fine film", "dull cast"]), ("no", ["review", "fine film", "dull cast"])):
         execute(unclear + [place.root / answer, "--header", answer])
         check([row["text"] for row in table_of(place.root / answer)[1]] == texts, answer)

@@ -159,6 +159,15 @@ std::string nearest(std::string name, const std::vector<std::string>& known) {
   return best;
 }
 
+std::string in_flags(std::string message) {
+  for (const char* name : {"text-pair", "text", "label", "header", "regression", "threshold", "encoding"}) {
+    const std::string library = std::string("option ") + name, ours = std::string("--") + name;
+    for (auto at = message.find(library); at != message.npos; at = message.find(library, at + ours.size()))
+      message.replace(at, library.size(), ours);
+  }
+  return message;
+}
+
 void refuse_extras(const CLI::App& app) {
   const auto left = app.remaining();
   if (left.empty()) return;

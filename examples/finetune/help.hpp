@@ -23,6 +23,9 @@ void print_help(const CLI::App& app);
 /// other trainers, or by few letters that differ; empty: none.
 std::string nearest(std::string name, const std::vector<std::string>& known);
 
+/// A message of the library that says `option header` and the like, with `--header`.
+std::string in_flags(std::string message);
+
 /// Throws FlagError for arguments that no flag took.
 void refuse_extras(const CLI::App& app);
 

@@ -5,6 +5,7 @@
 #include <meft/data/batches.hpp>
 #include <meft/data/lines.hpp>
 
+#include "help.hpp"
 #include "report.hpp"
 #include "terminal.hpp"
 
@@ -228,7 +229,7 @@ auto predicted(const Flags& flags, const std::string& expected, bool folder, Rea
   try {
     return read();
   } catch (const Error& error) {
-    throw FlagError("--predict: expected " + wanted + ": " + error.message());
+    throw FlagError("--predict: expected " + wanted + ": " + in_flags(error.message()));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "flags.hpp"
+#include "help.hpp"
 #include "report.hpp"
 #include "session.hpp"
 #include "terminal.hpp"
@@ -45,7 +46,7 @@ int main(int argc, char** argv) {
     std::cerr << "finetune: " << finetune::printable(error.message()) << "\nTrain with "
               << finetune::printable(finetune::remedy(error)) << ".\n";
   } catch (const meft::Error& error) {
-    std::cerr << "finetune: " << finetune::printable(error.message()) << "\n";
+    std::cerr << "finetune: " << finetune::printable(finetune::in_flags(error.message())) << "\n";
   } catch (const std::exception& error) {
     std::cerr << "finetune: " << finetune::printable(error.what()) << "\n";
   }

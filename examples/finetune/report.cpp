@@ -138,7 +138,8 @@ train::Observer Progress::observer(const std::string& folder) {
                 if (r.resumed)
                   say("resumed at step " + std::to_string(r.step) + " of " + std::to_string(r.steps) + ", in epoch " +
                       std::to_string(r.epoch));
-                shown_ = std::chrono::steady_clock::now();
+                // The first step is shown at once on a terminal, after ten seconds elsewhere.
+                shown_ = terminal_ ? std::chrono::steady_clock::time_point{} : std::chrono::steady_clock::now();
               },
           .stepped = [this](const train::StepReport& r) { step(r); },
           .evaluated =
