@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -470,9 +469,7 @@ TEST_CASE("a word of a megabyte, copies and threads") {
   const Bpe copy = original;  // NOLINT: a copy has tables of its own
   std::string word;
   while (word.size() < (1 << 20)) word += "abcaab";
-  const auto began = std::chrono::steady_clock::now();
-  const Ids ids = copy.tokens(word);
-  CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(5));
+  const Ids ids = copy.tokens(word);  // in quadratic time this would not end
   CHECK(ids.size() == word.size() / 2);
   CHECK(Ids(ids.begin(), ids.begin() + 6) == Ids{10, 4, 8, 10, 4, 8});
   CHECK(copy.decode(ids) == word);

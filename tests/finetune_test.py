@@ -10,6 +10,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import time
 
 FINETUNE = sys.argv[1]
+LIMIT = 3000  # seconds a run, against a hang
 GOOD, BAD, PLAIN = ["fine", "great", "warm", "clever"], ["dull", "awful", "cold", "stale"], ["the", "film", "plot", "cast", "was", "a", "very", "it"]
 METHODS = ["full", "head", "bitfit", "adapter", "lora", "meft1", "meft2", "meft3"]
 
@@ -122,7 +124,7 @@ class Place:
 
 def execute(command, status=0, **more):
     command = [str(x) for x in command]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=200, **more)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=LIMIT, **more)
     check(done.returncode == status, f"{' '.join(command)}: status {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
     return done
 
@@ -186,23 +188,26 @@ def run(place, *more, method="meft1"):
 
 def kill_and_resume(place, rng, method, *more):
     """Runs that are killed at random instants and resumed until they finish, until six kills struck a run."""
-    began = time.time()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     whole = run(place, *more, method=method)
-    seconds = time.time() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = sum(getattr(after, x) - getattr(before, x) for x in ("ru_utime", "ru_stime"))
     kills = 0
+
+    def killed_after(share):
+        """The kernel ends the process after this much of the whole run's processor time, however busy the machine is."""
+        return lambda: signal.setitimer(signal.ITIMER_PROF, max(share * seconds, 0.001))
+
     for _ in range(20):
         folder, status, limit = place.folder(), None, 12
         while status != 0:
             save, threads = rng.choice([1, 2, 5]), rng.choice([1, 2])
             command = place.command(folder, *more, "--resume", "--save-every", save, "--threads", threads, method=method)
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             limit -= 1
-            try:
-                process.wait(rng.uniform(0, 0.5 * seconds) if limit > 0 else 200)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            error, status = process.communicate()[1].decode(), process.returncode
-            check(status in (0, -signal.SIGKILL), f"status {status}: {error}")
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=LIMIT,
+                                  preexec_fn=killed_after(rng.uniform(0, 0.5)) if limit > 0 else None)
+            error, status = done.stderr.decode(), done.returncode
+            check(status in (0, -signal.SIGPROF), f"status {status}: {error}")
             kills += status != 0
         check(results(folder) == results(whole), f"{method}: kills changed the bits")
         check([x["step"] for x in check_log(folder)] == [x["step"] for x in check_log(whole)], "the log differs")
@@ -220,17 +225,33 @@ def test_killed(place):
     kill_and_resume(place, rng, "meft3", "--readout", "learned", "--pooling", "mean", "--epochs", 9, "--max-steps", 250)
 
 
+def interrupt(place, folder, lines, number, *more):
+    """Goes on with a run and sends it a signal when its log has so many lines; returns the status and what it said.
+    Where the run was done before it looked, as on a busy machine, that run is done again."""
+    kept = place.folder()
+    if folder.exists():
+        shutil.copytree(folder, kept)
+    for _ in range(50):
+        process = subprocess.Popen(place.command(folder, *more, "--resume"), stdout=subprocess.PIPE, text=True)
+        while process.poll() is None and (not (folder / "log.jsonl").exists() or len(lines_of(folder)) < lines):
+            time.sleep(0.001)
+        process.send_signal(number)
+        out = process.communicate(timeout=LIMIT)[0]
+        if process.returncode != 0:
+            return process.returncode, out
+        shutil.rmtree(folder)
+        if kept.exists():
+            shutil.copytree(kept, folder)
+    check(False, "the run was done before each interrupt")
+
+
 def test_interrupted(place):
     more = ("--accumulate", 2, "--epochs", 30, "--log-every", 2)
     whole, folder = run(place, *more), place.folder()
     lines = 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
-        process = subprocess.Popen(place.command(folder, *more, "--resume"), stdout=subprocess.PIPE, text=True)
-        while not (folder / "log.jsonl").exists() or len(lines_of(folder)) < lines + 3:
-            time.sleep(0.001)
-        process.send_signal(number)
-        out = process.communicate(timeout=100)[0]
-        check(process.returncode == 128 + number and "--resume" in out, f"status {process.returncode}: {out}")
+        status, out = interrupt(place, folder, lines + 3, number, *more)
+        check(status == 128 + number and "--resume" in out, f"status {status}: {out}")
         lines = len(lines_of(folder))
     execute(place.command(folder, *more, "--resume"))
     check(results(folder) == results(whole), "an interrupt changed the bits")
@@ -453,12 +474,8 @@ def test_full_disk(place):
         return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     folder = place.folder()
-    process = subprocess.Popen(place.command(folder, *more, "--save-every", 1), stdout=subprocess.PIPE)
-    while not (folder / "log.jsonl").exists() or len(lines_of(folder)) < 12:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=100)
-    check(process.returncode == 130, f"it was done before the interrupt: {process.returncode}")
+    status, out = interrupt(place, folder, 12, signal.SIGINT, *more, "--save-every", 1)
+    check(status == 130, f"status {status}: {out}")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for size, file in ((len(before["state.safetensors"]) // 2, "state.safetensors"), (len(before["log.jsonl"]) + 10, "log.jsonl")):
         saves = ("--save-every", 1 if file == "state.safetensors" else 1000)
@@ -470,6 +487,48 @@ def test_full_disk(place):
         check(sorted(after) == sorted(before), f"files {sorted(after)}")
     execute(place.command(folder, *more, "--resume"))
     check(results(folder) == results(whole), "a full disk changed the bits")
+
+
+def test_odd_files(place):
+    """A FIFO, a device, a socket, a link to itself or to nothing, or a folder in a file's place: named, never waited for."""
+    run_folder = run(place, "--max-steps", 2)
+    texts = place.root / "texts.tsv"
+    train = place.command(place.folder(), "--max-steps", 1)
+    predict = place.command(run_folder, "--predict", texts, task=False)
+    resume = place.command(run_folder, "--max-steps", 2, "--resume")
+    alone = place.command(place.folder(), "--data", place.root / "all.tsv", "--max-steps", 1)
+
+    def fifo(path):
+        os.mkfifo(path)
+
+    def sock(path):
+        here = os.getcwd()
+        os.chdir(path.parent)  # a socket's path is short
+        socket.socket(socket.AF_UNIX).bind(path.name)
+        os.chdir(here)
+
+    kinds = ((fifo, "a FIFO"), (sock, "a socket"), (lambda path: path.symlink_to("/dev/zero"), "a device"),
+             (lambda path: path.symlink_to(path), "symbolic link"), (lambda path: path.symlink_to(str(path) + ".gone"), "No such file"),
+             (pathlib.Path.mkdir, "directory"))
+    for path, command in ((place.data / "train.tsv", train), (place.data / "dev.tsv", train), (place.root / "all.tsv", alone), (texts, predict),
+                          (place.model / "config.json", train), (place.model / "model.safetensors", train), (place.model / "vocab.txt", train),
+                          (place.model / "tokenizer_config.json", train), (run_folder / "state.safetensors", resume), (run_folder / "adapter.safetensors", predict)):
+        kept = path.read_bytes() if path.exists() else None
+        for make, words in kinds:
+            if make is pathlib.Path.mkdir and path == place.root / "all.tsv":
+                continue  # a folder of data is an input
+            path.unlink(missing_ok=True)
+            make(path)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+            check(done.returncode in (1, 2) and path.name in done.stderr, f"{path} as {words}: status {done.returncode}: {done.stderr}")
+            if make is fifo:
+                check("not a regular file" in done.stderr, done.stderr)
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        if kept is not None:
+            path.write_bytes(kept)
+    name = place.root / "a\nb\x1b[31m.tsv"
+    error = execute(place.command(place.folder(), "--data", name, "--max-steps", 1), 1).stderr
+    check("a\\nb\\x1b[31m.tsv" in error and error.count("\n") == 1, repr(error))
 
 
 def main():

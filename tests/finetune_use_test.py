@@ -229,7 +229,7 @@ def test_out_of_range(place):
     error = execute(place.command(folder, "--epochs", 30, "--resume", "--lr", 9, "--clip", 1), 2).stderr
     check("--clip" in error, error)
     # Whether the kept step can still be saved by it is not said here.
-    done = subprocess.run(place.command(folder, "--lr", 0.001, "--clip", 0, "--epochs", 3, "--resume"), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(place.command(folder, "--lr", 0.001, "--clip", 0, "--epochs", 3, "--resume"), capture_output=True, text=True, timeout=3000)
     check("--lr was 9.0 and is 0.001" in done.stdout and "resumed at step" in done.stdout, done.stdout + done.stderr)
     execute(place.command(folder, "--max-steps", 2, "--overwrite"))
 

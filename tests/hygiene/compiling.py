@@ -50,10 +50,9 @@ def check(compiler, source, *flags):
 
 
 def each(jobs):
-    """Calls the jobs two at a time; each returns a list of problems. Prints them all; returns the exit status."""
+    """Calls the jobs two at a time; each returns a list of problems. Returns all of them."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        problems = sum(pool.map(lambda job: job(), jobs), [])
-    return report(problems)
+        return sum(pool.map(lambda job: job(), jobs), [])
 
 
 def report(problems, done="ok"):

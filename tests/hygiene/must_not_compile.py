@@ -34,5 +34,5 @@ if __name__ == "__main__":
     if not files:
         sys.exit(f"must_not_compile: no .cpp file in {FOLDER}")
     print(f"{len(files)} files with {' and '.join(compiling.COMPILERS)}")
-    sys.exit(compiling.each([functools.partial(reject, compiler, path)
-                             for compiler in compiling.COMPILERS for path in files]))
+    sys.exit(compiling.report(compiling.each([functools.partial(reject, compiler, path)
+                                              for compiler in compiling.COMPILERS for path in files])))

@@ -47,7 +47,7 @@ def execute(where, language, code, arguments, folder):
     if missing := [word for word in words if word.startswith("$")]:
         print(f"skipped: {where}: not run, {missing[0]} is not set")
         return None, []
-    status, text = compiling.run(*command, cwd=compiling.ROOT, timeout=500)
+    status, text = compiling.run(*command, cwd=compiling.ROOT, timeout=3000)
     return text, [f"{where}: ended with status {status}\n{text[-3000:]}"] if status else []
 
 

@@ -1,0 +1,33 @@
+// Owns: the harness of config.json for every family, and of preprocessor_config.json with its pipeline.
+#pragma once
+
+#include "fuzz.hpp"
+
+#include <meft/data/preprocess.hpp>
+#include <meft/io/config.hpp>
+#include <meft/model/bart.hpp>
+#include <meft/model/bert.hpp>
+#include <meft/model/opt.hpp>
+#include <meft/model/vit.hpp>
+
+namespace meft::fuzz {
+
+inline void config(std::string_view bytes) {
+  may_refuse([&] {
+    const io::Config file(put("config.json", bytes));
+    may_refuse([&] { (void)model::BertConfig::read(file); });
+    may_refuse([&] { (void)model::BartConfig::read(file); });
+    may_refuse([&] { (void)model::OptConfig::read(file); });
+    may_refuse([&] { (void)model::VitConfig::read(file); });
+  });
+  may_refuse([&] {
+    const auto processor = data::ImageProcessor::parse(bytes, "preprocessor_config.json");
+    (void)processor.output();
+    const auto small = [](const auto& size) {
+      return size.height <= 512 && size.width <= 512 && size.shortest_edge <= 512;
+    };
+    if (small(processor.size) && small(processor.crop_size)) (void)processor(data::Image(5, 7));
+  });
+}
+
+}  // namespace meft::fuzz
