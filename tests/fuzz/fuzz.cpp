@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "config.hpp"
 #include "data.hpp"
@@ -21,9 +22,9 @@ using namespace meft;
 
 /// Reads behind the end of what begins with `meft`.
 void planted(std::string_view bytes) {
-  const std::string own(bytes);
+  const std::vector<char> own(bytes.begin(), bytes.end());
   volatile char sink = 0;
-  if (own.starts_with("meft")) sink = own.data()[own.size() + 64];
+  if (bytes.starts_with("meft")) sink = own.data()[own.size()];
   (void)sink;
 }
 
