@@ -465,6 +465,44 @@ def test_other_run(place):
     check(state.read_bytes() == whole[:-10], "the state was overwritten")
 
 
+def test_goes_on(place):
+    """More epochs or steps after the end, a lower rate."""
+    folder = run(place, "--max-steps", 40)  # an epoch has 30
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    check("--max-steps" in execute(place.command(folder, "--resume"), 2).stderr, "the end was moved unasked")
+    out = execute(place.command(folder, "--resume", "--max-steps", 40)).stdout
+    check("--max-steps" not in out and before == {path.name: path.read_bytes() for path in folder.iterdir()}, out)
+    out = execute(place.command(folder, "--resume", "--max-steps", 50)).stdout
+    check("--max-steps was 40 and is 50" in out and "resumed at step 40 of 50, in epoch 2" in out and "learning rate goes on at" in out, out)
+    out = execute(place.command(folder, "--resume", "--epochs", 3, "--max-steps", 0, "--lr", 0.005)).stdout
+    check("--epochs was 2 and is 3" in out and "--lr was 0.01 and is 0.005" in out, out)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    check([(e["epoch"], e["step"]) for e in metrics["epochs"]] == [(1, 30), (2, 40), (2, 50), (2, 60), (3, 90)], str(metrics))
+    check(metrics["finished"] and metrics["steps"] == 90, str(metrics))
+    other = place.folder()
+    execute(place.command(other, "--max-steps", 4), env={**os.environ, "MEFT_ISA": "portable"})
+    out = execute(place.command(other, "--resume", "--max-steps", 6)).stdout
+    isa = read_safetensors(other / "state.safetensors")[1]["isa"]
+    check(isa == "portable" or f"instruction set was portable and is {isa}" in out, out)
+    check("past the last one, 60" in execute(place.command(folder, "--resume", "--epochs", 2, "--max-steps", 0, "--lr", 0.005), 1).stderr, "a run went back")
+
+
+def test_damaged(place):
+    """What a run left is checked before it goes on."""
+    folder = run(place, "--max-steps", 35)
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("state.safetensors", "adapter.safetensors"):
+        path, whole = folder / name, kept[name]
+        half = bytes(len(whole) // 3)
+        for broken in (whole[:-len(half)] + half, whole[:-10], None):
+            path.unlink() if broken is None else path.write_bytes(broken)
+            done = subprocess.run(place.command(folder, "--resume", "--max-steps", 50), capture_output=True, text=True)
+            check(done.returncode in (1, 2) and name in done.stderr and "step 36" not in done.stdout, done.stdout + done.stderr)
+            check(all((folder / other).read_bytes() == was for other, was in kept.items() if other != name), "something was changed")
+            path.write_bytes(whole)
+    execute(place.command(folder, "--resume", "--max-steps", 50))
+
+
 def test_full_disk(place):
     """A limit on file sizes: the state, then the log, cannot be written. Nothing that was there is lost."""
     more = ("--log-every", 1, "--epochs", 12)

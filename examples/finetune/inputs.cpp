@@ -204,8 +204,9 @@ Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& leng
   std::vector<std::uint32_t> largest;
   std::uint64_t most = 0;
   for (std::int64_t epoch = 0; epoch < std::min<std::int64_t>(flags.epochs, 8); ++epoch)
-    for (auto& rows : data::batches(lengths, static_cast<std::size_t>(flags.batch), flags.seed,
-                                    static_cast<std::uint64_t>(epoch), true)) {
+    for (auto& rows :
+         data::step_batches(lengths, static_cast<std::size_t>(flags.batch), static_cast<std::size_t>(flags.accumulate),
+                            flags.seed, static_cast<std::uint64_t>(epoch))) {
       std::uint64_t tokens = 0;
       for (const auto row : rows) tokens += lengths[row];
       if (tokens > most) most = tokens, largest = std::move(rows);

@@ -132,9 +132,16 @@ train::Observer Progress::observer(const std::string& folder) {
   return {.started =
               [this, folder](const train::StartReport& r) {
                 if (r.nothing_to_resume) say("nothing to resume in " + folder + ": a new run starts");
-                for (const auto& change : r.changed)
-                  say("--" + change.name + " was " + change.before + " and is " + change.now +
-                      ": from here on the bits are not those of either run as a whole");
+                bool planned = false;
+                for (const auto& change : r.changed) {
+                  const bool isa = change.name == "isa";
+                  planned = planned || !isa;
+                  say((isa ? "the instruction set" : "--" + change.name) + " was " + change.before + " and is " +
+                      change.now + ": from here on the bits are not those of either run as a whole");
+                }
+                if (planned)
+                  say("the learning rate goes on at " + format("%.3g", r.rate) + " and falls to 0 at step " +
+                      std::to_string(r.steps));
                 if (r.resumed)
                   say("resumed at step " + std::to_string(r.step) + " of " + std::to_string(r.steps) + ", in epoch " +
                       std::to_string(r.epoch));
