@@ -351,7 +351,7 @@ def test_tokenizer(place):
     pairs = place.root / "two.tsv"
     pairs.write_text("".join(f"{i % 2}\tthe film\twas good\n" for i in range(20)))
     base = [FINETUNE, "--model", str(model), "--task", "tsv", "--data", str(pairs), "--text", "2", "--label", "1", "--max-steps", "1"]
-    error = execute(base + ["--text-pair", "3", "--output", str(place.folder())], 1).stderr
+    error = execute(base + ["--text-pair", "3", "--output", str(place.folder())], 2).stderr
     check("--text-pair" in error and "type_vocab_size is 1" in error and "2 token types" in error, error)
     (model / "config.json").write_text(json.dumps(config))
     (model / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 3, "tokenizer_class": "DistilBertTokenizer"}))

@@ -60,14 +60,18 @@ bool is_tied(const Model& model) {
   if constexpr (requires { model.config.tie_word_embeddings; }) return model.config.tie_word_embeddings;
   else return true;
 }
+template <class Model>
+std::vector<std::string> parameters_of(const Model& model) {
+  std::vector<std::string> out;
+  nn::walk(model, [&]<Real T, Backend B>(const std::string& name, const Parameter<T, B>& p) {
+    if (p.defined()) out.push_back(name);
+  });
+  return out;
+}
 /// Where `file` has the parameters of `model`.
 template <class Model>
 CheckpointNames names_of(const Model& model, const io::Weights& file, Where where) {
-  std::vector<std::string> parameters;
-  nn::walk(model, [&]<Real T, Backend B>(const std::string& name, const Parameter<T, B>& p) {
-    if (p.defined()) parameters.push_back(name);
-  });
-  return {file, parameters, model.prefix(), model::spellings_of<Model>(), is_tied(model), where};
+  return {file, parameters_of(model), model.prefix(), model::spellings_of<Model>(), is_tied(model), where};
 }
 
 }  // namespace detail
@@ -103,6 +107,7 @@ Model hf(const std::string& folder, LoadReport* report = nullptr, std::optional<
   Model model(Model::Config::read(io::Config(io::model_folder(folder, where) + "/config.json")));
   const io::Weights file(folder, where);
   const auto names = detail::names_of(model, file, where);
+  names.check_complete(detail::parameters_of(model), where);
   std::set<std::string> read;
   if (frozen) {
     std::set<std::string> linear;

@@ -21,12 +21,15 @@ namespace meft::train {
 class CheckpointNames {
  public:
   /// `parameters` are the model's without prefix, `prefix` the family's in checkpoints with a head. With `tied` the
-  /// word embeddings may be there as the output's only. Throws when parameters are not in the file, naming three of
-  /// them and what is there instead, and when several models are equally there.
+  /// word embeddings may be there as the output's only. Throws when several models are equally there.
   CheckpointNames(const io::Weights& file, const std::vector<std::string>& parameters, std::string prefix,
                   std::span<const model::Spelling> spellings, bool tied, Where where = Where::current())
       : file_(&file), prefix_(std::move(prefix)), spellings_(spellings), tied_(tied) {
     find_lead(parameters, where);
+  }
+
+  /// Throws when parameters are not in the file, naming three of them and what is there instead.
+  void check_complete(const std::vector<std::string>& parameters, Where where) const {
     std::vector<std::string> missing;
     for (const auto& name : parameters)
       if (!find(name)) missing.push_back(name);

@@ -91,8 +91,8 @@ class Recordings {
       return &entry;
     }
     if (++entry.misses == most_misses) {  // a masked model's labels count anew in each batch: its memory is better free
+      entry.batch = {};  // first: the last recording gives back what is free
       entry.recording = {};
-      entry.batch = {};
       --made_;
     }
     return nullptr;
