@@ -74,8 +74,7 @@ inline constexpr const char* isa_names[] = {"portable", "avx2", "avx512", "avx51
 }
 /// As MEFT_ISA calls it. Results have the same bits on machines that use the same one.
 inline const char* name_of(Isa isa) {
-  constexpr const char* names[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
-  return names[static_cast<int>(isa)];
+  return isa_names[static_cast<int>(isa)];
 }
 inline bool has_avx2() { return isa() >= Isa::avx2; }
 
