@@ -203,13 +203,13 @@ Cost measure(const Setup& setup, int warm) {
       cost.times.push_back(times);
       cost.activation = std::max(cost.activation, meter.activation());
       cost.needed = std::max(cost.needed, B::pool().read().peak);
+      cost.reserved = std::max(cost.reserved, B::pool().reserved());
       if (const auto resident = Resident::now(); resident.own > cost.resident.own) cost.resident = resident;
       if (heap) cost.heap = std::max(cost.heap.value_or(0), static_cast<std::size_t>(heap.peak() - heap_before));
       cost.parameter = before.of(Use::parameter);
       cost.gradient = before.of(Use::gradient);
       cost.optimizer = before.of(Use::optimizer);
     }
-    cost.reserved = B::pool().reserved();
   }
   B::pool().trim();
   return cost;

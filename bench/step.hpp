@@ -91,7 +91,7 @@ struct Cost {
   std::size_t activation = 0;  // the highest of the warm steps: peak of everything alive less what lived before
   std::size_t parameter = 0, gradient = 0, optimizer = 0;
   std::size_t needed = 0;                // the highest of everything alive
-  std::size_t reserved = 0;              // what the pool holds from the system after the steps, free blocks included
+  std::size_t reserved = 0;              // what the pool holds from the system after a step, at most, free blocks included
   Resident resident{};                   // of the process, where its own pages were most after a step
   std::optional<std::size_t> heap{};     // as `activation`, counted by the heap meter
   std::vector<Times> times{};            // of each warm step
