@@ -18,7 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--step-time", default="build/dev/bench/step_time", help="meft's bench")
+    parser.add_argument("--step-time", default="build/release/bench/step_time", help="meft's bench")
     parser.add_argument("--python", default=sys.executable, help="interpreter that has torch and transformers")
     parser.add_argument("--heapmeter", required=True, help="heapmeter.so, preloaded into torch_step.py")
     parser.add_argument("--methods", default="full,recompute,lora,lora+recompute,meft1,meft2,meft3")
