@@ -569,8 +569,9 @@ def test_odd_files(place):
     check("a\\nb\\x1b[31m.tsv" in error and error.count("\n") == 1, repr(error))
 
 
-def main():
-    tests = {name[5:]: f for name, f in globals().items() if name.startswith("test_")}
+def main(scope):
+    """Runs the functions test_NAME of `scope` whose names are on the command line, or all."""
+    tests = {name[5:]: f for name, f in scope.items() if name.startswith("test_")}
     status = 0
     for name in sys.argv[2:] or tests:
         with tempfile.TemporaryDirectory() as root:
@@ -585,4 +586,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()))

@@ -10,12 +10,10 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
-import time
 import zlib
 
 import families_finetune_test as families
-from finetune_test import BAD, FINETUNE, GOOD, PLAIN, Place, check, execute, read_safetensors
+from finetune_test import BAD, FINETUNE, GOOD, PLAIN, Place, check, execute, main, read_safetensors
 from screen import Screen, run_on_screen
 
 
@@ -445,20 +443,5 @@ def test_predict_texts_wrong(place):
         check("--predict: expected a file of texts" in error and str(path) in error and "finetune: :" not in error, error)
 
 
-def main():
-    tests = {name[5:]: f for name, f in globals().items() if name.startswith("test_")}
-    status = 0
-    for name in sys.argv[2:] or tests:
-        with tempfile.TemporaryDirectory() as root:
-            began = time.time()
-            try:
-                tests[name](Place(root))
-                print(f"{name}: passed in {time.time() - began:.1f} s", flush=True)
-            except AssertionError as error:
-                print(f"{name}: FAILED: {error}", flush=True)
-                status = 1
-    return status
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()))

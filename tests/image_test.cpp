@@ -301,7 +301,7 @@ TEST_CASE("hostile files: cut anywhere, bytes changed, wrong, huge") {
         "held5.jpg", "held6.png", "bmp_rgb.bmp", "bmp_1.bmp", "bmp_565.bmp", "bmp_runs.bmp", "plain.gif", "moving.gif",
         "interlaced.gif", "lossy.webp", "held5.webp"}) {
     INFO(name);
-    const std::string whole = data::detail::read_bytes(golden + "/" + name);
+    const std::string whole = read_file(golden + "/" + name);
     const bool png = std::string(name).ends_with(".png"), jpeg = std::string(name).ends_with(".jpg"),
                webp = std::string(name).ends_with(".webp");
     if (webp && !data::detail::reads_webp) continue;
@@ -340,7 +340,7 @@ TEST_CASE("hostile files: cut anywhere, bytes changed, wrong, huge") {
   CHECK(contains(message_of([] { data::read_image(golden + "/photo.png", {.bytes = 100}); }), "limit of 100 bytes"));
   CHECK(contains(message_of([] { decode(std::string(200, 'x'), {.bytes = 100}); }), "is 200 bytes, expected at most"));
 
-  std::string huge = data::detail::read_bytes(golden + "/rough.jpg");
+  std::string huge = read_file(golden + "/rough.jpg");
   const std::size_t frame = huge.find("\xff\xc0");
   REQUIRE(frame != huge.npos);
   huge.replace(frame + 5, 4, "\xff\xdc\xff\xdc");  // 65500 x 65500
@@ -378,12 +378,11 @@ TEST_CASE("decode: few bytes that claim many pixels take little memory") {
     const std::string head = big(8192) + big(8192) + "\x08\x02" + std::string(2, '\0') + interlaced;
     return "\x89PNG\r\n\x1a\n" + chunk("IHDR", head) + chunk("IDAT", std::string(garbage, '\x55'));
   };
-  std::string jpeg = data::detail::read_bytes(golden + "/rough.jpg");
+  std::string jpeg = read_file(golden + "/rough.jpg");
   const std::size_t frame = jpeg.find("\xff\xc0");
   REQUIRE(frame != jpeg.npos);
   jpeg.replace(frame + 5, 4, std::string("\x20\0\x20\0", 4));
-  std::string gif = data::detail::read_bytes(golden + "/plain.gif"),
-              bmp = data::detail::read_bytes(golden + "/bmp_runs.bmp");
+  std::string gif = read_file(golden + "/plain.gif"), bmp = read_file(golden + "/bmp_runs.bmp");
   gif.replace(6, 4, std::string("\0\x20\0\x20", 4));
   const std::size_t image = gif.find(std::string("\x2c\0\0\0\0", 5));
   REQUIRE(image != gif.npos);
@@ -469,10 +468,8 @@ TEST_CASE("decode: the orientation's entry, in every type and broken") {
 }
 
 TEST_CASE("data sets: broken images are found before training, odd but whole ones are not broken") {
-  const std::string jpg = data::detail::read_bytes(golden + "/420.jpg"),
-                    png = data::detail::read_bytes(golden + "/rgb.png"),
-                    gif = data::detail::read_bytes(golden + "/plain.gif"),
-                    bmp = data::detail::read_bytes(golden + "/bmp_rgb.bmp");
+  const std::string jpg = read_file(golden + "/420.jpg"), png = read_file(golden + "/rgb.png"),
+                    gif = read_file(golden + "/plain.gif"), bmp = read_file(golden + "/bmp_rgb.bmp");
   const Folder folder;
   const auto error = [&] { return message_of([&] { data::load_images(folder.text()); }, &folder); };
   for (const char* name : {"train/a/0.jpg", "train/a/1.jpg", "train/b/0.jpg", "val/a/0.jpg", "val/b/0.jpg"})
@@ -508,7 +505,7 @@ TEST_CASE("data sets: broken images are found before training, odd but whole one
 }
 
 TEST_CASE("data sets: splits of images by all their names, classes beside split folders") {
-  const std::string png = data::detail::read_bytes(golden + "/rgb.png");
+  const std::string png = read_file(golden + "/rgb.png");
   for (const char* dev : {"val", "valid", "validation", "dev", "eval", "Validation"}) {
     const Folder folder;
     for (const std::string& part : {"train"s, std::string(dev), "test"s})
@@ -532,8 +529,7 @@ TEST_CASE("data sets: splits of images by all their names, classes beside split 
 }
 
 TEST_CASE("data sets: folders of classes") {
-  const std::string png = data::detail::read_bytes(golden + "/rgb.png"),
-                    jpg = data::detail::read_bytes(golden + "/420.jpg");
+  const std::string png = read_file(golden + "/rgb.png"), jpg = read_file(golden + "/420.jpg");
   const Folder folder;
   for (const char* name : {"train/dog/b.JPG", "train/dog/a.jpeg", "train/Cat/1.jpg", "val/dog/x.jpg", "test/dog/y.jpg"})
     folder.put(name, jpg);

@@ -173,7 +173,7 @@ inline std::string labels_beside(const std::string& path) {
 inline std::vector<Choice> read_choices(const ChoiceForm& form, const std::string& path, bool labelled) {
   const std::string beside = form.name == "piqa" ? labels_beside(path) : "";
   std::vector<Choice> out;
-  for_each_json(decode(read_bytes(path), path, Encoding::utf8), path, [&](const JsonField& row, const JsonPlace&) {
+  for_each_json(decode(read_file(path), path, Encoding::utf8), path, [&](const JsonField& row, const JsonPlace&) {
     out.push_back(form.read(row, labelled && beside.empty()));
     if (const auto id = row.find("id")) out.back().id = id->value().is_string() ? id->string() : id->value().dump();
   });

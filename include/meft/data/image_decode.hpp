@@ -318,7 +318,7 @@ inline Image decode_image(std::span<const std::uint8_t> bytes, const std::string
 /// The image of a file. Errors: also a file that cannot be read.
 inline Image read_image(const std::string& path, const DecodeLimits& limits = {}, Where where = Where::current()) {
   return detail::called_from(where, [&] {
-    const std::string bytes = detail::read_bytes(path, limits.bytes);
+    const std::string bytes = read_file(path, limits.bytes);
     return decode_image({reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()}, path, limits, where);
   });
 }

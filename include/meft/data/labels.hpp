@@ -195,7 +195,7 @@ inline Names hub_names(const std::string& folder, const std::string& label) {
     for (const char* name : {"dataset_info.json", "dataset_infos.json"}) {
       const std::string file = (place / name).string();
       if (!is_there(file)) continue;
-      const auto tree = parse_json(read_bytes(file, most), file);
+      const auto tree = parse_json(read_file(file, most), file);
       const JsonField field(tree, file);
       if (!tree.is_object()) continue;
       if (Names names = names_in_info(field, label); !names.empty()) return names;
@@ -210,7 +210,7 @@ inline Names hub_names(const std::string& folder, const std::string& label) {
     }
     const std::string card = (place / "README.md").string();
     if (is_there(card))
-      if (Names names = names_in_card(read_bytes(card, most), label); !names.empty()) return names;
+      if (Names names = names_in_card(read_file(card, most), label); !names.empty()) return names;
     if (place.filename() != "data") break;
   }
   return {};

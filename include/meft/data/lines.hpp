@@ -59,7 +59,7 @@ inline void read_lines(std::vector<std::string>& out, const std::string& path, E
     if (out.size() == before) fail(path + ": has only blank texts");
     return;
   }
-  const std::string text = decode(read_bytes(path), path, encoding);
+  const std::string text = decode(read_file(path), path, encoding);
   for_each_line(text, [&](std::string_view line, std::size_t number) {
     check_line(line, path, number);
     take(line, number);
@@ -115,7 +115,7 @@ inline std::vector<std::string> input_lines(const std::string& path, Encoding en
       for (std::size_t row = 0; row < table.rows(); ++row) out.emplace_back(table(row, column));
       return out;
     }
-    const std::string text = detail::decode(detail::read_bytes(path), path, encoding);
+    const std::string text = detail::decode(read_file(path), path, encoding);
     detail::for_each_line(text, [&](std::string_view line, std::size_t number) {
       detail::check_line(line, path, number);
       out.emplace_back(line);

@@ -244,7 +244,7 @@ inline ImageProcessor ImageProcessor::read(const std::string& path, Where where)
         return out;
       }
     }
-    return parse(detail::read_bytes(file, std::size_t{1} << 20), file, where);
+    return parse(read_file(file, std::size_t{1} << 20), file, where);
   });
 }
 

@@ -40,7 +40,7 @@ class Table {
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
 
   static Table read(const std::string& path, const TableOptions& options = {}, Where where = Where::current()) {
-    return detail::called_from(where, [&] { return Table(detail::read_bytes(path), path, options); });
+    return detail::called_from(where, [&] { return Table(read_file(path), path, options); });
   }
 
   /// The same from bytes in memory; `name` stands for the file in errors.

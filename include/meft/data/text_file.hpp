@@ -122,11 +122,6 @@ auto called_from(Where where, Body&& body) {
   }
 }
 
-/// All bytes of a file. Errors: as InputFile, or it has more than `most` bytes.
-inline std::string read_bytes(const std::string& path, std::size_t most = std::numeric_limits<std::size_t>::max()) {
-  return read_file(path, most);
-}
-
 /// Errors: a NUL byte, bytes that are not UTF-8. `number` is the line's, from 1, in the file `name`.
 inline void check_line(std::string_view line, const std::string& name, std::size_t number) {
   const auto place = [&] { return name + ":" + std::to_string(number) + ": "; };
