@@ -907,7 +907,8 @@ TEST_CASE("formats: commas with quotes, JSON lines") {
   CHECK(table(2, 2) == "say \"hi\"");
   CHECK(table.line(1) == 3);
   CHECK(table.line(2) == 5);
-  CHECK(csv("a\tb, c\n1\t\"x\n")(0, 1) == "\"x");                               // tabs in line 1: as sts-*.csv
+  CHECK(csv("a,b,c\n1,x \"y,z\" w\n")(0, 1) == "x \"y");  // only a quote that opens a column holds commas
+  CHECK(csv("a\tb, c\n1\t\"x\n")(0, 1) == "\"x");         // tabs in line 1: as sts-*.csv
   CHECK(data::Table::parse("a\t\"b\tc\"\nd\te\tf\n", "t.tsv")(0, 1) == "\"b");  // a tab within quotes separates
   const auto error = [&](const std::string& bytes) { return message_of([&] { csv(bytes); }); };
   CHECK(error("a,b\n1,\"x\ny\n") == "t.csv:2: a quote is not closed before the file's end: `\"x\\ny`");
@@ -946,8 +947,10 @@ TEST_CASE("lines: CR alone, mixtures, Windows-1252, control characters") {
   CHECK(rows("text\tlabel\ra\tx\rb\ty") == "text;a;b;");
   CHECK(rows("text\ra\rb\r\nc\r") == "text;a;b;c;");  // more lone CRs than LFs: each ends a line
   CHECK(rows("a\r\r\nb\n") == "a\r;b;");              // of several CRs one belongs to the line's end
+  CHECK(rows("a\nb\n\r\r\n") == "a;b;\r;");
   CHECK(rows("a\nb\r\n") == "a;b;");
   CHECK(rows("a\rb\nc\nd\n") == "a\rb;c;d;");  // else a CR is a character
+  CHECK(rows("a\rb\nc") == "a\rb;c;");         // also where there are as many
   CHECK(message_of([] { data::Table::parse("a\tb\nc\td\re\tf\ng\th\n", "t.tsv"); }) ==
         "t.tsv:2: expected 2 columns (separated by tabs), found 3 (some lines end in CR alone?): `c\\td\\re\\tf`");
   const Folder folder;

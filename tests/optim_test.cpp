@@ -94,6 +94,21 @@ TEST_CASE("adamw: accumulated gradients are divided, and a schedule's factor sca
   }
   check_values(p, torch_weight, torch_bias, 1e-14);
 
+  // A clip between the norm of the mean and that of the sum changes nothing; one below cuts the mean's.
+  for (const double clip : {7.0, 3.0}) {
+    auto mean = make_pair(), sum = make_pair();
+    auto clipped = options;
+    clipped.clip = clip;
+    clipped.epsilon = 1e-2;
+    auto one = clipped.over<double>(mean), four = clipped.over<double>(sum);
+    for (int k = 0; k < 3; ++k) {
+      set_gradients(mean, k);
+      set_gradients(sum, k, 4);
+      CHECK(four.step(1.0, 4) == doctest::Approx(one.step()).epsilon(1e-14));
+    }
+    check_values(sum, mean.weight.value().values(), mean.bias.value().values(), 1e-14);
+  }
+
   auto half = make_pair(), other = make_pair();
   auto doubled = options;
   doubled.rate *= 2;

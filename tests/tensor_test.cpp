@@ -318,6 +318,21 @@ TEST_CASE("pool: the peak, whole and by use, is of what lives, however much is h
   CHECK(pool.read().peak_of(Use::streams) == 1 << 18);
   CHECK(pool.read().peak_of(Use::activation) == 1 << 17);
   CHECK(pool.read().peak_of(Use::digits) == 0);
+  pool.reset_peak();
+  CHECK(pool.read().peak_of(Use::streams) == 0);
+  CHECK(pool.read().peak_of(Use::activation) == 0);
+
+  // Of each use what lived at the peak of the whole, not its own highest.
+  pool.give(pool.take(1 << 18));
+  const auto less = pool.take(1 << 17);
+  {
+    const UseScope use(Use::digits);
+    pool.give(pool.take(1 << 18));
+  }
+  pool.give(less);
+  CHECK(pool.read().peak == (1 << 17) + (1 << 18));
+  CHECK(pool.read().peak_of(Use::activation) == 1 << 17);
+  CHECK(pool.read().peak_of(Use::digits) == 1 << 18);
 }
 
 TEST_CASE("pool: what is held stays near what was needed at once, whatever shapes come") {
@@ -357,6 +372,7 @@ TEST_CASE("pool: what is held stays near what was needed at once, whatever shape
 }
 
 TEST_CASE("measure: the peak of what lives, less what lived before") {
+  { const Tensor<float> earlier(Shape{4096}); }  // a higher peak, before it begins
   const Tensor<float> before(Shape{16});
   const Measure measure(Cpu::pool());
   Tensor<float> kept;

@@ -266,6 +266,22 @@ TEST_CASE("tokenizer.json comes before vocab.txt") {
   CHECK(tokenizer.encode("a [MASK] WORD a<sep>").ids == Ids{2, 5, 4, 9, 5, 3, 3});
   CHECK(tokenizer.encode("aword w").ids == Ids{2, 1, 8, 3});  // single_word
   CHECK(tokenizer.token(9) == "Word");
+  // A pair may end in another token than the single text: it counts as the file has it, where the file knows it.
+  Json ends;
+  ends.replace("{\"id\": \"<sep>\", \"type_id\": 1}", "{\"id\": \"end\", \"type_id\": 1}")
+      .replace("\"<sep>\": {\"id\"", "\"end\": {\"id\": \"end\", \"ids\": [4]}, \"<sep>\": {\"id\"");
+  const Encoding pair = WordPiece(Folder().with("tokenizer.json", ends.text).path()).encode("a", "w");
+  CHECK(pair.ids == Ids{2, 5, 3, 8, 4});
+  CHECK(pair.types == Ids{0, 0, 0, 1, 1});
+  CHECK(tokenizer.decode(Ids{2, 7, 6, 8, 3}) == "abb w");
+  CHECK(tokenizer.decode(Ids{6, 6}) == "@@bb");
+  for (const std::string prefix : {"@", "~~~"}) {  // of any length
+    Json other;
+    other.replace("\"@@\"", "\"" + prefix + "\"").replace("\"@@b\"", "\"" + prefix + "b\"");
+    const WordPiece t(Folder().with("tokenizer.json", other.text).path());
+    CHECK(t.encode("abb w").ids == Ids{2, 7, 6, 8, 3});
+    CHECK(t.decode(Ids{2, 7, 6, 8, 3}) == "abb w");
+  }
   Json bert;
   const auto from = bert.text.find("\"post_processor\""), to = bert.text.find("\"model\"");
   bert.text.replace(from, to - from,
@@ -358,6 +374,10 @@ TEST_CASE("errors in tokenizer.json name the field") {
   check_json_error(Json().replace("\"model\"", "\"models\""), {"the file has no member \"model\""});
   check_json_error(Json().replace("\"id\": \"B\", \"type_id\": 1", "\"id\": \"B\", \"type_id\": 2"),
                    {"post_processor.pair[3].Sequence.type_id is 2"});
+  check_json_error(Json().replace("{\"id\": \"<sep>\", \"type_id\": 1}", "{\"id\": \"[MASK]\", \"type_id\": 1}"),
+                   {"post_processor.special_tokens has no member \"[MASK]\""});
+  check_json_error(Json().replace("\"ids\": [3]", "\"ids\": [10]"), {"special_tokens.<sep>.ids[0] is 10"});
+  check_json_error(Json().replace("\"id\": \"B\"", "\"id\": \"A\""), {"pair is an array of 5, expected the texts AB"});
   check_json_error(Json().replace("\"TemplateProcessing\"", "\"Fancy\""), {"post_processor.type is \"Fancy\""});
   check_json_error(Json().replace("\"vocab\": {", "\"vocab\": " + std::string(100000, '[')),
                    {"JSON is nested too deeply", "depth 65"});

@@ -2,6 +2,7 @@
 // add up to, clipping, rates, the log, the best epoch, what a folder keeps, resuming, and runs that go wrong.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <fstream>
@@ -323,7 +324,7 @@ TEST_CASE("trainer: a run is AdamW's steps at the schedule's rates over the seed
 
 TEST_CASE("trainer: clipping is by the norm of the mean gradient") {
   const Rows data = points(8);
-  for (const double clip : {0.0, 0.5, 2.0, 100.0})
+  for (const double clip : {0.0, 0.5, 2.0, 10.0, 100.0})
     for (const std::size_t accumulate : {1, 2, 4}) {
       CAPTURE(clip);
       CAPTURE(accumulate);
@@ -440,6 +441,18 @@ TEST_CASE("trainer: the log has the mean loss of the steps since its last line, 
     CHECK(told.steps[5].mean_loss == doctest::Approx((told.steps[4].loss + told.steps[5].loss) / 2).epsilon(1e-13));
     CHECK(from == 8 / static_cast<std::size_t>(every) * static_cast<std::size_t>(every));
   }
+  // A line is of all steps since the last one, also where a run goes on with more lines than before.
+  const Folder folder;
+  auto options = usual(folder.text());
+  options.resume = true;
+  options.log_every = 5;
+  const Told first = run(points(16), options, {}, 3);  // 4 steps an epoch
+  options.log_every = 2;
+  const Told rest = run(points(16), options);
+  const double sum = first.steps.at(0).loss + first.steps.at(1).loss + first.steps.at(2).loss + rest.steps.at(0).loss;
+  const auto line = lines(folder.text() + "/log.jsonl").at(0);
+  CHECK(line["step"] == 4);
+  CHECK(line["loss"].get<double>() == doctest::Approx(sum / 4).epsilon(1e-13));
 }
 
 TEST_CASE(
@@ -633,6 +646,28 @@ TEST_CASE("trainer: a run goes on after its end with more epochs or steps") {
     CHECK(metrics["epochs"].size() == static_cast<std::size_t>(c.epochs_told + (c.first % 3 != 0)));
     CHECK(metrics["finished"] == true);
     CHECK(metrics["steps"] == c.steps);
+    // Its loss is the mean of the steps that it had by then.
+    std::vector<double> losses;
+    for (const Told* told : {&first, &more})
+      for (const auto& step : told->steps) losses.push_back(step.loss);
+    for (const auto& e : metrics["epochs"]) {
+      double sum = 0;
+      const auto begin = 3 * (e["epoch"].get<std::size_t>() - 1), end = e["step"].get<std::size_t>();
+      for (std::size_t i = begin; i < end; ++i) sum += losses.at(i);
+      CHECK(e["train_loss"].get<double>() == doctest::Approx(sum / static_cast<double>(end - begin)).epsilon(1e-13));
+    }
+  }
+  // The best is found among all scores, those of epochs that were cut short too.
+  for (const std::size_t best : {1, 2, 3, 4}) {
+    const Folder cut;
+    Toy toy;
+    toy.script->scores = {0.1, 0.2, 0.3, 0.4, 0.5};
+    for (std::size_t i = best + 1; i < 5; ++i) toy.script->scores[i] = 0;
+    run(data, with(4, 5, cut.text()), toy);
+    CHECK(run(data, with(4, 0, cut.text()), anew(toy)).outcome.place.best_epoch == static_cast<std::int64_t>(best));
+    const auto metrics = io::read_json(cut.text() + "/metrics.json");
+    CHECK(metrics["value"] == toy.script->scores[best]);
+    CHECK(metrics["best_epoch"] == std::array{1, 2, 2, 3, 4}[best]);
   }
   // A lower rate counts from the next step on; other options stay; a run does not go back.
   const Folder folder;
