@@ -14,6 +14,7 @@
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/opt.hpp>
+#include <meft/model/transformer.hpp>
 #include <meft/model/vit.hpp>
 #include <meft/train/learner.hpp>
 #include <meft/train/steps.hpp>
@@ -40,45 +41,44 @@ double resident() {
   return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
-model::BertConfig bert_large() {
-  model::BertConfig c;
-  c.hidden_size = 1024, c.num_hidden_layers = 24, c.num_attention_heads = 16, c.intermediate_size = 4096;
-  return c;
-}
-model::OptConfig opt(Index width, Index heads, Index layers) {
+/// The model called `name`, of its published sizes.
+model::TransformerSpec spec_of(const std::string& name) {
+  if (name == "bert-large") {
+    model::BertConfig c;
+    c.hidden_size = 1024, c.num_hidden_layers = 24, c.num_attention_heads = 16, c.intermediate_size = 4096;
+    return c.spec();
+  }
+  if (name == "vit-large") {
+    model::VitConfig c;
+    c.hidden_size = 1024, c.num_hidden_layers = 24, c.num_attention_heads = 16, c.intermediate_size = 4096;
+    return c.spec();
+  }
+  if (name == "bart-large") {
+    model::BartConfig c;
+    c.d_model = 1024, c.encoder_layers = c.decoder_layers = 12;
+    c.encoder_attention_heads = c.decoder_attention_heads = 16, c.encoder_ffn_dim = c.decoder_ffn_dim = 4096;
+    return c.spec();
+  }
+  const bool large = name == "opt-1.3b";  // else opt-350m
   model::OptConfig c;
-  c.hidden_size = c.word_embed_proj_dim = width, c.num_hidden_layers = layers, c.num_attention_heads = heads;
-  c.ffn_dim = 4 * width;
-  return c;
-}
-model::VitConfig vit_large() {
-  model::VitConfig c;
-  c.hidden_size = 1024, c.num_hidden_layers = 24, c.num_attention_heads = 16, c.intermediate_size = 4096;
-  c.hidden_dropout_prob = c.attention_probs_dropout_prob = 0;
-  return c;
-}
-model::BartConfig bart_large() {
-  model::BartConfig c;
-  c.d_model = 1024, c.encoder_layers = c.decoder_layers = 12;
-  c.encoder_attention_heads = c.decoder_attention_heads = 16, c.encoder_ffn_dim = c.decoder_ffn_dim = 4096;
-  return c;
+  c.hidden_size = c.word_embed_proj_dim = large ? 2048 : 1024;
+  c.num_attention_heads = large ? 32 : 16;
+  c.num_hidden_layers = 24;
+  c.ffn_dim = 4 * c.hidden_size;
+  if (!large) c.do_layer_norm_before = false, c.word_embed_proj_dim = 512;
+  return c.spec();
 }
 
-void set_layers(auto& config, Index layers) {
-  if constexpr (requires { config.encoder_layers; }) config.encoder_layers = config.decoder_layers = layers;
-  else config.num_hidden_layers = layers;
-}
-Index layers_of(const auto& config) {
-  if constexpr (requires { config.encoder_layers; }) return config.encoder_layers;
-  else return config.num_hidden_layers;
+model::TransformerSpec with_layers(model::TransformerSpec spec, Index layers) {
+  spec.layers.count = layers;
+  if (spec.decoder) spec.decoder->count = layers;
+  return spec;
 }
 
 /// Random weights, those of a layer packed before the next are made, so that the originals never lie beside each other.
-template <class Model, Backend B>
-Model make(const typename Model::Config& config, bool frozen, Precision precision) {
-  auto shallow = config;
-  set_layers(shallow, 1);
-  Model model(shallow);
+template <Backend B>
+model::Transformer<float, B> make(const model::TransformerSpec& spec, bool frozen, Precision precision) {
+  model::Transformer<float, B> model(with_layers(spec, 1));
   const auto fill = [&](auto& part, std::uint64_t seed) {
     model::initialise_parameters<float, B>(part, seed);
     if (!frozen) return;
@@ -88,34 +88,23 @@ Model make(const typename Model::Config& config, bool frozen, Precision precisio
     B::pool().trim();
   };
   fill(model, 1);
-  const auto deepen = [&](auto& layers, Index count) {
-    const auto first = layers.front();
-    const auto& l = first;
-    nn::LayerSpec spec{.width = l.width(),
-                       .heads = l.attention.heads,
-                       .ffn = l.up.out(),
-                       .activation = l.activation,
-                       .epsilon = l.attention_norm.epsilon,
-                       .norm_first = l.norm_first,
-                       .causal = l.attention.causal,
-                       .cross = l.cross.has_value(),
-                       .dropout = l.dropout,
-                       .attention_dropout = l.attention.dropout};
-    for (Index i = 1; i < count; ++i) {
-      layers.push_back(nn::TransformerLayer<float, B>::empty(*l.names, spec, static_cast<std::uint32_t>(i)));
-      fill(layers.back(), static_cast<std::uint64_t>(i) + 2);
+  const auto deepen = [&](auto& layers, const model::LayersSpec& what) {
+    for (Index i = 1; i < what.count; ++i) {
+      const auto number = static_cast<std::uint32_t>(i);
+      layers.push_back(nn::TransformerLayer<float, B>::empty(*spec.layer_names, what.layer, number));
+      fill(layers.back(), number + 2);
     }
   };
-  deepen(model.layers, layers_of(config));
-  if constexpr (requires { model.decoder_layers; }) deepen(model.decoder_layers, layers_of(config));
+  deepen(model.layers, spec.layers);
+  if (spec.decoder) deepen(model.decoder_layers, *spec.decoder);
   return model;
 }
 
 template <Backend B>
-nn::Batch<B> batch_for(const auto& config, const Options& o) {
+nn::Batch<B> batch_for(const model::TransformerSpec& spec, const Options& o) {
   nn::Batch<B> batch;
-  if constexpr (requires { config.patch_size; }) {
-    batch.pixels = Tensor<float, B>({o.batch, config.num_channels, config.image_size, config.image_size});
+  if (spec.patches) {
+    batch.pixels = Tensor<float, B>({o.batch, spec.patches->channels, spec.patches->image, spec.patches->image});
     fill_normal(batch.pixels, {1, 7, 0}, 1.0);
   } else {
     std::vector<std::vector<std::int32_t>> ids, types;
@@ -124,7 +113,7 @@ nn::Batch<B> batch_for(const auto& config, const Options& o) {
       for (Index j = 0; j < o.tokens; ++j)
         ids.back().push_back(
             static_cast<std::int32_t>(random_bits({1, 8, 0}, static_cast<std::uint64_t>(i * o.tokens + j)) %
-                                      static_cast<std::uint32_t>(config.vocab_size)));
+                                      static_cast<std::uint32_t>(spec.embeddings.vocabulary)));
       types.emplace_back(static_cast<std::size_t>(o.tokens), 0);
     }
     batch = nn::Batch<B>::pack(ids, types);
@@ -147,20 +136,21 @@ struct Row {
 };
 
 /// The steps of one method on `layers` layers.
-template <class Model, Backend B, class Method>
-Measured steps(typename Model::Config config, const Method& method, bool frozen, const Options& o) {
-  train::Learner<Model> learner{make<Model, B>(config, frozen, precision_from(o.precision)), {}, {}};
+template <Backend B, class Method>
+Measured steps(const model::TransformerSpec& spec, const Method& method, bool frozen, const Options& o) {
+  using Model = model::Transformer<float, B>;
+  train::Learner<Model> learner{make<B>(spec, frozen, precision_from(o.precision)), {}, {}};
   learner.body = adapt(learner.model, method);
   if (!frozen)  // in few layers the gradient of the word table would be the highest point
     nn::for_each_parameter(learner.model, [](const std::string& name, Parameter<float, B>& p) {
       if (name.find("embed") != name.npos || name == "shared.weight") p.set_trainable(false);
     });
   learner.head = nn::Classifier<float, B>::make(learner.model.hidden(), 2, {1, 9, 0});
-  const bool last = learner.model.head().pooling == nn::Pooling::last;
+  const bool last = spec.head.pooling == nn::Pooling::last;
   learner.head.pooling = last ? nn::Pooling::last : nn::Pooling::first;
   auto adam = optim::AdamW{.rate = 1e-4}.over<float, B>(learner);
   train::Steps<train::Learner<Model>> passes(learner);
-  auto batch = batch_for<B>(config, o);
+  auto batch = batch_for<B>(spec, o);
   Measured out{0, mib(B::pool().read().of(Use::parameter)), 0};
   for (int i = 0; i < o.steps; ++i) {
     const double start = bench::now();
@@ -173,10 +163,11 @@ Measured steps(typename Model::Config config, const Method& method, bool frozen,
   return out;
 }
 
-template <class Model, Backend B>
-Row row(const std::string& name, const typename Model::Config& config, const Options& o) {
-  const Index layers = layers_of(config);
-  const auto exact = steps<Model, B>(config, Meft1{}, true, o);
+template <Backend B>
+Row measure(const std::string& name, const Options& o) {
+  const auto spec = spec_of(name);
+  const Index layers = spec.layers.count;
+  const auto exact = steps<B>(spec, Meft1{}, true, o);
   // A device's memory is its pool's; on the host the process has more.
   const double all = B::on_host ? resident() : mib(B::pool().reserved());
   // Stored full fine-tuning of the layers: one step each at two depths, and a line through them.
@@ -185,24 +176,11 @@ Row row(const std::string& name, const typename Model::Config& config, const Opt
   double at[2];
   const Index depth[2] = {(std::min(layers, o.probe) + 1) / 2, std::min(layers, o.probe)};
   for (int i = 0; i < 2; ++i) {
-    auto few = config;
-    set_layers(few, depth[i]);
     B::pool().trim();
-    at[i] = steps<Model, B>(few, Full{}, false, once).activation;
+    at[i] = steps<B>(with_layers(spec, depth[i]), Full{}, false, once).activation;
   }
   const double slope = depth[1] > depth[0] ? (at[1] - at[0]) / static_cast<double>(depth[1] - depth[0]) : 0;
   return {name, layers, exact, all, at[0] + slope * static_cast<double>(layers - depth[0])};
-}
-
-template <Backend B>
-Row measure(const std::string& name, const Options& o) {
-  if (name == "bert-large") return row<model::Bert<float, B>, B>(name, bert_large(), o);
-  if (name == "vit-large") return row<model::Vit<float, B>, B>(name, vit_large(), o);
-  if (name == "bart-large") return row<model::Bart<float, B>, B>(name, bart_large(), o);
-  if (name == "opt-1.3b") return row<model::Opt<float, B>, B>(name, opt(2048, 32, 24), o);
-  auto c = opt(1024, 16, 24);  // opt-350m
-  c.do_layer_norm_before = false, c.word_embed_proj_dim = 512;
-  return row<model::Opt<float, B>, B>(name, c, o);
 }
 
 nlohmann::ordered_json json(const Row& row, const Options& o) {

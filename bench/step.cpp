@@ -21,9 +21,9 @@ namespace {
 constexpr std::uint32_t head_site = 0xf0000000u;
 
 template <Backend B>
-Body<float, B> adapt_by_name(model::Bert<float, B>& bert, std::string_view method, const StackOptions& stack,
+Body<float, B> adapt_by_name(model::Transformer<float, B>& bert, std::string_view method, const StackOptions& stack,
                              std::uint64_t seed) {
-  const auto dropout = static_cast<float>(bert.config.hidden_dropout_prob);
+  const auto dropout = bert.spec.embeddings.dropout;
   const MeftOptions options{.stack = stack, .dropout = dropout, .seed = seed};
   if (method == "meft1") return adapt(bert, Meft1{.options = options});
   if (method == "meft2") return adapt(bert, Meft2{.options = options});
@@ -39,6 +39,13 @@ Body<float, B> adapt_by_name(model::Bert<float, B>& bert, std::string_view metho
       "method: expected full, head, bitfit, adapter, lora, each also with +recompute, recompute, meft1, meft2 or "
       "meft3, found",
       method);
+}
+
+/// With positions enough.
+model::TransformerSpec spec_of(const Setup& setup) {
+  auto config = setup.config;
+  config.max_position_embeddings = std::max(config.max_position_embeddings, setup.seq);
+  return config.spec();
 }
 
 }  // namespace
@@ -74,14 +81,12 @@ double operations(const Setup& setup) {
 }
 
 template <Backend B>
-Step<B>::Step(const Setup& setup) : setup_(setup), bert_(setup.config) {
-  bert_.config.max_position_embeddings = std::max(bert_.config.max_position_embeddings, setup.seq);
-  bert_ = model::Bert<float, B>(bert_.config);
+Step<B>::Step(const Setup& setup) : setup_(setup), bert_(spec_of(setup)) {
   bert_.initialise(setup.seed);
   const Index width = bert_.hidden();
   head_.dense = nn::Linear<float, B>::normal(width, width, {setup.seed, head_site, 0});
   head_.output = nn::Linear<float, B>::normal(width, 2, {setup.seed, head_site + 1, 0});
-  head_.dropout = static_cast<float>(bert_.config.hidden_dropout_prob);
+  head_.dropout = bert_.spec.embeddings.dropout;
   head_.site = head_site + 2;
   nn::set_precision<float, B>(bert_, setup.precision);
   nn::set_precision<float, B>(head_, setup.precision);
@@ -108,7 +113,7 @@ void Step<B>::draw_batch(std::uint32_t step) {
     ids.emplace_back();
     for (std::uint64_t j = 0; j < length; ++j)
       ids.back().push_back(static_cast<std::int32_t>(draw(3, number * longest + j) %
-                                                     static_cast<std::uint32_t>(bert_.config.vocab_size)));
+                                                     static_cast<std::uint32_t>(setup_.config.vocab_size)));
     types.emplace_back(length, 0);
     labels.push_back(static_cast<std::int32_t>(i % 2));
   }

@@ -13,6 +13,7 @@
 #include <meft/memory/resident.hpp>
 #include <meft/method/body.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/transformer.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/optim/adamw.hpp>
 
@@ -70,7 +71,7 @@ class Step {
   void draw_batch(std::uint32_t step);
 
   Setup setup_;
-  model::Bert<float, B> bert_;
+  model::Transformer<float, B> bert_;
   Body<float, B> body_;
   nn::Classifier<float, B> head_;
   std::optional<optim::State<float, B>> optimizer_;

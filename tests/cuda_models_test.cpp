@@ -47,27 +47,25 @@ nn::Batch<B> batch_of(const Values& plain) {
 
 template <Backend B>
 Outcome step(const std::string& folder, const train::MethodOptions& method) {
-  return train::with_family<float, B>(folder, [&]<class Model>() {
-    const Values plain(folder + "/plain.safetensors");
-    auto model = train::hf<Model>(folder);
-    auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
-    auto body = train::adapt(model, method);
-    Outcome out;
-    {
-      Tape tape;
-      const auto batch = batch_of<B>(plain);
-      const auto loss = cross_entropy(head(model.run(batch, body)), batch.labels);
-      out.loss = loss.value().item();
-      tape.backward(loss);
-    }
-    const auto keep = [&](const std::string& name, Parameter<float, B>& p) {
-      if (p.trainable() && p.gradient().defined()) out.gradients[name] = p.gradient().values();
-    };
-    nn::for_each_parameter(model, keep);
-    nn::for_each_parameter(body, keep);
-    nn::for_each_parameter(head, keep);
-    return out;
-  });
+  const Values plain(folder + "/plain.safetensors");
+  auto model = train::hf<float, B>(folder);
+  auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
+  auto body = train::adapt(model, method);
+  Outcome out;
+  {
+    Tape tape;
+    const auto batch = batch_of<B>(plain);
+    const auto loss = cross_entropy(head(model.run(batch, body)), batch.labels);
+    out.loss = loss.value().item();
+    tape.backward(loss);
+  }
+  const auto keep = [&](const std::string& name, Parameter<float, B>& p) {
+    if (p.trainable() && p.gradient().defined()) out.gradients[name] = p.gradient().values();
+  };
+  nn::for_each_parameter(model, keep);
+  nn::for_each_parameter(body, keep);
+  nn::for_each_parameter(head, keep);
+  return out;
 }
 
 /// The largest ‖a − b‖ / max(‖b‖, 0.01) of a gradient.

@@ -190,10 +190,12 @@ TEST_CASE("an upload ahead reaches what is enqueued after it") {
 
 namespace {
 
-/// A learner of Model from a golden folder under a method, with head_of(model), its gradients zero.
-template <template <class> class Learner, class Model, class Head>
+using Model = model::Transformer<float, Cuda>;
+
+/// A learner from a golden folder under a method, with head_of(model), its gradients zero.
+template <template <class> class Learner, class Head>
 Learner<Model> made(const std::string& folder, const train::MethodOptions& method, const Head& head_of) {
-  auto model = train::hf<Model>(folder);
+  auto model = train::hf<float, Cuda>(folder);
   auto head = head_of(model);
   auto body = train::adapt(model, method);
   Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
@@ -202,11 +204,10 @@ Learner<Model> made(const std::string& folder, const train::MethodOptions& metho
   });
   return learner;
 }
-template <class Model>
 train::Learner<Model> classifier(const std::string& folder, const train::MethodOptions& method) {
   const Index labels = Values(folder + "/plain.safetensors").shape_of("logits")[1];
-  return made<train::Learner, Model>(folder, method,
-                                     [&](const Model& model) { return train::load_head(folder, model, labels); });
+  return made<train::Learner>(folder, method,
+                              [&](const Model& model) { return train::load_head(folder, model, labels); });
 }
 
 /// The batch of a golden file at a step: ids within the sequences, pixels and labels turn round.
@@ -286,7 +287,7 @@ TEST_CASE("steps that run from recordings give the bits of steps that do not") {
   for (const auto& c : io::read_json(golden() + "/families.json")) {
     const std::string folder = golden() + "/" + std::string(c["folder"]);
     const Values plain(folder + "/plain.safetensors");
-    train::with_family<float, Cuda>(folder, [&]<class Model>() {
+    {
       for (const std::string method : {"full", "lora", "meft1", "meft3", "meft1 bf16", "meft1 learned"}) {
         CAPTURE(folder);
         CAPTURE(method);
@@ -299,19 +300,18 @@ TEST_CASE("steps that run from recordings give the bits of steps that do not") {
             out.weight = Values32::from(Shape{}, {static_cast<float>(3 + i)});
           return out;
         };
-        if constexpr (requires(Model m) { m.language_head(); })
-          if (c["language"]) {
-            recorded += check_steps(
-                [&] {
-                  return made<train::LanguageLearner, Model>(
-                      folder, options, [&](const Model& m) { return train::load_language_head(folder, m); });
-                },
-                batch);
-            continue;
-          }
-        recorded += check_steps([&] { return classifier<Model>(folder, options); }, batch);
+        if (c["language"]) {
+          recorded += check_steps(
+              [&] {
+                return made<train::LanguageLearner>(
+                    folder, options, [&](const Model& m) { return train::load_language_head(folder, m); });
+              },
+              batch);
+          continue;
+        }
+        recorded += check_steps([&] { return classifier(folder, options); }, batch);
       }
-    });
+    }
   }
   CHECK(recorded > 200);
 }
@@ -319,12 +319,12 @@ TEST_CASE("steps that run from recordings give the bits of steps that do not") {
 TEST_CASE("steps on questions with options run from recordings") {
   const std::string folder = golden() + "/bert";
   const Values plain(folder + "/plain.safetensors");
-  train::with_family<float, Cuda>(folder, [&]<class Model>() {
+  {
     for (const std::string method : {"full", "meft1"})
       check_steps(
           [&] {
-            return made<train::ChoiceLearner, Model>(folder, {.name = method, .bottleneck = 3},
-                                                     [&](const Model& m) { return train::load_head(folder, m, 1); });
+            return made<train::ChoiceLearner>(folder, {.name = method, .bottleneck = 3},
+                                              [&](const Model& m) { return train::load_head(folder, m, 1); });
           },
           [&](std::uint32_t i) {
             auto batch = batch_at(plain, i);
@@ -334,17 +334,16 @@ TEST_CASE("steps on questions with options run from recordings") {
             batch.labels = Numbers::from({2}, {0, static_cast<std::int32_t>(i % 2)});
             return batch;
           });
-  });
+  }
 }
 
 TEST_CASE("a recording that no batch fits is given up, with its memory") {
   const std::string folder = golden() + "/roberta_lm";
   const Values plain(folder + "/plain.safetensors");
-  train::with_family<float, Cuda>(folder, [&]<class Model>() {
-    if constexpr (requires(Model m) { m.language_head(); }) {
-      auto learner =
-          made<train::LanguageLearner, Model>(folder, {.name = "meft1", .bottleneck = 3},
-                                              [&](const Model& m) { return train::load_language_head(folder, m); });
+  {
+    {
+      auto learner = made<train::LanguageLearner>(folder, {.name = "meft1", .bottleneck = 3},
+                                                  [&](const Model& m) { return train::load_language_head(folder, m); });
       train::Steps steps(learner);
       const auto run = [&](std::int32_t first_label) {
         auto batch = batch_at(plain, 0);
@@ -362,14 +361,14 @@ TEST_CASE("a recording that no batch fits is given up, with its memory") {
       CHECK(Cuda::pool().reserved() < held);
       CHECK(!run(5));
     }
-  });
+  }
 }
 
 TEST_CASE("a recorded step reports what a stack reports") {
   const std::string folder = golden() + "/bert";
-  train::with_family<float, Cuda>(folder, [&]<class Model>() {
+  {
     const Values plain(folder + "/plain.safetensors");
-    auto learner = classifier<Model>(folder, {.name = "meft1", .bottleneck = 3});
+    auto learner = classifier(folder, {.name = "meft1", .bottleneck = 3});
     train::Steps<train::Learner<Model>> steps(learner);
     const auto run = [&](std::uint32_t i) { return steps.run(batch_at(plain, i), [] {}); };
     run(0);
@@ -381,5 +380,5 @@ TEST_CASE("a recorded step reports what a stack reports") {
       Cuda::copy(p.value().data(), huge.data(), huge.bytes());
     });
     CHECK_THROWS_WITH_AS(run(2), doctest::Contains("left the fixed-point range"), Error);
-  });
+  }
 }

@@ -6,7 +6,6 @@
 
 #include <meft/io/safetensors.hpp>
 #include <meft/method/peft.hpp>
-#include <meft/model/vit.hpp>
 #include <meft/train/hf.hpp>
 
 using namespace meft;
@@ -15,7 +14,7 @@ namespace {
 
 /// IN holds `pixels` [images, channels, height, width]; OUT gets `features` [images · tokens, width].
 void run(const std::string& folder, const std::string& in, const std::string& out) {
-  auto vit = train::hf<model::Vit<float>>(folder);
+  auto vit = train::hf(folder);
   const io::Safetensors file(in);
   const auto& entry = file.find("pixels");
   nn::Batch<> batch;

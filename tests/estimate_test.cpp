@@ -4,12 +4,13 @@
 #include <string>
 
 #include <meft/model/bert.hpp>
+#include <meft/model/transformer.hpp>
 #include <meft/train/estimate.hpp>
 #include <meft/train/learner.hpp>
 #include <meft/train/state.hpp>
 
 using namespace meft;
-using Bert = model::Bert<float>;
+using Bert = model::Transformer<float>;
 
 namespace {
 
@@ -40,7 +41,7 @@ double ratio(const Case& k, const train::MethodOptions& method) {
   config.intermediate_size = k.inner;
   config.num_attention_heads = k.heads;
   config.vocab_size = k.vocabulary;
-  Bert bert(config);
+  Bert bert(config.spec());
   bert.initialise(1);
   auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
   auto body = train::adapt(bert, method);

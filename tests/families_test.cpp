@@ -28,16 +28,13 @@ inline void philox_words(Key key, std::uint64_t block, Index blocks, std::uint32
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <set>
 #include <span>
 #include <string>
 #include <vector>
 
 #include <meft/io/json.hpp>
-#include <meft/model/bart.hpp>
-#include <meft/model/bert.hpp>
-#include <meft/model/opt.hpp>
-#include <meft/model/vit.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/train/choice_learner.hpp>
 #include <meft/train/hf.hpp>
@@ -65,14 +62,8 @@ std::vector<Case> cases() {
   return out;
 }
 
-/// f.operator()<Model<T>>(case) for the case's family.
-template <Real T, class F>
-auto with_model(const Case& c, const F& f) {
-  if (c.model == "opt") return f.template operator()<model::Opt<T>>();
-  if (c.model == "bart") return f.template operator()<model::Bart<T>>();
-  if (c.model == "vit" || c.model == "deit" || c.model == "dinov2") return f.template operator()<model::Vit<T>>();
-  return f.template operator()<model::Bert<T>>();
-}
+template <Real T>
+using Transformer = model::Transformer<T>;
 
 nn::Batch<> batch_of(const Values& plain) {
   nn::Batch<> batch;
@@ -99,18 +90,17 @@ std::string name_in(const Values& file, const std::string& name, const std::stri
 /// Tensors of the checkpoint that no computation reads.
 bool unread(const std::string& name) { return name.ends_with("mask_token"); }
 
-template <class Model>
 void check_plain(const Case& c) {
-  using T = typename Model::value_type;
+  using T = double;
   const std::string folder = golden() + "/" + c.folder;
   const Values plain(folder + "/plain.safetensors"), gradients(folder + "/gradients.safetensors");
-  auto model = train::hf<Model>(folder);
+  auto model = train::hf<T>(folder);
   const auto batch = batch_of(plain);
   const auto body = adapt(model, Full{});
   Comparison forward(plain), backward(gradients);
   const auto compare = [&](const std::string& name, Parameter<T>& p) {
-    backward.gradient(name_in(gradients, name, model.prefix()), p.gradient(),
-                      gradients.shape_of(name_in(gradients, name, model.prefix())));
+    backward.gradient(name_in(gradients, name, model.spec.prefix), p.gradient(),
+                      gradients.shape_of(name_in(gradients, name, model.spec.prefix)));
   };
   train::LoadReport report;
   const auto finish = [&](auto& head, const auto& loss_of) {
@@ -124,7 +114,7 @@ void check_plain(const Case& c) {
     nn::for_each_parameter(model, compare);
     nn::for_each_parameter(head, compare);
   };
-  if constexpr (requires { model.language_head(); }) {
+  {
     if (c.language) {
       auto head = train::load_language_head(folder, model, 0, &report);
       finish(head, [&](auto& h, const auto& hidden) { return h.loss(hidden.value, batch.labels); });
@@ -156,8 +146,8 @@ void check_plain(const Case& c) {
 
 /// The golden model with an output of its own: the embeddings and biases with their rows in reverse, under the output's
 /// names. With the labels in reverse the loss is the golden one; a tied output would give another.
-template <class Model>
 void check_untied(const Case& c) {
+  using T = double;
   const std::string from = golden() + "/" + c.folder;
   const Values plain(from + "/plain.safetensors");
   const test::Folder folder;
@@ -167,7 +157,7 @@ void check_untied(const Case& c) {
   config.replace(config.find(tied), tied.size(), "\"tie_word_embeddings\": false");
   folder.put("config.json", config);
   const io::Safetensors source(from);
-  const auto head = train::load_language_head(from, train::hf<Model>(from));
+  const auto head = train::load_language_head(from, train::hf<T>(from));
   const Index words = head.word.shape()[0], width = head.word.shape()[1];
   std::vector<double> table(static_cast<std::size_t>(words * width)), bias(static_cast<std::size_t>(words));
   for (Index r = 0; r < words; ++r)
@@ -191,7 +181,7 @@ void check_untied(const Case& c) {
   }
   io::write_safetensors((folder.path / "model.safetensors").string(), tensors);
 
-  const auto model = train::hf<Model>(folder.text());
+  const auto model = train::hf<T>(folder.text());
   const auto untied = train::load_language_head(folder.text(), model);
   auto batch = batch_of(plain);
   auto labels = batch.labels.values();
@@ -204,13 +194,12 @@ void check_untied(const Case& c) {
 }
 
 /// Runs one MEFT file, gives the largest error of everything in it, and puts every gradient's bits into `bits`.
-template <class Model>
+template <Real T>
 double meft_error(const Case& c, const std::string& method, Streams streams, std::string& at, double least,
                   std::vector<double>* bits = nullptr) {
-  using T = typename Model::value_type;
   const std::string folder = golden() + "/" + c.folder;
   const Values plain(folder + "/plain.safetensors"), values(folder + "/" + method + ".safetensors");
-  auto model = train::hf<Model>(folder);
+  auto model = train::hf<T>(folder);
   auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
   const auto batch = batch_of(plain);
   StackOptions stack{.streams = streams, .slice_tokens = 8};  // three slices of the texts, one an image
@@ -265,9 +254,7 @@ void check_meft(double least, double limit, const char* what) {
       std::vector<double> bits[2];
       for (const auto streams : {Streams::stored, Streams::exact}) {
         std::string at;
-        const double error = with_model<T>(c, [&]<class Model>() {
-          return meft_error<Model>(c, method, streams, at, least, &bits[streams == Streams::exact]);
-        });
+        const double error = meft_error<T>(c, method, streams, at, least, &bits[streams == Streams::exact]);
         CAPTURE(at);
         CHECK(error < limit);
         worst = std::max(worst, error);
@@ -358,67 +345,66 @@ std::vector<double> check_added(L& learner, const Data& data, std::uint32_t coun
 }
 
 /// Every task that a family has, its rows cut into batches of every size.
-template <class Model>
-std::vector<double> check_tasks(const Case& c, const std::function<BodyOf<Model>(Model&)>& adapted, double limit) {
+template <Real T>
+std::vector<double> check_tasks(const Case& c, const std::function<Body<T>(Transformer<T>&)>& adapted, double limit) {
+  using Model = Transformer<T>;
   const std::string folder = golden() + "/" + c.folder;
   const Values plain(folder + "/plain.safetensors");
-  auto model = train::hf<Model>(folder);
+  auto model = train::hf<T>(folder);
   auto body = adapted(model);
   const auto labels = plain.integer("labels");
-  if constexpr (requires { model.config.patch_size; }) {
+  if (model.spec.patches) {
     Pictures data{Tensor<float>(plain.shape_of("pixels")), labels};
     plain.fill("pixels", data.pixels);
     auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
     train::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
     return check_added(learner, data, static_cast<std::uint32_t>(labels.size()), limit);
-  } else {
-    const auto ids = plain.integer("ids"), types = plain.integer("token_types"), offsets = plain.integer("offsets");
-    train::Encoded data;
-    for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
-      data.ids.emplace_back(ids.begin() + offsets[i], ids.begin() + offsets[i + 1]);
-      data.types.emplace_back(types.begin() + offsets[i], types.begin() + offsets[i + 1]);
-      data.labels.push_back(c.language ? 0.0f : static_cast<float>(labels.at(i)));
-    }
-    const auto count = static_cast<std::uint32_t>(data.ids.size());
-    if (c.language) {
-      if constexpr (requires { model.language_head(); }) {
-        train::Blocks blocks{data.ids};
-        if constexpr (!requires { model.final_norm; })
-          blocks.mask = train::MaskOptions{
-              .mask = 4, .vocabulary = static_cast<std::int32_t>(model.config.vocab_size), .chosen = 0.4};
-        auto head = train::load_language_head(folder, model);
-        train::LanguageLearner<Model> learner{std::move(model), std::move(body), std::move(head)};
-        return check_added(learner, blocks, count, limit);
-      }
-    }
-    if constexpr (std::is_same_v<Model, model::Bert<typename Model::value_type>>) {
-      train::EncodedChoices questions{data.ids, data.types};
-      for (std::uint32_t q = 0; 2 * q + 1 < count; ++q) {  // of two options, the last of three where one is left
-        questions.first.push_back(2 * q + 3 == count ? count : 2 * q + 2);
-        questions.answers.push_back(static_cast<std::int32_t>(q % 2));
-      }
-      train::ChoiceLearner<Model> learner{model, body, train::load_head(folder, model, 1)};
-      check_added(learner, questions, static_cast<std::uint32_t>(questions.size()), limit);
-    }
-    auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
-    train::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
-    return check_added(learner, data, count, limit);
   }
+  const auto ids = plain.integer("ids"), types = plain.integer("token_types"), offsets = plain.integer("offsets");
+  train::Encoded data;
+  for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
+    data.ids.emplace_back(ids.begin() + offsets[i], ids.begin() + offsets[i + 1]);
+    data.types.emplace_back(types.begin() + offsets[i], types.begin() + offsets[i + 1]);
+    data.labels.push_back(c.language ? 0.0f : static_cast<float>(labels.at(i)));
+  }
+  const auto count = static_cast<std::uint32_t>(data.ids.size());
+  if (c.language) {
+    train::Blocks blocks{data.ids};
+    if (!model.spec.causal)
+      blocks.mask = train::MaskOptions{
+          .mask = 4, .vocabulary = static_cast<std::int32_t>(model.spec.embeddings.vocabulary), .chosen = 0.4};
+    auto head = train::load_language_head(folder, model);
+    train::LanguageLearner<Model> learner{std::move(model), std::move(body), std::move(head)};
+    return check_added(learner, blocks, count, limit);
+  }
+  if (model.spec.family == std::string("bert")) {
+    train::EncodedChoices questions{data.ids, data.types};
+    for (std::uint32_t q = 0; 2 * q + 1 < count; ++q) {  // of two options, the last of three where one is left
+      questions.first.push_back(2 * q + 3 == count ? count : 2 * q + 2);
+      questions.answers.push_back(static_cast<std::int32_t>(q % 2));
+    }
+    train::ChoiceLearner<Model> learner{model, body, train::load_head(folder, model, 1)};
+    check_added(learner, questions, static_cast<std::uint32_t>(questions.size()), limit);
+  }
+  auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
+  train::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
+  return check_added(learner, data, count, limit);
 }
 
 /// A random model of the case's shapes with dropout at every place that the family has.
-template <class Model>
-Model dropping(const Case& c) {
-  auto config = Model::Config::read(io::Config(golden() + "/" + c.folder));
-  const auto set = [&](auto& config) {
-    if constexpr (requires { config.hidden_dropout_prob; })
-      config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.1;
-    if constexpr (requires { config.dropout; }) config.dropout = config.attention_dropout = 0.1;
-    if constexpr (requires { config.activation_dropout; }) config.activation_dropout = 0.1;
-    if constexpr (requires { config.classifier_dropout; }) config.classifier_dropout = 0.1;
+Transformer<float> dropping(const Case& c) {
+  auto spec = train::read_spec(io::Config(golden() + "/" + c.folder));
+  const auto drop = [](nn::LayerSpec& layer, bool inside) {
+    layer.dropout = layer.attention_dropout = 0.1f;
+    if (inside) layer.activation_dropout = 0.1f;
   };
-  set(config);
-  Model model(config);
+  const bool decodes = spec.decoder.has_value();
+  drop(spec.layers.layer, decodes);
+  if (decodes) drop(spec.decoder->layer, true);
+  if (spec.patches) spec.patches->dropout = 0.1f;
+  else if (!spec.causal) spec.embeddings.dropout = 0.1f;
+  if (spec.language && !spec.causal) spec.head.dropout = 0.1;
+  Transformer<float> model(spec);
   model.initialise(3);
   return model;
 }
@@ -441,12 +427,11 @@ void for_each_method(const F& f) {
 }
 
 /// Dropouts of a forward pass: of the embeddings, of each layer's blocks and inside of them, of the head.
-template <class Model>
-std::size_t places_of_dropout(const Case& c, const Model& model, const std::string& method) {
+std::size_t places_of_dropout(const Case& c, const Transformer<float>& model, const std::string& method) {
   const std::size_t layers = model.layers.size();
   std::size_t all = c.model == "opt" ? 0 : 1, more = 0;
   all += 3 * layers;
-  if constexpr (EncodesAndDecodes<Model>) {
+  if (model.decodes()) {
     more = model.decoder_layers.size();
     all += 1 + 6 * more + layers;  // a cross attention, its block, and inside of the feed-forward network
   }
@@ -454,7 +439,7 @@ std::size_t places_of_dropout(const Case& c, const Model& model, const std::stri
     const std::size_t highest = method.ends_with("highest layer") ? 1 : layers + more;
     all += 2 * (highest == 1 && more ? 2 : highest);
   }
-  const auto head = model.head();
+  const auto head = model.spec.head;
   if (head.dropout > 0) all += head.dropout_before ? 2 : 1;
   return all;
 }
@@ -472,22 +457,17 @@ bool same_numbers(const std::vector<T>& a, const std::vector<T>& b) {
 TEST_CASE("families: batches cut into smaller ones add up to the same loss and gradient, whatever is counted") {
   for (const auto& c : cases()) {
     CAPTURE(c.folder);
-    with_model<double>(c, [&]<class Model>() {
-      check_tasks<Model>(
-          c, [](Model& model) -> BodyOf<Model> { return adapt(model, Full{}); }, 1e-10);
-    });
-    with_model<float>(c, [&]<class Model>() {
-      std::vector<double> bits[2];
-      for (const auto streams : {Streams::stored, Streams::exact})
-        bits[streams == Streams::exact] = check_tasks<Model>(
-            c,
-            [&](Model& model) -> BodyOf<Model> {
-              return adapt(model,
-                           Meft1{.bottleneck = 3, .options = {.stack = {.streams = streams, .slice_tokens = 8}}});
-            },
-            1e-4);
-      CHECK(bits[0] == bits[1]);
-    });
+    check_tasks<double>(
+        c, [](Transformer<double>& model) { return adapt(model, Full{}); }, 1e-10);
+    std::vector<double> bits[2];
+    for (const auto streams : {Streams::stored, Streams::exact})
+      bits[streams == Streams::exact] = check_tasks<float>(
+          c,
+          [&](Transformer<float>& model) {
+            return adapt(model, Meft1{.bottleneck = 3, .options = {.stack = {.streams = streams, .slice_tokens = 8}}});
+          },
+          1e-4);
+    CHECK(bits[0] == bits[1]);
   }
 }
 
@@ -496,7 +476,7 @@ TEST_CASE("families: hidden states, logits, loss and every gradient equal those 
   CHECK(all.size() == 12);
   for (const auto& c : all) {
     CAPTURE(c.folder);
-    with_model<double>(c, [&]<class Model>() { check_plain<Model>(c); });
+    check_plain(c);
   }
 }
 
@@ -504,10 +484,7 @@ TEST_CASE("families: outputs that are not tied to the embeddings") {
   int checked = 0;
   for (const auto& c : cases()) {
     CAPTURE(c.folder);
-    if (c.language)
-      with_model<double>(c, [&]<class Model>() {
-        if constexpr (requires(Model m) { m.language_head(); }) check_untied<Model>(c), ++checked;
-      });
+    if (c.language) check_untied(c), ++checked;
   }
   CHECK(checked == 3);
 }
@@ -532,8 +509,8 @@ TEST_CASE(
       if (c.language) return;
       CAPTURE(c.folder);
       CAPTURE(method);
-      with_model<float>(c, [&]<class Model>() {
-        auto model = dropping<Model>(c);
+      {
+        auto model = dropping(c);
         auto body = adapted(model);
         auto head = train::load_head(golden() + "/bert", model, 7, {}, 7);  // none of its parts is there
         auto batch = batch_of(Values(golden() + "/" + c.folder + "/plain.safetensors"));
@@ -574,7 +551,7 @@ TEST_CASE(
           for (std::size_t j = 0; j < i; ++j)
             CHECK_MESSAGE(!same_numbers(fresh[i].second, fresh[j].second), fresh[i].first, " begins as ",
                           fresh[j].first);
-      });
+      }
     });
   cpu::listing = false;
   cpu::draws = {};

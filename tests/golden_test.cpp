@@ -12,7 +12,6 @@
 
 #include <meft/io/json.hpp>
 #include <meft/method/peft.hpp>
-#include <meft/model/bert.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/train/hf.hpp>
 
@@ -26,14 +25,14 @@ using namespace meft;
 template <Real T>
 struct Setup {
   Values plain;
-  model::Bert<T> bert;
+  model::Transformer<T> bert;
   nn::Batch<> batch;
   Index labels;
   nn::Classifier<T> head;
 
   explicit Setup(const std::string& folder)
       : plain(golden() + "/" + folder + "/plain.safetensors"),
-        bert(train::hf<model::Bert<T>>(golden() + "/" + folder)),
+        bert(train::hf<T>(golden() + "/" + folder)),
         batch{Tensor<std::int32_t>::from({size("ids")}, plain.integer("ids")),
               Tensor<std::int32_t>::from({size("token_types")}, plain.integer("token_types")),
               Offsets(plain.integer("offsets"))},
@@ -69,7 +68,7 @@ std::vector<Case> cases() {
 }
 
 template <Real T>
-Body<T> wire(std::vector<nn::TransformerLayer<T>>& layers, const Case& c, const StackOptions& stack) {
+Chain<T> wire(std::vector<nn::TransformerLayer<T>>& layers, const Case& c, const StackOptions& stack) {
   const MeftOptions options{.stack = stack, .adapter_norm = c.norm};
   if (c.method == "meft1") return couple(layers, Meft1{c.bottleneck, c.lambda, c.beta, options});
   if (c.method == "meft2") return couple(layers, Meft2{c.bottleneck, c.lambda, c.beta, options});
@@ -162,8 +161,8 @@ TEST_CASE("golden: plain BERT equals transformers: hidden states, logits, loss a
       Tape tape;
       auto h = s.bert.embed(s.batch);
       forward.add("embedding", h.value.value());
-      for (std::size_t n = 0; n < body.layers.size(); ++n) {
-        h.value = body.layers[n](h.value, h.context);
+      for (std::size_t n = 0; n < body.chain.layers.size(); ++n) {
+        h.value = body.chain.layers[n](h.value, h.context);
         forward.add("layers." + std::to_string(n) + ".hidden", h.value.value());
       }
       const auto pooled = s.head.pool(h), logits = s.head.output(pooled), loss = s.loss(logits);

@@ -12,16 +12,12 @@
 #include <string>
 #include <vector>
 
-#include <meft/model/bart.hpp>
-#include <meft/model/bert.hpp>
-#include <meft/model/opt.hpp>
-#include <meft/model/vit.hpp>
 #include <meft/train/hf.hpp>
 
 namespace {
 
 using namespace meft;
-using Bert = model::Bert<float>;
+using Transformer = model::Transformer<float>;
 
 /// A folder of its own, removed at the end.
 struct Folder {
@@ -50,7 +46,7 @@ struct Values {
 std::vector<Values> checkpoint() {
   Folder folder;
   folder.put("config.json", config());
-  Bert bert(model::BertConfig::read(io::Config(folder.path)));
+  Transformer bert(train::read_spec(io::Config(folder.path)));
   std::vector<Values> out;
   const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
     std::int64_t n = 1;
@@ -95,7 +91,7 @@ Values& find(std::vector<Values>& tensors, const std::string& name) {
   return *std::find_if(tensors.begin(), tensors.end(), [&](const Values& t) { return t.name == name; });
 }
 
-void check_loaded(Bert& bert) {
+void check_loaded(Transformer& bert) {
   const auto expected = checkpoint();
   std::size_t i = 0;
   nn::for_each_parameter(
@@ -122,7 +118,7 @@ void check_error(const std::vector<std::string>& parts, const std::function<void
 
 nn::Classifier<float> head_of(const Folder& folder, Index labels, train::LoadReport* report,
                               nn::Pooling pooling = nn::Pooling::first) {
-  return train::load_head(folder.path, train::hf<Bert>(folder.path), labels, pooling, 1, report);
+  return train::load_head(folder.path, train::hf(folder.path), labels, pooling, 1, report);
 }
 
 }  // namespace
@@ -133,9 +129,9 @@ TEST_CASE("hf: a checkpoint with a head, and what the report says") {
     tensors.push_back({"bert.embeddings.position_ids", {1, 5}, {0, 1, 2, 3, 4}});  // a buffer of old checkpoints
   });
   train::LoadReport report;
-  auto bert = train::hf<Bert>(folder.path, &report);
+  auto bert = train::hf(folder.path, &report);
   check_loaded(bert);
-  CHECK(bert.config.layer_norm_eps == 1e-5);
+  CHECK(*bert.spec.embeddings.norm == 1e-5);
   CHECK(bert.layers[0].attention.heads == 2);
   CHECK(report.unused == std::vector<std::string>{"bert.pooler.dense.bias", "bert.pooler.dense.weight",
                                                   "classifier.bias", "classifier.weight", "cls.predictions.bias"});
@@ -150,7 +146,7 @@ TEST_CASE("hf: a checkpoint with a head, and what the report says") {
 TEST_CASE("hf: a head of another task keeps the pooler and makes its classifier anew") {
   const Model folder;
   train::LoadReport report;
-  (void)train::hf<Bert>(folder.path, &report);
+  (void)train::hf(folder.path, &report);
   auto head = head_of(folder, 2, &report);
   CHECK(report.initialised == std::vector<std::string>{"classifier.weight", "classifier.bias"});
   CHECK(report.unused == std::vector<std::string>{"classifier.bias", "classifier.weight"});
@@ -183,7 +179,7 @@ TEST_CASE("hf: names without the prefix, and norms called gamma and beta") {
       if (form & 2) old(tensors);
     });
     train::LoadReport report;
-    auto bert = train::hf<Bert>(folder.path, &report);
+    auto bert = train::hf(folder.path, &report);
     check_loaded(bert);
     (void)head_of(folder, 3, &report);
     CHECK(report.unused.empty());
@@ -203,7 +199,7 @@ TEST_CASE("hf: shards by their index") {
     map += std::string(map.empty() ? "" : ", ") + "\"" + t->name + "\": \"model-0000" + (t < middle ? "1" : "2") +
            "-of-00002.safetensors\"";
   folder.put("model.safetensors.index.json", R"({"metadata": {}, "weight_map": {)" + map + "}}");
-  auto bert = train::hf<Bert>(folder.path);
+  auto bert = train::hf(folder.path);
   check_loaded(bert);
 }
 
@@ -211,8 +207,8 @@ TEST_CASE("hf: linear layers frozen and packed as they are read are those packed
   for (const auto precision : {Precision::f32, Precision::bf16}) {
     const Model folder([](auto& tensors) { tensors.push_back({"extra", {1}, {1}}); });
     train::LoadReport at_once, later;
-    auto packed = train::hf<Bert>(folder.path, &at_once, precision);
-    auto plain = train::hf<Bert>(folder.path, &later);
+    auto packed = train::hf(folder.path, &at_once, precision);
+    auto plain = train::hf(folder.path, &later);
     CHECK(at_once.unused == later.unused);
     nn::set_precision<float, Cpu>(plain, precision);
     freeze(plain);
@@ -239,7 +235,7 @@ TEST_CASE("hf: linear layers frozen and packed as they are read are those packed
   const Model folder(
       [](auto& tensors) { std::erase_if(tensors, [](const Values& t) { return t.name.ends_with("query.weight"); }); });
   check_error({"tensors are missing", "encoder.layer.0.attention.self.query.weight", folder.path},
-              [&] { (void)train::hf<Bert>(folder.path, nullptr, Precision::f32); });
+              [&] { (void)train::hf(folder.path, nullptr, Precision::f32); });
 }
 
 TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
@@ -252,7 +248,7 @@ TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
     check_error({"tensors are missing", "`bert.`",
                  "embeddings.word_embeddings.weight, encoder.layer.0.attention.self.query.weight (2 of 21)",
                  folder.path, "the file has 23 tensors, such as 'bert.embeddings."},
-                [&] { (void)train::hf<Bert>(folder.path); });
+                [&] { (void)train::hf(folder.path); });
   }
   {
     const Model folder([](auto& tensors) {
@@ -260,23 +256,23 @@ TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
     });
     check_error({"tensor bert.encoder.layer.0.intermediate.dense.weight has the wrong shape", "expected [8, 6]",
                  "found [6, 8]", folder.path + "/model.safetensors"},
-                [&] { (void)train::hf<Bert>(folder.path); });
+                [&] { (void)train::hf(folder.path); });
   }
   {
     const Model folder(
         [](auto& tensors) { find(tensors, "bert.encoder.layer.0.output.dense.bias").shape = {1, 1, 1, 1, 1, 1, 6}; });
     check_error({"bert.encoder.layer.0.output.dense.bias has the wrong shape", "expected [6]"},
-                [&] { (void)train::hf<Bert>(folder.path); });
+                [&] { (void)train::hf(folder.path); });
   }
   {
     Folder folder;
     folder.put("config.json", config());
-    check_error({folder.path}, [&] { (void)train::hf<Bert>(folder.path); });
+    check_error({folder.path}, [&] { (void)train::hf(folder.path); });
   }
   {
     Folder folder;
     write(folder, checkpoint());
-    check_error({folder.path + ": there is no config.json"}, [&] { (void)train::hf<Bert>(folder.path); });
+    check_error({folder.path + ": there is no config.json"}, [&] { (void)train::hf(folder.path); });
   }
 }
 
@@ -284,7 +280,7 @@ TEST_CASE("hf: a config that is not this BERT's is an error that names the file 
   const auto broken = [](const std::string& changes, std::vector<std::string> parts) {
     const Model folder({}, config(changes));
     parts.push_back(folder.path + "/config.json");
-    check_error(parts, [&] { (void)train::hf<Bert>(folder.path); });
+    check_error(parts, [&] { (void)train::hf(folder.path); });
   };
   broken(R"(, "is_decoder": true)", {"is_decoder is not supported"});
   broken(R"(, "position_embedding_type": "relative_key")",
@@ -295,7 +291,7 @@ TEST_CASE("hf: a config that is not this BERT's is an error that names the file 
     text.replace(text.find(from), from.size(), to);
     const Model folder({}, text);
     parts.push_back(folder.path + "/config.json");
-    check_error(parts, [&] { (void)train::hf<Bert>(folder.path); });
+    check_error(parts, [&] { (void)train::hf(folder.path); });
   };
   replaced(R"("bert")", R"("gpt2")", {"expected model_type bert", "gpt2"});
   replaced(R"("num_attention_heads": 2)", R"("num_attention_heads": 4)",
@@ -313,22 +309,22 @@ TEST_CASE("hf: three missing tensors are named, how many more, and what is there
   check_error({"encoder.layer.0.attention.self.query.weight, encoder.layer.0.attention.self.query.bias, "
                "encoder.layer.0.attention.self.key.weight and 7 more (10 of 21)",
                "the file has 16 tensors, such as 'bert.encoder.layer.0.attention.q_lin.weight'"},
-              [&] { (void)train::hf<Bert>(folder.path); });
+              [&] { (void)train::hf(folder.path); });
   // Frozen layers are packed one by one, after all names were looked up.
-  check_error({"and 7 more (10 of 21)"}, [&] { (void)train::hf<Bert>(folder.path, nullptr, Precision::f32); });
+  check_error({"and 7 more (10 of 21)"}, [&] { (void)train::hf(folder.path, nullptr, Precision::f32); });
 }
 
 TEST_CASE("hf: a name that is no folder, and folders without a config") {
   check_error({"model: 'bert-base-uncased': no such folder", "a folder with config.json", "nothing is downloaded"},
-              [] { (void)train::hf<Bert>("bert-base-uncased"); });
+              [] { (void)train::hf("bert-base-uncased"); });
   Folder folder;
-  check_error({folder.path, "no config.json"}, [&] { (void)train::hf<Bert>(folder.path); });
+  check_error({folder.path, "no config.json"}, [&] { (void)train::hf(folder.path); });
   const std::string revision = folder.path + "/snapshots/0123abc";
   std::filesystem::create_directories(revision);
   std::ofstream(revision + "/config.json") << config();
   check_error({folder.path + ": there is no config.json", "there is one in " + revision},
-              [&] { (void)train::hf<Bert>(folder.path); });
-  check_error({"is a file"}, [&] { (void)train::hf<Bert>(revision + "/config.json"); });
+              [&] { (void)train::hf(folder.path); });
+  check_error({"is a file"}, [&] { (void)train::hf(revision + "/config.json"); });
 }
 
 TEST_CASE("hf: whatever a training program puts in front of the names") {
@@ -348,7 +344,7 @@ TEST_CASE("hf: whatever a training program puts in front of the names") {
     CAPTURE(with_model);
     const Model folder(prefixed(with_model, without));
     train::LoadReport report;
-    auto bert = train::hf<Bert>(folder.path, &report);
+    auto bert = train::hf(folder.path, &report);
     check_loaded(bert);
     const auto head = head_of(folder, 3, &report);
     CHECK(report.initialised.empty());
@@ -368,13 +364,13 @@ TEST_CASE("hf: whatever a training program puts in front of the names") {
     copy(tensors, "query.");
     copy(tensors, "passage.");
   });
-  check_error({"holds 2 models, under `passage.` and `query.`"}, [&] { (void)train::hf<Bert>(both.path); });
+  check_error({"holds 2 models, under `passage.` and `query.`"}, [&] { (void)train::hf(both.path); });
   const Model own([&](auto& tensors) {  // the family's own prefix is meant
     copy(tensors, "teacher.");
     for (auto& t : tensors)
       if (t.name.starts_with("teacher.")) t.values.assign(t.values.size(), 99);
   });
-  auto bert = train::hf<Bert>(own.path);
+  auto bert = train::hf(own.path);
   check_loaded(bert);
 }
 
@@ -386,7 +382,7 @@ TEST_CASE("hf: weights that are NaN or infinite are named") {
       for (const auto frozen : {std::optional<Precision>(), std::optional(Precision::bf16)}) {
         const Model folder([&](auto& tensors) { find(tensors, name).values[5] = value; });
         check_error({folder.path + "/model.safetensors", name, "element 5 is", value != value ? "NaN" : "infinite"},
-                    [&] { (void)train::hf<Bert>(folder.path, nullptr, frozen); });
+                    [&] { (void)train::hf(folder.path, nullptr, frozen); });
       }
   const Model folder([&](auto& tensors) { find(tensors, "classifier.weight").values[17] = values[0]; });
   check_error({"classifier.weight", "element 17 is NaN"}, [&] { (void)head_of(folder, 3, nullptr); });
@@ -485,16 +481,15 @@ std::string labelled(const std::string& names, const std::string& more = "") {
 const std::string reversed = R"("0": "contradiction", "1": "neutral", "2": "entailment")";
 
 /// A checkpoint of a family as its own parameters, initialised, below its prefix, and these tensors besides.
-template <class M>
-M put_model(const Folder& folder, const std::string& text, const std::vector<Values>& more,
-            const std::set<std::string>& without = {}) {
+Transformer put_model(const Folder& folder, const std::string& text, const std::vector<Values>& more,
+                      const std::set<std::string>& without = {}) {
   folder.put("config.json", text);
-  M model(M::Config::read(io::Config(folder.path)));
+  Transformer model(train::read_spec(io::Config(folder.path)));
   model.initialise(7);
   std::vector<Values> tensors = more;
   nn::for_each_parameter(model, [&](const std::string& name, const Parameter<float>& p) {
     if (!without.contains(name))
-      tensors.push_back({model.prefix() + name, {p.shape().begin(), p.shape().end()}, p.value().values()});
+      tensors.push_back({model.spec.prefix + name, {p.shape().begin(), p.shape().end()}, p.value().values()});
   });
   write(folder, tensors);
   return model;
@@ -528,14 +523,13 @@ std::string typed(const std::string& type, const std::string& sizes, const std::
 
 TEST_CASE("hf: rows of every family's head come in the order of the classes, and the report says so") {
   const std::vector<std::string> classes{"entailment", "neutral", "contradiction"};
-  const auto check = [&]<class M>(const std::string& type, const std::string& sizes, const std::string& output,
-                                  bool bias) {
+  const auto check = [&](const std::string& type, const std::string& sizes, const std::string& output, bool bias) {
     CAPTURE(type);
     Folder folder;
     std::vector<Values> head{rows(output + ".weight", 3, 6)};
     if (bias) head.push_back(rows(output + ".bias", 3, 0));
-    put_model<M>(folder, typed(type, sizes, R"(, "id2label": {)" + reversed + "}"), head);
-    const auto model = train::hf<M>(folder.path);
+    put_model(folder, typed(type, sizes, R"(, "id2label": {)" + reversed + "}"), head);
+    const auto model = train::hf(folder.path);
     train::LoadReport report;
     const auto found = train::load_head(folder.path, model, 3, {}, 0, &report, classes);
     const auto weight = found.output.weight.value().values();
@@ -548,18 +542,18 @@ TEST_CASE("hf: rows of every family's head come in the order of the classes, and
     const auto unnamed = train::load_head(folder.path, model, 3);  // nobody says which classes they are
     CHECK(unnamed.output.weight.value().values() == head[0].values);
   };
-  check.operator()<Bert>("bert", bert_sizes, "classifier", true);
-  check.operator()<Bert>("roberta", bert_sizes, "classifier.out_proj", true);
-  check.operator()<model::Bart<float>>("bart", bart_sizes, "classification_head.out_proj", true);
-  check.operator()<model::Opt<float>>("opt", opt_sizes, "score", false);
-  check.operator()<model::Vit<float>>("vit", vit_sizes, "classifier", true);
+  check("bert", bert_sizes, "classifier", true);
+  check("roberta", bert_sizes, "classifier.out_proj", true);
+  check("bart", bart_sizes, "classification_head.out_proj", true);
+  check("opt", opt_sizes, "score", false);
+  check("vit", vit_sizes, "classifier", true);
 }
 
 TEST_CASE("hf: heads whose order is assumed, and heads of other problems") {
   const auto read = [](const std::string& text, const std::vector<std::string>& names, train::LoadReport& report) {
     const Model folder({}, text);
-    return train::load_head(folder.path, train::hf<Bert>(folder.path), names.empty() ? 1 : std::ssize(names), {}, 1,
-                            &report, names);
+    return train::load_head(folder.path, train::hf(folder.path), names.empty() ? 1 : std::ssize(names), {}, 1, &report,
+                            names);
   };
   auto expected = checkpoint();
   const auto& weight = find(expected, "classifier.weight").values;
@@ -604,16 +598,16 @@ TEST_CASE("hf: heads whose order is assumed, and heads of other problems") {
 }
 
 TEST_CASE("hf: an output that is not tied to the embeddings is used, in every family and under every name") {
-  const auto check = [&]<class M>(const std::string& type, const std::string& sizes, const std::string& output,
-                                  std::vector<Values> more) {
+  const auto check = [&](const std::string& type, const std::string& sizes, const std::string& output,
+                         std::vector<Values> more) {
     CAPTURE(type);
     more.push_back(rows(output, 9, 6));
     const auto table = more.back().values;
     for (const bool tied : {false, true}) {  // with other values the config is wrong, as transformers has it
       Folder folder;
-      put_model<M>(folder, typed(type, sizes, tied ? "" : R"(, "tie_word_embeddings": false)"), more);
+      put_model(folder, typed(type, sizes, tied ? "" : R"(, "tie_word_embeddings": false)"), more);
       train::LoadReport report;
-      auto model = train::hf<M>(folder.path, &report);
+      auto model = train::hf(folder.path, &report);
       auto head = train::load_language_head(folder.path, model, 0, &report);
       CHECK(head.untied);
       CHECK(head.word.value().values() == table);
@@ -629,37 +623,35 @@ TEST_CASE("hf: an output that is not tied to the embeddings is used, in every fa
       CHECK(input == "");
     }
     Folder same;  // there twice with the same values: tied
-    auto model = put_model<M>(same, typed(type, sizes), {});
+    auto model = put_model(same, typed(type, sizes), {});
     const auto embedded = model.language_head().word.value().values();
     more.back().values = embedded;
-    put_model<M>(same, typed(type, sizes), more);
+    put_model(same, typed(type, sizes), more);
     train::LoadReport report;
-    auto again = train::hf<M>(same.path, &report);
+    auto again = train::hf(same.path, &report);
     const auto head = train::load_language_head(same.path, again, 0, &report);
     CHECK_FALSE(head.untied);
     CHECK(head.word.value().same(again.language_head().word.value()));
     CHECK(report.unused.empty());
     CHECK(report.notes.empty());
   };
-  check.operator()<model::Opt<float>>("opt", opt_sizes, "lm_head.weight", {});
-  check.operator()<Bert>("bert", bert_sizes, "cls.predictions.decoder.weight",
-                         {rows("cls.predictions.transform.dense.weight", 6, 6)});
-  check.operator()<Bert>("roberta", bert_sizes, "lm_head.decoder.weight", {rows("lm_head.dense.weight", 6, 6)});
-  check.operator()<model::Bart<float>>("bart", bart_sizes, "lm_head.weight", {});
+  check("opt", opt_sizes, "lm_head.weight", {});
+  check("bert", bert_sizes, "cls.predictions.decoder.weight", {rows("cls.predictions.transform.dense.weight", 6, 6)});
+  check("roberta", bert_sizes, "lm_head.decoder.weight", {rows("lm_head.dense.weight", 6, 6)});
+  check("bart", bart_sizes, "lm_head.weight", {});
   {
     Folder folder;  // untied, but there is no output
-    put_model<model::Opt<float>>(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {});
+    put_model(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {});
     train::LoadReport report;
-    auto model = train::hf<model::Opt<float>>(folder.path, &report);
+    auto model = train::hf(folder.path, &report);
     CHECK_FALSE(train::load_language_head(folder.path, model, 0, &report).untied);
     CHECK(report.notes == std::vector<std::string>{"the output is the word embeddings: tie_word_embeddings is false, "
                                                    "but there is no lm_head.weight"});
   }
   {
     Folder folder;
-    put_model<model::Opt<float>>(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"),
-                                 {rows("lm_head.weight", 8, 6)});
-    auto model = train::hf<model::Opt<float>>(folder.path);
+    put_model(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {rows("lm_head.weight", 8, 6)});
+    auto model = train::hf(folder.path);
     check_error({"lm_head.weight has the wrong shape", "expected [9, 6]", "found [8, 6]"},
                 [&] { (void)train::load_language_head(folder.path, model); });
   }
@@ -675,9 +667,9 @@ TEST_CASE("hf: biases of outputs: the decoder's own, BART's constant") {
       std::vector<Values> more;
       if (there & 1) more.push_back(rows(bias, 9, 0));
       if (there & 2) more.push_back({own, {9}, {9, 8, 7, 6, 5, 4, 3, 2, 1}});
-      put_model<Bert>(folder, typed(type, bert_sizes), more);
+      put_model(folder, typed(type, bert_sizes), more);
       train::LoadReport report;
-      auto model = train::hf<Bert>(folder.path, &report);
+      auto model = train::hf(folder.path, &report);
       const auto head = train::load_language_head(folder.path, model, 0, &report);
       CHECK(head.bias.value().values() == more.back().values);
       CHECK(report.unused.empty());
@@ -685,10 +677,9 @@ TEST_CASE("hf: biases of outputs: the decoder's own, BART's constant") {
   }
   for (const float value : {0.0f, 0.5f}) {
     Folder folder;
-    put_model<model::Bart<float>>(folder, typed("bart", bart_sizes),
-                                  {{"final_logits_bias", {1, 9}, std::vector<float>(9, value)}});
+    put_model(folder, typed("bart", bart_sizes), {{"final_logits_bias", {1, 9}, std::vector<float>(9, value)}});
     train::LoadReport report;
-    auto model = train::hf<model::Bart<float>>(folder.path, &report);
+    auto model = train::hf(folder.path, &report);
     const auto head = train::load_language_head(folder.path, model, 0, &report);
     CHECK(head.bias.defined() == (value != 0));
     CHECK(report.unused.empty());
@@ -699,34 +690,33 @@ TEST_CASE("hf: biases of outputs: the decoder's own, BART's constant") {
 }
 
 TEST_CASE("hf: tied embeddings under the output's name alone, and tensors that must be one and are not") {
-  const auto check = [&]<class M>(const std::string& type, const std::string& sizes, const std::string& name,
-                                  const std::string& saved) {
+  const auto check = [&](const std::string& type, const std::string& sizes, const std::string& name,
+                         const std::string& saved) {
     CAPTURE(saved);
     Folder folder;
-    put_model<M>(folder, typed(type, sizes), {rows(saved, 9, 6)}, {name});
+    put_model(folder, typed(type, sizes), {rows(saved, 9, 6)}, {name});
     train::LoadReport report;
-    auto model = train::hf<M>(folder.path, &report);
+    auto model = train::hf(folder.path, &report);
     const auto head = train::load_language_head(folder.path, model, 0, &report);
     CHECK(model.language_head().word.value().values() == rows(saved, 9, 6).values);
     CHECK_FALSE(head.untied);
     CHECK(head.word.value().same(model.language_head().word.value()));
     CHECK(report.unused.empty());
   };
-  check.operator()<model::Opt<float>>("opt", opt_sizes, "decoder.embed_tokens.weight", "lm_head.weight");
-  check.operator()<Bert>("bert", bert_sizes, "embeddings.word_embeddings.weight", "cls.predictions.decoder.weight");
-  check.operator()<Bert>("roberta", bert_sizes, "embeddings.word_embeddings.weight", "lm_head.decoder.weight");
+  check("opt", opt_sizes, "decoder.embed_tokens.weight", "lm_head.weight");
+  check("bert", bert_sizes, "embeddings.word_embeddings.weight", "cls.predictions.decoder.weight");
+  check("roberta", bert_sizes, "embeddings.word_embeddings.weight", "lm_head.decoder.weight");
   for (const std::string saved : {"lm_head.weight", "model.encoder.embed_tokens.weight",
                                   "model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight"})
-    check.operator()<model::Bart<float>>("bart", bart_sizes, "shared.weight", saved);
+    check("bart", bart_sizes, "shared.weight", saved);
 
   Folder untied;  // there the embeddings are really missing
-  put_model<model::Opt<float>>(untied, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"),
-                               {rows("lm_head.weight", 9, 6)}, {"decoder.embed_tokens.weight"});
-  check_error({"tensors are missing", "decoder.embed_tokens.weight (1 of 20)"},
-              [&] { (void)train::hf<model::Opt<float>>(untied.path); });
+  put_model(untied, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {rows("lm_head.weight", 9, 6)},
+            {"decoder.embed_tokens.weight"});
+  check_error({"tensors are missing", "decoder.embed_tokens.weight (1 of 20)"}, [&] { (void)train::hf(untied.path); });
   Folder bart;
-  put_model<model::Bart<float>>(bart, typed("bart", bart_sizes, R"(, "tie_word_embeddings": false)"),
-                                {rows("model.encoder.embed_tokens.weight", 9, 6)});
+  put_model(bart, typed("bart", bart_sizes, R"(, "tie_word_embeddings": false)"),
+            {rows("model.encoder.embed_tokens.weight", 9, 6)});
   check_error({"model.shared.weight and model.encoder.embed_tokens.weight differ"},
-              [&] { (void)train::hf<model::Bart<float>>(bart.path); });
+              [&] { (void)train::hf(bart.path); });
 }

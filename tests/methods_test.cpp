@@ -11,13 +11,14 @@
 
 #include <meft/method/peft.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/transformer.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/ops/loss.hpp>
 
 namespace {
 
 using namespace meft;
-using Bert = model::Bert<double>;
+using Bert = model::Transformer<double>;
 
 Bert make_bert(Index layers) {
   model::BertConfig config;
@@ -27,7 +28,7 @@ Bert make_bert(Index layers) {
   config.num_attention_heads = 3;
   config.intermediate_size = 16;
   config.max_position_embeddings = 10;
-  Bert bert(config);  // dropout 0.1 everywhere, replayed from the batch's run, so that differences can be taken
+  Bert bert(config.spec());  // dropout 0.1 everywhere, replayed from the batch's run, so that differences can be taken
   bert.initialise(4);
   std::uint32_t site = 500;
   nn::for_each_parameter(bert, [&](const std::string&, Parameter<double>& p) {
@@ -96,7 +97,7 @@ struct Subject {
     head.dropout = 0.1f;
     head.site = 402;
     nn::for_each_parameter(bert, [&](const std::string& name, Parameter<double>& p) { parts.push_back({name, p}); });
-    if (body.stack.mix().defined()) parts.push_back({"readout.mix", body.stack.mix()});
+    if (body.chain.stack.mix().defined()) parts.push_back({"readout.mix", body.chain.stack.mix()});
     nn::for_each_parameter(head, [&](const std::string& name, Parameter<double>& p) { parts.push_back({name, p}); });
     // Away from where a method starts: LoRA's B and all new biases are zero, and α is 1.
     std::uint32_t site = 700;
@@ -310,9 +311,9 @@ TEST_CASE("methods: a copy of a model shares its parameters, and freezing drops 
   Subject s(method("full"));
   s.backward();
   auto copy = s.bert;
-  CHECK(copy.embeddings.word.gradient().defined());
+  CHECK(copy.embeddings->word.gradient().defined());
   freeze(copy);
-  CHECK_FALSE(s.bert.embeddings.word.gradient().defined());
+  CHECK_FALSE(s.bert.embeddings->word.gradient().defined());
   CHECK(Subject(method("full")).trained().size() > 0);
   CHECK(nn::trainable<double, Cpu>(s.bert).empty());
 }

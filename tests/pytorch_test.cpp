@@ -15,7 +15,6 @@
 
 #include <meft/io/pytorch.hpp>
 #include <meft/io/weights.hpp>
-#include <meft/model/bert.hpp>
 #include <meft/train/hf.hpp>
 
 #include "folder.hpp"
@@ -472,7 +471,7 @@ TEST_CASE("a BERT from pytorch_model.bin has the bits of the one from model.safe
 
   const auto bits = [](const std::string& from, std::optional<Precision> frozen) {
     train::LoadReport report;
-    auto bert = train::hf<model::Bert<float>>(from, &report, frozen);
+    auto bert = train::hf(from, &report, frozen);
     std::string out;
     const auto add = [&](const std::string& name, const auto& parameter) {
       out += name + ":" + bytes_of(parameter.value().values());

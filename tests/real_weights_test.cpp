@@ -9,7 +9,6 @@
 #include <vector>
 
 #include <meft/method/peft.hpp>
-#include <meft/model/bert.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/train/hf.hpp>
 
@@ -28,7 +27,7 @@ std::string weights(const std::string& name) {
 
 /// The gradient of the lowest layer's trained parameters under MEFT1 on random reactions.
 std::vector<float> lowest_gradient(const std::string& folder, Streams streams) {
-  auto bert = train::hf<model::Bert<float>>(folder);
+  auto bert = train::hf(folder);
   const auto body = adapt(bert, Meft1{.options = {.stack = {.streams = streams}}});
   const auto head = nn::Classifier<float>::make(bert.hidden(), 2, {1, 2, 3});
   std::vector<std::vector<std::int32_t>> ids, types;
@@ -57,7 +56,7 @@ TEST_CASE("real weights: a protein RoBERTa gives each residue the probability th
   const std::string folder = weights("sapiens-roberta");
   if (folder.empty()) return;
   train::LoadReport report;
-  auto roberta = train::hf<model::Bert<double>>(folder, &report);
+  auto roberta = train::hf<double>(folder, &report);
   const auto head = train::load_language_head(folder, roberta, 0, &report);
   CHECK(report.initialised.empty());
   const std::vector<std::int32_t> ids{0, 4, 14, 18, 16, 8, 14, 14, 8, 16, 18, 14, 4, 8, 6, 18, 4, 4, 18, 6, 8, 2};

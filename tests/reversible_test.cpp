@@ -16,6 +16,7 @@
 #include <meft/autodiff/gradcheck.hpp>
 #include <meft/method/peft.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/transformer.hpp>
 #include <meft/ops/loss.hpp>
 
 namespace {
@@ -43,7 +44,7 @@ std::vector<nn::TransformerLayer<float>> transformer(Index depth, double dropout
   config.num_attention_heads = 4;
   config.intermediate_size = 64;
   config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout;
-  model::Bert<float> bert(config);
+  model::Transformer<float> bert(config.spec());
   bert.initialise(3);
   std::uint32_t site = 0;
   nn::for_each_parameter(bert, [&](const std::string&, Parameter<float>& p) {
@@ -65,7 +66,7 @@ struct Model {
   StackOptions options{.slice_tokens = 40};
   Index reversible_layers = -1;
 
-  Body<float> build() const {
+  Chain<float> build() const {
     auto layers = transformer(depth, dropout);
     if (scheme <= Scheme::meft3) {
       freeze(layers);
@@ -117,7 +118,7 @@ const Offsets& offsets() {
 
 Context<float> training(std::uint32_t step = 0) { return {offsets(), {5, step, true}}; }
 
-Result run(Body<float> body, Context<float> context = training()) {
+Result run(Chain<float> body, Context<float> context = training()) {
   const auto start = random({context.offsets.tokens(), width}, 900);
   Result out;
   Tape tape;

@@ -1,6 +1,6 @@
-// Owns: a run of the fine-tuner for one family of models: checkpoint, method, data and trainer put together, for texts,
-// questions with options, language modelling and images. Instantiated in run_FAMILY.cpp. What does not depend on the
-// model stands in the .cpp files, which are compiled once.
+// Owns: a run of the fine-tuner on one device: checkpoint, method, data and trainer put together, for texts, questions
+// with options, language modelling and images. Instantiated in run_cpu.cpp and run_cuda.cpp. What does not depend on
+// the device stands in the other .cpp files, which are compiled once.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,8 @@ namespace finetune {
 
 using namespace meft;
 
-/// The steps of a run on one family.
-template <class Model>
+/// The steps of a run.
+template <Backend B>
 class Runner {
  public:
   Runner(Flags flags, Stop stop) : flags_(std::move(flags)), stop_(std::move(stop)) {}
@@ -35,33 +35,30 @@ class Runner {
   bool run() {
     if (flags_.loads()) earlier_ = earlier_run(flags_);
     if (!flags_.predict.empty()) check_predictions(flags_);
-    config_.emplace(Model::Config::read(io::Config(flags_.model)));
+    spec_ = train::read_spec(io::Config(flags_.model));
     check_layers();
-    if constexpr (reads_images) {
+    if (spec_.patches) {
       if (flags_.kind() != Kind::images) refuse("images, since the checkpoint is a vision model");
       return images();
-    } else {
-      family_ = {config_->longest(), config_->vocab_size, causal};
-      if constexpr (requires { config_->type_vocab_size; }) family_.types = config_->type_vocab_size;
-      switch (flags_.kind()) {
-        case Kind::texts: return texts();
-        case Kind::choices: return choices();
-        case Kind::language: return language();
-        default: refuse("a task on texts, since the checkpoint is a language model");
-      }
+    }
+    family_ = {spec_.longest(), spec_.embeddings.vocabulary, spec_.causal};
+    if (spec_.embeddings.types) family_.types = spec_.embeddings.types;
+    switch (flags_.kind()) {
+      case Kind::texts: return texts();
+      case Kind::choices: return spec_.causal ? choices_with<true>() : choices_with<false>();
+      case Kind::language: return language();
+      default: refuse("a task on texts, since the checkpoint is a language model");
     }
   }
 
  private:
-  using Device = typename Model::backend;
-  static constexpr bool reads_images = requires(Model m) { m.config.patch_size; };
-  static constexpr bool decodes = requires(Model m) { m.decoder_layers; };
-  static constexpr bool causal = requires(Model m) { m.final_norm; };
+  using Model = model::Transformer<float, B>;
+  using Learner = train::Learner<Model>;
 
   [[noreturn]] void refuse(const std::string& expected) const { throw FlagError("--task", expected, flags_.task); }
 
   void check_layers() const {
-    const Index layers = train::ModelSizes::of(*config_).layers;
+    const Index layers = train::ModelSizes::of(spec_).layers;
     if (flags_.method.reversible_layers > layers)
       throw FlagError("--reversible-layers", "at most " + std::to_string(layers) + ", the checkpoint's layers",
                       std::to_string(flags_.method.reversible_layers));
@@ -69,7 +66,7 @@ class Runner {
 
   Model load(train::LoadReport& report) const {
     const auto frozen = flags_.method.name == "full" ? std::nullopt : std::optional(flags_.method.precision);
-    return train::hf<Model>(flags_.model, &report, frozen);
+    return train::hf<float, B>(flags_.model, &report, frozen);
   }
 
   /// With a head for classes of these names, or one value. Of an earlier run, with what it trained.
@@ -105,15 +102,15 @@ class Runner {
       if (!has("_adapter.") && !has("lora_") && !has("readout.")) all += p.size();  // full training adds nothing
       if (p.trainable()) trained += p.size();
     });
-    nn::walk(learner, [&](const std::string&, const nn::Linear<float, Device>& l) {
+    nn::walk(learner, [&](const std::string&, const nn::Linear<float, B>& l) {
       all += l.packed.defined() ? l.packed.shape().size() : 0;
     });
     const auto activation = [&](const train::MethodOptions& method) {
-      return static_cast<double>(train::ActivationEstimate<float, Device>(*config_, method, batch).bytes());
+      return static_cast<double>(train::ActivationEstimate<float, B>(spec_, method, batch).bytes());
     };
     train::MethodOptions full;
     full.name = "full";
-    say_cost(flags_.method.name, trained, static_cast<double>(Device::pool().read().of(Use::parameter)),
+    say_cost(flags_.method.name, trained, static_cast<double>(B::pool().read().of(Use::parameter)),
              activation(flags_.method));
     if (flags_.method.name != "full" || flags_.method.recompute)
       say_cost("full", all, 4.0 * static_cast<double>(all), activation(full));
@@ -129,7 +126,7 @@ class Runner {
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
     say_loaded(loaded);
     remove_predictions(flags_);
-    say_memory("start", train::MemoryReport::of(Device::pool()));
+    say_memory("start", train::MemoryReport::of(B::pool()));
     const auto outcome = trainer.run();
     progress.end_line();
     say_outcome(flags_, outcome, trainer.steps());
@@ -166,7 +163,6 @@ class Runner {
   }
 
   bool texts() {
-    using Learner = train::Learner<Model>;
     const auto tokenizer = tokenizer_of(flags_, family_);
     train::LoadReport loaded;
     if (earlier_) {
@@ -189,7 +185,8 @@ class Runner {
     auto learner = classifier<Learner>(data.goal.labels, loaded);
     return fit(learner, data, largest_batch(flags_, data.train.lengths()), loaded, options);
   }
-  bool choices() {
+  template <bool causal>
+  bool choices_with() {
     const auto tokenizer = tokenizer_of(flags_, family_);
     train::LoadReport loaded;
     const auto make = [&] {
@@ -218,34 +215,31 @@ class Runner {
   }
 
   bool language() {
-    if constexpr (decodes) refuse("another task: a model with encoder and decoder has no --task lm");
-    else {
-      const auto tokenizer = tokenizer_of(flags_, family_);
-      train::LoadReport loaded;
-      if (earlier_) {
-        std::optional<Lines> scored;
-        std::vector<std::string> asked;
-        if (flags_.eval_only) scored = read_lines(flags_, tokenizer, family_, Sets::dev);
-        if (!flags_.predict.empty()) asked = lines_to_predict(flags_);
-        const auto learner = language_model(loaded);
-        if (scored && !evaluate_all(learner, *scored)) return false;
-        if (flags_.predict.empty()) return true;
-        const auto [cut, mask] = cutting(flags_, tokenizer, family_);
-        const auto found = predicted([&, &cut = cut, &mask = mask](const Watch& watch) {
-          return train::line_likelihoods(learner, tokenizer, asked, cut, mask, watch);
-        });
-        return found && write_predictions(flags_, table_of(*found, asked), asked.size());
-      }
-      const FolderLock lock(flags_.output);
-      const auto data = read_lines(flags_, tokenizer, family_, Sets::all);
-      const auto options = options_of(flags_, data.goal, stop_);
-      auto learner = language_model(loaded);
-      return fit(learner, data, largest_batch(flags_, data.train.lengths()), loaded, options);
+    if (spec_.decoder) refuse("another task: a model with encoder and decoder has no --task lm");
+    const auto tokenizer = tokenizer_of(flags_, family_);
+    train::LoadReport loaded;
+    if (earlier_) {
+      std::optional<Lines> scored;
+      std::vector<std::string> asked;
+      if (flags_.eval_only) scored = read_lines(flags_, tokenizer, family_, Sets::dev);
+      if (!flags_.predict.empty()) asked = lines_to_predict(flags_);
+      const auto learner = language_model(loaded);
+      if (scored && !evaluate_all(learner, *scored)) return false;
+      if (flags_.predict.empty()) return true;
+      const auto [cut, mask] = cutting(flags_, tokenizer, family_);
+      const auto found = predicted([&, &cut = cut, &mask = mask](const Watch& watch) {
+        return train::line_likelihoods(learner, tokenizer, asked, cut, mask, watch);
+      });
+      return found && write_predictions(flags_, table_of(*found, asked), asked.size());
     }
+    const FolderLock lock(flags_.output);
+    const auto data = read_lines(flags_, tokenizer, family_, Sets::all);
+    const auto options = options_of(flags_, data.goal, stop_);
+    auto learner = language_model(loaded);
+    return fit(learner, data, largest_batch(flags_, data.train.lengths()), loaded, options);
   }
 
-  bool images() requires reads_images {
-    using Learner = train::Learner<Model>;
+  bool images() {
     train::LoadReport loaded;
     if (earlier_) {
       const auto& names = earlier_->labels;
@@ -265,7 +259,8 @@ class Runner {
     const auto options = options_of(flags_, data.goal, stop_);
     auto learner = classifier<Learner>(data.goal.labels, loaded);
     const auto box = data.processor.output();
-    const Index tokens = config_->leading() + (box.height / config_->patch_size) * (box.width / config_->patch_size);
+    const auto& patches = *spec_.patches;
+    const Index tokens = patches.leading + (box.height / patches.patch) * (box.width / patches.patch);
     const std::vector<std::int32_t> largest(std::min(static_cast<std::size_t>(flags_.batch), data.train.size()),
                                             static_cast<std::int32_t>(tokens));
     return fit(learner, data, Offsets::of_lengths(largest), loaded, options);
@@ -275,12 +270,12 @@ class Runner {
   Stop stop_;
   Family family_;
   std::optional<Earlier> earlier_;
-  std::optional<typename Model::Config> config_;
+  model::TransformerSpec spec_;
 };
 
-template <class Model>
-bool run_as(Flags flags, const Stop& stop) {
-  return Runner<Model>(std::move(flags), stop).run();
+template <Backend B>
+bool run_on(Flags flags, const Stop& stop) {
+  return Runner<B>(std::move(flags), stop).run();
 }
 
 }  // namespace finetune

@@ -15,10 +15,7 @@ bool run(Flags flags, const std::function<bool()>& stop) {
   if (!flags.given.contains("readout"))
     flags.method.readout =
         train::default_readout(io::Config(io::model_folder(flags.model)).text("model_type", std::string("bert")));
-  const std::string folder = flags.model;
-  return with_device(flags.device, [&]<Backend B>() {
-    return train::with_family<float, B>(folder, [&]<class Model>() { return run_as<Model>(std::move(flags), stop); });
-  });
+  return with_device(flags.device, [&]<Backend B>() { return run_on<B>(std::move(flags), stop); });
 }
 
 }  // namespace finetune

@@ -3,6 +3,8 @@
 
 #include <functional>
 
+#include <meft/backend/backend.hpp>
+
 #include "flags.hpp"
 
 namespace finetune {
@@ -10,8 +12,8 @@ namespace finetune {
 /// Trains, or uses what a run left. `stop()` true asks to save and end; then false is given.
 bool run(Flags flags, const std::function<bool()>& stop);
 
-/// The same for a known family: one of those that run_FAMILY.cpp instantiates.
-template <class Model>
-bool run_as(Flags flags, const std::function<bool()>& stop);
+/// The same on a known device.
+template <meft::Backend B>
+bool run_on(Flags flags, const std::function<bool()>& stop);
 
 }  // namespace finetune

@@ -15,10 +15,10 @@ namespace meft::fuzz {
 inline void config(std::string_view bytes) {
   may_refuse([&] {
     const io::Config file(put("config.json", bytes));
-    may_refuse([&] { (void)model::BertConfig::read(file); });
-    may_refuse([&] { (void)model::BartConfig::read(file); });
-    may_refuse([&] { (void)model::OptConfig::read(file); });
-    may_refuse([&] { (void)model::VitConfig::read(file); });
+    may_refuse([&] { (void)model::BertConfig::read(file).spec(); });
+    may_refuse([&] { (void)model::BartConfig::read(file).spec(); });
+    may_refuse([&] { (void)model::OptConfig::read(file).spec(); });
+    may_refuse([&] { (void)model::VitConfig::read(file).spec(); });
   });
   may_refuse([&] {
     const auto processor = data::ImageProcessor::parse(bytes, "preprocessor_config.json");

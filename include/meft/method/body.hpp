@@ -1,8 +1,6 @@
-// Owns: how a model's layers are run: one after the other, recomputed, or as a reversible stack above frozen ones; and
-// the pair of both for a model with encoder and decoder.
+// Owns: how a model's layers are run: one after the other, recomputed, or as a reversible stack above frozen ones.
 #pragma once
 
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -13,9 +11,9 @@
 
 namespace meft {
 
-/// The layers of a model as a method runs them. Shares its parameters with the model.
+/// A list of layers as a method runs it. Shares its parameters with the model.
 template <Real T, Backend B = Cpu>
-struct Body {
+struct Chain {
   std::vector<nn::TransformerLayer<T, B>> layers;
   ReversibleStack<T, B> stack{};         // of the layers above `plain`
   std::size_t plain = 0;                 // how many of the lowest run one after the other
@@ -31,9 +29,8 @@ struct Body {
   /// Names are those of the layers in the model, with the stack's read-out beside them.
   static void parts(auto& self, auto&& visit) {
     visit("encoder.layer", self.layers);
-    readouts(self, visit);
+    visit("readout.mix", self.stack.mix());
   }
-  static void readouts(auto& self, auto&& visit) { visit("readout.mix", self.stack.mix()); }
 
  private:
   Var<T, B> one(const nn::TransformerLayer<T, B>& layer, const Var<T, B>& x, const Context<T, B>& context) const {
@@ -74,49 +71,41 @@ struct Body {
   }
 };
 
-/// The layers of a model with encoder and decoder.
+/// All of a model's layers. Calls run the first list.
 template <Real T, Backend B = Cpu>
-struct BodyPair {
-  Body<T, B> encoder, decoder;
+struct Body {
+  Chain<T, B> chain, decoder{};  // the second list reads the output of the first; most models have none
 
-  /// Names are those of the layers in the model, with the read-outs beside them.
+  nn::Hidden<T, B> operator()(nn::Hidden<T, B> h) const { return chain(std::move(h)); }
+
+  /// Names are those of the layers in the model, with the stacks' read-outs beside them.
   static void parts(auto& self, auto&& visit) {
-    visit("encoder.layers", self.encoder.layers);
+    const bool one = self.decoder.layers.empty();
+    visit(one ? "encoder.layer" : "encoder.layers", self.chain.layers);
     visit("decoder.layers", self.decoder.layers);
     readouts(self, visit);
   }
   static void readouts(auto& self, auto&& visit) {
-    visit("encoder.readout.mix", self.encoder.stack.mix());
+    const bool one = self.decoder.layers.empty();
+    visit(one ? "readout.mix" : "encoder.readout.mix", self.chain.stack.mix());
     visit("decoder.readout.mix", self.decoder.stack.mix());
   }
 };
 
-/// A model with a second list of layers, which read the output of the first.
-template <class Model>
-concept EncodesAndDecodes = requires(Model& model) {
-  model.decoder_layers;
-};
-
-/// What `adapt` gives for a model.
-template <class Model>
-using BodyOf =
-    std::conditional_t<EncodesAndDecodes<Model>, BodyPair<typename Model::value_type, typename Model::backend>,
-                       Body<typename Model::value_type, typename Model::backend>>;
-
 namespace detail {
 
-/// The layers of a model as run(layers), a Body, runs them.
+/// The layers of a model as run(layers), a Chain, runs them.
 template <class Model, class F>
-BodyOf<Model> body_of(Model& model, const F& run) {
-  if constexpr (EncodesAndDecodes<Model>) return {run(model.layers), run(model.decoder_layers)};
-  else return run(model.layers);
+auto body_of(Model& model, const F& run) {
+  Body<typename Model::value_type, typename Model::backend> out{run(model.layers)};
+  if (!model.decoder_layers.empty()) out.decoder = run(model.decoder_layers);
+  return out;
 }
 /// Calls f(layer) for every layer of the model.
 template <class Model, class F>
 void for_each_layer(Model& model, const F& f) {
-  for (auto& layer : model.layers) f(layer);
-  if constexpr (EncodesAndDecodes<Model>)
-    for (auto& layer : model.decoder_layers) f(layer);
+  for (auto* list : {&model.layers, &model.decoder_layers})
+    for (auto& layer : *list) f(layer);
 }
 
 }  // namespace detail

@@ -60,7 +60,7 @@ concept MeftMethod = std::same_as<M, Meft1> || std::same_as<M, Meft2> || std::sa
 /// Makes pre-trained layers reversible. Adapters are put into the highest `reversible_layers` of `layers`, so that
 /// walking the model finds them; every other parameter of the layers is left as it is (freeze and pack them first).
 template <MeftMethod Method, Real T, Backend B>
-Body<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method method, Where where = Where::current()) {
+Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method method, Where where = Where::current()) {
   constexpr int kind = detail::meft_kind<Method>();
   auto options = method.options;
   const Index depth = static_cast<Index>(layers.size());
@@ -97,9 +97,9 @@ Body<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method method
     added[kind == 1 ? 0 : 1].then = feed;  // the whole layer is feed(attend(x))
   }
   options.stack.carrier = detail::carrier_of(kind);
-  Body<T, B> body{layers, ReversibleStack<T, B>(std::move(stack), options.stack, where), plain};
-  body.slice_tokens = slice_tokens<B>(options.stack);
-  return body;
+  Chain<T, B> chain{layers, ReversibleStack<T, B>(std::move(stack), options.stack, where), plain};
+  chain.slice_tokens = slice_tokens<B>(options.stack);
+  return chain;
 }
 
 }  // namespace meft

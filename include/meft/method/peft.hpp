@@ -43,14 +43,14 @@ auto plain_body(Model& model, bool recompute) {
   using B = typename Model::backend;
   nn::pack<T, B>(model);
   return body_of(model, [&](auto& layers) {
-    return Body<T, B>{.layers = layers, .plain = layers.size(), .recompute = recompute};
+    return Chain<T, B>{.layers = layers, .plain = layers.size(), .recompute = recompute};
   });
 }
 
 }  // namespace detail
 
 /// Sets what trains in `model` (its `layers` among it), adds what the method adds, packs what is frozen, and gives the
-/// body that runs the layers. Works for every model with `layers` (and `decoder_layers`) of nn::TransformerLayer.
+/// body that runs the layers. Works for every model with `layers` and `decoder_layers` of nn::TransformerLayer.
 template <class Model>
 auto adapt(Model& model, Full, bool recompute = false) {
   detail::train_only(model, [](const std::string&) { return true; });
@@ -113,11 +113,10 @@ auto adapt(Model& model, Method method) {
   nn::pack<typename Model::value_type, typename Model::backend>(model);
   return detail::body_of(model, [&](auto& layers) {
     auto own = method;
-    if constexpr (EncodesAndDecodes<Model>) {  // the smaller of the two stacks may be reversible as a whole
-      auto& reversible = own.options.reversible_layers;
-      if (reversible <= static_cast<Index>(std::max(model.layers.size(), model.decoder_layers.size())))
-        reversible = std::min(reversible, static_cast<Index>(layers.size()));
-    }
+    auto& reversible = own.options.reversible_layers;  // the smaller of two lists may be reversible as a whole
+    if (!model.decoder_layers.empty() &&
+        reversible <= static_cast<Index>(std::max(model.layers.size(), model.decoder_layers.size())))
+      reversible = std::min(reversible, static_cast<Index>(layers.size()));
     return couple(layers, std::move(own));
   });
 }

@@ -1,12 +1,11 @@
-// Owns: what the model families share: reading options of a config.json, making layers, positions, initial values.
+// Owns: what the model families share in reading a config.json.
 #pragma once
 
 #include <initializer_list>
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include <meft/nn/transformer.hpp>
+#include <meft/model/spec.hpp>
 
 namespace meft::model {
 
@@ -44,43 +43,6 @@ Activation activation(const auto& c, const char* name, const char* by_default) {
 void check_heads(const auto& c, Index width, Index heads, const char* width_name, const char* heads_name) {
   if (width % heads)
     fail("config: " + std::string(width_name) + " is not a multiple of " + heads_name, width, heads, c.path());
-}
-
-/// Appends `count` layers, numbered from `first`.
-template <Real T, Backend B>
-void append_layers(std::vector<nn::TransformerLayer<T, B>>& layers, const nn::LayerNames& names,
-                   const nn::LayerSpec& spec, Index count, Index first = 0) {
-  for (Index i = 0; i < count; ++i)
-    layers.push_back(nn::TransformerLayer<T, B>::empty(names, spec, static_cast<std::uint32_t>(first + i)));
-}
-
-/// For each token its place in its sequence plus `first`, as rows of a table of `rows` positions.
-template <Backend B>
-Tensor<std::int32_t, B> places(const Offsets& offsets, Index first, Index rows, const char* model) {
-  if (offsets.longest() + first > rows)
-    fail(std::string(model) + ": a sequence is longer than max_position_embeddings", offsets.longest(), rows - first);
-  std::vector<std::int32_t> out;
-  out.reserve(static_cast<std::size_t>(offsets.tokens()));
-  for (Index s = 0; s < offsets.sequences(); ++s)
-    for (Index i = 0; i < offsets.length(s); ++i) out.push_back(static_cast<std::int32_t>(first + i));
-  return Tensor<std::int32_t, B>::from({offsets.tokens()}, out);
-}
-
-/// Hugging Face's initialisation: matrices N(0, 0.02²), biases zero, norms the identity, LayerScale one.
-template <Real T, Backend B, class Model>
-void initialise_parameters(Model& model, std::uint64_t seed) {
-  std::uint32_t site = 0;
-  nn::for_each_parameter(model, [&](const std::string&, Parameter<T, B>& p) {
-    if (p.shape().rank() > 1) fill_normal(p.value(), {seed, site++, 0}, 0.02);
-    else p.value().zero();
-  });
-  nn::walk(model, [](const std::string&, nn::LayerNorm<T, B>& norm) {
-    norm.weight.value() = Parameter<T, B>::ones(norm.weight.shape()).value();
-  });
-  nn::walk(model, [](const std::string&, nn::TransformerLayer<T, B>& layer) {
-    for (auto* scale : {&layer.attention_scale, &layer.mlp_scale})
-      if (scale->defined()) scale->value() = Parameter<T, B>::ones(scale->shape()).value();
-  });
 }
 
 }  // namespace meft::model

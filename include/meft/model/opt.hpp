@@ -1,19 +1,11 @@
-// Owns: OPT: configuration, embeddings, final norm, and how its checkpoints name the parts of a layer.
+// Owns: OPT: configuration and description.
 // Zhang et al., arXiv 2205.01068; names and arithmetic are those of Hugging Face's OPTModel. OPT-350M norms after its
 // blocks and projects its narrower word embeddings in and out; the others norm before.
 #pragma once
 
-#include <optional>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include <meft/model/config.hpp>
-#include <meft/model/spelling.hpp>
-#include <meft/nn/batch.hpp>
-#include <meft/nn/classifier.hpp>
-#include <meft/nn/language.hpp>
-#include <meft/ops/embedding.hpp>
 
 namespace meft::model {
 
@@ -49,95 +41,62 @@ struct OptConfig {
     return out;
   }
 
-  Index longest() const { return max_position_embeddings; }
-  bool projects() const { return word_embed_proj_dim != hidden_size; }
-  bool final_norm() const { return do_layer_norm_before && !remove_final_layer_norm; }
+  TransformerSpec spec() const;
 };
 
-/// The causal decoder without a head. Parameters are uninitialised until a checkpoint is loaded or `initialise` called.
-template <Real T, Backend B = Cpu>
-struct Opt {
-  using value_type = T;
-  using backend = B;
-  using Config = OptConfig;
-  static constexpr nn::LayerNames names{"self_attn.q_proj",
-                                        "self_attn.k_proj",
-                                        "self_attn.v_proj",
-                                        "self_attn.out_proj",
-                                        "self_attn_layer_norm",
-                                        "fc1",
-                                        "fc2",
-                                        "final_layer_norm"};
-  /// Those of metaseq, from which checkpoints were converted, among them.
-  static constexpr Spelling spellings[] = {{"decoder.final_layer_norm.weight", "decoder.layer_norm.weight"},
-                                           {"decoder.final_layer_norm.bias", "decoder.layer_norm.bias"},
-                                           {"decoder.project_in.weight", "decoder.project_in_dim.weight"},
-                                           {"decoder.project_out.weight", "decoder.project_out_dim.weight"},
-                                           {"decoder.embed_tokens.weight", "lm_head.weight", Spelling::Kind::output}};
+namespace opt {
 
-  Config config;
-  Parameter<T, B> word, position;
-  std::optional<nn::Linear<T, B>> project_in{}, project_out{};
-  std::optional<nn::LayerNorm<T, B>> final_norm{};
-  std::vector<nn::TransformerLayer<T, B>> layers;
+inline constexpr nn::LayerNames layer_names{"self_attn.q_proj",
+                                            "self_attn.k_proj",
+                                            "self_attn.v_proj",
+                                            "self_attn.out_proj",
+                                            "self_attn_layer_norm",
+                                            "fc1",
+                                            "fc2",
+                                            "final_layer_norm"};
+/// Those of metaseq, from which checkpoints were converted, among them.
+inline constexpr Spelling spellings[] = {{"decoder.final_layer_norm.weight", "decoder.layer_norm.weight"},
+                                         {"decoder.final_layer_norm.bias", "decoder.layer_norm.bias"},
+                                         {"decoder.project_in.weight", "decoder.project_in_dim.weight"},
+                                         {"decoder.project_out.weight", "decoder.project_out_dim.weight"},
+                                         {"decoder.embed_tokens.weight", "lm_head.weight", Spelling::Kind::output}};
 
-  explicit Opt(const Config& c)
-      : config(c),
-        word(Parameter<T, B>::empty({c.vocab_size, c.word_embed_proj_dim})),
-        position(Parameter<T, B>::empty({c.max_position_embeddings + Config::first_position, c.hidden_size})) {
-    if (c.projects()) {
-      project_in = nn::Linear<T, B>::empty(c.word_embed_proj_dim, c.hidden_size, false);
-      project_out = nn::Linear<T, B>::empty(c.hidden_size, c.word_embed_proj_dim, false);
-    }
-    if (c.final_norm()) final_norm = nn::LayerNorm<T, B>::empty(c.hidden_size, Config::layer_norm_eps);
-    const nn::LayerSpec spec{.width = c.hidden_size,
-                             .heads = c.num_attention_heads,
-                             .ffn = c.ffn_dim,
-                             .activation = c.activation_function,
-                             .epsilon = Config::layer_norm_eps,
-                             .norm_first = c.do_layer_norm_before,
-                             .causal = true,
-                             .bias = c.enable_bias,
-                             .dropout = static_cast<float>(c.dropout),
-                             .attention_dropout = static_cast<float>(c.attention_dropout)};
-    append_layers(layers, names, spec, c.num_hidden_layers);
-  }
+}  // namespace opt
 
-  /// The width of what `run` gives.
-  Index hidden() const { return config.word_embed_proj_dim; }
-  const char* prefix() const { return "model."; }
-
-  nn::Hidden<T, B> embed(const nn::Batch<B>& batch) const {
-    Var<T, B> x = embedding(word, batch.ids);
-    if (project_in) x = (*project_in)(x);
-    x = x + embedding(position, places<B>(batch.offsets, Config::first_position, position.shape()[0], "opt"));
-    return {x, {batch.offsets, batch.run}};
-  }
-  /// Behind the last layer.
-  nn::Hidden<T, B> finish(nn::Hidden<T, B> h) const {
-    if (final_norm) h.value = (*final_norm)(h.value);
-    if (project_out) h.value = (*project_out)(h.value);
-    return h;
-  }
-  /// The hidden states of a batch, with the layers run by `body`.
-  nn::Hidden<T, B> run(const nn::Batch<B>& batch, const auto& body) const { return finish(body(embed(batch))); }
-
-  nn::HeadSpec head() const {
-    return {.pooling = nn::Pooling::last, .dense = false, .bias = false, .output_name = "score"};
-  }
-  /// The causal-language head: the word embeddings again.
-  nn::LanguageHead<T, B> language_head() const { return {.word = word, .names = {.word = "lm_head.weight"}}; }
-
-  void initialise(std::uint64_t seed) { initialise_parameters<T, B>(*this, seed); }
-
-  static void parts(auto& self, auto&& visit) {
-    visit("decoder.embed_tokens.weight", self.word);
-    visit("decoder.embed_positions.weight", self.position);
-    visit("decoder.project_in", self.project_in);
-    visit("decoder.project_out", self.project_out);
-    visit("decoder.final_layer_norm", self.final_norm);
-    visit("decoder.layers", self.layers);
-  }
-};
+inline TransformerSpec OptConfig::spec() const {
+  TransformerSpec out{.family = "opt",
+                      .prefix = "model.",
+                      .spellings = opt::spellings,
+                      .names = {.embeddings = {.word = "decoder.embed_tokens.weight",
+                                               .position = "decoder.embed_positions.weight",
+                                               .project = "decoder.project_in"},
+                                .layers = "decoder.layers",
+                                .norm = "decoder.final_layer_norm",
+                                .project_out = "decoder.project_out",
+                                .norm_before_layers = true},
+                      .layer_names = &opt::layer_names,
+                      .causal = true,
+                      .tied = tie_word_embeddings,
+                      .width = hidden_size,
+                      .word_width = word_embed_proj_dim,
+                      .embeddings = {.vocabulary = vocab_size,
+                                     .positions = max_position_embeddings + first_position,
+                                     .first_position = first_position},
+                      .layers = {{.width = hidden_size,
+                                  .heads = num_attention_heads,
+                                  .ffn = ffn_dim,
+                                  .activation = activation_function,
+                                  .epsilon = layer_norm_eps,
+                                  .norm_first = do_layer_norm_before,
+                                  .causal = true,
+                                  .bias = enable_bias,
+                                  .dropout = static_cast<float>(dropout),
+                                  .attention_dropout = static_cast<float>(attention_dropout)},
+                                 num_hidden_layers},
+                      .head = {.pooling = nn::Pooling::last, .dense = false, .bias = false, .output_name = "score"},
+                      .language = nn::LanguageSpec{.names = {.word = "lm_head.weight"}}};
+  if (do_layer_norm_before && !remove_final_layer_norm) out.norm = layer_norm_eps;
+  return out;
+}
 
 }  // namespace meft::model

@@ -17,6 +17,14 @@ struct LanguageNames {
   const char* word = "";  // of a table that is not the embedding's
 };
 
+/// How a family predicts words.
+struct LanguageSpec {
+  bool transform = false;                    // BERT's, with a bias of the table's rows
+  Activation activation = Activation::gelu;  // of the transform
+  double epsilon = 1e-12;                    // of its norm
+  LanguageNames names{};
+};
+
 /// logits = f(h)·wordᵀ + bias, f = LN(activation(dense(h))) in BERT's family and the identity elsewhere. The table is
 /// the embedding's own, or the head's where it is `untied`. The logits of a batch never exist whole.
 template <Real T, Backend B = Cpu>
@@ -29,15 +37,15 @@ struct LanguageHead {
   LanguageNames names{};
   bool untied = false;
 
-  /// With BERT's transform; parameters are uninitialised.
-  static LanguageHead with_transform(const Parameter<T, B>& word, Index width, Activation activation, double epsilon,
-                                     LanguageNames names) {
-    return {word,
-            Parameter<T, B>::empty({word.shape()[0]}),
-            Linear<T, B>::empty(width, width),
-            LayerNorm<T, B>::empty(width, epsilon),
-            activation,
-            names};
+  /// Over the table `word`; other parameters are uninitialised.
+  static LanguageHead empty(const LanguageSpec& spec, const Parameter<T, B>& word) {
+    LanguageHead out{.word = word, .activation = spec.activation, .names = spec.names};
+    if (!spec.transform) return out;
+    const Index width = word.shape()[1];
+    out.bias = Parameter<T, B>::empty({word.shape()[0]});
+    out.dense = Linear<T, B>::empty(width, width);
+    out.norm = LayerNorm<T, B>::empty(width, spec.epsilon);
+    return out;
   }
 
   /// What is multiplied with the table. [tokens, width].

@@ -23,7 +23,7 @@ struct ChoiceLearner {
   using B = typename Model::backend;
 
   Model model;
-  BodyOf<Model> body;
+  Body<T, B> body;
   nn::Classifier<T, B> head;
 
   /// The questions with all of their options, as `loss` takes them.

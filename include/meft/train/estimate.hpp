@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <string>
 
+#include <meft/model/spec.hpp>
 #include <meft/reversible/run.hpp>
 #include <meft/train/method.hpp>
 
@@ -16,16 +17,11 @@ namespace meft::train {
 struct ModelSizes {
   Index width = 0, ffn = 0, heads = 0, layers = 0, vocabulary = 0;
 
-  static ModelSizes of(const auto& c) {
-    if constexpr (requires { c.d_model; })
-      return {c.d_model, std::max(c.encoder_ffn_dim, c.decoder_ffn_dim),
-              std::max(c.encoder_attention_heads, c.decoder_attention_heads), c.encoder_layers + c.decoder_layers,
-              c.vocab_size};
-    else if constexpr (requires { c.ffn_dim; })
-      return {c.hidden_size, c.ffn_dim, c.num_attention_heads, c.num_hidden_layers, c.vocab_size};
-    else if constexpr (requires { c.vocab_size; })
-      return {c.hidden_size, c.intermediate_size, c.num_attention_heads, c.num_hidden_layers, c.vocab_size};
-    else return {c.hidden_size, c.intermediate_size, c.num_attention_heads, c.num_hidden_layers, 0};
+  static ModelSizes of(const model::TransformerSpec& s) {
+    const auto& lower = s.layers.layer;
+    const auto upper = s.decoder ? s.decoder->layer : lower;
+    return {s.width, std::max(lower.ffn, upper.ffn), std::max(lower.heads, upper.heads),
+            s.layers.count + (s.decoder ? s.decoder->count : 0), s.embeddings.vocabulary};
   }
 };
 
@@ -35,9 +31,9 @@ struct ModelSizes {
 template <Real T, Backend B = Cpu>
 class ActivationEstimate {
  public:
-  template <class Config>
-  ActivationEstimate(const Config& config, MethodOptions method, const Offsets& batch, int workers = threads())
-      : ActivationEstimate(ModelSizes::of(config), std::move(method), batch, workers) {}
+  ActivationEstimate(const model::TransformerSpec& model, MethodOptions method, const Offsets& batch,
+                     int workers = threads())
+      : ActivationEstimate(ModelSizes::of(model), std::move(method), batch, workers) {}
   ActivationEstimate(const ModelSizes& sizes, MethodOptions method, const Offsets& batch, int workers = threads())
       : m_(std::move(method)),
         cuts_(meft::detail::cut(batch, B::slice_tokens)),
@@ -59,7 +55,7 @@ class ActivationEstimate {
   }
 
   std::size_t bytes() const {
-    const Index embeddings = 5 * n_ * d_;  // the rows of word, position and type with their partial sums
+    const Index embeddings = 3 * n_ * d_;  // two tables' rows and their sum
     const Index highest = m_.reversible()     ? reversible()
                           : m_.name == "head" ? n_ * (2 * d_ + std::max(2 * f_, attention()))
                           : m_.recompute      ? recomputed()

@@ -1,8 +1,7 @@
-// Owns: which model a Hugging Face folder holds, known only when the program runs.
+// Owns: which family a Hugging Face folder's model is of, known only when the program runs.
 #pragma once
 
 #include <string>
-#include <utility>
 
 #include <meft/io/config.hpp>
 #include <meft/model/bart.hpp>
@@ -12,22 +11,37 @@
 
 namespace meft::train {
 
-/// Calls f.operator()<Model>() with the model that `folder`/config.json names, and gives what it gives. Throws for a
-/// model_type that no family has, naming those that there are.
-template <Real T, Backend B = Cpu, class F>
-decltype(auto) with_family(const std::string& folder, F&& f, Where where = Where::current()) {
-  const io::Config config(io::model_folder(folder, where), where);
+namespace detail {
+
+template <class Config>
+model::TransformerSpec read_as(const io::Config& config) {
+  return Config::read(config).spec();
+}
+
+struct Family {
+  const char* model_type;
+  model::TransformerSpec (*read)(const io::Config&);
+};
+inline constexpr Family families[] = {
+    {"bert", read_as<model::BertConfig>},        {"roberta", read_as<model::BertConfig>},
+    {"xlm-roberta", read_as<model::BertConfig>}, {"camembert", read_as<model::BertConfig>},
+    {"opt", read_as<model::OptConfig>},          {"bart", read_as<model::BartConfig>},
+    {"vit", read_as<model::VitConfig>},          {"deit", read_as<model::VitConfig>},
+    {"dinov2", read_as<model::VitConfig>}};
+
+}  // namespace detail
+
+/// The description of the model that a config.json names. Throws for a model_type that no family has, naming those that
+/// there are.
+inline model::TransformerSpec read_spec(const io::Config& config, Where where = Where::current()) {
   const std::string type = config.text("model_type", std::string("bert"));
-  if (type == "bert" || type == "roberta" || type == "xlm-roberta" || type == "camembert")
-    return std::forward<F>(f).template operator()<model::Bert<T, B>>();
-  if (type == "opt") return std::forward<F>(f).template operator()<model::Opt<T, B>>();
-  if (type == "bart") return std::forward<F>(f).template operator()<model::Bart<T, B>>();
-  if (type == "vit" || type == "deit" || type == "dinov2")
-    return std::forward<F>(f).template operator()<model::Vit<T, B>>();
-  fail({config.path() +
-            ": model_type: expected bert, roberta, xlm-roberta, camembert, opt, bart, vit, deit or dinov2, found",
-        where},
-       type);
+  std::string expected;
+  for (const auto& family : detail::families) {
+    if (type == family.model_type) return family.read(config);
+    const bool last = &family + 1 == std::end(detail::families);
+    expected += (expected.empty() ? "" : last ? " or " : ", ") + std::string(family.model_type);
+  }
+  fail({config.path() + ": model_type: expected " + expected + ", found", where}, type);
 }
 
 }  // namespace meft::train

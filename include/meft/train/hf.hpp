@@ -12,8 +12,8 @@
 
 #include <meft/io/config.hpp>
 #include <meft/io/weights.hpp>
-#include <meft/nn/classifier.hpp>
-#include <meft/nn/language.hpp>
+#include <meft/model/transformer.hpp>
+#include <meft/train/family.hpp>
 #include <meft/train/labels.hpp>
 #include <meft/train/names.hpp>
 
@@ -56,11 +56,6 @@ void fill(Parameter<T, B>& parameter, const io::Entry& entry, Where where) {
 inline std::set<std::string> set_of(const std::vector<std::string>& names) { return {names.begin(), names.end()}; }
 
 template <class Model>
-bool is_tied(const Model& model) {
-  if constexpr (requires { model.config.tie_word_embeddings; }) return model.config.tie_word_embeddings;
-  else return true;
-}
-template <class Model>
 std::vector<std::string> parameters_of(const Model& model) {
   std::vector<std::string> out;
   nn::walk(model, [&]<Real T, Backend B>(const std::string& name, const Parameter<T, B>& p) {
@@ -71,7 +66,7 @@ std::vector<std::string> parameters_of(const Model& model) {
 /// Where `file` has the parameters of `model`.
 template <class Model>
 CheckpointNames names_of(const Model& model, const io::Weights& file, Where where) {
-  return {file, parameters_of(model), model.prefix(), model::spellings_of<Model>(), is_tied(model), where};
+  return {file, parameters_of(model), model.spec.prefix, model.spec.spellings, model.spec.tied, where};
 }
 
 }  // namespace detail
@@ -97,14 +92,14 @@ std::set<std::string> load_parameters(Module& module, const CheckpointNames& nam
   return read;
 }
 
-/// Reads `folder`/config.json and the weights beside it into a Model (model::Bert<float> …). With `frozen`, each linear
+/// Reads `folder`/config.json and the weights beside it: a model of whichever family it is. With `frozen`, each linear
 /// layer is frozen and packed in that precision as soon as it is read, so that its original never takes memory beside
 /// the others': for methods that train none of them.
-template <class Model>
-Model hf(const std::string& folder, LoadReport* report = nullptr, std::optional<Precision> frozen = {},
-         Where where = Where::current()) {
-  using Linear = nn::Linear<typename Model::value_type, typename Model::backend>;
-  Model model(Model::Config::read(io::Config(io::model_folder(folder, where) + "/config.json")));
+template <Real T = float, Backend B = Cpu>
+model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = nullptr,
+                            std::optional<Precision> frozen = {}, Where where = Where::current()) {
+  using Linear = nn::Linear<T, B>;
+  model::Transformer<T, B> model(read_spec(io::Config(io::model_folder(folder, where), where), where));
   const io::Weights file(folder, where);
   const auto names = detail::names_of(model, file, where);
   names.check_complete(detail::parameters_of(model), where);
@@ -119,7 +114,6 @@ Model hf(const std::string& folder, LoadReport* report = nullptr, std::optional<
       freeze(layer);
       layer.precision = *frozen;
       layer.pack();
-      Model::backend::pool().trim();
       file.forget();
     });
   } else read = load_parameters(model, names, "", {}, where);
@@ -165,9 +159,8 @@ void read_head(Head& head, const CheckpointNames& names, const std::string& anew
 }
 
 /// The name of the embeddings whose tied output is called `word`.
-template <class Model>
-std::string input_of(std::string_view word) {
-  for (const auto& s : model::spellings_of<Model>())
+inline std::string input_of(std::span<const model::Spelling> spellings, std::string_view word) {
+  for (const auto& s : spellings)
     if (s.kind == model::Spelling::Kind::output && s.other == word) return std::string(s.name);
   return {};
 }
@@ -237,12 +230,12 @@ auto load_head(const std::string& folder, const Model& model, Index labels, std:
   constexpr std::uint32_t site = 0xc0000000u;
   require(names.empty() || std::ssize(names) == labels,
           {"head: the number of names is another than that of labels", where}, names.size(), labels);
-  auto spec = model.head();
+  auto spec = model.spec.head;
   if (pooling && *pooling != spec.pooling) {
     spec.pooling = *pooling;
     spec.dense = false;
   }
-  const Index width = model.hidden(), rows = spec.pooling == nn::Pooling::first_and_mean ? 2 * width : width;
+  const Index width = model.spec.hidden(), rows = spec.pooling == nn::Pooling::first_and_mean ? 2 * width : width;
   nn::Classifier<T, B> head{.output = nn::Linear<T, B>::normal(rows, labels, {seed, site, 0}),
                             .pooling = spec.pooling,
                             .dropout = static_cast<float>(spec.dropout),
@@ -270,7 +263,7 @@ auto load_language_head(const std::string& folder, const Model& model, std::uint
                         LoadReport* report = nullptr, Where where = Where::current()) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
-  auto head = model.language_head();
+  auto head = model.language_head(where);
   if (head.dense) {
     head.dense = nn::Linear<T, B>::normal(head.dense->in(), head.dense->out(), {seed, 0xc0000003u, 0});
     head.norm = nn::LayerNorm<T, B>::identity(head.dense->out(), head.norm->epsilon);
@@ -278,9 +271,9 @@ auto load_language_head(const std::string& folder, const Model& model, std::uint
   if (head.bias.defined()) head.bias.value().zero();
   const io::Weights file(folder, where);
   const auto names = detail::names_of(model, file, where);
-  const bool tied = detail::is_tied(model);
+  const bool tied = model.spec.tied;
   if (const auto* table = names.find(head.names.word)) {
-    const auto* input = names.find(detail::input_of<Model>(head.names.word));
+    const auto* input = names.find(detail::input_of(model.spec.spellings, head.names.word));
     head.untied = !tied || !input || !CheckpointNames::same(*table, *input);
     if (head.untied) {
       head.word = Parameter<T, B>::empty(head.word.shape());

@@ -52,7 +52,7 @@ struct LanguageLearner {
   using B = typename Model::backend;
 
   Model model;
-  BodyOf<Model> body;
+  Body<T, B> body;
   nn::LanguageHead<T, B> head;
 
   /// Mean cross entropy of the batch's labels, one a token.

@@ -29,7 +29,7 @@ struct Learner {
   using B = typename Model::backend;
 
   Model model;
-  BodyOf<Model> body;
+  Body<T, B> body;
   nn::Classifier<T, B> head;
 
   Index labels() const { return head.output.out(); }

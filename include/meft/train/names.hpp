@@ -12,7 +12,7 @@
 #include <vector>
 
 #include <meft/io/weights.hpp>
-#include <meft/model/spelling.hpp>
+#include <meft/model/spec.hpp>
 
 namespace meft::train {
 

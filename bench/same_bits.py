@@ -1,0 +1,55 @@
+"""Whether two builds of finetune give the same results: same_bits.py BEFORE AFTER [METHOD...]
+
+Every method on a small random model of every family, and its other tasks; compares each trained tensor's bytes, the logged
+losses and gradient norms, and the scores. Exit status 1 where any differs. `git worktree add` makes a tree of another commit
+to build BEFORE in.
+"""
+import json
+import pathlib
+import sys
+import tempfile
+
+AFTER = sys.argv.pop(2) if len(sys.argv) > 2 else sys.exit(__doc__)
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
+import families_finetune_test as program  # reads sys.argv[1]
+from finetune_test import make_model, read_safetensors
+
+METHODS = ["full", "head", "bitfit", "adapter", "lora", "meft1", "meft2", "meft3"]
+TASKS = [(model, "sst2") for model in ("bert", "roberta", "opt", "bart")] + [
+    ("vit", "images"), ("dinov2", "images"), ("roberta", "arc_easy"), ("opt", "arc_easy"), ("roberta", "lm"), ("opt", "lm")]
+
+
+def outcome(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["memory"]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    steps = [{key: line[key] for key in ("step", "loss", "gradient_norm", "rate")} for line in lines if "loss" in line]
+    return {"metrics": metrics, "log": steps} | read_safetensors(folder / "adapter.safetensors")[0]
+
+
+def main():
+    before, methods = sys.argv[1], sys.argv[2:] or METHODS
+    different = runs = 0
+    with tempfile.TemporaryDirectory() as root:
+        place = program.Place(root)
+        program.PLACES = 40  # as many as bert has
+        make_model(place.root / "bert")
+        for model, task in TASKS:
+            for method in methods:
+                found = []
+                for build in (before, AFTER):
+                    program.FINETUNE = build
+                    folder = place.folder()
+                    place.run(model, task, method, folder, "--log-every", 1, "--accumulate", 2)
+                    found.append(outcome(folder))
+                names = found[0].keys() | found[1].keys()
+                wrong = sorted(name for name in names if found[0].get(name) != found[1].get(name))
+                runs += 1
+                different += bool(wrong)
+                if wrong: print(f"{model} {task} {method}: {len(wrong)} of {len(names)} differ: {', '.join(wrong[:3])}", flush=True)
+    print(f"{runs - different} of {runs} runs have the same bits")
+    return int(different > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

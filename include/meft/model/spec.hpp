@@ -1,0 +1,72 @@
+// Owns: the description of a model, which is all by which one family differs from another: parts, sizes, names in
+// checkpoints, facts. A family makes it of a config.json; model/transformer.hpp builds the model from it.
+// Must not know: the families, files, tensors.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include <meft/nn/classifier.hpp>
+#include <meft/nn/embeddings.hpp>
+#include <meft/nn/language.hpp>
+#include <meft/nn/patches.hpp>
+#include <meft/nn/transformer.hpp>
+
+namespace meft::model {
+
+/// A tensor whose name ends with `name` may be called `other` in its place.
+struct Spelling {
+  enum class Kind {
+    same,   // the tensor under another name; where both are there they are equal
+    wins,   // the same, but where both are there and differ the other one is meant
+    output  // the output embeddings, which are these unless the config unties them or both are there and differ
+  };
+  std::string_view name, other;
+  Kind kind = Kind::same;
+};
+
+/// The names of a model's parts; of those that it lacks they are not read.
+struct PartNames {
+  nn::EmbeddingNames embeddings{}, decoder_embeddings{};
+  const char *layers = "encoder.layer", *decoder_layers = "", *norm = "", *project_out = "";
+  bool norm_before_layers = false;  // the order of the modules in Hugging Face's model
+};
+
+/// A list of equal layers.
+struct LayersSpec {
+  nn::LayerSpec layer{};
+  Index count = 0;
+};
+
+/// Tokens or images to hidden states: embeddings, layers, then what is there of a second list of layers that read the
+/// first's output, norm and projection.
+struct TransformerSpec {
+  const char* family = "";                // as errors call it
+  const char* prefix = "";                // of the names in checkpoints of models with a head
+  std::span<const Spelling> spellings{};  // other names of its tensors
+  PartNames names{};
+  const nn::LayerNames* layer_names = nullptr;
+
+  bool causal = false;  // each token sees those before it alone, and predicts the next one
+  bool tied = true;     // the language head's table is the word embeddings'
+
+  Index width = 0, word_width = 0;         // of the layers, and of words where that is another: projected in and out
+  nn::EmbeddingSpec embeddings{};          // of tokens
+  std::optional<nn::PatchSpec> patches{};  // in their place: of images
+  LayersSpec layers{};
+  std::optional<LayersSpec> decoder{};
+  Index decoder_start = 0;       // the token before a text's first in the decoder
+  std::optional<double> norm{};  // behind the last layer: its epsilon
+
+  nn::HeadSpec head{};
+  std::optional<nn::LanguageSpec> language{};
+
+  bool projects() const { return word_width != 0 && word_width != width; }
+  /// The width of what the model gives.
+  Index hidden() const { return projects() ? word_width : width; }
+  /// The most tokens of a sequence.
+  Index longest() const { return embeddings.positions - embeddings.first_position; }
+};
+
+}  // namespace meft::model

@@ -1,0 +1,130 @@
+// Owns: the model of every family: a transformer built from its description.
+// Must not know: the families, files.
+#pragma once
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <meft/backend/cpu/copy.hpp>
+#include <meft/model/spec.hpp>
+
+namespace meft::model {
+
+/// Hugging Face's initialisation: matrices N(0, 0.02²), biases zero, norms the identity, LayerScale one.
+template <Real T, Backend B, class Module>
+void initialise_parameters(Module& module, std::uint64_t seed) {
+  std::uint32_t site = 0;
+  nn::for_each_parameter(module, [&](const std::string&, Parameter<T, B>& p) {
+    if (p.shape().rank() > 1) fill_normal(p.value(), {seed, site++, 0}, 0.02);
+    else p.value().zero();
+  });
+  const auto one = [](Parameter<T, B>& p) {
+    if (p.defined()) p.value() = Parameter<T, B>::ones(p.shape()).value();
+  };
+  nn::walk(module, [&](const std::string&, nn::LayerNorm<T, B>& norm) { one(norm.weight); });
+  nn::walk(module, [&](const std::string&, nn::TransformerLayer<T, B>& layer) {
+    one(layer.attention_scale);
+    one(layer.mlp_scale);
+  });
+}
+
+/// A model without a head. Parameters are uninitialised until a checkpoint is loaded or `initialise` called.
+template <Real T, Backend B = Cpu>
+struct Transformer {
+  using value_type = T;
+  using backend = B;
+  using Layers = std::vector<nn::TransformerLayer<T, B>>;
+
+  TransformerSpec spec;
+  std::optional<nn::TokenEmbeddings<T, B>> embeddings{}, decoder_embeddings{};
+  std::optional<nn::PatchEmbeddings<T, B>> patches{};
+  Layers layers{}, decoder_layers{};
+  std::optional<nn::LayerNorm<T, B>> norm{};
+  std::optional<nn::Linear<T, B>> project_out{};
+
+  explicit Transformer(const TransformerSpec& description) : spec(description) {
+    const auto tokens = [&](const nn::EmbeddingNames& names, std::uint32_t number, const Parameter<T, B>& word) {
+      return nn::TokenEmbeddings<T, B>::empty(names, spec.embeddings, spec.width,
+                                              spec.projects() ? spec.word_width : spec.width, spec.family,
+                                              embedding_site + number, word);
+    };
+    if (spec.patches) patches = nn::PatchEmbeddings<T, B>::empty(*spec.patches, spec.width, embedding_site);
+    else embeddings = tokens(spec.names.embeddings, 0, {});
+    append(layers, spec.layers, 0);
+    if (spec.decoder) {
+      decoder_embeddings = tokens(spec.names.decoder_embeddings, 1, embeddings->word);
+      append(decoder_layers, *spec.decoder, spec.layers.count);
+    }
+    if (spec.norm) norm = nn::LayerNorm<T, B>::empty(spec.width, *spec.norm);
+    if (spec.projects()) project_out = nn::Linear<T, B>::empty(spec.width, spec.word_width, false);
+  }
+
+  /// The width of what `run` gives.
+  Index hidden() const { return spec.hidden(); }
+  bool decodes() const { return spec.decoder.has_value(); }
+
+  /// The hidden states that enter the first layer, of `batch.ids` and `types` or of `batch.pixels`.
+  nn::Hidden<T, B> embed(const nn::Batch<B>& batch) const {
+    if (patches) {
+      auto [x, offsets] = (*patches)(batch);
+      return {x, {std::move(offsets), batch.run}};
+    }
+    return {(*embeddings)(batch.ids, batch.types, batch.offsets, batch.run), {batch.offsets, batch.run}};
+  }
+  /// What enters the decoder: the batch's own tokens, one place later, behind the start token. Its layers read
+  /// `encoded`, the first list's output, as a side input.
+  nn::Hidden<T, B> embed_decoder(const nn::Batch<B>& batch, const nn::Hidden<T, B>& encoded) const {
+    constexpr std::size_t one = sizeof(std::int32_t);
+    const auto start = Tensor<std::int32_t, B>::from({1}, {static_cast<std::int32_t>(spec.decoder_start)});
+    Tensor<std::int32_t, B> shifted(batch.ids.shape());
+    if (batch.ids.size() > 1) B::copy(shifted.data() + 1, batch.ids.data(), batch.ids.bytes() - one);
+    for (Index s = 0; s < batch.offsets.sequences(); ++s)
+      if (batch.offsets.length(s)) B::copy(shifted.data() + batch.offsets.begin(s), start.data(), one);
+    return {(*decoder_embeddings)(shifted, batch.types, batch.offsets, batch.run),
+            {batch.offsets, batch.run, 0, {{encoded.value, encoded.context.offsets}}}};
+  }
+  /// Behind the last layer.
+  nn::Hidden<T, B> finish(nn::Hidden<T, B> h) const {
+    if (norm) h.value = (*norm)(h.value);
+    if (project_out) h.value = (*project_out)(h.value);
+    return h;
+  }
+  /// The hidden states of a batch, with the layers run by `body`, a meft::Body.
+  nn::Hidden<T, B> run(const nn::Batch<B>& batch, const auto& body) const {
+    auto h = body.chain(embed(batch));
+    if (decodes()) h = body.decoder(embed_decoder(batch, h));
+    return finish(std::move(h));
+  }
+
+  /// The family's language head over the word embeddings. Throws where it has none.
+  nn::LanguageHead<T, B> language_head(Where where = Where::current()) const {
+    require(spec.language.has_value() && embeddings, {"language_head: the family has none", where}, spec.family);
+    return nn::LanguageHead<T, B>::empty(*spec.language, embeddings->word);
+  }
+
+  void initialise(std::uint64_t seed) { initialise_parameters<T, B>(*this, seed); }
+
+  static void parts(auto& self, auto&& visit) {
+    const auto& names = self.spec.names;
+    visit("embeddings", self.patches);
+    visit("", self.embeddings);
+    visit(names.project_out, self.project_out);
+    if (names.norm_before_layers) visit(names.norm, self.norm);
+    visit(names.layers, self.layers);
+    visit("", self.decoder_embeddings);
+    visit(names.decoder_layers, self.decoder_layers);
+    if (!names.norm_before_layers) visit(names.norm, self.norm);
+  }
+
+ private:
+  static constexpr std::uint32_t embedding_site = 0xe0000000u;
+
+  void append(Layers& to, const LayersSpec& what, Index first) const {
+    for (Index i = 0; i < what.count; ++i)
+      to.push_back(
+          nn::TransformerLayer<T, B>::empty(*spec.layer_names, what.layer, static_cast<std::uint32_t>(first + i)));
+  }
+};
+
+}  // namespace meft::model

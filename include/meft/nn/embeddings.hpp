@@ -1,0 +1,85 @@
+// Owns: tokens to hidden states: word, position and type, each where the family has it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <meft/nn/batch.hpp>
+#include <meft/nn/linear.hpp>
+#include <meft/nn/norm.hpp>
+#include <meft/ops/arithmetic.hpp>
+#include <meft/ops/dropout.hpp>
+#include <meft/ops/embedding.hpp>
+
+namespace meft::nn {
+
+/// The names of the parts; those of a family without one are empty. A `word` without a name is another module's.
+struct EmbeddingNames {
+  const char *word = "", *position = "", *type = "", *norm = "", *project = "";
+};
+
+struct EmbeddingSpec {
+  Index vocabulary = 0, positions = 0, types = 0;  // rows of the tables; 0: no such table
+  Index first_position = 0;                        // the row of a sequence's first token
+  double scale = 1;                                // of the word
+  std::optional<double> norm{};                    // of the sum: its epsilon
+  float dropout = 0;
+};
+
+/// For each token its place in its sequence plus `first`, as rows of a table of `rows` positions.
+template <Backend B>
+Tensor<std::int32_t, B> places(const Offsets& offsets, Index first, Index rows, const char* model) {
+  if (offsets.longest() + first > rows)
+    fail(std::string(model) + ": a sequence is longer than max_position_embeddings", offsets.longest(), rows - first);
+  std::vector<std::int32_t> out;
+  out.reserve(static_cast<std::size_t>(offsets.tokens()));
+  for (Index s = 0; s < offsets.sequences(); ++s)
+    for (Index i = 0; i < offsets.length(s); ++i) out.push_back(static_cast<std::int32_t>(first + i));
+  return Tensor<std::int32_t, B>::from({offsets.tokens()}, out);
+}
+
+/// dropout(LN(project(scale·word) + position + type)), [tokens, width].
+template <Real T, Backend B = Cpu>
+struct TokenEmbeddings {
+  EmbeddingNames names;
+  EmbeddingSpec spec;
+  const char* model = "";  // as errors call it
+  std::uint32_t site = 0;
+  Parameter<T, B> word{}, position{}, type{};
+  std::optional<LayerNorm<T, B>> norm{};
+  std::optional<Linear<T, B>> project{};
+
+  /// Parameters are uninitialised. `word` is made, or one that is there already.
+  static TokenEmbeddings empty(const EmbeddingNames& names, const EmbeddingSpec& spec, Index width, Index word_width,
+                               const char* model, std::uint32_t site, const Parameter<T, B>& word = {}) {
+    TokenEmbeddings out{names, spec, model, site, word};
+    if (!out.word.defined()) out.word = Parameter<T, B>::empty({spec.vocabulary, word_width});
+    out.position = Parameter<T, B>::empty({spec.positions, width});
+    if (spec.types) out.type = Parameter<T, B>::empty({spec.types, width});
+    if (spec.norm) out.norm = LayerNorm<T, B>::empty(width, *spec.norm);
+    if (word_width != width) out.project = Linear<T, B>::empty(word_width, width, false);
+    return out;
+  }
+
+  Var<T, B> operator()(const Tensor<std::int32_t, B>& ids, const Tensor<std::int32_t, B>& types, const Offsets& offsets,
+                       const Run& run) const {
+    Var<T, B> x = embedding(word, ids);
+    if (spec.scale != 1) x = x * static_cast<T>(spec.scale);
+    if (project) x = (*project)(x);
+    x = x + embedding(position, places<B>(offsets, spec.first_position, spec.positions, model));
+    if (type.defined()) x = x + embedding(type, types);
+    if (norm) x = (*norm)(x);
+    return run.training && spec.dropout > 0 ? meft::dropout(x, spec.dropout, run.key(site)) : x;
+  }
+
+  static void parts(auto& self, auto&& visit) {
+    if (*self.names.word) visit(self.names.word, self.word);
+    visit(self.names.position, self.position);
+    visit(self.names.type, self.type);
+    visit(self.names.norm, self.norm);
+    visit(self.names.project, self.project);
+  }
+};
+
+}  // namespace meft::nn
