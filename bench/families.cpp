@@ -149,7 +149,7 @@ Measured steps(const model::TransformerSpec& spec, const Method& method, bool fr
   const bool last = spec.head.pooling == nn::Pooling::last;
   learner.head.pooling = last ? nn::Pooling::last : nn::Pooling::first;
   auto adam = optim::AdamW{.rate = 1e-4}.over<float, B>(learner);
-  train::Steps<train::Learner<Model>> passes(learner);
+  train::Steps passes(learner);
   auto batch = batch_for<B>(spec, o);
   Measured out{0, mib(B::pool().read().of(Use::parameter)), 0};
   for (int i = 0; i < o.steps; ++i) {

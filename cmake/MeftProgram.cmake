@@ -24,14 +24,37 @@ function(meft_programs)
   endforeach()
 endfunction()
 
-# meft_test(NAME SOURCES file...): a doctest program, run by ctest from the tests folder.
-function(meft_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES")
-  add_executable(${name} ${arg_SOURCES})
-  target_link_libraries(${name} PRIVATE meft_program meft_test_main)
-  target_precompile_headers(${name} REUSE_FROM meft_test_main)
-  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}/tests")
+# meft_tests(GROUP SOURCES file... [LINK target...]): a program GROUP_tests of all files, a test of each by its name, and
+# for each a program of that name which is built when it is asked for.
+function(meft_tests group)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LINK")
+  set(includes "")
+  set(bodies "")
+  foreach(source IN LISTS arg_SOURCES)
+    cmake_path(GET source STEM name)
+    file(STRINGS "${source}" lines REGEX "^#include [<\"]")
+    list(APPEND includes ${lines})
+    string(APPEND bodies "namespace ${name} {\n#include \"${source}\"\n}\n")
+    add_executable(${name} EXCLUDE_FROM_ALL "${source}")
+    target_link_libraries(${name} PRIVATE meft_program meft_test_main ${arg_LINK})
+    meft_doctest(${name} ${group} ${name})
+  endforeach()
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${arg_SOURCES})
+  list(REMOVE_DUPLICATES includes)
+  list(JOIN includes "\n" includes)
+  set(together "${CMAKE_CURRENT_BINARY_DIR}/${group}_tests.cpp")
+  file(GENERATE OUTPUT "${together}" CONTENT "${includes}\n\n${bodies}")
+  add_executable(${group}_tests "${together}")
+  target_include_directories(${group}_tests PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+  target_link_libraries(${group}_tests PRIVATE meft_program meft_test_main ${arg_LINK})
+endfunction()
+
+# meft_doctest(NAME GROUP FILE): the cases of FILE.cpp in GROUP's program as the test NAME.
+function(meft_doctest name group file)
+  add_test(NAME ${name} COMMAND ${group}_tests "--source-file=*/${file}.cpp"
+    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}/tests")
   meft_test_properties(${name})
+  set_tests_properties(${name} PROPERTIES FAIL_REGULAR_EXPRESSION "test cases: *0 ")
 endfunction()
 
 # meft_test_properties(NAME): the time limit, which is there to end a test that hangs and far above what a slow or busy

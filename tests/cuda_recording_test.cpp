@@ -250,7 +250,7 @@ struct Trained {
 /// Four steps whose gradients add up.
 template <class L, class Batches>
 Trained train_steps(L learner, std::size_t recordings, const Batches& batch) {
-  train::Steps<L> steps(learner, recordings);
+  train::Steps steps(learner, recordings);
   Trained out;
   for (std::uint32_t i = 0; i < 4; ++i) {
     int meanwhile = 0;
@@ -369,7 +369,7 @@ TEST_CASE("a recorded step reports what a stack reports") {
   {
     const Values plain(folder + "/plain.safetensors");
     auto learner = classifier(folder, {.name = "meft1", .bottleneck = 3});
-    train::Steps<train::Learner<Model>> steps(learner);
+    train::Steps steps(learner);
     const auto run = [&](std::uint32_t i) { return steps.run(batch_at(plain, i), [] {}); };
     run(0);
     CHECK(run(1).recorded);

@@ -57,7 +57,7 @@ double ratio(const Case& k, const train::MethodOptions& method) {
   Tape tape;
   tape.backward(learner.loss(batch));
   return static_cast<double>(measure.activation()) /
-         static_cast<double>(train::ActivationEstimate<float>(config, method, batch.offsets).bytes());
+         static_cast<double>(train::ActivationEstimate<float>(config.spec(), method, batch.offsets).bytes());
 }
 
 }  // namespace

@@ -2,28 +2,8 @@
 // that are cut into smaller ones whose gradients add up, on the files of golden/ (made by make_families.py, whose
 // opening explains every name); and what a training pass draws at random.
 
-// Dropout takes its words here, where they are listed.
-#define philox_words philox_words_unlisted
-#include <meft/backend/cpu/philox.hpp>
-#undef philox_words
+#include "philox_draws.hpp"  // before the library's headers
 
-#include <tuple>
-#include <vector>
-
-namespace meft::cpu {
-
-/// Seed, step, site and block of four words.
-using Draw = std::tuple<std::uint64_t, std::uint32_t, std::uint32_t, std::uint64_t>;
-std::vector<Draw> draws;
-bool listing = false;  // on one thread
-
-inline void philox_words(Key key, std::uint64_t block, Index blocks, std::uint32_t* words) {
-  for (Index b = 0; listing && b < blocks; ++b)
-    draws.emplace_back(key.seed, key.step, key.site, block + static_cast<std::uint64_t>(b));
-  philox_words_unlisted(key, block, blocks, words);
-}
-
-}  // namespace meft::cpu
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -301,7 +281,7 @@ Added added(L& learner, const Data& data, std::uint32_t count, std::uint32_t eac
   nn::for_each_parameter(learner, [](const std::string&, auto& p) {
     if (p.trainable()) p.zero_gradient();
   });
-  train::Steps<L> steps(learner);
+  train::Steps steps(learner);
   for (std::uint32_t first = 0; first < count; first += each) {
     std::vector<std::uint32_t> rows;
     for (std::uint32_t i = first; i < std::min(count, first + each); ++i) rows.push_back(i);

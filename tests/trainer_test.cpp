@@ -489,7 +489,7 @@ TEST_CASE(
     CHECK(metrics["value"] == metrics["epochs"][best]["dev"]["accuracy"]);
     CHECK(metrics["value"] == train::to_json(scores[best]));
     Toy loaded;
-    train::load_trained(io::Safetensors(folder.text() + "/adapter.safetensors"), loaded);
+    train::load_trained(io::Safetensors(folder.text() + "/adapter.safetensors"), nn::trainable<double, Cpu>(loaded));
     CHECK(values(loaded) == after[best]);
 
     // Without a folder the last epoch's weights are left.
@@ -806,13 +806,16 @@ TEST_CASE("trainer: an adapter without a checksum, of earlier versions, is taken
   io::write_safetensors(folder.text() + "/old.safetensors",
                         {{"weight", "F64", {1, 2}, std::as_bytes(std::span(numbers))}}, {{"format", "meft-adapter-1"}});
   Toy toy;
-  train::load_trained(io::Safetensors(folder.text() + "/old.safetensors"), toy);
+  train::load_trained(io::Safetensors(folder.text() + "/old.safetensors"), nn::trainable<double, Cpu>(toy));
   CHECK(values(toy) == numbers);
 
-  train::save_trained(folder.text() + "/new.safetensors", toy, {{"format", "meft-adapter-1"}});
+  train::save_trained(folder.text() + "/new.safetensors", nn::trainable<double, Cpu>(toy),
+                      {{"format", "meft-adapter-1"}});
   zero_second_half(folder.text() + "/new.safetensors");
   Toy other;
-  const auto load = [&] { train::load_trained(io::Safetensors(folder.text() + "/new.safetensors"), other); };
+  const auto load = [&] {
+    train::load_trained(io::Safetensors(folder.text() + "/new.safetensors"), nn::trainable<double, Cpu>(other));
+  };
   CHECK(contains(message_of(load, &folder), "new.safetensors: the file is damaged: expected the checksum"));
   CHECK(values(other) == std::vector<double>{4, -2});
 }

@@ -13,6 +13,7 @@
 #include <meft/data/task.hpp>
 #include <meft/text/tokenizer.hpp>
 #include <meft/train/choice.hpp>
+#include <meft/train/encoded.hpp>
 #include <meft/train/images.hpp>
 #include <meft/train/language_learner.hpp>
 

@@ -89,7 +89,7 @@ class Runner {
   }
   template <class Learner>
   Learner with_trained(Learner learner) const {
-    if (earlier_) train::load_trained(earlier_->saved, learner);
+    if (earlier_) train::load_trained(earlier_->saved, nn::trainable<float, B>(learner));
     return learner;
   }
 

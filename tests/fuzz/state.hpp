@@ -99,7 +99,7 @@ class Runs {
   static void run() {
     const SixRows data;
     OneLayer learner;
-    const auto outcome = train::Trainer<OneLayer, SixRows>(learner, data, data, options()).run();
+    const auto outcome = train::Trainer(learner, data, data, options()).run();
     if (outcome.finished)
       expect(outcome.place.best_epoch >= 0 &&
              static_cast<std::size_t>(outcome.place.best_epoch) < outcome.place.epochs.size());

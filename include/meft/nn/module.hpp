@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <meft/autodiff/parameter.hpp>
+#include <meft/base/function_ref.hpp>
 
 namespace meft::nn {
 
@@ -39,30 +40,75 @@ void visit_part(const std::string& name, Part& part, const Leaf& leaf) {
   }
 }
 
+/// The part that a leaf takes whose call is no template.
+template <class Leaf>
+struct Taken;
+template <class R, class Leaf, class Part>
+struct Taken<R (Leaf::*)(const std::string&, Part&) const> {
+  using type = Part;
+};
+template <class Leaf>
+using TakenBy = typename Taken<decltype(&Leaf::operator())>::type;
+
+/// The parameters of a module by its type: those of M<T, B>, of what names T and B, or of a list's elements.
+template <class Module>
+struct ParameterOf {};
+template <template <Real, Backend> class M, Real T, Backend B>
+struct ParameterOf<M<T, B>> {
+  using type = Parameter<T, B>;
+};
+template <class Module>
+requires requires {
+  typename Module::T;
+  typename Module::B;
+}
+struct ParameterOf<Module> {
+  using type = Parameter<typename Module::T, typename Module::B>;
+};
+template <class Element, class Allocator>
+struct ParameterOf<std::vector<Element, Allocator>> : ParameterOf<Element> {};
+
 }  // namespace detail
 
 /// Calls leaf(name, x) for every part x below `module` that `leaf` accepts: parameters, or modules of a type. Names are
-/// joined by dots; members of vectors are named by their index.
+/// joined by dots; members of vectors are named by their index. A module's walk is compiled once for each type of part.
 template <class Module, class Leaf>
 void walk(Module& module, const Leaf& leaf, const std::string& prefix = "") {
-  detail::visit_part(prefix, module, leaf);
+  if constexpr (requires { typename detail::TakenBy<Leaf>; })
+    detail::visit_part(prefix, module, FunctionRef<void(const std::string&, detail::TakenBy<Leaf>&)>(leaf));
+  else detail::visit_part(prefix, module, leaf);
 }
 
 /// Calls f(name, parameter) for every parameter that holds a value.
 template <class Module, class F>
 void for_each_parameter(Module& module, const F& f, const std::string& prefix = "") {
-  walk(
-      module,
-      [&]<Real T, Backend B>(const std::string& name, Parameter<T, B>& p) {
-        if (p.defined()) f(name, p);
-      },
-      prefix);
+  if constexpr (requires { typename detail::ParameterOf<std::remove_const_t<Module>>::type; }) {
+    using P = typename detail::ParameterOf<std::remove_const_t<Module>>::type;
+    using Seen = std::conditional_t<std::is_const_v<Module>, const P, P>;
+    walk(
+        module,
+        [&](const std::string& name, Seen& p) {
+          if (p.defined()) f(name, p);
+        },
+        prefix);
+  } else {
+    walk(
+        module,
+        [&]<Real T, Backend B>(const std::string& name, Parameter<T, B>& p) {
+          if (p.defined()) f(name, p);
+        },
+        prefix);
+  }
 }
+
+/// Parameters by name; they share their values with the modules.
+template <Real T, Backend B>
+using Named = std::vector<std::pair<std::string, Parameter<T, B>>>;
 
 /// The trained parameters, in walking order.
 template <Real T, Backend B, class Module>
-std::vector<std::pair<std::string, Parameter<T, B>>> trainable(Module& module) {
-  std::vector<std::pair<std::string, Parameter<T, B>>> out;
+Named<T, B> trainable(Module& module) {
+  Named<T, B> out;
   for_each_parameter(module, [&](const std::string& name, Parameter<T, B>& p) {
     if (p.trainable()) out.push_back({name, p});
   });

@@ -43,7 +43,10 @@ class State {
 
   template <class Module>
   void add(Module& module) {
-    for (auto& [name, parameter] : nn::trainable<T, B>(module)) {
+    add(nn::trainable<T, B>(module));
+  }
+  void add(nn::Named<T, B> parameters) {
+    for (auto& [name, parameter] : parameters) {
       const T* data = std::as_const(parameter).value().data();
       if (std::any_of(slots_.begin(), slots_.end(),
                       [&](const Slot& s) { return std::as_const(s.parameter).value().data() == data; }))

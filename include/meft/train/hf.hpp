@@ -58,9 +58,7 @@ inline std::set<std::string> set_of(const std::vector<std::string>& names) { ret
 template <class Model>
 std::vector<std::string> parameters_of(const Model& model) {
   std::vector<std::string> out;
-  nn::walk(model, [&]<Real T, Backend B>(const std::string& name, const Parameter<T, B>& p) {
-    if (p.defined()) out.push_back(name);
-  });
+  nn::for_each_parameter(model, [&](const std::string& name, const auto&) { out.push_back(name); });
   return out;
 }
 /// Where `file` has the parameters of `model`.

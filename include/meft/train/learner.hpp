@@ -1,21 +1,18 @@
-// Owns: a model with its method and head as one thing to train: logits, loss, predictions; its trained tensors in a
-// file. Must not know: how training goes.
+// Owns: a model with its method and head as one thing to train: logits, loss, predictions.
+// Must not know: how training goes, files.
 #pragma once
 
 #include <algorithm>
 #include <numeric>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <meft/io/safetensors.hpp>
 #include <meft/method/body.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/ops/loss.hpp>
-#include <meft/train/checksum.hpp>
 #include <meft/train/encoded.hpp>
 #include <meft/train/metric.hpp>
 #include <meft/train/observer.hpp>
@@ -121,80 +118,6 @@ Predictions predict(const Learner<Model>& learner, const Data& examples, std::si
 template <class Model, class Data>
 Predictions predict(const Learner<Model>& learner, const Data& examples, std::size_t batch = 32) {
   return predict(learner, examples, batch, [] { return false; });
-}
-
-namespace detail {
-
-/// Tensors to be written, on the host.
-template <Real T>
-class NamedTensors {
- public:
-  template <Backend B>
-  void add(const std::string& name, const Tensor<T, B>& x) {
-    kept_.push_back(x.host());
-    const auto& host = kept_.back();
-    list_.push_back({name,
-                     std::string(dtype_name<T>()),
-                     {x.shape().begin(), x.shape().end()},
-                     std::as_bytes(std::span(host.data(), static_cast<std::size_t>(host.size())))});
-  }
-  /// With a checksum among the metadata.
-  void write(const std::string& path, io::Metadata metadata, Where where) {
-    std::vector<const io::NamedTensor*> all;
-    for (const auto& tensor : list_) all.push_back(&tensor);
-    metadata["checksum"] = checksum(all, metadata);
-    io::write_safetensors(path, std::move(list_), metadata, where);
-  }
-
- private:
-  std::vector<Tensor<T>> kept_;
-  std::vector<io::NamedTensor> list_;
-};
-
-/// Tensor `name` of a file; throws naming both when it is missing or of another shape.
-inline const io::Entry& entry_of(const io::Safetensors& file, const std::string& name, const Shape& shape,
-                                 Where where) {
-  const auto& entry = file.find(name, where);
-  if (entry.shape != std::vector<std::int64_t>(shape.begin(), shape.end()))
-    fail({"load: " + file.path() + ": tensor " + name + " has the wrong shape", where}, "expected " + shape.text(),
-         "found " + io::detail::shape_text(entry.shape));
-  return entry;
-}
-
-}  // namespace detail
-
-/// Writes the trained tensors by name, whole or not at all.
-template <class L>
-void save_trained(const std::string& path, L& learner, const io::Metadata& metadata, Where where = Where::current()) {
-  detail::NamedTensors<typename L::T> tensors;
-  nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
-    if (p.trainable()) tensors.add(name, p.value());
-  });
-  tensors.write(path, metadata, where);
-}
-
-/// Throws when the file is damaged or has not exactly these tensors.
-template <class L>
-void check_trained(const io::Safetensors& file, L& learner, Where where = Where::current()) {
-  require_checksum(file, where);
-  std::set<std::string> left;
-  for (const auto& name : file.names()) left.insert(name);
-  nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
-    if (!p.trainable()) return;
-    (void)detail::entry_of(file, name, p.shape(), where);
-    left.erase(name);
-  });
-  if (!left.empty())
-    fail({"load: " + file.path() + ": a tensor that this method does not train", where}, *left.begin());
-}
-
-/// Reads them back. Throws, having changed nothing, when `check_trained` does.
-template <class L>
-void load_trained(const io::Safetensors& file, L& learner, Where where = Where::current()) {
-  check_trained(file, learner, where);
-  nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {
-    if (p.trainable()) p.value().fill([&](auto to) { io::copy_to(file.find(name, where), to, where); });
-  });
 }
 
 }  // namespace meft::train

@@ -69,6 +69,9 @@ struct Observer {
   std::function<void(std::size_t done, std::size_t of)> scoring{};  // dev examples, before each batch of them
 };
 
+/// Asked before each batch of a pass over examples: whether to end it early.
+using Asked = std::function<bool(std::size_t done, std::size_t of)>;
+
 /// Asks `stop(done, of)`, or `stop()` where it takes nothing, whether to end a pass over examples early.
 template <class Stop>
 bool asked(const Stop& stop, std::size_t done, std::size_t of) {

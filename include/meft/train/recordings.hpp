@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -15,6 +16,10 @@
 #include <meft/nn/batch.hpp>
 
 namespace meft::train {
+
+/// The loss of a batch, recorded by the current tape.
+template <Real T, Backend B>
+using Loss = std::function<Var<T, B>(const nn::Batch<B>&)>;
 
 namespace detail {
 
@@ -29,12 +34,9 @@ void backward(Tape& tape, const Var<T, B>& loss, const nn::Batch<B>& batch) {
 
 /// The second of two batches of the same shapes is recorded: loss, and gradients added to the parameters, which have
 /// gradients already. B::Recording says what cannot be recorded; a recording that no batch fits is given up.
-template <class L>
+template <Real T, Backend B>
 class Recordings {
  public:
-  using T = typename L::T;
-  using B = typename L::B;
-
   /// What a recording depends on besides the values of its inputs.
   struct Shapes {
     Offsets offsets;
@@ -62,7 +64,7 @@ class Recordings {
   };
 
   /// At most `most` are made, which is below 64.
-  Recordings(const L& learner, std::size_t most) : learner_(learner), most_(std::min(most, most_shapes - 1)) {}
+  Recordings(Loss<T, B> loss, std::size_t most) : loss_(std::move(loss)), most_(std::min(most, most_shapes - 1)) {}
 
   /// The recording of these shapes, holding the batch's values; null where there is none.
   Entry* of(const nn::Batch<B>& batch) {
@@ -91,7 +93,7 @@ class Recordings {
       return &entry;
     }
     if (++entry.misses == most_misses) {  // a masked model's labels count anew in each batch: its memory is better free
-      entry.batch = {};  // first: the last recording gives back what is free
+      entry.batch = {};                   // first: the last recording gives back what is free
       entry.recording = {};
       --made_;
     }
@@ -131,7 +133,7 @@ class Recordings {
     const Measure measure(B::pool());
     entry.recording = typename B::Recording(std::move(inputs), [&] {
       Tape tape;
-      const auto loss = learner_.loss(entry.batch);
+      const auto loss = loss_(entry.batch);
       B::read(loss.value().data(), sizeof(T),
               [to = &entry.loss](const void* data) { *to = static_cast<double>(*static_cast<const T*>(data)); });
       detail::backward(tape, loss, entry.batch);
@@ -139,7 +141,7 @@ class Recordings {
     entry.activation_bytes = measure.activation();
   }
 
-  const L& learner_;
+  Loss<T, B> loss_;
   std::size_t most_, made_ = 0;
   std::vector<std::unique_ptr<Entry>> entries_;
 };

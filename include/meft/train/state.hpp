@@ -12,9 +12,8 @@
 #include <meft/base/target.hpp>
 #include <meft/io/json.hpp>
 #include <meft/optim/adamw.hpp>
-#include <meft/train/checksum.hpp>
-#include <meft/train/learner.hpp>
 #include <meft/train/observer.hpp>
+#include <meft/train/trained.hpp>
 
 namespace meft::train {
 

@@ -12,17 +12,20 @@
 
 namespace meft::train {
 
-/// Adds the gradients of a learner's `loss(batch)`, times the batch's weight, to its parameters, which have gradients
-/// already. On a device, a batch of shapes that came before runs from a recording: the same bits, and the device does
-/// not wait for the host between kernels.
-template <class L>
+/// Adds the gradients of a batch's loss, times the batch's weight, to the parameters, which have gradients already. On
+/// a device, a batch of shapes that came before runs from a recording: the same bits, and the device does not wait for
+/// the host between kernels.
+template <Real T, Backend B>
 class Steps {
  public:
-  using T = typename L::T;
-  using B = typename L::B;
-
   /// At most `recordings` are made.
-  explicit Steps(const L& learner, std::size_t recordings = 8) : learner_(learner), recordings_(learner, recordings) {}
+  explicit Steps(Loss<T, B> loss, std::size_t recordings = 8)
+      : loss_(std::move(loss)), recordings_(loss_, recordings) {}
+  /// Of a learner with `loss(batch)`, which outlives it.
+  template <class L>
+  requires requires(const L& learner, const nn::Batch<B>& batch) { learner.loss(batch); }
+  explicit Steps(const L& learner, std::size_t recordings = 8)
+      : Steps([&learner](const nn::Batch<B>& batch) { return learner.loss(batch); }, recordings) {}
 
   struct Result {
     double loss = 0;  // the batch's, without its weight
@@ -45,7 +48,7 @@ class Steps {
     Result out;
     {
       Tape tape;
-      const auto loss = learner_.loss(batch);
+      const auto loss = loss_(batch);
       out.loss = static_cast<double>(loss.value().item());
       if (std::isfinite(out.loss)) detail::backward(tape, loss, batch);
     }
@@ -56,11 +59,14 @@ class Steps {
 
  private:
   struct None {
-    None(const L&, std::size_t) {}
+    None(const Loss<T, B>&, std::size_t) {}
   };
 
-  const L& learner_;
-  [[no_unique_address]] std::conditional_t<B::on_host, None, Recordings<L>> recordings_;
+  Loss<T, B> loss_;
+  [[no_unique_address]] std::conditional_t<B::on_host, None, Recordings<T, B>> recordings_;
 };
+
+template <class L, class... More>
+Steps(const L&, More...) -> Steps<typename L::T, typename L::B>;
 
 }  // namespace meft::train

@@ -10,10 +10,12 @@
 #include <exception>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <meft/data/batches.hpp>
 #include <meft/memory/pool.hpp>
 #include <meft/optim/schedule.hpp>
 #include <meft/train/observer.hpp>
@@ -34,37 +36,64 @@ struct Outcome {
   double seconds = 0;
 };
 
-/// Trains a Learner, or anything with its `batch(data, rows, run)`, `loss(batch)`, `scores(data, metrics, stop)` and
-/// parts, on data with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has
-/// `expect(batches, epoch)` besides.
-template <class L, class Data, class DevData = Data>
+/// What is trained, on which examples: all that a trainer sees of them.
+template <Real T, Backend B>
+struct Job {
+  nn::Named<T, B> parameters;          // what trains
+  std::vector<std::uint32_t> lengths;  // of the examples to train on
+  std::size_t scored = 0;              // examples
+  std::function<nn::Batch<B>(std::span<const std::uint32_t> rows, Run run)> batch;
+  Loss<T, B> loss;
+  /// Values of the metrics on the examples that are scored; nothing when stopped.
+  std::function<std::optional<std::vector<Score>>(const std::vector<std::string>& metrics, const Asked& stop)> scores;
+  /// Told the coming batches of an epoch; may be empty.
+  std::function<void(std::span<const std::vector<std::uint32_t>> batches, std::uint32_t epoch)> expect;
+
+  /// Of a Learner, or anything with its `batch(data, rows, run)`, `loss(batch)`, `scores(data, metrics, stop)` and
+  /// parts, on data with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has
+  /// `expect(batches, epoch)` besides. All outlive the job.
+  template <class L, class Data, class DevData>
+  static Job of(L& learner, const Data& train, const DevData& dev) {
+    Job out{nn::trainable<T, B>(learner), train.lengths(), dev.size(), {}, {}, {}, {}};
+    out.batch = [&](std::span<const std::uint32_t> rows, Run run) { return learner.batch(train, rows, run); };
+    out.loss = [&](const nn::Batch<B>& batch) { return learner.loss(batch); };
+    out.scores = [&](const std::vector<std::string>& metrics, const Asked& stop) {
+      return learner.scores(dev, metrics, stop);
+    };
+    if constexpr (requires { train.expect(std::span<const std::vector<std::uint32_t>>(), std::uint32_t{}); })
+      out.expect = [&](auto batches, std::uint32_t epoch) { train.expect(batches, epoch); };
+    return out;
+  }
+};
+
+/// Trains a job, or a learner on examples (see Job::of).
+template <Real T, Backend B>
 class Trainer {
  public:
-  using T = typename L::T;
-  using B = typename L::B;
-
-  /// Both sets have labels. Gradients and moments are allocated here. Throws for options outside their range.
+  template <class L, class Data, class DevData>
   Trainer(L& learner, const Data& train, const DevData& dev, TrainOptions options, Observer observer = {},
           Where where = Where::current())
-      : learner_(learner),
-        train_(train),
-        dev_(dev),
+      : Trainer(Job<T, B>::of(learner, train, dev), std::move(options), std::move(observer), where) {}
+
+  /// Both sets have labels. Gradients and moments are allocated here. Throws for options outside their range.
+  Trainer(Job<T, B> job, TrainOptions options, Observer observer = {}, Where where = Where::current())
+      : job_(std::move(job)),
         o_(std::move(options)),
         observer_(std::move(observer)),
         files_(o_.folder),
-        passes_(learner, o_.recordings),
-        optimizer_(o_.optimizer.over<T, B>(learner)),
-        lengths_(train.lengths()) {
+        passes_(job_.loss, o_.recordings),
+        optimizer_(o_.optimizer) {
+    optimizer_.add(job_.parameters);
     require(o_.batch > 0 && o_.accumulate > 0 && o_.epochs > 0 && o_.max_steps >= 0,
             {"trainer: batch, accumulate and epochs are positive, max_steps is not negative", where}, o_.batch,
             o_.accumulate, o_.epochs, o_.max_steps);
     require(o_.warmup >= 0 && o_.warmup < 1, {"trainer: warmup is a share of the steps, in [0, 1), found", where},
             o_.warmup);
     require(!o_.resume || !o_.overwrite, {"trainer: a run is resumed or overwritten, not both", where});
-    require(train.size() > 0 && dev.size() > 0, {"trainer: no examples to train on, or none to score", where},
-            train.size(), dev.size());
+    require(!job_.lengths.empty() && job_.scored > 0, {"trainer: no examples to train on, or none to score", where},
+            job_.lengths.size(), job_.scored);
     require(optimizer_.parameters() > 0, {"trainer: nothing trains", where});
-    const std::size_t batches = (train.size() - 1) / o_.batch + 1;
+    const std::size_t batches = (job_.lengths.size() - 1) / o_.batch + 1;
     groups_ = static_cast<std::int64_t>((batches - 1) / o_.accumulate + 1);
     steps_ = groups_ * o_.epochs;
     if (o_.max_steps > 0) steps_ = std::min(steps_, o_.max_steps);
@@ -81,7 +110,7 @@ class Trainer {
     while (!place_.finished) {
       if (!epoch() || !score()) return outcome(false);
     }
-    if (!o_.folder.empty()) load_trained(io::Safetensors(files_.adapter), learner_, where);
+    if (!o_.folder.empty()) load_trained(io::Safetensors(files_.adapter), job_.parameters, where);
     return outcome(true);
   }
 
@@ -128,7 +157,7 @@ class Trainer {
   std::vector<Change> resume(Where where) {
     const bool there = is_there(files_.adapter);
     try {
-      if (there) check_trained(io::Safetensors(files_.adapter, where), learner_, where);
+      if (there) check_trained(io::Safetensors(files_.adapter, where), job_.parameters, where);
     } catch (Error& error) {
       error.within("trainer: cannot resume", where);
       throw;
@@ -160,9 +189,10 @@ class Trainer {
   /// The rest of the running epoch's steps. False when stopped, with the state saved.
   bool epoch() {
     if (place_.group >= groups_ || place_.step >= steps_) return true;
-    plan_ = data::step_batches(lengths_, o_.batch, o_.accumulate, o_.seed, static_cast<std::uint64_t>(place_.epoch));
-    if constexpr (requires { train_.expect(std::span(std::as_const(plan_)), std::uint32_t{}); })
-      train_.expect(std::span(std::as_const(plan_)).subspan(first_batch()), static_cast<std::uint32_t>(place_.epoch));
+    plan_ =
+        data::step_batches(job_.lengths, o_.batch, o_.accumulate, o_.seed, static_cast<std::uint64_t>(place_.epoch));
+    if (job_.expect)
+      job_.expect(std::span(std::as_const(plan_)).subspan(first_batch()), static_cast<std::uint32_t>(place_.epoch));
     next_.reset();
     while (place_.group < groups_ && place_.step < steps_) {
       if (!step()) {
@@ -185,7 +215,7 @@ class Trainer {
   /// add up to that of one large batch times what that counts.
   Batch batch(std::size_t number) {
     const auto run = static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(number - first_batch()));
-    auto out = learner_.batch(train_, plan_[number], Run{o_.seed, run, true});
+    auto out = job_.batch(plan_[number], Run{o_.seed, run, true});
     const std::size_t first = number - number % o_.accumulate;
     if (o_.accumulate == 1 || first + 1 == plan_.size()) return out;
     require(out.counted >= 0, "trainer: to accumulate batches, a learner's batch tells what it counts");
@@ -269,7 +299,7 @@ class Trainer {
   /// cost the epoch: the state is saved.
   std::optional<std::vector<Score>> dev_scores() {
     try {
-      auto scores = learner_.scores(dev_, o_.metrics, [this](std::size_t done, std::size_t of) {
+      auto scores = job_.scores(o_.metrics, [this](std::size_t done, std::size_t of) {
         if (observer_.scoring) observer_.scoring(done, of);
         return stopped();
       });
@@ -305,9 +335,9 @@ class Trainer {
       log_epoch(report);
       // The state comes last: until it is there, a resumed run makes the same files again.
       if (report.best)
-        save_trained(files_.adapter, learner_, {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}});
+        save_trained(files_.adapter, job_.parameters, {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}});
       io::write_atomically(files_.metrics, summary(place_, o_.main_metric, memory_json(activation_, memory_),
-                                                   {train_.size(), dev_.size(), optimizer_.parameters()})
+                                                   {job_.lengths.size(), job_.scored, optimizer_.parameters()})
                                                    .dump(2) +
                                                "\n");
       save();
@@ -357,17 +387,14 @@ class Trainer {
 
   Outcome outcome(bool finished) const { return {finished, place_, activation_, memory_, seconds()}; }
 
-  L& learner_;
-  const Data& train_;
-  const DevData& dev_;
+  Job<T, B> job_;
   TrainOptions o_;
   Observer observer_;
   RunFiles files_;
-  Steps<L> passes_;
+  Steps<T, B> passes_;
   std::vector<std::vector<std::uint32_t>> plan_;  // the running epoch's batches
   std::optional<Batch> next_;                     // was made while the device worked
   optim::State<T, B> optimizer_;
-  std::vector<std::uint32_t> lengths_;
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;
   Place place_;
   Clock::time_point started_{}, saved_{};
@@ -375,5 +402,8 @@ class Trainer {
   std::size_t sequences_ = 0, activation_ = 0;
   MemoryReport memory_;
 };
+
+template <class L, class Data, class DevData, class... More>
+Trainer(L&, const Data&, const DevData&, More...) -> Trainer<typename L::T, typename L::B>;
 
 }  // namespace meft::train
