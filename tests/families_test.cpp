@@ -2,7 +2,7 @@
 // that are cut into smaller ones whose gradients add up, on the files of golden/ (made by make_families.py, whose
 // opening explains every name); and what a training pass draws at random.
 
-#include "philox_draws.hpp"  // before the library's headers
+#include "philox_draws.hpp"  // first
 
 #include <doctest/doctest.h>
 

@@ -3,6 +3,9 @@
 #include <csignal>
 #include <exception>
 #include <iostream>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "flags.hpp"
 #include "help.hpp"
@@ -25,6 +28,9 @@ void install() {
   sigaction(SIGTERM, &action, nullptr);
   std::signal(SIGXFSZ, SIG_IGN);  // a file beyond a limit is then an error of write()
   std::signal(SIGPIPE, SIG_IGN);
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 4 << 20);  // fixed, so that what is large, as a batch of images, goes back when it is freed
+#endif
 }
 
 }  // namespace

@@ -13,8 +13,9 @@ import tempfile
 
 import compiling
 
-HUBS = ["meft/tensor/tensor.hpp", "meft/autodiff/op.hpp", "meft/nn/module.hpp", "meft/base/json.hpp", "meft/io/safetensors.hpp",
-        "meft/train/learner.hpp"]
+HUBS = ["meft/base/error.hpp", "meft/backend/backend.hpp", "meft/tensor/tensor.hpp", "meft/autodiff/op.hpp",
+        "meft/nn/module.hpp", "meft/model/transformer.hpp", "meft/io/file.hpp", "meft/base/json.hpp", "meft/io/safetensors.hpp",
+        "meft/train/state.hpp"]
 INCLUDE = re.compile(r"^\s*#\s*include\s*<(meft/[^>]+)>", re.M)
 
 

@@ -85,7 +85,7 @@ class Error : public std::exception {
 /// apart from what no learning rate causes.
 class NumberError : public Error {
  public:
-  using Error::Error;
+  explicit NumberError(std::string message, Where where = Where::current()) : Error(std::move(message), where) {}
 };
 
 namespace detail {

@@ -21,7 +21,7 @@ class ImageSet {
 
   ImageSet(const data::ImageDataset& data, std::span<const data::ImageExample> split,
            const data::ImageProcessor& processor, std::optional<data::Augment> augment = {},
-           data::PrefetchOptions ahead = {})
+           data::PrefetchOptions ahead = {.ahead = 1})
       : data_(data), split_(split), processor_(processor), augment_(std::move(augment)), ahead_(ahead) {
     for (const auto& example : split) labels.push_back(static_cast<float>(example.label));
   }

@@ -80,7 +80,8 @@ void check_trained(const io::Safetensors& file, const nn::Named<T, B>& trained, 
 template <Real T, Backend B>
 void load_trained(const io::Safetensors& file, nn::Named<T, B> trained, Where where = Where::current()) {
   check_trained(file, trained, where);
-  for (auto& [name, p] : trained) p.value().fill([&](auto to) { io::copy_to(file.find(name, where), to, where); });
+  for (auto& one : trained)
+    one.second.value().fill([&](auto to) { io::copy_to(file.find(one.first, where), to, where); });
 }
 
 }  // namespace meft::train

@@ -17,6 +17,7 @@ struct Cpu {
   static constexpr const char* name = "cpu";
   static constexpr Index slice_tokens = 256;
   static constexpr bool on_host = true;
+  static constexpr std::size_t large = std::size_t{4} << 20;  // bytes of a block in huge pages, of 2 MiB each
 
   /// The process's one CPU pool. It is never destroyed, so that tensors may outlive main.
   [[gnu::noinline]] static Pool& pool() {
@@ -24,13 +25,17 @@ struct Cpu {
     return pool;
   }
 
-  /// Blocks of 4 MiB or more lie in huge pages where Linux lends them: fewer page faults and address translations.
+  /// Blocks of 4 MiB or more lie in huge pages where Linux lends them: fewer page faults and address translations. All
+  /// their pages are there from the start, so that what is held is what is resident.
   static void* allocate(std::size_t bytes) {
 #ifdef __linux__
-    constexpr std::size_t huge_page = std::size_t{2} << 20;
-    if (bytes >= 2 * huge_page) {
-      void* p = std::aligned_alloc(huge_page, bytes);
-      if (p) madvise(p, bytes, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+    if (bytes >= large) {
+      void* p = std::aligned_alloc(large / 2, bytes);
+      if (!p) return p;
+      madvise(p, bytes, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+#ifdef MADV_POPULATE_WRITE
+      madvise(p, bytes, MADV_POPULATE_WRITE);
+#endif
       return p;
     }
 #endif
@@ -42,7 +47,9 @@ struct Cpu {
     constexpr std::uintptr_t page = 4096;
     const auto begin = (reinterpret_cast<std::uintptr_t>(block) + page - 1) / page * page,
                end = (reinterpret_cast<std::uintptr_t>(block) + bytes) / page * page;
-    if (begin < end && bytes > 16 * page) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    void* first = reinterpret_cast<void*>(begin);
+    if (begin < end && bytes >= large) madvise(first, end - begin, MADV_NOHUGEPAGE);  // for who has the addresses next
+    if (begin < end && bytes > 16 * page) madvise(first, end - begin, MADV_DONTNEED);
 #endif
     std::free(block);
   }
