@@ -76,7 +76,7 @@ void run(const bench::Sweep& sweep, const bench::Setup& size, const std::vector<
       Row row{setup, bench::measure<B>(setup, sweep.steps)};
       if (oracle && policy != "stored") row.error = bench::relative_error(row.cost.gradient_values, *oracle);
       row.cost.gradient_values.clear();
-      if (method == "full") full = row.height();
+      if (method == meft::method_name(meft::ReferenceMethod{})) full = row.height();
       std::printf("%s\n", show(row, full).c_str());
       std::fflush(stdout);
       rows.push_back(std::move(row));

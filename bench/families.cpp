@@ -186,7 +186,7 @@ Row measure(const std::string& name, const Options& o) {
 nlohmann::ordered_json json(const Row& row, const Options& o) {
   const auto bytes = [](double mebibytes) { return static_cast<std::size_t>(mebibytes * (1 << 20)); };
   return {{"model", row.name},
-          {"method", "meft1"},
+          {"method", std::string(Described<Meft1>::name)},
           {"device", o.device},
           {"precision", o.precision},
           {"layers", row.layers},

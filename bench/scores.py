@@ -13,6 +13,8 @@ import statistics
 import subprocess
 from pathlib import Path
 
+from methods import methods_of
+
 METRIC = {"cola": "matthews", "sst2": "accuracy", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
 METHOD = {
     "full": [],
@@ -109,6 +111,8 @@ def main():
     for flag in ("finetune", "model", "data", "output"):
         if getattr(args, flag) is None:
             parser.error(f"--{flag} is missing")
+    if unknown := set(args.methods) - set(methods_of(args.finetune)):
+        parser.error(f"--methods: {args.finetune} has no {', '.join(sorted(unknown))}")
     args.output.mkdir(parents=True, exist_ok=True)
     data = {task: args.data / task for task in args.tasks}
     if "sst2" in data:

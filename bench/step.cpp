@@ -9,7 +9,6 @@
 #include <utility>
 
 #include <meft/backend/device.hpp>
-#include <meft/method/peft.hpp>
 #include <meft/ops/loss.hpp>
 
 #include "rate.hpp"
@@ -20,25 +19,19 @@ namespace {
 
 constexpr std::uint32_t head_site = 0xf0000000u;
 
-template <Backend B>
-Body<float, B> adapt_by_name(model::Transformer<float, B>& bert, std::string_view method, const StackOptions& stack,
-                             std::uint64_t seed) {
-  const auto dropout = bert.spec.embeddings.dropout;
-  const MeftOptions options{.stack = stack, .dropout = dropout, .seed = seed};
-  if (method == "meft1") return adapt(bert, Meft1{.options = options});
-  if (method == "meft2") return adapt(bert, Meft2{.options = options});
-  if (method == "meft3") return adapt(bert, Meft3{.options = options});
-  const bool recompute = method.ends_with("recompute");
-  const auto kind = method == "recompute" ? "full" : method.substr(0, method.find("+recompute"));
-  if (kind == "full") return adapt(bert, Full{}, recompute);
-  if (kind == "head") return adapt(bert, HeadOnly{}, recompute);
-  if (kind == "bitfit") return adapt(bert, BitFit{}, recompute);
-  if (kind == "adapter") return adapt(bert, Houlsby{.dropout = dropout, .seed = seed}, recompute);
-  if (kind == "lora") return adapt(bert, LowRank{.seed = seed}, recompute);
-  fail(
-      "method: expected full, head, bitfit, adapter, lora, each also with +recompute, recompute, meft1, meft2 or "
-      "meft3, found",
+constexpr std::string_view recomputed = "+recompute";
+
+/// The method with the setup's stack, and the model's dropout in what it adds.
+AnyMethod method_of(const Setup& setup, float dropout) {
+  auto method = Named::of(setup.method).method;
+  std::visit(
+      [&](auto& m) {
+        if constexpr (requires { m.options.stack; }) m.options.stack = setup.stack;
+        if constexpr (requires { m.options.dropout; }) m.options.dropout = dropout;
+        if constexpr (requires { m.dropout; }) m.dropout = dropout;
+      },
       method);
+  return method;
 }
 
 /// With positions enough.
@@ -49,6 +42,28 @@ model::TransformerSpec spec_of(const Setup& setup) {
 }
 
 }  // namespace
+
+Named Named::of(std::string_view name) {
+  if (name == recomputed.substr(1)) return {ReferenceMethod{}, true};
+  const bool recompute = name.ends_with(recomputed);
+  Named out{method_named(recompute ? name.substr(0, name.size() - recomputed.size()) : name), recompute};
+  require(!recompute || method_facts(out.method).recomputes, "method: keeps no activations to recompute", name);
+  return out;
+}
+
+std::vector<std::string> every_method() {
+  std::vector<std::string> names, more, reversible;
+  for (const auto& method : all_methods()) {
+    const std::string name(method_name(method));
+    const bool reference = std::holds_alternative<ReferenceMethod>(method);
+    (method_facts(method).reversible ? reversible : names).push_back(name);
+    if (reference) names.emplace_back(recomputed.substr(1));
+    else if (method_facts(method).recomputes) more.push_back(name + std::string(recomputed));
+  }
+  names.insert(names.end(), more.begin(), more.end());
+  names.insert(names.end(), reversible.begin(), reversible.end());
+  return names;
+}
 
 model::BertConfig config_of(std::string_view name) {
   model::BertConfig c;
@@ -66,17 +81,15 @@ double operations(const Setup& setup) {
   const double rows = static_cast<double>(setup.batch * setup.seq), hidden = static_cast<double>(c.hidden_size);
   const double weights = 2 * rows * hidden * static_cast<double>(4 * c.hidden_size + 2 * c.intermediate_size);
   const double attention = 4 * rows * hidden * static_cast<double>(setup.seq);
-  const std::string_view method = setup.method;
-  const bool full = method == "full" || method == "recompute", head = method.starts_with("head");
-  double added = 0;  // two modules [hidden → rank → hidden] a layer
-  if (method.starts_with("lora")) added = 8 * rows * hidden * static_cast<double>(LowRank{}.rank);
-  if (method.starts_with("adapter")) added = 8 * rows * hidden * static_cast<double>(Houlsby{}.bottleneck);
-  if (reversible(method)) added = 8 * rows * hidden * static_cast<double>(MeftOptions{}.bottleneck);
+  const auto [method, recompute] = Named::of(setup.method);
+  const auto facts = method_facts(method);
+  const double added = 2 * rows * static_cast<double>(added_weights(method, c.hidden_size));
 
   const double forward = weights + attention + added;
-  const bool twice = reversible(method) ? setup.stack.streams != Streams::stored : method.ends_with("recompute");
+  const bool twice = facts.reversible ? setup.stack.streams != Streams::stored : recompute;
   double step = forward;
-  if (!head) step += (full ? 2 : 1) * weights + 2 * attention + 2 * added + (twice ? forward : 0);
+  if (facts.trains_layers)
+    step += (facts.trains_all ? 2 : 1) * weights + 2 * attention + 2 * added + (twice ? forward : 0);
   return step * static_cast<double>(c.num_hidden_layers);
 }
 
@@ -88,10 +101,11 @@ Step<B>::Step(const Setup& setup) : setup_(setup), bert_(spec_of(setup)) {
   head_.output = nn::Linear<float, B>::normal(width, 2, {setup.seed, head_site + 1, 0});
   head_.dropout = bert_.spec.embeddings.dropout;
   head_.site = head_site + 2;
-  nn::set_precision<float, B>(bert_, setup.precision);
   nn::set_precision<float, B>(head_, setup.precision);
-  body_ = adapt_by_name(bert_, setup.method, setup.stack, setup.seed);
-  if (setup.method != "full" && setup.method != "recompute") {  // the pooler belongs to the pre-trained weights
+  const auto method = method_of(setup, bert_.spec.embeddings.dropout);
+  body_ = adapt(bert_, method,
+                {.recompute = Named::of(setup.method).recompute, .precision = setup.precision, .seed = setup.seed});
+  if (!method_facts(method).trains_all) {  // the pooler belongs to the pre-trained weights
     nn::freeze(*head_.dense);
     head_.dense->pack();
   }

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include <meft/memory/resident.hpp>
-#include <meft/method/body.hpp>
+#include <meft/method/any.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/nn/classifier.hpp>
@@ -24,14 +24,24 @@ using namespace meft;
 struct Setup {
   model::BertConfig config{};
   Index batch = 16, seq = 128;
-  std::string method = "meft1";
+  std::string method{method_name(DefaultMethod{})};
   StackOptions stack{};                  // of the reversible methods
   Precision precision = Precision::f32;  // of frozen weights
   std::uint64_t seed = 1;
   bool ragged = false;  // each step's sequences have lengths of their own, from 1 to seq
 };
 
-inline bool reversible(std::string_view method) { return method.starts_with("meft"); }
+/// A method of the registry by the name that benches give it: its own, that with `+recompute` where it recomputes, or
+/// `recompute` for the reference method's. Any other is an Error.
+struct Named {
+  AnyMethod method;
+  bool recompute = false;
+
+  static Named of(std::string_view name);
+};
+inline bool reversible(std::string_view name) { return method_facts(Named::of(name).method).reversible; }
+/// Every name, the reversible methods last.
+std::vector<std::string> every_method();
 
 /// bert-base, bert-large or minilm6: the shape alone.
 model::BertConfig config_of(std::string_view name);
@@ -47,8 +57,6 @@ struct Times {
 
 /// Model, head, optimizer and batches of random tokens, all determined by the setup. Ready to step: gradients and
 /// moments are allocated. The pool's cache is returned to the system, so that `reserved` counts what steps use.
-/// The method is full, head, bitfit, adapter or lora, each also as NAME+recompute (recompute: full+recompute), meft1,
-/// meft2 or meft3; any other is an Error.
 template <Backend B = Cpu>
 class Step {
  public:
@@ -91,11 +99,11 @@ struct HeapMeter {
 struct Cost {
   std::size_t activation = 0;  // the highest of the warm steps: peak of everything alive less what lived before
   std::size_t parameter = 0, gradient = 0, optimizer = 0;
-  std::size_t needed = 0;                // the highest of everything alive
-  std::size_t reserved = 0;              // what the pool holds from the system after a step, at most, free blocks included
-  Resident resident{};                   // of the process, where its own pages were most after a step
-  std::optional<std::size_t> heap{};     // as `activation`, counted by the heap meter
-  std::vector<Times> times{};            // of each warm step
+  std::size_t needed = 0;             // the highest of everything alive
+  std::size_t reserved = 0;           // what the pool holds from the system after a step, at most, free blocks included
+  Resident resident{};                // of the process, where its own pages were most after a step
+  std::optional<std::size_t> heap{};  // as `activation`, counted by the heap meter
+  std::vector<Times> times{};         // of each warm step
   std::vector<float> gradient_values{};  // lowest trained layer's, in the first step
   bool finite = true;                    // every gradient of every step
 

@@ -63,7 +63,7 @@ void show(const Row& row) {
 
 int main(int argc, char** argv) {
   bench::Sweep sweep;
-  sweep.methods = bench::every_method;
+  sweep.methods = bench::every_method();
   sweep.steps = 5;
   CLI::App app("Time of one training step of BERT, by method and size.");
   sweep.add_to(app);

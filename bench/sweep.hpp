@@ -18,20 +18,6 @@
 
 namespace bench {
 
-inline const std::vector<std::string> every_method{"full",
-                                                   "recompute",
-                                                   "head",
-                                                   "bitfit",
-                                                   "adapter",
-                                                   "lora",
-                                                   "head+recompute",
-                                                   "bitfit+recompute",
-                                                   "adapter+recompute",
-                                                   "lora+recompute",
-                                                   "meft1",
-                                                   "meft2",
-                                                   "meft3"};
-
 inline double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 /// The flags.
@@ -64,7 +50,7 @@ struct Sweep {
     positive("--values", values, "a,b,c, in place of --layers, --batch or --seq")->delimiter(',');
     app.add_option("--methods", methods, "a,b,c")
         ->delimiter(',')
-        ->check(CLI::IsMember(every_method))
+        ->check(CLI::IsMember(every_method()))
         ->capture_default_str();
     app.add_option("--precision", precision, "of frozen weights")
         ->check(CLI::IsMember({"f32", "bf16"}))

@@ -12,9 +12,9 @@
 #include <meft/ops/loss.hpp>
 #include <meft/train/family.hpp>
 #include <meft/train/hf.hpp>
-#include <meft/train/method.hpp>
 
 #include "golden.hpp"
+#include "methods.hpp"
 
 namespace {
 
@@ -46,11 +46,11 @@ nn::Batch<B> batch_of(const Values& plain) {
 }
 
 template <Backend B>
-Outcome step(const std::string& folder, const train::MethodOptions& method) {
+Outcome step(const std::string& folder, const AnyMethod& method) {
   const Values plain(folder + "/plain.safetensors");
   auto model = train::hf<float, B>(folder);
   auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
-  auto body = train::adapt(model, method);
+  auto body = adapt(model, method);
   Outcome out;
   {
     Tape tape;
@@ -102,14 +102,15 @@ TEST_CASE("whole steps on the device agree with the CPU, and exact streams equal
     for (const std::string method : {"full", "lora", "meft1", "meft2", "meft3"}) {
       CAPTURE(folder);
       CAPTURE(method);
-      train::MethodOptions options{.name = method, .bottleneck = 3};
+      auto options = narrow(method);
       const auto device = step<Cuda>(folder, options);
       const auto host = step<Cpu>(folder, options);
       CHECK(std::abs(device.loss - host.loss) < 1e-5f * std::max(1.0f, host.loss));
       worst = std::max(worst, distance(device, host));
       ++steps;
-      if (!options.reversible()) continue;
-      options.streams = Streams::stored;
+      auto* stack = stack_of(options);
+      if (!stack) continue;
+      stack->streams = Streams::stored;
       const auto stored = step<Cuda>(folder, options);
       CHECK(stored.loss == device.loss);
       CHECK(stored.gradients == device.gradients);

@@ -19,11 +19,11 @@
 #include <meft/train/hf.hpp>
 #include <meft/train/language_learner.hpp>
 #include <meft/train/learner.hpp>
-#include <meft/train/method.hpp>
 #include <meft/train/steps.hpp>
 
 #include "cuda_schedules.hpp"
 #include "golden.hpp"
+#include "methods.hpp"
 #include "tools.hpp"
 
 using namespace meft;
@@ -194,20 +194,22 @@ using Model = model::Transformer<float, Cuda>;
 
 /// A learner from a golden folder under a method, with head_of(model), its gradients zero.
 template <template <class> class Learner, class Head>
-Learner<Model> made(const std::string& folder, const train::MethodOptions& method, const Head& head_of) {
+Learner<Model> made(const std::string& folder, const AnyMethod& method, const Head& head_of,
+                    Precision precision = Precision::f32) {
   auto model = train::hf<float, Cuda>(folder);
   auto head = head_of(model);
-  auto body = train::adapt(model, method);
+  auto body = adapt(model, method, {.precision = precision});
   Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
   nn::for_each_parameter(learner, [](const std::string&, auto& p) {
     if (p.trainable()) p.zero_gradient();
   });
   return learner;
 }
-train::Learner<Model> classifier(const std::string& folder, const train::MethodOptions& method) {
+train::Learner<Model> classifier(const std::string& folder, const AnyMethod& method,
+                                 Precision precision = Precision::f32) {
   const Index labels = Values(folder + "/plain.safetensors").shape_of("logits")[1];
-  return made<train::Learner>(folder, method,
-                              [&](const Model& model) { return train::load_head(folder, model, labels); });
+  return made<train::Learner>(
+      folder, method, [&](const Model& model) { return train::load_head(folder, model, labels); }, precision);
 }
 
 /// The batch of a golden file at a step: ids within the sequences, pixels and labels turn round.
@@ -291,12 +293,12 @@ TEST_CASE("steps that run from recordings give the bits of steps that do not") {
       for (const std::string method : {"full", "lora", "meft1", "meft3", "meft1 bf16", "meft1 learned"}) {
         CAPTURE(folder);
         CAPTURE(method);
-        train::MethodOptions options{.name = method.substr(0, method.find(' ')), .bottleneck = 3};
-        if (method.ends_with("bf16")) options.precision = Precision::bf16;
-        if (method.ends_with("learned")) options.readout = "learned";
+        auto options = narrow(method.substr(0, method.find(' ')));
+        const auto precision = method.ends_with("bf16") ? Precision::bf16 : Precision::f32;
+        if (method.ends_with("learned")) stack_of(options)->readout = readout_from("learned");
         const auto batch = [&](std::uint32_t i) {
-          auto out = batch_at(plain, i, options.precision == Precision::f32);  // cuDNN's attention has no dropout
-          if (method == "lora" || method == "meft3")                           // one of several of a step
+          auto out = batch_at(plain, i, precision == Precision::f32);  // cuDNN's attention has no dropout
+          if (method == "lora" || method == "meft3")                   // one of several of a step
             out.weight = Values32::from(Shape{}, {static_cast<float>(3 + i)});
           return out;
         };
@@ -304,12 +306,12 @@ TEST_CASE("steps that run from recordings give the bits of steps that do not") {
           recorded += check_steps(
               [&] {
                 return made<train::LanguageLearner>(
-                    folder, options, [&](const Model& m) { return train::load_language_head(folder, m); });
+                    folder, options, [&](const Model& m) { return train::load_language_head(folder, m); }, precision);
               },
               batch);
           continue;
         }
-        recorded += check_steps([&] { return classifier(folder, options); }, batch);
+        recorded += check_steps([&] { return classifier(folder, options, precision); }, batch);
       }
     }
   }
@@ -323,7 +325,7 @@ TEST_CASE("steps on questions with options run from recordings") {
     for (const std::string method : {"full", "meft1"})
       check_steps(
           [&] {
-            return made<train::ChoiceLearner>(folder, {.name = method, .bottleneck = 3},
+            return made<train::ChoiceLearner>(folder, narrow(method),
                                               [&](const Model& m) { return train::load_head(folder, m, 1); });
           },
           [&](std::uint32_t i) {
@@ -342,7 +344,7 @@ TEST_CASE("a recording that no batch fits is given up, with its memory") {
   const Values plain(folder + "/plain.safetensors");
   {
     {
-      auto learner = made<train::LanguageLearner>(folder, {.name = "meft1", .bottleneck = 3},
+      auto learner = made<train::LanguageLearner>(folder, narrow("meft1"),
                                                   [&](const Model& m) { return train::load_language_head(folder, m); });
       train::Steps steps(learner);
       const auto run = [&](std::int32_t first_label) {
@@ -368,7 +370,7 @@ TEST_CASE("a recorded step reports what a stack reports") {
   const std::string folder = golden() + "/bert";
   {
     const Values plain(folder + "/plain.safetensors");
-    auto learner = classifier(folder, {.name = "meft1", .bottleneck = 3});
+    auto learner = classifier(folder, narrow("meft1"));
     train::Steps steps(learner);
     const auto run = [&](std::uint32_t i) { return steps.run(batch_at(plain, i), [] {}); };
     run(0);

@@ -5,7 +5,7 @@
 #include <string>
 
 #include <meft/io/safetensors.hpp>
-#include <meft/method/peft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/train/hf.hpp>
 
 using namespace meft;

@@ -34,7 +34,7 @@ train::Encoded sentences(const Case& k) {
 }
 
 /// Measured over expected.
-double ratio(const Case& k, const train::MethodOptions& method) {
+double ratio(const Case& k, const AnyMethod& method, bool recompute) {
   model::BertConfig config;
   config.num_hidden_layers = k.layers;
   config.hidden_size = k.width;
@@ -44,7 +44,7 @@ double ratio(const Case& k, const train::MethodOptions& method) {
   Bert bert(config.spec());
   bert.initialise(1);
   auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
-  auto body = train::adapt(bert, method);
+  auto body = adapt(bert, method, {.recompute = recompute});
   train::Learner<Bert> learner{std::move(bert), std::move(body), std::move(head)};
   nn::for_each_parameter(learner, [](const std::string&, auto& p) {
     if (p.trainable()) p.zero_gradient();
@@ -56,8 +56,10 @@ double ratio(const Case& k, const train::MethodOptions& method) {
   const auto batch = train::batch_of(examples, rows, 2, Run{1, 0, true});
   Tape tape;
   tape.backward(learner.loss(batch));
+  auto sizes = train::step_sizes(config.spec(), batch.offsets);
+  sizes.recompute = recompute;
   return static_cast<double>(measure.activation()) /
-         static_cast<double>(train::ActivationEstimate<float>(config.spec(), method, batch.offsets).bytes());
+         static_cast<double>(train::expected_activation<float>(method, sizes));
 }
 
 }  // namespace
@@ -68,25 +70,29 @@ TEST_CASE("the expected activation memory is what the meter reads") {
                         {2, 128, 512, 4, 1000, 8, 100, 128},
                         {4, 48, 192, 4, 8000, 16, 10, 40},
                         {6, 64, 128, 2, 500, 24, 20, 30}};
-  for (const auto& k : cases)
-    for (const std::string name : {"full", "full recompute", "head", "bitfit", "adapter", "lora", "lora recompute",
-                                   "meft1", "meft2", "meft3", "meft1 stored", "meft3 stored", "meft1 rounded"}) {
-      train::MethodOptions method;
-      method.name = name.substr(0, name.find(' '));
-      const std::string more = name.substr(std::min(name.size(), method.name.size() + 1));
-      method.recompute = more == "recompute";
-      if (!more.empty() && !method.recompute) method.streams = streams_from(more);
-      CAPTURE(name);
+  const auto check = [&](const AnyMethod& method, const std::string& more, bool recompute) {
+    for (const auto& k : cases) {
+      CAPTURE(std::string(method_name(method)) + more);
       CAPTURE(k.width);
       set_threads(1);
-      const double alone = ratio(k, method);
+      const double alone = ratio(k, method, recompute);
       CHECK(alone > 0.93);
       CHECK(alone < 1.07);
       set_threads(2);
-      const double together = ratio(k, method);
+      const double together = ratio(k, method, recompute);
       CHECK(together > 0.5);
       CHECK(together < 1.07);
     }
+  };
+  for (auto method : all_methods()) {
+    check(method, "", false);
+    if (method_facts(method).recomputes) check(method, " recompute", true);
+    if (auto* stack = stack_of(method))
+      for (const auto streams : {Streams::stored, Streams::rounded}) {
+        stack->streams = streams;
+        check(method, std::string(" ") + name_of(streams), false);
+      }
+  }
   set_threads(before);
 }
 

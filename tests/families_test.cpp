@@ -15,12 +15,12 @@
 #include <vector>
 
 #include <meft/io/json.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/train/choice_learner.hpp>
 #include <meft/train/hf.hpp>
 #include <meft/train/language_learner.hpp>
 #include <meft/train/learner.hpp>
-#include <meft/train/method.hpp>
 #include <meft/train/steps.hpp>
 
 #include "folder.hpp"
@@ -392,18 +392,18 @@ Transformer<float> dropping(const Case& c) {
 /// f(name, adapt) for every method, with dropout where it has its own; adapt(model) gives the body.
 template <class F>
 void for_each_method(const F& f) {
-  const MeftOptions meft{.stack = {.slice_tokens = 1 << 20}, .dropout = 0.1f, .adapter_norm = true, .seed = 7};
+  const MeftOptions meft{.stack = {.slice_tokens = 1 << 20}, .dropout = 0.1f, .adapter_norm = true};
   auto highest = meft;
   highest.reversible_layers = 1;
   f("full", [](auto& m) { return adapt(m, Full{}); });
-  f("full, recomputed", [](auto& m) { return adapt(m, Full{}, true); });
+  f("full, recomputed", [](auto& m) { return adapt(m, Full{}, {.recompute = true}); });
   f("bitfit", [](auto& m) { return adapt(m, BitFit{}); });
-  f("adapter", [](auto& m) { return adapt(m, Houlsby{.bottleneck = 4, .dropout = 0.1f, .seed = 7}); });
-  f("lora", [](auto& m) { return adapt(m, LowRank{.rank = 4, .seed = 7}); });
-  f("meft1", [=](auto& m) { return adapt(m, Meft1{.bottleneck = 4, .options = meft}); });
-  f("meft2", [=](auto& m) { return adapt(m, Meft2{.bottleneck = 4, .options = meft}); });
-  f("meft3", [=](auto& m) { return adapt(m, Meft3{.bottleneck = 4, .options = meft}); });
-  f("meft1, highest layer", [=](auto& m) { return adapt(m, Meft1{.bottleneck = 4, .options = highest}); });
+  f("adapter", [](auto& m) { return adapt(m, Houlsby{.bottleneck = 4, .dropout = 0.1f}, {.seed = 7}); });
+  f("lora", [](auto& m) { return adapt(m, LowRank{.rank = 4}, {.seed = 7}); });
+  f("meft1", [=](auto& m) { return adapt(m, Meft1{.bottleneck = 4, .options = meft}, {.seed = 7}); });
+  f("meft2", [=](auto& m) { return adapt(m, Meft2{.bottleneck = 4, .options = meft}, {.seed = 7}); });
+  f("meft3", [=](auto& m) { return adapt(m, Meft3{.bottleneck = 4, .options = meft}, {.seed = 7}); });
+  f("meft1, highest layer", [=](auto& m) { return adapt(m, Meft1{.bottleneck = 4, .options = highest}, {.seed = 7}); });
 }
 
 /// Dropouts of a forward pass: of the embeddings, of each layer's blocks and inside of them, of the head.

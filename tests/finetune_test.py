@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "bench"))
+from methods import methods_of
+
 FINETUNE = sys.argv[1]
 LIMIT = 3000  # seconds a run, against a hang
 GOOD, BAD, PLAIN = ["fine", "great", "warm", "clever"], ["dull", "awful", "cold", "stale"], ["the", "film", "plot", "cast", "was", "a", "very", "it"]
-METHODS = ["full", "head", "bitfit", "adapter", "lora", "meft1", "meft2", "meft3"]
 
 
 def write_safetensors(path, tensors):
@@ -266,7 +268,7 @@ def lines_of(folder):
 
 
 def test_methods(place):
-    for method in METHODS:
+    for method in methods_of(FINETUNE):
         folder = run(place, "--max-steps", 6, method=method)
         tensors, _ = read_safetensors(folder / "adapter.safetensors")
         check("classifier.bias" in tensors, method)

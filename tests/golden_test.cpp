@@ -11,7 +11,7 @@
 #include <vector>
 
 #include <meft/io/json.hpp>
-#include <meft/method/peft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/train/hf.hpp>
 

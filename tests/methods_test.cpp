@@ -1,15 +1,16 @@
-// Owns: the methods full, head, bitfit, adapter, lora, meft1, meft2 and meft3 on a small BERT: what trains, its
-// gradients against finite differences, recomputation, packed weights, and BERT's errors.
+// Owns: the methods on a small BERT, a row each: what trains, its gradients against finite differences, recomputation;
+// their description; packed weights, and BERT's errors.
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <meft/method/peft.hpp>
+#include <meft/method/any.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/nn/classifier.hpp>
@@ -50,29 +51,58 @@ StackOptions stack_options() {
   return {.word_bits = 64, .fraction_bits = 40, .slice_tokens = 5, .readout = readout_from("learned")};
 }
 
-struct Method {
-  std::string name;
-  std::function<Body<double>(Bert&, bool recompute)> adapt;
-  bool reversible = false;
+const std::string layer = "encoder.layer.0.";
+
+/// `names` of the only layer, or of its adapters and the like.
+std::vector<std::string> in_layer(const std::vector<std::string>& names) {
+  std::vector<std::string> out;
+  for (const auto& name : names) out.push_back(layer + name);
+  return out;
+}
+/// The parameters of an adapter.
+std::vector<std::string> adapter(const std::string& name, bool norm = false) {
+  std::vector<std::string> out{name + ".down.weight", name + ".down.bias", name + ".up.weight", name + ".up.bias"};
+  if (norm) out.insert(out.end(), {name + ".norm.weight", name + ".norm.bias"});
+  return out;
+}
+std::vector<std::string> operator+(std::vector<std::string> a, const std::vector<std::string>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+/// Those of the model itself that end so.
+std::vector<std::string> model_names(const std::string& end) {
+  std::vector<std::string> out;
+  auto bert = make_bert(1);
+  nn::for_each_parameter(bert, [&](const std::string& name, const auto&) {
+    if (name.ends_with(end)) out.push_back(name);
+  });
+  return out;
+}
+
+/// A method at a small size, and what trains of a model of one layer beside the head.
+struct Row {
+  AnyMethod method;
+  std::vector<std::string> trained;
 };
 
-const std::vector<Method>& methods() {
+const std::vector<Row>& rows() {
   static const MeftOptions options{.stack = stack_options(), .dropout = 0.1f, .adapter_norm = true};
-  static const std::vector<Method> all{
-      {"full", [](Bert& b, bool r) { return adapt(b, Full{}, r); }},
-      {"head", [](Bert& b, bool r) { return adapt(b, HeadOnly{}, r); }},
-      {"bitfit", [](Bert& b, bool r) { return adapt(b, BitFit{}, r); }},
-      {"adapter",
-       [](Bert& b, bool r) {
-         return adapt(b, Houlsby{4, 0.1f}, r);
-       }},
-      {"lora",
-       [](Bert& b, bool r) {
-         return adapt(b, LowRank{3, 6}, r);
-       }},
-      {"meft1", [](Bert& b, bool) { return adapt(b, Meft1{.bottleneck = 4, .options = options}); }, true},
-      {"meft2", [](Bert& b, bool) { return adapt(b, Meft2{.bottleneck = 4, .options = options}); }, true},
-      {"meft3", [](Bert& b, bool) { return adapt(b, Meft3{.bottleneck = 4, .options = options}); }, true},
+  static const auto mix = std::vector<std::string>{"readout.mix"};
+  static const auto reversible = in_layer(adapter("mlp_adapter") + adapter("reversible_adapter", true)) + mix;
+  static const std::vector<Row> all{
+      {Full{}, model_names("")},
+      {HeadOnly{}, {}},
+      {BitFit{}, model_names("bias")},
+      {Houlsby{4, 0.1f},
+       in_layer(std::vector<std::string>{"attention.output.LayerNorm.weight", "attention.output.LayerNorm.bias",
+                                         "output.LayerNorm.weight", "output.LayerNorm.bias"} +
+                adapter("attention_adapter") + adapter("mlp_adapter"))},
+      {LowRank{3, 6}, in_layer({"attention.self.query.lora_A.weight", "attention.self.query.lora_B.weight",
+                                "attention.self.value.lora_A.weight", "attention.self.value.lora_B.weight"})},
+      {Meft1{.bottleneck = 4, .options = options}, reversible},
+      {Meft2{.bottleneck = 4, .options = options}, reversible},
+      {Meft3{.bottleneck = 4, .options = options},
+       in_layer(adapter("attention_adapter") + adapter("mlp_adapter")) + mix},
   };
   return all;
 }
@@ -89,9 +119,9 @@ struct Subject {
   };
   std::vector<Part> parts;
 
-  explicit Subject(const Method& method, bool recompute = false, Index layers = 2)
+  explicit Subject(const AnyMethod& method, bool recompute = false, Index layers = 2)
       : bert(make_bert(layers)),
-        body(method.adapt(bert, recompute)),
+        body(adapt(bert, method, {.recompute = recompute})),
         head(nn::Classifier<double>::make(12, 3, {4, 400, 0})) {
     head.dense = nn::Linear<double>::normal(12, 12, {4, 401, 0}, 0.3);
     head.dropout = 0.1f;
@@ -151,24 +181,21 @@ void check_error(const std::vector<std::string>& parts, const std::function<void
     CHECK_MESSAGE(found.find(part) != found.npos, "expected `", part, "` in `", found, "`");
 }
 
-const Method& method(const std::string& name) {
-  return *std::find_if(methods().begin(), methods().end(), [&](const Method& m) { return m.name == name; });
-}
-
 }  // namespace
 
 // Streams of 40 fraction bits make the loss a staircase with steps near 1e-12: there the step is 1e-3, and its own
 // error, third derivatives times 1e-6, bounds the check.
 TEST_CASE("methods: gradients against finite differences; what is frozen has none") {
-  for (const auto& m : methods()) {
-    Subject s(m);
+  for (const auto& row : rows()) {
+    Subject s(row.method);
     s.backward();
-    const double step = m.reversible ? 1e-3 : 1e-5, tolerance = m.reversible ? 1e-4 : 1e-6;
+    const bool reversible = method_facts(row.method).reversible;
+    const double step = reversible ? 1e-3 : 1e-5, tolerance = reversible ? 1e-4 : 1e-6;
     std::uint32_t site = 0;
     for (auto& part : s.parts) {
       const std::string& name = part.name;
       auto& p = part.parameter;
-      CAPTURE(m.name);
+      CAPTURE(method_name(row.method));
       CAPTURE(name);
       CHECK(p.gradient().defined() == p.trainable());
       if (!p.gradient().defined()) continue;
@@ -193,62 +220,106 @@ TEST_CASE("methods: gradients against finite differences; what is frozen has non
 }
 
 TEST_CASE("methods: the same bits from recomputation and from any number of threads") {
-  for (const auto& m : methods()) {
-    CAPTURE(m.name);
+  for (const auto& [method, trained] : rows()) {
+    CAPTURE(method_name(method));
+    const bool recomputes = method_facts(method).recomputes;
     set_threads(1);
-    const auto one = Subject(m).bits();
-    CHECK(Subject(m, true).bits() == one);
+    const auto one = Subject(method).bits();
+    if (recomputes) CHECK(Subject(method, true).bits() == one);
+    else CHECK_THROWS_AS(Subject(method, true), Error);
     set_threads(2);
-    CHECK(Subject(m).bits() == one);
-    CHECK(Subject(m, true).bits() == one);
+    CHECK(Subject(method).bits() == one);
+    if (recomputes) CHECK(Subject(method, true).bits() == one);
     set_threads(1);
   }
 }
 
-TEST_CASE("methods: the names of what trains") {
-  const auto trained = [](const std::string& name) { return Subject(method(name), false, 1).trained(); };
-  const auto list = [](const std::string& prefix, const std::vector<std::string>& names) {
-    std::vector<std::string> out;
-    for (const auto& n : names) out.push_back(prefix + n);
-    for (const auto* n : {"pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias"})
-      out.emplace_back(n);
-    return out;
-  };
-  const std::string layer = "encoder.layer.0.";
-  CHECK(trained("head") == list("", {}));
-  CHECK(trained("lora") == list(layer + "attention.self.", {"query.lora_A.weight", "query.lora_B.weight",
-                                                            "value.lora_A.weight", "value.lora_B.weight"}));
-  CHECK(trained("adapter") ==
-        list(layer, {"attention.output.LayerNorm.weight", "attention.output.LayerNorm.bias", "output.LayerNorm.weight",
-                     "output.LayerNorm.bias", "attention_adapter.down.weight", "attention_adapter.down.bias",
-                     "attention_adapter.up.weight", "attention_adapter.up.bias", "mlp_adapter.down.weight",
-                     "mlp_adapter.down.bias", "mlp_adapter.up.weight", "mlp_adapter.up.bias"}));
-  const std::vector<std::string> biases{
-      "embeddings.LayerNorm.bias",           layer + "attention.self.query.bias",
-      layer + "attention.self.key.bias",     layer + "attention.self.value.bias",
-      layer + "attention.output.dense.bias", layer + "attention.output.LayerNorm.bias",
-      layer + "intermediate.dense.bias",     layer + "output.dense.bias",
-      layer + "output.LayerNorm.bias"};
-  CHECK(trained("bitfit") == list("", biases));
-  CHECK(trained("full").size() == 5 + 16 + 4);
-
-  const auto meft = [&](const std::string& name, const std::vector<std::string>& adapters) {
-    auto expected = list(layer, adapters);
-    expected.insert(expected.end() - 4, "readout.mix");
-    CHECK(trained(name) == expected);
-  };
-  const std::vector<std::string> mlp{"mlp_adapter.down.weight", "mlp_adapter.down.bias", "mlp_adapter.up.weight",
-                                     "mlp_adapter.up.bias"};
-  std::vector<std::string> reversible = mlp, attention;
-  for (const auto* part : {"down.weight", "down.bias", "up.weight", "up.bias"}) {
-    reversible.push_back("reversible_adapter." + std::string(part));
-    attention.push_back("attention_adapter." + std::string(part));
+TEST_CASE("methods: every one of the registry has a row here; the names of what trains") {
+  const auto all = all_methods();
+  REQUIRE(rows().size() == all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const auto& row = rows()[i];
+    CHECK(method_name(row.method) == method_name(all[i]));
+    CAPTURE(method_name(row.method));
+    const std::vector<std::string> head{"pooler.dense.weight", "pooler.dense.bias", "classifier.weight",
+                                        "classifier.bias"};
+    auto found = Subject(row.method, false, 1).trained(), expected = row.trained + head;
+    std::sort(found.begin(), found.end());
+    std::sort(expected.begin(), expected.end());
+    CHECK(found == expected);
   }
-  for (const auto* part : {"weight", "bias"}) reversible.push_back("reversible_adapter.norm." + std::string(part));
-  attention.insert(attention.end(), mlp.begin(), mlp.end());
-  meft("meft1", reversible);
-  meft("meft2", reversible);
-  meft("meft3", attention);
+  CHECK(rows()[0].trained.size() == 5 + 16);
+  CHECK(rows()[2].trained.size() == 9);
+}
+
+TEST_CASE("methods: by name, with their options as text") {
+  for (const auto& method : all_methods()) {
+    const auto name = method_name(method);
+    CAPTURE(name);
+    CHECK(method_named(name).index() == method.index());
+    CHECK(!method_about(method).empty());
+    for (const auto& option : method_options(method)) {
+      CAPTURE(option.about.name);
+      auto copy = method;
+      CHECK(set_option(copy, option.about.name, option.text()));  // what it says of itself it takes
+      CHECK_FALSE(set_option(copy, option.about.name, "nothing of the kind"));
+      CHECK_FALSE(set_option(copy, option.about.name, ""));
+      const auto options = method_options(copy);
+      for (const auto& other : options)
+        if (other.about.name == option.about.name) CHECK(other.value == option.value);
+    }
+    auto copy = method;
+    CHECK_FALSE(set_option(copy, "colour", "1"));
+  }
+  check_error({"method: expected full, head", " or ", "found: meft4"}, [] { (void)method_named("meft4"); });
+
+  AnyMethod method = Meft2{};
+  for (const auto& [name, text, found] : std::vector<std::array<const char*, 3>>{{"lambda", "2^-3", "1/8"},
+                                                                                 {"beta", "-2/4", "-1/2"},
+                                                                                 {"streams", "rounded", "rounded"},
+                                                                                 {"readout", "scaled", "scaled"},
+                                                                                 {"bottleneck", "65536", "65536"},
+                                                                                 {"reversible-layers", "3", "3"},
+                                                                                 {"reversible-layers", "all", "all"},
+                                                                                 {"adapter-deviation", "0.25", "0.25"},
+                                                                                 {"fraction-bits", "29", "29"}}) {
+    CAPTURE(name);
+    REQUIRE(set_option(method, name, text));
+    for (const auto& option : method_options(method))
+      if (option.about.name == name) CHECK(option.text() == found);
+  }
+  for (const auto& [name, text] : std::vector<std::array<const char*, 2>>{{"lambda", "0"},
+                                                                          {"lambda", "1/0"},
+                                                                          {"beta", "2^-16"},
+                                                                          {"streams", "exac"},
+                                                                          {"streams", "exact|rounded"},
+                                                                          {"readout", "concat"},
+                                                                          {"bottleneck", "0"},
+                                                                          {"bottleneck", "65537"},
+                                                                          {"bottleneck", "4.0"},
+                                                                          {"reversible-layers", "0"},
+                                                                          {"adapter-deviation", "1"},
+                                                                          {"adapter-deviation", "-0.1"},
+                                                                          {"adapter-deviation", "nan"},
+                                                                          {"fraction-bits", "30"}}) {
+    CAPTURE(name);
+    CAPTURE(text);
+    CHECK_FALSE(set_option(method, name, text));
+  }
+  const auto& m = std::get<Meft2>(method);
+  CHECK((m.lambda.reduced() == Lambda{1, 8} && m.beta.reduced() == Lambda{-1, 2}));
+  CHECK((m.bottleneck == 65536 && m.options.deviation == 0.25 && m.options.reversible_layers == -1));
+  CHECK((m.options.stack.streams == Streams::rounded && m.options.stack.fraction_bits == 29));
+  CHECK(m.options.stack.readout.kind == Readout::Kind::scaled);
+
+  CHECK(stack_of(method)->fraction_bits == 29);
+  AnyMethod opt = Meft1{}, bert = Meft1{}, plain = LowRank{};
+  suit_family(opt, "opt");
+  suit_family(bert, "bert");
+  suit_family(plain, "opt");
+  CHECK(std::get<Meft1>(opt).options.stack.readout.kind == Readout::Kind::scaled);
+  CHECK(std::get<Meft1>(bert).options.stack.readout.kind == Readout::Kind::average);
+  CHECK(stack_of(plain) == nullptr);
 }
 
 TEST_CASE("methods: new parts start where the method says") {
@@ -300,7 +371,7 @@ TEST_CASE("methods: a packed weight gives what the weight gives") {
   CHECK(trained.weight.defined());  // a trained weight is not packed
 
   // A whole model: packed under `head`, not packed under `full`.
-  Subject head(method("head")), full(method("full"));
+  Subject head(HeadOnly{}), full(Full{});
   auto frozen = make_bert(2), open = make_bert(2);
   const auto a = adapt(frozen, HeadOnly{})(frozen.embed(head.batch)).value.value().values();
   const auto b = adapt(open, Full{})(open.embed(full.batch)).value.value().values();
@@ -308,18 +379,18 @@ TEST_CASE("methods: a packed weight gives what the weight gives") {
 }
 
 TEST_CASE("methods: a copy of a model shares its parameters, and freezing drops gradients") {
-  Subject s(method("full"));
+  Subject s(Full{});
   s.backward();
   auto copy = s.bert;
   CHECK(copy.embeddings->word.gradient().defined());
   freeze(copy);
   CHECK_FALSE(s.bert.embeddings->word.gradient().defined());
-  CHECK(Subject(method("full")).trained().size() > 0);
+  CHECK(Subject(Full{}).trained().size() > 0);
   CHECK(nn::trainable<double, Cpu>(s.bert).empty());
 }
 
 TEST_CASE("methods: dropout is off outside training") {
-  Subject s(method("full"));
+  Subject s(Full{});
   const auto training = s.loss().value().item();
   s.batch.run.training = false;
   const auto off = s.loss().value().item();
@@ -329,7 +400,7 @@ TEST_CASE("methods: dropout is off outside training") {
 }
 
 TEST_CASE("bert: a sequence too long, ids and labels outside, an uneven batch are errors") {
-  Subject s(method("full"));
+  Subject s(Full{});
   const auto run = [&](const std::vector<std::vector<std::int32_t>>& ids,
                        const std::vector<std::vector<std::int32_t>>& types) {
     (void)s.bert.embed(nn::Batch<>::pack(ids, types));

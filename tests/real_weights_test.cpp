@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <meft/method/peft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/train/hf.hpp>
 

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include <meft/autodiff/gradcheck.hpp>
-#include <meft/method/peft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/ops/loss.hpp>

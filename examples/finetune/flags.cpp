@@ -62,14 +62,14 @@ class Adder {
   CLI::Option* choice(const char* name, const Names& names, const std::string& help, const Take& take) {
     std::string expected;
     for (const auto& n : names) expected += (expected.empty() ? "" : "|") + std::string(n);
-    return value(name, help, expected.c_str(), [=](const std::string& s) {
+    return value(name, help, expected, [=](const std::string& s) {
       for (const auto& n : names)
         if (s == n) return take(s);
       throw FlagError(name, expected, "`" + s + "`");
     });
   }
   template <class Take>
-  CLI::Option* value(const char* name, const std::string& help, const char* shown, const Take& take) {
+  CLI::Option* value(const std::string& name, const std::string& help, const std::string& shown, const Take& take) {
     return app_.add_option_function<std::string>(name, take, help)->type_name(shown)->group(group_);
   }
 
@@ -78,12 +78,34 @@ class Adder {
   std::string group_;
 };
 
-void take_lambda(const char* name, const std::string& text, std::optional<meft::Lambda>& to) {
-  try {
-    to = meft::Lambda::parse(text);
-  } catch (const meft::Error&) {
-    throw FlagError(name, "n, n/d or 2^-k with 1 <= |n|, d <= 32768 and 0 <= k <= 15", "`" + text + "`");
-  }
+const meft::OptionOf* option_of(const std::vector<meft::OptionOf>& options, std::string_view name) {
+  for (const auto& o : options)
+    if (o.about.name == name) return &o;
+  return nullptr;
+}
+
+/// The flags of the methods' options, one for all options of a name, with the methods that have it and its defaults.
+void add_method_options(Adder& add, Flags& flags) {
+  std::set<std::string_view> added;
+  for (const auto& first : meft::all_methods())
+    for (const auto& option : meft::method_options(first)) {
+      const std::string name(option.about.name);
+      if (!added.insert(option.about.name).second) continue;
+      std::string owners, usual = option.text(), unusual;
+      std::map<std::string, std::string> other;  // default → the methods that have it
+      for (const auto& method : meft::all_methods()) {
+        const auto options = meft::method_options(method);
+        const auto* own = option_of(options, name);
+        if (!own) continue;
+        const auto also = [&](std::string& list) { (list += list.empty() ? "" : ", ") += meft::method_name(method); };
+        also(owners);
+        if (own->text() != usual) also(other[own->text()]);
+      }
+      for (const auto& [value, names] : other) unusual += "; " + names + ": " + value;
+      const auto shown = option.about.shown.empty() ? usual + unusual : std::string(option.about.shown);
+      add.value("--" + name, owners + ": " + std::string(option.about.help) + " [" + shown + "]", option.shown,
+                [&flags, name](const std::string& text) { flags.method_options[name] = text; });
+    }
 }
 
 /// `100` steps or `30s`.
@@ -99,7 +121,7 @@ void take_save_every(const std::string& text, Flags& flags) {
 }
 
 /// Flags that exclude or need each other.
-void check(const Flags& f) {
+void check(Flags& f) {
   const auto given = [&](const char* name) { return f.given.contains(name); };
   const auto require = [](bool ok, const std::string& flag, const std::string& expected, const std::string& found) {
     if (!ok) throw FlagError(flag, expected, found);
@@ -115,21 +137,16 @@ void check(const Flags& f) {
     require(!f.task.empty(), "--task", "cola, sst2 or another that --help lists", "nothing");
     require(!f.data.empty(), "--data", "a folder or file", "nothing");
   }
-  const auto& m = f.method;
   if (!f.loads() || given("method")) {
-    for (const char* flag :
-         {"streams", "fraction-bits", "lambda", "beta", "readout", "reversible-layers", "adapter-deviation"})
-      require(!given(flag) || m.reversible(), std::string("--") + flag, "--method meft1, meft2 or meft3",
-              "--method " + m.name);
-    require(!given("fraction-bits") || m.streams != meft::Streams::rounded, "--fraction-bits",
-            "--streams exact or stored", "--streams rounded, which has no range");
-    require(!given("bottleneck") || m.bottlenecked(), "--bottleneck", "--method adapter, meft1, meft2 or meft3",
-            "--method " + m.name);
-    require(!given("lora-rank") || m.name == "lora", "--lora-rank", "--method lora", "--method " + m.name);
-    require(m.precision == meft::Precision::f32 || m.name != "full", "--precision", "a method that freezes weights",
-            "--method full");
-    require(!m.recompute || !m.reversible(), "--recompute",
-            "a method that keeps activations: full, head, bitfit, adapter or lora", "--method " + m.name);
+    const std::string method = "--method " + std::string(meft::method_name(f.method));
+    const auto facts = meft::method_facts(f.method);
+    set_method_options(f);
+    require(f.adapt.precision == meft::Precision::f32 || !facts.trains_all, "--precision",
+            "a method that freezes weights", method);
+    require(!f.adapt.recompute || facts.recomputes, "--recompute",
+            "a method that keeps activations: " +
+                meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).recomputes; }),
+            method);
   }
   if (!f.task.empty()) {
     const bool tsv = f.task == "tsv";
@@ -157,6 +174,23 @@ Kind Flags::kind() const {
   for (const char* name : {"openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq"})
     if (task == name) return Kind::choices;
   return Kind::texts;
+}
+
+void set_method_options(Flags& f) {
+  for (const auto& [name, text] : f.method_options) {
+    const auto options = meft::method_options(f.method);
+    const auto* option = option_of(options, name);
+    if (!option)
+      throw FlagError("--" + name, "--method " + meft::method_names([&](const meft::AnyMethod& m) {
+                                     return option_of(meft::method_options(m), name) != nullptr;
+                                   }),
+                      "--method " + std::string(meft::method_name(f.method)));
+    if (!meft::set_option(f.method, name, text)) throw FlagError("--" + name, option->expected, "`" + text + "`");
+  }
+  for (const auto& o : meft::method_options(f.method))
+    if (!o.about.needs.empty() && f.method_options.contains(std::string(o.about.name)))
+      throw FlagError("--" + std::string(o.about.name), "--" + std::string(o.about.needs),
+                      "--" + std::string(o.about.found));
 }
 
 bool parse(int argc, char** argv, Flags& f) {
@@ -213,36 +247,23 @@ bool parse(int argc, char** argv, Flags& f) {
   });
 
   add.group("Method");
-  add.choice("--method", meft::train::method_names, "what trains [meft1]", [&](auto& s) { f.method.name = s; });
-  add.flag("--recompute", f.method.recompute, "keep each layer's input only (methods that keep activations)");
-  add.choice("--streams", std::array{"exact", "rounded", "stored"}, "meft: how streams come back [exact]",
-             [&](auto& s) { f.method.streams = meft::streams_from(s); });
-  add.integer("--fraction-bits", f.method.fraction_bits, 1, 29,
-              "meft: of a stream's 32-bit numbers; fewer give a wider range, +-2^(31 - N), in coarser steps");
-  add.value("--lambda", "meft: factor of the first stream [1/10; meft2: 1]", "n/d|2^-k",
-            [&](const std::string& s) { take_lambda("--lambda", s, f.method.lambda); });
-  add.value("--beta", "meft: factor of the second stream [1/10; meft1: 1]", "n/d|2^-k",
-            [&](const std::string& s) { take_lambda("--beta", s, f.method.beta); });
-  add.choice("--readout", std::array{"average", "plm", "learned", "scaled"},
-             "meft: output from the two streams [average; OPT: scaled, the model's plus a tenth of the other]",
-             [&](auto& s) { f.method.readout = s; });
-  add.integer("--bottleneck", f.method.bottleneck, 1, 65536, "meft, adapter: width of the adapters");
-  add.value("--reversible-layers", "meft: only the highest N layers [all]", "N", [&](const std::string& s) {
-    const auto [end, code] = std::from_chars(s.data(), s.data() + s.size(), f.method.reversible_layers);
-    if (code != std::errc() || end != s.data() + s.size() || f.method.reversible_layers < 1)
-      throw FlagError("--reversible-layers", "a number of layers from 1", "`" + s + "`");
-  });
-  const auto share = [](double x) { return x >= 0 && x < 1; };
-  add.real("--adapter-deviation", f.method.deviation, "a number from 0, below 1",
-           "meft: standard deviation of the adapters' first weights", share);
-  add.integer("--lora-rank", f.method.rank, 1, 65536, "lora: rank");
+  std::vector<std::string> names;
+  std::string trains = "what trains [" + std::string(meft::method_name(f.method)) + "]";
+  for (const auto& method : meft::all_methods()) {
+    trains += (names.empty() ? ": " : "; ") + names.emplace_back(meft::method_name(method)) + ": ";
+    trains += meft::method_about(method);
+  }
+  add.choice("--method", names, trains, [&](auto& s) { f.method = meft::method_named(s); });
+  add.flag("--recompute", f.adapt.recompute, "keep each layer's input only (methods that keep activations)");
+  add_method_options(add, f);
   add.choice("--precision", std::array{"f32", "bf16"}, "of frozen weights; bf16 halves them [f32]",
-             [&](auto& s) { f.method.precision = meft::precision_from(s); });
+             [&](auto& s) { f.adapt.precision = meft::precision_from(s); });
   add.choice("--pooling", std::array{"model", "first", "mean", "last", "first_and_mean"},
              "of tokens for the head [model: as the family does it]", [&](auto& s) { f.pooling = s; });
   add.flag("--augment", f.augment, "images: random crops and flips");
 
   add.group("Training");
+  const auto share = [](double x) { return x >= 0 && x < 1; };
   const auto not_negative = [](double x) { return x >= 0; };
   add.integer("--batch", f.batch, 1, 1 << 20, "sequences a batch");
   add.integer("--accumulate", f.accumulate, 1, 1 << 20, "batches a step");
@@ -287,7 +308,7 @@ bool parse(int argc, char** argv, Flags& f) {
   refuse_extras(app);
   for (const CLI::Option* option : app.get_options())
     if (option->count() > 0) f.given.insert(option->get_name().substr(2));
-  f.method.seed = f.seed;
+  f.adapt.seed = f.seed;
   check(f);
   return true;
 }

@@ -2,13 +2,14 @@
 #pragma once
 
 #include <exception>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
 
 #include <meft/base/json.hpp>
 #include <meft/data/form.hpp>
-#include <meft/train/method.hpp>
+#include <meft/method/any.hpp>
 
 namespace finetune {
 
@@ -34,7 +35,9 @@ struct Flags {
   meft::data::LoadOptions columns;
   std::string encoding = "utf-8", header = "auto";
 
-  meft::train::MethodOptions method;
+  meft::AnyMethod method = meft::DefaultMethod{};
+  std::map<std::string, std::string> method_options;  // by flag name, as given
+  meft::AdaptOptions adapt{.precision = meft::Precision::f32};
   std::string pooling = "model";  // the family's own
   bool augment = false;
 
@@ -54,6 +57,9 @@ struct Flags {
   /// Where predictions go.
   std::string predictions_path() const { return predictions.empty() ? output + "/predictions.tsv" : predictions; }
 };
+
+/// Gives the method the options that were on the command line. Throws FlagError for one that it does not have or take.
+void set_method_options(Flags& flags);
 
 /// Throws FlagError; gives false when only help or the version was asked for, and printed.
 bool parse(int argc, char** argv, Flags& flags);

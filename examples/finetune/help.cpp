@@ -46,7 +46,6 @@ constexpr std::pair<std::string_view, std::string_view> synonyms[] = {
     {"peft-type", "method"},
     {"peft", "method"},
     {"adapter-type", "method"},
-    {"lora", "method"},
     {"lora-r", "lora-rank"},
     {"lora-dim", "lora-rank"},
     {"r", "lora-rank"},
@@ -146,6 +145,8 @@ std::string nearest(std::string name, const std::vector<std::string>& known) {
   if (std::find(known.begin(), known.end(), name) != known.end()) return name;
   for (const auto& [other, ours] : synonyms)
     if (name == other) return std::string(ours);
+  for (const auto& method : meft::all_methods())
+    if (name == meft::method_name(method)) return "method";
   std::string best;
   std::size_t least = std::max<std::size_t>(name.size() / 3, 1) + 1;
   const auto look = [&](std::string_view written, std::string_view ours) {

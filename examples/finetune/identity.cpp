@@ -5,12 +5,39 @@
 
 namespace finetune {
 
+namespace {
+
+nlohmann::json json_of(const meft::OptionOf& option) {
+  return std::visit([](const auto& value) { return nlohmann::json(value); }, option.value);
+}
+std::string text_of(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+
+/// The method of an earlier run with its options; those on the command line must be the same.
+void take_method(Flags& f, const nlohmann::json& config, const std::string& path) {
+  f.method = meft::method_named(config.at("method").get<std::string>());
+  for (const auto& o : meft::method_options(f.method)) {
+    const std::string name(o.about.name);
+    if (!config.contains(name) && (o.about.stated != meft::Stated::always)) continue;
+    const auto text = text_of(config.at(name));
+    if (!meft::set_option(f.method, name, text))
+      meft::fail(path + ": config: " + name + ": expected " + o.expected + ", found", text);
+  }
+  const auto before = meft::method_options(f.method);
+  set_method_options(f);
+  const auto now = meft::method_options(f.method);
+  for (std::size_t i = 0; i < now.size(); ++i)
+    if (now[i].value != before[i].value)
+      throw FlagError("--" + std::string(now[i].about.name), before[i].text() + ", as in " + path, now[i].text());
+}
+
+}  // namespace
+
 nlohmann::json describe(const Flags& f) {
-  const auto& m = f.method;
+  const auto facts = meft::method_facts(f.method);
   nlohmann::json out{{"task", f.task},
                      {"encoding", f.encoding},
-                     {"method", m.name},
-                     {"precision", m.precision == meft::Precision::bf16 ? "bf16" : "f32"},
+                     {"method", meft::method_name(f.method)},
+                     {"precision", f.adapt.precision == meft::Precision::bf16 ? "bf16" : "f32"},
                      {"pooling", f.pooling},
                      {"augment", f.augment},
                      {"batch", f.batch},
@@ -32,33 +59,26 @@ nlohmann::json describe(const Flags& f) {
     if (!f.columns.pair.empty()) out["text-pair"] = f.columns.pair;
     if (f.columns.threshold) out["threshold"] = *f.columns.threshold;
   }
-  if (m.reversible()) {
-    out["streams"] = meft::name_of(m.streams);
-    if (m.streams != meft::Streams::rounded) out["fraction-bits"] = m.fraction_bits;
-    out["lambda"] = m.chosen_lambda().reduced().text();
-    out["beta"] = m.chosen_beta().reduced().text();
-    out["readout"] = m.readout;
-    if (m.deviation != meft::train::MethodOptions{}.deviation) out["adapter-deviation"] = m.deviation;
-    out["reversible-layers"] = m.reversible_layers < 0 ? nlohmann::json("all") : nlohmann::json(m.reversible_layers);
-  } else {
-    out["recompute"] = m.recompute;
-  }
+  if (facts.recomputes) out["recompute"] = f.adapt.recompute;
   if (f.device != "cpu") out["device"] = f.device;
-  if (m.bottlenecked()) out["bottleneck"] = m.bottleneck;
-  if (m.name == "lora") out["lora-rank"] = m.rank;
+  const auto usual = meft::method_options(meft::method_named(meft::method_name(f.method)));
+  const auto options = meft::method_options(f.method);
+  for (std::size_t i = 0; i < options.size(); ++i) {
+    const auto& about = options[i].about;
+    if (about.stated == meft::Stated::changed && options[i].value == usual[i].value) continue;
+    if (about.needs.empty()) out[std::string(about.name)] = json_of(options[i]);
+  }
   return out;
 }
 
 void take(Flags& f, const nlohmann::json& config, const std::string& path) {
-  const auto text = [](const nlohmann::json& value) {
-    return value.is_string() ? value.get<std::string>() : value.dump();
-  };
   const nlohmann::json now = describe(f);
   // How data is found and cut into batches may change between training and prediction; what the adapter fixes may not.
   for (const auto& [key, value] : config.items())
     if (f.given.contains(key) && now.contains(key) && now[key] != value && key != "encoding" && key != "batch" &&
-        key != "text" && key != "text-pair" && key != "label" && key != "header" && key != "device")
-      throw FlagError("--" + key, text(value) + ", as in " + path, text(now[key]));
+        !f.method_options.contains(key) && key != "text" && key != "text-pair" && key != "label" && key != "header" &&
+        key != "device")
+      throw FlagError("--" + key, text_of(value) + ", as in " + path, text_of(now[key]));
   const auto read = [&](const char* key, auto& to) {
     if (config.contains(key)) config.at(key).get_to(to);
   };
@@ -66,17 +86,17 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
     if (!f.given.contains(key)) read(key, to);
   };
   try {
-    auto& m = f.method;
     config.at("task").get_to(f.task);
     unless_given("encoding", f.encoding);
     f.columns.encoding = meft::data::encoding(f.encoding);
-    config.at("method").get_to(m.name);
+    take_method(f, config, path);
     config.at("pooling").get_to(f.pooling);
     f.augment = config.value("augment", false);
-    m.precision = meft::precision_from(config.value("precision", "f32"));
+    f.adapt.precision = meft::precision_from(config.value("precision", "f32"));
     config.at("max-length").get_to(f.max_length);
     config.at("seed").get_to(f.seed);
-    m.seed = f.seed;
+    f.adapt.seed = f.seed;
+    f.adapt.recompute = false;
     unless_given("text", f.columns.text);
     unless_given("text-pair", f.columns.pair);
     unless_given("label", f.columns.label);
@@ -87,18 +107,6 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
     read("regression", f.columns.regression);
     if (config.contains("threshold")) f.columns.threshold = config.at("threshold").get<double>();
     if (f.task == "tsv" && !f.columns.regression) config.at("labels").get_to(f.columns.label_names);
-    if (m.reversible()) {
-      m.streams = meft::streams_from(config.at("streams").get<std::string>());
-      m.fraction_bits = config.value("fraction-bits", meft::train::MethodOptions{}.fraction_bits);
-      m.lambda = meft::Lambda::parse(config.at("lambda").get<std::string>());
-      m.beta = meft::Lambda::parse(config.at("beta").get<std::string>());
-      config.at("readout").get_to(m.readout);
-      m.reversible_layers =
-          config.at("reversible-layers").is_string() ? -1 : config.at("reversible-layers").get<meft::Index>();
-    }
-    m.recompute = false;
-    read("bottleneck", m.bottleneck);
-    read("lora-rank", m.rank);
   } catch (const nlohmann::json::exception& error) {
     meft::fail(path + ": config: not what a run of finetune writes", error.what());
   }

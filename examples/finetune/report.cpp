@@ -211,7 +211,8 @@ std::string remedy(const StreamError& error) {
   if (bits > 0)
     out = "--fraction-bits " + std::to_string(bits) + " (a range of +-" +
           grouped(Index{1} << (error.word_bits - 1 - bits)) + "), ";
-  return out + "--streams rounded, which has no range, or a method without streams, as --method lora";
+  return out + "--streams rounded, which has no range, or a method without streams: --method " +
+         method_names([](const AnyMethod& m) { return !method_facts(m).reversible; });
 }
 
 std::string remedy(const train::StepError& error, const Flags& flags) {

@@ -58,34 +58,43 @@ class Runner {
   [[noreturn]] void refuse(const std::string& expected) const { throw FlagError("--task", expected, flags_.task); }
 
   void check_layers() const {
-    const Index layers = train::ModelSizes::of(spec_).layers;
-    if (flags_.method.reversible_layers > layers)
-      throw FlagError("--reversible-layers", "at most " + std::to_string(layers) + ", the checkpoint's layers",
-                      std::to_string(flags_.method.reversible_layers));
+    const Index layers = train::layers_of(spec_);
+    for (const auto& o : method_options(flags_.method))
+      if (const auto* count = std::get_if<std::int64_t>(&o.value); count && o.counts_layers && *count > layers)
+        throw FlagError("--" + std::string(o.about.name),
+                        "at most " + std::to_string(layers) + ", the checkpoint's layers", o.text());
   }
 
+  bool trains_all() const { return method_facts(flags_.method).trains_all; }
+
   Model load(train::LoadReport& report) const {
-    const auto frozen = flags_.method.name == "full" ? std::nullopt : std::optional(flags_.method.precision);
+    const auto frozen = trains_all() ? std::nullopt : flags_.adapt.precision;
     return train::hf<float, B>(flags_.model, &report, frozen);
   }
 
   /// With a head for classes of these names, or one value. Of an earlier run, with what it trained.
   template <class Learner>
-  Learner classifier(const std::vector<std::string>& names, train::LoadReport& report) const {
+  Learner classifier(const std::vector<std::string>& names, train::LoadReport& report) {
     auto model = load(report);
     std::optional<nn::Pooling> pooling;
     if (flags_.pooling != "model") pooling = nn::pooling_from(flags_.pooling);
     auto head = train::load_head(flags_.model, model, names.empty() ? 1 : std::ssize(names), pooling, flags_.seed,
                                  &report, names);
-    auto body = train::adapt(model, flags_.method);
-    return with_trained(Learner{std::move(model), std::move(body), std::move(head)});
+    return with_trained(adapted(Learner{std::move(model), {}, std::move(head)}));
   }
-  train::LanguageLearner<Model> language_model(train::LoadReport& report) const {
+  train::LanguageLearner<Model> language_model(train::LoadReport& report) {
     auto model = load(report);
     auto head = train::load_language_head(flags_.model, model, flags_.seed, &report);
-    auto body = train::adapt(model, flags_.method);
-    if (flags_.method.name != "full") freeze(head);
-    return with_trained(train::LanguageLearner<Model>{std::move(model), std::move(body), std::move(head)});
+    auto learner = adapted(train::LanguageLearner<Model>{std::move(model), {}, std::move(head)});
+    if (!trains_all()) freeze(learner.head);
+    return with_trained(std::move(learner));
+  }
+  /// Its layers run as the method has it.
+  template <class Learner>
+  Learner adapted(Learner learner) {
+    whole_ = parameters(learner);
+    learner.body = adapt(learner.model, flags_.method, flags_.adapt);
+    return learner;
   }
   template <class Learner>
   Learner with_trained(Learner learner) const {
@@ -93,27 +102,32 @@ class Runner {
     return learner;
   }
 
-  /// What the user gets, beside what full fine-tuning takes.
+  /// All of a model's and its head's.
   template <class Learner>
-  void say_costs(Learner& learner, const Offsets& batch) const {
-    Index all = 0, trained = 0;
-    nn::for_each_parameter(learner, [&](const std::string& name, const auto& p) {
-      const auto has = [&](const char* part) { return name.find(part) != name.npos; };
-      if (!has("_adapter.") && !has("lora_") && !has("readout.")) all += p.size();  // full training adds nothing
-      if (p.trainable()) trained += p.size();
-    });
+  static Index parameters(Learner& learner) {
+    Index all = 0;
+    nn::for_each_parameter(learner, [&](const std::string&, const auto& p) { all += p.size(); });
     nn::walk(learner, [&](const std::string&, const nn::Linear<float, B>& l) {
       all += l.packed.defined() ? l.packed.shape().size() : 0;
     });
-    const auto activation = [&](const train::MethodOptions& method) {
-      return static_cast<double>(train::ActivationEstimate<float, B>(spec_, method, batch).bytes());
+    return all;
+  }
+
+  /// What the user gets, beside what training of everything takes.
+  template <class Learner>
+  void say_costs(Learner& learner, const Offsets& batch) const {
+    Index trained = 0;
+    nn::for_each_parameter(learner,
+                           [&](const std::string&, const auto& p) { trained += p.trainable() ? p.size() : 0; });
+    auto sizes = train::step_sizes<B>(spec_, batch);
+    const auto say = [&](const AnyMethod& method, bool recompute, Index trains, double weights) {
+      sizes.recompute = recompute;
+      say_cost(std::string(method_name(method)), trains, weights,
+               static_cast<double>(train::expected_activation<float, B>(method, sizes)));
     };
-    train::MethodOptions full;
-    full.name = "full";
-    say_cost(flags_.method.name, trained, static_cast<double>(B::pool().read().of(Use::parameter)),
-             activation(flags_.method));
-    if (flags_.method.name != "full" || flags_.method.recompute)
-      say_cost("full", all, 4.0 * static_cast<double>(all), activation(full));
+    say(flags_.method, flags_.adapt.recompute, trained, static_cast<double>(B::pool().read().of(Use::parameter)));
+    if (!trains_all() || flags_.adapt.recompute)
+      say(ReferenceMethod{}, false, whole_, 4.0 * static_cast<double>(whole_));
     say_batch(batch);
   }
 
@@ -271,6 +285,7 @@ class Runner {
   Family family_;
   std::optional<Earlier> earlier_;
   model::TransformerSpec spec_;
+  Index whole_ = 0;  // parameters without what the method adds
 };
 
 template <Backend B>

@@ -12,9 +12,10 @@ using namespace meft;
 bool run(Flags flags, const std::function<bool()>& stop) {
   find_model(flags);
   if (flags.threads > 0) set_threads(static_cast<int>(flags.threads));
-  if (!flags.given.contains("readout"))
-    flags.method.readout =
-        train::default_readout(io::Config(io::model_folder(flags.model)).text("model_type", std::string("bert")));
+  if (!flags.loads()) {
+    suit_family(flags.method, io::Config(io::model_folder(flags.model)).text("model_type", std::string("bert")));
+    set_method_options(flags);
+  }
   return with_device(flags.device, [&]<Backend B>() { return run_on<B>(std::move(flags), stop); });
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <meft/base/random.hpp>
-#include <meft/method/peft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/ops/matmul.hpp>

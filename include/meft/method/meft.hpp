@@ -2,25 +2,24 @@
 // Liao, Tan, Monz, arXiv 2306.00477, section 3.2 and figure 4, with the wiring of the authors' code.
 #pragma once
 
+#include <concepts>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
-#include <meft/method/body.hpp>
+#include <meft/method/adapt.hpp>
 #include <meft/reversible/scheme.hpp>
 
 namespace meft {
 
 /// What the three have in common. The pre-trained weights stay frozen; adapters train.
 struct MeftOptions {
-  Index bottleneck = 8;
   StackOptions stack{};
   Index reversible_layers = -1;  // the highest so many are reversible, the others frozen and plain; -1: all
   float dropout = 0;             // inside the adapters
   bool adapter_norm = false;     // a LayerNorm in front of the reversible adapter
   double deviation = 0.02;       // of the adapters' initial weights
-  std::uint64_t seed = 0;
 };
 
 /// F is the layer with a parallel adapter in its feed-forward block, G an adapter; swapped. y1 = λ·x1 + F(x2).
@@ -42,26 +41,93 @@ struct Meft3 {
   MeftOptions options{};
 };
 
+template <class M>
+concept MeftMethod = std::same_as<M, Meft1> || std::same_as<M, Meft2> || std::same_as<M, Meft3>;
+
 namespace detail {
 
-template <class Method>
-constexpr int meft_kind() {
-  return std::is_same_v<Method, Meft1> ? 1 : std::is_same_v<Method, Meft2> ? 2 : 3;
-}
+template <MeftMethod M>
+inline constexpr int meft_kind = std::same_as<M, Meft1>   ? 1
+                                 : std::same_as<M, Meft2> ? 2
+                                                          : 3;
 
 /// The carrier: the stream that holds the wrapped model's output after the last swap.
 constexpr int carrier_of(int kind) { return kind == 2 ? 0 : 1; }
 
 }  // namespace detail
 
-template <class M>
-concept MeftMethod = std::same_as<M, Meft1> || std::same_as<M, Meft2> || std::same_as<M, Meft3>;
+template <MeftMethod M>
+struct Described<M> {
+  static constexpr int kind = detail::meft_kind<M>;
+  static constexpr std::string_view name = kind == 1 ? "meft1" : kind == 2 ? "meft2" : "meft3";
+  static constexpr std::string_view about = kind == 1   ? "adapters beside layers made reversible"
+                                            : kind == 2 ? "the same, with the streams' parts exchanged"
+                                                        : "adapters beside blocks made reversible";
+  static constexpr MethodFacts facts{.reversible = true, .recomputes = false};
+  static void options(auto& m, auto&& visit) {
+    auto& common = m.options;
+    visit(Option{"streams", "how streams come back"},
+          OneOf{"exact|rounded|stored", [](std::string_view s) { return streams_from(s); },
+                [](Streams s) { return name_of(s); }},
+          common.stack.streams);
+    visit(Option{.name = "fraction-bits",
+                 .help = "of a stream's 32-bit numbers; fewer give a wider range, +-2^(31 - N), in coarser steps",
+                 .stated = Stated::since,
+                 .needs = common.stack.streams == Streams::rounded ? "streams exact or stored" : "",
+                 .found = "streams rounded, which has no range"},
+          Whole{1, 29}, common.stack.fraction_bits);
+    visit(Option{"lambda", "factor of the first stream"}, Factor{}, m.lambda);
+    visit(Option{"beta", "factor of the second stream"}, Factor{}, m.beta);
+    visit(
+        Option{"readout", "output from the two streams", "average; OPT: scaled, the model's plus a tenth of the other"},
+        OneOf{"average|plm|learned|scaled", [](std::string_view s) { return readout_from(s); },
+              [](const Readout& r) { return name_of(r); }},
+        common.stack.readout);
+    visit(Option{"bottleneck", "width of the adapters"}, Whole{1, 65536}, m.bottleneck);
+    visit(Option{"reversible-layers", "only the highest N layers"}, LayerCount{}, common.reversible_layers);
+    visit(Option{.name = "adapter-deviation",
+                 .help = "standard deviation of the adapters' first weights",
+                 .stated = Stated::changed},
+          Share{}, common.deviation);
+  }
+
+  /// The read-out that MEFT's authors use for a `model_type`.
+  static void suit(M& m, std::string_view model_type) {
+    m.options.stack.readout = readout_from(model_type == "opt" ? "scaled" : "average");
+  }
+
+  static Index added(const M& m, Index width) { return 4 * width * m.bottleneck; }
+  /// Of a stack: streams, their gradients and digits, and what the workers' slices hold. A slice under differentiation
+  /// holds one function's graph, input, output and gradients on their way; of the feed-forward block those of a chunk.
+  template <Real T, Backend B>
+  static Index activation(const M& m, const StepSizes& s) {
+    const auto& common = m.options;
+    const Index depth = common.reversible_layers < 0 ? s.layers : common.reversible_layers;
+    const Index streams = 2 * s.tokens * s.width, gradients = streams, slice = s.longest_slice();
+    if (common.stack.streams == Streams::stored) {
+      const Index taped = s.layer() + 5 * s.width + 6 * m.bottleneck;
+      return streams + gradients + depth * s.tokens * taped + s.workers * slice * (2 * s.width + s.ffn);
+    }
+    const Index hidden = std::min(slice, B::slice_tokens) * 2 * s.ffn, adapter = slice * 3 * m.bottleneck;
+    const Index differentiated =
+        adapter + (kind == 3 ? std::max(slice * (s.attention() + 7 * s.width), slice * 4 * s.width + hidden)
+                             : slice * (s.attention() + s.norm() + 5 * s.width) + hidden);
+    Index digits = 0;  // words a layer
+    if (common.stack.streams == Streams::exact)
+      for (const Index rows : s.slices)
+        for (const Lambda factor : {m.lambda.reduced(), m.beta.reduced()})
+          digits += digit_words<std::int32_t>(B{}, rows * s.width, factor);
+    const Index held = depth * digits * static_cast<Index>(sizeof(std::uint32_t)) / static_cast<Index>(sizeof(T));
+    return held + streams + std::max(gradients + s.workers * differentiated, 3 * s.tokens * s.width);
+  }
+};
 
 /// Makes pre-trained layers reversible. Adapters are put into the highest `reversible_layers` of `layers`, so that
 /// walking the model finds them; every other parameter of the layers is left as it is (freeze and pack them first).
 template <MeftMethod Method, Real T, Backend B>
-Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method method, Where where = Where::current()) {
-  constexpr int kind = detail::meft_kind<Method>();
+Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method& method, std::uint64_t seed = 0,
+                   Where where = Where::current()) {
+  constexpr int kind = detail::meft_kind<Method>;
   auto options = method.options;
   const Index depth = static_cast<Index>(layers.size());
   const Index reversible = options.reversible_layers < 0 ? depth : options.reversible_layers;
@@ -75,7 +141,7 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method metho
     auto& layer = layers[i];
     const auto adapter = [&](std::uint32_t place, std::optional<double> norm_epsilon = {}) {
       return nn::Adapter<T, B>::make(layer.width(), method.bottleneck, layer.activation, options.dropout,
-                                     layer.site + place, options.seed, norm_epsilon, options.deviation);
+                                     layer.site + place, seed, norm_epsilon, options.deviation);
     };
     layer.mlp_adapter = adapter(4);
     layer.mlp_placement = nn::TransformerLayer<T, B>::Placement::parallel;
@@ -100,6 +166,22 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, Method metho
   Chain<T, B> chain{layers, ReversibleStack<T, B>(std::move(stack), options.stack, where), plain};
   chain.slice_tokens = slice_tokens<B>(options.stack);
   return chain;
+}
+
+/// MEFT on a whole model: freezes and packs it, then couples its layers.
+template <class Model, MeftMethod Method>
+auto adapt(Model& model, const Method& method, const AdaptOptions& options = {}, Where where = Where::current()) {
+  require(!options.recompute, {"meft: reversible layers keep no activations that could be recomputed", where});
+  detail::train_none(model, options);
+  nn::pack<typename Model::value_type, typename Model::backend>(model);
+  return detail::body_of(model, [&](auto& layers) {
+    auto own = method;
+    auto& reversible = own.options.reversible_layers;  // the smaller of two lists may be reversible as a whole
+    if (!model.decoder_layers.empty() &&
+        reversible <= static_cast<Index>(std::max(model.layers.size(), model.decoder_layers.size())))
+      reversible = std::min(reversible, static_cast<Index>(layers.size()));
+    return couple(layers, own, options.seed, where);
+  });
 }
 
 }  // namespace meft

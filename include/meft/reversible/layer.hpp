@@ -99,5 +99,15 @@ inline Readout readout_from(std::string_view name, Where where = Where::current(
   require(name == "concat", {"readout: expected average, plm, learned, scaled or concat, found", where}, name);
   return {Readout::Kind::concat};
 }
+inline const char* name_of(const Readout& readout) {
+  switch (readout.kind) {
+    case Readout::Kind::average: return "average";
+    case Readout::Kind::carrier: return "plm";
+    case Readout::Kind::learned: return "learned";
+    case Readout::Kind::scaled: return "scaled";
+    case Readout::Kind::concat: return "concat";
+    default: return "mix";
+  }
+}
 
 }  // namespace meft

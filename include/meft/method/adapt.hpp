@@ -1,0 +1,74 @@
+// Owns: what all methods share when they are put on a model: their common options, what trains, plain layers, the sizes
+// that a step's memory is computed from.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <meft/method/body.hpp>
+#include <meft/method/option.hpp>
+
+namespace meft {
+
+/// What every method takes.
+struct AdaptOptions {
+  bool recompute = false;                // keep a layer's input only: for methods that keep more
+  std::optional<Precision> precision{};  // of frozen weights; without, what their layers say
+  std::uint64_t seed = 0;                // of new weights
+};
+
+/// A training step's sizes, from which a method's activation memory follows; encoder and decoder count as one stack.
+struct StepSizes {
+  Index width = 0, ffn = 0, heads = 0, layers = 0, vocabulary = 0;
+  Index tokens = 0, workers = 1;
+  std::vector<Index> slices{};  // tokens of each
+  bool recompute = false;
+
+  Index longest_slice() const { return slices.empty() ? 0 : *std::max_element(slices.begin(), slices.end()); }
+  // Values a token that are kept for the gradient by a layer with frozen weights whose input has one.
+  Index norm() const { return width + 2; }               // input, mean and deviation
+  Index attention() const { return 4 * width + heads; }  // query, key, value, output, log-sum-exp
+  Index unattended() const { return 2 * norm() + ffn; }  // the rest: both norms, the input of the activation
+  Index layer() const { return attention() + unattended(); }
+
+  /// Of plain layers that keep `lowest` and `other` values a token, while `moving` more elements are on their way
+  /// through the highest one's feed-forward block.
+  Index plain(Index lowest, Index other, Index moving) const {
+    const Index kept = recompute ? layers * width + (layers == 1 ? lowest : other) : lowest + (layers - 1) * other;
+    return tokens * kept + moving;
+  }
+  /// That of gradients alone: a block's output's and hidden layer's, `widths` of the one.
+  Index gradients(Index widths) const { return tokens * (widths * width + ffn); }
+};
+
+namespace detail {
+
+/// Says which of the model's parameters train, by name, and how the others are packed.
+template <class Model, class Keep>
+void train_only(Model& model, const AdaptOptions& options, const Keep& keep) {
+  using T = typename Model::value_type;
+  using B = typename Model::backend;
+  if (options.precision) nn::set_precision<T, B>(model, *options.precision);
+  nn::for_each_parameter(model, [&](const std::string& name, auto& p) { p.set_trainable(keep(name)); });
+}
+template <class Model>
+void train_none(Model& model, const AdaptOptions& options) {
+  train_only(model, options, [](const std::string&) { return false; });
+}
+
+/// The layers one after the other, with frozen weights packed.
+template <class Model>
+auto plain_body(Model& model, const AdaptOptions& options) {
+  using T = typename Model::value_type;
+  using B = typename Model::backend;
+  nn::pack<T, B>(model);
+  return body_of(model, [&](auto& layers) {
+    return Chain<T, B>{.layers = layers, .plain = layers.size(), .recompute = options.recompute};
+  });
+}
+
+}  // namespace detail
+
+}  // namespace meft

@@ -1,0 +1,225 @@
+// Owns: a method known only when the program runs: by name, with its options as text. Walks the registry.
+// Must not know: the methods.
+#pragma once
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include <meft/method/registry.hpp>
+
+namespace meft {
+
+namespace detail {
+
+template <class List>
+struct AnyOf;
+template <class... M>
+struct AnyOf<MethodList<M...>> {
+  using type = std::variant<M...>;
+  static std::vector<type> all() { return {M{}...}; }
+};
+template <class M>
+using DescribedOf = Described<std::remove_cvref_t<M>>;
+
+// A kind's values for flags and files: how help shows them, what they may be, and reading them from text.
+
+inline std::string shown(Whole) { return "N"; }
+inline std::string shown(LayerCount) { return "N"; }
+inline std::string shown(Share) { return "X"; }
+inline std::string shown(Factor) { return "n/d|2^-k"; }
+template <class F, class G>
+std::string shown(const OneOf<F, G>& kind) {
+  return std::string(kind.names);
+}
+
+inline std::string expected(Whole w) {
+  return "an integer from " + std::to_string(w.low) + " to " + std::to_string(w.high);
+}
+inline std::string expected(LayerCount) { return "a number of layers from 1"; }
+inline std::string expected(Share) { return "a number from 0, below 1"; }
+inline std::string expected(Factor) { return "n, n/d or 2^-k with 1 <= |n|, d <= 32768 and 0 <= k <= 15"; }
+template <class F, class G>
+std::string expected(const OneOf<F, G>& kind) {
+  return std::string(kind.names);
+}
+
+template <class V>
+bool number(std::string_view text, V& to) {
+  V found{};
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), found);
+  if (code != std::errc() || end != text.data() + text.size()) return false;
+  to = found;
+  return true;
+}
+
+/// False, with `to` as it was, for a text that is none of the kind.
+bool read(Whole w, auto& to, std::string_view text) {
+  std::int64_t found{};
+  if (!number(text, found) || found < w.low || found > w.high) return false;
+  to = static_cast<std::remove_reference_t<decltype(to)>>(found);
+  return true;
+}
+inline bool read(LayerCount, Index& to, std::string_view text) {
+  Index found = -1;
+  if (text != "all" && (!number(text, found) || found < 1)) return false;
+  to = found;
+  return true;
+}
+inline bool read(Share, double& to, std::string_view text) {
+  double found{};
+  if (!number(text, found) || !(found >= 0 && found < 1)) return false;
+  to = found;
+  return true;
+}
+inline bool read(Factor, Lambda& to, std::string_view text) {
+  try {
+    to = Lambda::parse(text);
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
+}
+template <class F, class G>
+bool read(const OneOf<F, G>& kind, auto& to, std::string_view text) {
+  for (std::size_t at = 0, end; at <= kind.names.size(); at = end + 1) {
+    end = std::min(kind.names.find('|', at), kind.names.size());
+    if (kind.names.substr(at, end - at) == text) return to = kind.from(text), true;
+  }
+  return false;
+}
+
+using OptionValue = std::variant<std::int64_t, double, std::string>;
+
+inline OptionValue value(Whole, auto v) { return static_cast<std::int64_t>(v); }
+inline OptionValue value(LayerCount, Index v) { return v < 0 ? OptionValue("all") : OptionValue(std::int64_t{v}); }
+inline OptionValue value(Share, double v) { return v; }
+inline OptionValue value(Factor, Lambda v) { return v.reduced().text(); }
+template <class F, class G>
+OptionValue value(const OneOf<F, G>& kind, const auto& v) {
+  return std::string(kind.to(v));
+}
+
+}  // namespace detail
+
+/// Any method of the registry, with its options.
+using AnyMethod = detail::AnyOf<Methods>::type;
+
+/// Every method as it is by default, in the registry's order.
+inline std::vector<AnyMethod> all_methods() { return detail::AnyOf<Methods>::all(); }
+
+inline std::string_view method_name(const AnyMethod& method) {
+  return std::visit([](const auto& m) { return detail::DescribedOf<decltype(m)>::name; }, method);
+}
+inline std::string_view method_about(const AnyMethod& method) {
+  return std::visit([](const auto& m) { return detail::DescribedOf<decltype(m)>::about; }, method);
+}
+inline const MethodFacts& method_facts(const AnyMethod& method) {
+  return std::visit([](const auto& m) -> const MethodFacts& { return detail::DescribedOf<decltype(m)>::facts; },
+                    method);
+}
+
+/// The names of the methods for which ok(method), as `a, b or c`; of all without.
+template <std::predicate<const AnyMethod&> Ok>
+std::string method_names(const Ok& ok) {
+  std::vector<std::string> names;
+  for (const auto& m : all_methods())
+    if (ok(m)) names.emplace_back(method_name(m));
+  std::string out;
+  for (std::size_t i = 0; i < names.size(); ++i)
+    out += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
+  return out;
+}
+inline std::string method_names() {
+  return method_names([](const AnyMethod&) { return true; });
+}
+
+/// The method of a name as it is by default. Throws for an unknown one, naming those that there are.
+inline AnyMethod method_named(std::string_view name, Where where = Where::current()) {
+  for (auto& m : all_methods())
+    if (method_name(m) == name) return m;
+  fail({"method: expected " + method_names() + ", found", where}, name);
+}
+
+/// An option of a method, with its value.
+struct OptionOf {
+  Option about;
+  std::string shown, expected;  // of its values: a word for help, and what they may be
+  detail::OptionValue value;
+  bool counts_layers = false;  // an integer is at most the number of the model's
+
+  /// The value as text.
+  std::string text() const {
+    if (const auto* s = std::get_if<std::string>(&value)) return *s;
+    if (const auto* i = std::get_if<std::int64_t>(&value)) return std::to_string(*i);
+    char out[32];
+    return {out, std::to_chars(out, out + sizeof out, std::get<double>(value)).ptr};
+  }
+};
+
+inline std::vector<OptionOf> method_options(const AnyMethod& method) {
+  std::vector<OptionOf> out;
+  std::visit(
+      [&](const auto& m) {
+        detail::DescribedOf<decltype(m)>::options(m, [&](const Option& about, const auto& kind, const auto& v) {
+          out.push_back({about, detail::shown(kind), detail::expected(kind), detail::value(kind, v),
+                         std::same_as<decltype(kind), const LayerCount&>});
+        });
+      },
+      method);
+  return out;
+}
+
+/// Sets an option from text. False, with the method as it was, where it has no such option or the text is none of the
+/// values that are expected.
+[[nodiscard]] inline bool set_option(AnyMethod& method, std::string_view name, std::string_view text) {
+  bool set = false;
+  std::visit(
+      [&](auto& m) {
+        detail::DescribedOf<decltype(m)>::options(m, [&](const Option& about, const auto& kind, auto& v) {
+          if (about.name == name) set = detail::read(kind, v, text);
+        });
+      },
+      method);
+  return set;
+}
+
+/// Sets what is another by default under a family, by its `model_type`.
+inline void suit_family(AnyMethod& method, std::string_view model_type) {
+  std::visit(
+      [&](auto& m) {
+        if constexpr (requires { detail::DescribedOf<decltype(m)>::suit(m, model_type); })
+          detail::DescribedOf<decltype(m)>::suit(m, model_type);
+      },
+      method);
+}
+
+/// The weights that the method adds to a layer of that width.
+inline Index added_weights(const AnyMethod& method, Index width) {
+  return std::visit([&](const auto& m) { return detail::DescribedOf<decltype(m)>::added(m, width); }, method);
+}
+
+/// The options of a method's stack; null for one that is not reversible.
+inline StackOptions* stack_of(AnyMethod& method) {
+  return std::visit(
+      [](auto& m) -> StackOptions* {
+        if constexpr (requires { m.options.stack; }) return &m.options.stack;
+        else return nullptr;
+      },
+      method);
+}
+
+/// Puts the method on a model: sets what trains, adds what it adds, packs what is frozen. Gives the body that runs the
+/// layers.
+template <class Model, std::same_as<AnyMethod> Any>
+auto adapt(Model& model, const Any& method, const AdaptOptions& options = {}) {
+  return std::visit([&](const auto& m) { return adapt(model, m, options); }, method);
+}
+
+}  // namespace meft

@@ -1,0 +1,32 @@
+// Owns: full fine-tuning.
+#pragma once
+
+#include <meft/method/adapt.hpp>
+
+namespace meft {
+
+/// Everything trains.
+struct Full {};
+
+template <>
+struct Described<Full> {
+  static constexpr std::string_view name = "full", about = "everything";
+  static constexpr MethodFacts facts{.trains_all = true};
+  static void options(auto&, auto&&) {}
+  static Index added(const Full&, Index) { return 0; }
+  /// At the end the word embeddings' gradient, at the start their norm beside the layers, may be the most.
+  template <Real T, Backend B>
+  static Index activation(const Full&, const StepSizes& s) {
+    const Index kept = s.layer() + 2 * s.width + s.ffn, weight = s.width * s.ffn;
+    return std::max(s.plain(kept, kept, s.gradients(1) + weight) + s.tokens * s.norm(),
+                    s.vocabulary * s.width + 3 * s.tokens * s.width);
+  }
+};
+
+template <class Model>
+auto adapt(Model& model, const Full&, const AdaptOptions& options = {}) {
+  detail::train_only(model, options, [](const std::string&) { return true; });
+  return detail::plain_body(model, options);
+}
+
+}  // namespace meft

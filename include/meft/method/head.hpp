@@ -1,0 +1,30 @@
+// Owns: training of the task's head alone.
+#pragma once
+
+#include <meft/method/adapt.hpp>
+
+namespace meft {
+
+/// Only the task's head trains.
+struct HeadOnly {};
+
+template <>
+struct Described<HeadOnly> {
+  static constexpr std::string_view name = "head", about = "the task's head";
+  static constexpr MethodFacts facts{.trains_layers = false};
+  static void options(auto&, auto&&) {}
+  static Index added(const HeadOnly&, Index) { return 0; }
+  /// Nothing is kept: a layer's input and output, and what is alive in one of its blocks.
+  template <Real T, Backend B>
+  static Index activation(const HeadOnly&, const StepSizes& s) {
+    return s.tokens * (2 * s.width + std::max(2 * s.ffn, s.attention()));
+  }
+};
+
+template <class Model>
+auto adapt(Model& model, const HeadOnly&, const AdaptOptions& options = {}) {
+  detail::train_none(model, options);
+  return detail::plain_body(model, options);
+}
+
+}  // namespace meft

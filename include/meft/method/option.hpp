@@ -1,0 +1,63 @@
+// Owns: the words in which a method describes itself: facts, and options by name with their ranges.
+// Must not know: the methods, how a command line or a file writes an option.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+namespace meft {
+
+/// What others must know of a method, whatever it is.
+struct MethodFacts {
+  bool reversible = false;    // layers run as a stack of streams
+  bool recomputes = true;     // a layer's input can be all that it keeps
+  bool trains_all = false;    // nothing is frozen, so that no weight is packed
+  bool trains_layers = true;  // gradients go through the layers
+};
+
+/// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;
+/// `added(m, width)`, the weights that it adds to a layer; `activation<T, B>(m, sizes)`, the most elements of T that a
+/// training step has alive at once beside what lives between steps. Optional: `suit(m, model_type)` sets what is
+/// another by default under a family.
+template <class M>
+struct Described;
+
+/// Whether what a run saves states an option.
+enum class Stated {
+  always,  // what lacks it is not of this program
+  since,   // always, but earlier versions had no such option: its default then
+  changed  // only where it is not the default, so that a run of an earlier version goes on; usual for a new option
+};
+
+/// An option by the name of its flag, without dashes. Methods whose options have one name share the flag.
+struct Option {
+  std::string_view name, help;
+  std::string_view shown = "";  // behind the help, in place of the default
+  Stated stated = Stated::always;
+  std::string_view needs = "", found = "";  // not read as the others are: what it needs, and what was found
+};
+
+// Kinds of values. Described<M>::options(m, visit) calls visit(Option, kind, member) for each of the options.
+
+/// An integer.
+struct Whole {
+  std::int64_t low, high;
+};
+/// How many of the model's layers; −1: all.
+struct LayerCount {};
+/// A number in [0, 1).
+struct Share {};
+/// A Lambda.
+struct Factor {};
+/// One of `names`, a|b|c: from(name) is the value, to(value) its name.
+template <class From, class To>
+struct OneOf {
+  std::string_view names;
+  From from;
+  To to;
+};
+template <class From, class To>
+OneOf(std::string_view, From, To) -> OneOf<From, To>;
+
+}  // namespace meft

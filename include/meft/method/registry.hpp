@@ -1,0 +1,22 @@
+// Owns: the list of methods. A new one is an include and a row here; names, flags, help, estimates and benches walk it.
+#pragma once
+
+#include <meft/method/bitfit.hpp>
+#include <meft/method/full.hpp>
+#include <meft/method/head.hpp>
+#include <meft/method/houlsby.hpp>
+#include <meft/method/low_rank.hpp>
+#include <meft/method/meft.hpp>
+
+namespace meft {
+
+template <class... M>
+struct MethodList {};
+
+using Methods = MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Meft1, Meft2, Meft3>;
+
+/// What the program does without --method, and what it compares methods with.
+using DefaultMethod = Meft1;
+using ReferenceMethod = Full;
+
+}  // namespace meft
