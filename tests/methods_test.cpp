@@ -14,6 +14,7 @@
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/nn/classifier.hpp>
+#include <meft/nn/merge.hpp>
 #include <meft/ops/loss.hpp>
 
 namespace {
@@ -335,6 +336,105 @@ TEST_CASE("methods: new parts start where the method says") {
   for (const double v : adapter.down.weight.value().values()) squares += v * v;
   CHECK(std::sqrt(squares / 96) == doctest::Approx(0.02).epsilon(0.2));
   for (const double v : adapter.down.bias.value().values()) CHECK(v == 0);
+}
+
+TEST_CASE("methods: before the first step a model is what it was, bit for bit, where the method says so") {
+  int checked = 0;
+  const auto hidden = [](const AnyMethod& method, auto&& change) {
+    auto bert = make_bert(2);
+    change(bert);
+    return adapt(bert, method)(bert.embed(make_batch())).value.value().values();
+  };
+  const auto plain = hidden(HeadOnly{}, [](Bert&) {});
+  for (const auto& [method, trained] : rows())
+    if (method_facts(method).starts_as_is) {
+      CAPTURE(method_name(method));
+      CHECK(hidden(method, [](Bert&) {}) == plain);
+      ++checked;
+    }
+  CHECK(checked >= 3);
+}
+
+TEST_CASE("methods: merged weights give what the updates gave") {
+  int checked = 0;
+  for (const auto& [method, trained] : rows()) {
+    if (!method_facts(method).merges) continue;
+    CAPTURE(method_name(method));
+    Subject s(method);  // away from its start
+    s.batch.run.training = false;
+    const auto before = s.logits().value().values();
+    nn::merge_updates<double, Cpu>(s.bert);
+    s.body = adapt(s.bert, HeadOnly{});
+    const auto names = s.trained();
+    const auto after = s.logits().value().values();
+    std::vector<std::string> left;
+    nn::for_each_parameter(s.bert, [&](const std::string& name, const auto&) { left.push_back(name); });
+    auto plain = make_bert(2);
+    std::vector<std::string> own;
+    (void)adapt(plain, HeadOnly{});
+    nn::for_each_parameter(plain, [&](const std::string& name, const auto&) { own.push_back(name); });
+    CHECK(left == own);
+    double apart = 0;
+    for (std::size_t i = 0; i < before.size(); ++i) apart = std::max(apart, std::fabs(after[i] - before[i]));
+    CHECK(apart < 1e-12);
+    Subject fresh(HeadOnly{});
+    fresh.batch.run.training = false;
+    const auto without = fresh.logits().value().values();
+    double changed = 0;
+    for (std::size_t i = 0; i < before.size(); ++i) changed = std::max(changed, std::fabs(without[i] - before[i]));
+    CHECK(changed > 1e-3);
+    ++checked;
+  }
+  CHECK(checked >= 1);
+}
+
+// |merged − not merged| ≤ 2·(in + 4)·2⁻²⁴·Σ|x||W|, W with its factors, ΔW by its own.
+TEST_CASE("methods: a merged linear layer in float stays within the rounding of its product") {
+  const auto random = [](const Shape& shape, std::uint32_t site, double deviation = 1) {
+    Tensor<float> out(shape);
+    fill_normal(out, {19, site, 0}, deviation);
+    return out;
+  };
+  for (const bool low_rank : {false, true})
+    for (const bool packed : {false, true})
+      for (const Index in : {3, 40}) {
+        const Index out = 17, rank = 5;
+        nn::Linear<float> layer{Parameter<float>(random({out, in}, 1)), Parameter<float>(random({out}, 2))};
+        freeze(layer);
+        if (packed) layer.pack();
+        layer.scale = Parameter<float>(random({out}, 3));
+        const Parameter<float> factor(random({in}, 4));
+        if (low_rank) {
+          layer.lora = nn::Lora<float>::make(in, out, rank, 16, {19, 5, 0});
+          layer.lora->b = Parameter<float>(random({out, rank}, 6));
+        }
+        const auto x = random({9, in}, 7);
+        const auto inputs = x * factor;
+        const auto before = layer(inputs).value().values();
+        const auto w = random({out, in}, 1).values(), l = layer.scale.value().values(), f = factor.value().values(),
+                   b = layer.bias.value().values(), xs = x.values();
+        std::vector<double> size(static_cast<std::size_t>(9 * out));
+        for (std::size_t r = 0; r < 9; ++r)
+          for (std::size_t i = 0; i < static_cast<std::size_t>(out); ++i) {
+            double sum = std::fabs(b[i]);
+            for (std::size_t j = 0; j < static_cast<std::size_t>(in); ++j) {
+              double weight = std::fabs(w[i * static_cast<std::size_t>(in) + j]);
+              for (std::size_t k = 0; low_rank && k < static_cast<std::size_t>(rank); ++k)
+                weight += layer.lora->scale * std::fabs(layer.lora->b.value().values()[i * rank + k] *
+                                                        layer.lora->a.value().values()[k * in + j]);
+              sum += std::fabs(xs[r * static_cast<std::size_t>(in) + j] * f[j]) * weight;
+            }
+            size[r * static_cast<std::size_t>(out) + i] = std::fabs(l[i]) * sum;
+          }
+        nn::merge(layer, factor);
+        CHECK_FALSE(layer.scale.defined());
+        CHECK_FALSE(layer.lora.has_value());
+        CHECK(layer.packed.defined() == packed);
+        const auto after = layer(x).value().values();
+        for (std::size_t i = 0; i < size.size(); ++i)
+          CHECK(std::fabs(double(after[i]) - double(before[i])) <=
+                2 * static_cast<double>(in + 4) * std::ldexp(1.0, -24) * size[i]);
+      }
 }
 
 TEST_CASE("methods: a packed weight gives what the weight gives") {

@@ -11,7 +11,7 @@ struct BitFit {};
 template <>
 struct Described<BitFit> {
   static constexpr std::string_view name = "bitfit", about = "biases";
-  static constexpr MethodFacts facts{};
+  static constexpr MethodFacts facts{.starts_as_is = true};
   static void options(auto&, auto&&) {}
   static Index added(const BitFit&, Index) { return 0; }
   template <Real T, Backend B>

@@ -11,7 +11,7 @@ struct HeadOnly {};
 template <>
 struct Described<HeadOnly> {
   static constexpr std::string_view name = "head", about = "the task's head";
-  static constexpr MethodFacts facts{.trains_layers = false};
+  static constexpr MethodFacts facts{.trains_layers = false, .starts_as_is = true};
   static void options(auto&, auto&&) {}
   static Index added(const HeadOnly&, Index) { return 0; }
   /// Nothing is kept: a layer's input and output, and what is alive in one of its blocks.

@@ -14,7 +14,7 @@ struct LowRank {
 template <>
 struct Described<LowRank> {
   static constexpr std::string_view name = "lora", about = "low-rank updates of query and value";
-  static constexpr MethodFacts facts{};
+  static constexpr MethodFacts facts{.starts_as_is = true, .merges = true};
   static void options(auto& m, auto&& visit) { visit(Option{"lora-rank", "rank"}, Whole{1, 65536}, m.rank); }
   static Index added(const LowRank& m, Index width) { return 4 * width * m.rank; }
   template <Real T, Backend B>

@@ -14,6 +14,8 @@ struct MethodFacts {
   bool recomputes = true;     // a layer's input can be all that it keeps
   bool trains_all = false;    // nothing is frozen, so that no weight is packed
   bool trains_layers = true;  // gradients go through the layers
+  bool starts_as_is = false;  // before the first step the frozen model computes what it did, bit for bit
+  bool merges = false;        // what it adds to the layers can be taken into their weights: nn/merge.hpp
 };
 
 /// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;

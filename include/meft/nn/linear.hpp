@@ -1,4 +1,4 @@
-// Owns: the linear layer: trained, or frozen and packed, with an optional low-rank update.
+// Owns: the linear layer: trained, or frozen and packed, with what methods add to it: a low-rank update, a scale.
 #pragma once
 
 #include <optional>
@@ -32,12 +32,13 @@ struct Lora {
   }
 };
 
-/// y = x·Wᵀ + b, x [.., in] → [.., out].
+/// y = x·Wᵀ + b, x [.., in] → [.., out]; with both updates y = l ⊙ ((W + ΔW)·x + b).
 template <Real T, Backend B = Cpu>
 struct Linear {
   Parameter<T, B> weight, bias;  // [out, in], [out] or empty
   PackedWeight<T, B> packed{};   // in place of the weight, once packed
   std::optional<Lora<T, B>> lora{};
+  Parameter<T, B> scale{};               // l [out], or none
   Precision precision = Precision::f32;  // in which a frozen weight is packed
 
   static Linear empty(Index in, Index out, bool with_bias = true) {
@@ -54,13 +55,14 @@ struct Linear {
 
   Var<T, B> operator()(const Var<T, B>& x) const {
     auto y = packed.defined() ? linear(x, packed, bias) : linear(x, weight, bias);
-    return lora ? y + (*lora)(x) : y;
+    if (lora) y = y + (*lora)(x);
+    return scale.defined() ? y * scale : y;
   }
 
   /// activate_dropout((*this)(x), f, p, key, first_element), as one op where nothing is dropped.
   Var<T, B> activated(const Var<T, B>& x, Activation f, double p = 0, Key key = {},
                       std::uint64_t first_element = 0) const {
-    if (p != 0 || lora) return activate_dropout((*this)(x), f, p, key, first_element);
+    if (p != 0 || lora || scale.defined()) return activate_dropout((*this)(x), f, p, key, first_element);
     return packed.defined() ? linear_activation(x, packed, bias, f) : linear_activation(x, weight, bias, f);
   }
 
@@ -78,6 +80,7 @@ struct Linear {
     visit("weight", self.weight);
     visit("bias", self.bias);
     visit("", self.lora);
+    visit("scale", self.scale);
   }
 };
 

@@ -51,6 +51,7 @@ struct TransformerLayer {
   enum class Placement { sequential, parallel };
   std::optional<Adapter<T, B>> attention_adapter{}, mlp_adapter{}, reversible_adapter{};
   Placement mlp_placement = Placement::sequential;
+  Parameter<T, B> hidden_scale{};  // [ffn], or none: a factor for each feature behind the activation
 
   /// Layer `number` of a model, its parameters uninitialised.
   static TransformerLayer empty(const LayerNames& names, const LayerSpec& spec, std::uint32_t number) {
@@ -98,8 +99,9 @@ struct TransformerLayer {
     return block(
         h, mlp_norm, c, 2, mlp_scale, mlp_adapter,
         [&](const Var<T, B>& in) {
-          const auto inner = up.activated(in, activation, c.run.training ? activation_dropout : 0,
-                                          c.run.key(site + more + 2), first(up.out(), c));
+          const auto inner = scaled(up.activated(in, activation, c.run.training ? activation_dropout : 0,
+                                                 c.run.key(site + more + 2), first(up.out(), c)),
+                                    hidden_scale);
           return down(inner);  // what `inner` was made from is freed by now
         },
         mlp_placement);
@@ -124,6 +126,7 @@ struct TransformerLayer {
     }
     visit(self.names->up, self.up);
     visit(self.names->down, self.down);
+    visit("hidden_scale", self.hidden_scale);
     visit(self.names->mlp_norm, self.mlp_norm);
     visit(self.names->attention_scale, self.attention_scale);
     visit(self.names->mlp_scale, self.mlp_scale);
