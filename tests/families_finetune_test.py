@@ -16,7 +16,7 @@ from finetune_test import GOOD, BAD, PLAIN, check, make_data, read_safetensors, 
 FINETUNE = sys.argv[1]
 SANITIZED = "MEFT_SANITIZED" in os.environ
 LIMIT = 30000 if SANITIZED else 3000  # seconds a run, against a hang
-METHODS = ["full", "lora", "meft1", "meft2", "meft3"]
+METHODS = ["full", "lora", "ia3", "meft1", "meft2", "meft3"]
 WIDTH, INNER, HEADS, LAYERS, PLACES = 16, 24, 2, 2, 48
 
 

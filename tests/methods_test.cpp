@@ -100,6 +100,7 @@ const std::vector<Row>& rows() {
                 adapter("attention_adapter") + adapter("mlp_adapter"))},
       {LowRank{3, 6}, in_layer({"attention.self.query.lora_A.weight", "attention.self.query.lora_B.weight",
                                 "attention.self.value.lora_A.weight", "attention.self.value.lora_B.weight"})},
+      {Ia3{}, in_layer({"attention.self.key.scale", "attention.self.value.scale", "hidden_scale"})},
       {Meft1{.bottleneck = 4, .options = options}, reversible},
       {Meft2{.bottleneck = 4, .options = options}, reversible},
       {Meft3{.bottleneck = 4, .options = options},

@@ -5,6 +5,7 @@
 #include <meft/method/full.hpp>
 #include <meft/method/head.hpp>
 #include <meft/method/houlsby.hpp>
+#include <meft/method/ia3.hpp>
 #include <meft/method/low_rank.hpp>
 #include <meft/method/meft.hpp>
 
@@ -13,7 +14,7 @@ namespace meft {
 template <class... M>
 struct MethodList {};
 
-using Methods = MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Meft1, Meft2, Meft3>;
+using Methods = MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Meft1, Meft2, Meft3>;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;
