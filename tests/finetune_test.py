@@ -45,6 +45,17 @@ def read_safetensors(path):
     return {name: body[slice(*info["data_offsets"])] for name, info in header.items()}, metadata
 
 
+def set_config(path, config):
+    """Writes what an adapter says of its run anew, and leaves the tensors."""
+    raw = path.read_bytes()
+    size, = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8:8 + size])
+    header["__metadata__"]["config"] = json.dumps(config)
+    header["__metadata__"].pop("checksum", None)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size:])
+
+
 def make_model(folder, width=16, layers=2, heads=2, inner=32, embedded=1.0):
     folder.mkdir()
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + GOOD + BAD + PLAIN
@@ -311,6 +322,8 @@ def test_predicts(place):
     check("--model: expected the checkpoint that" in execute(command, 2).stderr, "another checkpoint was taken")
     error = execute(place.command(folder, "--predict", texts, "--method", "lora", task=False), 2).stderr
     check("--method: expected meft1" in error and "found lora" in error, error)
+    error = execute(place.command(folder, "--predict", texts, "--lora-rank", 4, task=False), 2).stderr
+    check("--lora-rank: expected --method lora, found --method meft1" in error, error)
     error = execute(place.command(place.folder(), "--predict", texts, task=False), 1).stderr
     check("holds no adapter.safetensors" in error, error)
 
@@ -434,6 +447,13 @@ def test_streams(place):
     execute(place.command(folder, "--predict", place.data / "dev.tsv", task=False))
     said = execute(place.command(folder, "--predict", place.data / "dev.tsv", "--fraction-bits", 15, task=False), status=2).stderr
     check("--fraction-bits: expected 16" in said, said)
+    # What earlier versions wrote had no fraction bits: the default. Without its factors it is none of the program's.
+    config.pop("fraction-bits")
+    for lacks, status, word in (("none", 1, "stream"), ("lambda", 1, "not what a run of finetune writes")):
+        config.pop(lacks, None)
+        set_config(folder / "adapter.safetensors", config)
+        said = execute(place.command(folder, "--predict", place.data / "dev.tsv", "--overwrite", task=False), status=status).stderr
+        check(word in said, said)
     place.model = usual
     for wrong, found in ((["--fraction-bits", 0], "--fraction-bits: expected an integer from 1 to 29"),
                          (["--fraction-bits", 30], "--fraction-bits: expected an integer from 1 to 29"),
