@@ -222,7 +222,8 @@ TEST_CASE("methods: gradients against finite differences; what is frozen has non
 }
 
 TEST_CASE("methods: the same bits from recomputation and from any number of threads") {
-  for (const auto& [method, trained] : rows()) {
+  for (const auto& row : rows()) {
+    const auto& method = row.method;
     CAPTURE(method_name(method));
     const bool recomputes = method_facts(method).recomputes;
     set_threads(1);
@@ -276,34 +277,36 @@ TEST_CASE("methods: by name, with their options as text") {
   check_error({"method: expected full, head", " or ", "found: meft4"}, [] { (void)method_named("meft4"); });
 
   AnyMethod method = Meft2{};
-  for (const auto& [name, text, found] : std::vector<std::array<const char*, 3>>{{"lambda", "2^-3", "1/8"},
-                                                                                 {"beta", "-2/4", "-1/2"},
-                                                                                 {"streams", "rounded", "rounded"},
-                                                                                 {"readout", "scaled", "scaled"},
-                                                                                 {"bottleneck", "65536", "65536"},
-                                                                                 {"reversible-layers", "3", "3"},
-                                                                                 {"reversible-layers", "all", "all"},
-                                                                                 {"adapter-deviation", "0.25", "0.25"},
-                                                                                 {"fraction-bits", "29", "29"}}) {
+  for (const auto& given : std::vector<std::array<const char*, 3>>{{"lambda", "2^-3", "1/8"},
+                                                                   {"beta", "-2/4", "-1/2"},
+                                                                   {"streams", "rounded", "rounded"},
+                                                                   {"readout", "scaled", "scaled"},
+                                                                   {"bottleneck", "65536", "65536"},
+                                                                   {"reversible-layers", "3", "3"},
+                                                                   {"reversible-layers", "all", "all"},
+                                                                   {"adapter-deviation", "0.25", "0.25"},
+                                                                   {"fraction-bits", "29", "29"}}) {
+    const char *name = given[0], *text = given[1], *found = given[2];
     CAPTURE(name);
     REQUIRE(set_option(method, name, text));
     for (const auto& option : method_options(method))
       if (option.about.name == name) CHECK(option.text() == found);
   }
-  for (const auto& [name, text] : std::vector<std::array<const char*, 2>>{{"lambda", "0"},
-                                                                          {"lambda", "1/0"},
-                                                                          {"beta", "2^-16"},
-                                                                          {"streams", "exac"},
-                                                                          {"streams", "exact|rounded"},
-                                                                          {"readout", "concat"},
-                                                                          {"bottleneck", "0"},
-                                                                          {"bottleneck", "65537"},
-                                                                          {"bottleneck", "4.0"},
-                                                                          {"reversible-layers", "0"},
-                                                                          {"adapter-deviation", "1"},
-                                                                          {"adapter-deviation", "-0.1"},
-                                                                          {"adapter-deviation", "nan"},
-                                                                          {"fraction-bits", "30"}}) {
+  for (const auto& given : std::vector<std::array<const char*, 2>>{{"lambda", "0"},
+                                                                   {"lambda", "1/0"},
+                                                                   {"beta", "2^-16"},
+                                                                   {"streams", "exac"},
+                                                                   {"streams", "exact|rounded"},
+                                                                   {"readout", "concat"},
+                                                                   {"bottleneck", "0"},
+                                                                   {"bottleneck", "65537"},
+                                                                   {"bottleneck", "4.0"},
+                                                                   {"reversible-layers", "0"},
+                                                                   {"adapter-deviation", "1"},
+                                                                   {"adapter-deviation", "-0.1"},
+                                                                   {"adapter-deviation", "nan"},
+                                                                   {"fraction-bits", "30"}}) {
+    const char *name = given[0], *text = given[1];
     CAPTURE(name);
     CAPTURE(text);
     CHECK_FALSE(set_option(method, name, text));
@@ -347,8 +350,8 @@ TEST_CASE("methods: before the first step a model is what it was, bit for bit, w
     return adapt(bert, method)(bert.embed(make_batch())).value.value().values();
   };
   const auto plain = hidden(HeadOnly{}, [](Bert&) {});
-  for (const auto& [method, trained] : rows())
-    if (method_facts(method).starts_as_is) {
+  for (const auto& row : rows())
+    if (const auto& method = row.method; method_facts(method).starts_as_is) {
       CAPTURE(method_name(method));
       CHECK(hidden(method, [](Bert&) {}) == plain);
       ++checked;
@@ -358,7 +361,8 @@ TEST_CASE("methods: before the first step a model is what it was, bit for bit, w
 
 TEST_CASE("methods: merged weights give what the updates gave") {
   int checked = 0;
-  for (const auto& [method, trained] : rows()) {
+  for (const auto& row : rows()) {
+    const auto& method = row.method;
     if (!method_facts(method).merges) continue;
     CAPTURE(method_name(method));
     Subject s(method);  // away from its start

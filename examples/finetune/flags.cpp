@@ -177,15 +177,15 @@ Kind Flags::kind() const {
 }
 
 void set_method_options(Flags& f) {
-  for (const auto& [name, text] : f.method_options) {
-    const auto options = meft::method_options(f.method);
-    const auto* option = option_of(options, name);
-    if (!option)
-      throw FlagError("--" + name, "--method " + meft::method_names([&](const meft::AnyMethod& m) {
-                                     return option_of(meft::method_options(m), name) != nullptr;
-                                   }),
+  for (const auto& given : f.method_options) {
+    const std::string& name = given.first;
+    const auto has = [&](const meft::AnyMethod& m) { return option_of(meft::method_options(m), name) != nullptr; };
+    if (!has(f.method))
+      throw FlagError("--" + name, "--method " + meft::method_names(has),
                       "--method " + std::string(meft::method_name(f.method)));
-    if (!meft::set_option(f.method, name, text)) throw FlagError("--" + name, option->expected, "`" + text + "`");
+    if (meft::set_option(f.method, name, given.second)) continue;
+    const auto options = meft::method_options(f.method);
+    throw FlagError("--" + name, option_of(options, name)->expected, "`" + given.second + "`");
   }
   for (const auto& o : meft::method_options(f.method))
     if (!o.about.needs.empty() && f.method_options.contains(std::string(o.about.name)))
