@@ -37,6 +37,7 @@ def main():
         make_model(place.root / "bert")
         for model, task in TASKS:
             for method in methods:
+                if method == "head" and (task == "lm" or (model, task) == ("opt", "arc_easy")): continue  # a tied head: nothing trains
                 found = []
                 for build in (before, AFTER):
                     program.FINETUNE = build

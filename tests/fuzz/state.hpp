@@ -6,6 +6,7 @@
 
 #include <meft/base/parallel.hpp>
 #include <meft/nn/linear.hpp>
+#include <meft/ops/loss.hpp>
 #include <meft/train/trainer.hpp>
 #include <optional>
 #include <span>

@@ -18,6 +18,7 @@
 #include <meft/data/batches.hpp>
 #include <meft/memory/pool.hpp>
 #include <meft/optim/schedule.hpp>
+#include <meft/train/job.hpp>
 #include <meft/train/observer.hpp>
 #include <meft/train/options.hpp>
 #include <meft/train/run_files.hpp>
@@ -34,36 +35,6 @@ struct Outcome {
   std::size_t activation_bytes = 0;  // the highest step's
   MemoryReport memory{};             // the highest
   double seconds = 0;
-};
-
-/// What is trained, on which examples: all that a trainer sees of them.
-template <Real T, Backend B>
-struct Job {
-  nn::Named<T, B> parameters;          // what trains
-  std::vector<std::uint32_t> lengths;  // of the examples to train on
-  std::size_t scored = 0;              // examples
-  std::function<nn::Batch<B>(std::span<const std::uint32_t> rows, Run run)> batch;
-  Loss<T, B> loss;
-  /// Values of the metrics on the examples that are scored; nothing when stopped.
-  std::function<std::optional<std::vector<Score>>(const std::vector<std::string>& metrics, const Asked& stop)> scores;
-  /// Told the coming batches of an epoch; may be empty.
-  std::function<void(std::span<const std::vector<std::uint32_t>> batches, std::uint32_t epoch)> expect;
-
-  /// Of a Learner, or anything with its `batch(data, rows, run)`, `loss(batch)`, `scores(data, metrics, stop)` and
-  /// parts, on data with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has
-  /// `expect(batches, epoch)` besides. All outlive the job.
-  template <class L, class Data, class DevData>
-  static Job of(L& learner, const Data& train, const DevData& dev) {
-    Job out{nn::trainable<T, B>(learner), train.lengths(), dev.size(), {}, {}, {}, {}};
-    out.batch = [&](std::span<const std::uint32_t> rows, Run run) { return learner.batch(train, rows, run); };
-    out.loss = [&](const nn::Batch<B>& batch) { return learner.loss(batch); };
-    out.scores = [&](const std::vector<std::string>& metrics, const Asked& stop) {
-      return learner.scores(dev, metrics, stop);
-    };
-    if constexpr (requires { train.expect(std::span<const std::vector<std::uint32_t>>(), std::uint32_t{}); })
-      out.expect = [&](auto batches, std::uint32_t epoch) { train.expect(batches, epoch); };
-    return out;
-  }
 };
 
 /// Trains a job, or a learner on examples (see Job::of).
