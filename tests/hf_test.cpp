@@ -293,7 +293,7 @@ TEST_CASE("hf: a config that is not this BERT's is an error that names the file 
     parts.push_back(folder.path + "/config.json");
     check_error(parts, [&] { (void)train::hf(folder.path); });
   };
-  replaced(R"("bert")", R"("gpt2")", {"expected model_type bert", "gpt2"});
+  replaced(R"("bert")", R"("gpt2")", {"model_type: expected bert, roberta", "gpt2"});
   replaced(R"("num_attention_heads": 2)", R"("num_attention_heads": 4)",
            {"not a multiple of num_attention_heads", "6, 4"});
   replaced(R"("vocab_size": 9,)", "", {"vocab_size"});

@@ -125,7 +125,9 @@ TEST_CASE("the meter agrees with the heap within 2 %") {
   Cpu::pool().set_caching(true);
 }
 
+// The pool asks the system for at least 256 KiB at a time, for small blocks and for a step's: so much comes on top.
 TEST_CASE("the heap takes at most a tenth more than what is needed at once, whatever lengths come") {
+  constexpr double grains = 2 << 18;
   const int before = threads();
   set_threads(1);  // with more, the peak depends on which slices meet
   for (const bool ragged : {false, true})
@@ -148,8 +150,8 @@ TEST_CASE("the heap takes at most a tenth more than what is needed at once, what
       const double own = static_cast<double>(needed - pool_before),
                    heap = static_cast<double>(heap_peak.load() - heap_before);
       MESSAGE(method << std::string(ragged ? " ragged" : "") << ": heap " << heap / own << " of the meter");
-      CHECK(heap <= 1.1 * own);
-      CHECK(static_cast<double>(Cpu::pool().reserved()) <= 1.1 * static_cast<double>(needed));
+      CHECK(heap <= 1.1 * own + grains);
+      CHECK(static_cast<double>(Cpu::pool().reserved()) <= 1.1 * static_cast<double>(needed) + grains);
     }
   set_threads(before);
 }
