@@ -289,30 +289,28 @@ TEST_CASE("steps that run from recordings give the bits of steps that do not") {
   for (const auto& c : io::read_json(golden() + "/families.json")) {
     const std::string folder = golden() + "/" + std::string(c["folder"]);
     const Values plain(folder + "/plain.safetensors");
-    {
-      for (const std::string method : {"full", "lora", "meft1", "meft3", "meft1 bf16", "meft1 learned"}) {
-        CAPTURE(folder);
-        CAPTURE(method);
-        auto options = narrow(method.substr(0, method.find(' ')));
-        const auto precision = method.ends_with("bf16") ? Precision::bf16 : Precision::f32;
-        if (method.ends_with("learned")) stack_of(options)->readout = readout_from("learned");
-        const auto batch = [&](std::uint32_t i) {
-          auto out = batch_at(plain, i, precision == Precision::f32);  // cuDNN's attention has no dropout
-          if (method == "lora" || method == "meft3")                   // one of several of a step
-            out.weight = Values32::from(Shape{}, {static_cast<float>(3 + i)});
-          return out;
-        };
-        if (c["language"]) {
-          recorded += check_steps(
-              [&] {
-                return made<train::LanguageLearner>(
-                    folder, options, [&](const Model& m) { return train::load_language_head(folder, m); }, precision);
-              },
-              batch);
-          continue;
-        }
-        recorded += check_steps([&] { return classifier(folder, options, precision); }, batch);
+    for (const std::string method : {"full", "lora", "meft1", "meft3", "meft1 bf16", "meft1 learned"}) {
+      CAPTURE(folder);
+      CAPTURE(method);
+      auto options = narrow(method.substr(0, method.find(' ')));
+      const auto precision = method.ends_with("bf16") ? Precision::bf16 : Precision::f32;
+      if (method.ends_with("learned")) stack_of(options)->readout = readout_from("learned");
+      const auto batch = [&](std::uint32_t i) {
+        auto out = batch_at(plain, i, precision == Precision::f32);  // cuDNN's attention has no dropout
+        if (method == "lora" || method == "meft3")                   // one of several of a step
+          out.weight = Values32::from(Shape{}, {static_cast<float>(3 + i)});
+        return out;
+      };
+      if (c["language"]) {
+        recorded += check_steps(
+            [&] {
+              return made<train::LanguageLearner>(
+                  folder, options, [&](const Model& m) { return train::load_language_head(folder, m); }, precision);
+            },
+            batch);
+        continue;
       }
+      recorded += check_steps([&] { return classifier(folder, options, precision); }, batch);
     }
   }
   CHECK(recorded > 200);
@@ -321,66 +319,58 @@ TEST_CASE("steps that run from recordings give the bits of steps that do not") {
 TEST_CASE("steps on questions with options run from recordings") {
   const std::string folder = golden() + "/bert";
   const Values plain(folder + "/plain.safetensors");
-  {
-    for (const std::string method : {"full", "meft1"})
-      check_steps(
-          [&] {
-            return made<train::ChoiceLearner>(folder, narrow(method),
-                                              [&](const Model& m) { return train::load_head(folder, m, 1); });
-          },
-          [&](std::uint32_t i) {
-            auto batch = batch_at(plain, i);
-            const auto none = static_cast<std::int32_t>(batch.offsets.sequences());
-            REQUIRE(none >= 4);
-            batch.options = Numbers::from({6}, {0, 1, none, 2, 3, none});
-            batch.labels = Numbers::from({2}, {0, static_cast<std::int32_t>(i % 2)});
-            return batch;
-          });
-  }
+  for (const std::string method : {"full", "meft1"})
+    check_steps(
+        [&] {
+          return made<train::ChoiceLearner>(folder, narrow(method),
+                                            [&](const Model& m) { return train::load_head(folder, m, 1); });
+        },
+        [&](std::uint32_t i) {
+          auto batch = batch_at(plain, i);
+          const auto none = static_cast<std::int32_t>(batch.offsets.sequences());
+          REQUIRE(none >= 4);
+          batch.options = Numbers::from({6}, {0, 1, none, 2, 3, none});
+          batch.labels = Numbers::from({2}, {0, static_cast<std::int32_t>(i % 2)});
+          return batch;
+        });
 }
 
 TEST_CASE("a recording that no batch fits is given up, with its memory") {
   const std::string folder = golden() + "/roberta_lm";
   const Values plain(folder + "/plain.safetensors");
-  {
-    {
-      auto learner = made<train::LanguageLearner>(folder, narrow("meft1"),
-                                                  [&](const Model& m) { return train::load_language_head(folder, m); });
-      train::Steps steps(learner);
-      const auto run = [&](std::int32_t first_label) {
-        auto batch = batch_at(plain, 0);
-        Cuda::upload(batch.labels.data(), &first_label, sizeof first_label);
-        return steps.run(batch, [] {}).recorded;
-      };
-      CHECK(!run(5));
-      CHECK(run(7));
-      CHECK(!run(-100));  // one label fewer
-      CHECK(run(8));
-      Cuda::pool().trim();
-      const auto held = Cuda::pool().reserved();
-      for (int i = 0; i < 4; ++i) CHECK(!run(-100));
-      Cuda::pool().trim();
-      CHECK(Cuda::pool().reserved() < held);
-      CHECK(!run(5));
-    }
-  }
+  auto learner = made<train::LanguageLearner>(folder, narrow("meft1"),
+                                              [&](const Model& m) { return train::load_language_head(folder, m); });
+  train::Steps steps(learner);
+  const auto run = [&](std::int32_t first_label) {
+    auto batch = batch_at(plain, 0);
+    Cuda::upload(batch.labels.data(), &first_label, sizeof first_label);
+    return steps.run(batch, [] {}).recorded;
+  };
+  CHECK(!run(5));
+  CHECK(run(7));
+  CHECK(!run(-100));  // one label fewer
+  CHECK(run(8));
+  Cuda::pool().trim();
+  const auto held = Cuda::pool().reserved();
+  for (int i = 0; i < 4; ++i) CHECK(!run(-100));
+  Cuda::pool().trim();
+  CHECK(Cuda::pool().reserved() < held);
+  CHECK(!run(5));
 }
 
 TEST_CASE("a recorded step reports what a stack reports") {
   const std::string folder = golden() + "/bert";
-  {
-    const Values plain(folder + "/plain.safetensors");
-    auto learner = classifier(folder, narrow("meft1"));
-    train::Steps steps(learner);
-    const auto run = [&](std::uint32_t i) { return steps.run(batch_at(plain, i), [] {}); };
-    run(0);
-    CHECK(run(1).recorded);
-    // A parameter that sends a stream out of its range.
-    nn::for_each_parameter(learner, [](const std::string& name, auto& p) {
-      if (name.find("embeddings.LayerNorm.weight") == name.npos) return;
-      const auto huge = Values32::full(p.shape(), 1e30f);
-      Cuda::copy(p.value().data(), huge.data(), huge.bytes());
-    });
-    CHECK_THROWS_WITH_AS(run(2), doctest::Contains("left the fixed-point range"), Error);
-  }
+  const Values plain(folder + "/plain.safetensors");
+  auto learner = classifier(folder, narrow("meft1"));
+  train::Steps steps(learner);
+  const auto run = [&](std::uint32_t i) { return steps.run(batch_at(plain, i), [] {}); };
+  run(0);
+  CHECK(run(1).recorded);
+  // A parameter that sends a stream out of its range.
+  nn::for_each_parameter(learner, [](const std::string& name, auto& p) {
+    if (name.find("embeddings.LayerNorm.weight") == name.npos) return;
+    const auto huge = Values32::full(p.shape(), 1e30f);
+    Cuda::copy(p.value().data(), huge.data(), huge.bytes());
+  });
+  CHECK_THROWS_WITH_AS(run(2), doctest::Contains("left the fixed-point range"), Error);
 }

@@ -94,19 +94,17 @@ void check_plain(const Case& c) {
     nn::for_each_parameter(model, compare);
     nn::for_each_parameter(head, compare);
   };
-  {
-    if (c.language) {
-      auto head = train::load_language_head(folder, model, 0, &report);
-      finish(head, [&](auto& h, const auto& hidden) { return h.loss(hidden.value, batch.labels); });
-      const auto each = head.log_likelihood(model.run(batch, body).value, batch.labels);
-      double sum = 0, counted = 0;
-      const auto labels = batch.labels.values();
-      for (std::size_t i = 0; i < labels.size(); ++i) {
-        sum -= static_cast<double>(each.data()[i]);
-        counted += labels[i] != -100;
-      }
-      CHECK(sum / counted == doctest::Approx(plain.real("loss")[0]).epsilon(1e-10));
+  if (c.language) {
+    auto head = train::load_language_head(folder, model, 0, &report);
+    finish(head, [&](auto& h, const auto& hidden) { return h.loss(hidden.value, batch.labels); });
+    const auto each = head.log_likelihood(model.run(batch, body).value, batch.labels);
+    double sum = 0, counted = 0;
+    const auto labels = batch.labels.values();
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+      sum -= static_cast<double>(each.data()[i]);
+      counted += labels[i] != -100;
     }
+    CHECK(sum / counted == doctest::Approx(plain.real("loss")[0]).epsilon(1e-10));
   }
   if (!c.language) {
     auto head = train::load_head(folder, model, plain.shape_of("logits")[1], {}, 0, &report);
@@ -489,49 +487,46 @@ TEST_CASE(
       if (c.language) return;
       CAPTURE(c.folder);
       CAPTURE(method);
-      {
-        auto model = dropping(c);
-        auto body = adapted(model);
-        auto head = train::load_head(golden() + "/bert", model, 7, {}, 7);  // none of its parts is there
-        auto batch = batch_of(Values(golden() + "/" + c.folder + "/plain.safetensors"));
-        batch.run = {5, 9, true};
-        cpu::draws.clear();
-        Tape tape;
-        const auto loss = cross_entropy(head(model.run(batch, body)), batch.labels);
-        auto forward = cpu::draws;
-        std::sort(forward.begin(), forward.end());
-        std::set<std::uint32_t> sites;
-        for (const auto& [seed, step, site, block] : forward) {
-          CHECK((seed == 5 && step == 9));
-          sites.insert(site);
-        }
-        CHECK(sites.size() == places_of_dropout(c, model, method));
-        const auto twice = std::adjacent_find(forward.begin(), forward.end());
-        CHECK_MESSAGE(twice == forward.end(), "drawn twice: site ", twice == forward.end() ? 0 : std::get<2>(*twice));
-        // The way back replays: it draws nothing that the way there did not.
-        cpu::draws.clear();
-        tape.backward(loss);
-        std::size_t other = 0;
-        for (const auto& draw : cpu::draws) other += !std::binary_search(forward.begin(), forward.end(), draw);
-        CHECK(other == 0);
-
-        // What was made anew and is not constant. The model's own weights come from a checkpoint.
-        std::vector<std::pair<std::string, std::vector<float>>> fresh;
-        const auto add = [&](const std::string& name, Parameter<float>& p) {
-          const auto values = p.value().values();
-          const bool constant = std::all_of(values.begin(), values.end(), [&](float v) { return v == values[0]; });
-          if (p.trainable() && !constant && values.size() >= 6) fresh.emplace_back(name, values);
-        };
-        nn::for_each_parameter(model, [&](const std::string& name, Parameter<float>& p) {
-          if (name.find("_adapter.") != name.npos || name.find("lora_") != name.npos) add(name, p);
-        });
-        nn::for_each_parameter(head, add);
-        if (method != "full" && method != "full, recomputed" && method != "bitfit") CHECK(fresh.size() >= 5);
-        for (std::size_t i = 0; i < fresh.size(); ++i)
-          for (std::size_t j = 0; j < i; ++j)
-            CHECK_MESSAGE(!same_numbers(fresh[i].second, fresh[j].second), fresh[i].first, " begins as ",
-                          fresh[j].first);
+      auto model = dropping(c);
+      auto body = adapted(model);
+      auto head = train::load_head(golden() + "/bert", model, 7, {}, 7);  // none of its parts is there
+      auto batch = batch_of(Values(golden() + "/" + c.folder + "/plain.safetensors"));
+      batch.run = {5, 9, true};
+      cpu::draws.clear();
+      Tape tape;
+      const auto loss = cross_entropy(head(model.run(batch, body)), batch.labels);
+      auto forward = cpu::draws;
+      std::sort(forward.begin(), forward.end());
+      std::set<std::uint32_t> sites;
+      for (const auto& [seed, step, site, block] : forward) {
+        CHECK((seed == 5 && step == 9));
+        sites.insert(site);
       }
+      CHECK(sites.size() == places_of_dropout(c, model, method));
+      const auto twice = std::adjacent_find(forward.begin(), forward.end());
+      CHECK_MESSAGE(twice == forward.end(), "drawn twice: site ", twice == forward.end() ? 0 : std::get<2>(*twice));
+      // The way back replays: it draws nothing that the way there did not.
+      cpu::draws.clear();
+      tape.backward(loss);
+      std::size_t other = 0;
+      for (const auto& draw : cpu::draws) other += !std::binary_search(forward.begin(), forward.end(), draw);
+      CHECK(other == 0);
+
+      // What was made anew and is not constant. The model's own weights come from a checkpoint.
+      std::vector<std::pair<std::string, std::vector<float>>> fresh;
+      const auto add = [&](const std::string& name, Parameter<float>& p) {
+        const auto values = p.value().values();
+        const bool constant = std::all_of(values.begin(), values.end(), [&](float v) { return v == values[0]; });
+        if (p.trainable() && !constant && values.size() >= 6) fresh.emplace_back(name, values);
+      };
+      nn::for_each_parameter(model, [&](const std::string& name, Parameter<float>& p) {
+        if (name.find("_adapter.") != name.npos || name.find("lora_") != name.npos) add(name, p);
+      });
+      nn::for_each_parameter(head, add);
+      if (method != "full" && method != "full, recomputed" && method != "bitfit") CHECK(fresh.size() >= 5);
+      for (std::size_t i = 0; i < fresh.size(); ++i)
+        for (std::size_t j = 0; j < i; ++j)
+          CHECK_MESSAGE(!same_numbers(fresh[i].second, fresh[j].second), fresh[i].first, " begins as ", fresh[j].first);
     });
   cpu::listing = false;
   cpu::draws = {};
