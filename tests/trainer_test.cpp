@@ -73,6 +73,7 @@ struct Script {
   bool tells = true;                // what a batch counts
   std::set<std::uint32_t> empty{};  // rows that count nothing
   std::function<void()> scoring{};
+  std::size_t scored_at_once = 0;
 };
 
 /// Learns the mean point: the gradient is weights − mean.
@@ -110,8 +111,9 @@ struct Toy {
   }
   template <class Stop>
   std::optional<std::vector<train::Score>> scores(const Rows& data, const std::vector<std::string>&,
-                                                  const Stop& stop) const {
+                                                  std::size_t batch, const Stop& stop) const {
     if (train::asked(stop, 0, data.size())) return {};
+    script->scored_at_once = batch;
     if (script->scoring) script->scoring();
     const double value = script->scores.empty() ? weight.value().data()[0] : script->scores.at(script->scored);
     ++script->scored;
@@ -965,6 +967,22 @@ TEST_CASE("trainer: scoring tells how far it is, and stops when asked") {
   REQUIRE(together.steps.size() == 1);
   CHECK(apart.steps[0].activation_bytes > apart.steps[1].activation_bytes);
   CHECK(together.steps[0].activation_bytes >= apart.steps[0].activation_bytes);
+}
+
+TEST_CASE("trainer: scoring takes no more examples than a batch has, and its memory counts") {
+  auto options = usual();
+  options.epochs = 1;
+  Toy toy;
+  options.batch = 3;
+  run(points(8), options, toy);
+  CHECK(toy.script->scored_at_once == 3);
+  toy.script->scored = 0;
+  options.batch = 64;
+  toy.script->scoring = [] { const Tensor<double> large({1 << 16}); };
+  const Told told = run(points(8), options, toy);
+  CHECK(toy.script->scored_at_once == 32);
+  CHECK(told.outcome.activation_bytes >= std::size_t{8} << 16);
+  CHECK(told.steps.back().peak_activation_bytes < std::size_t{8} << 16);
 }
 
 TEST_CASE("trainer: wrong options are errors, and large ones mean all rows") {

@@ -65,6 +65,7 @@ class Runner {
                         "at most " + std::to_string(layers) + ", the checkpoint's layers", o.text());
   }
 
+  std::size_t at_once() const { return train::scored_at_once(static_cast<std::size_t>(flags_.batch)); }
   bool trains_all() const { return method_facts(flags_.method).trains_all; }
 
   Model load(train::LoadReport& report) const {
@@ -151,7 +152,7 @@ class Runner {
   template <class Learner, class Data>
   bool evaluate(const Learner& learner, const Data& set, const Goal& goal, const std::string& name) const {
     Progress progress;
-    const auto scores = learner.scores(set, goal.metrics, progress.watch("scoring", stop_));
+    const auto scores = learner.scores(set, goal.metrics, at_once(), progress.watch("scoring", stop_));
     progress.end_line();
     if (!scores) return false;
     say_scores(*scores, set.size(), name);
@@ -189,7 +190,7 @@ class Runner {
       if (scored && !evaluate_all(learner, *scored)) return false;
       if (!asked) return true;
       const auto found =
-          predicted([&](const Watch& watch) { return train::predict(learner, asked->encoded, 32, watch); });
+          predicted([&](const Watch& watch) { return train::predict(learner, asked->encoded, at_once(), watch); });
       return found.size() == asked->rows.size() &&
              write_predictions(flags_, table_of(found, names, asked->rows, earlier_->pair), found.size());
     }
@@ -216,7 +217,7 @@ class Runner {
       if (scored && !evaluate_all(learner, *scored)) return false;
       if (!asked) return true;
       const auto found = predicted([&](const Watch& watch) {
-        if constexpr (causal) return learner.option_log_likelihoods(asked->encoded, watch);
+        if constexpr (causal) return learner.option_log_likelihoods(asked->encoded, at_once(), watch);
         else return learner.option_logits(asked->encoded, watch);
       });
       return found && write_predictions(flags_, table_of(*found, asked->rows), asked->rows.size());
@@ -242,7 +243,7 @@ class Runner {
       if (flags_.predict.empty()) return true;
       const auto [cut, mask] = cutting(flags_, tokenizer, family_);
       const auto found = predicted([&, &cut = cut, &mask = mask](const Watch& watch) {
-        return train::line_likelihoods(learner, tokenizer, asked, cut, mask, watch);
+        return train::line_likelihoods(learner, tokenizer, asked, cut, mask, at_once(), watch);
       });
       return found && write_predictions(flags_, table_of(*found, asked), asked.size());
     }
@@ -264,7 +265,7 @@ class Runner {
       const auto learner = classifier<Learner>(names, loaded);
       if (scored && !evaluate_all(learner, *scored)) return false;
       if (!asked) return true;
-      const auto found = predicted([&](const Watch& watch) { return train::predict(learner, asked->set, 32, watch); });
+      const auto found = predicted([&](const Watch& watch) { return train::predict(learner, asked->set, at_once(), watch); });
       return found.size() == asked->set.size() &&
              write_predictions(flags_, table_of(found, names, asked->inputs.names), found.size());
     }

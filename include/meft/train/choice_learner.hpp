@@ -67,10 +67,10 @@ struct ChoiceLearner {
     }
     return found;
   }
-  /// accuracy and accuracy_norm of the highest options; nothing when stopped.
+  /// accuracy and accuracy_norm of the highest options, one question at a time; nothing when stopped.
   template <class Stop>
   std::optional<std::vector<Score>> scores(const EncodedChoices& data, const std::vector<std::string>& names,
-                                           const Stop& stop) const {
+                                           std::size_t, const Stop& stop) const {
     const auto found = option_logits(data, stop);
     if (!found) return {};
     const auto counts = data.counts();

@@ -72,9 +72,9 @@ struct LanguageLearner {
     return batch_of(data, rows, run);
   }
 
-  /// log_likelihood (the mean of a token that counts) and perplexity; nothing when stopped.
+  /// log_likelihood (the mean of a token that counts) and perplexity, of `each` blocks at a time; nothing when stopped.
   template <class Stop>
-  std::optional<std::vector<Score>> scores(const Blocks& data, const std::vector<std::string>& names,
+  std::optional<std::vector<Score>> scores(const Blocks& data, const std::vector<std::string>& names, std::size_t each,
                                            const Stop& stop) const {
     const NoTape none;
     double sum = 0;
@@ -92,9 +92,10 @@ struct LanguageLearner {
     return chosen({{"log_likelihood", mean}, {"perplexity", perplexity(-sum, counted)}}, names);
   }
 
-  /// The log-likelihood of every option; nothing when stopped.
+  /// The log-likelihood of every option, `each` of them at a time; nothing when stopped.
   template <class Stop>
-  std::optional<std::vector<double>> option_log_likelihoods(const EncodedChoices& data, const Stop& stop) const {
+  std::optional<std::vector<double>> option_log_likelihoods(const EncodedChoices& data, std::size_t each,
+                                                            const Stop& stop) const {
     const NoTape none;
     std::vector<double> out;
     for (std::size_t first = 0; first < data.ids.size(); first += each) {
@@ -110,8 +111,8 @@ struct LanguageLearner {
   /// accuracy and accuracy_norm of the likeliest options; nothing when stopped.
   template <class Stop>
   std::optional<std::vector<Score>> scores(const EncodedChoices& data, const std::vector<std::string>& names,
-                                           const Stop& stop) const {
-    const auto found = option_log_likelihoods(data, stop);
+                                           std::size_t each, const Stop& stop) const {
+    const auto found = option_log_likelihoods(data, each, stop);
     if (!found) return {};
     const auto counts = data.counts();
     return chosen(choice_metrics({*found, counts}, data.characters, data.answers), names);
@@ -125,8 +126,6 @@ struct LanguageLearner {
   }
 
  private:
-  static constexpr std::size_t each = 32;  // sequences a batch of scoring
-
   static std::vector<std::uint32_t> numbers(std::size_t first, std::size_t last) {
     std::vector<std::uint32_t> out;
     for (; first < last; ++first) out.push_back(static_cast<std::uint32_t>(first));

@@ -52,11 +52,11 @@ struct Learner {
     return out;
   }
 
-  /// What `metrics` says of the predictions; nothing when stopped.
+  /// What `metrics` says of the predictions, `batch` examples at a time; nothing when stopped.
   template <class Data, class Stop>
-  std::optional<std::vector<Score>> scores(const Data& data, const std::vector<std::string>& names,
+  std::optional<std::vector<Score>> scores(const Data& data, const std::vector<std::string>& names, std::size_t batch,
                                            const Stop& stop) const {
-    const auto found = predict(*this, data, 32, stop);
+    const auto found = predict(*this, data, batch, stop);
     if (found.size() < data.size()) return {};
     return metrics(names, found.values(), data.labels);
   }

@@ -46,12 +46,14 @@ inline void add_line(EncodedChoices& out, const std::vector<Tokens>& blocks, con
 }  // namespace detail
 
 /// Of each line, cut into blocks as `cut` says (see `blocks`); lines without tokens have none. With `mask` the model is
-/// a masked one. Nothing when `stop`, as `asked` takes it, ends it early.
+/// a masked one. `each` sequences go at a time. Nothing when `stop`, as
+/// `asked` takes it, ends it early.
 template <class Model, class Tokenizer, class Stop>
 std::optional<std::vector<LineLikelihood>> line_likelihoods(const LanguageLearner<Model>& learner,
                                                             const Tokenizer& tokenizer,
                                                             std::span<const std::string> lines, const BlockOptions& cut,
-                                                            const std::optional<MaskOptions>& mask, const Stop& stop) {
+                                                            const std::optional<MaskOptions>& mask, std::size_t each,
+                                                            const Stop& stop) {
   std::vector<LineLikelihood> out;
   while (out.size() < lines.size()) {
     EncodedChoices sequences;
@@ -62,7 +64,7 @@ std::optional<std::vector<LineLikelihood>> line_likelihoods(const LanguageLearne
       counts.push_back(sequences.ids.size() - before);
     }
     const auto found = learner.option_log_likelihoods(
-        sequences, [&](std::size_t, std::size_t) { return asked(stop, out.size(), lines.size()); });
+        sequences, each, [&](std::size_t, std::size_t) { return asked(stop, out.size(), lines.size()); });
     if (!found) return {};
     std::size_t at = 0;
     for (const std::size_t count : counts) {

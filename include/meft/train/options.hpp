@@ -12,6 +12,9 @@
 
 namespace meft::train {
 
+/// How many examples are scored at a time: no more than a training batch has, so that it needs no more memory.
+constexpr std::size_t scored_at_once(std::size_t batch) { return batch < 32 ? batch : 32; }
+
 struct TrainOptions {
   std::size_t batch = 16, accumulate = 1;  // sequences a batch, batches a step
   std::int64_t epochs = 3;

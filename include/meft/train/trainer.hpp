@@ -32,7 +32,7 @@ namespace meft::train {
 struct Outcome {
   bool finished = false;
   Place place;
-  std::size_t activation_bytes = 0;  // the highest step's
+  std::size_t activation_bytes = 0;  // the highest step's, or that of scoring where it is higher
   MemoryReport memory{};             // the highest
   double seconds = 0;
 };
@@ -270,10 +270,12 @@ class Trainer {
   /// cost the epoch: the state is saved.
   std::optional<std::vector<Score>> dev_scores() {
     try {
-      auto scores = job_.scores(o_.metrics, [this](std::size_t done, std::size_t of) {
+      const Measure measure(B::pool());
+      auto scores = job_.scores(o_.metrics, scored_at_once(o_.batch), [this](std::size_t done, std::size_t of) {
         if (observer_.scoring) observer_.scoring(done, of);
         return stopped();
       });
+      activation_ = std::max(activation_, measure.activation());
       if (!scores) save();
       return scores;
     } catch (const NumberError& error) {
