@@ -110,8 +110,8 @@ struct Toy {
     return mse(add(weight, Tensor<double>::zeros(x.shape())), x);
   }
   template <class Stop>
-  std::optional<std::vector<train::Score>> scores(const Rows& data, const std::vector<std::string>&,
-                                                  std::size_t batch, const Stop& stop) const {
+  std::optional<std::vector<train::Score>> scores(const Rows& data, const std::vector<std::string>&, std::size_t batch,
+                                                  const Stop& stop) const {
     if (train::asked(stop, 0, data.size())) return {};
     script->scored_at_once = batch;
     if (script->scoring) script->scoring();

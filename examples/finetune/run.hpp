@@ -265,7 +265,8 @@ class Runner {
       const auto learner = classifier<Learner>(names, loaded);
       if (scored && !evaluate_all(learner, *scored)) return false;
       if (!asked) return true;
-      const auto found = predicted([&](const Watch& watch) { return train::predict(learner, asked->set, at_once(), watch); });
+      const auto found =
+          predicted([&](const Watch& watch) { return train::predict(learner, asked->set, at_once(), watch); });
       return found.size() == asked->set.size() &&
              write_predictions(flags_, table_of(found, names, asked->inputs.names), found.size());
     }

@@ -31,8 +31,8 @@ struct Job {
   /// Told the coming batches of an epoch; may be empty.
   std::function<void(std::span<const std::vector<std::uint32_t>> batches, std::uint32_t epoch)> expect;
 
-  /// Of a Learner, or anything with its `batch(data, rows, run)`, `loss(batch)`, `scores(data, metrics, batch, stop)` and
-  /// parts, on data with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has
+  /// Of a Learner, or anything with its `batch(data, rows, run)`, `loss(batch)`, `scores(data, metrics, batch, stop)`
+  /// and parts, on data with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has
   /// `expect(batches, epoch)` besides. All outlive the job.
   template <class L, class Data, class DevData>
   static Job of(L& learner, const Data& train, const DevData& dev) {
