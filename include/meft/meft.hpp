@@ -1,4 +1,4 @@
-// The umbrella: tensors, tape, ops, reversible stacks, layers, methods, optimizers. Models, tokenizers, data and the
+// Owns: the umbrella: tensors, tape, ops, reversible stacks, layers, methods, optimizers. Models, tokenizers, data and the
 // trainer are included by name: <meft/model/bert.hpp>, <meft/train/hf.hpp> … Never included inside the library.
 #pragma once
 

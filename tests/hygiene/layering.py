@@ -1,4 +1,5 @@
-"""Checks which file includes what, the length of headers, the number of macros, and what lies at the top level.
+"""Checks which file includes what, how headers open and how long they are, the number of macros, the width of documents,
+and what lies at the top level.
 
 The layers are those of LAYER below; a header includes only lower-numbered layers and its own folder. Every rule is
 first tried on a made-up tree that breaks it.
@@ -18,7 +19,8 @@ THIRD_PARTY = {"nlohmann": {"io", "text", "data", "model", "train"}, "utf8proc.h
 DECODER, DECODERS = "data/image_decode.hpp", {"jpeglib.h", "jerror.h", "png.h", "webp/decode.h"}
 KERNELS_SEE = re.compile(r"meft/(base|memory|backend/cuda)/|meft/backend/\w+\.hpp$")
 SLOW = {"iostream", "regex", "format"}
-MAX_LINES, MAX_MACROS = 400, 5
+MAX_LINES, MAX_MACROS, MAX_WIDTH = 400, 5, 130
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 TOP = {".ci", ".clang-format", ".clang-tidy", ".gitignore", "CHANGELOG.md", "CMakeLists.txt", "CMakePresets.json",
        "CONTRIBUTING.md", "LICENSE", "README.md", "bench", "cmake", "examples", "include", "kernels", "tests"}
 LOCAL = re.compile(r"build.*|\.git|\.cache|\.idea|\.vscode|CMakeUserPresets\.json|compile_commands\.json")
@@ -36,6 +38,8 @@ def header_problems(name, text):
     lines = text.count("\n")
     if lines > MAX_LINES:
         yield f"{name}: {lines} lines; at most {MAX_LINES}"
+    if not text.startswith("// Owns: "):
+        yield f"{name}: does not open with `// Owns: …`"
     if "#pragma once" not in text:
         yield f"{name}: no #pragma once"
     if found := FORBIDDEN.search(COMMENT.sub("", text)):
@@ -83,6 +87,10 @@ def problems(root):
         yield f"macros: {len(public)}, at most {MAX_MACROS}: {', '.join(public)}"
     if others := sorted(macros - set(public)):
         yield f"macros: not named MEFT_*: {', '.join(others)}"
+    for name in DOCUMENTS:
+        for number, line in enumerate((root / name).read_text().split("\n") if (root / name).exists() else [], 1):
+            if len(line) > MAX_WIDTH:
+                yield f"{name}:{number}: {len(line)} wide; at most {MAX_WIDTH}"
     for path in sorted((root / "kernels").rglob("*.*")):
         for _, target in INCLUDE.findall(path.read_text()) if path.is_file() else []:
             if target.startswith("meft/") and not KERNELS_SEE.match(target):
@@ -92,7 +100,7 @@ def problems(root):
             yield f"{entry.name}: is not among the files of the top level"
 
 
-# File, text, and what must be said of it.
+# File, text, and what must be said of it. A header without a comment gets the opening that it must have.
 BROKEN = [
     ("include/meft/base/a.hpp", "#pragma once\n#include <meft/tensor/tensor.hpp>\n", "layer 0 includes meft/tensor"),
     ("include/meft/io/a.hpp", "#pragma once\n#include <meft/text/tokens.hpp>\n", "layer 8 includes meft/text"),
@@ -106,10 +114,12 @@ BROKEN = [
     ("include/meft/nn/g.hpp", "#pragma once\n#include <boost/any.hpp>\n", "not a dependency"),
     ("include/meft/data/a.hpp", "#pragma once\n#include <png.h>\n", "only data/image_decode.hpp may"),
     ("include/meft/nn/h.hpp", "int x;\n", "no #pragma once"),
-    ("include/meft/nn/i.hpp", "#pragma once\n" + "\n" * MAX_LINES, "401 lines"),
+    ("include/meft/nn/i.hpp", "#pragma once\n" + "\n" * (MAX_LINES - 1), "401 lines"),
     ("include/meft/nn/j.hpp", "#pragma once\ninline void f() { std::abort(); }\n", "never prints"),
     ("include/meft/nn/k.hpp", "#pragma once\n#define HELPER 1\n", "not named MEFT_*: HELPER"),
     ("include/meft/nn/l.hpp", "#pragma once\n" + "".join(f"#define MEFT_{i} 1\n" for i in range(6)), "macros: 6"),
+    ("include/meft/nn/m.hpp", "// A header.\n#pragma once\n", "does not open with"),
+    ("README.md", "x" * (MAX_WIDTH + 1), "README.md:1: 131 wide"),
     ("include/meft/odd/a.hpp", "#pragma once\n", "folder odd has no layer"),
     ("include/meft/meft.hpp", "#pragma once\n#include <meft/model/bert.hpp>\n", "it is included by name"),
     ("kernels/a.cuh", "#include <meft/tensor/tensor.hpp>\n", "kernels see base, memory"),
@@ -119,14 +129,16 @@ BROKEN = [
 
 
 def rules_that_do_not_bite():
-    for name, text, expected in BROKEN:
+    opening = "// Owns: it.\n"
+    for name, text, expected in [("include/meft/meft.hpp", "#pragma once\n", None), *BROKEN]:
         with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-            found = list(problems(pathlib.Path(folder)))
-            if len(found) != 1 or expected not in found[0]:
-                yield f"self-test: {name}: expected one line with `{expected}`, found {found}"
+            root = pathlib.Path(folder)
+            for path, content in [(root / "include/meft/meft.hpp", "#pragma once\n"), (root / name, text)]:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text((opening if path.suffix == ".hpp" and not content.startswith("//") else "") + content)
+            found = list(problems(root))
+            if expected is None and found or expected and (len(found) != 1 or expected not in found[0]):
+                yield f"self-test: {name}: expected {f'one line with `{expected}`' if expected else 'none'}, found {found}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ namespace meft {
 
 inline constexpr std::array<std::string_view, 2> device_names{"cpu", "cuda"};
 
-/// Calls f.operator()<B>() for the backend that `name` names, and gives what it gives. Throws for any other name, and
+/// Calls `f.operator()<B>()` for the backend that `name` names, and gives what it gives. Throws for any other name, and
 /// for cuda in a program that does not link meft::cuda.
 template <class F>
 decltype(auto) with_device(std::string_view name, F&& f, Where where = Where::current()) {

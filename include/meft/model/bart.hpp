@@ -71,7 +71,7 @@ inline constexpr Spelling spellings[] = {{"shared.weight", "encoder.embed_tokens
 
 }  // namespace bart
 
-/// Both sides share the words. The last token of a text, which its class is read from, is its </s>.
+/// Both sides share the words. The last token of a text, which its class is read from, is its `</s>`.
 inline TransformerSpec BartConfig::spec() const {
   nn::LayerSpec layer{.width = d_model,
                       .heads = encoder_attention_heads,

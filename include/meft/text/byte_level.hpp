@@ -73,8 +73,9 @@ inline std::size_t contraction(std::string_view text, std::size_t at) {
 }  // namespace detail
 
 /// Calls `visit(word)` for each word of `text`, which must be UTF-8, until it returns false; returns whether it went to
-/// the end. The words are the matches of
-/// `'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`; together they are the whole text.
+/// the end. Together they are the whole text, and they are the matches of
+///
+///     '(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 template <class Visit>
 bool each_gpt2_word(std::string_view text, Visit visit) {
   struct Next {
