@@ -731,7 +731,11 @@ TEST_CASE("batches: images ready for a model, the same on any number of threads"
   CHECK(batch.labels.size() == 2);
   CHECK(batch.labels[1] == static_cast<std::int32_t>(data.train[0].label));
   const auto alone = processor(data.image(data.train[0]));
-  CHECK(std::equal(alone.begin(), alone.end(), batch.pixels.begin() + 360));
+  std::vector<float> pixels(2 * 360);
+  batch.write(pixels);
+  CHECK(std::equal(alone.begin(), alone.end(), pixels.begin() + 360));
+  CHECK(
+      contains(message_of([&] { batch.write(std::span(pixels).first(719)); }), "image batch: the output does not fit"));
   CHECK(contains(message_of([&] { data::image_batch(data, data.dev, both, processor); }), "no such example"));
 
   const auto order = data::batches(std::vector<std::uint32_t>(data.train.size(), 1), 3, 1, 0, true);
@@ -749,11 +753,11 @@ TEST_CASE("batches: images ready for a model, the same on any number of threads"
     if (first.empty()) first = all;
     for (std::size_t i = 0; i < all.size(); ++i) {
       CHECK(all[i].examples == order[i]);
-      CHECK(all[i].pixels == first[i].pixels);
+      CHECK(all[i].images == first[i].images);
       CHECK(all[i].labels == first[i].labels);
     }
   }
-  CHECK(first[0].pixels != data::image_batch(data, data.train, order[0], processor, data::Augment{.seed = 4}).pixels);
+  CHECK(first[0].images != data::image_batch(data, data.train, order[0], processor, data::Augment{.seed = 4}).images);
 }
 
 TEST_CASE("prefetch: order, bounds, errors, early ends") {

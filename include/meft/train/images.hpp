@@ -71,7 +71,8 @@ nn::Batch<B> batch_of(const ImageSet& images, std::span<const std::uint32_t> row
   const Index n = static_cast<Index>(rows.size());
   nn::Batch<B> batch;
   batch.run = run;
-  batch.pixels = Tensor<float, B>::from({n, 3, made.height, made.width}, made.pixels, where);
+  batch.pixels = Tensor<float, B>({n, 3, made.height, made.width});
+  batch.pixels.fill([&](std::span<float> to) { made.write(to, where); });
   if (labels > 0) batch.labels = Tensor<std::int32_t, B>::from({n}, made.labels, where);
   return batch;
 }
