@@ -1,6 +1,6 @@
 // Owns: RoBERTa, OPT, BART, ViT, DeiT and DINOv2 against Hugging Face transformers, plain and as MEFT1/2/3, and batches
-// that are cut into smaller ones whose gradients add up, on the files of golden/ (made by make_families.py, whose
-// opening explains every name); and what a training pass draws at random.
+// that are cut into smaller ones whose gradients add up, and methods against PyPI's peft, on the files of golden/ (made
+// by make_families.py and make_peft.py, whose openings explain every name); and what a training pass draws at random.
 
 #include "philox_draws.hpp"  // first
 
@@ -171,30 +171,24 @@ void check_untied(const Case& c) {
   CHECK(untied.loss(h.value, batch.labels).value().item() == doctest::Approx(plain.real("loss")[0]).epsilon(1e-12));
 }
 
-/// Runs one MEFT file, gives the largest error of everything in it, and puts every gradient's bits into `bits`.
-template <Real T>
-double meft_error(const Case& c, const std::string& method, Streams streams, std::string& at, double least,
-                  std::vector<double>* bits = nullptr) {
+/// Runs the file of a method's values on a model of golden/, gives the largest error of everything in it, and puts
+/// every gradient's bits into `bits`.
+template <Real T, class Adapt>
+double method_error(const Case& c, const std::string& file, const Adapt& adapted, std::string& at, double least,
+                    std::vector<double>* bits = nullptr) {
   const std::string folder = golden() + "/" + c.folder;
-  const Values plain(folder + "/plain.safetensors"), values(folder + "/" + method + ".safetensors");
+  const Values plain(folder + "/plain.safetensors"), values(folder + "/" + file + ".safetensors");
   auto model = train::hf<T>(folder);
   auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
   const auto batch = batch_of(plain);
-  StackOptions stack{.streams = streams, .slice_tokens = 8};  // three slices of the texts, one an image
-  if (sizeof(T) == 8) stack.word_bits = 64, stack.fraction_bits = 40;
-  if (method.ends_with("_scaled")) stack.readout = readout_from("scaled");
-  const MeftOptions options{.stack = stack};
-  const auto body = method.starts_with("meft1")   ? adapt(model, Meft1{.bottleneck = 3, .options = options})
-                    : method.starts_with("meft2") ? adapt(model, Meft2{.bottleneck = 3, .options = options})
-                                                  : adapt(model, Meft3{.bottleneck = 3, .options = options});
-  std::set<std::string> filled;
+  const auto body = adapted(model);
+  std::set<std::string> known{"hidden", "logits", "loss"};
   nn::for_each_parameter(model, [&](const std::string& name, Parameter<T>& p) {
-    CHECK(p.trainable() == (name.find("_adapter.") != name.npos));
-    if (p.trainable()) values.fill(name, p.value()), filled.insert(name);
+    CHECK(p.trainable() == values.file.contains(name));
+    if (p.trainable()) values.fill(name, p.value()), known.insert(name);
   });
   for (const auto& name : values.file.names())
-    if (name.find("_adapter.") != name.npos && !name.starts_with("gradient."))
-      CHECK_MESSAGE(filled.contains(name), name, " is no parameter");
+    if (!name.starts_with("gradient.")) CHECK_MESSAGE(known.contains(name), name, " is no parameter");
   Comparison compare(values, least);
   {
     Tape tape;
@@ -220,6 +214,22 @@ double meft_error(const Case& c, const std::string& method, Streams streams, std
   return compare.worst();
 }
 
+/// The same of a MEFT file.
+template <Real T>
+double meft_error(const Case& c, const std::string& method, Streams streams, std::string& at, double least,
+                  std::vector<double>* bits) {
+  StackOptions stack{.streams = streams, .slice_tokens = 8};  // three slices of the texts, one an image
+  if (sizeof(T) == 8) stack.word_bits = 64, stack.fraction_bits = 40;
+  if (method.ends_with("_scaled")) stack.readout = readout_from("scaled");
+  const MeftOptions options{.stack = stack};
+  const auto adapted = [&](auto& model) {
+    return method.starts_with("meft1")   ? adapt(model, Meft1{.bottleneck = 3, .options = options})
+           : method.starts_with("meft2") ? adapt(model, Meft2{.bottleneck = 3, .options = options})
+                                         : adapt(model, Meft3{.bottleneck = 3, .options = options});
+  };
+  return method_error<T>(c, method, adapted, at, least, bits);
+}
+
 /// Every family under every MEFT in T, stored and exact: errors below `limit`, and both the same bits.
 template <Real T>
 void check_meft(double least, double limit, const char* what) {
@@ -240,7 +250,7 @@ void check_meft(double least, double limit, const char* what) {
       CHECK(!bits[0].empty());
       CHECK(bits[0] == bits[1]);
     }
-  MESSAGE(what, ": largest relative error ", worst);
+  MESSAGE(std::string(what), ": largest relative error ", worst);
 }
 
 /// Images with classes, as Learner takes them.
@@ -465,6 +475,21 @@ TEST_CASE("families: outputs that are not tied to the embeddings") {
     if (c.language) check_untied(c), ++checked;
   }
   CHECK(checked == 3);
+}
+
+TEST_CASE("families: (IA)³ and LoRA equal PyPI's peft: hidden states, logits, loss, every gradient") {
+  for (const std::string folder : {"bert", "opt", "bart"}) {
+    CAPTURE(folder);
+    const Case c{folder, folder, false};
+    std::string at;
+    const auto vectors = [](auto& model) { return adapt(model, Ia3{}); };
+    const double ia3 = method_error<double>(c, "ia3", vectors, at, 0);
+    CHECK_MESSAGE(ia3 < 1e-11, at);
+    const auto updates = [](auto& model) { return adapt(model, LowRank{.rank = 3, .alpha = 6}); };
+    const double lora = method_error<double>(c, "lora", updates, at, 0);
+    CHECK_MESSAGE(lora < 1e-11, at);
+    MESSAGE(folder, ": largest relative error of (IA)³ ", ia3, ", of LoRA ", lora);
+  }
 }
 
 // 64-bit words with 40 fraction bits round each shear by 2⁻⁴¹, 5e-13.
