@@ -13,7 +13,7 @@ import tempfile
 
 import compiling
 
-HUBS = ["meft/base/error.hpp", "meft/backend/backend.hpp", "meft/tensor/tensor.hpp", "meft/autodiff/op.hpp",
+HUBS = ["meft/base/error.hpp", "meft/backend/backend.hpp", "meft/tensor/tensor.hpp", "meft/tensor/math.hpp", "meft/autodiff/op.hpp",
         "meft/nn/module.hpp", "meft/model/transformer.hpp", "meft/io/file.hpp", "meft/base/json.hpp", "meft/io/safetensors.hpp",
         "meft/train/state.hpp"]
 INCLUDE = re.compile(r"^\s*#\s*include\s*<(meft/[^>]+)>", re.M)
@@ -40,11 +40,10 @@ def precompile(hub, folder):
 
 def use(header, folder, include=compiling.INCLUDE):
     """The flags that take the largest precompiled hub among what `header` includes."""
-    inside = [hub for hub in HUBS if hub in reached(header, include)]
+    inside = [pathlib.Path(folder) / (hub.replace("/", "-") + ".hpp") for hub in HUBS if hub in reached(header, include)]
     if not inside or compiling.defined(header):
         return []
-    hub = max(inside, key=lambda name: len(reached(name)))
-    return ["-Winvalid-pch", "-include", pathlib.Path(folder) / (hub.replace("/", "-") + ".hpp")]
+    return ["-Winvalid-pch", "-include", max(inside, key=lambda path: path.with_suffix(".hpp.gch").stat().st_size)]
 
 
 def alone(compiler, header, folder, *more):
