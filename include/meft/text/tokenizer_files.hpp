@@ -218,7 +218,11 @@ struct TokenizerFiles {
 
   void name_usual() {
     auto name = [&](std::string_view key, std::string_view content) {
-      named.insert_or_assign(std::string(key), Given{{.content = std::string(content), .id = -1}, folder.string()});
+      Given& one = named[std::string(key)];
+      one.source = folder.string();
+      one.token = AddedToken{};
+      one.token.content = content;
+      one.token.id = -1;
     };
     const bool bert = kind == Kind::bert;
     if (kind == Kind::gpt2)
@@ -294,8 +298,13 @@ struct TokenizerFiles {
         for (auto at = file.object().begin(); at != file.object().end(); ++at) {
           const auto id = static_cast<std::int32_t>(file.at(at.key()).integer(0, INT32_MAX));
           const bool special = std::find(given.begin(), given.end(), at.key()) != given.end();
-          numbered.insert_or_assign(
-              id, Given{{.content = at.key(), .id = id, .normalized = !special, .special = special}, source});
+          Given& one = numbered[id];
+          one.source = source;
+          one.token = AddedToken{};
+          one.token.content = at.key();
+          one.token.id = id;
+          one.token.normalized = !special;
+          one.token.special = special;
         }
       }
       for (const Given& one : listed) numbered.insert_or_assign(one.token.id, one);
