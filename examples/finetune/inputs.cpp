@@ -176,11 +176,14 @@ Lines read_lines(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
   return out;
 }
 
-Images::Images(const Flags& flags)
+Images::Images(const Flags& flags, const std::vector<std::string>* trained)
     : processor(processor_of(flags)),
       data(data::load_images(flags.data)),
       train(data, data.train, processor, augment_of(flags)),
       dev(data, data.dev, processor) {
+  if (trained && data.label_names != *trained)
+    fail(flags.data + ": other classes than those of the run in " + flags.output, data.label_names.size(),
+         trained->size());
   goal.task = flags.task;
   goal.model = fingerprint_of_model(flags.model);
   goal.data = fingerprint_of(data);
@@ -192,12 +195,6 @@ Images::Images(const Flags& flags)
   say_files(flags.data, data.splits);
   if (!data.skipped.empty()) say_skipped(data.skipped);
   if (!flags.loads()) say_classes(goal, train.labels);
-}
-
-void check_classes(const Images& images, const Flags& flags, const std::vector<std::string>& trained) {
-  if (images.data.label_names != trained)
-    fail(flags.data + ": other classes than those of the run in " + flags.output, images.data.label_names.size(),
-         trained.size());
 }
 
 Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths) {

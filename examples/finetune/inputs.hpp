@@ -69,9 +69,9 @@ Lines read_lines(const Flags& flags, const meft::text::Tokenizer& tokenizer, con
 std::pair<meft::train::BlockOptions, std::optional<meft::train::MaskOptions>> cutting(
     const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family);
 
-/// Images with a class. The sets point into the data.
+/// Images with a class; of an earlier run those that it was trained on. The sets point into the data.
 struct Images {
-  explicit Images(const Flags& flags);
+  explicit Images(const Flags& flags, const std::vector<std::string>* trained = nullptr);
   Images(const Images&) = delete;
   Images& operator=(const Images&) = delete;
 
@@ -81,9 +81,6 @@ struct Images {
   More<meft::train::ImageSet> more;
   Goal goal;
 };
-
-/// Throws when the images to score have other classes than those that were trained.
-void check_classes(const Images& images, const Flags& flags, const std::vector<std::string>& trained);
 
 /// The lengths of the sequences of the batch with the most tokens of the run.
 meft::Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -68,24 +69,24 @@ class Runner {
   std::size_t at_once() const { return train::scored_at_once(static_cast<std::size_t>(flags_.batch)); }
   bool trains_all() const { return method_facts(flags_.method).trains_all; }
 
-  Model load(train::LoadReport& report) const {
+  Model load() {
     const auto frozen = trains_all() ? std::nullopt : flags_.adapt.precision;
-    return train::hf<float, B>(flags_.model, &report, frozen);
+    return train::hf<float, B>(flags_.model, &loaded_, frozen);
   }
 
   /// With a head for classes of these names, or one value. Of an earlier run, with what it trained.
   template <class Learner>
-  Learner classifier(const std::vector<std::string>& names, train::LoadReport& report) {
-    auto model = load(report);
+  Learner classifier(const std::vector<std::string>& names) {
+    auto model = load();
     std::optional<nn::Pooling> pooling;
     if (flags_.pooling != "model") pooling = nn::pooling_from(flags_.pooling);
     auto head = train::load_head(flags_.model, model, names.empty() ? 1 : std::ssize(names), pooling, flags_.seed,
-                                 &report, names);
+                                 &loaded_, names);
     return with_trained(adapted(Learner{std::move(model), {}, std::move(head)}));
   }
-  train::LanguageLearner<Model> language_model(train::LoadReport& report) {
-    auto model = load(report);
-    auto head = train::load_language_head(flags_.model, model, flags_.seed, &report);
+  train::LanguageLearner<Model> language_model() {
+    auto model = load();
+    auto head = train::load_language_head(flags_.model, model, flags_.seed, &loaded_);
     auto learner = adapted(train::LanguageLearner<Model>{std::move(model), {}, std::move(head)});
     if (!trains_all()) freeze(learner.head);
     return with_trained(std::move(learner));
@@ -133,13 +134,12 @@ class Runner {
   }
 
   template <class Learner, class Data>
-  bool fit(Learner& learner, const Data& data, const Offsets& largest, const train::LoadReport& loaded,
-           const train::TrainOptions& options) {
+  bool fit(Learner& learner, const Data& data, const Offsets& largest, const train::TrainOptions& options) {
     say_costs(learner, largest);
     Progress progress;
     train::Trainer trainer(learner, data.train, data.dev, options, progress.observer(flags_.output));
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
-    say_loaded(loaded);
+    say_loaded(loaded_);
     remove_predictions(flags_);
     say_memory("start", train::MemoryReport::of(B::pool()));
     const auto outcome = trainer.run();
@@ -177,109 +177,92 @@ class Runner {
     return predict(progress.watch("predicting", stop_));
   }
 
-  bool texts() {
-    const auto tokenizer = tokenizer_of(flags_, family_);
-    train::LoadReport loaded;
+  /// A kind of task: read(sets) gives its examples, ask() what --predict names, make(classes) the learner,
+  /// predict(learner, asked) writes what it finds and is false when stopped, largest(examples) is the largest batch.
+  template <class Read, class Ask, class Make, class Predict, class Largest>
+  bool task(const Read& read, const Ask& ask, const Make& make, const Predict& predict, const Largest& largest) {
+    using Data = decltype(read(Sets::all));
+    using Asked = decltype(ask());
     if (earlier_) {
-      const auto& names = earlier_->labels;
-      std::optional<Texts> scored;
-      std::optional<TextsToPredict> asked;
-      if (flags_.eval_only) scored = read_texts(flags_, tokenizer, family_, Sets::dev);
-      if (!flags_.predict.empty()) asked = texts_to_predict(flags_, tokenizer, earlier_->pair);
-      const auto learner = classifier<Learner>(names, loaded);
-      if (scored && !evaluate_all(learner, *scored)) return false;
-      if (!asked) return true;
-      const auto found =
-          predicted([&](const Watch& watch) { return train::predict(learner, asked->encoded, at_once(), watch); });
-      return found.size() == asked->rows.size() &&
-             write_predictions(flags_, table_of(found, names, asked->rows, earlier_->pair), found.size());
+      // Neither can be moved: sets of images point into their data.
+      const auto scored = std::unique_ptr<const Data>(flags_.eval_only ? new Data(read(Sets::dev)) : nullptr);
+      const auto asked = std::unique_ptr<const Asked>(flags_.predict.empty() ? nullptr : new Asked(ask()));
+      const auto learner = make(earlier_->labels);
+      return (!scored || evaluate_all(learner, *scored)) && (!asked || predict(learner, *asked));
     }
     const FolderLock lock(flags_.output);
-    const auto data = read_texts(flags_, tokenizer, family_, Sets::all);
+    const Data data = read(Sets::all);
     const auto options = options_of(flags_, data.goal, stop_);
-    auto learner = classifier<Learner>(data.goal.labels, loaded);
-    return fit(learner, data, largest_batch(flags_, data.train.lengths()), loaded, options);
+    auto learner = make(data.goal.labels);
+    return fit(learner, data, largest(data), options);
   }
+
+  bool texts() {
+    const auto tokenizer = tokenizer_of(flags_, family_);
+    return task(
+        [&](Sets sets) { return read_texts(flags_, tokenizer, family_, sets); },
+        [&] { return texts_to_predict(flags_, tokenizer, earlier_->pair); },
+        [&](const auto& classes) { return classifier<Learner>(classes); },
+        [&](const auto& learner, const auto& asked) {
+          const auto found =
+              predicted([&](const Watch& watch) { return train::predict(learner, asked.encoded, at_once(), watch); });
+          return found.size() == asked.rows.size() &&
+                 write_predictions(flags_, table_of(found, earlier_->labels, asked.rows, earlier_->pair), found.size());
+        },
+        [&](const auto& data) { return largest_batch(flags_, data.train.lengths()); });
+  }
+
   template <bool causal>
   bool choices_with() {
     const auto tokenizer = tokenizer_of(flags_, family_);
-    train::LoadReport loaded;
-    const auto make = [&] {
-      if constexpr (causal) return language_model(loaded);
-      else return classifier<train::ChoiceLearner<Model>>({}, loaded);
-    };
-    if (earlier_) {
-      std::optional<Questions> scored;
-      std::optional<QuestionsToPredict> asked;
-      if (flags_.eval_only) scored = read_questions(flags_, tokenizer, family_, Sets::dev);
-      if (!flags_.predict.empty()) asked = questions_to_predict(flags_, tokenizer, family_);
-      const auto learner = make();
-      if (scored && !evaluate_all(learner, *scored)) return false;
-      if (!asked) return true;
-      const auto found = predicted([&](const Watch& watch) {
-        if constexpr (causal) return learner.option_log_likelihoods(asked->encoded, at_once(), watch);
-        else return learner.option_logits(asked->encoded, watch);
-      });
-      return found && write_predictions(flags_, table_of(*found, asked->rows), asked->rows.size());
-    }
-    const FolderLock lock(flags_.output);
-    const auto data = read_questions(flags_, tokenizer, family_, Sets::all);
-    const auto options = options_of(flags_, data.goal, stop_);
-    auto learner = make();
-    return fit(learner, data, largest_batch(flags_, data.lengths), loaded, options);
+    return task([&](Sets sets) { return read_questions(flags_, tokenizer, family_, sets); },
+                [&] { return questions_to_predict(flags_, tokenizer, family_); },
+                [&](const auto&) {
+                  if constexpr (causal) return language_model();
+                  else return classifier<train::ChoiceLearner<Model>>({});
+                },
+                [&](const auto& learner, const auto& asked) {
+                  const auto found = predicted([&](const Watch& watch) {
+                    if constexpr (causal) return learner.option_log_likelihoods(asked.encoded, at_once(), watch);
+                    else return learner.option_logits(asked.encoded, watch);
+                  });
+                  return found && write_predictions(flags_, table_of(*found, asked.rows), asked.rows.size());
+                },
+                [&](const auto& data) { return largest_batch(flags_, data.lengths); });
   }
 
   bool language() {
     if (spec_.decoder) refuse("another task: a model with encoder and decoder has no --task lm");
     const auto tokenizer = tokenizer_of(flags_, family_);
-    train::LoadReport loaded;
-    if (earlier_) {
-      std::optional<Lines> scored;
-      std::vector<std::string> asked;
-      if (flags_.eval_only) scored = read_lines(flags_, tokenizer, family_, Sets::dev);
-      if (!flags_.predict.empty()) asked = lines_to_predict(flags_);
-      const auto learner = language_model(loaded);
-      if (scored && !evaluate_all(learner, *scored)) return false;
-      if (flags_.predict.empty()) return true;
-      const auto [cut, mask] = cutting(flags_, tokenizer, family_);
-      const auto found = predicted([&, &cut = cut, &mask = mask](const Watch& watch) {
-        return train::line_likelihoods(learner, tokenizer, asked, cut, mask, at_once(), watch);
-      });
-      return found && write_predictions(flags_, table_of(*found, asked), asked.size());
-    }
-    const FolderLock lock(flags_.output);
-    const auto data = read_lines(flags_, tokenizer, family_, Sets::all);
-    const auto options = options_of(flags_, data.goal, stop_);
-    auto learner = language_model(loaded);
-    return fit(learner, data, largest_batch(flags_, data.train.lengths()), loaded, options);
+    return task([&](Sets sets) { return read_lines(flags_, tokenizer, family_, sets); },
+                [&] { return lines_to_predict(flags_); }, [&](const auto&) { return language_model(); },
+                [&](const auto& learner, const auto& asked) {
+                  const auto cut = cutting(flags_, tokenizer, family_);
+                  const auto found = predicted([&](const Watch& watch) {
+                    return train::line_likelihoods(learner, tokenizer, asked, cut.first, cut.second, at_once(), watch);
+                  });
+                  return found && write_predictions(flags_, table_of(*found, asked), asked.size());
+                },
+                [&](const auto& data) { return largest_batch(flags_, data.train.lengths()); });
   }
 
   bool images() {
-    train::LoadReport loaded;
-    if (earlier_) {
-      const auto& names = earlier_->labels;
-      std::optional<Images> scored;
-      std::optional<ImagesToPredict> asked;
-      if (flags_.eval_only) check_classes(scored.emplace(flags_), flags_, names);
-      if (!flags_.predict.empty()) asked.emplace(flags_);
-      const auto learner = classifier<Learner>(names, loaded);
-      if (scored && !evaluate_all(learner, *scored)) return false;
-      if (!asked) return true;
-      const auto found =
-          predicted([&](const Watch& watch) { return train::predict(learner, asked->set, at_once(), watch); });
-      return found.size() == asked->set.size() &&
-             write_predictions(flags_, table_of(found, names, asked->inputs.names), found.size());
-    }
-    const FolderLock lock(flags_.output);
-    const Images data(flags_);
-    const auto options = options_of(flags_, data.goal, stop_);
-    auto learner = classifier<Learner>(data.goal.labels, loaded);
-    const auto box = data.processor.output();
-    const auto& patches = *spec_.patches;
-    const Index tokens = patches.leading + (box.height / patches.patch) * (box.width / patches.patch);
-    const std::vector<std::int32_t> largest(std::min(static_cast<std::size_t>(flags_.batch), data.train.size()),
-                                            static_cast<std::int32_t>(tokens));
-    return fit(learner, data, Offsets::of_lengths(largest), loaded, options);
+    return task(
+        [&](Sets) { return Images(flags_, earlier_ ? &earlier_->labels : nullptr); },
+        [&] { return ImagesToPredict(flags_); }, [&](const auto& classes) { return classifier<Learner>(classes); },
+        [&](const auto& learner, const auto& asked) {
+          const auto found =
+              predicted([&](const Watch& watch) { return train::predict(learner, asked.set, at_once(), watch); });
+          return found.size() == asked.set.size() &&
+                 write_predictions(flags_, table_of(found, earlier_->labels, asked.inputs.names), found.size());
+        },
+        [&](const auto& data) {
+          const auto box = data.processor.output();
+          const auto& patches = *spec_.patches;
+          const Index tokens = patches.leading + (box.height / patches.patch) * (box.width / patches.patch);
+          const std::size_t most = std::min(static_cast<std::size_t>(flags_.batch), data.train.size());
+          return Offsets::of_lengths(std::vector(most, static_cast<std::int32_t>(tokens)));
+        });
   }
 
   Flags flags_;
@@ -287,6 +270,7 @@ class Runner {
   Family family_;
   std::optional<Earlier> earlier_;
   model::TransformerSpec spec_;
+  train::LoadReport loaded_;
   Index whole_ = 0;  // parameters without what the method adds
 };
 
