@@ -87,7 +87,7 @@ double operations(const Setup& setup) {
 
   const double forward = weights + attention + added;
   const bool twice = facts.reversible ? setup.stack.streams != Streams::stored : recompute;
-  double step = forward;
+  double step = forward + (facts.beside ? added : 0);
   if (facts.trains_layers)
     step += (facts.trains_all ? 2 : 1) * weights + 2 * attention + 2 * added + (twice ? forward : 0);
   return step * static_cast<double>(c.num_hidden_layers);
@@ -131,28 +131,45 @@ void Step<B>::draw_batch(std::uint32_t step) {
     types.emplace_back(length, 0);
     labels.push_back(static_cast<std::int32_t>(i % 2));
   }
-  batch_ = nn::Batch<B>::pack(ids, types);
-  batch_.labels = Tensor<std::int32_t, B>::from({setup_.batch}, labels);
-  batch_.run = {setup_.seed, step, true};
+  std::vector<std::int32_t> lengths;
+  for (const auto& sequence : ids) lengths.push_back(static_cast<std::int32_t>(sequence.size()));
+  const auto whole = Offsets::of_lengths(lengths);
+  const Index longest = body_.longest_part();
+  parts_.clear();
+  for (const auto& [first, last] : meft::detail::cut(whole, longest ? longest : whole.tokens())) {
+    const auto part = [first = first, last = last](const auto& list) {
+      return std::decay_t<decltype(list)>(list.begin() + first, list.begin() + last);
+    };
+    auto& batch = parts_.emplace_back(nn::Batch<B>::pack(part(ids), part(types)));
+    batch.labels = Tensor<std::int32_t, B>::from({last - first}, part(labels));
+    batch.run = {setup_.seed, step + static_cast<std::uint32_t>(parts_.size() - 1), true};
+  }
 }
 
 template <Backend B>
 float Step<B>::differentiate(Times* times) {
-  const double start = now();
-  Tape tape;
-  auto loss = cross_entropy(head_(body_(bert_.embed(batch_))), batch_.labels);
-  if (times) B::synchronize();
-  const double turned = now();
-  tape.backward(loss);
-  if (times) B::synchronize();
-  if (times) times->forward = turned - start, times->backward = now() - turned;
-  return loss.value().item();
+  float mean = 0;
+  for (const auto& batch : parts_) {
+    const double start = now();
+    Tape tape;
+    const auto loss = cross_entropy(head_(body_(bert_.embed(batch))), batch.labels);
+    if (times) B::synchronize();
+    const double turned = now();
+    const float share = static_cast<float>(batch.offsets.sequences()) / static_cast<float>(setup_.batch);
+    tape.backward(loss, Tensor<float, B>::full(loss.shape(), share));
+    if (times) B::synchronize();
+    if (times) times->forward += turned - start, times->backward += now() - turned;
+    mean += share * loss.value().item();
+  }
+  return mean;
 }
 
 template <Backend B>
 bool Step<B>::update() {
-  if (setup_.ragged) draw_batch(batch_.run.step + 1);
-  else ++batch_.run.step;
+  const auto next = parts_.back().run.step + 1, count = static_cast<std::uint32_t>(parts_.size());
+  if (setup_.ragged) draw_batch(next);
+  else
+    for (auto& batch : parts_) batch.run.step += count;
   try {
     optimizer_->step();
   } catch (const Error&) {

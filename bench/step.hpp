@@ -83,7 +83,7 @@ class Step {
   Body<float, B> body_;
   nn::Classifier<float, B> head_;
   std::optional<optim::State<float, B>> optimizer_;
-  nn::Batch<B> batch_;
+  std::vector<nn::Batch<B>> parts_;  // of the batch, as the body takes it; most bodies take it as a whole
 };
 
 /// The heap meter of bench/peers, where it was preloaded: an outside count of the same steps.

@@ -6,6 +6,7 @@
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/train/estimate.hpp>
+#include <meft/train/job.hpp>
 #include <meft/train/learner.hpp>
 #include <meft/train/state.hpp>
 
@@ -33,8 +34,11 @@ train::Encoded sentences(const Case& k) {
   return out;
 }
 
-/// Measured over expected.
-double ratio(const Case& k, const AnyMethod& method, bool recompute) {
+struct Found {
+  double measured, expected;  // bytes
+};
+
+Found activation(const Case& k, const AnyMethod& method, bool recompute) {
   model::BertConfig config;
   config.num_hidden_layers = k.layers;
   config.hidden_size = k.width;
@@ -50,16 +54,26 @@ double ratio(const Case& k, const AnyMethod& method, bool recompute) {
     if (p.trainable()) p.zero_gradient();
   });
   const auto examples = sentences(k);
+  const auto job = train::Job<float, Cpu>::of(learner, examples, examples);
   std::vector<std::uint32_t> rows;
   for (std::uint32_t i = 0; i < examples.size(); ++i) rows.push_back(i);
-  const Measure measure(Cpu::pool());
-  const auto batch = train::batch_of(examples, rows, 2, Run{1, 0, true});
-  Tape tape;
-  tape.backward(learner.loss(batch));
-  auto sizes = train::step_sizes(config.spec(), batch.offsets);
+  std::size_t highest = 0;
+  for (const auto& part : job.parts(rows)) {
+    const Measure measure(Cpu::pool());
+    const auto batch = train::batch_of(examples, part, 2, Run{1, 0, true});
+    Tape tape;
+    tape.backward(learner.loss(batch));
+    highest = std::max(highest, measure.activation());
+  }
+  auto sizes = train::step_sizes(config.spec(), train::batch_of(examples, rows).offsets);
   sizes.recompute = recompute;
-  return static_cast<double>(measure.activation()) /
-         static_cast<double>(train::expected_activation<float>(method, sizes));
+  return {static_cast<double>(highest), static_cast<double>(train::expected_activation<float>(method, sizes))};
+}
+
+/// Measured over expected.
+double ratio(const Case& k, const AnyMethod& method, bool recompute) {
+  const auto found = activation(k, method, recompute);
+  return found.measured / found.expected;
 }
 
 }  // namespace
@@ -92,6 +106,24 @@ TEST_CASE("the expected activation memory is what the meter reads") {
         stack->streams = streams;
         check(method, std::string(" ") + name_of(streams), false);
       }
+  }
+  set_threads(before);
+}
+
+TEST_CASE("beside frozen layers the activation memory is that of a part's taps") {
+  const int before = threads();
+  set_threads(1);
+  for (auto method : all_methods()) {
+    if (!method_facts(method).beside) continue;
+    CAPTURE(method_name(method));
+    const Case usual{4, 64, 256, 4, 500, 8, 62, 64};
+    const auto bytes = [&](const Case& k) { return activation(k, method, false).measured; };
+    auto batch = usual, wide = usual, deep = usual, deeper = usual;
+    batch.batch = 32, wide.inner = 512, deep.layers = 6, deeper.layers = 8;
+    const double found = bytes(usual);
+    CHECK(bytes(batch) == found);
+    CHECK(bytes(wide) == found);
+    CHECK(bytes(deeper) - bytes(deep) == bytes(deep) - found);  // a tap's
   }
   set_threads(before);
 }

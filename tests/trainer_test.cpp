@@ -152,7 +152,8 @@ train::TrainOptions usual(const std::string& folder = "") {
   return o;
 }
 
-Told run(const Rows& data, const train::TrainOptions& options, Toy toy = {}, std::int64_t stop_after = -1) {
+Told run(const Rows& data, const train::TrainOptions& options, Toy toy = {}, std::int64_t stop_after = -1,
+         Index longest_part = 0) {
   Told out;
   data.expected.clear();
   data.epochs.clear();
@@ -165,7 +166,9 @@ Told run(const Rows& data, const train::TrainOptions& options, Toy toy = {}, std
   observer.evaluated = [&](const auto& r) { out.epochs.push_back(r); };
   observer.scoring = [&](std::size_t now, std::size_t of) { out.scoring.push_back(now + 100 * of); };
   const Rows dev = points(3);
-  train::Trainer trainer(toy, data, dev, o, observer);
+  auto job = train::Job<double, Cpu>::of(toy, data, dev);
+  job.longest_part = longest_part;
+  train::Trainer<double, Cpu> trainer(std::move(job), o, observer);
   out.outcome = trainer.run();
   out.weights = values(toy);
   out.script = toy.script;
@@ -271,6 +274,41 @@ TEST_CASE("trainer: several small batches a step are one large one: loss, norm, 
         for (const auto& batch : split.script->batches) b.insert(b.end(), batch.begin(), batch.end());
         CHECK(a == b);
         for (const auto& batch : split.script->batches) CHECK(batch.size() <= options.batch);
+        for (std::size_t i = 0; i < split.script->steps.size(); ++i) CHECK(split.script->steps[i] == i);
+      }
+    }
+  }
+}
+
+TEST_CASE("trainer: a batch taken in parts is the batch: the same examples, in parts of so many items, and means") {
+  for (const int count : {13, 17}) {
+    const Rows data = points(count);
+    for (const std::size_t accumulate : {1, 2, 3}) {
+      auto options = usual();
+      options.batch = 6;
+      options.accumulate = accumulate;
+      const Told whole = run(data, options);
+      for (const Index longest : {1, 5, 8, 1000}) {
+        CAPTURE(longest);
+        const Told split = run(data, options, {}, -1, longest);
+        REQUIRE(split.steps.size() == whole.steps.size());
+        for (std::size_t i = 0; i < whole.steps.size(); ++i) {
+          CHECK(split.steps[i].loss == doctest::Approx(whole.steps[i].loss).epsilon(1e-13));
+          CHECK(split.steps[i].gradient_norm == doctest::Approx(whole.steps[i].gradient_norm).epsilon(1e-12));
+        }
+        std::vector<std::uint32_t> a, b;
+        for (const auto& batch : whole.script->batches) a.insert(a.end(), batch.begin(), batch.end());
+        std::size_t end = 0, next = 0;  // no part goes beyond a batch
+        for (const auto& part : split.script->batches) {
+          b.insert(b.end(), part.begin(), part.end());
+          if (b.size() > end) end += whole.script->batches.at(next++).size();
+          CHECK(b.size() <= end);
+          Index items = 0;
+          for (const auto row : part) items += data.rows[row].items;
+          CHECK((items <= longest || part.size() == 1));
+        }
+        CHECK(a == b);
+        CHECK((split.script->batches.size() > whole.script->batches.size()) == (longest < 1000));
         for (std::size_t i = 0; i < split.script->steps.size(); ++i) CHECK(split.script->steps[i] == i);
       }
     }

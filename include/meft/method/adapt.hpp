@@ -24,6 +24,7 @@ struct StepSizes {
   Index width = 0, ffn = 0, heads = 0, layers = 0, vocabulary = 0;
   Index tokens = 0, workers = 1;
   std::vector<Index> slices{};  // tokens of each
+  Index part = 0;               // tokens of the largest, where a batch is taken in parts
   bool recompute = false;
 
   Index longest_slice() const { return slices.empty() ? 0 : *std::max_element(slices.begin(), slices.end()); }
@@ -67,6 +68,32 @@ auto plain_body(Model& model, const AdaptOptions& options) {
   return body_of(model, [&](auto& layers) {
     return Chain<T, B>{.layers = layers, .plain = layers.size(), .recompute = options.recompute};
   });
+}
+
+/// Nothing inside the model is dropped: what its layers give is a function of the example.
+template <class Model>
+void without_dropout(Model& model) {
+  for (auto* embeddings : {&model.embeddings, &model.decoder_embeddings})
+    if (*embeddings) (*embeddings)->spec.dropout = 0;
+  if (model.patches) model.patches->spec.dropout = 0;
+  for_each_layer(model, [](auto& layer) {
+    layer.dropout = layer.activation_dropout = layer.attention.dropout = 0;
+    if (layer.cross) layer.cross->dropout = 0;
+  });
+}
+
+/// Frozen layers, and make(layers), a module as SideNetwork takes it, beside each list of them.
+template <class Model, class Make>
+auto side_body(Model& model, const AdaptOptions& options, const Make& make) {
+  using T = typename Model::value_type;
+  using B = typename Model::backend;
+  require(!options.recompute, "side network: frozen layers keep no activations that could be recomputed");
+  train_none(model, options);
+  without_dropout(model);
+  auto body = plain_body(model, options);
+  for (auto* chain : {&body.chain, &body.decoder})
+    if (!chain->layers.empty()) chain->side = SideNetwork<T, B>::of(make(chain->layers));
+  return body;
 }
 
 }  // namespace detail

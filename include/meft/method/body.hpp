@@ -1,9 +1,12 @@
-// Owns: how a model's layers are run: one after the other, recomputed, or as a reversible stack above frozen ones.
+// Owns: how a model's layers are run: one after the other, recomputed, as a reversible stack above frozen ones, or with
+// a network beside them.
 #pragma once
 
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include <meft/method/side.hpp>
 #include <meft/nn/batch.hpp>
 #include <meft/nn/transformer.hpp>
 #include <meft/ops/checkpoint.hpp>
@@ -15,12 +18,15 @@ namespace meft {
 template <Real T, Backend B = Cpu>
 struct Chain {
   std::vector<nn::TransformerLayer<T, B>> layers;
-  ReversibleStack<T, B> stack{};         // of the layers above `plain`
-  std::size_t plain = 0;                 // how many of the lowest run one after the other
-  bool recompute = false;                // keep a plain layer's input only
-  Index slice_tokens = B::slice_tokens;  // of plain layers that nothing trains
+  ReversibleStack<T, B> stack{};            // of the layers above `plain`
+  std::size_t plain = 0;                    // how many of the lowest run one after the other
+  bool recompute = false;                   // keep a plain layer's input only
+  Index slice_tokens = B::slice_tokens;     // of plain layers that nothing trains
+  std::optional<SideNetwork<T, B>> side{};  // of layers that are all plain; its output takes the place of theirs
 
   nn::Hidden<T, B> operator()(nn::Hidden<T, B> h) const {
+    if (side)
+      return {Tape::current() ? beside(h.value, h.context) : beside_slices(h.value.value(), h.context), h.context};
     for (std::size_t i = 0; i < plain; ++i) h.value = one(layers[i], h.value, h.context);
     if (stack.depth()) h.value = stack(std::exchange(h.value, {}), h.context);
     return h;
@@ -30,13 +36,42 @@ struct Chain {
   static void parts(auto& self, auto&& visit) {
     visit("encoder.layer", self.layers);
     visit("readout.mix", self.stack.mix());
+    visit("side", self.side);
   }
 
  private:
+  /// What the network makes of the layers' taps.
+  Var<T, B> beside(const Var<T, B>& x, const Context<T, B>& context) const {
+    typename SideNetwork<T, B>::Taps taps{x};
+    for (const auto& layer : layers) taps.push_back(one(layer, taps.back(), context));
+    return side->run(taps, context);
+  }
+  /// The same where nothing is recorded: the taps of a slice alone are there at a time.
+  Var<T, B> beside_slices(const Tensor<T, B>& x, const Context<T, B>& context) const {
+    return in_slices(x, context,
+                     [&](const Tensor<T, B>& rows, const Context<T, B>& part) { return beside(rows, part); });
+  }
+
+  /// f(rows, their context) for slices of whole sequences, under no tape.
+  template <class F>
+  Tensor<T, B> in_slices(const Tensor<T, B>& x, const Context<T, B>& context, const F& f) const {
+    Tensor<T, B> out(x.shape());
+    const auto slices = detail::cut(context.offsets, slice_tokens);
+    for_slices<B>(static_cast<Index>(slices.size()), [&](Index s) {
+      const NoTape none;
+      const auto [first, last] = slices[static_cast<std::size_t>(s)];
+      const Index begin = context.offsets.begin(first), end = context.offsets.end(last - 1);
+      auto to = out.rows(begin, end);
+      const auto y = f(x.rows(begin, end), context.part(first, last));
+      B::copy(to.data(), y.value().data(), y.value().bytes());
+    });
+    return out;
+  }
+
   Var<T, B> one(const nn::TransformerLayer<T, B>& layer, const Var<T, B>& x, const Context<T, B>& context) const {
     bool recorded = x.recorded();
     for (const auto& side : context.sides) recorded = recorded || side.value.recorded();
-    if (Tape::current() && (stack.depth() == 0 || recorded)) {
+    if (Tape::current() && ((stack.depth() == 0 && !side) || recorded)) {
       if (!recompute || !trains(layer, recorded)) return layer(x, context);
       if (context.sides.empty())
         return checkpoint([layer, context](const Var<T, B>& in) { return layer(in, context); }, x);
@@ -51,17 +86,7 @@ struct Chain {
           x, context.sides.front().value);
     }
     const NoTape none;
-    Tensor<T, B> out(x.shape());
-    const auto slices = detail::cut(context.offsets, slice_tokens);
-    for_slices<B>(static_cast<Index>(slices.size()), [&](Index s) {
-      const auto [first, last] = slices[static_cast<std::size_t>(s)];
-      const Index begin = context.offsets.begin(first), end = context.offsets.end(last - 1);
-      const auto part = context.part(first, last);
-      auto to = out.rows(begin, end);
-      const auto y = layer(x.value().rows(begin, end), part);
-      B::copy(to.data(), y.value().data(), y.value().bytes());
-    });
-    return out;
+    return in_slices(x.value(), context, layer);
   }
 
   /// Whether the backward pass comes through the layer: something below it or in it trains.
@@ -78,17 +103,24 @@ struct Body {
 
   nn::Hidden<T, B> operator()(nn::Hidden<T, B> h) const { return chain(std::move(h)); }
 
-  /// Names are those of the layers in the model, with the stacks' read-outs beside them.
+  /// The most tokens that a step takes through the layers at once, in whole sequences: beside a network, all that is
+  /// kept is a part's. 0: the batch goes as a whole.
+  Index longest_part() const { return chain.side ? side_tokens<B> : 0; }
+
+  /// Names are those of the layers in the model, with what the chains have of their own beside them.
   static void parts(auto& self, auto&& visit) {
     const bool one = self.decoder.layers.empty();
     visit(one ? "encoder.layer" : "encoder.layers", self.chain.layers);
     visit("decoder.layers", self.decoder.layers);
-    readouts(self, visit);
+    own(self, visit);
   }
-  static void readouts(auto& self, auto&& visit) {
+  /// Read-outs and networks beside the layers.
+  static void own(auto& self, auto&& visit) {
     const bool one = self.decoder.layers.empty();
     visit(one ? "readout.mix" : "encoder.readout.mix", self.chain.stack.mix());
     visit("decoder.readout.mix", self.decoder.stack.mix());
+    visit(one ? "side" : "encoder.side", self.chain.side);
+    visit("decoder.side", self.decoder.side);
   }
 };
 

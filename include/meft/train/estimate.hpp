@@ -26,15 +26,19 @@ StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, 
                 .tokens = batch.tokens()};
   for (const auto& [first, last] : meft::detail::cut(batch, B::slice_tokens))
     out.slices.push_back(batch.end(last - 1) - batch.begin(first));
+  for (const auto& [first, last] : meft::detail::cut(batch, side_tokens<B>))
+    out.part = std::max(out.part, batch.end(last - 1) - batch.begin(first));
   out.workers = B::on_host ? std::min<Index>(workers, std::ssize(out.slices)) : 1;
   return out;
 }
 
-/// Predicts, in bytes, what Measure will read over forward and backward of one batch, dropout on. Within a few percent
-/// for BERT on one thread (tested); with more, an upper bound: workers need not reach their highest points together.
-/// Cross attention and heads over a vocabulary are left out.
+/// Predicts, in bytes, what Measure will read over forward and backward of one batch, or of the largest of the parts
+/// that the method takes it in, dropout on. Within a few percent for BERT on one thread (tested); with more, an upper
+/// bound: workers need not reach their highest points together. Cross attention and heads over a vocabulary are left
+/// out.
 template <Real T, Backend B = Cpu>
-std::size_t expected_activation(const AnyMethod& method, const StepSizes& sizes) {
+std::size_t expected_activation(const AnyMethod& method, StepSizes sizes) {
+  if (method_facts(method).beside) sizes.tokens = sizes.part;
   const Index embeddings = 3 * sizes.tokens * sizes.width;  // two tables' rows and their sum
   const Index highest = std::visit(
       [&](const auto& m) { return meft::detail::DescribedOf<decltype(m)>::template activation<T, B>(m, sizes); },

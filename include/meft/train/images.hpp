@@ -27,8 +27,11 @@ class ImageSet {
   }
 
   std::size_t size() const { return split_.size(); }
-  /// Every image has as many tokens as the others.
-  std::vector<std::uint32_t> lengths() const { return std::vector<std::uint32_t>(size(), 1); }
+  /// Pixels; every image has as many as the others.
+  std::vector<std::uint32_t> lengths() const {
+    const auto box = processor_.output();
+    return std::vector<std::uint32_t>(size(), static_cast<std::uint32_t>(box.height * box.width));
+  }
 
   /// Begins to make these batches of an epoch, which will be asked for in this order.
   void expect(std::span<const std::vector<std::uint32_t>> batches, std::uint32_t epoch) const {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <meft/nn/module.hpp>
+#include <meft/reversible/slices.hpp>
 #include <meft/train/metric.hpp>
 #include <meft/train/observer.hpp>
 #include <meft/train/steps.hpp>
@@ -30,6 +31,19 @@ struct Job {
       scores;
   /// Told the coming batches of an epoch; may be empty.
   std::function<void(std::span<const std::vector<std::uint32_t>> batches, std::uint32_t epoch)> expect;
+  /// Of a batch, in the lengths' unit, where the body takes it in parts; 0: it takes it as a whole.
+  Index longest_part = 0;
+
+  /// A batch in the parts of whole examples that are trained on one after the other, their gradients added.
+  std::vector<std::vector<std::uint32_t>> parts(std::vector<std::uint32_t> rows) const {
+    if (longest_part == 0) return {std::move(rows)};
+    std::vector<std::int32_t> sizes;
+    for (const std::uint32_t row : rows) sizes.push_back(static_cast<std::int32_t>(lengths[row]));
+    std::vector<std::vector<std::uint32_t>> out;
+    for (const auto& [first, last] : meft::detail::cut(Offsets::of_lengths(sizes), longest_part))
+      out.emplace_back(rows.begin() + first, rows.begin() + last);
+    return out;
+  }
 
   /// Of a Learner, or anything with its `batch(data, rows, run)`, `loss(batch)`, `scores(data, metrics, batch, stop)`
   /// and parts, on data with `size()` and `lengths()`, such as Encoded. Data that is to be prepared ahead has
@@ -37,6 +51,10 @@ struct Job {
   template <class L, class Data, class DevData>
   static Job of(L& learner, const Data& train, const DevData& dev) {
     Job out{nn::trainable<T, B>(learner), train.lengths(), dev.size(), {}, {}, {}, {}};
+    if constexpr (requires { learner.body.longest_part(); }) {
+      const auto& patches = learner.model.spec.patches;  // an image's length is its pixels
+      out.longest_part = learner.body.longest_part() * (patches ? patches->patch * patches->patch : 1);
+    }
     out.batch = [&](std::span<const std::uint32_t> rows, Run run) { return learner.batch(train, rows, run); };
     out.loss = [&](const nn::Batch<B>& batch) { return learner.loss(batch); };
     out.scores = [&](const std::vector<std::string>& metrics, std::size_t batch, const Asked& stop) {

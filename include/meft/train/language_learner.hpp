@@ -121,7 +121,7 @@ struct LanguageLearner {
   /// Each parameter once, under the checkpoint's names.
   static void parts(auto& self, auto&& visit) {
     visit("", self.model);
-    self.body.readouts(self.body, visit);
+    self.body.own(self.body, visit);
     visit("", self.head);
   }
 

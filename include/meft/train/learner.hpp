@@ -64,7 +64,7 @@ struct Learner {
   /// Each parameter once, under the checkpoint's names.
   static void parts(auto& self, auto&& visit) {
     visit("", self.model);
-    self.body.readouts(self.body, visit);
+    self.body.own(self.body, visit);
     visit("", self.head);
   }
 };

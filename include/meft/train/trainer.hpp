@@ -160,8 +160,7 @@ class Trainer {
   /// The rest of the running epoch's steps. False when stopped, with the state saved.
   bool epoch() {
     if (place_.group >= groups_ || place_.step >= steps_) return true;
-    plan_ =
-        data::step_batches(job_.lengths, o_.batch, o_.accumulate, o_.seed, static_cast<std::uint64_t>(place_.epoch));
+    make_plan();
     if (job_.expect)
       job_.expect(std::span(std::as_const(plan_)).subspan(first_batch()), static_cast<std::uint32_t>(place_.epoch));
     next_.reset();
@@ -179,16 +178,29 @@ class Trainer {
     return true;
   }
 
-  /// Where the batches of the coming step begin in the plan.
-  std::size_t first_batch() const { return static_cast<std::size_t>(place_.group) * o_.accumulate; }
+  /// The running epoch's steps: each has `accumulate` batches, a batch as many parts as the job trains it in.
+  void make_plan() {
+    plan_.clear();
+    begins_.clear();
+    const auto epoch = static_cast<std::uint64_t>(place_.epoch);
+    std::size_t number = 0;
+    for (auto& rows : data::step_batches(job_.lengths, o_.batch, o_.accumulate, o_.seed, epoch)) {
+      if (number++ % o_.accumulate == 0) begins_.push_back(plan_.size());
+      for (auto& part : job_.parts(std::move(rows))) plan_.push_back(std::move(part));
+    }
+    begins_.push_back(plan_.size());
+  }
+  /// Where the batches of the coming step begin in the plan, and where they end.
+  std::size_t first_batch() const { return begins_[static_cast<std::size_t>(place_.group)]; }
+  std::size_t end_batch() const { return begins_[static_cast<std::size_t>(place_.group) + 1]; }
 
   /// The examples of a batch of the plan. Where a step has several, each weighs what it counts, so that their gradients
   /// add up to that of one large batch times what that counts.
   Batch batch(std::size_t number) {
     const auto run = static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(number - first_batch()));
     auto out = job_.batch(plan_[number], Run{o_.seed, run, true});
-    const std::size_t first = number - number % o_.accumulate;
-    if (o_.accumulate == 1 || first + 1 == plan_.size()) return out;
+    const auto end = std::upper_bound(begins_.begin(), begins_.end(), number);  // of the step
+    if (*end - *std::prev(end) == 1) return out;
     require(out.counted >= 0, "trainer: to accumulate batches, a learner's batch tells what it counts");
     out.weight = Tensor<float, B>::from(Shape{}, {static_cast<float>(out.counted)});
     return out;
@@ -216,7 +228,7 @@ class Trainer {
   bool add_gradients_and_step() {
     StepReport report;
     double weight = 0;
-    const std::size_t first = first_batch(), end = std::min(plan_.size(), first + o_.accumulate);
+    const std::size_t first = first_batch(), end = end_batch();
     for (std::size_t i = first; i < end; ++i) {
       if (stopped()) return false;
       if (!next_) next_ = batch(i);
@@ -365,7 +377,8 @@ class Trainer {
   Observer observer_;
   RunFiles files_;
   Steps<T, B> passes_;
-  std::vector<std::vector<std::uint32_t>> plan_;  // the running epoch's batches
+  std::vector<std::vector<std::uint32_t>> plan_;  // the running epoch's batches, in parts where the job has such
+  std::vector<std::size_t> begins_;               // where each step's begin, and where the last one's end
   std::optional<Batch> next_;                     // was made while the device worked
   optim::State<T, B> optimizer_;
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;

@@ -1,0 +1,46 @@
+// Owns: a network beside frozen layers, as the chain that runs them sees it. It reads what goes into the first layer
+// and what comes out of each, the taps h_0 … h_L, and its output takes the place of h_L: no gradient goes through a
+// layer. Must not know: which networks there are.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <meft/nn/batch.hpp>
+#include <meft/nn/module.hpp>
+
+namespace meft {
+
+/// The first site of what a network draws; each list of layers has its own.
+constexpr std::uint32_t side_site(std::uint32_t layer_site) { return 0x60000000u + layer_site; }
+
+/// The most tokens that go through layers and network at once while it trains, in whole sequences: its taps are kept.
+template <Backend B>
+inline constexpr Index side_tokens = B::slice_tokens / 2;
+
+/// What is beside a list of layers.
+template <Real T, Backend B = Cpu>
+struct SideNetwork {
+  /// h_0 … h_L, each [tokens, width]: whole sequences, with their context → [tokens, width].
+  using Taps = std::vector<Var<T, B>>;
+
+  std::function<Var<T, B>(const Taps&, const Context<T, B>&)> run{};
+  nn::Named<T, B> parameters{};
+
+  /// A module with parts that is called with taps and context.
+  template <class Network>
+  static SideNetwork of(Network network) {
+    const auto shared = std::make_shared<Network>(std::move(network));
+    SideNetwork out{[shared](const Taps& taps, const Context<T, B>& c) { return (*shared)(taps, c); }, {}};
+    nn::for_each_parameter(*shared, [&](const std::string& name, auto& p) { out.parameters.push_back({name, p}); });
+    return out;
+  }
+
+  static void parts(auto& self, auto&& visit) {
+    for (auto& named : self.parameters) visit(named.first.c_str(), named.second);
+  }
+};
+
+}  // namespace meft
