@@ -114,7 +114,9 @@ inline nlohmann::json parse_json(std::string_view text, std::string_view source,
 /// `'name'` for a message: control characters become `?`, and a long name is cut.
 inline std::string show_name(std::string_view name) {
   constexpr std::size_t longest = 120;
-  std::string out = "'" + std::string(name.substr(0, longest)) + (name.size() > longest ? "...'" : "'");
+  std::string out = "'";
+  out += name.substr(0, longest);
+  out += name.size() > longest ? "...'" : "'";
   for (char& c : out) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
   }
