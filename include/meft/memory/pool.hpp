@@ -104,7 +104,7 @@ class Pool {
   }
 
  private:
-  static constexpr std::size_t most = ~std::size_t{0} / 4, page = 4096, small = std::size_t{1} << 16;
+  static constexpr std::size_t most = ~std::size_t{0} / 4, page = 4096, small = std::size_t{1} << 14;
 
   static std::size_t up(std::size_t bytes, std::size_t grain) { return (bytes + grain - 1) / grain * grain; }
   static std::size_t round_up(std::size_t bytes) { return up(bytes ? bytes : 1, bytes > small ? page : 64); }
