@@ -1,0 +1,55 @@
+// Memory measured: the pool's meter around a training step of a small BERT, at two depths, whose activations are
+// stored, recomputed layer by layer, or come back exactly from a reversible stack.
+#include <cstdio>
+#include <meft/meft.hpp>
+#include <meft/model/bert.hpp>
+#include <meft/model/transformer.hpp>
+using namespace meft;
+
+/// MiB that a step needs beyond weights, gradients and moments; `what` tells the parts.
+template <class Method>
+double measure(const char* what, Index layers, const Method& method, bool recompute) {
+  const model::BertConfig config{.vocab_size = 1000,
+                                 .hidden_size = 128,
+                                 .num_hidden_layers = layers,
+                                 .num_attention_heads = 4,
+                                 .intermediate_size = 512};
+  model::Transformer<float> bert(config.spec());
+  bert.initialise(1);
+  const auto body = adapt(bert, method, {.recompute = recompute});
+  auto head = nn::Classifier<float>::make(bert.hidden(), 2);
+  auto adam = optim::AdamW{}.over(bert, head);
+  const std::vector<std::vector<std::int32_t>> ids(32, std::vector<std::int32_t>(64, 7)),
+      types(32, std::vector<std::int32_t>(64, 0));
+  auto batch = nn::Batch<>::pack(ids, types);
+  batch.labels = Tensor<std::int32_t>::from({32}, std::vector<std::int32_t>(32, 1));
+  Reading reading;
+  std::size_t before = 0;
+  for (std::uint32_t step = 0; step < 2; ++step) {
+    batch.run = {.seed = 1, .step = step, .training = true};
+    Cpu::pool().reset_peak();
+    before = Cpu::pool().read().total;
+    {
+      Tape tape;
+      tape.backward(cross_entropy(head(bert.run(batch, body)), batch.labels));
+    }
+    reading = Cpu::pool().read();
+    adam.step();
+  }
+  const auto mebibytes = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
+  const double all = mebibytes(reading.peak - before);
+  std::printf("%-12s %2d layers: %6.1f MiB = %5.1f activations + %4.1f workspace + %4.1f streams + %4.1f digits\n",
+              what, static_cast<int>(layers), all, mebibytes(reading.peak_of(Use::activation)),
+              mebibytes(reading.peak_of(Use::workspace)), mebibytes(reading.peak_of(Use::streams)),
+              mebibytes(reading.peak_of(Use::digits)));
+  return all;
+}
+
+int main() {
+  const double stored[] = {measure("stored", 4, LowRank{}, false), measure("stored", 12, LowRank{}, false)};
+  const double recomputed[] = {measure("recomputed", 4, LowRank{}, true), measure("recomputed", 12, LowRank{}, true)};
+  const double reversible[] = {measure("reversible", 4, Meft1{}, false), measure("reversible", 12, Meft1{}, false)};
+  const auto more = [](const double(&all)[2]) { return (all[1] - all[0]) / 8; };
+  std::printf("a layer more costs %.2f, %.2f and %.2f MiB\n", more(stored), more(recomputed), more(reversible));
+  return more(reversible) < more(recomputed) / 4 && more(recomputed) < more(stored) / 4 ? 0 : 1;
+}
