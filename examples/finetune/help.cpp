@@ -189,8 +189,7 @@ void print_help(const CLI::App& app) {
   };
   paragraph(
       "Fine-tunes a BERT, RoBERTa, BART, OPT, ViT, DeiT or DINOv2 checkpoint in Hugging Face form on a task, by "
-      "default "
-      "reversibly (MEFT1), so that activations are not stored. Writes log.jsonl, metrics.json, adapter.safetensors and "
+      "default reversibly, so that activations are not stored. Writes log.jsonl, metrics.json, adapter.safetensors and "
       "state.safetensors to the output folder.");
   print("");
   paragraph("finetune --model DIR --task TASK --data DIR|FILE [flags]");
