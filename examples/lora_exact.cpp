@@ -34,7 +34,7 @@ std::pair<std::vector<float>, double> fine_tune(Streams streams) {
   auto batch = nn::Batch<>::pack(ids, types);  // 16 texts of random words, with random labels
   batch.labels = Tensor<std::int32_t>::from({16}, {0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1, 0, 1, 0});
   std::pair<std::vector<float>, double> out;
-  for (std::uint32_t step = 0; step < 10; ++step) {
+  for (std::uint32_t step = 0; step < 8; ++step) {
     batch.run = {.seed = 4, .step = step, .training = true};  // dropout, replayed
     Cpu::pool().reset_peak();
     const auto before = Cpu::pool().read().total;
@@ -54,7 +54,7 @@ std::pair<std::vector<float>, double> fine_tune(Streams streams) {
 int main() {
   const auto [stored, stored_memory] = fine_tune(Streams::stored);
   const auto [exact, exact_memory] = fine_tune(Streams::exact);
-  std::printf("loss %.3f -> %.3f, stored %.1f MiB, exact %.1f MiB: %s\n", exact[0], exact[9], stored_memory,
+  std::printf("loss %.3f -> %.3f, stored %.1f MiB, exact %.1f MiB: %s\n", exact[0], exact[7], stored_memory,
               exact_memory, stored == exact ? "every bit equal" : "NOT EQUAL");
-  return stored == exact && exact[9] < exact[0] && exact_memory < stored_memory / 2 ? 0 : 1;
+  return stored == exact && exact[7] < exact[0] && exact_memory < stored_memory / 2 ? 0 : 1;
 }
