@@ -2,12 +2,12 @@
 #pragma once
 
 #include <meft/method/bitfit.hpp>
+#include <meft/method/coupled.hpp>
 #include <meft/method/full.hpp>
 #include <meft/method/head.hpp>
 #include <meft/method/houlsby.hpp>
 #include <meft/method/ia3.hpp>
 #include <meft/method/low_rank.hpp>
-#include <meft/method/meft.hpp>
 
 namespace meft {
 
