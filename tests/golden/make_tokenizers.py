@@ -18,7 +18,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 import transformers
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "text"))
 import transformers_peer as peer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -180,7 +180,7 @@ def cases():
     yield case("GPT-2, vocab.json", {"model_type": "gpt2"}, ["a<|endoftext|>b"], **files)
 
 
-    # Lines of tests/transformers_peer.py on a vocabulary that has their characters.
+    # Lines of tests/text/transformers_peer.py on a vocabulary that has their characters.
     lines = [line[:48].decode(errors="replace") for line in peer.hostile_lines(random.Random(9))][:90]
     pieces = "\n".join(peer.pieces([line.encode() for line in lines])) + "\n"
     yield "hostile lines, BERT", {"config__json": bert, "vocab__txt": pieces}, lines

@@ -1,6 +1,6 @@
 // Owns: the character classes that Hugging Face tokenizers' BertNormalizer and BertPreTokenizer go by, above ASCII.
 // The categories are Unicode 8's and the decompositions Unicode 9's, with a few slips, so the ranges stand here,
-// whatever Unicode the installed utf8proc has. tests/tokenizer_peer.py checks every code point.
+// whatever Unicode the installed utf8proc has. tests/text/tokenizer_peer.py checks every code point.
 #pragma once
 
 #include <algorithm>

@@ -139,7 +139,7 @@ enum class CharacterClass : std::uint8_t { space, letter, number, other };
 namespace detail {
 
 inline CharacterClass class_above_ascii(char32_t c) {
-  // Letters and numbers of Unicode 15.1 and 16, as tokenizers has them; tests/bpe_peer.py checks every code point.
+  // Letters and numbers of Unicode 15.1 and 16, as tokenizers has them; tests/text/bpe_peer.py checks every code point.
   struct Later {
     char32_t first, last;
     CharacterClass kind;

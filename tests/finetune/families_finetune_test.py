@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 
-from finetune_test import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results, write_safetensors
+from place import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results, write_safetensors
 
 FINETUNE = sys.argv[1]
 SANITIZED = "MEFT_SANITIZED" in os.environ

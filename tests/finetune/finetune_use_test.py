@@ -13,7 +13,7 @@ import sys
 import zlib
 
 import families_finetune_test as families
-from finetune_test import BAD, FINETUNE, GOOD, PLAIN, Place, check, execute, main, read_safetensors
+from place import BAD, FINETUNE, GOOD, PLAIN, Place, check, execute, main, read_safetensors
 from screen import Screen, run_on_screen
 
 

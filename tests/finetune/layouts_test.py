@@ -17,7 +17,7 @@ import types
 import zipfile
 
 FINETUNE = pathlib.Path(sys.argv[1]).resolve()
-CASES = pathlib.Path(__file__).resolve().parent / "golden" / "cases"
+CASES = pathlib.Path(__file__).resolve().parents[1] / "golden" / "cases"
 UNIT = {"F32": "f", "F64": "d", "F16": "e", "I64": "q"}
 
 

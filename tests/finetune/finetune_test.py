@@ -1,172 +1,22 @@
 """Tests examples/finetune as a user runs it, on a tiny random BERT and made-up reviews: finetune_test.py FINETUNE [NAME...]
 
-Bits after kills, interrupts and on other thread counts; files; errors; prediction. NAMEs pick tests.
+Training, every method, other thread counts; prediction; flags and files that are wrong. NAMEs pick tests.
 """
 import json
 import math
 import os
 import pathlib
 import random
-import resource
 import shutil
-import signal
 import socket
-import struct
 import subprocess
 import sys
-import tempfile
-import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "bench"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
 from methods import methods_of
 
-FINETUNE = sys.argv[1]
-LIMIT = 3000  # seconds a run, against a hang
-GOOD, BAD, PLAIN = ["fine", "great", "warm", "clever"], ["dull", "awful", "cold", "stale"], ["the", "film", "plot", "cast", "was", "a", "very", "it"]
-
-
-def write_safetensors(path, tensors):
-    header, data = {}, b""
-    for name, (shape, values) in tensors.items():
-        raw = struct.pack(f"<{len(values)}f", *values)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-
-
-def read_safetensors(path):
-    """Returns tensors as bytes by name, and the metadata."""
-    raw = path.read_bytes()
-    size, = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8:8 + size])
-    metadata = header.pop("__metadata__", {})
-    body = raw[8 + size:]
-    return {name: body[slice(*info["data_offsets"])] for name, info in header.items()}, metadata
-
-
-def set_config(path, config):
-    """Writes what an adapter says of its run anew, and leaves the tensors."""
-    raw = path.read_bytes()
-    size, = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8:8 + size])
-    header["__metadata__"]["config"] = json.dumps(config)
-    header["__metadata__"].pop("checksum", None)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size:])
-
-
-def make_model(folder, width=16, layers=2, heads=2, inner=32, embedded=1.0):
-    folder.mkdir()
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + GOOD + BAD + PLAIN
-    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    (folder / "config.json").write_text(json.dumps({
-        "model_type": "bert", "vocab_size": len(vocab), "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "intermediate_size": inner, "max_position_embeddings": 40, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1}))
-    rng = random.Random(5)
-    tensors = {}
-
-    def matrix(name, rows, columns):
-        tensors[name] = ([rows, columns], [rng.gauss(0, 0.15) for _ in range(rows * columns)])
-
-    def vector(name, size, value):
-        tensors[name] = ([size], [value] * size)
-
-    def norm(name):
-        vector(name + ".weight", width, 1.0)
-        vector(name + ".bias", width, 0.0)
-
-    def linear(name, columns, rows):
-        matrix(name + ".weight", rows, columns)
-        vector(name + ".bias", rows, 0.0)
-
-    matrix("embeddings.word_embeddings.weight", len(vocab), width)
-    matrix("embeddings.position_embeddings.weight", 40, width)
-    matrix("embeddings.token_type_embeddings.weight", 2, width)
-    norm("embeddings.LayerNorm")
-    vector("embeddings.LayerNorm.weight", width, embedded)
-    for i in range(layers):
-        at = f"encoder.layer.{i}."
-        for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
-            linear(at + part, width, width)
-        norm(at + "attention.output.LayerNorm")
-        linear(at + "intermediate.dense", width, inner)
-        linear(at + "output.dense", inner, width)
-        norm(at + "output.LayerNorm")
-    linear("pooler.dense", width, width)
-    write_safetensors(folder / "model.safetensors", tensors)
-
-
-def make_data(folder, train=240, dev=40):
-    folder.mkdir()
-    rng = random.Random(6)
-    for name, count in (("train.tsv", train), ("dev.tsv", dev)):
-        rows = ["sentence\tlabel"]
-        for _ in range(count):
-            good = rng.random() < 0.5
-            words = [rng.choice(PLAIN) for _ in range(rng.randint(2, 12))]
-            words.insert(rng.randint(0, len(words)), rng.choice(GOOD if good else BAD))
-            rows.append(" ".join(words) + f"\t{int(good)}")
-        (folder / name).write_text("\n".join(rows) + "\n")
-
-
-class Place:
-    """A folder with a model and data, and the command on them."""
-
-    def __init__(self, root):
-        self.root = pathlib.Path(root)
-        self.model, self.data = self.root / "model", self.root / "data"
-        make_model(self.model)
-        make_data(self.data)
-        self.number = 0
-
-    def folder(self):
-        self.number += 1
-        return self.root / f"run{self.number}"
-
-    def command(self, output, *more, method="meft1", task=True):
-        out = [FINETUNE]
-        for flag, value in (("--model", self.model), ("--output", output)):
-            if flag not in more: out += [flag, str(value)]
-        if task:
-            usual = {"--task": "sst2", "--data": self.data, "--method": method, "--batch": 8, "--epochs": 2, "--lr": 0.01}
-            out += [str(x) for flag, value in usual.items() if flag not in more for x in (flag, value)]
-        return out + [str(x) for x in more]
-
-
-def execute(command, status=0, **more):
-    command = [str(x) for x in command]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=LIMIT, **more)
-    check(done.returncode == status, f"{' '.join(command)}: status {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
-    return done
-
-
-def check(ok, message):
-    if not ok:
-        raise AssertionError(message)
-
-
-def results(folder):
-    """What the same options give again, bit for bit."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    del metrics["memory"]
-    return {"adapter": (folder / "adapter.safetensors").read_bytes(), "metrics": metrics}
-
-
-def log_of(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def check_log(folder):
-    """Step lines in ascending order, an evaluation at each epoch's end, nothing twice."""
-    lines = log_of(folder)
-    steps = [line["step"] for line in lines if "loss" in line]
-    epochs = [line["epoch"] for line in lines if "dev" in line]
-    check(steps == sorted(set(steps)), f"log: steps {steps}")
-    check(epochs == list(range(1, len(epochs) + 1)), f"log: epochs {epochs}")
-    check([line["step"] for line in lines] == sorted(line["step"] for line in lines), "log: out of order")
-    return lines
+from place import (BAD, FINETUNE, GOOD, LIMIT, check, check_log, execute, main, make_model, read_safetensors, results,
+                   run, set_config)
 
 
 def test_trains(place):
@@ -191,91 +41,6 @@ def test_trains(place):
     check(config["method"] == "meft1" and config["lambda"] == "1/10" and config["labels"] == ["negative", "positive"], str(config))
     check(results(folder) == results(run(place, *more, "--threads", 2)), "two threads give other bits than one")
     check(not list(folder.glob("*.partial")), "a partial file is left")
-
-
-def run(place, *more, method="meft1"):
-    folder = place.folder()
-    execute(place.command(folder, *more, method=method))
-    return folder
-
-
-def kill_and_resume(place, rng, method, *more):
-    """Runs that are killed at random instants and resumed until they finish, until six kills struck a run."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    whole = run(place, *more, method=method)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = sum(getattr(after, x) - getattr(before, x) for x in ("ru_utime", "ru_stime"))
-    kills = 0
-
-    def killed_after(share):
-        """The kernel ends the process after this much of the whole run's processor time, however busy the machine is."""
-        return lambda: signal.setitimer(signal.ITIMER_PROF, max(share * seconds, 0.001))
-
-    for _ in range(20):
-        folder, status, limit = place.folder(), None, 12
-        while status != 0:
-            save, threads = rng.choice([1, 2, 5]), rng.choice([1, 2])
-            command = place.command(folder, *more, "--resume", "--save-every", save, "--threads", threads, method=method)
-            limit -= 1
-            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=LIMIT,
-                                  preexec_fn=killed_after(rng.uniform(0, 0.5)) if limit > 0 else None)
-            error, status = done.stderr.decode(), done.returncode
-            check(status in (0, -signal.SIGPROF), f"status {status}: {error}")
-            kills += status != 0
-        check(results(folder) == results(whole), f"{method}: kills changed the bits")
-        check([x["step"] for x in check_log(folder)] == [x["step"] for x in check_log(whole)], "the log differs")
-        if kills >= 6:
-            return
-    check(False, f"only {kills} kills")
-
-
-def test_killed(place):
-    seed = int(os.environ.get("MEFT_TEST_SEED", "1"))
-    rng = random.Random(seed)
-    kill_and_resume(place, rng, "meft1", "--log-every", 3, "--epochs", 12)
-    kill_and_resume(place, rng, "full", "--accumulate", 4, "--batch", 2, "--epochs", 4, "--recompute")
-    kill_and_resume(place, rng, "lora", "--precision", "bf16", "--epochs", 9)
-    kill_and_resume(place, rng, "meft3", "--readout", "learned", "--pooling", "mean", "--epochs", 9, "--max-steps", 250)
-
-
-def interrupt(place, folder, lines, number, *more):
-    """Goes on with a run and sends it a signal when its log has so many lines; returns the status and what it said.
-    Where the run was done before it looked, as on a busy machine, that run is done again."""
-    kept = place.folder()
-    if folder.exists():
-        shutil.copytree(folder, kept)
-    for _ in range(50):
-        process = subprocess.Popen(place.command(folder, *more, "--resume"), stdout=subprocess.PIPE, text=True)
-        while process.poll() is None and (not (folder / "log.jsonl").exists() or len(lines_of(folder)) < lines):
-            time.sleep(0.001)
-        process.send_signal(number)
-        out = process.communicate(timeout=LIMIT)[0]
-        if process.returncode != 0:
-            return process.returncode, out
-        shutil.rmtree(folder)
-        if kept.exists():
-            shutil.copytree(kept, folder)
-    check(False, "the run was done before each interrupt")
-
-
-def test_interrupted(place):
-    more = ("--accumulate", 2, "--epochs", 30, "--log-every", 2)
-    whole, folder = run(place, *more), place.folder()
-    lines = 0
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
-        status, out = interrupt(place, folder, lines + 3, number, *more)
-        check(status == 128 + number and "--resume" in out, f"status {status}: {out}")
-        lines = len(lines_of(folder))
-    execute(place.command(folder, *more, "--resume"))
-    check(results(folder) == results(whole), "an interrupt changed the bits")
-    check_log(folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    execute(place.command(folder, *more, "--resume"))
-    check(before == {path.name: path.read_bytes() for path in folder.iterdir()}, "resuming a finished run changed its files")
-
-
-def lines_of(folder):
-    return (folder / "log.jsonl").read_text().splitlines()
 
 
 def test_methods(place):
@@ -463,92 +228,6 @@ def test_streams(place):
         check(found in said, f"`{found}` is not in {said}")
 
 
-def test_other_run(place):
-    folder = run(place, "--max-steps", 4)
-    for more, words in (([], ["--output", "--resume"]),
-                        (["--resume"], ["--max-steps", "has 4", "found 0"]),
-                        (["--resume", "--max-steps", 4, "--accumulate", 2], ["--accumulate", "has 1", "found 2"]),
-                        (["--resume", "--max-steps", 4, "--bottleneck", 4], ["--bottleneck", "has 8", "found 4"]),
-                        (["--resume", "--max-steps", 4, "--warmup", 0.5], ["--warmup", "has 0.06", "found 0.5"]),
-                        (["--resume", "--max-steps", 4, "--seed", 1], ["--seed", "has 0", "found 1"])):
-        error = execute(place.command(folder, *more), 2).stderr
-        for word in words:
-            check(word in error, f"{more}: no `{word}` in {error}")
-    text = place.data / "train.tsv"
-    before = text.read_text()
-    text.write_text(before.replace("film", "plot", 1))
-    error = execute(place.command(folder, "--resume", "--max-steps", 4), 2).stderr
-    check("--data" in error and "240+40 examples" in error, error)
-    text.write_text(before)
-    state = folder / "state.safetensors"
-    whole = state.read_bytes()
-    state.write_bytes(whole[:-10])
-    check("state.safetensors" in execute(place.command(folder, "--resume", "--max-steps", 4), 1).stderr, "a broken state is not named")
-    check(state.read_bytes() == whole[:-10], "the state was overwritten")
-
-
-def test_goes_on(place):
-    """More epochs or steps after the end, a lower rate."""
-    folder = run(place, "--max-steps", 40)  # an epoch has 30
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    check("--max-steps" in execute(place.command(folder, "--resume"), 2).stderr, "the end was moved unasked")
-    out = execute(place.command(folder, "--resume", "--max-steps", 40)).stdout
-    check("--max-steps" not in out and before == {path.name: path.read_bytes() for path in folder.iterdir()}, out)
-    out = execute(place.command(folder, "--resume", "--max-steps", 50)).stdout
-    check("--max-steps was 40 and is 50" in out and "resumed at step 40 of 50, in epoch 2" in out and "learning rate goes on at" in out, out)
-    out = execute(place.command(folder, "--resume", "--epochs", 3, "--max-steps", 0, "--lr", 0.005)).stdout
-    check("--epochs was 2 and is 3" in out and "--lr was 0.01 and is 0.005" in out, out)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    check([(e["epoch"], e["step"]) for e in metrics["epochs"]] == [(1, 30), (2, 40), (2, 50), (2, 60), (3, 90)], str(metrics))
-    check(metrics["finished"] and metrics["steps"] == 90, str(metrics))
-    other = place.folder()
-    execute(place.command(other, "--max-steps", 4), env={**os.environ, "MEFT_ISA": "portable"})
-    out = execute(place.command(other, "--resume", "--max-steps", 6)).stdout
-    isa = read_safetensors(other / "state.safetensors")[1]["isa"]
-    check(isa == "portable" or f"instruction set was portable and is {isa}" in out, out)
-    check("past the last one, 60" in execute(place.command(folder, "--resume", "--epochs", 2, "--max-steps", 0, "--lr", 0.005), 1).stderr, "a run went back")
-
-
-def test_damaged(place):
-    """What a run left is checked before it goes on."""
-    folder = run(place, "--max-steps", 35)
-    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for name in ("state.safetensors", "adapter.safetensors"):
-        path, whole = folder / name, kept[name]
-        half = bytes(len(whole) // 3)
-        for broken in (whole[:-len(half)] + half, whole[:-10], None):
-            path.unlink() if broken is None else path.write_bytes(broken)
-            done = subprocess.run(place.command(folder, "--resume", "--max-steps", 50), capture_output=True, text=True)
-            check(done.returncode in (1, 2) and name in done.stderr and "step 36" not in done.stdout, done.stdout + done.stderr)
-            check(all((folder / other).read_bytes() == was for other, was in kept.items() if other != name), "something was changed")
-            path.write_bytes(whole)
-    execute(place.command(folder, "--resume", "--max-steps", 50))
-
-
-def test_full_disk(place):
-    """A limit on file sizes: the state, then the log, cannot be written. Nothing that was there is lost."""
-    more = ("--log-every", 1, "--epochs", 12)
-    whole = run(place, *more)
-
-    def limited(size):
-        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    folder = place.folder()
-    status, out = interrupt(place, folder, 12, signal.SIGINT, *more, "--save-every", 1)
-    check(status == 130, f"status {status}: {out}")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for size, file in ((len(before["state.safetensors"]) // 2, "state.safetensors"), (len(before["log.jsonl"]) + 10, "log.jsonl")):
-        saves = ("--save-every", 1 if file == "state.safetensors" else 1000)
-        error = execute(place.command(folder, *more, *saves, "--resume"), 1, preexec_fn=limited(size)).stderr
-        check(file in error and "too large" in error, error)
-        after = {path.name: path.read_bytes() for path in folder.iterdir()}
-        check(after["state.safetensors"] == before["state.safetensors"], "the state is lost")
-        check(after["log.jsonl"].startswith(before["log.jsonl"]), "the log is lost")
-        check(sorted(after) == sorted(before), f"files {sorted(after)}")
-    execute(place.command(folder, *more, "--resume"))
-    check(results(folder) == results(whole), "a full disk changed the bits")
-
-
 def test_odd_files(place):
     """A FIFO, a device, a socket, a link to itself or to nothing, or a folder in a file's place: named, never waited for."""
     run_folder = run(place, "--max-steps", 2)
@@ -589,22 +268,6 @@ def test_odd_files(place):
     name = place.root / "a\nb\x1b[31m.tsv"
     error = execute(place.command(place.folder(), "--data", name, "--max-steps", 1), 1).stderr
     check("a\\nb\\x1b[31m.tsv" in error and error.count("\n") == 1, repr(error))
-
-
-def main(scope):
-    """Runs the functions test_NAME of `scope` whose names are on the command line, or all."""
-    tests = {name[5:]: f for name, f in scope.items() if name.startswith("test_")}
-    status = 0
-    for name in sys.argv[2:] or tests:
-        with tempfile.TemporaryDirectory() as root:
-            began = time.time()
-            try:
-                tests[name](Place(root))
-                print(f"{name}: passed in {time.time() - began:.1f} s", flush=True)
-            except AssertionError as error:
-                print(f"{name}: FAILED: {error}", flush=True)
-                status = 1
-    return status
 
 
 if __name__ == "__main__":

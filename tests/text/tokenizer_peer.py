@@ -19,7 +19,7 @@ import unicodedata
 
 import tokenizers
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "build" / "assets"
 TESTED_WITH = "0.23.3"  # the tables of characters differ between versions
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
