@@ -10,6 +10,8 @@
 
 #include <meft/backend/device.hpp>
 #include <meft/ops/loss.hpp>
+#include <meft/train/optimizers.hpp>
+#include <meft/train/steps.hpp>
 
 #include "rate.hpp"
 
@@ -87,6 +89,7 @@ double operations(const Setup& setup) {
 
   const double forward = weights + attention + added;
   const bool twice = facts.reversible ? setup.stack.streams != Streams::stored : recompute;
+  if (method_recipe(method).epsilon > 0) return 2 * forward * static_cast<double>(c.num_hidden_layers);
   double step = forward + (facts.beside ? added : 0);
   if (facts.trains_layers)
     step += (facts.trains_all ? 2 : 1) * weights + 2 * attention + 2 * added + (twice ? forward : 0);
@@ -109,7 +112,14 @@ Step<B>::Step(const Setup& setup) : setup_(setup), bert_(spec_of(setup)) {
     nn::freeze(*head_.dense);
     head_.dense->pack();
   }
-  optimizer_.emplace(optim::AdamW{.rate = 1e-4}.over<float, B>(bert_, body_, head_));
+  auto trained = nn::trainable<float, B>(bert_);
+  for (auto& more : {nn::trainable<float, B>(body_), nn::trainable<float, B>(head_)})
+    trained.insert(trained.end(), more.begin(), more.end());
+  const auto recipe = method_recipe(method);
+  optimizer_ = train::state_over(
+      train::optimizer_of({.rate = std::min(1e-4, recipe.rate), .decay = 0, .clip = 0, .epsilon = recipe.epsilon},
+                          setup.seed),
+      trained);
   draw_batch(0);
   B::pool().trim();
 }
@@ -148,14 +158,23 @@ void Step<B>::draw_batch(std::uint32_t step) {
 
 template <Backend B>
 float Step<B>::differentiate(Times* times) {
+  const train::Loss<float, B> loss_of = [&](const nn::Batch<B>& batch) {
+    return cross_entropy(head_(body_(bert_.embed(batch))), batch.labels);
+  };
+  train::Steps<float, B> probing(loss_of, 0, optimizer_.get());
   float mean = 0;
   for (const auto& batch : parts_) {
     const double start = now();
+    const float share = static_cast<float>(batch.offsets.sequences()) / static_cast<float>(setup_.batch);
+    if (optimizer_->probes()) {
+      mean += share * static_cast<float>(probing.run(batch, [] {}).loss);
+      if (times) times->forward += now() - start;
+      continue;
+    }
     Tape tape;
-    const auto loss = cross_entropy(head_(body_(bert_.embed(batch))), batch.labels);
+    const auto loss = loss_of(batch);
     if (times) B::synchronize();
     const double turned = now();
-    const float share = static_cast<float>(batch.offsets.sequences()) / static_cast<float>(setup_.batch);
     tape.backward(loss, Tensor<float, B>::full(loss.shape(), share));
     if (times) B::synchronize();
     if (times) times->forward += turned - start, times->backward += now() - turned;
@@ -184,6 +203,7 @@ std::vector<float> Step<B>::lowest_gradient() {
   std::vector<float> out;
   for (auto& layer : bert_.layers) {
     for (auto& [name, p] : nn::trainable<float, B>(layer)) {
+      if (!p.gradient().defined()) continue;
       const auto g = p.gradient().values();
       out.insert(out.end(), g.begin(), g.end());
     }

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,7 +16,7 @@
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/nn/classifier.hpp>
-#include <meft/optim/adamw.hpp>
+#include <meft/optim/optimizer.hpp>
 
 namespace bench {
 
@@ -62,7 +63,8 @@ class Step {
  public:
   explicit Step(const Setup& setup);
 
-  /// Forward and backward, their seconds on request: gradients are added to the parameters'. Gives the loss.
+  /// Forward and backward, their seconds on request: gradients are added to the parameters'. Of a method without
+  /// gradients its forward passes. Gives the loss.
   float differentiate(Times* times = nullptr);
 
   /// Applies the gradients and makes them zero; the next step draws other dropout masks, and where ragged another
@@ -82,7 +84,7 @@ class Step {
   model::Transformer<float, B> bert_;
   Body<float, B> body_;
   nn::Classifier<float, B> head_;
-  std::optional<optim::State<float, B>> optimizer_;
+  std::unique_ptr<optim::State<float, B>> optimizer_;
   std::vector<nn::Batch<B>> parts_;  // of the batch, as the body takes it; most bodies take it as a whole
 };
 

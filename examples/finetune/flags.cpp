@@ -16,6 +16,7 @@ namespace finetune {
 
 namespace {
 
+constexpr std::array schedules{"linear", "constant"};
 constexpr std::array tasks{"cola", "sst2", "mrpc",       "stsb", "qqp",      "mnli",          "qnli", "rte",
                            "tsv",  "lm",   "openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq", "images"};
 
@@ -48,8 +49,9 @@ class Adder {
                  });
   }
   template <class Ok>
-  CLI::Option* real(const char* name, double& to, const std::string& expected, const std::string& help, const Ok& ok) {
-    std::string shown = nlohmann::json(to).dump();
+  CLI::Option* real(const char* name, double& to, const std::string& expected, const std::string& help, const Ok& ok,
+                    const std::string& otherwise = "") {
+    std::string shown = nlohmann::json(to).dump() + otherwise;
     return value(name, help + " [" + shown + "]", "X", [&to, name, expected, ok](const std::string& s) {
       double found{};
       const auto [end, code] = std::from_chars(s.data(), s.data() + s.size(), found);
@@ -106,6 +108,15 @@ void add_method_options(Adder& add, Flags& flags) {
       add.value("--" + name, owners + ": " + std::string(option.about.help) + " [" + shown + "]", option.shown,
                 [&flags, name](const std::string& text) { flags.method_options[name] = text; });
     }
+}
+
+/// Where methods are trained otherwise by default: `; mezo: 1e-06`.
+std::string otherwise(double meft::Recipe::*value) {
+  std::string out;
+  for (const auto& method : meft::all_methods())
+    if (const double own = meft::method_recipe(method).*value; own != meft::Recipe{}.*value)
+      out += "; " + std::string(meft::method_name(method)) + ": " + nlohmann::json(own).dump();
+  return out;
 }
 
 /// `100` steps or `30s`.
@@ -191,6 +202,16 @@ void set_method_options(Flags& f) {
     if (!o.about.needs.empty() && f.method_options.contains(std::string(o.about.name)))
       throw FlagError("--" + std::string(o.about.name), "--" + std::string(o.about.needs),
                       "--" + std::string(o.about.found));
+  const auto usual = meft::method_recipe(f.method);
+  const auto unless_given = [&](const char* flag, auto meft::Recipe::*value) {
+    if (!f.given.contains(flag)) f.recipe.*value = usual.*value;
+  };
+  unless_given("lr", &meft::Recipe::rate);
+  unless_given("warmup", &meft::Recipe::warmup);
+  unless_given("weight-decay", &meft::Recipe::decay);
+  unless_given("clip", &meft::Recipe::clip);
+  unless_given("schedule", &meft::Recipe::schedule);
+  f.recipe.epsilon = usual.epsilon;
 }
 
 bool parse(int argc, char** argv, Flags& f) {
@@ -269,11 +290,17 @@ bool parse(int argc, char** argv, Flags& f) {
   add.integer("--accumulate", f.accumulate, 1, 1 << 20, "batches a step");
   add.integer("--epochs", f.epochs, 1, 1 << 20, "passes over the training examples");
   add.integer("--max-steps", f.max_steps, 0, std::int64_t{1} << 40, "stop after so many steps; 0: after the epochs");
-  add.real("--lr", f.rate, "a positive number below 10", "highest learning rate",
-           [](double x) { return x > 0 && x < 10; });
-  add.real("--warmup", f.warmup, "a share of the steps in [0, 1)", "share of the steps in which the rate rises", share);
-  add.real("--weight-decay", f.decay, "a number of at least 0", "AdamW's decay of matrices", not_negative);
-  add.real("--clip", f.clip, "a number of at least 0", "clip gradients to this norm; 0: never", not_negative);
+  add.real(
+      "--lr", f.recipe.rate, "a positive number below 10", "highest learning rate",
+      [](double x) { return x > 0 && x < 10; }, otherwise(&meft::Recipe::rate));
+  add.choice("--schedule", schedules, "of the rate behind its rise: to zero, or constant [the method's]",
+             [&](auto& s) { f.recipe.schedule = s == "linear" ? meft::Schedule::linear : meft::Schedule::constant; });
+  add.real("--warmup", f.recipe.warmup, "a share of the steps in [0, 1)", "share of the steps in which the rate rises",
+           share, otherwise(&meft::Recipe::warmup));
+  add.real("--weight-decay", f.recipe.decay, "a number of at least 0", "decay of matrices", not_negative,
+           otherwise(&meft::Recipe::decay));
+  add.real("--clip", f.recipe.clip, "a number of at least 0", "clip gradients to this norm; 0: never", not_negative,
+           otherwise(&meft::Recipe::clip));
   add.integer("--max-length", f.max_length, 3, 1 << 20, "tokens a sequence is cut to");
   add.integer("--seed", f.seed, 0, ~std::uint64_t{0}, "of batches, dropout and new weights");
   add.choice("--device", meft::device_names, "where the model lives [cpu]", [&](auto& s) { f.device = s; });

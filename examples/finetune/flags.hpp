@@ -42,7 +42,7 @@ struct Flags {
   bool augment = false;
 
   std::int64_t batch = 16, accumulate = 1, epochs = 3, max_steps = 0, max_length = 128, threads = 0;
-  double rate = 5e-4, warmup = 0.06, decay = 0.1, clip = 1.0;
+  meft::Recipe recipe;  // the method's, but for what is given
   std::uint64_t seed = 0;
 
   bool resume = false, overwrite = false, eval_only = false;
@@ -58,7 +58,8 @@ struct Flags {
   std::string predictions_path() const { return predictions.empty() ? output + "/predictions.tsv" : predictions; }
 };
 
-/// Gives the method the options that were on the command line. Throws FlagError for one that it does not have or take.
+/// Gives the method the options that were on the command line, and takes its recipe for what was not. Throws FlagError
+/// for an option that it does not have or take.
 void set_method_options(Flags& flags);
 
 /// Throws FlagError; gives false when only help or the version was asked for, and printed.

@@ -7,6 +7,7 @@
 
 #include <meft/io/file.hpp>
 #include <meft/io/weights.hpp>
+#include <meft/train/optimizers.hpp>
 
 #include "folder.hpp"
 
@@ -90,8 +91,9 @@ train::TrainOptions options_of(const Flags& flags, const Goal& goal, const Stop&
   options.accumulate = static_cast<std::size_t>(flags.accumulate);
   options.epochs = flags.epochs;
   options.max_steps = flags.max_steps;
-  options.optimizer = {.rate = flags.rate, .decay = flags.decay, .clip = flags.clip};
-  options.warmup = flags.warmup;
+  options.optimizer = train::optimizer_of(flags.recipe, flags.seed);
+  options.warmup = flags.recipe.warmup;
+  options.schedule = flags.recipe.schedule;
   options.seed = flags.seed;
   options.metrics = goal.metrics;
   options.main_metric = goal.main_metric;

@@ -44,10 +44,10 @@ nlohmann::json describe(const Flags& f) {
                      {"accumulate", f.accumulate},
                      {"epochs", f.epochs},
                      {"max-steps", f.max_steps},
-                     {"lr", f.rate},
-                     {"warmup", f.warmup},
-                     {"weight-decay", f.decay},
-                     {"clip", f.clip},
+                     {"lr", f.recipe.rate},
+                     {"warmup", f.recipe.warmup},
+                     {"weight-decay", f.recipe.decay},
+                     {"clip", f.recipe.clip},
                      {"max-length", f.max_length},
                      {"seed", f.seed}};
   if (f.task == "tsv") {
@@ -60,6 +60,7 @@ nlohmann::json describe(const Flags& f) {
     if (f.columns.threshold) out["threshold"] = *f.columns.threshold;
   }
   if (facts.recomputes) out["recompute"] = f.adapt.recompute;
+  if (f.recipe.schedule == meft::Schedule::constant) out["schedule"] = "constant";
   if (f.device != "cpu") out["device"] = f.device;
   const auto usual = meft::method_options(meft::method_named(meft::method_name(f.method)));
   const auto options = meft::method_options(f.method);

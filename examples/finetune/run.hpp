@@ -128,7 +128,7 @@ class Runner {
                static_cast<double>(train::expected_activation<float, B>(method, sizes)));
     };
     say(flags_.method, flags_.adapt.recompute, trained, static_cast<double>(B::pool().read().of(Use::parameter)));
-    if (!trains_all() || flags_.adapt.recompute)
+    if (!std::holds_alternative<ReferenceMethod>(flags_.method) || flags_.adapt.recompute)
       say(ReferenceMethod{}, false, whole_, 4.0 * static_cast<double>(whole_));
     say_batch(batch);
   }

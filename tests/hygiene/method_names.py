@@ -15,7 +15,7 @@ NAMED = {"bench/families.cpp": "compares one method with another at published si
          "bench/same_bits.py": "leaves out where it trains nothing",
          "bench/activation_memory.cpp": "the columns of a published table", "bench/scores.py": "the rows of a published table"}
 COMMENT = {"py": re.compile(r"#[^\n]*"), "other": re.compile(r"//[^\n]*|/\*.*?\*/", re.S)}
-LISTED = re.compile(r"using Methods = MethodList<(.*?)>;", re.S)
+LISTED = re.compile(r"using Methods\s*=\s*MethodList<(.*?)>;", re.S)
 TYPED = re.compile(r"std::string_view name = (.*?)(?:;|,\s*about\b)", re.S)
 
 
@@ -25,9 +25,9 @@ def code(path):
 
 def names(root):
     """(aggregates, names that users type)."""
-    types = re.findall(r"\w+", LISTED.search((root / METHODS / "registry.hpp").read_text())[1])
+    types = re.findall(r"\w+(?:<\w+>)?", LISTED.search((root / METHODS / "registry.hpp").read_text())[1])
     typed = [name for path in sorted((root / METHODS).glob("*.hpp")) for part in TYPED.findall(path.read_text())
-             for name in re.findall(r'"(\w+)"', part)]
+             for name in re.findall(r'"([\w-]+)"', part)]
     return types, typed
 
 
@@ -35,7 +35,7 @@ def problems(root):
     types, typed = names(root)
     if len(types) != len(typed):
         yield f"registry: {len(types)} methods, but descriptions name {len(typed)}: {', '.join(typed)}"
-    word = re.compile(rf"\b(?:{'|'.join(types)})\b|\"(?:{'|'.join(typed)})\"")
+    word = re.compile(rf"\b(?:{'|'.join(re.findall('[A-Za-z0-9]+', ' '.join(types)))})\b|\"(?:{'|'.join(typed)})\"")
     for pattern in SEARCHED:
         for place in sorted(root.glob(pattern)):
             for path in sorted(place.rglob("*")) if place.is_dir() else [place]:

@@ -1,6 +1,7 @@
 // The expected activation memory against the meter, for every method, on shapes of different proportions.
 #include <doctest/doctest.h>
 
+#include <numeric>
 #include <string>
 
 #include <meft/model/bert.hpp>
@@ -8,7 +9,9 @@
 #include <meft/train/estimate.hpp>
 #include <meft/train/job.hpp>
 #include <meft/train/learner.hpp>
+#include <meft/train/optimizers.hpp>
 #include <meft/train/state.hpp>
+#include <meft/train/steps.hpp>
 
 using namespace meft;
 using Bert = model::Transformer<float>;
@@ -50,9 +53,9 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute) {
   auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
   auto body = adapt(bert, method, {.recompute = recompute});
   train::Learner<Bert> learner{std::move(bert), std::move(body), std::move(head)};
-  nn::for_each_parameter(learner, [](const std::string&, auto& p) {
-    if (p.trainable()) p.zero_gradient();
-  });
+  const auto optimizer =
+      train::state_over(train::optimizer_of(method_recipe(method), 1), nn::trainable<float, Cpu>(learner));
+  train::Steps<float, Cpu> steps([&](const nn::Batch<>& batch) { return learner.loss(batch); }, 0, optimizer.get());
   const auto examples = sentences(k);
   const auto job = train::Job<float, Cpu>::of(learner, examples, examples);
   std::vector<std::uint32_t> rows;
@@ -61,8 +64,7 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute) {
   for (const auto& part : job.parts(rows)) {
     const Measure measure(Cpu::pool());
     const auto batch = train::batch_of(examples, part, 2, Run{1, 0, true});
-    Tape tape;
-    tape.backward(learner.loss(batch));
+    (void)steps.run(batch, [] {});
     highest = std::max(highest, measure.activation());
   }
   auto sizes = train::step_sizes(config.spec(), train::batch_of(examples, rows).offsets);

@@ -71,6 +71,7 @@ struct Script {
   std::int64_t broken = -1;         // this batch has a point that is no number
   std::int64_t out_of_range = -1;   // this batch's loss throws as a stack does
   bool tells = true;                // what a batch counts
+  bool training = true;             // how its batches are run
   std::set<std::uint32_t> empty{};  // rows that count nothing
   std::function<void()> scoring{};
   std::size_t scored_at_once = 0;
@@ -104,7 +105,7 @@ struct Toy {
   }
   Var<double> loss(const nn::Batch<>& batch) const {
     script->steps.push_back(batch.run.step);
-    CHECK(batch.run.training);
+    CHECK(batch.run.training == script->training);
     if (batch.run.step == script->out_of_range) throw NumberError("reversible stack: a stream left its range");
     const auto x = nn::cast<double>(batch.targets).reshape({batch.targets.size() / 2, 2});
     return mse(add(weight, Tensor<double>::zeros(x.shape())), x);
@@ -144,13 +145,15 @@ struct Told {
 
 train::TrainOptions usual(const std::string& folder = "") {
   train::TrainOptions o{.batch = 4, .accumulate = 1, .epochs = 2};
-  o.optimizer = {.rate = 0.25, .decay = 0, .clip = 0};
+  o.optimizer = optim::AdamW{.rate = 0.25, .decay = 0, .clip = 0};
   o.folder = folder;
   o.log_every = 1;
   o.seed = 7;
   o.save_seconds = 0;
   return o;
 }
+
+optim::AdamW& adam_of(train::TrainOptions& options) { return std::get<optim::AdamW>(options.optimizer); }
 
 Told run(const Rows& data, const train::TrainOptions& options, Toy toy = {}, std::int64_t stop_after = -1,
          Index longest_part = 0) {
@@ -321,7 +324,7 @@ TEST_CASE("trainer: a step's loss and gradient are the means over all that its b
   options.batch = 2;
   options.accumulate = 4;
   options.epochs = 1;
-  options.optimizer.rate = 1e-12;
+  adam_of(options).rate = 1e-12;
   const Told told = run(data, options);
   REQUIRE(told.steps.size() == 2);
   REQUIRE(told.script->batches.size() == 6);
@@ -343,10 +346,10 @@ TEST_CASE("trainer: a run is AdamW's steps at the schedule's rates over the seed
   auto options = usual();
   options.warmup = 0.3;
   options.epochs = 3;
-  options.optimizer = {.rate = 0.25, .decay = 0.1, .clip = 1.5};
+  options.optimizer = optim::AdamW{.rate = 0.25, .decay = 0.1, .clip = 1.5};
   const Told told = run(data, options);
   Toy toy;
-  auto adam = options.optimizer.over<double>(toy);
+  auto adam = adam_of(options).over<double>(toy);
   std::vector<std::vector<std::uint32_t>> batches;
   std::int64_t step = 0;
   for (std::uint64_t epoch = 0; epoch < 3; ++epoch)
@@ -372,7 +375,7 @@ TEST_CASE("trainer: clipping is by the norm of the mean gradient") {
       options.batch = 8 / accumulate;
       options.accumulate = accumulate;
       options.epochs = 1;
-      options.optimizer.clip = clip;
+      adam_of(options).clip = clip;
       Toy toy;
       train::Trainer trainer(toy, data, data, options);
       trainer.run();
@@ -395,7 +398,7 @@ TEST_CASE("trainer: batches that count nothing add nothing; a learner that does 
   options.batch = 1;
   options.accumulate = 4;
   options.epochs = 1;
-  options.optimizer.rate = 1e-12;
+  adam_of(options).rate = 1e-12;
   Toy toy;
   toy.script->empty = {0, 1, 2, 5};
   const Told told = run(data, options, toy);
@@ -639,7 +642,7 @@ TEST_CASE("trainer: a run goes on after its end with more epochs or steps") {
     out.max_steps = most;
     out.folder = folder;
     out.resume = true;
-    out.run = {{"epochs", epochs}, {"max-steps", most}, {"lr", out.optimizer.rate}, {"batch", 4}};
+    out.run = {{"epochs", epochs}, {"max-steps", most}, {"lr", adam_of(out).rate}, {"batch", 4}};
     return out;
   };
   const auto rows_of = [](const Told& told) {
@@ -712,7 +715,7 @@ TEST_CASE("trainer: a run goes on after its end with more epochs or steps") {
   // A lower rate counts from the next step on; other options stay; a run does not go back.
   const Folder folder;
   run(data, with(4, 0, folder.text()), {}, 5);
-  options.optimizer.rate = 0.125;
+  adam_of(options).rate = 0.125;
   const Told lower = run(data, with(4, 0, folder.text()), {}, 1);
   CHECK(lower.starts.at(0).changed.size() == 1);
   CHECK(lower.starts[0].changed[0].name == "lr");

@@ -33,6 +33,7 @@ using DescribedOf = Described<std::remove_cvref_t<M>>;
 inline std::string shown(Whole) { return "N"; }
 inline std::string shown(LayerCount) { return "N"; }
 inline std::string shown(Share) { return "X"; }
+inline std::string shown(Positive) { return "X"; }
 inline std::string shown(Factor) { return "n/d|2^-k"; }
 template <class F, class G>
 std::string shown(const OneOf<F, G>& kind) {
@@ -44,6 +45,7 @@ inline std::string expected(Whole w) {
 }
 inline std::string expected(LayerCount) { return "a number of layers from 1"; }
 inline std::string expected(Share) { return "a number from 0, below 1"; }
+inline std::string expected(Positive) { return "a number above 0"; }
 inline std::string expected(Factor) { return "n, n/d or 2^-k with 1 <= |n|, d <= 32768 and 0 <= k <= 15"; }
 template <class F, class G>
 std::string expected(const OneOf<F, G>& kind) {
@@ -78,6 +80,12 @@ inline bool read(Share, double& to, std::string_view text) {
   to = found;
   return true;
 }
+inline bool read(Positive, double& to, std::string_view text) {
+  double found{};
+  if (!number(text, found) || !(found > 0 && std::isfinite(found))) return false;
+  to = found;
+  return true;
+}
 inline bool read(Factor, Lambda& to, std::string_view text) {
   try {
     to = Lambda::parse(text);
@@ -100,6 +108,7 @@ using OptionValue = std::variant<std::int64_t, double, std::string>;
 inline OptionValue value(Whole, auto v) { return static_cast<std::int64_t>(v); }
 inline OptionValue value(LayerCount, Index v) { return v < 0 ? OptionValue("all") : OptionValue(std::int64_t{v}); }
 inline OptionValue value(Share, double v) { return v; }
+inline OptionValue value(Positive, double v) { return v; }
 inline OptionValue value(Factor, Lambda v) { return v.reduced().text(); }
 template <class F, class G>
 OptionValue value(const OneOf<F, G>& kind, const auto& v) {
@@ -196,6 +205,17 @@ inline void suit_family(AnyMethod& method, std::string_view model_type) {
       [&](auto& m) {
         if constexpr (requires { detail::DescribedOf<decltype(m)>::suit(m, model_type); })
           detail::DescribedOf<decltype(m)>::suit(m, model_type);
+      },
+      method);
+}
+
+/// How it is trained unless told otherwise.
+inline Recipe method_recipe(const AnyMethod& method) {
+  return std::visit(
+      [](const auto& m) {
+        if constexpr (requires { detail::DescribedOf<decltype(m)>::recipe(m); })
+          return detail::DescribedOf<decltype(m)>::recipe(m);
+        else return Recipe{};
       },
       method);
 }

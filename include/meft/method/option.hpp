@@ -19,10 +19,20 @@ struct MethodFacts {
   bool merges = false;        // what it adds to the layers can be taken into their weights: nn/merge.hpp
 };
 
+/// How the rate goes behind the warm-up: down to zero at the last step, or not at all.
+enum class Schedule { linear, constant };
+
+/// How a method is trained unless it is told otherwise.
+struct Recipe {
+  double rate = 5e-4, warmup = 0.06, decay = 0.1, clip = 1.0;
+  Schedule schedule = Schedule::linear;
+  double epsilon = 0;  // gradients are taken from losses at parameters ± ε·noise; 0: from backward passes
+};
+
 /// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;
 /// `added(m, width)`, the weights that it adds to a layer; `activation<T, B>(m, sizes)`, the most elements of T that a
 /// training step has alive at once beside what lives between steps. Optional: `suit(m, model_type)` sets what is
-/// another by default under a family.
+/// another by default under a family; `recipe(m)` is how it is trained.
 template <class M>
 struct Described;
 
@@ -51,6 +61,8 @@ struct Whole {
 struct LayerCount {};
 /// A number in [0, 1).
 struct Share {};
+/// A number above 0.
+struct Positive {};
 /// A Lambda.
 struct Factor {};
 /// One of `names`, a|b|c: from(name) is the value, to(value) its name.

@@ -8,7 +8,8 @@
 #include <vector>
 
 #include <meft/io/json.hpp>
-#include <meft/optim/adamw.hpp>
+#include <meft/method/option.hpp>
+#include <meft/train/optimizers.hpp>
 
 namespace meft::train {
 
@@ -19,8 +20,9 @@ struct TrainOptions {
   std::size_t batch = 16, accumulate = 1;  // sequences a batch, batches a step
   std::int64_t epochs = 3;
   std::int64_t max_steps = 0;  // 0: all steps of the epochs
-  optim::AdamW optimizer{.rate = 5e-4, .decay = 0.1, .clip = 1.0};
+  AnyOptimizer optimizer = optim::AdamW{.rate = 5e-4, .decay = 0.1, .clip = 1.0};
   double warmup = 0.06;  // share of the steps
+  Schedule schedule = Schedule::linear;
   std::uint64_t seed = 0;
   std::vector<std::string> metrics{"accuracy"};
   std::string main_metric = "accuracy";

@@ -1,4 +1,4 @@
-// Owns: what an interrupted run needs to go on with the same bits, and its one file: trained tensors, moments, and the
+// Owns: what an interrupted run needs to go on with the same bits, and its one file: the optimizer's tensors, and the
 // place in the run as JSON in the metadata. Must not know: models and batches.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 #include <meft/base/target.hpp>
 #include <meft/io/json.hpp>
-#include <meft/optim/adamw.hpp>
+#include <meft/optim/optimizer.hpp>
 #include <meft/train/observer.hpp>
 #include <meft/train/trained.hpp>
 
@@ -182,17 +182,23 @@ Resumed load_state(const std::string& path, optim::State<T, B>& optimizer, const
   out.place = detail::place_from(run_of(file, "place", where), path);
   if (const auto at = file.metadata().find("isa"); at != file.metadata().end() && at->second != name_of(isa()))
     out.changed.push_back({"isa", at->second, name_of(isa())});
-  std::size_t count = 0;
-  optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) {
-    (void)detail::entry_of(file, name, x.shape(), where);
-    ++count;
-  });
-  require(count == file.size(), {path + ": state: the number of tensors differs, expected and found", where}, count,
-          file.size());
+  const std::int64_t steps = optimizer.steps();
+  optimizer.set_steps(out.place.step);
+  try {
+    std::size_t count = 0;
+    optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) {
+      (void)detail::entry_of(file, name, x.shape(), where);
+      ++count;
+    });
+    require(count == file.size(), {path + ": state: the number of tensors differs, expected and found", where}, count,
+            file.size());
+  } catch (...) {
+    optimizer.set_steps(steps);
+    throw;
+  }
   optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) {
     x.fill([&](auto to) { io::copy_to(file.find(name, where), to, where); });
   });
-  optimizer.set_steps(out.place.step);
   return out;
 }
 

@@ -1,5 +1,6 @@
-// Owns: the forward and backward pass of a step; on a device, of batches whose shapes came before by a recording.
-// Must not know: which batch comes when, and the optimizer.
+// Owns: what a step does with a batch: a forward and a backward pass, on a device of batches whose shapes came before
+// by a recording; or two forward passes, for an optimizer that probes. Must not know: which batch comes when, the
+// optimizers.
 #pragma once
 
 #include <cmath>
@@ -8,19 +9,20 @@
 
 #include <meft/autodiff/tape.hpp>
 #include <meft/memory/pool.hpp>
+#include <meft/optim/optimizer.hpp>
 #include <meft/train/recordings.hpp>
 
 namespace meft::train {
 
 /// Adds the gradients of a batch's loss, times the batch's weight, to the parameters, which have gradients already. On
 /// a device, a batch of shapes that came before runs from a recording: the same bits, and the device does not wait for
-/// the host between kernels.
+/// the host between kernels. Where its optimizer probes, it is told the batch's losses instead, without dropout.
 template <Real T, Backend B>
 class Steps {
  public:
-  /// At most `recordings` are made.
-  explicit Steps(Loss<T, B> loss, std::size_t recordings = 8)
-      : loss_(std::move(loss)), recordings_(loss_, recordings) {}
+  /// At most `recordings` are made. The optimizer outlives it; without one, gradients are what a batch gives.
+  explicit Steps(Loss<T, B> loss, std::size_t recordings = 8, optim::State<T, B>* optimizer = nullptr)
+      : loss_(std::move(loss)), optimizer_(optimizer), recordings_(loss_, recordings) {}
   /// Of a learner with `loss(batch)`, which outlives it.
   template <class L>
   requires requires(const L& learner, const nn::Batch<B>& batch) { learner.loss(batch); }
@@ -37,6 +39,11 @@ class Steps {
   /// then of no use.
   template <class Meanwhile>
   Result run(const nn::Batch<B>& batch, const Meanwhile& meanwhile) {
+    if (optimizer_ && optimizer_->probes()) {
+      const auto out = probe(batch);
+      meanwhile();
+      return out;
+    }
     if constexpr (!B::on_host)
       if (const auto* entry = recordings_.of(batch)) {
         entry->recording.run(batch.run.step - entry->batch.run.step);
@@ -58,11 +65,30 @@ class Steps {
   }
 
  private:
+  Result probe(nn::Batch<B> batch) {
+    struct AsTheyAre {
+      optim::State<T, B>& optimizer;
+      ~AsTheyAre() { optimizer.probe(0); }
+    };
+    const NoTape none;
+    const Measure measure(B::pool());
+    batch.run.training = false;
+    const auto loss = [&](int sign) {
+      const AsTheyAre end{*optimizer_};
+      optimizer_->probe(sign);
+      return static_cast<double>(loss_(batch).value().item());
+    };
+    const double up = loss(1), down = loss(-1);
+    optimizer_->take(up, down, batch.weight.defined() ? static_cast<double>(batch.counted) : 1.0);
+    return {(up + down) / 2, measure.activation()};
+  }
+
   struct None {
     None(const Loss<T, B>&, std::size_t) {}
   };
 
   Loss<T, B> loss_;
+  optim::State<T, B>* optimizer_;
   [[no_unique_address]] std::conditional_t<B::on_host, None, Recordings<T, B>> recordings_;
 };
 

@@ -1,5 +1,5 @@
-// Owns: the training loop: batches by length, accumulation, AdamW, warm-up and decay, the dev scores after each epoch,
-// the best epoch kept, a state to resume from. Every random draw is keyed by seed and batch number, so a run has the
+// Owns: the training loop: batches by length, accumulation, warm-up and decay, the dev scores after each epoch, the
+// best epoch kept, a state to resume from. Every random draw is keyed by seed and batch number, so a run has the
 // same bits however often it was interrupted, on any number of threads. Must not know: command lines, and how progress
 // is shown.
 #pragma once
@@ -9,6 +9,7 @@
 #include <cmath>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -46,15 +47,14 @@ class Trainer {
           Where where = Where::current())
       : Trainer(Job<T, B>::of(learner, train, dev), std::move(options), std::move(observer), where) {}
 
-  /// Both sets have labels. Gradients and moments are allocated here. Throws for options outside their range.
+  /// Both sets have labels. What the optimizer keeps is allocated here. Throws for options outside their range.
   Trainer(Job<T, B> job, TrainOptions options, Observer observer = {}, Where where = Where::current())
       : job_(std::move(job)),
         o_(std::move(options)),
         observer_(std::move(observer)),
         files_(o_.folder),
-        passes_(job_.loss, o_.recordings),
-        optimizer_(o_.optimizer) {
-    optimizer_.add(job_.parameters);
+        optimizer_(state_over(o_.optimizer, job_.parameters)),
+        passes_(job_.loss, o_.recordings, optimizer_.get()) {
     require(o_.batch > 0 && o_.accumulate > 0 && o_.epochs > 0 && o_.max_steps >= 0,
             {"trainer: batch, accumulate and epochs are positive, max_steps is not negative", where}, o_.batch,
             o_.accumulate, o_.epochs, o_.max_steps);
@@ -63,7 +63,7 @@ class Trainer {
     require(!o_.resume || !o_.overwrite, {"trainer: a run is resumed or overwritten, not both", where});
     require(!job_.lengths.empty() && job_.scored > 0, {"trainer: no examples to train on, or none to score", where},
             job_.lengths.size(), job_.scored);
-    require(optimizer_.parameters() > 0, {"trainer: nothing trains", where});
+    require(optimizer_->parameters() > 0, {"trainer: nothing trains", where});
     const std::size_t batches = (job_.lengths.size() - 1) / o_.batch + 1;
     groups_ = static_cast<std::int64_t>((batches - 1) / o_.accumulate + 1);
     steps_ = groups_ * o_.epochs;
@@ -72,7 +72,7 @@ class Trainer {
   }
 
   std::int64_t steps() const { return steps_; }
-  optim::State<T, B>& optimizer() { return optimizer_; }
+  optim::State<T, B>& optimizer() { return *optimizer_; }
 
   /// Trains to the end or until stopped. At the end the learner holds the best epoch's parameters when there is a
   /// folder, the last epoch's otherwise.
@@ -109,7 +109,7 @@ class Trainer {
     report.step = place_.step;
     report.steps = steps_;
     report.epoch = place_.epoch + 1;
-    report.rate = o_.optimizer.rate * factor();
+    report.rate = rate_of(o_.optimizer) * factor();
     if (observer_.started) observer_.started(report);
   }
 
@@ -133,7 +133,7 @@ class Trainer {
       error.within("trainer: cannot resume", where);
       throw;
     }
-    auto [place, changed] = load_state(files_.state, optimizer_, o_.run, o_.may_change, where);
+    auto [place, changed] = load_state(files_.state, *optimizer_, o_.run, o_.may_change, where);
     place_ = place;
     kept_ = place_.step;
     if (place_.step > steps_)
@@ -151,7 +151,9 @@ class Trainer {
   /// Of the coming step's rate.
   double factor() const {
     const auto warmup = static_cast<std::int64_t>(std::ceil(o_.warmup * static_cast<double>(steps_)));
-    return optim::linear_schedule(place_.step, warmup, steps_);
+    return o_.schedule == Schedule::constant && place_.step >= warmup
+               ? 1.0
+               : optim::linear_schedule(place_.step, warmup, steps_);
   }
 
   bool stopped() const { return o_.stop && o_.stop(); }
@@ -166,7 +168,7 @@ class Trainer {
     next_.reset();
     while (place_.group < groups_ && place_.step < steps_) {
       if (!step()) {
-        optimizer_.zero_gradients();
+        optimizer_->zero_gradients();
         save();
         return false;
       }
@@ -211,7 +213,7 @@ class Trainer {
     try {
       return add_gradients_and_step();
     } catch (const NumberError& error) {
-      optimizer_.zero_gradients();
+      optimizer_->zero_gradients();
       fail_at("step", place_.step + 1, error);
     }
   }
@@ -251,7 +253,7 @@ class Trainer {
       sequences_ += plan_[i].size();
     }
     const double factor = this->factor();
-    report.gradient_norm = optimizer_.step(factor, std::max(weight, 1.0));
+    report.gradient_norm = optimizer_->step(factor, std::max(weight, 1.0));
     place_.batches += static_cast<std::int64_t>(end - first);
     ++place_.group;
     ++place_.step;
@@ -269,7 +271,7 @@ class Trainer {
     report.step = place_.step;
     report.steps = steps_;
     report.mean_loss = place_.loss / static_cast<double>(place_.group);
-    report.rate = o_.optimizer.rate * factor;
+    report.rate = rate_of(o_.optimizer) * factor;
     report.sequences_per_second = static_cast<double>(sequences_) / std::max(1e-9, seconds());
     report.seconds_left =
         seconds() / static_cast<double>(place_.step - start_step_) * static_cast<double>(steps_ - place_.step);
@@ -322,7 +324,7 @@ class Trainer {
       if (report.best)
         save_trained(files_.adapter, job_.parameters, {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}});
       io::write_atomically(files_.metrics, summary(place_, o_.main_metric, memory_json(activation_, memory_),
-                                                   {job_.lengths.size(), job_.scored, optimizer_.parameters()})
+                                                   {job_.lengths.size(), job_.scored, optimizer_->parameters()})
                                                    .dump(2) +
                                                "\n");
       save();
@@ -336,7 +338,7 @@ class Trainer {
 
   void save() {
     if (o_.folder.empty()) return;
-    save_state(files_.state, optimizer_, place_, o_.run);
+    save_state(files_.state, *optimizer_, place_, o_.run);
     kept_ = place_.step;
     saved_ = Clock::now();
   }
@@ -376,11 +378,11 @@ class Trainer {
   TrainOptions o_;
   Observer observer_;
   RunFiles files_;
+  std::unique_ptr<optim::State<T, B>> optimizer_;
   Steps<T, B> passes_;
   std::vector<std::vector<std::uint32_t>> plan_;  // the running epoch's batches, in parts where the job has such
   std::vector<std::size_t> begins_;               // where each step's begin, and where the last one's end
   std::optional<Batch> next_;                     // was made while the device worked
-  optim::State<T, B> optimizer_;
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;
   Place place_;
   Clock::time_point started_{}, saved_{};

@@ -1,0 +1,92 @@
+// Owns: what an optimizer is: an aggregate of options, and its state over parameters, the type of which is erased.
+// Must not know: the optimizers.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include <meft/base/function_ref.hpp>
+#include <meft/nn/module.hpp>
+
+namespace meft::optim {
+
+/// Parameters with what an optimizer keeps of them. A step takes in what batches gave since the one before: gradients,
+/// which a backward pass adds to the parameters', or losses, where it `probes`.
+template <Real T, Backend B>
+class State {
+ public:
+  virtual ~State() = default;
+
+  /// Takes the trained parameters below a module; one that was taken before counts once.
+  template <class Module>
+  void add(Module& module) {
+    add(nn::trainable<T, B>(module));
+  }
+  void add(nn::Named<T, B> parameters) {
+    for (auto& one : parameters) {
+      const T* data = std::as_const(one.second).value().data();
+      if (std::any_of(parameters_.begin(), parameters_.end(),
+                      [&](const auto& other) { return std::as_const(other.second).value().data() == data; }))
+        continue;
+      parameters_.push_back(std::move(one));
+      keep(parameters_.back().second);
+    }
+  }
+
+  /// One step from what batches gave, divided by `weight`, the sum of what they were multiplied by, at rate · factor.
+  /// Gives the norm of that mean before clipping; throws, changing nothing, when it is not finite.
+  virtual double step(double factor = 1.0, double weight = 1.0, Where where = Where::current()) = 0;
+  /// Forgets what batches gave.
+  virtual void zero_gradients() = 0;
+
+  /// Whether a step takes losses in place of gradients: `take` is told each batch's, times its weight, once with the
+  /// parameters read as probe(1) has them and once as probe(-1); probe(0) has them read as they are.
+  virtual bool probes() const { return false; }
+  virtual void probe(int) {}
+  virtual void take(double, double, double) {}
+
+  /// f(name, tensor) for all that a resumed run needs, parameters included, in a fixed order: saving, restoring. What
+  /// f writes is taken over.
+  template <class F>
+  void for_each_state(const F& f) {
+    visit(Visitor(f));
+  }
+
+  std::int64_t steps() const { return steps_; }
+  /// Sets how many were done; before a state of so many is restored.
+  virtual void set_steps(std::int64_t steps) { steps_ = steps; }
+
+  /// The number of trained elements.
+  Index parameters() const {
+    Index n = 0;
+    for (const auto& one : parameters_) n += one.second.size();
+    return n;
+  }
+
+ protected:
+  using Visitor = FunctionRef<void(const std::string&, Tensor<T, B>&)>;
+
+  State() = default;
+  State(State&&) noexcept = default;
+  State& operator=(State&&) noexcept = default;
+
+  nn::Named<T, B> parameters_;
+  std::int64_t steps_ = 0;
+
+ private:
+  /// Makes what is kept of one more parameter.
+  virtual void keep(Parameter<T, B>& parameter) = 0;
+  virtual void visit(Visitor f) = 0;
+};
+
+/// An optimizer: `rate` is its learning rate, `over<T, B>(modules…)` its state over their trained parameters.
+template <class O>
+concept Optimizer = std::copyable<O> && requires(const O& o, nn::Named<float, Cpu>& parameters) {
+  { o.rate } -> std::convertible_to<double>;
+  { o.template over<float, Cpu>(parameters) } -> std::derived_from<State<float, Cpu>>;
+};
+
+}  // namespace meft::optim
