@@ -13,6 +13,7 @@
 
 #include <meft/backend/cpu/attention.hpp>
 #include <meft/backend/cpu/optimize.hpp>
+#include <meft/backend/cpu/random.hpp>
 #include <meft/backend/cpu/shear.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/cuda.hpp>
@@ -366,6 +367,24 @@ void check_adamw(double most) {
 TEST_CASE("AdamW on the device: all parameters in one pass, each as on the CPU") {
   check_adamw<float>(1e-6);
   check_adamw<double>(1e-14);
+}
+
+TEST_CASE("noise on the device: the CPU's, wherever rows begin") {
+  const std::vector<std::int32_t> numbers{5, 0, 900, 5};
+  const OnDevice<std::int32_t> rows(numbers);
+  for (const Index width : {1, 7, 33, 400})
+    for (const bool gathered : {false, true}) {
+      const auto n = static_cast<std::size_t>(4 * width);
+      std::vector<float> x(n), expected(n);
+      for (std::size_t i = 0; i < n; ++i) x[i] = static_cast<float>(i % 17) - 8;
+      add_noise(Cpu{}, 4, width, gathered ? numbers.data() : nullptr, 3, {1, 2, 3}, 0.5, 2.0, x.data(),
+                expected.data());
+      const OnDevice<float> in(x), out(static_cast<Index>(n));
+      add_noise(Cuda{}, 4, width, gathered ? rows.data() : nullptr, 3, {1, 2, 3}, 0.5, 2.0,
+                static_cast<const float*>(in.data()), out.data());
+      const auto found = out.host();
+      for (std::size_t i = 0; i < n; ++i) CHECK(found[i] == doctest::Approx(expected[i]).epsilon(1e-5).scale(1));
+    }
 }
 
 TEST_CASE("shears on the device: undone bit for bit, with the CPU's bits, digits in their words, a change is seen") {

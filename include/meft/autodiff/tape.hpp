@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <meft/base/random.hpp>
 #include <meft/tensor/math.hpp>
 
 namespace meft {
@@ -133,6 +134,8 @@ template <class T, class B>
 struct Stored {
   Tensor<T, B> value, gradient;
   bool trainable = true;
+  Key noise{};  // with scale ≠ 0 the value is read as value + scale·z: see Parameter::perturb
+  double scale = 0;
 
   /// gradient += g, counted as gradient memory.
   [[gnu::cold, gnu::noinline]] void add(const Tensor<T, B>& g) {

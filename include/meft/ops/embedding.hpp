@@ -44,4 +44,12 @@ VarOf<X> embedding(const X& table, const Tensor<std::int32_t, B>& ids, Where whe
   return apply(where, Embedding<B>{ids}, table);
 }
 
+template <Real T, Backend B>
+Var<T, B> embedding(const Parameter<T, B>& table, const Tensor<std::int32_t, B>& ids, Where where = Where::current()) {
+  if (!table.perturbed()) return apply(where, Embedding<B>{ids}, table);
+  auto y = apply(where, Embedding<B>{ids}, table.value()).value();
+  table.perturb_rows(ids, y);
+  return y;
+}
+
 }  // namespace meft

@@ -10,6 +10,7 @@
 #include <meft/backend/cpu/loss.hpp>
 #include <meft/backend/cpu/rows.hpp>
 #include <meft/base/compose.hpp>
+#include <meft/ops/linear.hpp>
 #include <meft/tensor/math.hpp>
 
 namespace meft {
@@ -17,10 +18,10 @@ namespace meft {
 namespace detail {
 
 /// Calls f(numbers, labels, x rows, logits) for chunks of the `counted` rows whose label counts, ascending.
-template <Real T, Backend B, class F>
-void for_label_chunks(const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias,
+template <Real T, Backend B, class W, class F>
+void for_label_chunks(const Tensor<T, B>& x, const W& w, const Tensor<T, B>& bias,
                       const Tensor<std::int32_t, B>& labels, std::int32_t ignore, Index counted, const F& f) {
-  const Index words = w.dim(0), width = w.dim(1);
+  const Index words = w.shape()[0], width = w.shape()[1];
   const Index most = std::clamp<Index>((Index{1} << 22) / words, 16, 1024);  // rows; 16 MiB of float logits
   Tensor<std::int32_t, B> rows(Shape{counted}), chosen(Shape{counted});
   counted_rows(B{}, labels.size(), labels.data(), ignore, rows.data(), chosen.data());
@@ -29,29 +30,22 @@ void for_label_chunks(const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor
     const auto numbers = std::as_const(rows).rows(first, last), classes = std::as_const(chosen).rows(first, last);
     Tensor<T, B> part({n, width}), logits({n, words});
     gather_rows(B{}, n, width, x.data(), numbers.data(), part.data());
-    gemm(B{},
-         Product<T>{n,
-                    words,
-                    width,
-                    {part.data(), width, 1},
-                    logits.data(),
-                    words,
-                    bias.defined() ? Start::bias : Start::zero,
-                    bias.data()},
-         Strided<T>{w.data(), 1, width});
+    Linear::multiply(logits, std::as_const(part), w, bias);
     f(numbers, classes, part, logits);
   }
 }
 
-template <Real T, Backend B>
-Index check_language(const char* op, const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias,
+template <Real T, Backend B, class W>
+Index check_language(const char* op, const Tensor<T, B>& x, const W& w, const Tensor<T, B>& bias,
                      const Tensor<std::int32_t, B>& labels, std::int32_t ignore) {
   const std::string name = std::string(op) + ": ";
-  if (x.rank() != 2 || w.rank() != 2 || x.dim(1) != w.dim(1)) fail(name + "expected x [n, h] and w [words, h]", x, w);
+  const Shape& shape = w.shape();
+  if (x.rank() != 2 || shape.rank() != 2 || x.dim(1) != shape[1])
+    fail(name + "expected x [n, h] and w [words, h]", x, w);
   if (w.size() == 0) fail(name + "w has no elements", w);
-  if (bias.defined() && bias.size() != w.dim(0)) fail(name + "the bias has not one element a word", bias, w);
+  if (bias.defined() && bias.size() != shape[0]) fail(name + "the bias has not one element a word", bias, w);
   if (labels.rank() != 1 || labels.dim(0) != x.dim(0)) fail(name + "not one label a row", labels, x);
-  const LabelCheck check = check_labels(B{}, labels.size(), labels.data(), w.dim(0), ignore);
+  const LabelCheck check = check_labels(B{}, labels.size(), labels.data(), shape[0], ignore);
   if (const Index bad = check.outside; bad >= 0)
     fail(name + "a label outside the words", w, "position " + std::to_string(bad),
          "label " + std::to_string(labels.rows(bad, bad + 1).item()));
@@ -132,21 +126,35 @@ VarOf<X> linear_cross_entropy(const X& x, const W& w, const Bias& bias, const Te
   return apply(where, LinearCrossEntropy<B>{labels, ignore}, x, w, bias);
 }
 
-/// ln p(label) of each row under softmax(x·wᵀ + b), 0 where the label is `ignore`. No gradients. [n].
-template <Real T, Backend B>
-Tensor<T, B> label_log_likelihood(const Tensor<T, B>& x, const Tensor<T, B>& w, const Tensor<T, B>& bias,
+/// ln p(label) of each row under softmax(x·wᵀ + b), 0 where the label is `ignore`. w is a tensor or a parameter. No
+/// gradients. [n].
+template <Real T, Backend B, class W>
+Tensor<T, B> label_log_likelihood(const Tensor<T, B>& x, const W& w, const Tensor<T, B>& bias,
                                   const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100) {
   const Index counted = detail::check_language("label_log_likelihood", x, w, bias, labels, ignore);
   auto out = Tensor<T, B>::zeros(Shape{x.dim(0)});
-  detail::for_label_chunks(x, w, bias, labels, ignore, counted,
-                           [&](const auto& numbers, const auto& classes, const auto&, const auto& z) {
-                             const Index n = numbers.size();
-                             Tensor<T, B> loss(Shape{n}), lse(Shape{n});
-                             cross_entropy(B{}, n, w.dim(0), z.data(), classes.data(), ignore, loss.data(), lse.data());
-                             map(B{}, Neg{}, n, loss.data(), std::as_const(loss).data());
-                             scatter_rows(B{}, n, 1, std::as_const(loss).data(), numbers.data(), out.data());
-                           });
+  detail::for_label_chunks(
+      x, w, bias, labels, ignore, counted, [&](const auto& numbers, const auto& classes, const auto&, const auto& z) {
+        const Index n = numbers.size();
+        Tensor<T, B> loss(Shape{n}), lse(Shape{n});
+        cross_entropy(B{}, n, w.shape()[0], z.data(), classes.data(), ignore, loss.data(), lse.data());
+        map(B{}, Neg{}, n, loss.data(), std::as_const(loss).data());
+        scatter_rows(B{}, n, 1, std::as_const(loss).data(), numbers.data(), out.data());
+      });
   return out;
+}
+
+/// linear_cross_entropy over a parameter, which may be perturbed: then without gradients.
+template <Operand X, Real T, Backend B, Operand Bias>
+VarOf<X> linear_cross_entropy(const X& x, const Parameter<T, B>& w, const Bias& bias,
+                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
+                              Where where = Where::current()) {
+  if (!w.perturbed()) return apply(where, LinearCrossEntropy<B>{labels, ignore}, x, w, bias);
+  const auto found = label_log_likelihood(as_var(x).value(), w, as_var(bias).value(), labels, ignore);
+  const auto counted = static_cast<T>(check_labels(B{}, labels.size(), labels.data(), w.shape()[0], ignore).counted);
+  Tensor<T, B> total{Shape{}};
+  sum(B{}, 1, found.size(), 1, found.data(), total.data());
+  return map(WithRight<Div, T>{{}, -counted}, total);
 }
 
 }  // namespace meft

@@ -1,6 +1,8 @@
 // Owns: the affine map with Hugging Face's weight layout, for trained weights and for packed frozen ones.
 #pragma once
 
+#include <algorithm>
+
 #include <meft/autodiff/op.hpp>
 #include <meft/tensor/packed.hpp>
 
@@ -44,6 +46,29 @@ struct Linear {
   static bool multiply(Activation f, Tensor<T, B>& before, Tensor<T, B>& y, const Tensor<T, B>& x,
                        const Tensor<T, B>& w, const Tensor<T, B>& bias) {
     return gemm_activated(B{}, f, product(y, x, w, bias), Strided<T>{w.data(), 1, w.dim(1)}, before.data());
+  }
+
+  /// How many rows of a perturbed weight [.., in] exist at a time.
+  template <Backend B>
+  static constexpr Index rows_at_once(Index in) {
+    return std::max<Index>(16, (B::on_host ? Index{1} << 17 : Index{1} << 24) / in / 16 * 16);
+  }
+  /// w as it is read: of a perturbed one a few rows at a time, so that the whole never exists.
+  template <Real T, Backend B>
+  static void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const Parameter<T, B>& w, const Tensor<T, B>& bias) {
+    if (!w.perturbed()) return multiply(y, x, w.value(), bias);
+    const Index out = w.shape()[0], in = w.shape()[1];
+    const Index each = rows_at_once<B>(in);
+    for (Index first = 0; first < out; first += each) {
+      const Index last = std::min(out, first + each);
+      const UseScope use(Use::workspace);
+      const auto rows = w.read_rows(first, last);
+      auto p = product(y, x, rows, bias);
+      p.c += first;
+      p.ldc = out;
+      if (bias.defined()) p.bias += first;
+      gemm(B{}, p, Strided<T>{rows.data(), 1, in});
+    }
   }
 
   template <Real T, Backend B>
@@ -116,14 +141,32 @@ struct PackedLinear {
   }
 };
 
+namespace detail {
+/// x·wᵀ + bias with w perturbed.
+template <Real T, Backend B>
+[[gnu::cold, gnu::noinline]] Tensor<T, B> perturbed_linear(const Var<T, B>& x, const Parameter<T, B>& w,
+                                                           const Var<T, B>& bias) {
+  Linear::Saved<T, B> saved;
+  auto y = Linear::start(saved, Needs<3>{}, x.value(), w.value(), bias.value());
+  Linear::multiply(y, x.value(), w, bias.value());
+  return y;
+}
+}  // namespace detail
+
 /// x [.., in], w [out, in], bias [out] → [.., out].
 template <Operand X, Operand W, Operand Bias>
 VarOf<X> linear(const X& x, const W& w, const Bias& bias, Where where = Where::current()) {
   return apply(where, Linear{}, x, w, bias);
 }
+template <Operand X, Real T, Backend B, Operand Bias>
+VarOf<X> linear(const X& x, const Parameter<T, B>& w, const Bias& bias, Where where = Where::current()) {
+  if (w.perturbed()) [[unlikely]]
+    return detail::perturbed_linear(as_var(x), w, as_var(bias));
+  return apply(where, Linear{}, x, w, bias);
+}
 template <Operand X, Operand W>
 VarOf<X> linear(const X& x, const W& w, Where where = Where::current()) {
-  return apply(where, Linear{}, x, w, VarOf<X>());
+  return linear(x, w, VarOf<X>(), where);
 }
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> linear(const X& x, const PackedWeight<T, B>& w, const Bias& bias, Where where = Where::current()) {

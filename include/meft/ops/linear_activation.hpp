@@ -52,6 +52,16 @@ VarOf<X> linear_activation(const X& x, const W& w, const Bias& bias, Activation 
   return apply(where, ActivatedLinear<Linear>{{}, f}, x, w, bias);
 }
 template <Operand X, Real T, Backend B, Operand Bias>
+VarOf<X> linear_activation(const X& x, const Parameter<T, B>& w, const Bias& bias, Activation f,
+                           Where where = Where::current()) {
+  if (w.perturbed()) [[unlikely]] {
+    auto y = detail::perturbed_linear(as_var(x), w, as_var(bias));
+    visit(f, [&](auto g) { map(B{}, g, y.size(), y.data(), std::as_const(y).data()); });
+    return y;
+  }
+  return apply(where, ActivatedLinear<Linear>{{}, f}, x, w, bias);
+}
+template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> linear_activation(const X& x, const PackedWeight<T, B>& w, const Bias& bias, Activation f,
                            Where where = Where::current()) {
   return apply(where, ActivatedLinear<PackedLinear<T, B>>{{w}, f}, x, bias);
