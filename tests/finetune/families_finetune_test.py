@@ -16,7 +16,8 @@ from place import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results,
 FINETUNE = sys.argv[1]
 SANITIZED = "MEFT_SANITIZED" in os.environ
 LIMIT = 30000 if SANITIZED else 3000  # seconds a run, against a hang
-METHODS = ["full", "lora", "ia3", "meft1", "meft2", "meft3"]
+METHODS = ["full", "lora", "ia3", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
+RATES = {"mezo": 1e-3, "mezo-lora": 1e-2}
 WIDTH, INNER, HEADS, LAYERS, PLACES = 16, 24, 2, 2, 48
 
 
@@ -214,16 +215,16 @@ def last_number(text):
 def try_all(place, model, task, methods=METHODS):
     for method in methods:
         whole, cut = place.folder(), place.folder()
-        more = ["--bottleneck", 4] if method.startswith("meft") else []
-        place.run(model, task, method, whole, *more)
+        more, rate = ["--bottleneck", 4] if method.startswith("meft") else [], RATES.get(method, 0.01)
+        place.run(model, task, method, whole, *more, rate=rate)
         metrics = json.loads((whole / "metrics.json").read_text())
         losses = [e["train_loss"] for e in metrics["epochs"]]
         check(metrics["finished"] and losses[1] < losses[0], f"{model} {task} {method}: losses {losses}")
         # The same again, by one thread, gives the same bits.
-        place.run(model, task, method, cut, "--threads", 1, *more)
+        place.run(model, task, method, cut, "--threads", 1, *more, rate=rate)
         check(results(cut) == results(whole), f"{model} {task} {method}: another thread count gives other bits")
         # Read back, it scores what it scored.
-        said = last_number(place.run(model, task, method, whole, "--eval-only", *more))
+        said = last_number(place.run(model, task, method, whole, "--eval-only", *more, rate=rate))
         for name, value in metrics["dev"].items():
             check(f"{name} {value:.4f}" in said, f"{model} {task} {method}: {name} {value}, read back: {said}")
 
@@ -265,7 +266,7 @@ def test_device(place):
     """--device cuda learns what the CPU learns, to the same bits each time, and either reads what the other wrote."""
     if not has_device(place): return
     worst = 0
-    runs = (("roberta", "sst2", ["full", "lora", "meft1"]), ("roberta", "lm", ["meft1"]), ("opt", "arc_easy", ["full", "meft2"]),
+    runs = (("roberta", "sst2", ["full", "lora", "meft1"]), ("roberta", "lm", ["meft1", "mezo"]), ("opt", "arc_easy", ["full", "meft2"]),
             ("bart", "sst2", ["full", "meft1"]), ("vit", "images", ["full", "meft3"]))
     if SANITIZED:  # the emulator takes minutes a run there, and cuda_models_test has the other models
         runs = (("roberta", "sst2", ["meft1"]), ("vit", "images", ["meft3"]))

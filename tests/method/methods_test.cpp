@@ -16,6 +16,8 @@
 #include <meft/nn/classifier.hpp>
 #include <meft/nn/merge.hpp>
 #include <meft/ops/loss.hpp>
+#include <meft/optim/spsa.hpp>
+#include <meft/train/steps.hpp>
 
 namespace {
 
@@ -105,6 +107,9 @@ const std::vector<Row>& rows() {
       {Meft2{.bottleneck = 4, .options = options}, reversible},
       {Meft3{.bottleneck = 4, .options = options},
        in_layer(adapter("attention_adapter") + adapter("mlp_adapter")) + mix},
+      {Mezo<Full>{}, model_names("")},
+      {Mezo<LowRank>{{3, 6}}, in_layer({"attention.self.query.lora_A.weight", "attention.self.query.lora_B.weight",
+                                        "attention.self.value.lora_A.weight", "attention.self.value.lora_B.weight"})},
   };
   return all;
 }
@@ -357,6 +362,102 @@ TEST_CASE("methods: before the first step a model is what it was, bit for bit, w
       ++checked;
     }
   CHECK(checked >= 3);
+}
+
+// As g·z is unbiased, with a variance of the number d of trained elements times the gradient's square, the mean of n
+// draws has with the gradient a cosine near 1/√(1 + d/n).
+TEST_CASE("methods: what trains by forward passes alone follows the gradient, and leaves the parameters as they are") {
+  int checked = 0;
+  for (const auto& row : rows()) {
+    const auto recipe = method_recipe(row.method);
+    if (recipe.epsilon == 0) continue;
+    ++checked;
+    CAPTURE(method_name(row.method));
+    const bool all = method_facts(row.method).trains_all;
+    for (const int threads : {1, 2}) {
+      set_threads(threads);
+      Subject s(row.method, false, 1);
+      s.batch.run.training = false;
+      s.backward();
+      std::vector<std::vector<double>> gradient, before, mean;
+      nn::Named<double, Cpu> trained;
+      Index size = 0;
+      for (auto& part : s.parts) {
+        before.push_back(part.parameter.value().values());
+        if (!part.parameter.trainable()) continue;
+        trained.push_back({part.name, part.parameter});
+        gradient.push_back(part.parameter.gradient().values());
+        mean.emplace_back(gradient.back().size());
+        size += part.parameter.size();
+      }
+      const auto still = [&] {
+        std::vector<std::vector<double>> now;
+        for (const auto& part : s.parts) now.push_back(part.parameter.value().values());
+        return now == before;
+      };
+      // g against zᵀ∇ℓ: the difference falls as ε².
+      double apart[2];
+      for (const bool fine : {false, true}) {
+        const double epsilon = fine ? 1e-3 : 1e-2;
+        auto state = optim::Spsa{.rate = 0, .epsilon = epsilon, .seed = 3}.over<double, Cpu>(trained);
+        train::Steps<double, Cpu> steps([&](const nn::Batch<>&) { return s.loss(); }, 0, &state);
+        state.probe(1);
+        double slope = 0;
+        for (std::size_t i = 0; i < trained.size(); ++i) {
+          const auto moved = trained[i].second.variable().value().values(), at = trained[i].second.value().values();
+          for (std::size_t j = 0; j < at.size(); ++j) slope += (moved[j] - at[j]) / epsilon * gradient[i][j];
+        }
+        state.probe(0);
+        (void)steps.run(s.batch, [] {});
+        CHECK(still());
+        (void)state.step();
+        CHECK(still());  // at rate 0
+        apart[fine] = std::fabs(state.log()[0].g - slope);
+        if (fine) CHECK(apart[1] < 1e-4 * std::max(1.0, std::fabs(slope)));
+      }
+      CHECK(apart[1] < apart[0] / 20);
+
+      const int draws = all || threads == 2 ? 8 : 2048;
+      auto state = optim::Spsa{.rate = 0, .epsilon = 1e-4, .seed = 4}.over<double, Cpu>(trained);
+      train::Steps<double, Cpu> steps([&](const nn::Batch<>&) { return s.loss(); }, 0, &state);
+      for (int draw = 0; draw < draws; ++draw) {
+        (void)steps.run(s.batch, [] {});
+        std::vector<std::vector<double>> z;
+        state.probe(1);
+        for (const auto& one : trained) z.push_back(one.second.variable().value().values());
+        state.probe(0);
+        (void)state.step();
+        for (std::size_t i = 0; i < z.size(); ++i) {
+          const auto at = trained[i].second.value().values();
+          for (std::size_t j = 0; j < z[i].size(); ++j)
+            mean[i][j] += state.log().back().g * (z[i][j] - at[j]) / 1e-4 / draws;
+        }
+      }
+      double product = 0, square = 0, other = 0;
+      for (std::size_t i = 0; i < mean.size(); ++i)
+        for (std::size_t j = 0; j < mean[i].size(); ++j) {
+          product += mean[i][j] * gradient[i][j];
+          square += mean[i][j] * mean[i][j];
+          other += gradient[i][j] * gradient[i][j];
+        }
+      const double cosine = product / std::sqrt(square * other),
+                   expected = 1 / std::sqrt(1 + static_cast<double>(size) / draws);
+      CAPTURE(cosine);
+      CAPTURE(expected);
+      CHECK(std::fabs(cosine - expected) < (draws > 100 ? 0.02 : 0.15));
+      if (draws > 100) CHECK(cosine > 0.9);
+      if (threads == 2) {  // the same numbers from one thread
+        set_threads(1);
+        auto alone = optim::Spsa{.rate = 0, .epsilon = 1e-4, .seed = 4}.over<double, Cpu>(trained);
+        train::Steps<double, Cpu> again([&](const nn::Batch<>&) { return s.loss(); }, 0, &alone);
+        for (int draw = 0; draw < draws; ++draw) (void)again.run(s.batch, [] {}), (void)alone.step();
+        for (int draw = 0; draw < draws; ++draw)
+          CHECK(alone.log()[static_cast<std::size_t>(draw)].g == state.log()[static_cast<std::size_t>(draw)].g);
+      }
+    }
+    set_threads(1);
+  }
+  CHECK(checked >= 2);
 }
 
 TEST_CASE("methods: merged weights give what the updates gave") {

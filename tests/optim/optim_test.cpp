@@ -1,13 +1,18 @@
-// Owns: AdamW against torch.optim.AdamW, clipping, what decays, gradients that are not finite; the schedule.
+// Owns: AdamW against torch.optim.AdamW, clipping, what decays, gradients that are not finite; descent by two losses:
+// what it reads, how it steps, its log; the schedule.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
-#include <meft/optim/adamw.hpp>
+#include <meft/ops/embedding.hpp>
+#include <meft/ops/language.hpp>
+#include <meft/ops/linear_activation.hpp>
 #include <meft/optim/schedule.hpp>
+#include <meft/train/optimizers.hpp>
 
 namespace {
 
@@ -191,6 +196,214 @@ TEST_CASE("adamw: wrong options are errors") {
        {optim::AdamW{.rate = -1}, optim::AdamW{.beta1 = 1}, optim::AdamW{.beta2 = -0.1}, optim::AdamW{.epsilon = 0},
         optim::AdamW{.decay = -1}, optim::AdamW{.clip = -1}, optim::AdamW{.rate = NAN}})
     CHECK_THROWS_AS((void)bad.over<double>(p), Error);
+}
+
+namespace {
+
+/// What ops read of a perturbed pair.
+struct Read {
+  std::vector<double> weight, bias;
+  explicit Read(const Pair& p)
+      : weight(p.weight.variable().value().values()), bias(p.bias.variable().value().values()) {}
+};
+
+/// A loss that bends: Σ w³ + Σ b².
+double bent(const Read& at) {
+  double sum = 0;
+  for (const double w : at.weight) sum += w * w * w;
+  for (const double b : at.bias) sum += b * b;
+  return sum;
+}
+
+/// One step on it, with the noise as the parameters were read.
+struct Probed {
+  std::vector<double> weight, bias;
+  double g = 0, norm = 0;
+};
+Probed probe_and_step(Pair& p, optim::SpsaState<double, Cpu>& state, double epsilon, double factor = 1) {
+  const Read still(p);
+  state.probe(1);
+  const Read up(p);
+  state.probe(-1);
+  const Read down(p);
+  state.probe(0);
+  CHECK(p.weight.value().values() == still.weight);
+  CHECK(p.bias.value().values() == still.bias);
+  CHECK(Read(p).weight == still.weight);
+  state.take(bent(up), bent(down), 1);
+  Probed out;
+  for (std::size_t i = 0; i < 4; ++i) out.weight.push_back((up.weight[i] - down.weight[i]) / (2 * epsilon));
+  for (std::size_t i = 0; i < 2; ++i) out.bias.push_back((up.bias[i] - down.bias[i]) / (2 * epsilon));
+  out.g = (bent(up) - bent(down)) / (2 * epsilon);
+  out.norm = state.step(factor);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("spsa: parameters are read with noise and stay; a step goes along it; the log does the steps again") {
+  const optim::Spsa options{.rate = 0.01, .epsilon = 1e-4, .decay = 0.1, .seed = 5};
+  auto p = make_pair();
+  auto state = options.over<double>(p);
+  CHECK(state.probes());
+  CHECK(state.parameters() == 6);
+  CHECK_FALSE(p.weight.gradient().defined());
+  std::vector<double> first;
+  for (int k = 0; k < 3; ++k) {
+    const auto w = p.weight.value().values(), b = p.bias.value().values();
+    const double factor = k == 1 ? 0.5 : 1;
+    const auto done = probe_and_step(p, state, options.epsilon, factor);
+    // zᵀ∇ℓ but for terms in ε².
+    double slope = 0;
+    for (std::size_t i = 0; i < 4; ++i) slope += done.weight[i] * 3 * w[i] * w[i];
+    for (std::size_t i = 0; i < 2; ++i) slope += done.bias[i] * 2 * b[i];
+    CHECK(std::fabs(done.g - slope) < 1e-6);
+    CHECK(done.norm == doctest::Approx(std::fabs(done.g)).epsilon(1e-12));
+    const double rate = options.rate * factor;
+    for (std::size_t i = 0; i < 4; ++i)
+      CHECK(p.weight.value().values()[i] ==
+            doctest::Approx(w[i] * (1 - rate * options.decay) - rate * done.g * done.weight[i]).epsilon(1e-9));
+    for (std::size_t i = 0; i < 2; ++i)  // no decay of what has one axis
+      CHECK(p.bias.value().values()[i] == doctest::Approx(b[i] - rate * done.g * done.bias[i]).epsilon(1e-9));
+    CHECK(done.weight != first);  // drawn anew
+    first = done.weight;
+    CHECK(done.bias[0] != done.weight[0]);
+  }
+  CHECK(state.steps() == 3);
+
+  auto again = make_pair();
+  auto replayed = options.over<double>(again);
+  for (const auto& done : state.log()) replayed.redo(done);
+  CHECK(again.weight.value().values() == p.weight.value().values());
+  CHECK(again.bias.value().values() == p.bias.value().values());
+
+  // Restored from its tensors it goes on alike.
+  std::vector<std::string> names;
+  std::vector<std::vector<double>> kept;
+  state.for_each_state([&](const std::string& name, Tensor<double>& x) {
+    names.push_back(name);
+    kept.push_back(x.values());
+  });
+  CHECK(names == std::vector<std::string>{"weight", "bias", "spsa.log"});
+  auto other = make_pair();
+  auto resumed = options.over<double>(other);
+  resumed.set_steps(3);
+  std::size_t i = 0;
+  resumed.for_each_state([&](const std::string&, Tensor<double>& x) {
+    x.fill([&](auto to) { std::copy(kept[i].begin(), kept[i].end(), to.begin()); });
+    ++i;
+  });
+  CHECK(i == 3);
+  (void)probe_and_step(p, state, options.epsilon);
+  (void)probe_and_step(other, resumed, options.epsilon);
+  CHECK(other.weight.value().values() == p.weight.value().values());
+  REQUIRE(resumed.log().size() == 4);
+  for (std::size_t k = 0; k < 4; ++k)
+    CHECK((resumed.log()[k].g == state.log()[k].g && resumed.log()[k].rate == state.log()[k].rate));
+
+  auto seeded = make_pair();
+  auto strange = options;
+  strange.seed = 6;
+  auto elsewhere = strange.over<double>(seeded);
+  CHECK(probe_and_step(seeded, elsewhere, options.epsilon).weight !=
+        probe_and_step(other, resumed, options.epsilon).weight);
+}
+
+TEST_CASE("spsa: losses of several batches are weighed; a clip; what is not finite; wrong options") {
+  auto p = make_pair(), q = make_pair();
+  optim::Spsa options{.rate = 0.01, .epsilon = 0.5, .clip = 2};
+  auto state = options.over<double>(p);
+  state.take(5, 1, 3);
+  state.take(1, 2, 1);
+  CHECK(state.step(1, 4) == doctest::Approx(11. / 4));  // (4·3 − 1·1)/(2·½·4)
+  CHECK(state.log()[0].g == doctest::Approx(2));
+  state.take(5, 1, 3);
+  state.zero_gradients();
+  CHECK(state.step() == 0);
+  const auto before = p.weight.value().values();
+  state.take(NAN, 1, 1);
+  CHECK_THROWS_AS((void)state.step(), NumberError);
+  CHECK(p.weight.value().values() == before);
+  CHECK(state.steps() == 2);
+  for (const auto& bad : {optim::Spsa{.rate = -1}, optim::Spsa{.epsilon = 0}, optim::Spsa{.decay = -1},
+                          optim::Spsa{.clip = -1}, optim::Spsa{.epsilon = NAN}})
+    CHECK_THROWS_AS((void)bad.over<double>(q), Error);
+  CHECK(train::rate_of(optim::Spsa{.rate = 0.25}) == 0.25);
+  CHECK(train::state_over<double, Cpu>(options, nn::trainable<double, Cpu>(q))->parameters() == 6);
+}
+
+TEST_CASE("perturbed parameters: ops read them alike, whole, by rows and gathered; a tape refuses") {
+  const auto random = [](const Shape& shape, std::uint32_t site) {
+    Tensor<double> out(shape);
+    fill_normal(out, {23, site, 0}, 1.0);
+    return out;
+  };
+  for (const Index in : {3, 40, 700}) {
+    const Index out = 391;  // several chunks of the widest
+    Parameter<double> w(random({out, in}, 1)), b(random({out}, 2));
+    const auto x = random({6, in}, 3);
+    const auto ids = Tensor<std::int32_t>::from({5}, {7, 0, 390, 7, 33});
+    const auto labels = Tensor<std::int32_t>::from({6}, {5, -100, 390, 0, 8, 100});
+    w.perturb({4, 5, 6}, 0.25);
+    b.perturb({4, 7, 6}, -0.25);
+    const Parameter<double> whole(w.variable().value()), bias(b.variable().value());
+    CHECK(whole.value().values() != w.value().values());
+    const auto same = [](const Var<double>& a, const Var<double>& c) {
+      const auto p = a.value().values(), q = c.value().values();
+      REQUIRE(p.size() == q.size());
+      for (std::size_t i = 0; i < p.size(); ++i) CHECK(p[i] == doctest::Approx(q[i]).epsilon(1e-12).scale(1));
+    };
+    same(linear(x, w, b), linear(x, whole, bias));
+    same(linear(x, w), linear(x, whole));
+    same(linear_activation(x, w, b, Activation::gelu), linear_activation(x, whole, bias, Activation::gelu));
+    same(linear_cross_entropy(x, w, b, labels), linear_cross_entropy(x, whole, bias, labels));
+    CHECK(embedding(w, ids).value().values() == embedding(whole, ids).value().values());
+    const auto rows = w.read_rows(100, 103).values(), all = whole.value().values();
+    CHECK(std::equal(rows.begin(), rows.end(), all.begin() + 100 * in));
+    {
+      Tape tape;
+      CHECK_THROWS_AS((void)linear(x, w, b), Error);
+    }
+    w.perturb({}, 0);
+    CHECK_FALSE(w.perturbed());
+  }
+}
+
+TEST_CASE("noise: moments of a normal distribution, the same bits from anywhere, in float the formula's") {
+  const Key key{3, 5, 7};
+  constexpr Index n = 1 << 16;
+  const auto zeros = Tensor<float>::zeros({n});
+  Tensor<float> z(Shape{n});
+  add_noise(Cpu{}, 1, n, nullptr, 0, key, 1, 1, zeros.data(), z.data());
+  double moments[5] = {}, neighbours = 0, half = 0;
+  const auto v = z.values();
+  for (std::size_t i = 0; i < v.size(); ++i) {
+    double power = 1;
+    for (double& m : moments) m += power / n, power *= static_cast<double>(v[i]);
+    if (i) neighbours += static_cast<double>(v[i] * v[i - 1]) / n;
+    if (i >= 16) half += static_cast<double>(v[i] * v[i - 16]) / n;
+  }
+  CHECK(std::fabs(moments[1]) < 0.016);  // four deviations of the mean
+  CHECK(std::fabs(moments[2] - 1) < 0.022);
+  CHECK(std::fabs(moments[3]) < 0.06);
+  CHECK(std::fabs(moments[4] - 3) < 0.16);
+  CHECK(std::fabs(neighbours) < 0.016);
+  CHECK(std::fabs(half) < 0.016);
+  for (const Index width : {1, 7, 32, 77}) {
+    Tensor<float> rows(Shape{3 * width});
+    const std::int32_t numbers[] = {5, 0, 21};
+    add_noise(Cpu{}, 3, width, numbers, 0, key, 1, 1, zeros.data(), rows.data());
+    for (Index i = 0; i < 3; ++i)
+      for (Index j = 0; j < width; ++j) CHECK(rows.data()[i * width + j] == v[numbers[i] * width + j]);
+    add_noise(Cpu{}, 2, width, nullptr, 9, key, 1, 1, zeros.data(), rows.data());
+    for (Index i = 0; i < 2 * width; ++i) CHECK(rows.data()[i] == v[9 * width + i]);
+  }
+  for (std::uint64_t e = 0; e < 4096; ++e) {
+    CHECK(normal_float(key, e) == doctest::Approx(v[e]).epsilon(1e-5));
+    const double u = (static_cast<double>(random_bits(key, e & ~std::uint64_t{16}) >> 1) + 0.5) * 0x1p-31,
+                 turn = 6.283185307179586 * random_bits(key, e | 16) * 0x1p-32, r = std::sqrt(-2 * std::log(u));
+    CHECK(std::fabs(r * (e & 16 ? std::sin(turn) : std::cos(turn)) - static_cast<double>(v[e])) < 2e-5);
+  }
 }
 
 TEST_CASE("schedule: up from 1/warmup, down to zero") {

@@ -130,6 +130,50 @@ TEST_CASE("beside frozen layers the activation memory is that of a part's taps")
   set_threads(before);
 }
 
+// BERT-base's proportions at half its width, whose layers are as flat in memory however many there are.
+TEST_CASE("training by forward passes alone takes the activation memory of inference") {
+  const int before = threads();
+  model::BertConfig config;
+  config.num_hidden_layers = 1;
+  config.hidden_size = 384;
+  config.intermediate_size = 1536;
+  config.num_attention_heads = 6;
+  config.vocab_size = 1000;
+  const Case k{1, 384, 1536, 6, 1000, 8, 127, 128};
+  auto examples = sentences(k);
+  std::vector<std::uint32_t> rows(examples.size());
+  std::iota(rows.begin(), rows.end(), 0u);
+  for (const auto& method : all_methods()) {
+    const auto recipe = method_recipe(method);
+    if (recipe.epsilon == 0) continue;
+    CAPTURE(std::string(method_name(method)));
+    Bert bert(config.spec());
+    bert.initialise(1);
+    auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
+    auto body = adapt(bert, method);
+    train::Learner<Bert> learner{std::move(bert), std::move(body), std::move(head)};
+    const auto optimizer = train::state_over(train::optimizer_of(recipe, 1), nn::trainable<float, Cpu>(learner));
+    const auto loss = [&](const nn::Batch<>& batch) { return learner.loss(batch); };
+    train::Steps<float, Cpu> steps(loss, 0, optimizer.get());
+    for (const int count : {1, 2}) {
+      set_threads(count);
+      auto batch = train::batch_of(examples, rows, 2, Run{1, 0, true});
+      const auto inference = [&] {
+        const NoTape none;
+        const Measure measure(Cpu::pool());
+        batch.run.training = false;
+        (void)loss(batch);
+        return measure.activation();
+      }();
+      const auto probing = steps.run(batch, [] {}).activation_bytes;
+      MESSAGE(count << " threads: inference " << inference / 1024 << " KiB, probing " << probing / 1024 << " KiB");
+      CHECK(static_cast<double>(probing) <= 1.1 * static_cast<double>(inference));
+      (void)optimizer->step();
+    }
+  }
+  set_threads(before);
+}
+
 TEST_CASE("a state of another run is refused, naming the option and both values") {
   const nlohmann::json stored{{"lr", 0.5}, {"task", "rte"}}, same = stored;
   CHECK_NOTHROW(train::require_same_run(stored, same, "state"));

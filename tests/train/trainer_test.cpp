@@ -594,6 +594,53 @@ TEST_CASE("trainer: a run that is stopped at any step and resumed has the bits a
   CHECK(contains(message_of([&] { run(data, options); }), "resumed or overwritten, not both"));
 }
 
+TEST_CASE("trainer: steps by losses: the differences of what batches count, constant rates, resumed to the same bits") {
+  const Rows data = points(13);
+  Toy toy;
+  toy.script->training = false;
+  auto options = usual();
+  options.optimizer = optim::Spsa{.rate = 0.01, .epsilon = 1e-3, .seed = 7};
+  options.warmup = 0.2;  // of 8 steps: 2
+  options.schedule = Schedule::constant;
+  const Folder whole_folder;
+  options.folder = whole_folder.text();
+  const Told whole = run(data, options, toy);
+  REQUIRE(whole.steps.size() == 8);
+  for (std::size_t i = 0; i < 8; ++i) CHECK(whole.steps[i].rate == doctest::Approx(i == 0 ? 0.005 : 0.01));
+  CHECK(whole.weights != values(Toy()));
+  CHECK(whole.script->steps.size() == 16);  // two losses a batch
+  for (std::int64_t stop = 0; stop < 8; stop += 3) {
+    const Folder folder;
+    options.folder = folder.text();
+    options.resume = true;
+    CHECK(run(data, options, anew(toy), stop).outcome.place.step == stop);
+    CHECK(run(data, options, anew(toy)).weights == whole.weights);
+    CHECK(bytes(folder.text() + "/adapter.safetensors") == bytes(whole_folder.text() + "/adapter.safetensors"));
+    const auto steps = [](const Folder& of) {
+      const io::Safetensors state(of.text() + "/state.safetensors");
+      const auto log = state.find("spsa.log").bytes;
+      return std::vector<std::byte>(log.begin(), log.end());
+    };
+    CHECK(steps(folder) == steps(whole_folder));
+    CHECK(timeless(folder.text() + "/log.jsonl") == timeless(whole_folder.text() + "/log.jsonl"));
+  }
+  const io::Safetensors state(whole_folder.text() + "/state.safetensors");
+  CHECK(state.find("spsa.log").shape == std::vector<std::int64_t>{8, 2});
+
+  // Two halves weigh as the whole does.
+  options = usual();
+  options.optimizer = optim::Spsa{.rate = 0.01, .epsilon = 1e-3, .seed = 7};
+  const Told once = run(data, options, anew(toy));
+  options.batch = 2;
+  options.accumulate = 2;
+  const Told halves = run(data, options, anew(toy));
+  REQUIRE(halves.steps.size() == once.steps.size());
+  for (std::size_t i = 0; i < once.steps.size(); ++i) {
+    CHECK(halves.steps[i].loss == doctest::Approx(once.steps[i].loss).epsilon(1e-12));
+    CHECK(halves.steps[i].gradient_norm == doctest::Approx(once.steps[i].gradient_norm).epsilon(1e-8));
+  }
+}
+
 TEST_CASE("trainer: a log that lost or gained lines is whole again after resuming") {
   const Rows data = points(8);
   const Folder folder;

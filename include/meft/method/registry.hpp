@@ -8,13 +8,15 @@
 #include <meft/method/houlsby.hpp>
 #include <meft/method/ia3.hpp>
 #include <meft/method/low_rank.hpp>
+#include <meft/method/mezo.hpp>
 
 namespace meft {
 
 template <class... M>
 struct MethodList {};
 
-using Methods = MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Meft1, Meft2, Meft3>;
+using Methods =
+    MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

@@ -7,6 +7,7 @@
 
 #include <meft/method/option.hpp>
 #include <meft/optim/adamw.hpp>
+#include <meft/optim/spsa.hpp>
 
 namespace meft::train {
 
@@ -16,10 +17,12 @@ using AnyOf = std::variant<O...>;
 }
 
 /// Any optimizer, with its options.
-using AnyOptimizer = detail::AnyOf<optim::AdamW>;
+using AnyOptimizer = detail::AnyOf<optim::AdamW, optim::Spsa>;
 
 /// `seed`: of one that draws.
-inline AnyOptimizer optimizer_of(const Recipe& r, std::uint64_t) {
+inline AnyOptimizer optimizer_of(const Recipe& r, std::uint64_t seed) {
+  if (r.epsilon > 0)
+    return optim::Spsa{.rate = r.rate, .epsilon = r.epsilon, .decay = r.decay, .clip = r.clip, .seed = seed};
   return optim::AdamW{.rate = r.rate, .decay = r.decay, .clip = r.clip};
 }
 

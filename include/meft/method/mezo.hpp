@@ -1,0 +1,64 @@
+// Owns: MeZO: training by forward passes alone. Malladi et al., "Fine-tuning language models with just forward passes",
+// arXiv 2305.17333. How a step goes is optim/spsa.hpp.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+
+#include <meft/method/adapt.hpp>
+#include <meft/method/full.hpp>
+#include <meft/method/low_rank.hpp>
+
+namespace meft {
+
+/// What `Inside` trains, by losses with noise on it, without a backward pass or dropout.
+template <class Inside>
+struct Mezo {
+  Inside inside{};
+  double epsilon = 1e-3;
+};
+
+template <class Inside>
+struct Described<Mezo<Inside>> {
+  static constexpr bool whole = std::same_as<Inside, Full>;
+  static constexpr std::string_view name = whole ? "mezo" : "mezo-lora";
+  static constexpr std::string_view about =
+      whole ? "everything, by forward passes alone" : "low-rank updates, by forward passes alone";
+  static constexpr MethodFacts facts = [] {
+    MethodFacts out = Described<Inside>::facts;
+    out.recomputes = false;
+    return out;
+  }();
+  static void options(auto& m, auto&& visit) {
+    Described<Inside>::options(m.inside, visit);
+    visit(Option{"mezo-epsilon", "share of standard noise on what trains"}, Positive{}, m.epsilon);
+  }
+  static Index added(const Mezo<Inside>& m, Index width) { return Described<Inside>::added(m.inside, width); }
+  /// A layer's input and output, and what a slice of each worker holds. Under noise: query, key, value, what they give
+  /// and its projection; or the block's input, the hidden layer and the output; and rows of the weight. With frozen
+  /// weights the block's input, and the hidden layer before and behind the activation.
+  template <Real T, Backend B>
+  static Index activation(const Mezo<Inside>&, const StepSizes& s) {
+    const auto rows = [](Index out, Index in) { return std::min(out, Linear::rows_at_once<B>(in)) * in; };
+    const Index n = s.longest_slice(), attention = n * (5 * s.width + s.heads) + rows(s.width, s.width);
+    const Index slice =
+        whole ? std::max(attention, n * (s.ffn + 2 * s.width) + rows(s.width, s.ffn)) : n * (2 * s.ffn + s.width);
+    return s.tokens * 2 * s.width + s.workers * slice;
+  }
+  static Recipe recipe(const Mezo<Inside>& m) {
+    return {.rate = whole ? 1e-6 : 5e-5,
+            .warmup = 0,
+            .decay = 0,
+            .clip = 0,
+            .schedule = Schedule::constant,
+            .epsilon = m.epsilon};
+  }
+};
+
+template <class Model, class Inside>
+auto adapt(Model& model, const Mezo<Inside>& method, const AdaptOptions& options = {}, Where where = Where::current()) {
+  require(!options.recompute, {"mezo: forward passes keep no activations that could be recomputed", where});
+  return adapt(model, method.inside, options);
+}
+
+}  // namespace meft
