@@ -15,7 +15,7 @@ int main(int argc, char** argv) {
                                       "against the rule, it made the children laugh and play, to see a lamb at school.";
   std::vector<std::int32_t> all;
   for (const char c : text) all.push_back(static_cast<unsigned char>(c));
-  constexpr std::uint32_t window = 64, rows = 8, steps = 250;
+  constexpr std::uint32_t window = 64, rows = 4, steps = 250;
   if (all.size() <= window) return std::fprintf(stderr, "characters: fewer than %u characters\n", window + 1), 2;
   model::OptConfig config{.vocab_size = 256, .hidden_size = 64, .num_hidden_layers = 3, .num_attention_heads = 4};
   config.ffn_dim = 256, config.word_embed_proj_dim = 64, config.max_position_embeddings = window;

@@ -20,7 +20,7 @@ ReversibleStack<float> reversible(const std::vector<nn::TransformerLayer<float>>
 
 /// The losses of some steps and the weights behind them, and the activations' MiB.
 std::pair<std::vector<float>, double> fine_tune(Streams streams) {
-  const model::BertConfig config{.vocab_size = 100, .hidden_size = 96, .intermediate_size = 256};
+  const model::BertConfig config{.vocab_size = 100, .hidden_size = 48, .intermediate_size = 192};
   model::Transformer<float> bert(config.spec());
   bert.initialise(1);
   adapt(bert, LowRank{.rank = 4});  // freezes and packs the model, and puts the updates into its layers

@@ -95,6 +95,9 @@ def problems(root):
         for _, target in INCLUDE.findall(path.read_text()) if path.is_file() else []:
             if target.startswith("meft/") and not KERNELS_SEE.match(target):
                 yield f"{path.relative_to(root)}: includes {target}; kernels see base, memory and their own backend"
+    for path in sorted((root / "tests").rglob("*_test.cpp")):
+        if path.parent.name not in {*LAYER, "kernels"}:
+            yield f"{path.relative_to(root)}: tests lie in folders as include/meft has, or in kernels"
     for entry in sorted(root.iterdir()):
         if entry.name not in TOP and not LOCAL.fullmatch(entry.name):
             yield f"{entry.name}: is not among the files of the top level"
@@ -124,6 +127,7 @@ BROKEN = [
     ("include/meft/meft.hpp", "#pragma once\n#include <meft/model/bert.hpp>\n", "it is included by name"),
     ("kernels/a.cuh", "#include <meft/tensor/tensor.hpp>\n", "kernels see base, memory"),
     ("kernels/b.cu", "#include <meft/backend/cpu/map.hpp>\n", "kernels see base, memory"),
+    ("tests/a_test.cpp", "", "tests lie in folders"),
     ("notes.txt", "", "top level"),
 ]
 
