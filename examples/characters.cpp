@@ -41,7 +41,7 @@ int main(int argc, char** argv) {
     losses.push_back(loss.value().item());
     if (step % 50 == 0 || step + 1 == steps) std::printf("step %3u: %.3f nats a character\n", step, losses.back());
   }
-  std::vector<std::int32_t> sample{all[0]};
+  std::vector<std::int32_t> sample(all.begin(), all.begin() + 10);  // the text's beginning, and what follows
   for (std::uint64_t i = 0; i < 200; ++i) {
     const std::vector<std::int32_t> seen(sample.end() - std::min<std::ptrdiff_t>(sample.size(), window), sample.end());
     const auto logits = head.logits(model.run(nn::Batch<>::pack({seen}, {seen}), body).value).value().values();
