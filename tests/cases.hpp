@@ -19,6 +19,7 @@
 #include <meft/ops/norm.hpp>
 #include <meft/ops/pooling.hpp>
 #include <meft/ops/reduce.hpp>
+#include <meft/ops/relu_attention.hpp>
 #include <meft/ops/residual.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
@@ -129,7 +130,8 @@ std::vector<CaseOn<B>> elementwise_cases() {
   };
 }
 
-/// ops/matmul.hpp, linear.hpp, linear_activation.hpp, softmax.hpp, norm.hpp, residual.hpp, attention.hpp.
+/// ops/matmul.hpp, linear.hpp, linear_activation.hpp, softmax.hpp, norm.hpp, residual.hpp, attention.hpp,
+/// relu_attention.hpp.
 template <Backend B = Cpu>
 std::vector<CaseOn<B>> matrix_cases() {
   return {
@@ -238,6 +240,16 @@ std::vector<CaseOn<B>> matrix_cases() {
        {{200, 32}, {200, 32}, {200, 32}},
        [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), false, 0.3f)); },
        {42, 42, 42, 42, 14}},
+      {"relu_attention",
+       {{7, 6}, {7, 6}},
+       {{200, 33}, {200, 33}},
+       [](auto& x) { return relu_attention(x[0], x[1], split(x[0].dim(0), 2)); },
+       {42, 42, 42, 7}},
+      {"relu_attention causal",
+       {{7, 6}, {7, 6}},
+       {{200, 33}, {200, 33}},
+       [](auto& x) { return relu_attention(x[0], x[1], split(x[0].dim(0), 2), true); },
+       {42, 42, 42, 7}},
   };
 }
 

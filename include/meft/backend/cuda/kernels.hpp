@@ -14,6 +14,7 @@
 #include <meft/backend/cuda/random.hpp>
 #include <meft/backend/cuda/recording.hpp>
 #include <meft/backend/cuda/reduce.hpp>
+#include <meft/backend/cuda/relu_attention.hpp>
 #include <meft/backend/cuda/residual.hpp>
 #include <meft/backend/cuda/rows.hpp>
 #include <meft/backend/cuda/shear.hpp>
