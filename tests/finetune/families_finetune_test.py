@@ -16,7 +16,7 @@ from place import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results,
 FINETUNE = sys.argv[1]
 SANITIZED = "MEFT_SANITIZED" in os.environ
 LIMIT = 30000 if SANITIZED else 3000  # seconds a run, against a hang
-METHODS = ["full", "lora", "ia3", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
+METHODS = ["full", "lora", "ia3", "unipt", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
 # By losses alone 16 steps tell a fresh classifier nothing where its gradient is this small.
 TOO_FEW_STEPS = [(model, "sst2", method) for model in ("roberta", "bart") for method in ("mezo", "mezo-lora")]
 WIDTH, INNER, HEADS, LAYERS, PLACES = 16, 24, 2, 2, 48
@@ -209,6 +209,10 @@ class Place:
         return done.stdout
 
 
+def narrow(method):
+    return ["--bottleneck", 4] if method.startswith("meft") else ["--projection", 8] if method == "unipt" else []
+
+
 def last_number(text):
     return text.strip().splitlines()[-1].split(": ")[-1]
 
@@ -216,7 +220,7 @@ def last_number(text):
 def try_all(place, model, task, methods=METHODS):
     for method in methods:
         whole, cut = place.folder(), place.folder()
-        more = ["--bottleneck", 4] if method.startswith("meft") else []
+        more = narrow(method)
         place.run(model, task, method, whole, *more)
         metrics = json.loads((whole / "metrics.json").read_text())
         losses = [e["train_loss"] for e in metrics["epochs"]]
@@ -233,14 +237,14 @@ def try_all(place, model, task, methods=METHODS):
 
 def test_roberta(place):
     try_all(place, "roberta", "sst2")
-    try_all(place, "roberta", "arc_easy", ["full", "meft1"])
+    try_all(place, "roberta", "arc_easy", ["full", "unipt", "meft1"])
     try_all(place, "roberta", "lm", ["full", "meft1", "mezo"])
 
 
 def test_opt(place):
     try_all(place, "opt", "sst2")
     try_all(place, "opt", "arc_easy")
-    try_all(place, "opt", "lm", ["full", "meft1"])
+    try_all(place, "opt", "lm", ["full", "unipt", "meft1"])
 
 
 def test_bart(place):
@@ -275,7 +279,7 @@ def test_device(place):
     for model, task, methods in runs:
         for method in methods:
             host, device, again = place.folder(), place.folder(), place.folder()
-            more = ["--bottleneck", 4] if method.startswith("meft") else []
+            more = narrow(method)
             place.run(model, task, method, host, *more, rate=1e-3)
             place.run(model, task, method, device, *more, "--device", "cuda", rate=1e-3)
             losses = [[e["train_loss"] for e in json.loads((folder / "metrics.json").read_text())["epochs"]] for folder in (host, device)]

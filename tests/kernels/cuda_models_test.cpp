@@ -99,7 +99,7 @@ TEST_CASE("whole steps on the device agree with the CPU, and exact streams equal
   for (const auto& c : io::read_json(golden() + "/families.json")) {
     if (c["language"]) continue;
     const std::string folder = golden() + "/" + std::string(c["folder"]);
-    for (const std::string method : {"full", "lora", "meft1", "meft2", "meft3"}) {
+    for (const std::string method : {"full", "lora", "unipt", "meft1", "meft2", "meft3"}) {
       CAPTURE(folder);
       CAPTURE(method);
       auto options = narrow(method);
@@ -117,7 +117,7 @@ TEST_CASE("whole steps on the device agree with the CPU, and exact streams equal
       CHECK(!stored.gradients.empty());
     }
   }
-  CHECK(steps == 45);
+  CHECK(steps == 54);
   CHECK(worst < 1e-4);
   MESSAGE(steps, " steps: largest relative difference of a gradient ", worst);
 }

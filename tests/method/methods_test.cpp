@@ -62,6 +62,8 @@ std::vector<std::string> in_layer(const std::vector<std::string>& names) {
   for (const auto& name : names) out.push_back(layer + name);
   return out;
 }
+/// A weight and a bias.
+std::vector<std::string> module(const std::string& name) { return {name + ".weight", name + ".bias"}; }
 /// The parameters of an adapter.
 std::vector<std::string> adapter(const std::string& name, bool norm = false) {
   std::vector<std::string> out{name + ".down.weight", name + ".down.bias", name + ".up.weight", name + ".up.bias"};
@@ -103,6 +105,9 @@ const std::vector<Row>& rows() {
       {LowRank{3, 6}, in_layer({"attention.self.query.lora_A.weight", "attention.self.query.lora_B.weight",
                                 "attention.self.value.lora_A.weight", "attention.self.value.lora_B.weight"})},
       {Ia3{}, in_layer({"attention.self.key.scale", "attention.self.value.scale", "hidden_scale"})},
+      {Unipt{.projection = 5}, module("side.taps.0.dense") + module("side.taps.0.norm") + module("side.taps.1.dense") +
+                                   module("side.taps.1.norm") + std::vector<std::string>{"side.gate.weight"} +
+                                   module("side.mix") + module("side.mix_norm") + module("side.output")},
       {Meft1{.bottleneck = 4, .options = options}, reversible},
       {Meft2{.bottleneck = 4, .options = options}, reversible},
       {Meft3{.bottleneck = 4, .options = options},
@@ -134,7 +139,14 @@ struct Subject {
     head.dropout = 0.1f;
     head.site = 402;
     nn::for_each_parameter(bert, [&](const std::string& name, Parameter<double>& p) { parts.push_back({name, p}); });
-    if (body.chain.stack.mix().defined()) parts.push_back({"readout.mix", body.chain.stack.mix()});
+    body.own(body, [&](const char* own, auto& part) {
+      nn::walk(
+          part,
+          [&](const std::string& name, Parameter<double>& p) {
+            if (p.defined()) parts.push_back({name, p});
+          },
+          own);
+    });
     nn::for_each_parameter(head, [&](const std::string& name, Parameter<double>& p) { parts.push_back({name, p}); });
     // Away from where a method starts: LoRA's B and all new biases are zero, and α is 1.
     std::uint32_t site = 700;
@@ -349,16 +361,17 @@ TEST_CASE("methods: new parts start where the method says") {
 
 TEST_CASE("methods: before the first step a model is what it was, bit for bit, where the method says so") {
   int checked = 0;
-  const auto hidden = [](const AnyMethod& method, auto&& change) {
+  const auto hidden = [](const AnyMethod& method, bool training) {
     auto bert = make_bert(2);
-    change(bert);
-    return adapt(bert, method)(bert.embed(make_batch())).value.value().values();
+    auto batch = make_batch();
+    batch.run.training = training;
+    return adapt(bert, method)(bert.embed(batch)).value.value().values();
   };
-  const auto plain = hidden(HeadOnly{}, [](Bert&) {});
   for (const auto& row : rows())
     if (const auto& method = row.method; method_facts(method).starts_as_is) {
       CAPTURE(method_name(method));
-      CHECK(hidden(method, [](Bert&) {}) == plain);
+      const bool drops = !method_facts(method).beside;  // what is beside layers drops nothing inside them
+      CHECK(hidden(method, drops) == hidden(HeadOnly{}, drops));
       ++checked;
     }
   CHECK(checked >= 3);

@@ -9,6 +9,7 @@
 #include <meft/method/ia3.hpp>
 #include <meft/method/low_rank.hpp>
 #include <meft/method/mezo.hpp>
+#include <meft/method/unipt.hpp>
 
 namespace meft {
 
@@ -16,7 +17,7 @@ template <class... M>
 struct MethodList {};
 
 using Methods =
-    MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>;
+    MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Unipt, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

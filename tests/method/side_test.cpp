@@ -1,0 +1,205 @@
+// Owns: networks beside frozen layers: what a chain hands to them, and UniPT's against PyTorch (golden/unipt), one
+// sequence at a time, and where later tokens may not be seen.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <meft/io/safetensors.hpp>
+#include <meft/io/state_dict.hpp>
+#include <meft/method/unipt.hpp>
+#include <meft/model/bart.hpp>
+#include <meft/model/bert.hpp>
+#include <meft/model/transformer.hpp>
+#include <meft/ops/reduce.hpp>
+
+#include "tools.hpp"
+
+namespace {
+
+using namespace meft;
+using Network = UniptNetwork<double>;
+using Taps = SideNetwork<double>::Taps;
+
+constexpr Index width = 6;
+
+/// Of `layers` layers, away from its start.
+Network make_network(std::size_t layers, Unipt::Start start, bool causal) {
+  const nn::LayerNames names{"q", "k", "v", "o", "n", "u", "d", "m"};
+  std::vector<nn::TransformerLayer<double>> list;
+  for (std::uint32_t i = 0; i < layers; ++i)
+    list.push_back(nn::TransformerLayer<double>::empty(names, {.width = width, .ffn = 8, .causal = causal}, i));
+  auto net = Network::make({.projection = 5, .start = start}, list, 3);
+  std::uint32_t site = 0;
+  nn::for_each_parameter(net, [&](const std::string&, auto& p) { fill_normal(p.value(), {5, site++, 0}, 0.7); });
+  return net;
+}
+
+Taps draw_taps(std::size_t layers, Index tokens) {
+  Taps out;
+  for (std::size_t i = 0; i <= layers; ++i) out.push_back(test::random_tensor<double>({tokens, width}, 40 + i));
+  return out;
+}
+Taps rows_of(const Taps& taps, Index first, Index last) {
+  Taps out;
+  for (const auto& tap : taps) out.push_back(tap.value().rows(first, last));
+  return out;
+}
+
+double apart(const std::vector<double>& a, const std::vector<double>& b) {
+  REQUIRE(a.size() == b.size());
+  double most = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::fabs(a[i] - b[i]));
+  return most;
+}
+
+}  // namespace
+
+TEST_CASE("unipt: output and every gradient are those of a dense PyTorch") {
+  for (const auto start : {Unipt::Start::backbone, Unipt::Start::random}) {
+    const bool backbone = start == Unipt::Start::backbone;
+    const io::Safetensors file(std::string("golden/unipt/") + (backbone ? "backbone" : "random") + ".safetensors");
+    const auto values = [&](const std::string& name) {
+      const auto found = file.find(name);
+      std::vector<double> out(found.bytes.size() / sizeof(double));
+      std::memcpy(out.data(), found.bytes.data(), found.bytes.size());
+      return out;
+    };
+    auto net = make_network(3, start, false);
+    nn::for_each_parameter(
+        net, [&](const std::string& name, auto& p) { p.value() = Tensor<double>::from(p.shape(), values(name)); });
+    const Context<double> context{Offsets({0, 4, 5, 12})};
+    Taps taps;
+    for (int i = 0; i < 4; ++i) taps.push_back(Tensor<double>::from({12, width}, values("h." + std::to_string(i))));
+    Tape tape;
+    const auto y = net(taps, context);
+    CHECK(apart(y.value().values(), values("out")) < 1e-12);
+    tape.backward(y, Tensor<double>::from({12, width}, values("up")));
+    nn::for_each_parameter(net, [&](const std::string& name, auto& p) {
+      CAPTURE(name);
+      CHECK(apart(p.gradient().values(), values("grad." + name)) < 1e-11);
+    });
+  }
+}
+
+TEST_CASE("unipt: a ragged batch is its sequences one by one") {
+  for (const bool causal : {false, true}) {
+    const auto net = make_network(2, Unipt::Start::backbone, causal);
+    const Offsets offsets({0, 3, 4, 74});
+    const auto taps = draw_taps(2, 74);
+    const auto whole = net(taps, {offsets}).value().values();
+    for (Index s = 0; s < offsets.sequences(); ++s) {
+      const auto one = net(rows_of(taps, offsets.begin(s), offsets.end(s)), {offsets.part(s, s + 1)}).value().values();
+      const auto at = whole.begin() + offsets.begin(s) * width;
+      CHECK(apart(one, {at, at + std::ssize(one)}) < 1e-13);
+    }
+  }
+}
+
+TEST_CASE("unipt: in a causal model no token sees a later one") {
+  const auto net = make_network(2, Unipt::Start::random, true);
+  const auto taps = draw_taps(2, 70);
+  const auto whole = net(taps, {Offsets({0, 70})}).value().values();
+  for (const Index count : {1, 40, 69}) {
+    const auto some = net(rows_of(taps, 0, count), {Offsets({0, static_cast<std::int32_t>(count)})}).value().values();
+    CHECK(apart(some, {whole.begin(), whole.begin() + count * width}) < 1e-13);
+  }
+}
+
+TEST_CASE("relu_attention: a row without a positive product is the row itself; NaN stays") {
+  const auto t = Tensor<double>::from({3, 2}, {1, 2, 3, 1, 0.5, 4});
+  const auto a = Tensor<double>::from({3, 2}, {-1, -1, 1, 0, 0, -2});
+  const auto y = relu_attention(a, t, Offsets({0, 3})).value().values();
+  for (const std::size_t i : {0, 1, 4, 5}) CHECK(y[i] == t.values()[i]);
+  CHECK(y[2] == doctest::Approx(3 + (1 * 1 + 3 * 3 + 0.5 * 0.5) / 4.5));
+  CHECK(y[3] == doctest::Approx(1 + (1 * 2 + 3 * 1 + 0.5 * 4) / 4.5));
+  const auto causal = relu_attention(a, t, Offsets({0, 3}), true).value().values();
+  CHECK(causal[2] == doctest::Approx(3 + (1 * 1 + 3 * 3) / 4.0));
+  const double no_number = std::nan("");
+  const auto bad = relu_attention(Tensor<double>::from({1, 2}, {no_number, 1}), t.rows(0, 1), Offsets({0, 1}));
+  CHECK(std::isnan(bad.value().values()[0]));
+  CHECK_THROWS_WITH_AS(relu_attention(a, t, Offsets({0, 2})), doctest::Contains("do not cover the rows"), Error);
+  CHECK_THROWS_WITH_AS(relu_attention(a.rows(0, 2), t, Offsets({0, 3})), doctest::Contains("not alike"), Error);
+}
+
+TEST_CASE("side: taps are the frozen layers' inputs and outputs, unrecorded, and nothing of them is dropped") {
+  model::BertConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = 8;
+  config.num_hidden_layers = 3;
+  config.num_attention_heads = 2;
+  config.intermediate_size = 16;
+  model::Transformer<double> bert(config.spec());
+  bert.initialise(4);
+  auto batch = nn::Batch<>::pack({{3, 7, 1, 0}, {19}, {5, 5, 2}}, {{0, 0, 1, 1}, {0}, {0, 1, 1}});
+  auto body = adapt(bert, Unipt{.projection = 4});
+  auto& side = *body.chain.side;
+  CHECK(body.longest_part() == side_tokens<Cpu>);
+  std::vector<std::vector<double>> seen;
+  side.run = [&, run = side.run](const Taps& taps, const Context<double>& context) {
+    REQUIRE(taps.size() == 4);
+    for (const auto& tap : taps) {
+      CHECK(!tap.recorded());
+      seen.push_back(tap.value().values());
+    }
+    return run(taps, context);
+  };
+  for (const bool training : {false, true}) {
+    batch.run = {6, 2, training};
+    Tape tape;
+    CHECK(body(bert.embed(batch)).value.recorded());
+  }
+  REQUIRE(seen.size() == 8);
+  auto h = bert.embed(batch);
+  for (std::size_t i = 0; i < 4; ++i) {
+    CHECK(seen[i] == seen[i + 4]);
+    CHECK(seen[i] == h.value.value().values());
+    if (i < 3) h.value = bert.layers[i](h.value, h.context);
+  }
+  CHECK_THROWS_WITH_AS(adapt(bert, Unipt{}, {.recompute = true}), doctest::Contains("side network"), Error);
+}
+
+TEST_CASE("side: encoder and decoder have a network each, and the decoder reads the tuned encoder") {
+  model::BartConfig config;
+  config.vocab_size = 20;
+  config.d_model = 8;
+  config.encoder_layers = 2;
+  config.decoder_layers = 2;
+  config.encoder_attention_heads = config.decoder_attention_heads = 2;
+  config.encoder_ffn_dim = config.decoder_ffn_dim = 12;
+  config.max_position_embeddings = 12;
+  model::Transformer<double> bart(config.spec());
+  bart.initialise(4);
+  const auto batch = nn::Batch<>::pack({{3, 7, 1, 5}, {19, 4}}, {{0, 0, 0, 0}, {0, 0}});
+  auto body = adapt(bart, Unipt{.projection = 4});
+  std::vector<std::string> names;
+  std::uint32_t site = 0;
+  nn::for_each_parameter(body, [&](const std::string& name, auto& p) {
+    if (!p.trainable()) return;
+    names.push_back(name);
+    fill_normal(p.value(), {9, site++, 0}, 0.5);
+  });
+  CHECK(std::count_if(names.begin(), names.end(), [](const auto& n) { return n.starts_with("encoder.side."); }) == 19);
+  CHECK(std::count_if(names.begin(), names.end(), [](const auto& n) { return n.starts_with("decoder.side."); }) == 19);
+  const auto weights = test::random_tensor<double>({6, 8}, 3);
+  const auto loss = [&] { return sum(bart.run(batch, body).value * weights); };
+  {
+    Tape tape;
+    tape.backward(loss());
+  }
+  auto& p = body.chain.side->parameters.front().second;  // the encoder's
+  const auto gradient = p.gradient().values();
+  for (const std::size_t i : {0, 5}) {
+    double& x = p.value().data()[i];
+    const double before = x, step = 1e-5;
+    x = before + step;
+    const double up = loss().value().item();
+    x = before - step;
+    const double down = loss().value().item();
+    x = before;
+    CHECK((up - down) / (2 * step) == doctest::Approx(gradient[i]).epsilon(1e-5));
+    CHECK(std::fabs(gradient[i]) > 1e-6);
+  }
+}
