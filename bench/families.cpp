@@ -16,7 +16,7 @@
 #include <meft/model/opt.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/model/vit.hpp>
-#include <meft/train/learner.hpp>
+#include <meft/task/learner.hpp>
 #include <meft/train/steps.hpp>
 
 #include "device.hpp"
@@ -139,7 +139,7 @@ struct Row {
 template <Backend B, class Method>
 Measured steps(const model::TransformerSpec& spec, const Method& method, bool frozen, const Options& o) {
   using Model = model::Transformer<float, B>;
-  train::Learner<Model> learner{make<B>(spec, frozen, precision_from(o.precision)), {}, {}};
+  task::Learner<Model> learner{make<B>(spec, frozen, precision_from(o.precision)), {}, {}};
   learner.body = adapt(learner.model, method);
   if (!frozen)  // in few layers the gradient of the word table would be the highest point
     nn::for_each_parameter(learner.model, [](const std::string& name, Parameter<float, B>& p) {

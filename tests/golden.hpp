@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include <meft/train/hf.hpp>
+#include <meft/checkpoints/hf.hpp>
 
 namespace meft {
 
@@ -43,7 +43,7 @@ struct Values {
     REQUIRE(shape_of(name) == out.shape());
     io::copy_to(file.find(name), std::span<T>(out.data(), static_cast<std::size_t>(out.size())));
   }
-  Shape shape_of(const std::string& name) const { return train::detail::shape_of(file.find(name)); }
+  Shape shape_of(const std::string& name) const { return checkpoints::detail::shape_of(file.find(name)); }
 };
 
 /// Compares tensors with golden ones and keeps the largest error: ‖a − b‖/max(‖b‖, least), or ‖a − b‖ where b is zero.

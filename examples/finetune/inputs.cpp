@@ -56,12 +56,12 @@ void check_bos(const Flags& flags, const text::Tokenizer& tokenizer, const Famil
          flags.task + " needs");
 }
 
-train::EncodedChoices encode(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family,
-                             const std::vector<data::Choice>& set) {
+task::EncodedChoices encode(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family,
+                            const std::vector<data::Choice>& set) {
   check_bos(flags, tokenizer, family);
   if (!family.causal) check_pairs(flags, tokenizer, family);
-  return family.causal ? train::encode_causal(tokenizer, set, length(flags))
-                       : train::encode_pairs(tokenizer, set, length(flags));
+  return family.causal ? task::encode_causal(tokenizer, set, length(flags))
+                       : task::encode_pairs(tokenizer, set, length(flags));
 }
 
 }  // namespace
@@ -87,7 +87,7 @@ Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
   const auto data = data::load(flags.task, flags.data, flags.columns);
   if (data.task.pair) check_pairs(flags, tokenizer, family);
   const auto encoded = [&](const std::vector<data::Example>& examples) {
-    return train::encode(tokenizer, examples, data.task.pair, length(flags));
+    return task::encode(tokenizer, examples, data.task.pair, length(flags));
   };
   Texts out;
   out.goal.labels = data.task.label_names;
@@ -139,14 +139,14 @@ Questions read_questions(const Flags& flags, const text::Tokenizer& tokenizer, c
   return out;
 }
 
-std::pair<train::BlockOptions, std::optional<train::MaskOptions>> cutting(const Flags& flags,
-                                                                          const text::Tokenizer& tokenizer,
-                                                                          const Family& family) {
+std::pair<task::BlockOptions, std::optional<task::MaskOptions>> cutting(const Flags& flags,
+                                                                        const text::Tokenizer& tokenizer,
+                                                                        const Family& family) {
   check_bos(flags, tokenizer, family);
-  train::BlockOptions cut{.max_length = length(flags), .before = {tokenizer.bos()}};
+  task::BlockOptions cut{.max_length = length(flags), .before = {tokenizer.bos()}};
   if (family.causal) return {cut, {}};
   cut.after = {tokenizer.eos()};
-  train::MaskOptions mask;
+  task::MaskOptions mask;
   mask.mask = tokenizer.mask();
   mask.vocabulary = static_cast<std::int32_t>(tokenizer.size());
   for (const auto id : {tokenizer.bos(), tokenizer.eos(), tokenizer.pad(), tokenizer.unk()})
@@ -159,7 +159,7 @@ Lines read_lines(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
   const auto [cut, mask] = cutting(flags, tokenizer, family);
   const auto lines = data::lines(flags.data, {.encoding = flags.columns.encoding});
   const auto blocks = [&, &cut = cut, &mask = mask](const std::vector<std::string>& set) {
-    return train::Blocks{train::blocks(tokenizer, set, cut), mask, flags.seed};
+    return task::Blocks{task::blocks(tokenizer, set, cut), mask, flags.seed};
   };
   Lines out;
   out.goal.metrics = {"log_likelihood", "perplexity"};
@@ -191,7 +191,7 @@ Images::Images(const Flags& flags, const std::vector<std::string>* trained)
   goal.metrics = {"accuracy"};
   goal.main_metric = "accuracy";
   goal.held_out = data.held_out;
-  if (!data.test.empty()) more.emplace_back("test", meft::train::ImageSet(data, data.test, processor));
+  if (!data.test.empty()) more.emplace_back("test", meft::task::ImageSet(data, data.test, processor));
   say_files(flags.data, data.splits);
   if (!data.skipped.empty()) say_skipped(data.skipped);
   if (!flags.loads()) say_classes(goal, train.labels);
@@ -236,7 +236,7 @@ auto predicted(const Flags& flags, const std::string& expected, bool folder, Rea
 TextsToPredict texts_to_predict(const Flags& flags, const text::Tokenizer& tokenizer, bool pair) {
   return predicted(flags, pair ? "a file of pairs of texts" : "a file of texts", false, [&] {
     TextsToPredict out{data::load_inputs(flags.task, flags.predict, flags.columns), {}};
-    out.encoded = train::encode(tokenizer, out.rows, pair, length(flags));
+    out.encoded = task::encode(tokenizer, out.rows, pair, length(flags));
     say_cut(out.encoded.cut, out.rows.size(), flags.max_length, "texts");
     return out;
   });

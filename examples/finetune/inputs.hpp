@@ -11,11 +11,11 @@
 #include <meft/data/image_inputs.hpp>
 #include <meft/data/preprocess.hpp>
 #include <meft/data/task.hpp>
+#include <meft/task/choice.hpp>
+#include <meft/task/encoded.hpp>
+#include <meft/task/images.hpp>
+#include <meft/task/language_learner.hpp>
 #include <meft/text/tokenizer.hpp>
-#include <meft/train/choice.hpp>
-#include <meft/train/encoded.hpp>
-#include <meft/train/images.hpp>
-#include <meft/train/language_learner.hpp>
 
 #include "goal.hpp"
 
@@ -43,16 +43,16 @@ using More = std::vector<std::pair<std::string, Set>>;
 struct Texts {
   Goal goal;
   int labels = 2;
-  meft::train::Encoded train, dev;
-  More<meft::train::Encoded> more;
+  meft::task::Encoded train, dev;
+  More<meft::task::Encoded> more;
 };
 Texts read_texts(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
 
 /// Questions with options: a causal model goes on with an option, an encoder sees it beside the question.
 struct Questions {
   Goal goal;
-  meft::train::EncodedChoices train, dev;
-  More<meft::train::EncodedChoices> more;
+  meft::task::EncodedChoices train, dev;
+  More<meft::task::EncodedChoices> more;
   /// Tokens of what one training example is.
   std::vector<std::uint32_t> lengths;
 };
@@ -61,12 +61,12 @@ Questions read_questions(const Flags& flags, const meft::text::Tokenizer& tokeni
 /// Lines of text: a causal model predicts the next token, an encoder masked ones.
 struct Lines {
   Goal goal;
-  meft::train::Blocks train, dev;
-  More<meft::train::Blocks> more;
+  meft::task::Blocks train, dev;
+  More<meft::task::Blocks> more;
 };
 Lines read_lines(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
 /// How lines are cut, and what an encoder masks.
-std::pair<meft::train::BlockOptions, std::optional<meft::train::MaskOptions>> cutting(
+std::pair<meft::task::BlockOptions, std::optional<meft::task::MaskOptions>> cutting(
     const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family);
 
 /// Images with a class; of an earlier run those that it was trained on. The sets point into the data.
@@ -77,8 +77,8 @@ struct Images {
 
   meft::data::ImageProcessor processor;
   meft::data::ImageDataset data;
-  meft::train::ImageSet train, dev;
-  More<meft::train::ImageSet> more;
+  meft::task::ImageSet train, dev;
+  More<meft::task::ImageSet> more;
   Goal goal;
 };
 
@@ -88,13 +88,13 @@ meft::Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>
 /// What --predict names, read; each throws an error that names the flag and what it expects.
 struct TextsToPredict {
   std::vector<meft::data::Example> rows;
-  meft::train::Encoded encoded;
+  meft::task::Encoded encoded;
 };
 TextsToPredict texts_to_predict(const Flags& flags, const meft::text::Tokenizer& tokenizer, bool pair);
 
 struct QuestionsToPredict {
   std::vector<meft::data::Choice> rows;
-  meft::train::EncodedChoices encoded;
+  meft::task::EncodedChoices encoded;
 };
 QuestionsToPredict questions_to_predict(const Flags& flags, const meft::text::Tokenizer& tokenizer,
                                         const Family& family);
@@ -108,7 +108,7 @@ struct ImagesToPredict {
 
   meft::data::ImageProcessor processor;
   meft::data::ImageInputs inputs;
-  meft::train::ImageSet set;
+  meft::task::ImageSet set;
 };
 
 }  // namespace finetune

@@ -73,7 +73,7 @@ namespace {
 
 /// `input(table, i)` adds the cells of input i, whose columns are `named`.
 template <class Input>
-std::string classified(const train::Predictions& predictions, const std::vector<std::string>& labels,
+std::string classified(const task::Predictions& predictions, const std::vector<std::string>& labels,
                        const std::vector<std::string>& named, const Input& input) {
   Table table;
   table.cell(predictions.labels == 1 ? "value" : "label");
@@ -96,7 +96,7 @@ std::string classified(const train::Predictions& predictions, const std::vector<
 
 }  // namespace
 
-std::string table_of(const train::Predictions& predictions, const std::vector<std::string>& labels,
+std::string table_of(const task::Predictions& predictions, const std::vector<std::string>& labels,
                      const std::vector<data::Example>& inputs, bool pair) {
   const std::vector<std::string> named =
       pair ? std::vector<std::string>{"text", "text_pair"} : std::vector<std::string>{"text"};
@@ -105,7 +105,7 @@ std::string table_of(const train::Predictions& predictions, const std::vector<st
     if (pair) table.cell(inputs.at(i).pair);
   });
 }
-std::string table_of(const train::Predictions& predictions, const std::vector<std::string>& labels,
+std::string table_of(const task::Predictions& predictions, const std::vector<std::string>& labels,
                      const std::vector<std::string>& images) {
   return classified(predictions, labels, {"image"}, [&](Table& table, std::size_t i) { table.cell(images.at(i)); });
 }
@@ -136,7 +136,7 @@ std::string table_of(const std::vector<double>& scores, const std::vector<data::
   return table.text();
 }
 
-std::string table_of(const std::vector<train::LineLikelihood>& found, const std::vector<std::string>& lines) {
+std::string table_of(const std::vector<task::LineLikelihood>& found, const std::vector<std::string>& lines) {
   Table table;
   for (const char* name : {"log_likelihood", "tokens", "perplexity", "text"}) table.cell(name);
   table.end_row();

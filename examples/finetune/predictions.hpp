@@ -7,8 +7,8 @@
 
 #include <meft/data/choice.hpp>
 #include <meft/data/task.hpp>
-#include <meft/train/learner.hpp>
-#include <meft/train/line_likelihood.hpp>
+#include <meft/task/learner.hpp>
+#include <meft/task/line_likelihood.hpp>
 
 #include "flags.hpp"
 
@@ -20,14 +20,14 @@ void check_predictions(const Flags& flags);
 bool write_predictions(const Flags& flags, const std::string& table, std::size_t rows);
 
 /// `label`, then a probability a class, or `value` of a regression; then the text, or both of a pair.
-std::string table_of(const meft::train::Predictions& predictions, const std::vector<std::string>& labels,
+std::string table_of(const meft::task::Predictions& predictions, const std::vector<std::string>& labels,
                      const std::vector<meft::data::Example>& inputs, bool pair);
 /// The same of images: `image` is each one's name.
-std::string table_of(const meft::train::Predictions& predictions, const std::vector<std::string>& labels,
+std::string table_of(const meft::task::Predictions& predictions, const std::vector<std::string>& labels,
                      const std::vector<std::string>& images);
 /// The number of the chosen option from 0, its text, the score of each option, the question's id and text.
 std::string table_of(const std::vector<double>& scores, const std::vector<meft::data::Choice>& questions);
 /// `log_likelihood` (the sum), `tokens`, `perplexity`, the line.
-std::string table_of(const std::vector<meft::train::LineLikelihood>& found, const std::vector<std::string>& lines);
+std::string table_of(const std::vector<meft::task::LineLikelihood>& found, const std::vector<std::string>& lines);
 
 }  // namespace finetune

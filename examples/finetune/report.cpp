@@ -56,7 +56,7 @@ std::string mebibytes(double bytes) {
   return format(mib < 100 ? "%.1f MiB" : "%.0f MiB", mib);
 }
 
-std::string text(const std::vector<train::Score>& scores) {
+std::string text(const std::vector<task::Score>& scores) {
   std::string out;
   for (const auto& s : scores) out += (out.empty() ? "" : ", ") + s.name + format(" %.4f", s.value);
   return out;
@@ -179,7 +179,7 @@ void say_cut(std::size_t count, std::size_t of, std::int64_t max_length, const s
       " are cut to " + std::to_string(max_length) + " tokens (--max-length)");
 }
 
-void say_loaded(const train::LoadReport& report) {
+void say_loaded(const checkpoints::LoadReport& report) {
   if (!report.initialised.empty()) say("not in the checkpoint, newly made: " + joined(report.initialised));
   for (const auto& note : report.notes) say(note);
   if (!report.unused.empty()) say("in the checkpoint, not used: " + joined(report.unused));
@@ -201,7 +201,7 @@ void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_
       (goal.held_out ? " held out" : " to score on") + "; task " + goal.task + ", " + std::to_string(steps) + " steps");
 }
 
-void say_scores(const std::vector<train::Score>& scores, std::size_t examples, const std::string& set) {
+void say_scores(const std::vector<task::Score>& scores, std::size_t examples, const std::string& set) {
   say(std::to_string(examples) + " " + set + " examples: " + text(scores));
 }
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <meft/train/hf.hpp>
+#include <meft/checkpoints/hf.hpp>
 #include <meft/train/observer.hpp>
 #include <meft/train/trainer.hpp>
 
@@ -20,7 +20,7 @@ namespace finetune {
 std::string grouped(std::int64_t number);
 std::string mebibytes(double bytes);
 /// `accuracy 0.8123, f1 0.8011`
-std::string text(const std::vector<meft::train::Score>& scores);
+std::string text(const std::vector<meft::task::Score>& scores);
 
 /// Asked between batches, with the examples that are done and their number: whether to end early.
 using Watch = std::function<bool(std::size_t, std::size_t)>;
@@ -60,14 +60,14 @@ class Progress {
 void say_classes(const Goal& goal, const std::vector<float>& labels);
 /// How many of the texts lost tokens at `max_length`.
 void say_cut(std::size_t count, std::size_t of, std::int64_t max_length, const std::string& what);
-void say_loaded(const meft::train::LoadReport& report);
+void say_loaded(const meft::checkpoints::LoadReport& report);
 /// Trained parameters, weights, gradients and moments, expected activation.
 void say_cost(const std::string& name, meft::Index trained, double weight_bytes, double activation_bytes);
 /// The largest batch, by which activation was expected.
 void say_batch(const meft::Offsets& batch);
 /// How many examples, of which task, in how many steps.
 void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_t steps);
-void say_scores(const std::vector<meft::train::Score>& scores, std::size_t examples, const std::string& set);
+void say_scores(const std::vector<meft::task::Score>& scores, std::size_t examples, const std::string& set);
 /// What helps a run whose numbers went out of range, by flags.
 std::string remedy(const meft::train::StepError& error, const Flags& flags);
 /// What holds a value that left the range of the streams.

@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include <meft/train/choice_learner.hpp>
+#include <meft/task/choice_learner.hpp>
+#include <meft/task/line_likelihood.hpp>
 #include <meft/train/estimate.hpp>
-#include <meft/train/line_likelihood.hpp>
 
 #include "folder.hpp"
 #include "inputs.hpp"
@@ -36,7 +36,7 @@ class Runner {
   bool run() {
     if (flags_.loads()) earlier_ = earlier_run(flags_);
     if (!flags_.predict.empty()) check_predictions(flags_);
-    spec_ = train::read_spec(io::Config(flags_.model));
+    spec_ = checkpoints::read_spec(io::Config(flags_.model));
     check_layers();
     if (spec_.patches) {
       if (flags_.kind() != Kind::images) refuse("images, since the checkpoint is a vision model");
@@ -54,7 +54,7 @@ class Runner {
 
  private:
   using Model = model::Transformer<float, B>;
-  using Learner = train::Learner<Model>;
+  using Learner = task::Learner<Model>;
 
   [[noreturn]] void refuse(const std::string& expected) const { throw FlagError("--task", expected, flags_.task); }
 
@@ -71,7 +71,7 @@ class Runner {
 
   Model load() {
     const auto frozen = trains_all() ? std::nullopt : flags_.adapt.precision;
-    return train::hf<float, B>(flags_.model, &loaded_, frozen);
+    return checkpoints::hf<float, B>(flags_.model, &loaded_, frozen);
   }
 
   /// With a head for classes of these names, or one value. Of an earlier run, with what it trained.
@@ -80,14 +80,14 @@ class Runner {
     auto model = load();
     std::optional<nn::Pooling> pooling;
     if (flags_.pooling != "model") pooling = nn::pooling_from(flags_.pooling);
-    auto head = train::load_head(flags_.model, model, names.empty() ? 1 : std::ssize(names), pooling, flags_.seed,
-                                 &loaded_, names);
+    auto head = checkpoints::load_head(flags_.model, model, names.empty() ? 1 : std::ssize(names), pooling, flags_.seed,
+                                       &loaded_, names);
     return with_trained(adapted(Learner{std::move(model), {}, std::move(head)}));
   }
-  train::LanguageLearner<Model> language_model() {
+  task::LanguageLearner<Model> language_model() {
     auto model = load();
-    auto head = train::load_language_head(flags_.model, model, flags_.seed, &loaded_);
-    auto learner = adapted(train::LanguageLearner<Model>{std::move(model), {}, std::move(head)});
+    auto head = checkpoints::load_language_head(flags_.model, model, flags_.seed, &loaded_);
+    auto learner = adapted(task::LanguageLearner<Model>{std::move(model), {}, std::move(head)});
     if (!trains_all()) freeze(learner.head);
     return with_trained(std::move(learner));
   }
@@ -100,7 +100,7 @@ class Runner {
   }
   template <class Learner>
   Learner with_trained(Learner learner) const {
-    if (earlier_) train::load_trained(earlier_->saved, nn::trainable<float, B>(learner));
+    if (earlier_) checkpoints::load_trained(earlier_->saved, nn::trainable<float, B>(learner));
     return learner;
   }
 
@@ -205,7 +205,7 @@ class Runner {
         [&](const auto& classes) { return classifier<Learner>(classes); },
         [&](const auto& learner, const auto& asked) {
           const auto found =
-              predicted([&](const Watch& watch) { return train::predict(learner, asked.encoded, at_once(), watch); });
+              predicted([&](const Watch& watch) { return task::predict(learner, asked.encoded, at_once(), watch); });
           return found.size() == asked.rows.size() &&
                  write_predictions(flags_, table_of(found, earlier_->labels, asked.rows, earlier_->pair), found.size());
         },
@@ -219,7 +219,7 @@ class Runner {
                 [&] { return questions_to_predict(flags_, tokenizer, family_); },
                 [&](const auto&) {
                   if constexpr (causal) return language_model();
-                  else return classifier<train::ChoiceLearner<Model>>({});
+                  else return classifier<task::ChoiceLearner<Model>>({});
                 },
                 [&](const auto& learner, const auto& asked) {
                   const auto found = predicted([&](const Watch& watch) {
@@ -239,7 +239,7 @@ class Runner {
                 [&](const auto& learner, const auto& asked) {
                   const auto cut = cutting(flags_, tokenizer, family_);
                   const auto found = predicted([&](const Watch& watch) {
-                    return train::line_likelihoods(learner, tokenizer, asked, cut.first, cut.second, at_once(), watch);
+                    return task::line_likelihoods(learner, tokenizer, asked, cut.first, cut.second, at_once(), watch);
                   });
                   return found && write_predictions(flags_, table_of(*found, asked), asked.size());
                 },
@@ -252,7 +252,7 @@ class Runner {
         [&] { return ImagesToPredict(flags_); }, [&](const auto& classes) { return classifier<Learner>(classes); },
         [&](const auto& learner, const auto& asked) {
           const auto found =
-              predicted([&](const Watch& watch) { return train::predict(learner, asked.set, at_once(), watch); });
+              predicted([&](const Watch& watch) { return task::predict(learner, asked.set, at_once(), watch); });
           return found.size() == asked.set.size() &&
                  write_predictions(flags_, table_of(found, earlier_->labels, asked.inputs.names), found.size());
         },
@@ -270,7 +270,7 @@ class Runner {
   Family family_;
   std::optional<Earlier> earlier_;
   model::TransformerSpec spec_;
-  train::LoadReport loaded_;
+  checkpoints::LoadReport loaded_;
   Index whole_ = 0;  // parameters without what the method adds
 };
 

@@ -1,7 +1,7 @@
 #include "session.hpp"
 
 #include <meft/backend/device.hpp>
-#include <meft/train/family.hpp>
+#include <meft/checkpoints/family.hpp>
 
 #include "folder.hpp"
 

@@ -37,9 +37,9 @@ struct OneLayer {
     return cross_entropy(layer(Var<float>(Tensor<float>::full({batch.labels.dim(0), 3}, 0.5f))), batch.labels);
   }
   template <class Stop>
-  std::optional<std::vector<train::Score>> scores(const SixRows&, const std::vector<std::string>&, std::size_t,
-                                                  const Stop&) const {
-    return std::vector<train::Score>{{"accuracy", 0.5}};
+  std::optional<std::vector<task::Score>> scores(const SixRows&, const std::vector<std::string>&, std::size_t,
+                                                 const Stop&) const {
+    return std::vector<task::Score>{{"accuracy", 0.5}};
   }
   static void parts(auto& self, auto&& visit) { visit("layer", self.layer); }
 };

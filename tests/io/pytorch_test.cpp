@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
+#include <meft/checkpoints/hf.hpp>
 #include <meft/io/pytorch.hpp>
 #include <meft/io/weights.hpp>
-#include <meft/train/hf.hpp>
 
 #include "folder.hpp"
 #include "golden.hpp"
@@ -470,8 +470,8 @@ TEST_CASE("a BERT from pytorch_model.bin has the bits of the one from model.safe
   folder.put("pytorch_model.bin", checkpoint(p::whole(p::dict(items)), storages).bytes());
 
   const auto bits = [](const std::string& from, std::optional<Precision> frozen) {
-    train::LoadReport report;
-    auto bert = train::hf(from, &report, frozen);
+    checkpoints::LoadReport report;
+    auto bert = checkpoints::hf(from, &report, frozen);
     std::string out;
     const auto add = [&](const std::string& name, const auto& parameter) {
       out += name + ":" + bytes_of(parameter.value().values());
@@ -480,7 +480,7 @@ TEST_CASE("a BERT from pytorch_model.bin has the bits of the one from model.safe
     nn::walk(bert, [&](const std::string&, const nn::Linear<float>& layer) {
       if (layer.packed.defined()) out += bytes_of(layer.packed.unpack().values());
     });
-    auto head = train::load_head(from, bert, 2, {}, 0, &report);
+    auto head = checkpoints::load_head(from, bert, 2, {}, 0, &report);
     nn::for_each_parameter(head, add);
     for (const auto& name : report.unused) out += "unused " + name;
     for (const auto& name : report.initialised) out += "initialised " + name;

@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
+#include <meft/checkpoints/family.hpp>
+#include <meft/checkpoints/hf.hpp>
 #include <meft/cuda.hpp>
 #include <meft/io/json.hpp>
 #include <meft/ops/loss.hpp>
-#include <meft/train/family.hpp>
-#include <meft/train/hf.hpp>
 
 #include "golden.hpp"
 #include "methods.hpp"
@@ -48,8 +48,8 @@ nn::Batch<B> batch_of(const Values& plain) {
 template <Backend B>
 Outcome step(const std::string& folder, const AnyMethod& method) {
   const Values plain(folder + "/plain.safetensors");
-  auto model = train::hf<float, B>(folder);
-  auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
+  auto model = checkpoints::hf<float, B>(folder);
+  auto head = checkpoints::load_head(folder, model, plain.shape_of("logits")[1]);
   auto body = adapt(model, method);
   Outcome out;
   {

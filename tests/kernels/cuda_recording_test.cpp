@@ -8,17 +8,17 @@
 #include <string>
 #include <vector>
 
+#include <meft/checkpoints/family.hpp>
+#include <meft/checkpoints/hf.hpp>
 #include <meft/cuda.hpp>
 #include <meft/io/json.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
 #include <meft/ops/loss.hpp>
+#include <meft/task/choice_learner.hpp>
+#include <meft/task/language_learner.hpp>
+#include <meft/task/learner.hpp>
 #include <meft/tensor/math.hpp>
-#include <meft/train/choice_learner.hpp>
-#include <meft/train/family.hpp>
-#include <meft/train/hf.hpp>
-#include <meft/train/language_learner.hpp>
-#include <meft/train/learner.hpp>
 #include <meft/train/steps.hpp>
 
 #include "cuda_schedules.hpp"
@@ -196,7 +196,7 @@ using Model = model::Transformer<float, Cuda>;
 template <template <class> class Learner, class Head>
 Learner<Model> made(const std::string& folder, const AnyMethod& method, const Head& head_of,
                     Precision precision = Precision::f32) {
-  auto model = train::hf<float, Cuda>(folder);
+  auto model = checkpoints::hf<float, Cuda>(folder);
   auto head = head_of(model);
   auto body = adapt(model, method, {.precision = precision});
   Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
@@ -205,11 +205,11 @@ Learner<Model> made(const std::string& folder, const AnyMethod& method, const He
   });
   return learner;
 }
-train::Learner<Model> classifier(const std::string& folder, const AnyMethod& method,
-                                 Precision precision = Precision::f32) {
+task::Learner<Model> classifier(const std::string& folder, const AnyMethod& method,
+                                Precision precision = Precision::f32) {
   const Index labels = Values(folder + "/plain.safetensors").shape_of("logits")[1];
-  return made<train::Learner>(
-      folder, method, [&](const Model& model) { return train::load_head(folder, model, labels); }, precision);
+  return made<task::Learner>(
+      folder, method, [&](const Model& model) { return checkpoints::load_head(folder, model, labels); }, precision);
 }
 
 /// The batch of a golden file at a step: ids within the sequences, pixels and labels turn round.
@@ -304,8 +304,9 @@ TEST_CASE("steps that run from recordings give the bits of steps that do not") {
       if (c["language"]) {
         recorded += check_steps(
             [&] {
-              return made<train::LanguageLearner>(
-                  folder, options, [&](const Model& m) { return train::load_language_head(folder, m); }, precision);
+              return made<task::LanguageLearner>(
+                  folder, options, [&](const Model& m) { return checkpoints::load_language_head(folder, m); },
+                  precision);
             },
             batch);
         continue;
@@ -322,8 +323,8 @@ TEST_CASE("steps on questions with options run from recordings") {
   for (const std::string method : {"full", "meft1"})
     check_steps(
         [&] {
-          return made<train::ChoiceLearner>(folder, narrow(method),
-                                            [&](const Model& m) { return train::load_head(folder, m, 1); });
+          return made<task::ChoiceLearner>(folder, narrow(method),
+                                           [&](const Model& m) { return checkpoints::load_head(folder, m, 1); });
         },
         [&](std::uint32_t i) {
           auto batch = batch_at(plain, i);
@@ -338,8 +339,8 @@ TEST_CASE("steps on questions with options run from recordings") {
 TEST_CASE("a recording that no batch fits is given up, with its memory") {
   const std::string folder = golden() + "/roberta_lm";
   const Values plain(folder + "/plain.safetensors");
-  auto learner = made<train::LanguageLearner>(folder, narrow("meft1"),
-                                              [&](const Model& m) { return train::load_language_head(folder, m); });
+  auto learner = made<task::LanguageLearner>(
+      folder, narrow("meft1"), [&](const Model& m) { return checkpoints::load_language_head(folder, m); });
   train::Steps steps(learner);
   const auto run = [&](std::int32_t first_label) {
     auto batch = batch_at(plain, 0);

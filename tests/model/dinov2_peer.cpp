@@ -4,9 +4,9 @@
 #include <span>
 #include <string>
 
+#include <meft/checkpoints/hf.hpp>
 #include <meft/io/safetensors.hpp>
 #include <meft/method/registry.hpp>
-#include <meft/train/hf.hpp>
 
 using namespace meft;
 
@@ -14,11 +14,11 @@ namespace {
 
 /// IN holds `pixels` [images, channels, height, width]; OUT gets `features` [images · tokens, width].
 void run(const std::string& folder, const std::string& in, const std::string& out) {
-  auto vit = train::hf(folder);
+  auto vit = checkpoints::hf(folder);
   const io::Safetensors file(in);
   const auto& entry = file.find("pixels");
   nn::Batch<> batch;
-  batch.pixels = Tensor<float>(train::detail::shape_of(entry));
+  batch.pixels = Tensor<float>(checkpoints::detail::shape_of(entry));
   batch.pixels.fill([&](auto to) { io::copy_to(entry, to); });
   const auto body = adapt(vit, HeadOnly{});
   const auto features = vit.run(batch, body).value.value();

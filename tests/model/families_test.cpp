@@ -14,13 +14,13 @@
 #include <string>
 #include <vector>
 
+#include <meft/checkpoints/hf.hpp>
 #include <meft/io/json.hpp>
 #include <meft/method/registry.hpp>
 #include <meft/ops/loss.hpp>
-#include <meft/train/choice_learner.hpp>
-#include <meft/train/hf.hpp>
-#include <meft/train/language_learner.hpp>
-#include <meft/train/learner.hpp>
+#include <meft/task/choice_learner.hpp>
+#include <meft/task/language_learner.hpp>
+#include <meft/task/learner.hpp>
 #include <meft/train/steps.hpp>
 
 #include "folder.hpp"
@@ -74,7 +74,7 @@ void check_plain(const Case& c) {
   using T = double;
   const std::string folder = golden() + "/" + c.folder;
   const Values plain(folder + "/plain.safetensors"), gradients(folder + "/gradients.safetensors");
-  auto model = train::hf<T>(folder);
+  auto model = checkpoints::hf<T>(folder);
   const auto batch = batch_of(plain);
   const auto body = adapt(model, Full{});
   Comparison forward(plain), backward(gradients);
@@ -82,7 +82,7 @@ void check_plain(const Case& c) {
     backward.gradient(name_in(gradients, name, model.spec.prefix), p.gradient(),
                       gradients.shape_of(name_in(gradients, name, model.spec.prefix)));
   };
-  train::LoadReport report;
+  checkpoints::LoadReport report;
   const auto finish = [&](auto& head, const auto& loss_of) {
     CHECK(report.initialised.empty());
     Tape tape;
@@ -95,7 +95,7 @@ void check_plain(const Case& c) {
     nn::for_each_parameter(head, compare);
   };
   if (c.language) {
-    auto head = train::load_language_head(folder, model, 0, &report);
+    auto head = checkpoints::load_language_head(folder, model, 0, &report);
     finish(head, [&](auto& h, const auto& hidden) { return h.loss(hidden.value, batch.labels); });
     const auto each = head.log_likelihood(model.run(batch, body).value, batch.labels);
     double sum = 0, counted = 0;
@@ -107,7 +107,7 @@ void check_plain(const Case& c) {
     CHECK(sum / counted == doctest::Approx(plain.real("loss")[0]).epsilon(1e-10));
   }
   if (!c.language) {
-    auto head = train::load_head(folder, model, plain.shape_of("logits")[1], {}, 0, &report);
+    auto head = checkpoints::load_head(folder, model, plain.shape_of("logits")[1], {}, 0, &report);
     finish(head, [&](auto& h, const auto& hidden) {
       const auto logits = h(hidden);
       forward.add("logits", logits.value());
@@ -135,7 +135,7 @@ void check_untied(const Case& c) {
   config.replace(config.find(tied), tied.size(), "\"tie_word_embeddings\": false");
   folder.put("config.json", config);
   const io::Safetensors source(from);
-  const auto head = train::load_language_head(from, train::hf<T>(from));
+  const auto head = checkpoints::load_language_head(from, checkpoints::hf<T>(from));
   const Index words = head.word.shape()[0], width = head.word.shape()[1];
   std::vector<double> table(static_cast<std::size_t>(words * width)), bias(static_cast<std::size_t>(words));
   for (Index r = 0; r < words; ++r)
@@ -159,8 +159,8 @@ void check_untied(const Case& c) {
   }
   io::write_safetensors((folder.path / "model.safetensors").string(), tensors);
 
-  const auto model = train::hf<T>(folder.text());
-  const auto untied = train::load_language_head(folder.text(), model);
+  const auto model = checkpoints::hf<T>(folder.text());
+  const auto untied = checkpoints::load_language_head(folder.text(), model);
   auto batch = batch_of(plain);
   auto labels = batch.labels.values();
   for (auto& label : labels)
@@ -178,8 +178,8 @@ double method_error(const Case& c, const std::string& file, const Adapt& adapted
                     std::vector<double>* bits = nullptr) {
   const std::string folder = golden() + "/" + c.folder;
   const Values plain(folder + "/plain.safetensors"), values(folder + "/" + file + ".safetensors");
-  auto model = train::hf<T>(folder);
-  auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
+  auto model = checkpoints::hf<T>(folder);
+  auto head = checkpoints::load_head(folder, model, plain.shape_of("logits")[1]);
   const auto batch = batch_of(plain);
   const auto body = adapted(model);
   std::set<std::string> known{"hidden", "logits", "loss"};
@@ -338,18 +338,18 @@ std::vector<double> check_tasks(const Case& c, const std::function<Body<T>(Trans
   using Model = Transformer<T>;
   const std::string folder = golden() + "/" + c.folder;
   const Values plain(folder + "/plain.safetensors");
-  auto model = train::hf<T>(folder);
+  auto model = checkpoints::hf<T>(folder);
   auto body = adapted(model);
   const auto labels = plain.integer("labels");
   if (model.spec.patches) {
     Pictures data{Tensor<float>(plain.shape_of("pixels")), labels};
     plain.fill("pixels", data.pixels);
-    auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
-    train::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
+    auto head = checkpoints::load_head(folder, model, plain.shape_of("logits")[1]);
+    task::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
     return check_added(learner, data, static_cast<std::uint32_t>(labels.size()), limit);
   }
   const auto ids = plain.integer("ids"), types = plain.integer("token_types"), offsets = plain.integer("offsets");
-  train::Encoded data;
+  task::Encoded data;
   for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
     data.ids.emplace_back(ids.begin() + offsets[i], ids.begin() + offsets[i + 1]);
     data.types.emplace_back(types.begin() + offsets[i], types.begin() + offsets[i + 1]);
@@ -357,31 +357,31 @@ std::vector<double> check_tasks(const Case& c, const std::function<Body<T>(Trans
   }
   const auto count = static_cast<std::uint32_t>(data.ids.size());
   if (c.language) {
-    train::Blocks blocks{data.ids};
+    task::Blocks blocks{data.ids};
     if (!model.spec.causal)
-      blocks.mask = train::MaskOptions{
+      blocks.mask = task::MaskOptions{
           .mask = 4, .vocabulary = static_cast<std::int32_t>(model.spec.embeddings.vocabulary), .chosen = 0.4};
-    auto head = train::load_language_head(folder, model);
-    train::LanguageLearner<Model> learner{std::move(model), std::move(body), std::move(head)};
+    auto head = checkpoints::load_language_head(folder, model);
+    task::LanguageLearner<Model> learner{std::move(model), std::move(body), std::move(head)};
     return check_added(learner, blocks, count, limit);
   }
   if (model.spec.family == std::string("bert")) {
-    train::EncodedChoices questions{data.ids, data.types};
+    task::EncodedChoices questions{data.ids, data.types};
     for (std::uint32_t q = 0; 2 * q + 1 < count; ++q) {  // of two options, the last of three where one is left
       questions.first.push_back(2 * q + 3 == count ? count : 2 * q + 2);
       questions.answers.push_back(static_cast<std::int32_t>(q % 2));
     }
-    train::ChoiceLearner<Model> learner{model, body, train::load_head(folder, model, 1)};
+    task::ChoiceLearner<Model> learner{model, body, checkpoints::load_head(folder, model, 1)};
     check_added(learner, questions, static_cast<std::uint32_t>(questions.size()), limit);
   }
-  auto head = train::load_head(folder, model, plain.shape_of("logits")[1]);
-  train::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
+  auto head = checkpoints::load_head(folder, model, plain.shape_of("logits")[1]);
+  task::Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
   return check_added(learner, data, count, limit);
 }
 
 /// A random model of the case's shapes with dropout at every place that the family has.
 Transformer<float> dropping(const Case& c) {
-  auto spec = train::read_spec(io::Config(golden() + "/" + c.folder));
+  auto spec = checkpoints::read_spec(io::Config(golden() + "/" + c.folder));
   const auto drop = [](nn::LayerSpec& layer, bool inside) {
     layer.dropout = layer.attention_dropout = 0.1f;
     if (inside) layer.activation_dropout = 0.1f;
@@ -514,7 +514,7 @@ TEST_CASE(
       CAPTURE(method);
       auto model = dropping(c);
       auto body = adapted(model);
-      auto head = train::load_head(golden() + "/bert", model, 7, {}, 7);  // none of its parts is there
+      auto head = checkpoints::load_head(golden() + "/bert", model, 7, {}, 7);  // none of its parts is there
       auto batch = batch_of(Values(golden() + "/" + c.folder + "/plain.safetensors"));
       batch.run = {5, 9, true};
       cpu::draws.clear();

@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
+#include <meft/checkpoints/hf.hpp>
 #include <meft/io/json.hpp>
 #include <meft/method/registry.hpp>
 #include <meft/ops/loss.hpp>
-#include <meft/train/hf.hpp>
 
 #include "golden.hpp"
 
@@ -32,13 +32,13 @@ struct Setup {
 
   explicit Setup(const std::string& folder)
       : plain(golden() + "/" + folder + "/plain.safetensors"),
-        bert(train::hf<T>(golden() + "/" + folder)),
+        bert(checkpoints::hf<T>(golden() + "/" + folder)),
         batch{Tensor<std::int32_t>::from({size("ids")}, plain.integer("ids")),
               Tensor<std::int32_t>::from({size("token_types")}, plain.integer("token_types")),
               Offsets(plain.integer("offsets"))},
         labels(plain.shape_of("logits")[1]) {
-    train::LoadReport report;
-    head = train::load_head(golden() + "/" + folder, bert, labels, {}, 0, &report);
+    checkpoints::LoadReport report;
+    head = checkpoints::load_head(golden() + "/" + folder, bert, labels, {}, 0, &report);
     REQUIRE(report.initialised.empty());
   }
 

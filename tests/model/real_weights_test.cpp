@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include <meft/checkpoints/hf.hpp>
 #include <meft/method/registry.hpp>
 #include <meft/ops/loss.hpp>
-#include <meft/train/hf.hpp>
 
 namespace {
 
@@ -27,7 +27,7 @@ std::string weights(const std::string& name) {
 
 /// The gradient of the lowest layer's trained parameters under MEFT1 on random reactions.
 std::vector<float> lowest_gradient(const std::string& folder, Streams streams) {
-  auto bert = train::hf(folder);
+  auto bert = checkpoints::hf(folder);
   const auto body = adapt(bert, Meft1{.options = {.stack = {.streams = streams}}});
   const auto head = nn::Classifier<float>::make(bert.hidden(), 2, {1, 2, 3});
   std::vector<std::vector<std::int32_t>> ids, types;
@@ -55,9 +55,9 @@ std::vector<float> lowest_gradient(const std::string& folder, Streams streams) {
 TEST_CASE("real weights: a protein RoBERTa gives each residue the probability that transformers gives") {
   const std::string folder = weights("sapiens-roberta");
   if (folder.empty()) return;
-  train::LoadReport report;
-  auto roberta = train::hf<double>(folder, &report);
-  const auto head = train::load_language_head(folder, roberta, 0, &report);
+  checkpoints::LoadReport report;
+  auto roberta = checkpoints::hf<double>(folder, &report);
+  const auto head = checkpoints::load_language_head(folder, roberta, 0, &report);
   CHECK(report.initialised.empty());
   const std::vector<std::int32_t> ids{0, 4, 14, 18, 16, 8, 14, 14, 8, 16, 18, 14, 4, 8, 6, 18, 4, 4, 18, 6, 8, 2};
   // transformers 5.24, RobertaForMaskedLM in float64: log_softmax of the logits at each token's own id.

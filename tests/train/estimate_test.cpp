@@ -6,9 +6,9 @@
 
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
+#include <meft/task/learner.hpp>
 #include <meft/train/estimate.hpp>
 #include <meft/train/job.hpp>
-#include <meft/train/learner.hpp>
 #include <meft/train/optimizers.hpp>
 #include <meft/train/state.hpp>
 #include <meft/train/steps.hpp>
@@ -23,8 +23,8 @@ struct Case {
   int batch, shortest, longest;
 };
 
-train::Encoded sentences(const Case& k) {
-  train::Encoded out;
+task::Encoded sentences(const Case& k) {
+  task::Encoded out;
   for (int i = 0; i < k.batch; ++i) {
     std::vector<std::int32_t> ids(static_cast<std::size_t>(k.shortest + i * 7 % (k.longest - k.shortest)));
     for (std::size_t j = 0; j < ids.size(); ++j)
@@ -52,7 +52,7 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute) {
   bert.initialise(1);
   auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
   auto body = adapt(bert, method, {.recompute = recompute});
-  train::Learner<Bert> learner{std::move(bert), std::move(body), std::move(head)};
+  task::Learner<Bert> learner{std::move(bert), std::move(body), std::move(head)};
   const auto optimizer =
       train::state_over(train::optimizer_of(method_recipe(method), 1), nn::trainable<float, Cpu>(learner));
   train::Steps<float, Cpu> steps([&](const nn::Batch<>& batch) { return learner.loss(batch); }, 0, optimizer.get());
@@ -63,11 +63,11 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute) {
   std::size_t highest = 0;
   for (const auto& part : job.parts(rows)) {
     const Measure measure(Cpu::pool());
-    const auto batch = train::batch_of(examples, part, 2, Run{1, 0, true});
+    const auto batch = task::batch_of(examples, part, 2, Run{1, 0, true});
     (void)steps.run(batch, [] {});
     highest = std::max(highest, measure.activation());
   }
-  auto sizes = train::step_sizes(config.spec(), train::batch_of(examples, rows).offsets);
+  auto sizes = train::step_sizes(config.spec(), task::batch_of(examples, rows).offsets);
   sizes.recompute = recompute;
   return {static_cast<double>(highest), static_cast<double>(train::expected_activation<float>(method, sizes))};
 }
@@ -153,13 +153,13 @@ TEST_CASE("training by forward passes alone takes the activation memory of infer
     bert.initialise(1);
     auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
     auto body = adapt(bert, method);
-    train::Learner<Bert> learner{std::move(bert), std::move(body), std::move(head)};
+    task::Learner<Bert> learner{std::move(bert), std::move(body), std::move(head)};
     const auto optimizer = train::state_over(train::optimizer_of(recipe, 1), nn::trainable<float, Cpu>(learner));
     const auto loss = [&](const nn::Batch<>& batch) { return learner.loss(batch); };
     train::Steps<float, Cpu> steps(loss, 0, optimizer.get());
     for (const int count : {1, 2}) {
       set_threads(count);
-      auto batch = train::batch_of(examples, rows, 2, Run{1, 0, true});
+      auto batch = task::batch_of(examples, rows, 2, Run{1, 0, true});
       const auto inference = [&] {
         const NoTape none;
         const Measure measure(Cpu::pool());

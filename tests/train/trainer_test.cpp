@@ -111,14 +111,14 @@ struct Toy {
     return mse(add(weight, Tensor<double>::zeros(x.shape())), x);
   }
   template <class Stop>
-  std::optional<std::vector<train::Score>> scores(const Rows& data, const std::vector<std::string>&, std::size_t batch,
-                                                  const Stop& stop) const {
-    if (train::asked(stop, 0, data.size())) return {};
+  std::optional<std::vector<task::Score>> scores(const Rows& data, const std::vector<std::string>&, std::size_t batch,
+                                                 const Stop& stop) const {
+    if (task::asked(stop, 0, data.size())) return {};
     script->scored_at_once = batch;
     if (script->scoring) script->scoring();
     const double value = script->scores.empty() ? weight.value().data()[0] : script->scores.at(script->scored);
     ++script->scored;
-    return std::vector<train::Score>{{"other", 0.5}, {"accuracy", value}};
+    return std::vector<task::Score>{{"other", 0.5}, {"accuracy", value}};
   }
   static void parts(auto& self, auto&& visit) { visit("weight", self.weight); }
 };
@@ -532,7 +532,8 @@ TEST_CASE(
     CHECK(metrics["value"] == metrics["epochs"][best]["dev"]["accuracy"]);
     CHECK(metrics["value"] == train::to_json(scores[best]));
     Toy loaded;
-    train::load_trained(io::Safetensors(folder.text() + "/adapter.safetensors"), nn::trainable<double, Cpu>(loaded));
+    checkpoints::load_trained(io::Safetensors(folder.text() + "/adapter.safetensors"),
+                              nn::trainable<double, Cpu>(loaded));
     CHECK(values(loaded) == after[best]);
 
     // Without a folder the last epoch's weights are left.
@@ -869,8 +870,8 @@ TEST_CASE("trainer: a checksum is of every byte, name, type and shape") {
   const auto sum = [&](const std::string& name = "a", const std::string& dtype = "U8",
                        const std::vector<std::int64_t>& shape = {37}, const io::Metadata& metadata = {{"k", "v"}}) {
     const io::NamedTensor tensor{name, dtype, shape, std::as_bytes(std::span(data))}, other{"z", "U8", {0}, {}};
-    const auto one = train::checksum(std::vector{&tensor, &other}, metadata);
-    CHECK(one == train::checksum(std::vector{&other, &tensor}, metadata));
+    const auto one = checkpoints::checksum(std::vector{&tensor, &other}, metadata);
+    CHECK(one == checkpoints::checksum(std::vector{&other, &tensor}, metadata));
     CHECK(one.size() == 16);
     return one;
   };
@@ -896,15 +897,15 @@ TEST_CASE("trainer: an adapter without a checksum, of earlier versions, is taken
   io::write_safetensors(folder.text() + "/old.safetensors",
                         {{"weight", "F64", {1, 2}, std::as_bytes(std::span(numbers))}}, {{"format", "meft-adapter-1"}});
   Toy toy;
-  train::load_trained(io::Safetensors(folder.text() + "/old.safetensors"), nn::trainable<double, Cpu>(toy));
+  checkpoints::load_trained(io::Safetensors(folder.text() + "/old.safetensors"), nn::trainable<double, Cpu>(toy));
   CHECK(values(toy) == numbers);
 
-  train::save_trained(folder.text() + "/new.safetensors", nn::trainable<double, Cpu>(toy),
-                      {{"format", "meft-adapter-1"}});
+  checkpoints::save_trained(folder.text() + "/new.safetensors", nn::trainable<double, Cpu>(toy),
+                            {{"format", "meft-adapter-1"}});
   zero_second_half(folder.text() + "/new.safetensors");
   Toy other;
   const auto load = [&] {
-    train::load_trained(io::Safetensors(folder.text() + "/new.safetensors"), nn::trainable<double, Cpu>(other));
+    checkpoints::load_trained(io::Safetensors(folder.text() + "/new.safetensors"), nn::trainable<double, Cpu>(other));
   };
   CHECK(contains(message_of(load, &folder), "new.safetensors: the file is damaged: expected the checksum"));
   CHECK(values(other) == std::vector<double>{4, -2});
@@ -927,7 +928,7 @@ TEST_CASE("trainer: a state of another instruction set is taken, and said to be"
     entries.push_back(&e);
     tensors.push_back({e.name, e.dtype, e.shape, e.bytes});
   }
-  metadata["checksum"] = train::checksum(entries, metadata);
+  metadata["checksum"] = checkpoints::checksum(entries, metadata);
   io::write_safetensors(path, tensors, metadata);
   const Told told = run(points(8), options);
   REQUIRE(told.starts.at(0).changed.size() == 1);

@@ -22,7 +22,7 @@
 
 namespace meft::data {
 
-/// What is learned and how it is scored. Metrics are names that `train::metrics` knows; `main_metric` picks the epoch.
+/// What is learned and how it is scored. Metrics are names that `task::metrics` knows; `main_metric` picks the epoch.
 struct Task {
   std::string name{};
   int labels = 2;                          // 1: regression

@@ -11,8 +11,8 @@
 
 #include <meft/nn/module.hpp>
 #include <meft/reversible/slices.hpp>
-#include <meft/train/metric.hpp>
-#include <meft/train/observer.hpp>
+#include <meft/task/asked.hpp>
+#include <meft/task/metric.hpp>
 #include <meft/train/steps.hpp>
 
 namespace meft::train {
@@ -26,8 +26,8 @@ struct Job {
   std::function<nn::Batch<B>(std::span<const std::uint32_t> rows, Run run)> batch;
   Loss<T, B> loss;
   /// Values of the metrics on the examples that are scored, `batch` at a time; nothing when stopped.
-  std::function<std::optional<std::vector<Score>>(const std::vector<std::string>& metrics, std::size_t batch,
-                                                  const Asked& stop)>
+  std::function<std::optional<std::vector<task::Score>>(const std::vector<std::string>& metrics, std::size_t batch,
+                                                        const task::Asked& stop)>
       scores;
   /// Told the coming batches of an epoch; may be empty.
   std::function<void(std::span<const std::vector<std::uint32_t>> batches, std::uint32_t epoch)> expect;
@@ -57,7 +57,7 @@ struct Job {
     }
     out.batch = [&](std::span<const std::uint32_t> rows, Run run) { return learner.batch(train, rows, run); };
     out.loss = [&](const nn::Batch<B>& batch) { return learner.loss(batch); };
-    out.scores = [&](const std::vector<std::string>& metrics, std::size_t batch, const Asked& stop) {
+    out.scores = [&](const std::vector<std::string>& metrics, std::size_t batch, const task::Asked& stop) {
       return learner.scores(dev, metrics, batch, stop);
     };
     if constexpr (requires { train.expect(std::span<const std::vector<std::uint32_t>>(), std::uint32_t{}); })

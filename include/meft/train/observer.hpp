@@ -5,12 +5,11 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include <meft/task/metric.hpp>
 #include <meft/train/memory.hpp>
-#include <meft/train/metric.hpp>
 
 namespace meft::train {
 
@@ -32,7 +31,7 @@ struct StepReport {
 struct EpochReport {
   std::int64_t epoch = 0, epochs = 0, step = 0;
   double mean_loss = 0;
-  std::vector<Score> scores;
+  std::vector<task::Score> scores;
   bool best = false;
 };
 
@@ -68,15 +67,5 @@ struct Observer {
   std::function<void(const EpochReport&)> evaluated{};
   std::function<void(std::size_t done, std::size_t of)> scoring{};  // dev examples, before each batch of them
 };
-
-/// Asked before each batch of a pass over examples: whether to end it early.
-using Asked = std::function<bool(std::size_t done, std::size_t of)>;
-
-/// Asks `stop(done, of)`, or `stop()` where it takes nothing, whether to end a pass over examples early.
-template <class Stop>
-bool asked(const Stop& stop, std::size_t done, std::size_t of) {
-  if constexpr (std::is_invocable_v<const Stop&, std::size_t, std::size_t>) return stop(done, of);
-  else return stop();
-}
 
 }  // namespace meft::train

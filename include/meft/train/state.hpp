@@ -10,10 +10,10 @@
 #include <vector>
 
 #include <meft/base/target.hpp>
+#include <meft/checkpoints/trained.hpp>
 #include <meft/io/json.hpp>
 #include <meft/optim/optimizer.hpp>
 #include <meft/train/observer.hpp>
-#include <meft/train/trained.hpp>
 
 namespace meft::train {
 
@@ -21,7 +21,7 @@ namespace meft::train {
 struct EpochScores {
   double loss = 0;  // mean over its steps
   std::int64_t step = 0;
-  std::vector<Score> scores;
+  std::vector<task::Score> scores;
   std::int64_t epoch = 0;  // from 0
 };
 
@@ -154,7 +154,7 @@ inline nlohmann::json run_of(const io::Safetensors& file, const char* key = "run
 template <Real T, Backend B>
 void save_state(const std::string& path, optim::State<T, B>& optimizer, const Place& place,
                 const nlohmann::json& identity, Where where = Where::current()) {
-  detail::NamedTensors<T> tensors;
+  checkpoints::detail::NamedTensors<T> tensors;
   optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) { tensors.add(name, x); });
   tensors.write(path,
                 {{"format", state_format},
@@ -178,7 +178,7 @@ Resumed load_state(const std::string& path, optim::State<T, B>& optimizer, const
   const io::Safetensors file(path, where);
   Resumed out;
   out.changed = require_same_run(run_of(file, "run", where), identity, path, may_change, where);
-  require_checksum(file, where);
+  checkpoints::require_checksum(file, where);
   out.place = detail::place_from(run_of(file, "place", where), path);
   if (const auto at = file.metadata().find("isa"); at != file.metadata().end() && at->second != name_of(isa()))
     out.changed.push_back({"isa", at->second, name_of(isa())});
@@ -187,7 +187,7 @@ Resumed load_state(const std::string& path, optim::State<T, B>& optimizer, const
   try {
     std::size_t count = 0;
     optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) {
-      (void)detail::entry_of(file, name, x.shape(), where);
+      (void)checkpoints::detail::entry_of(file, name, x.shape(), where);
       ++count;
     });
     require(count == file.size(), {path + ": state: the number of tensors differs, expected and found", where}, count,

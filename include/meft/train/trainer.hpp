@@ -81,7 +81,7 @@ class Trainer {
     while (!place_.finished) {
       if (!epoch() || !score()) return outcome(false);
     }
-    if (!o_.folder.empty()) load_trained(io::Safetensors(files_.adapter), job_.parameters, where);
+    if (!o_.folder.empty()) checkpoints::load_trained(io::Safetensors(files_.adapter), job_.parameters, where);
     return outcome(true);
   }
 
@@ -128,7 +128,7 @@ class Trainer {
   std::vector<Change> resume(Where where) {
     const bool there = is_there(files_.adapter);
     try {
-      if (there) check_trained(io::Safetensors(files_.adapter, where), job_.parameters, where);
+      if (there) checkpoints::check_trained(io::Safetensors(files_.adapter, where), job_.parameters, where);
     } catch (Error& error) {
       error.within("trainer: cannot resume", where);
       throw;
@@ -282,7 +282,7 @@ class Trainer {
 
   /// The scores of dev examples; nothing when stopped. What ends it, an example that cannot be read for one, does not
   /// cost the epoch: the state is saved.
-  std::optional<std::vector<Score>> dev_scores() {
+  std::optional<std::vector<task::Score>> dev_scores() {
     try {
       const Measure measure(B::pool());
       auto scores = job_.scores(o_.metrics, scored_at_once(o_.batch), [this](std::size_t done, std::size_t of) {
@@ -322,7 +322,8 @@ class Trainer {
       log_epoch(report);
       // The state comes last: until it is there, a resumed run makes the same files again.
       if (report.best)
-        save_trained(files_.adapter, job_.parameters, {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}});
+        checkpoints::save_trained(files_.adapter, job_.parameters,
+                                  {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}});
       io::write_atomically(files_.metrics, summary(place_, o_.main_metric, memory_json(activation_, memory_),
                                                    {job_.lengths.size(), job_.scored, optimizer_->parameters()})
                                                    .dump(2) +

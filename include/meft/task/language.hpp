@@ -16,7 +16,7 @@
 #include <meft/base/error.hpp>
 #include <meft/base/random.hpp>
 
-namespace meft::train {
+namespace meft::task {
 
 using Tokens = std::vector<std::int32_t>;
 
@@ -176,4 +176,4 @@ inline Masked mask_tokens(std::span<const std::int32_t> ids, std::uint32_t row, 
   return out;
 }
 
-}  // namespace meft::train
+}  // namespace meft::task

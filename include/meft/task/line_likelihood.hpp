@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include <meft/train/language_learner.hpp>
+#include <meft/task/language_learner.hpp>
 
-namespace meft::train {
+namespace meft::task {
 
 /// The sum of the log-likelihoods of a line's tokens, and their number.
 struct LineLikelihood {
@@ -79,4 +79,4 @@ std::optional<std::vector<LineLikelihood>> line_likelihoods(const LanguageLearne
   return out;
 }
 
-}  // namespace meft::train
+}  // namespace meft::task

@@ -12,7 +12,7 @@
 #include <meft/data/prefetch.hpp>
 #include <meft/nn/batch.hpp>
 
-namespace meft::train {
+namespace meft::task {
 
 /// The data set and the processor must outlive it. With `augment` the images are varied anew in each epoch.
 class ImageSet {
@@ -80,4 +80,4 @@ nn::Batch<B> batch_of(const ImageSet& images, std::span<const std::uint32_t> row
   return batch;
 }
 
-}  // namespace meft::train
+}  // namespace meft::task

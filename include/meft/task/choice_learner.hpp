@@ -11,10 +11,10 @@
 
 #include <meft/ops/loss.hpp>
 #include <meft/ops/shape.hpp>
-#include <meft/train/language_learner.hpp>
-#include <meft/train/learner.hpp>
+#include <meft/task/language_learner.hpp>
+#include <meft/task/learner.hpp>
 
-namespace meft::train {
+namespace meft::task {
 
 /// `body` runs the model's layers as a method has it, `head` gives one logit a sequence, as BertForMultipleChoice.
 template <class Model>
@@ -97,4 +97,4 @@ struct ChoiceLearner {
   }
 };
 
-}  // namespace meft::train
+}  // namespace meft::task

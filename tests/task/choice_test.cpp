@@ -9,10 +9,10 @@
 #include <vector>
 
 #include <meft/data/choice.hpp>
+#include <meft/task/choice.hpp>
+#include <meft/task/encoded.hpp>
+#include <meft/task/metric.hpp>
 #include <meft/text/wordpiece.hpp>
-#include <meft/train/choice.hpp>
-#include <meft/train/encoded.hpp>
-#include <meft/train/metric.hpp>
 
 #include "folder.hpp"
 
@@ -50,8 +50,8 @@ const std::string two = R"([{"text": "x", "label": "A"}, {"text": "y", "label": 
 
 /// Every byte is a token, 10 more than its value.
 struct Bytes {
-  train::Tokens tokens(std::string_view text) const {
-    train::Tokens out;
+  task::Tokens tokens(std::string_view text) const {
+    task::Tokens out;
     for (const char c : text) out.push_back(10 + static_cast<unsigned char>(c));
     return out;
   }
@@ -60,17 +60,16 @@ struct Bytes {
 
 /// Drops spaces, so that some texts have no tokens.
 struct Letters : Bytes {
-  train::Tokens tokens(std::string_view text) const {
+  task::Tokens tokens(std::string_view text) const {
     auto out = Bytes::tokens(text);
     std::erase(out, 10 + ' ');
     return out;
   }
 };
 
-std::string text_of(const train::Tokens& ids) {
+std::string text_of(const task::Tokens& ids) {
   std::string out;
-  for (const std::int32_t id : ids)
-    out += id == 2 ? '^' : id == train::ignored_label ? '.' : static_cast<char>(id - 10);
+  for (const std::int32_t id : ids) out += id == 2 ? '^' : id == task::ignored_label ? '.' : static_cast<char>(id - 10);
   return out;
 }
 
@@ -289,7 +288,7 @@ TEST_CASE("choice: hostile rows") {
 
 TEST_CASE("choice: tokens of a causal model") {
   const std::vector<data::Choice> choices = {{"Ask:", {"yes", "n\xC3\xB6"}, 1}, {"", {"a"}, 0}, {"So  ", {"b"}, -1}};
-  const auto out = train::encode_causal(Bytes{}, choices, 64);
+  const auto out = task::encode_causal(Bytes{}, choices, 64);
   REQUIRE(out.ids.size() == 4);
   CHECK(text_of(out.ids[0]) == "^Ask: yes");
   CHECK(text_of(out.labels[0]) == ".... yes.");  // the label of a position is the next token
@@ -298,7 +297,7 @@ TEST_CASE("choice: tokens of a causal model") {
   CHECK(text_of(out.labels[2]) == " a.");
   CHECK(text_of(out.ids[3]) == "^So   b");
   CHECK(text_of(out.labels[3]) == "..   b.");
-  CHECK(out.types[0] == train::Tokens(out.ids[0].size(), 0));
+  CHECK(out.types[0] == task::Tokens(out.ids[0].size(), 0));
   CHECK(out.characters == std::vector<std::uint32_t>{3, 2, 1, 1});
   CHECK(out.first == std::vector<std::uint32_t>{0, 2, 3, 4});
   CHECK(out.counts() == std::vector<std::uint32_t>{2, 1, 1});
@@ -306,17 +305,17 @@ TEST_CASE("choice: tokens of a causal model") {
   CHECK(out.lengths() == std::vector<std::uint32_t>{18, 3, 7});
   CHECK(out.rows(std::vector<std::uint32_t>{2, 0}) == std::vector<std::uint32_t>{3, 0, 1});
   CHECK(message_of([&] { out.answer_rows(); }) == "choices: a question without an answer: 2");
-  const auto told = train::encode_causal(Bytes{}, std::span(choices).first(2), 64);
+  const auto told = task::encode_causal(Bytes{}, std::span(choices).first(2), 64);
   CHECK(told.answer_rows() == std::vector<std::uint32_t>{1, 2});
 
-  const auto bare = train::encode_causal(Bytes{}, choices, 64, false);
+  const auto bare = task::encode_causal(Bytes{}, choices, 64, false);
   CHECK(text_of(bare.ids[0]) == "Ask: yes");
   CHECK(text_of(bare.labels[0]) == "... yes.");
   CHECK(text_of(bare.ids[2]) == "^ a");  // something must stand before the first token
 
   // Too long: bos stays, the context loses its beginning, then the option its own.
   const auto cut = [&](std::size_t length, bool bos) {
-    const auto one = train::encode_causal(Bytes{}, std::span(choices).first(1), length, bos);
+    const auto one = task::encode_causal(Bytes{}, std::span(choices).first(1), length, bos);
     return text_of(one.ids[0]) + " " + text_of(one.labels[0]);
   };
   CHECK(cut(9, true) == "^Ask: yes .... yes.");
@@ -326,17 +325,17 @@ TEST_CASE("choice: tokens of a causal model") {
   CHECK(cut(5, false) == ": yes  yes.");
   CHECK(cut(4, false) == " yes yes.");
   CHECK(cut(2, false) == "es s.");
-  CHECK(train::encode_causal(Bytes{}, choices, 9).cut == 0);
-  CHECK(train::encode_causal(Bytes{}, choices, 8).cut == 2);
+  CHECK(task::encode_causal(Bytes{}, choices, 9).cut == 0);
+  CHECK(task::encode_causal(Bytes{}, choices, 8).cut == 2);
 
-  CHECK(message_of([&] { train::encode_causal(Bytes{}, choices, 1); }) ==
+  CHECK(message_of([&] { task::encode_causal(Bytes{}, choices, 1); }) ==
         "encode_causal: expected a max_length of at least 2, found: 1");
   const std::vector<data::Choice> blank = {{"A", {"x", " "}, 0}}, no_options = {{"A", {}, -1}},
                                   wrong = {{"A", {"x"}, 1}};
-  CHECK(message_of([&] { train::encode_causal(Letters{}, blank, 9); }) ==
+  CHECK(message_of([&] { task::encode_causal(Letters{}, blank, 9); }) ==
         "encode_causal: question 0: no tokens in option ` `");
-  CHECK(message_of([&] { train::encode_causal(Bytes{}, no_options, 9); }) == "choices: a question without options: 0");
-  CHECK(message_of([&] { train::encode_causal(Bytes{}, wrong, 9); }) ==
+  CHECK(message_of([&] { task::encode_causal(Bytes{}, no_options, 9); }) == "choices: a question without options: 0");
+  CHECK(message_of([&] { task::encode_causal(Bytes{}, wrong, 9); }) ==
         "choices: an answer is not among the options: 0, 1, 1");
 }
 
@@ -345,44 +344,44 @@ TEST_CASE("choice: pairs for an encoder") {
   folder.put("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nwho\nis\nit\nme\n");
   const text::WordPiece tokenizer(folder.text());
   const std::vector<data::Choice> choices = {{"Who is it", {"me", "it me"}, 0}, {"who", {"me", "it", "is"}, 2}};
-  const auto out = train::encode_pairs(tokenizer, choices, 16);
+  const auto out = task::encode_pairs(tokenizer, choices, 16);
   REQUIRE(out.ids.size() == 5);
-  CHECK(out.ids[0] == train::Tokens{2, 5, 6, 7, 3, 8, 3});
-  CHECK(out.types[0] == train::Tokens{0, 0, 0, 0, 0, 1, 1});
-  CHECK(out.ids[4] == train::Tokens{2, 5, 3, 6, 3});
+  CHECK(out.ids[0] == task::Tokens{2, 5, 6, 7, 3, 8, 3});
+  CHECK(out.types[0] == task::Tokens{0, 0, 0, 0, 0, 1, 1});
+  CHECK(out.ids[4] == task::Tokens{2, 5, 3, 6, 3});
   CHECK(out.labels.empty());
   CHECK(out.counts() == std::vector<std::uint32_t>{2, 3});
   CHECK(out.characters == std::vector<std::uint32_t>{2, 5, 2, 2, 2});
   CHECK(out.cut == 0);
-  CHECK(train::encode_pairs(tokenizer, choices, 5).ids[1].size() == 5);
-  CHECK(train::encode_pairs(tokenizer, choices, 6).cut == 2);
+  CHECK(task::encode_pairs(tokenizer, choices, 5).ids[1].size() == 5);
+  CHECK(task::encode_pairs(tokenizer, choices, 6).cut == 2);
   const std::vector<data::Example> examples = {{"who is it", "me", 0}, {"who", "", 1}, {"it", "it it it it", 1}};
-  CHECK(train::encode(tokenizer, examples, true, 7).cut == 1);
-  CHECK(train::encode(tokenizer, examples, true, 8).cut == 0);
-  CHECK(train::encode(tokenizer, examples, false, 4).cut == 1);
-  CHECK(contains(message_of([&] { train::encode_pairs(tokenizer, choices, 2); }), "at least 3 for a pair"));
+  CHECK(task::encode(tokenizer, examples, true, 7).cut == 1);
+  CHECK(task::encode(tokenizer, examples, true, 8).cut == 0);
+  CHECK(task::encode(tokenizer, examples, false, 4).cut == 1);
+  CHECK(contains(message_of([&] { task::encode_pairs(tokenizer, choices, 2); }), "at least 3 for a pair"));
 }
 
 TEST_CASE("choice: scores of options from the log-likelihoods of tokens") {
   const std::vector<data::Choice> choices = {{"Q:", {"ab", "abcdefg"}, 1}};
-  const auto out = train::encode_causal(Bytes{}, choices, 64);
+  const auto out = task::encode_causal(Bytes{}, choices, 64);
   // [bos] Q : and a space, then the option; positions 2 … count. Three tokens of -1 against eight of -1/2.
   std::vector<float> tokens;
   for (const auto& labels : out.labels)
     for (const std::int32_t label : labels)
-      tokens.push_back(label == train::ignored_label ? -1000.0f : labels.size() < 8 ? -1.0f : -0.5f);
-  const auto scores = train::option_scores(tokens, out.labels);
+      tokens.push_back(label == task::ignored_label ? -1000.0f : labels.size() < 8 ? -1.0f : -0.5f);
+  const auto scores = task::option_scores(tokens, out.labels);
   CHECK(scores == std::vector<double>{-3, -4});
   const auto counts = out.counts();
-  CHECK(train::choice_accuracy({scores, counts}, out.answers) == 0.0);
-  CHECK(train::choice_accuracy_norm({scores, counts}, out.characters, out.answers) == 1.0);  // -3/2 < -4/7
+  CHECK(task::choice_accuracy({scores, counts}, out.answers) == 0.0);
+  CHECK(task::choice_accuracy_norm({scores, counts}, out.characters, out.answers) == 1.0);  // -3/2 < -4/7
 
-  CHECK(message_of([&] { train::option_scores(std::span(tokens).first(9), out.labels); }) ==
+  CHECK(message_of([&] { task::option_scores(std::span(tokens).first(9), out.labels); }) ==
         "option_scores: fewer log-likelihoods than positions: 9");
   tokens.push_back(0);
-  CHECK(contains(message_of([&] { train::option_scores(tokens, out.labels); }), "more log-likelihoods than positions"));
-  const std::vector<train::Tokens> nothing = {{train::ignored_label}};
-  CHECK(message_of([&] { train::option_scores(std::vector<float>{0}, nothing); }) ==
+  CHECK(contains(message_of([&] { task::option_scores(tokens, out.labels); }), "more log-likelihoods than positions"));
+  const std::vector<task::Tokens> nothing = {{task::ignored_label}};
+  CHECK(message_of([&] { task::option_scores(std::vector<float>{0}, nothing); }) ==
         "option_scores: a sequence in which nothing counts: 0");
 }
 
@@ -422,7 +421,7 @@ TEST_CASE("choice: the real files") {
     CHECK(sum == answers);
     CHECK(count == options);
     CHECK(data::choices(task, std::string(shared) + "/data").dev.size() == dev_rows);
-    const auto encoded = train::encode_causal(Bytes{}, read.dev, 512);
+    const auto encoded = task::encode_causal(Bytes{}, read.dev, 512);
     CHECK(encoded.questions() == dev_rows);
   }
   const auto easy = data::choices("arc_easy", std::string(shared) + "/data/arc_easy");

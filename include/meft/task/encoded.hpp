@@ -14,7 +14,7 @@
 #include <meft/data/task.hpp>
 #include <meft/nn/batch.hpp>
 
-namespace meft::train {
+namespace meft::task {
 
 /// Examples as token ids. A label is a class number, a value, or NaN where there is none.
 struct Encoded {
@@ -75,4 +75,4 @@ nn::Batch<B> batch_of(const Encoded& examples, std::span<const std::uint32_t> ro
   return batch;
 }
 
-}  // namespace meft::train
+}  // namespace meft::task

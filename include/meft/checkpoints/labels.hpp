@@ -15,7 +15,7 @@
 #include <meft/base/shape.hpp>
 #include <meft/io/config.hpp>
 
-namespace meft::train {
+namespace meft::checkpoints {
 
 /// What a config.json says of the checkpoint's head.
 struct HeadLabels {
@@ -191,4 +191,4 @@ inline std::string show_rows(const std::vector<std::string>& ours, const std::ve
   return out + (ours.size() > 4 ? ", ... (" + std::to_string(ours.size()) + ")" : "");
 }
 
-}  // namespace meft::train
+}  // namespace meft::checkpoints

@@ -14,7 +14,7 @@
 #include <meft/io/weights.hpp>
 #include <meft/model/spec.hpp>
 
-namespace meft::train {
+namespace meft::checkpoints {
 
 /// The names in a file of weights. The model's parameters lie below one prefix, which is looked for: the family's own,
 /// none, or whatever the program that saved it put in front (`module.`, `model.bert.`, `_orig_mod.encoder.`).
@@ -162,4 +162,4 @@ class CheckpointNames {
   bool tied_;
 };
 
-}  // namespace meft::train
+}  // namespace meft::checkpoints

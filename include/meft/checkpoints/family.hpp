@@ -9,7 +9,7 @@
 #include <meft/model/opt.hpp>
 #include <meft/model/vit.hpp>
 
-namespace meft::train {
+namespace meft::checkpoints {
 
 namespace detail {
 
@@ -44,4 +44,4 @@ inline model::TransformerSpec read_spec(const io::Config& config, Where where = 
   fail({config.path() + ": model_type: expected " + expected + ", found", where}, type);
 }
 
-}  // namespace meft::train
+}  // namespace meft::checkpoints

@@ -16,7 +16,7 @@
 
 #include <meft/base/error.hpp>
 
-namespace meft::train {
+namespace meft::task {
 
 /// Predictions and labels of equal length, at least one, all finite.
 using Values = std::span<const float>;
@@ -257,4 +257,4 @@ inline double perplexity(Values losses, std::span<const std::uint32_t> tokens, W
   return perplexity(sum, all, where);
 }
 
-}  // namespace meft::train
+}  // namespace meft::task

@@ -7,11 +7,11 @@
 #include <utility>
 #include <vector>
 
+#include <meft/checkpoints/checksum.hpp>
 #include <meft/io/safetensors.hpp>
 #include <meft/nn/module.hpp>
-#include <meft/train/checksum.hpp>
 
-namespace meft::train {
+namespace meft::checkpoints {
 
 namespace detail {
 
@@ -84,4 +84,4 @@ void load_trained(const io::Safetensors& file, nn::Named<T, B> trained, Where wh
     one.second.value().fill([&](auto to) { io::copy_to(file.find(one.first, where), to, where); });
 }
 
-}  // namespace meft::train
+}  // namespace meft::checkpoints

@@ -11,12 +11,12 @@
 
 #include <meft/method/body.hpp>
 #include <meft/nn/language.hpp>
-#include <meft/train/choice.hpp>
-#include <meft/train/language.hpp>
-#include <meft/train/metric.hpp>
-#include <meft/train/observer.hpp>
+#include <meft/task/asked.hpp>
+#include <meft/task/choice.hpp>
+#include <meft/task/language.hpp>
+#include <meft/task/metric.hpp>
 
-namespace meft::train {
+namespace meft::task {
 
 /// Blocks of tokens. With `mask` a masked model's, whose masks are drawn anew in each epoch; without, a causal model's.
 struct Blocks {
@@ -164,4 +164,4 @@ struct LanguageLearner {
   }
 };
 
-}  // namespace meft::train
+}  // namespace meft::task

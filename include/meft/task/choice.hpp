@@ -15,9 +15,9 @@
 
 #include <meft/base/error.hpp>
 #include <meft/data/choice.hpp>
-#include <meft/train/language.hpp>
+#include <meft/task/language.hpp>
 
-namespace meft::train {
+namespace meft::task {
 
 /// A sequence for each option, the questions end to end: question q's are first[q] … first[q + 1] - 1.
 struct EncodedChoices {
@@ -176,4 +176,4 @@ inline std::vector<double> option_scores(std::span<const float> log_likelihoods,
   return out;
 }
 
-}  // namespace meft::train
+}  // namespace meft::task

@@ -14,7 +14,7 @@
 #include <meft/base/random.hpp>
 #include <meft/io/safetensors.hpp>
 
-namespace meft::train {
+namespace meft::checkpoints {
 
 namespace detail {
 
@@ -61,4 +61,4 @@ inline void require_checksum(const io::Safetensors& file, Where where = Where::c
     fail({file.path() + ": the file is damaged: expected the checksum " + kept->second + ", found " + found, where});
 }
 
-}  // namespace meft::train
+}  // namespace meft::checkpoints

@@ -10,14 +10,14 @@
 #include <type_traits>
 #include <vector>
 
+#include <meft/checkpoints/family.hpp>
+#include <meft/checkpoints/labels.hpp>
+#include <meft/checkpoints/names.hpp>
 #include <meft/io/config.hpp>
 #include <meft/io/weights.hpp>
 #include <meft/model/transformer.hpp>
-#include <meft/train/family.hpp>
-#include <meft/train/labels.hpp>
-#include <meft/train/names.hpp>
 
-namespace meft::train {
+namespace meft::checkpoints {
 
 /// What a checkpoint had and lacked.
 struct LoadReport {
@@ -289,4 +289,4 @@ auto load_language_head(const std::string& folder, const Model& model, std::uint
   return head;
 }
 
-}  // namespace meft::train
+}  // namespace meft::checkpoints

@@ -5,19 +5,19 @@
 #include <string>
 #include <vector>
 
+#include <meft/task/language.hpp>
 #include <meft/text/wordpiece.hpp>
-#include <meft/train/language.hpp>
 
 #include "folder.hpp"
 
 using namespace meft;
+using task::Tokens;
 using test::contains;
 using test::message_of;
-using train::Tokens;
 
 namespace {
 
-constexpr std::int32_t none = train::ignored_label;
+constexpr std::int32_t none = task::ignored_label;
 
 /// `count` ids from 5 to 999.
 Tokens sequence(std::size_t count, std::uint64_t seed = 1) {
@@ -26,7 +26,7 @@ Tokens sequence(std::size_t count, std::uint64_t seed = 1) {
   return out;
 }
 
-const train::MaskOptions options{.mask = 4, .vocabulary = 1000, .special = {0, 1, 2, 3}};
+const task::MaskOptions options{.mask = 4, .vocabulary = 1000, .special = {0, 1, 2, 3}};
 
 struct Letters {
   Tokens tokens(std::string_view text) const { return Tokens(text.begin(), text.end()); }
@@ -36,46 +36,46 @@ struct Letters {
 
 TEST_CASE("language: lines are cut into blocks") {
   const std::vector<Tokens> lines = {{10, 11, 12, 13, 14}, {}, {20, 21}, {30}};
-  CHECK(train::blocks(lines, {.max_length = 2}) == std::vector<Tokens>{{10, 11}, {12, 13}, {20, 21}});
-  CHECK(train::blocks(lines, {.max_length = 4, .before = {1}}) ==
+  CHECK(task::blocks(lines, {.max_length = 2}) == std::vector<Tokens>{{10, 11}, {12, 13}, {20, 21}});
+  CHECK(task::blocks(lines, {.max_length = 4, .before = {1}}) ==
         std::vector<Tokens>{{1, 10, 11, 12}, {1, 13, 14}, {1, 20, 21}, {1, 30}});
-  CHECK(train::blocks(lines, {.max_length = 4, .before = {1}, .after = {2}}) ==
+  CHECK(task::blocks(lines, {.max_length = 4, .before = {1}, .after = {2}}) ==
         std::vector<Tokens>{{1, 10, 11, 2}, {1, 12, 13, 2}, {1, 14, 2}, {1, 20, 21, 2}, {1, 30, 2}});
-  CHECK(train::blocks(lines, {.max_length = 4, .pack = true, .between = {0}}) ==
+  CHECK(task::blocks(lines, {.max_length = 4, .pack = true, .between = {0}}) ==
         std::vector<Tokens>{{10, 11, 12, 13}, {14, 0, 0, 20}, {21, 0, 30, 0}});
-  CHECK(train::blocks(lines, {.max_length = 4, .before = {1}, .pack = true}) ==
+  CHECK(task::blocks(lines, {.max_length = 4, .before = {1}, .pack = true}) ==
         std::vector<Tokens>{{1, 10, 11, 12}, {1, 13, 14, 20}, {1, 21, 30}});
-  CHECK(train::blocks(std::vector<Tokens>{}, {}).empty());
-  CHECK(message_of([&] { train::blocks(lines, {.max_length = 2, .before = {1}, .after = {2}}); }) ==
+  CHECK(task::blocks(std::vector<Tokens>{}, {}).empty());
+  CHECK(message_of([&] { task::blocks(lines, {.max_length = 2, .before = {1}, .after = {2}}); }) ==
         "blocks: expected a max_length of at least 3 tokens, found 2");
-  CHECK(message_of([&] { train::blocks(lines, {.max_length = 1}); }) ==
+  CHECK(message_of([&] { task::blocks(lines, {.max_length = 1}); }) ==
         "blocks: expected a max_length of at least 2 tokens, found 1");
 }
 
 TEST_CASE("language: blocks of text, by tokens or by encode without its ends") {
   const std::vector<std::string> lines = {"abc", "d"};
-  CHECK(train::blocks(Letters{}, lines, {.max_length = 3, .before = {2}}) ==
+  CHECK(task::blocks(Letters{}, lines, {.max_length = 3, .before = {2}}) ==
         std::vector<Tokens>{{2, 'a', 'b'}, {2, 'c'}, {2, 'd'}});
   const test::Folder folder;
   folder.put("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nwho\nis\nit\n");
   const text::WordPiece tokenizer(folder.text());
-  CHECK(train::plain_tokens(tokenizer, "Who is it") == Tokens{5, 6, 7});
-  CHECK(train::plain_tokens(tokenizer, "").empty());
+  CHECK(task::plain_tokens(tokenizer, "Who is it") == Tokens{5, 6, 7});
+  CHECK(task::plain_tokens(tokenizer, "").empty());
   const std::vector<std::string> text = {"who is it"};
-  CHECK(train::blocks(tokenizer, text, {.max_length = 4, .before = {tokenizer.cls()}, .after = {tokenizer.sep()}}) ==
+  CHECK(task::blocks(tokenizer, text, {.max_length = 4, .before = {tokenizer.cls()}, .after = {tokenizer.sep()}}) ==
         std::vector<Tokens>{{2, 5, 6, 3}, {2, 7, 3}});
 }
 
 TEST_CASE("language: the next token is the label") {
-  CHECK(train::causal_labels(Tokens{7, 8, 9}) == Tokens{8, 9, none});
-  CHECK(train::causal_labels(Tokens{7}) == Tokens{none});
-  CHECK(train::causal_labels(Tokens{}).empty());
+  CHECK(task::causal_labels(Tokens{7, 8, 9}) == Tokens{8, 9, none});
+  CHECK(task::causal_labels(Tokens{7}) == Tokens{none});
+  CHECK(task::causal_labels(Tokens{}).empty());
 }
 
 TEST_CASE("language: shares of masked tokens") {
   const std::size_t count = 200000;
   const Tokens ids = sequence(count);
-  const auto out = train::mask_tokens(ids, 3, Key{7, train::mask_site, 2}, options);
+  const auto out = task::mask_tokens(ids, 3, Key{7, task::mask_site, 2}, options);
   double chosen = 0, masked = 0, random = 0, kept = 0, mean = 0;
   for (std::size_t t = 0; t < count; ++t) {
     if (out.labels[t] == none) {
@@ -102,22 +102,22 @@ TEST_CASE("language: shares of masked tokens") {
 
 TEST_CASE("language: a pure function of key, row and position") {
   const Tokens ids = sequence(400);
-  const Key key{7, train::mask_site, 2};
-  const auto out = train::mask_tokens(ids, 3, key, options);
-  const auto again = train::mask_tokens(ids, 3, key, options);
+  const Key key{7, task::mask_site, 2};
+  const auto out = task::mask_tokens(ids, 3, key, options);
+  const auto again = task::mask_tokens(ids, 3, key, options);
   CHECK(out.ids == again.ids);
   CHECK(out.labels == again.labels);
-  CHECK(train::mask_tokens(ids, 4, key, options).labels != out.labels);
-  CHECK(train::mask_tokens(ids, 3, Key{8, train::mask_site, 2}, options).labels != out.labels);
-  CHECK(train::mask_tokens(ids, 3, Key{7, train::mask_site, 3}, options).labels != out.labels);
+  CHECK(task::mask_tokens(ids, 4, key, options).labels != out.labels);
+  CHECK(task::mask_tokens(ids, 3, Key{8, task::mask_site, 2}, options).labels != out.labels);
+  CHECK(task::mask_tokens(ids, 3, Key{7, task::mask_site, 3}, options).labels != out.labels);
   // The beginning of a sequence is masked as in the whole.
-  const auto start = train::mask_tokens(std::span(ids).first(200), 3, key, options);
+  const auto start = task::mask_tokens(std::span(ids).first(200), 3, key, options);
   CHECK(std::equal(start.ids.begin(), start.ids.end(), out.ids.begin()));
 
   // Computed apart from this code, from Philox's definition; a change would break the resumption of runs.
   const auto bits =
-      train::mask_tokens(Tokens{10, 11, 12, 13, 14, 15, 16, 17, 18, 19}, 1, {42, train::mask_site, 0},
-                         {.mask = 4, .vocabulary = 20, .special = {0, 1}, .chosen = 0.7, .masked = 0.4, .random = 0.4});
+      task::mask_tokens(Tokens{10, 11, 12, 13, 14, 15, 16, 17, 18, 19}, 1, {42, task::mask_site, 0},
+                        {.mask = 4, .vocabulary = 20, .special = {0, 1}, .chosen = 0.7, .masked = 0.4, .random = 0.4});
   std::string shown;
   for (std::size_t t = 0; t < bits.ids.size(); ++t)
     shown += std::to_string(bits.ids[t]) + (bits.labels[t] == none ? " " : "* ");
@@ -128,8 +128,8 @@ TEST_CASE("language: special tokens are never chosen or drawn") {
   Tokens ids;
   for (int i = 0; i < 4000; ++i) ids.push_back(i % 8);
   // Ordinary are 3, 5 and 7; all of them are chosen, and all become another token.
-  const auto out = train::mask_tokens(
-      ids, 0, Key{1, train::mask_site, 0},
+  const auto out = task::mask_tokens(
+      ids, 0, Key{1, task::mask_site, 0},
       {.mask = 4, .vocabulary = 8, .special = {6, 0, 2, 1, 0}, .chosen = 1, .masked = 0, .random = 1});
   int drawn[8] = {};
   for (std::size_t t = 0; t < ids.size(); ++t) {
@@ -145,20 +145,20 @@ TEST_CASE("language: special tokens are never chosen or drawn") {
   auto few = options;
   few.chosen = 1e-6;
   for (std::uint32_t row = 0; row < 50; ++row) {
-    const auto one = train::mask_tokens(Tokens{2, 50, 60, 70, 3}, row, Key{1, train::mask_site, 0}, few);
+    const auto one = task::mask_tokens(Tokens{2, 50, 60, 70, 3}, row, Key{1, task::mask_site, 0}, few);
     CHECK(std::count(one.labels.begin(), one.labels.end(), none) == 4);
     CHECK(one.labels.front() == none);
     CHECK(one.labels.back() == none);
   }
-  CHECK(train::mask_tokens(Tokens{2, 3}, 0, Key{}, few).labels == Tokens{none, none});
-  CHECK(train::mask_tokens(Tokens{}, 0, Key{}, few).ids.empty());
+  CHECK(task::mask_tokens(Tokens{2, 3}, 0, Key{}, few).labels == Tokens{none, none});
+  CHECK(task::mask_tokens(Tokens{}, 0, Key{}, few).ids.empty());
   few.at_least_one = false;
-  CHECK(train::mask_tokens(Tokens{2, 50, 3}, 0, Key{}, few).labels == Tokens{none, none, none});
+  CHECK(task::mask_tokens(Tokens{2, 50, 3}, 0, Key{}, few).labels == Tokens{none, none, none});
 }
 
 TEST_CASE("language: errors of masking") {
-  const auto error = [](const train::MaskOptions& wrong, const Tokens& ids = {5}) {
-    return message_of([&] { train::mask_tokens(ids, 0, Key{}, wrong); });
+  const auto error = [](const task::MaskOptions& wrong, const Tokens& ids = {5}) {
+    return message_of([&] { task::mask_tokens(ids, 0, Key{}, wrong); });
   };
   CHECK(error(options) == "no error");
   CHECK(error({}) == "mask_tokens: the mask's id is not in the vocabulary: -1, 0");

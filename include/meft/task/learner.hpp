@@ -13,11 +13,11 @@
 #include <meft/method/body.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/ops/loss.hpp>
-#include <meft/train/encoded.hpp>
-#include <meft/train/metric.hpp>
-#include <meft/train/observer.hpp>
+#include <meft/task/asked.hpp>
+#include <meft/task/encoded.hpp>
+#include <meft/task/metric.hpp>
 
-namespace meft::train {
+namespace meft::task {
 
 /// `body` runs the model's layers as a method has it, `head` classifies (one label: a regression).
 template <class Model>
@@ -120,4 +120,4 @@ Predictions predict(const Learner<Model>& learner, const Data& examples, std::si
   return predict(learner, examples, batch, [] { return false; });
 }
 
-}  // namespace meft::train
+}  // namespace meft::task

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include <meft/train/hf.hpp>
+#include <meft/checkpoints/hf.hpp>
 
 namespace {
 
@@ -46,7 +46,7 @@ struct Values {
 std::vector<Values> checkpoint() {
   Folder folder;
   folder.put("config.json", config());
-  Transformer bert(train::read_spec(io::Config(folder.path)));
+  Transformer bert(checkpoints::read_spec(io::Config(folder.path)));
   std::vector<Values> out;
   const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
     std::int64_t n = 1;
@@ -116,9 +116,9 @@ void check_error(const std::vector<std::string>& parts, const std::function<void
     CHECK_MESSAGE(found.find(part) != found.npos, "expected `", part, "` in `", found, "`");
 }
 
-nn::Classifier<float> head_of(const Folder& folder, Index labels, train::LoadReport* report,
+nn::Classifier<float> head_of(const Folder& folder, Index labels, checkpoints::LoadReport* report,
                               nn::Pooling pooling = nn::Pooling::first) {
-  return train::load_head(folder.path, train::hf(folder.path), labels, pooling, 1, report);
+  return checkpoints::load_head(folder.path, checkpoints::hf(folder.path), labels, pooling, 1, report);
 }
 
 }  // namespace
@@ -128,8 +128,8 @@ TEST_CASE("hf: a checkpoint with a head, and what the report says") {
     tensors.push_back({"cls.predictions.bias", {2}, {1, 2}});
     tensors.push_back({"bert.embeddings.position_ids", {1, 5}, {0, 1, 2, 3, 4}});  // a buffer of old checkpoints
   });
-  train::LoadReport report;
-  auto bert = train::hf(folder.path, &report);
+  checkpoints::LoadReport report;
+  auto bert = checkpoints::hf(folder.path, &report);
   check_loaded(bert);
   CHECK(*bert.spec.embeddings.norm == 1e-5);
   CHECK(bert.layers[0].attention.heads == 2);
@@ -145,8 +145,8 @@ TEST_CASE("hf: a checkpoint with a head, and what the report says") {
 
 TEST_CASE("hf: a head of another task keeps the pooler and makes its classifier anew") {
   const Model folder;
-  train::LoadReport report;
-  (void)train::hf(folder.path, &report);
+  checkpoints::LoadReport report;
+  (void)checkpoints::hf(folder.path, &report);
   auto head = head_of(folder, 2, &report);
   CHECK(report.initialised == std::vector<std::string>{"classifier.weight", "classifier.bias"});
   CHECK(report.unused == std::vector<std::string>{"classifier.bias", "classifier.weight"});
@@ -178,8 +178,8 @@ TEST_CASE("hf: names without the prefix, and norms called gamma and beta") {
       if (form & 1) strip(tensors);
       if (form & 2) old(tensors);
     });
-    train::LoadReport report;
-    auto bert = train::hf(folder.path, &report);
+    checkpoints::LoadReport report;
+    auto bert = checkpoints::hf(folder.path, &report);
     check_loaded(bert);
     (void)head_of(folder, 3, &report);
     CHECK(report.unused.empty());
@@ -199,16 +199,16 @@ TEST_CASE("hf: shards by their index") {
     map += std::string(map.empty() ? "" : ", ") + "\"" + t->name + "\": \"model-0000" + (t < middle ? "1" : "2") +
            "-of-00002.safetensors\"";
   folder.put("model.safetensors.index.json", R"({"metadata": {}, "weight_map": {)" + map + "}}");
-  auto bert = train::hf(folder.path);
+  auto bert = checkpoints::hf(folder.path);
   check_loaded(bert);
 }
 
 TEST_CASE("hf: linear layers frozen and packed as they are read are those packed afterwards") {
   for (const auto precision : {Precision::f32, Precision::bf16}) {
     const Model folder([](auto& tensors) { tensors.push_back({"extra", {1}, {1}}); });
-    train::LoadReport at_once, later;
-    auto packed = train::hf(folder.path, &at_once, precision);
-    auto plain = train::hf(folder.path, &later);
+    checkpoints::LoadReport at_once, later;
+    auto packed = checkpoints::hf(folder.path, &at_once, precision);
+    auto plain = checkpoints::hf(folder.path, &later);
     CHECK(at_once.unused == later.unused);
     nn::set_precision<float, Cpu>(plain, precision);
     freeze(plain);
@@ -235,7 +235,7 @@ TEST_CASE("hf: linear layers frozen and packed as they are read are those packed
   const Model folder(
       [](auto& tensors) { std::erase_if(tensors, [](const Values& t) { return t.name.ends_with("query.weight"); }); });
   check_error({"tensors are missing", "encoder.layer.0.attention.self.query.weight", folder.path},
-              [&] { (void)train::hf(folder.path, nullptr, Precision::f32); });
+              [&] { (void)checkpoints::hf(folder.path, nullptr, Precision::f32); });
 }
 
 TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
@@ -248,7 +248,7 @@ TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
     check_error({"tensors are missing", "`bert.`",
                  "embeddings.word_embeddings.weight, encoder.layer.0.attention.self.query.weight (2 of 21)",
                  folder.path, "the file has 23 tensors, such as 'bert.embeddings."},
-                [&] { (void)train::hf(folder.path); });
+                [&] { (void)checkpoints::hf(folder.path); });
   }
   {
     const Model folder([](auto& tensors) {
@@ -256,23 +256,23 @@ TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
     });
     check_error({"tensor bert.encoder.layer.0.intermediate.dense.weight has the wrong shape", "expected [8, 6]",
                  "found [6, 8]", folder.path + "/model.safetensors"},
-                [&] { (void)train::hf(folder.path); });
+                [&] { (void)checkpoints::hf(folder.path); });
   }
   {
     const Model folder(
         [](auto& tensors) { find(tensors, "bert.encoder.layer.0.output.dense.bias").shape = {1, 1, 1, 1, 1, 1, 6}; });
     check_error({"bert.encoder.layer.0.output.dense.bias has the wrong shape", "expected [6]"},
-                [&] { (void)train::hf(folder.path); });
+                [&] { (void)checkpoints::hf(folder.path); });
   }
   {
     Folder folder;
     folder.put("config.json", config());
-    check_error({folder.path}, [&] { (void)train::hf(folder.path); });
+    check_error({folder.path}, [&] { (void)checkpoints::hf(folder.path); });
   }
   {
     Folder folder;
     write(folder, checkpoint());
-    check_error({folder.path + ": there is no config.json"}, [&] { (void)train::hf(folder.path); });
+    check_error({folder.path + ": there is no config.json"}, [&] { (void)checkpoints::hf(folder.path); });
   }
 }
 
@@ -280,7 +280,7 @@ TEST_CASE("hf: a config that is not this BERT's is an error that names the file 
   const auto broken = [](const std::string& changes, std::vector<std::string> parts) {
     const Model folder({}, config(changes));
     parts.push_back(folder.path + "/config.json");
-    check_error(parts, [&] { (void)train::hf(folder.path); });
+    check_error(parts, [&] { (void)checkpoints::hf(folder.path); });
   };
   broken(R"(, "is_decoder": true)", {"is_decoder is not supported"});
   broken(R"(, "position_embedding_type": "relative_key")",
@@ -291,7 +291,7 @@ TEST_CASE("hf: a config that is not this BERT's is an error that names the file 
     text.replace(text.find(from), from.size(), to);
     const Model folder({}, text);
     parts.push_back(folder.path + "/config.json");
-    check_error(parts, [&] { (void)train::hf(folder.path); });
+    check_error(parts, [&] { (void)checkpoints::hf(folder.path); });
   };
   replaced(R"("bert")", R"("gpt2")", {"model_type: expected bert, roberta", "gpt2"});
   replaced(R"("num_attention_heads": 2)", R"("num_attention_heads": 4)",
@@ -309,22 +309,22 @@ TEST_CASE("hf: three missing tensors are named, how many more, and what is there
   check_error({"encoder.layer.0.attention.self.query.weight, encoder.layer.0.attention.self.query.bias, "
                "encoder.layer.0.attention.self.key.weight and 7 more (10 of 21)",
                "the file has 16 tensors, such as 'bert.encoder.layer.0.attention.q_lin.weight'"},
-              [&] { (void)train::hf(folder.path); });
+              [&] { (void)checkpoints::hf(folder.path); });
   // Frozen layers are packed one by one, after all names were looked up.
-  check_error({"and 7 more (10 of 21)"}, [&] { (void)train::hf(folder.path, nullptr, Precision::f32); });
+  check_error({"and 7 more (10 of 21)"}, [&] { (void)checkpoints::hf(folder.path, nullptr, Precision::f32); });
 }
 
 TEST_CASE("hf: a name that is no folder, and folders without a config") {
   check_error({"model: 'bert-base-uncased': no such folder", "a folder with config.json", "nothing is downloaded"},
-              [] { (void)train::hf("bert-base-uncased"); });
+              [] { (void)checkpoints::hf("bert-base-uncased"); });
   Folder folder;
-  check_error({folder.path, "no config.json"}, [&] { (void)train::hf(folder.path); });
+  check_error({folder.path, "no config.json"}, [&] { (void)checkpoints::hf(folder.path); });
   const std::string revision = folder.path + "/snapshots/0123abc";
   std::filesystem::create_directories(revision);
   std::ofstream(revision + "/config.json") << config();
   check_error({folder.path + ": there is no config.json", "there is one in " + revision},
-              [&] { (void)train::hf(folder.path); });
-  check_error({"is a file"}, [&] { (void)train::hf(revision + "/config.json"); });
+              [&] { (void)checkpoints::hf(folder.path); });
+  check_error({"is a file"}, [&] { (void)checkpoints::hf(revision + "/config.json"); });
 }
 
 TEST_CASE("hf: whatever a training program puts in front of the names") {
@@ -343,8 +343,8 @@ TEST_CASE("hf: whatever a training program puts in front of the names") {
   for (const auto& [with_model, without] : leads) {
     CAPTURE(with_model);
     const Model folder(prefixed(with_model, without));
-    train::LoadReport report;
-    auto bert = train::hf(folder.path, &report);
+    checkpoints::LoadReport report;
+    auto bert = checkpoints::hf(folder.path, &report);
     check_loaded(bert);
     const auto head = head_of(folder, 3, &report);
     CHECK(report.initialised.empty());
@@ -364,13 +364,13 @@ TEST_CASE("hf: whatever a training program puts in front of the names") {
     copy(tensors, "query.");
     copy(tensors, "passage.");
   });
-  check_error({"holds 2 models, under `passage.` and `query.`"}, [&] { (void)train::hf(both.path); });
+  check_error({"holds 2 models, under `passage.` and `query.`"}, [&] { (void)checkpoints::hf(both.path); });
   const Model own([&](auto& tensors) {  // the family's own prefix is meant
     copy(tensors, "teacher.");
     for (auto& t : tensors)
       if (t.name.starts_with("teacher.")) t.values.assign(t.values.size(), 99);
   });
-  auto bert = train::hf(own.path);
+  auto bert = checkpoints::hf(own.path);
   check_loaded(bert);
 }
 
@@ -382,7 +382,7 @@ TEST_CASE("hf: weights that are NaN or infinite are named") {
       for (const auto frozen : {std::optional<Precision>(), std::optional(Precision::bf16)}) {
         const Model folder([&](auto& tensors) { find(tensors, name).values[5] = value; });
         check_error({folder.path + "/model.safetensors", name, "element 5 is", value != value ? "NaN" : "infinite"},
-                    [&] { (void)train::hf(folder.path, nullptr, frozen); });
+                    [&] { (void)checkpoints::hf(folder.path, nullptr, frozen); });
       }
   const Model folder([&](auto& tensors) { find(tensors, "classifier.weight").values[17] = values[0]; });
   check_error({"classifier.weight", "element 17 is NaN"}, [&] { (void)head_of(folder, 3, nullptr); });
@@ -412,9 +412,9 @@ TEST_CASE("hf: weights that are NaN or infinite are named") {
 TEST_CASE("labels: rows follow names, case and usual names apart") {
   using Names = std::vector<std::string>;
   using Rows = std::vector<std::size_t>;
-  using Order = train::HeadRows::Order;
+  using Order = checkpoints::HeadRows::Order;
   const auto check = [](const Names& ours, const Names& theirs, const Rows& rows, Order order) {
-    const auto found = train::head_rows(ours, theirs);
+    const auto found = checkpoints::head_rows(ours, theirs);
     CAPTURE(theirs.front());
     CHECK(found.rows == rows);
     CHECK(found.order == order);
@@ -453,7 +453,7 @@ TEST_CASE("labels: what a config says of its head") {
   const auto read = [](const std::string& more, Index rows) {
     Folder folder;
     folder.put("config.json", config(more));
-    return train::HeadLabels::read(io::Config(folder.path), rows);
+    return checkpoints::HeadLabels::read(io::Config(folder.path), rows);
   };
   using Names = std::vector<std::string>;
   CHECK(read(R"(, "id2label": {"0": "pos", "1": "neg"}, "label2id": {"pos": 0, "neg": 1})", 2).names ==
@@ -484,7 +484,7 @@ const std::string reversed = R"("0": "contradiction", "1": "neutral", "2": "enta
 Transformer put_model(const Folder& folder, const std::string& text, const std::vector<Values>& more,
                       const std::set<std::string>& without = {}) {
   folder.put("config.json", text);
-  Transformer model(train::read_spec(io::Config(folder.path)));
+  Transformer model(checkpoints::read_spec(io::Config(folder.path)));
   model.initialise(7);
   std::vector<Values> tensors = more;
   nn::for_each_parameter(model, [&](const std::string& name, const Parameter<float>& p) {
@@ -529,9 +529,9 @@ TEST_CASE("hf: rows of every family's head come in the order of the classes, and
     std::vector<Values> head{rows(output + ".weight", 3, 6)};
     if (bias) head.push_back(rows(output + ".bias", 3, 0));
     put_model(folder, typed(type, sizes, R"(, "id2label": {)" + reversed + "}"), head);
-    const auto model = train::hf(folder.path);
-    train::LoadReport report;
-    const auto found = train::load_head(folder.path, model, 3, {}, 0, &report, classes);
+    const auto model = checkpoints::hf(folder.path);
+    checkpoints::LoadReport report;
+    const auto found = checkpoints::load_head(folder.path, model, 3, {}, 0, &report, classes);
     const auto weight = found.output.weight.value().values();
     for (std::size_t i = 0; i < 3; ++i)
       for (std::size_t j = 0; j < 6; ++j) CHECK(weight[6 * i + j] == head[0].values[6 * (2 - i) + j]);
@@ -539,7 +539,7 @@ TEST_CASE("hf: rows of every family's head come in the order of the classes, and
     CHECK(report.notes ==
           std::vector<std::string>{"the checkpoint's head: its rows follow id2label: 'entailment' (row 2), 'neutral' "
                                    "(row 1), 'contradiction' (row 0)"});
-    const auto unnamed = train::load_head(folder.path, model, 3);  // nobody says which classes they are
+    const auto unnamed = checkpoints::load_head(folder.path, model, 3);  // nobody says which classes they are
     CHECK(unnamed.output.weight.value().values() == head[0].values);
   };
   check("bert", bert_sizes, "classifier", true);
@@ -550,16 +550,17 @@ TEST_CASE("hf: rows of every family's head come in the order of the classes, and
 }
 
 TEST_CASE("hf: heads whose order is assumed, and heads of other problems") {
-  const auto read = [](const std::string& text, const std::vector<std::string>& names, train::LoadReport& report) {
+  const auto read = [](const std::string& text, const std::vector<std::string>& names,
+                       checkpoints::LoadReport& report) {
     const Model folder({}, text);
-    return train::load_head(folder.path, train::hf(folder.path), names.empty() ? 1 : std::ssize(names), {}, 1, &report,
-                            names);
+    return checkpoints::load_head(folder.path, checkpoints::hf(folder.path), names.empty() ? 1 : std::ssize(names), {},
+                                  1, &report, names);
   };
   auto expected = checkpoint();
   const auto& weight = find(expected, "classifier.weight").values;
   const std::vector<std::string> anew{"classifier.weight", "classifier.bias"}, classes{"a", "b", "c"};
   {
-    train::LoadReport report;
+    checkpoints::LoadReport report;
     const auto head = read(labelled(R"("0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2")"), classes, report);
     CHECK(head.output.weight.value().values() == weight);
     CHECK(report.notes == std::vector<std::string>{"the checkpoint's head: the order of its labels is assumed: 'a' = "
@@ -567,19 +568,19 @@ TEST_CASE("hf: heads whose order is assumed, and heads of other problems") {
                                                    "2)"});
   }
   {
-    train::LoadReport report;
+    checkpoints::LoadReport report;
     (void)read(config(), classes, report);
     CHECK(report.notes == std::vector<std::string>{"the checkpoint's head: the order of its labels is assumed: 'a' "
                                                    "(row 0), 'b' (row 1), 'c' (row 2)"});
   }
   {
-    train::LoadReport report;
+    checkpoints::LoadReport report;
     (void)read(labelled(R"("0": "a", "1": "b", "2": "c")"), classes, report);
     CHECK(report.notes.empty());
     CHECK(report.initialised.empty());
   }
   const auto remade = [&](const std::string& text, const std::vector<std::string>& names, const std::string& note) {
-    train::LoadReport report;
+    checkpoints::LoadReport report;
     const auto head = read(text, names, report);
     CHECK(report.initialised == anew);
     CHECK(head.dense.has_value());
@@ -606,9 +607,9 @@ TEST_CASE("hf: an output that is not tied to the embeddings is used, in every fa
     for (const bool tied : {false, true}) {  // with other values the config is wrong, as transformers has it
       Folder folder;
       put_model(folder, typed(type, sizes, tied ? "" : R"(, "tie_word_embeddings": false)"), more);
-      train::LoadReport report;
-      auto model = train::hf(folder.path, &report);
-      auto head = train::load_language_head(folder.path, model, 0, &report);
+      checkpoints::LoadReport report;
+      auto model = checkpoints::hf(folder.path, &report);
+      auto head = checkpoints::load_language_head(folder.path, model, 0, &report);
       CHECK(head.untied);
       CHECK(head.word.value().values() == table);
       CHECK(report.unused.empty());
@@ -627,9 +628,9 @@ TEST_CASE("hf: an output that is not tied to the embeddings is used, in every fa
     const auto embedded = model.language_head().word.value().values();
     more.back().values = embedded;
     put_model(same, typed(type, sizes), more);
-    train::LoadReport report;
-    auto again = train::hf(same.path, &report);
-    const auto head = train::load_language_head(same.path, again, 0, &report);
+    checkpoints::LoadReport report;
+    auto again = checkpoints::hf(same.path, &report);
+    const auto head = checkpoints::load_language_head(same.path, again, 0, &report);
     CHECK_FALSE(head.untied);
     CHECK(head.word.value().same(again.language_head().word.value()));
     CHECK(report.unused.empty());
@@ -642,18 +643,18 @@ TEST_CASE("hf: an output that is not tied to the embeddings is used, in every fa
   {
     Folder folder;  // untied, but there is no output
     put_model(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {});
-    train::LoadReport report;
-    auto model = train::hf(folder.path, &report);
-    CHECK_FALSE(train::load_language_head(folder.path, model, 0, &report).untied);
+    checkpoints::LoadReport report;
+    auto model = checkpoints::hf(folder.path, &report);
+    CHECK_FALSE(checkpoints::load_language_head(folder.path, model, 0, &report).untied);
     CHECK(report.notes == std::vector<std::string>{"the output is the word embeddings: tie_word_embeddings is false, "
                                                    "but there is no lm_head.weight"});
   }
   {
     Folder folder;
     put_model(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {rows("lm_head.weight", 8, 6)});
-    auto model = train::hf(folder.path);
+    auto model = checkpoints::hf(folder.path);
     check_error({"lm_head.weight has the wrong shape", "expected [9, 6]", "found [8, 6]"},
-                [&] { (void)train::load_language_head(folder.path, model); });
+                [&] { (void)checkpoints::load_language_head(folder.path, model); });
   }
 }
 
@@ -668,9 +669,9 @@ TEST_CASE("hf: biases of outputs: the decoder's own, BART's constant") {
       if (there & 1) more.push_back(rows(bias, 9, 0));
       if (there & 2) more.push_back({own, {9}, {9, 8, 7, 6, 5, 4, 3, 2, 1}});
       put_model(folder, typed(type, bert_sizes), more);
-      train::LoadReport report;
-      auto model = train::hf(folder.path, &report);
-      const auto head = train::load_language_head(folder.path, model, 0, &report);
+      checkpoints::LoadReport report;
+      auto model = checkpoints::hf(folder.path, &report);
+      const auto head = checkpoints::load_language_head(folder.path, model, 0, &report);
       CHECK(head.bias.value().values() == more.back().values);
       CHECK(report.unused.empty());
     }
@@ -678,9 +679,9 @@ TEST_CASE("hf: biases of outputs: the decoder's own, BART's constant") {
   for (const float value : {0.0f, 0.5f}) {
     Folder folder;
     put_model(folder, typed("bart", bart_sizes), {{"final_logits_bias", {1, 9}, std::vector<float>(9, value)}});
-    train::LoadReport report;
-    auto model = train::hf(folder.path, &report);
-    const auto head = train::load_language_head(folder.path, model, 0, &report);
+    checkpoints::LoadReport report;
+    auto model = checkpoints::hf(folder.path, &report);
+    const auto head = checkpoints::load_language_head(folder.path, model, 0, &report);
     CHECK(head.bias.defined() == (value != 0));
     CHECK(report.unused.empty());
     if (!head.bias.defined()) continue;
@@ -695,9 +696,9 @@ TEST_CASE("hf: tied embeddings under the output's name alone, and tensors that m
     CAPTURE(saved);
     Folder folder;
     put_model(folder, typed(type, sizes), {rows(saved, 9, 6)}, {name});
-    train::LoadReport report;
-    auto model = train::hf(folder.path, &report);
-    const auto head = train::load_language_head(folder.path, model, 0, &report);
+    checkpoints::LoadReport report;
+    auto model = checkpoints::hf(folder.path, &report);
+    const auto head = checkpoints::load_language_head(folder.path, model, 0, &report);
     CHECK(model.language_head().word.value().values() == rows(saved, 9, 6).values);
     CHECK_FALSE(head.untied);
     CHECK(head.word.value().same(model.language_head().word.value()));
@@ -713,10 +714,11 @@ TEST_CASE("hf: tied embeddings under the output's name alone, and tensors that m
   Folder untied;  // there the embeddings are really missing
   put_model(untied, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {rows("lm_head.weight", 9, 6)},
             {"decoder.embed_tokens.weight"});
-  check_error({"tensors are missing", "decoder.embed_tokens.weight (1 of 20)"}, [&] { (void)train::hf(untied.path); });
+  check_error({"tensors are missing", "decoder.embed_tokens.weight (1 of 20)"},
+              [&] { (void)checkpoints::hf(untied.path); });
   Folder bart;
   put_model(bart, typed("bart", bart_sizes, R"(, "tie_word_embeddings": false)"),
             {rows("model.encoder.embed_tokens.weight", 9, 6)});
   check_error({"model.shared.weight and model.encoder.embed_tokens.weight differ"},
-              [&] { (void)train::hf(bart.path); });
+              [&] { (void)checkpoints::hf(bart.path); });
 }
