@@ -37,7 +37,7 @@ template <int most, class T>
 __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, T* out, T* lse) {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
   const auto [span, start] = tasks[blockIdx.x];
-  const Index head = blockIdx.y, width = s.of.width, at = head * width;
+  const Index head = blockIdx.y, width = s.of.width, at = head * width, at_k = head / s.of.group() * width;
   const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
             first = mate * share<T>, step = static_cast<int>(width) + 1;
   T* const shared = dynamic_shared<T>();
@@ -47,12 +47,12 @@ __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, co
 
   const Index i = start + mine, row = span.q + i, seen = i < span.queries ? s.visible(span, i) : 0;
   const Index last = start + tile<T> < span.queries ? start + tile<T> - 1 : span.queries - 1;
-  load(s, q + at, span.q + start, span.q + span.queries, queries);
+  load(s, q + at, s.of.row(), span.q + start, span.q + span.queries, queries);
   T sum[most / mates] = {}, top = lowest, total = 0;
   for (Index k0 = 0, end = s.visible(span, last); k0 < end; k0 += tile<T>) {
     __syncthreads();
-    load(s, k + at, span.k + k0, span.k + span.keys, keys);
-    load(s, v + at, span.k + k0, span.k + span.keys, values);
+    load(s, k + at_k, s.of.key_row(), span.k + k0, span.k + span.keys, keys);
+    load(s, v + at_k, s.of.key_row(), span.k + k0, span.k + span.keys, values);
     __syncthreads();
     T score[share<T>], drop[share<T>];
     products(width, queries, mine, keys, first, score);
@@ -83,7 +83,7 @@ __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, co
   }
   if (i >= span.queries) return;
   // A query that sees no key has the result 0; one whose scores are all -∞ has NaN.
-  store<most>(width, mate, seen > 0 ? T(1) / total : T(0), sum, out + row * s.row_step() + at);
+  store<most>(width, mate, seen > 0 ? T(1) / total : T(0), sum, out + row * s.of.row() + at);
   if (mate == 0) lse[row * s.of.heads + head] = top + Log{}(total);
 }
 
@@ -101,7 +101,7 @@ template <int most, class T>
 __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, const T* lse,
                                  const T* delta, const T* dout, T* dq) {
   const auto [span, start] = tasks[blockIdx.x];
-  const Index head = blockIdx.y, width = s.of.width, at = head * width;
+  const Index head = blockIdx.y, width = s.of.width, at = head * width, at_k = head / s.of.group() * width;
   const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
             first = mate * share<T>, step = static_cast<int>(width) + 1;
   T* const shared = dynamic_shared<T>();
@@ -113,13 +113,13 @@ __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const
   const Index last = start + tile<T> < span.queries ? start + tile<T> - 1 : span.queries - 1;
   const T shift = i < span.queries ? lse[row * s.of.heads + head] : T(0),
           less = i < span.queries ? delta[row * s.of.heads + head] : T(0);
-  load(s, q + at, span.q + start, span.q + span.queries, queries);
-  load(s, dout + at, span.q + start, span.q + span.queries, douts);
+  load(s, q + at, s.of.row(), span.q + start, span.q + span.queries, queries);
+  load(s, dout + at, s.of.row(), span.q + start, span.q + span.queries, douts);
   T sum[most / mates] = {};
   for (Index k0 = 0, end = s.visible(span, last); k0 < end; k0 += tile<T>) {
     __syncthreads();
-    load(s, k + at, span.k + k0, span.k + span.keys, keys);
-    load(s, v + at, span.k + k0, span.k + span.keys, values);
+    load(s, k + at_k, s.of.key_row(), span.k + k0, span.k + span.keys, keys);
+    load(s, v + at_k, s.of.key_row(), span.k + k0, span.k + span.keys, values);
     __syncthreads();
     T score[share<T>], slope[share<T>], drop[share<T>];
     products(width, queries, mine, keys, first, score);
@@ -132,14 +132,14 @@ __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const
     __syncwarp();
     add_weighted<most>(width, slopes, mine, keys, mate, sum);
   }
-  if (i < span.queries) store<most>(width, mate, T(1), sum, dq + row * s.row_step() + at);
+  if (i < span.queries) store<most>(width, mate, T(1), sum, dq + row * s.of.row() + at);
 }
 
 template <int most, class T>
 __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, const T* lse,
                               const T* delta, const T* dout, T* dk, T* dv) {
   const auto [span, start] = tasks[blockIdx.x];
-  const Index head = blockIdx.y, width = s.of.width, at = head * width;
+  const Index width = s.of.width, at_k = blockIdx.y * width, leader = blockIdx.y * s.of.group();
   const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
             first = mate * share<T>, step = static_cast<int>(width) + 1;
   T* const shared = dynamic_shared<T>();
@@ -150,40 +150,41 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
 
   const Index key = start + mine;
   const Key random = s.key.now();
-  load(s, k + at, span.k + start, span.k + span.keys, keys);
-  load(s, v + at, span.k + start, span.k + span.keys, values);
+  load(s, k + at_k, s.of.key_row(), span.k + start, span.k + span.keys, keys);
+  load(s, v + at_k, s.of.key_row(), span.k + start, span.k + span.keys, values);
   T sum_k[most / mates] = {}, sum_v[most / mates] = {};
-  for (Index q0 = 0; q0 < span.queries; q0 += tile<T>) {
-    const Index last = q0 + tile<T> < span.queries ? q0 + tile<T> - 1 : span.queries - 1;
-    if (s.visible(span, last) <= start) continue;
-    __syncthreads();
-    load(s, q + at, span.q + q0, span.q + span.queries, queries);
-    load(s, dout + at, span.q + q0, span.q + span.queries, douts);
-    __syncthreads();
-    T score[share<T>], slope[share<T>];
-    products(width, keys, mine, queries, first, score);
-    products(width, values, mine, douts, first, slope);
-    for (int j = 0; j < share<T>; ++j) {
-      const Index i = q0 + first + j, row = span.q + i;
-      T weight = 0, d = 0;
-      if (i < span.queries && key < s.visible(span, i)) {
-        const T p = Exp{}(score[j] * s.of.scale - lse[row * s.of.heads + head]);
-        T drop = 1;
-        if (s.keep.threshold)
-          drop = s.keep(T(1), random_bits(random, s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
-        weight = p * drop;
-        d = p * (slope[j] * drop - delta[row * s.of.heads + head]) * s.of.scale;
+  for (Index head = leader; head < leader + s.of.group(); ++head)
+    for (Index q0 = 0; q0 < span.queries; q0 += tile<T>) {
+      const Index last = q0 + tile<T> < span.queries ? q0 + tile<T> - 1 : span.queries - 1;
+      if (s.visible(span, last) <= start) continue;
+      __syncthreads();
+      load(s, q + head * width, s.of.row(), span.q + q0, span.q + span.queries, queries);
+      load(s, dout + head * width, s.of.row(), span.q + q0, span.q + span.queries, douts);
+      __syncthreads();
+      T score[share<T>], slope[share<T>];
+      products(width, keys, mine, queries, first, score);
+      products(width, values, mine, douts, first, slope);
+      for (int j = 0; j < share<T>; ++j) {
+        const Index i = q0 + first + j, row = span.q + i;
+        T weight = 0, d = 0;
+        if (i < span.queries && key < s.visible(span, i)) {
+          const T p = Exp{}(score[j] * s.of.scale - lse[row * s.of.heads + head]);
+          T drop = 1;
+          if (s.keep.threshold)
+            drop = s.keep(T(1), random_bits(random, s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
+          weight = p * drop;
+          d = p * (slope[j] * drop - delta[row * s.of.heads + head]) * s.of.scale;
+        }
+        weights.at(mine, first + j) = weight;
+        slopes.at(mine, first + j) = d;
       }
-      weights.at(mine, first + j) = weight;
-      slopes.at(mine, first + j) = d;
+      __syncwarp();
+      add_weighted<most>(width, weights, mine, douts, mate, sum_v);
+      add_weighted<most>(width, slopes, mine, queries, mate, sum_k);
     }
-    __syncwarp();
-    add_weighted<most>(width, weights, mine, douts, mate, sum_v);
-    add_weighted<most>(width, slopes, mine, queries, mate, sum_k);
-  }
   if (key >= span.keys) return;
-  store<most>(width, mate, T(1), sum_k, dk + (span.k + key) * s.row_step() + at);
-  store<most>(width, mate, T(1), sum_v, dv + (span.k + key) * s.row_step() + at);
+  store<most>(width, mate, T(1), sum_k, dk + (span.k + key) * s.of.key_row() + at_k);
+  store<most>(width, mate, T(1), sum_v, dv + (span.k + key) * s.of.key_row() + at_k);
 }
 
 /// The tiles of all sequences on the device; `rows(span)` says of what.
@@ -269,7 +270,7 @@ void attention_backward(Cuda, const AttentionSpec<T>& spec, Index spans, const S
   if (total)
     cuda::launch(inner_products<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, spec.width, out, dout,
                  delta);
-  const auto heads = static_cast<unsigned>(spec.heads);
+  const auto heads = static_cast<unsigned>(spec.heads), key_heads = static_cast<unsigned>(spec.heads / spec.group());
   const T* const less = delta;
   with_width(spec.width, [&]<int most>() {
     if (by_query.count())
@@ -277,7 +278,7 @@ void attention_backward(Cuda, const AttentionSpec<T>& spec, Index spans, const S
                    shared_bytes<T>(spec.width, 4, 1), cuda::stream(), s, by_query.device(), q, k, v, lse, less, dout,
                    dq);
     if (by_key.count())
-      cuda::launch(backward_keys<most, T>, dim3(by_key.count(), heads), tile<T> * mates,
+      cuda::launch(backward_keys<most, T>, dim3(by_key.count(), key_heads), tile<T> * mates,
                    shared_bytes<T>(spec.width, 4, 2), cuda::stream(), s, by_key.device(), q, k, v, lse, less, dout, dk,
                    dv);
   });

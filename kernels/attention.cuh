@@ -35,7 +35,6 @@ struct Spec {
   Keep<T> keep;  // dropout; its threshold is 0 where there is none
   MovingKey key;
 
-  __device__ Index row_step() const { return of.heads * of.width; }
   /// How many of a sequence's keys its query i sees.
   __device__ Index visible(const Span& s, Index i) const {
     const Index n = of.causal ? i + s.keys - s.queries + 1 : s.keys;
@@ -56,13 +55,13 @@ struct Rows {
   __device__ T& at(int row, Index column) { return data[row * step + column]; }
 };
 
-/// Copies rows [begin, begin + tile) of a head, and zeros beyond `end`.
+/// Copies rows [begin, begin + tile) of a head, `step` elements apart, and zeros beyond `end`.
 template <class T>
-__device__ void load(const Spec<T>& s, const T* from, Index begin, Index end, Rows<T> to) {
+__device__ void load(const Spec<T>& s, const T* from, Index step, Index begin, Index end, Rows<T> to) {
   const int width = static_cast<int>(s.of.width);
   for (int i = static_cast<int>(threadIdx.x); i < tile<T> * width; i += static_cast<int>(blockDim.x)) {
     const int r = i / width, c = i % width;
-    to.at(r, c) = begin + r < end ? from[(begin + r) * s.row_step() + c] : T(0);
+    to.at(r, c) = begin + r < end ? from[(begin + r) * step + c] : T(0);
   }
 }
 

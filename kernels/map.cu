@@ -118,18 +118,22 @@ void map_broadcast(Cuda, const F& f, const Shape& shape, T* out, const Shape& sa
   template void map_broadcast(Cuda, const __VA_ARGS__&, const Shape&, T*, const Shape&, const T*, const Shape&, \
                               const T*);
 #define FUNCTION(T, F, SLOPE) ONE(T, F) SLOPE(T, Slope<F>)
+#define GATED(T, F) TWO(T, Gate<F>) THREE(T, GateSlope<F>)
 #define OPERATOR(T, F) TWO(T, F) WIDE(T, F) ONE(T, WithLeft<F, T>) ONE(T, WithRight<F, T>)
-#define EVERY(T)                                                                                                    \
-  FUNCTION(T, Neg, ONE)                                                                                             \
-  FUNCTION(T, Exp, TWO) FUNCTION(T, Log, TWO) FUNCTION(T, Sqrt, TWO) FUNCTION(T, Square, TWO) FUNCTION(T, Abs, TWO) \
-      FUNCTION(T, Tanh, TWO) FUNCTION(T, Sigmoid, TWO) FUNCTION(T, Relu, TWO) FUNCTION(T, Silu, TWO)                \
-          FUNCTION(T, Gelu, TWO) FUNCTION(T, GeluTanh, TWO) OPERATOR(T, Add) OPERATOR(T, Sub) OPERATOR(T, Mul)      \
-              OPERATOR(T, Div) TWO(T, SquaredDifference) TWO(T, QuotientSlope<T>) TWO(T, NegatedQuotient)           \
-                  WIDE(T, NegatedQuotient) WIDE(T, First) TWO(T, Mix<T>) THREE(T, DifferenceTimes)
+#define EVERY(T)                                                                                                     \
+  FUNCTION(T, Neg, ONE)                                                                                              \
+  FUNCTION(T, Exp, TWO)                                                                                              \
+  FUNCTION(T, Log, TWO) FUNCTION(T, Sqrt, TWO) FUNCTION(T, Square, TWO) FUNCTION(T, Abs, TWO) FUNCTION(T, Tanh, TWO) \
+      FUNCTION(T, Sigmoid, TWO) FUNCTION(T, Relu, TWO) FUNCTION(T, Silu, TWO) FUNCTION(T, Gelu, TWO)                 \
+          FUNCTION(T, GeluTanh, TWO) OPERATOR(T, Add) OPERATOR(T, Sub) OPERATOR(T, Mul) OPERATOR(T, Div)             \
+              TWO(T, SquaredDifference) TWO(T, QuotientSlope<T>) TWO(T, NegatedQuotient) WIDE(T, NegatedQuotient)    \
+                  WIDE(T, First) TWO(T, Mix<T>) THREE(T, DifferenceTimes) GATED(T, Relu) GATED(T, Gelu)              \
+                      GATED(T, GeluTanh) GATED(T, Silu) GATED(T, Tanh)
 EVERY(float)
 EVERY(double)
 #undef EVERY
 #undef OPERATOR
+#undef GATED
 #undef FUNCTION
 #undef WIDE
 #undef THREE

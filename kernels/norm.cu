@@ -1,6 +1,6 @@
-// Owns: layer norm, forward and backward, also of a sum with a residual: include/meft/backend/cuda/reduce.hpp and
-// residual.hpp. A block takes a row; the weights'
-// gradients are sums over rows in pieces of a fixed length.
+// Owns: layer norm and RMS norm, forward and backward, also of a sum with a residual:
+// include/meft/backend/cuda/reduce.hpp and residual.hpp. A block takes a row; the weights' gradients are sums over rows
+// in pieces of a fixed length.
 #include <dropped.cuh>
 
 #include <meft/backend/cuda/reduce.hpp>
@@ -16,22 +16,29 @@ namespace {
 
 constexpr Index piece = 64;  // rows
 
-/// y = (x − mean)·rstd·gamma + beta of one row.
+/// y = (x − mean)·rstd·gamma + beta of one row; a null mean stands for 0, as in all of these.
 template <class T>
 __device__ void norm_row(Line line, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean, T* rstd) {
-  const T m = line.template sum<T>([](T v) { return v; }, x) / T(line.n);
+  const T m = mean ? line.template sum<T>([](T v) { return v; }, x) / T(line.n) : T(0);
   const T variance = line.template sum<T>([m](T v) { return (v - m) * (v - m); }, x) / T(line.n);
   const T s = T(1) / sqrt(variance + epsilon);
-  if (threadIdx.x == 0) *mean = m, *rstd = s;
-  line.map(
-      y, [m, s](T v, T g, T b) { return (v - m) * s * g + b; }, x, gamma, beta);
+  if (threadIdx.x == 0) {
+    if (mean) *mean = m;
+    *rstd = s;
+  }
+  if (beta)
+    line.map(
+        y, [m, s](T v, T g, T b) { return (v - m) * s * g + b; }, x, gamma, beta);
+  else
+    line.map(
+        y, [m, s](T v, T g) { return (v - m) * s * g; }, x, gamma);
 }
 
 template <class T>
 __global__ void norm_rows(Index rows, Line line, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean,
                           T* rstd) {
   for (Index r = blockIdx.x; r < rows; r += gridDim.x)
-    norm_row(line, x + r * line.n, gamma, beta, epsilon, y + r * line.n, mean + r, rstd + r);
+    norm_row(line, x + r * line.n, gamma, beta, epsilon, y + r * line.n, mean ? mean + r : nullptr, rstd + r);
 }
 
 /// The norm of s = x + dropped t; s is kept.
@@ -51,8 +58,8 @@ template <class T>
 __global__ void norm_rows_back(Index rows, Line line, const T* x, const T* gamma, const T* mean, const T* rstd,
                                const T* dy, T* dx) {
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
-    const T *in = x + r * line.n, *d = dy + r * line.n, m = mean[r], s = rstd[r];
-    const T g = line.template sum<T>([](T a, T b) { return a * b; }, d, gamma) / T(line.n);
+    const T *in = x + r * line.n, *d = dy + r * line.n, m = mean ? mean[r] : T(0), s = rstd[r];
+    const T g = mean ? line.template sum<T>([](T a, T b) { return a * b; }, d, gamma) / T(line.n) : T(0);
     const T gx =
         line.template sum<T>([m, s](T a, T b, T v) { return a * b * ((v - m) * s); }, d, gamma, in) / T(line.n);
     line.map(
@@ -69,7 +76,7 @@ __global__ void norm_weights(Index total, Index rows, Index n, const T* x, const
     T by_gamma = 0, by_beta = 0;
     for (Index r = begin; r < end; ++r) {
       const T d = dy[r * n + j];
-      by_gamma += d * ((x[r * n + j] - mean[r]) * rstd[r]);
+      by_gamma += d * ((x[r * n + j] - (mean ? mean[r] : T(0))) * rstd[r]);
       by_beta += d;
     }
     if (dgamma) dgamma[task] = by_gamma;

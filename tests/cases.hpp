@@ -12,6 +12,7 @@
 #include <meft/ops/checkpoint.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
+#include <meft/ops/gated.hpp>
 #include <meft/ops/language.hpp>
 #include <meft/ops/linear_activation.hpp>
 #include <meft/ops/loss.hpp>
@@ -21,6 +22,7 @@
 #include <meft/ops/reduce.hpp>
 #include <meft/ops/relu_attention.hpp>
 #include <meft/ops/residual.hpp>
+#include <meft/ops/rotary.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
 
@@ -93,10 +95,17 @@ inline Attention attention_spec(Index queries, Index keys, bool causal, float dr
           .key = {7, 1, 2}};
 }
 
+inline Attention grouped_spec(Index queries, Index keys, bool causal, float dropout = 0) {
+  auto out = attention_spec(queries, keys, causal, dropout);
+  out.heads = 6;
+  out.key_heads = 2;
+  return out;
+}
+
 // A line: name, shapes, big shapes, call, elements of each tensor kept, range of the inputs. The lists are templates so
 // that a program compiles only the one it calls.
 
-/// ops/arithmetic.hpp and ops/activation.hpp.
+/// ops/arithmetic.hpp, activation.hpp and gated.hpp.
 template <Backend B = Cpu>
 std::vector<CaseOn<B>> elementwise_cases() {
   return {
@@ -127,11 +136,31 @@ std::vector<CaseOn<B>> elementwise_cases() {
       {"gelu", {{3, 5}}, {{300, 97}}, [](auto& x) { return gelu(x[0]); }, {15}},
       {"gelu_tanh", {{3, 5}}, {{300, 97}}, [](auto& x) { return gelu_tanh(x[0]); }, {15}},
       {"activate", {{3, 5}}, {{300, 97}}, [](auto& x) { return activate(x[0], Activation::silu); }, {15}},
+      {"gated silu",
+       {{3, 5}, {3, 5}},
+       {{300, 97}, {300, 97}},
+       [](auto& x) { return gated(x[0], x[1], Activation::silu); },
+       {15, 15}},
+      {"gated gelu",
+       {{3, 8}, {3, 8}},
+       {{300, 96}, {300, 96}},
+       [](auto& x) { return gated(x[0], x[1], Activation::gelu); },
+       {24, 24}},
+      {"gated gelu_tanh",
+       {{3, 5}, {3, 5}},
+       {{300, 97}, {300, 97}},
+       [](auto& x) { return gated(x[0], x[1], Activation::gelu_tanh); },
+       {15, 15}},
+      {"gated relu, tanh",
+       {{3, 5}, {3, 5}},
+       {{300, 97}, {300, 97}},
+       [](auto& x) { return gated(gated(x[0], x[1], Activation::relu), x[1], Activation::tanh); },
+       {15, 15, 15}},
   };
 }
 
 /// ops/matmul.hpp, linear.hpp, linear_activation.hpp, softmax.hpp, norm.hpp, residual.hpp, attention.hpp,
-/// relu_attention.hpp.
+/// relu_attention.hpp, rotary.hpp.
 template <Backend B = Cpu>
 std::vector<CaseOn<B>> matrix_cases() {
   return {
@@ -202,6 +231,15 @@ std::vector<CaseOn<B>> matrix_cases() {
          return layer_norm(x[0], random_tensor<T, B>({5}, 5), random_tensor<T, B>({5}, 6), 1e-5);
        },
        {30, 5, 6, 6}},
+      {"rms_norm", {{3, 5}, {5}}, {{300, 97}, {97}}, [](auto& x) { return rms_norm(x[0], x[1]); }, {15, 3, 5}},
+      {"rms_norm frozen",
+       {{2, 3, 8}},
+       {{30, 20, 96}},
+       [](auto& x) {
+         using T = ElementOf<decltype(x)>;
+         return rms_norm(x[0], random_tensor<T, B>({x[0].dim(2)}, 5));
+       },
+       {48, 6, 8}},
       {"residual_norm",
        {{3, 5}, {3, 5}, {5}, {5}},
        {{300, 97}, {300, 97}, {97}, {97}},
@@ -250,6 +288,34 @@ std::vector<CaseOn<B>> matrix_cases() {
        {{200, 33}, {200, 33}},
        [](auto& x) { return relu_attention(x[0], x[1], split(x[0].dim(0), 2), true); },
        {42, 42, 42, 7}},
+      {"attention grouped",
+       {{7, 12}, {7, 4}, {7, 4}},
+       {{200, 96}, {200, 32}, {200, 32}},
+       [](auto& x) { return attention(x[0], x[1], x[2], grouped_spec(x[0].dim(0), x[1].dim(0), true)); },
+       {84, 28, 28, 84, 42}},
+      {"attention grouped, cross, dropout",
+       {{5, 12}, {8, 4}, {8, 4}},
+       {{150, 48}, {210, 16}, {210, 16}},
+       [](auto& x) { return attention(x[0], x[1], x[2], grouped_spec(x[0].dim(0), x[1].dim(0), false, 0.3f)); },
+       {60, 32, 32, 60, 30}},
+      // position
+      {"rotary",
+       {{7, 12}},
+       {{300, 96}},
+       [](auto& x) { return rotary(x[0], split(x[0].dim(0), 2), 2, {.rotated = x[0].dim(1) / 2}); },
+       {}},
+      {"rotary interleaved",
+       {{7, 12}},
+       {{300, 96}},
+       [](auto& x) {
+         return rotary(x[0], split(x[0].dim(0), 2), 3, {x[0].dim(1) / 3, 5e5, true});
+       },
+       {}},
+      {"rotary of some features",
+       {{7, 18}},
+       {{300, 126}},
+       [](auto& x) { return rotary(x[0], split(x[0].dim(0), 3), 2, {.rotated = 4}); },
+       {}},
   };
 }
 

@@ -11,6 +11,7 @@
 #include <meft/ops/checkpoint.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
+#include <meft/ops/gated.hpp>
 #include <meft/ops/language.hpp>
 #include <meft/ops/linear_activation.hpp>
 #include <meft/ops/loss.hpp>
@@ -19,6 +20,7 @@
 #include <meft/ops/pooling.hpp>
 #include <meft/ops/reduce.hpp>
 #include <meft/ops/residual.hpp>
+#include <meft/ops/rotary.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
 
@@ -120,6 +122,10 @@ TEST_CASE("an op keeps only what the inputs that need a gradient ask for") {
   CHECK(kept([&](Tape& tape) { layer_norm(h, tape.watch(gamma.clone()), beta); }) == 2 * block(8));
   CHECK(kept([&](Tape& tape) { layer_norm(tape.watch(h.clone()), gamma, beta); }) == block(64) + 2 * block(8));
   CHECK(kept([&](Tape&) { layer_norm(h, gamma, beta); }) == 0);
+  CHECK(kept([&](Tape& tape) { rms_norm(h, tape.watch(gamma.clone())); }) == block(8));
+  CHECK(kept([&](Tape& tape) { rms_norm(tape.watch(h.clone()), gamma); }) == block(64) + block(8));
+  CHECK(kept([&](Tape& tape) { gated(h, tape.watch(h.clone()), Activation::silu); }) == 0);
+  CHECK(kept([&](Tape& tape) { gated(tape.watch(h.clone()), h, Activation::silu); }) == block(64));
   Cpu::pool().set_caching(true);
 }
 
@@ -304,6 +310,80 @@ TEST_CASE("attention is its formula: causal or not, more or fewer keys than quer
     }
 }
 
+TEST_CASE("grouped queries are attention with repeated keys and values, to the bit, whose gradients are added up") {
+  constexpr Index heads = 6, key_heads = 2, width = 4, tokens = 150;
+  const auto offsets = Offsets({0, 20, 150});
+  const auto q = random_tensor<float>({tokens, heads * width}, 1),
+             k = random_tensor<float>({tokens, key_heads * width}, 2),
+             v = random_tensor<float>({tokens, key_heads * width}, 3), dout = random_tensor<float>(q.shape(), 4);
+  const auto repeated = [&](const Tensor<float>& x) {
+    Tensor<float> out(q.shape());
+    for (Index r = 0; r < tokens * heads; ++r)
+      for (Index j = 0; j < width; ++j)
+        out.data()[r * width + j] = x.data()[(r / heads * key_heads + r % heads / 3) * width + j];
+    return out;
+  };
+  const auto run = [&](const Tensor<float>& keys, const Tensor<float>& values, Index of_keys) {
+    Tape tape;
+    const auto x = tape.watch(q), y = tape.watch(keys), z = tape.watch(values);
+    const auto out = attention(x, y, z,
+                               {.queries = offsets,
+                                .keys = offsets,
+                                .heads = heads,
+                                .key_heads = of_keys,
+                                .causal = true,
+                                .dropout = 0.2f,
+                                .key = {5, 6, 7}});
+    tape.backward(out, dout);
+    return std::vector{out.value().values(), tape.gradient(x).values(), tape.gradient(y).values(),
+                       tape.gradient(z).values()};
+  };
+  const auto grouped = run(k, v, key_heads), plain = run(repeated(k), repeated(v), 0);
+  CHECK(grouped[0] == plain[0]);
+  CHECK(grouped[1] == plain[1]);
+  for (const std::size_t which : {2, 3})
+    for (std::size_t i = 0; i < grouped[which].size(); ++i) {
+      const std::size_t row = i / (key_heads * width), head = i / width % key_heads, j = i % width;
+      float sum = 0;
+      for (std::size_t h = 3 * head; h < 3 * head + 3; ++h) sum += plain[which][(row * heads + h) * width + j];
+      CHECK(grouped[which][i] == doctest::Approx(sum).epsilon(1e-5));
+    }
+}
+
+TEST_CASE("rotary position turns by the place in a sequence, in any slice, and back") {
+  constexpr Index tokens = 300, width = 16;
+  const auto x = random_tensor<float>({tokens, width}, 1);
+  const auto offsets = Offsets({0, 100, 300});
+  for (const bool interleaved : {false, true}) {
+    const RotarySpec spec{.rotated = 6, .base = 100, .interleaved = interleaved};
+    const auto y = rotary(x, offsets, 2, spec).value();
+    double worst = 0;
+    for (Index r = 0; r < tokens; ++r)
+      for (Index h = 0; h < 2; ++h)
+        for (Index i = 0; i < 8; ++i) {
+          const float* in = x.data() + r * width + h * 8;
+          const Index pair = interleaved ? i / 2 : i % 3, other = interleaved ? i ^ 1 : i < 3 ? i + 3 : i - 3;
+          const bool first = interleaved ? i % 2 == 0 : i < 3;
+          const double angle = static_cast<double>(r < 100 ? r : r - 100) * std::pow(100, -pair / 3.0);
+          const double turned = i >= 6 ? static_cast<double>(in[i])
+                                       : static_cast<double>(in[i]) * std::cos(angle) +
+                                             (first ? -1 : 1) * static_cast<double>(in[other]) * std::sin(angle);
+          worst = std::max(worst, std::abs(static_cast<double>(y.data()[r * width + h * 8 + i]) - turned));
+        }
+    CHECK(worst < 1e-6);
+    const auto part = rotary(x.rows(100, 300), Offsets({0, 200}), 2, spec).value();
+    CHECK(part.values() == y.rows(100, 300).values());
+    Tape tape;
+    const auto in = tape.watch(x);
+    const auto again = rotary(in, offsets, 2, spec);
+    tape.backward(again, y);
+    const auto back = tape.gradient(in).values(), was = x.values();
+    for (std::size_t i = 0; i < was.size(); ++i) CHECK(back[i] == doctest::Approx(was[i]).epsilon(1e-5));
+  }
+  CHECK(message_of([&] { rotary(x, offsets, 2, {.rotated = 3}); }).starts_with("rotary: the rotated features"));
+  CHECK(message_of([&] { rotary(x, Offsets({0, 4}), 2, {.rotated = 2}); }).starts_with("rotary: the offsets"));
+}
+
 TEST_CASE("a NaN is never swallowed: attention of any length, causal too") {
   for (const std::int32_t n : {1, 2, 7, 8, 15, 16, 17, 40, 64, 65, 97})
     for (const bool causal : {false, true})
@@ -354,6 +434,7 @@ TEST_CASE("a NaN is never swallowed: softmax, losses, reductions, norms, activat
       check(max(x, {.axes = {1}}));
       const auto ones = Tensor<float>::full({n}, 1);
       check(layer_norm(x, ones, ones));
+      check(rms_norm(x, ones));
       check(residual_norm(x, x, ones, ones));
       check(linear(x, random_tensor<float>({5, n}, 2)));
       check(matmul(x, random_tensor<float>({n, 5}, 2)));
@@ -446,6 +527,9 @@ TEST_CASE("every op takes no rows: nothing comes out, and nothing reaches the we
   check("packed activation", {0, 5},
         [&](auto& x, auto&, auto& b, auto&) { return linear_activation(x, packed, b, Activation::relu); });
   check("deep linear", {2, 0, 5}, [](auto& x, auto& w, auto& b, auto&) { return linear(reshape(x, {2, 0, 4}), w, b); });
+  check("rms norm", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return rms_norm(x, g); });
+  check("gated", {0, 4}, [](auto& x, auto&, auto&, auto&) { return gated(x, x, Activation::silu); });
+  check("rotary", {0, 4}, [&](auto& x, auto&, auto&, auto&) { return rotary(x, empty, 2, {.rotated = 2}); });
   check("layer norm", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return layer_norm(x, g, g); });
   check("residual", {0, 4}, [](auto& x, auto&, auto&, auto&) { return residual(x, x, 0.5, {1, 2, 3}); });
   check("residual norm", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return residual_norm(x, x, g, g); });
@@ -559,6 +643,9 @@ TEST_CASE("every op refuses an empty tensor, and says which") {
   refuses("linear_cross_entropy: input 2 of 3", [&] { linear_cross_entropy(x, none, none, ids); });
   refuses("layer_norm: input 2 of 3", [&] { layer_norm(x, none, g); });
   refuses("layer_norm: input 3 of 3", [&] { layer_norm(x, g, no_parameter); });
+  refuses("rms_norm: input 2 of 2", [&] { rms_norm(x, no_parameter); });
+  refuses("gated: input 1 of 2", [&] { gated(none, x, Activation::silu); });
+  refuses("rotary: input 1 of 1", [&] { rotary(none, Offsets({0, 2}), 1, {.rotated = 2}); });
   refuses("residual: input 2 of 2", [&] { residual(x, none); });
   refuses("residual_norm: input 4 of 4", [&] { residual_norm(x, x, g, none); });
   refuses("attention: input 3 of 3", [&] {

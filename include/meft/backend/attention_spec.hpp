@@ -2,6 +2,7 @@
 #pragma once
 
 #include <meft/backend/product.hpp>
+#include <meft/base/host_device.hpp>
 #include <meft/base/random.hpp>
 #include <meft/base/shape.hpp>
 
@@ -10,7 +11,7 @@ namespace meft {
 /// How heads attend. Query i of a causal sequence sees the keys up to i + (keys − queries).
 template <class T>
 struct AttentionSpec {
-  Index heads, width;  // a row holds heads · width elements
+  Index heads, width;  // a row of queries holds heads · width elements
   bool causal = false;
   T scale = 1;
   float dropout =
@@ -18,6 +19,13 @@ struct AttentionSpec {
   Key key{};
   Index first_row = 0;
   Precision precision = Precision::f32;  // bf16: a backend that has such kernels rounds q, k, v and probabilities
+  Index key_heads = 0;  // of keys and values, each read by as many neighbouring heads; a divisor of heads; 0: heads
+
+  /// How many heads read one of the keys'.
+  MEFT_HD Index group() const { return key_heads ? heads / key_heads : 1; }
+  /// Elements of a row of queries, and of keys or values.
+  MEFT_HD Index row() const { return heads * width; }
+  MEFT_HD Index key_row() const { return heads / group() * width; }
 };
 
 /// One sequence's rows of the packed queries and keys.

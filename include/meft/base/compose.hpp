@@ -45,6 +45,24 @@ struct SlopeAt {
   }
 };
 
+/// f(g)·u, which is also dy·f(g), the gradient by u.
+template <class F>
+struct Gate {
+  template <class T>
+  MEFT_HD T operator()(T g, T u) const {
+    return product(F{}(g), u);
+  }
+};
+
+/// dy·u·f'(g): the gradient of f(g)·u by g.
+template <class F>
+struct GateSlope {
+  template <class T>
+  MEFT_HD T operator()(T dy, T g, T u) const {
+    return SlopeAt<F>{}(product(dy, u), g);
+  }
+};
+
 /// x itself.
 struct Identity {
   template <class T>

@@ -264,7 +264,7 @@ auto load_language_head(const std::string& folder, const Model& model, std::uint
   auto head = model.language_head(where);
   if (head.dense) {
     head.dense = nn::Linear<T, B>::normal(head.dense->in(), head.dense->out(), {seed, 0xc0000003u, 0});
-    head.norm = nn::LayerNorm<T, B>::identity(head.dense->out(), head.norm->epsilon);
+    head.norm = nn::Norm<T, B>::identity(head.dense->out(), head.norm->epsilon);
   }
   if (head.bias.defined()) head.bias.value().zero();
   const io::Weights file(folder, where);

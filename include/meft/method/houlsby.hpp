@@ -33,7 +33,7 @@ auto adapt(Model& model, const Houlsby& method, const AdaptOptions& options = {}
   using B = typename Model::backend;
   detail::train_none(model, options);
   detail::for_each_layer(model, [&](auto& layer) {
-    nn::walk(layer, [](const std::string&, nn::LayerNorm<T, B>& norm) {
+    nn::walk(layer, [](const std::string&, nn::Norm<T, B>& norm) {
       norm.weight.set_trainable(true);
       norm.bias.set_trainable(true);
     });

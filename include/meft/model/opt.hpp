@@ -90,6 +90,7 @@ inline TransformerSpec OptConfig::spec() const {
                                   .norm_first = do_layer_norm_before,
                                   .causal = true,
                                   .bias = enable_bias,
+                                  .qkv_bias = enable_bias,
                                   .dropout = static_cast<float>(dropout),
                                   .attention_dropout = static_cast<float>(attention_dropout)},
                                  num_hidden_layers},

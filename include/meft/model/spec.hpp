@@ -57,7 +57,8 @@ struct TransformerSpec {
   LayersSpec layers{};
   std::optional<LayersSpec> decoder{};
   Index decoder_start = 0;       // the token before a text's first in the decoder
-  std::optional<double> norm{};  // behind the last layer: its epsilon
+  std::optional<double> norm{};  // behind the last layer, of the layers' kind: its epsilon
+  Index context = 0;             // the most tokens of a sequence where no table of positions bounds it
 
   nn::HeadSpec head{};
   std::optional<nn::LanguageSpec> language{};
@@ -66,7 +67,7 @@ struct TransformerSpec {
   /// The width of what the model gives.
   Index hidden() const { return projects() ? word_width : width; }
   /// The most tokens of a sequence.
-  Index longest() const { return embeddings.positions - embeddings.first_position; }
+  Index longest() const { return embeddings.positions ? embeddings.positions - embeddings.first_position : context; }
 };
 
 }  // namespace meft::model

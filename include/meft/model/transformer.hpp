@@ -22,7 +22,7 @@ void initialise_parameters(Module& module, std::uint64_t seed) {
   const auto one = [](Parameter<T, B>& p) {
     if (p.defined()) p.value() = Parameter<T, B>::ones(p.shape()).value();
   };
-  nn::walk(module, [&](const std::string&, nn::LayerNorm<T, B>& norm) { one(norm.weight); });
+  nn::walk(module, [&](const std::string&, nn::Norm<T, B>& norm) { one(norm.weight); });
   nn::walk(module, [&](const std::string&, nn::TransformerLayer<T, B>& layer) {
     one(layer.attention_scale);
     one(layer.mlp_scale);
@@ -40,7 +40,7 @@ struct Transformer {
   std::optional<nn::TokenEmbeddings<T, B>> embeddings{}, decoder_embeddings{};
   std::optional<nn::PatchEmbeddings<T, B>> patches{};
   Layers layers{}, decoder_layers{};
-  std::optional<nn::LayerNorm<T, B>> norm{};
+  std::optional<nn::Norm<T, B>> norm{};
   std::optional<nn::Linear<T, B>> project_out{};
 
   explicit Transformer(const TransformerSpec& description) : spec(description) {
@@ -56,7 +56,7 @@ struct Transformer {
       decoder_embeddings = tokens(spec.names.decoder_embeddings, 1, embeddings->word);
       append(decoder_layers, *spec.decoder, spec.layers.count);
     }
-    if (spec.norm) norm = nn::LayerNorm<T, B>::empty(spec.width, *spec.norm);
+    if (spec.norm) norm = nn::Norm<T, B>::empty(spec.width, *spec.norm, spec.layers.layer.norm);
     if (spec.projects()) project_out = nn::Linear<T, B>::empty(spec.width, spec.word_width, false);
   }
 

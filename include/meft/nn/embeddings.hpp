@@ -3,7 +3,6 @@
 
 #include <optional>
 #include <string>
-#include <vector>
 
 #include <meft/nn/batch.hpp>
 #include <meft/nn/linear.hpp>
@@ -11,6 +10,7 @@
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
+#include <meft/ops/rotary.hpp>
 
 namespace meft::nn {
 
@@ -32,11 +32,7 @@ template <Backend B>
 Tensor<std::int32_t, B> places(const Offsets& offsets, Index first, Index rows, const char* model) {
   if (offsets.longest() + first > rows)
     fail(std::string(model) + ": a sequence is longer than max_position_embeddings", offsets.longest(), rows - first);
-  std::vector<std::int32_t> out;
-  out.reserve(static_cast<std::size_t>(offsets.tokens()));
-  for (Index s = 0; s < offsets.sequences(); ++s)
-    for (Index i = 0; i < offsets.length(s); ++i) out.push_back(static_cast<std::int32_t>(first + i));
-  return Tensor<std::int32_t, B>::from({offsets.tokens()}, out);
+  return positions<B>(offsets, first);
 }
 
 /// dropout(LN(project(scale·word) + position + type)), [tokens, width].
@@ -47,7 +43,7 @@ struct TokenEmbeddings {
   const char* model = "";  // as errors call it
   std::uint32_t site = 0;
   Parameter<T, B> word{}, position{}, type{};
-  std::optional<LayerNorm<T, B>> norm{};
+  std::optional<Norm<T, B>> norm{};
   std::optional<Linear<T, B>> project{};
 
   /// Parameters are uninitialised. `word` is made, or one that is there already.
@@ -55,9 +51,9 @@ struct TokenEmbeddings {
                                const char* model, std::uint32_t site, const Parameter<T, B>& word = {}) {
     TokenEmbeddings out{names, spec, model, site, word};
     if (!out.word.defined()) out.word = Parameter<T, B>::empty({spec.vocabulary, word_width});
-    out.position = Parameter<T, B>::empty({spec.positions, width});
+    if (spec.positions) out.position = Parameter<T, B>::empty({spec.positions, width});
     if (spec.types) out.type = Parameter<T, B>::empty({spec.types, width});
-    if (spec.norm) out.norm = LayerNorm<T, B>::empty(width, *spec.norm);
+    if (spec.norm) out.norm = Norm<T, B>::empty(width, *spec.norm);
     if (word_width != width) out.project = Linear<T, B>::empty(word_width, width, false);
     return out;
   }
@@ -67,7 +63,7 @@ struct TokenEmbeddings {
     Var<T, B> x = embedding(word, ids);
     if (spec.scale != 1) x = x * static_cast<T>(spec.scale);
     if (project) x = (*project)(x);
-    x = x + embedding(position, places<B>(offsets, spec.first_position, spec.positions, model));
+    if (position.defined()) x = x + embedding(position, places<B>(offsets, spec.first_position, spec.positions, model));
     if (type.defined()) x = x + embedding(type, types);
     if (norm) x = (*norm)(x);
     return run.training && spec.dropout > 0 ? meft::dropout(x, spec.dropout, run.key(site)) : x;

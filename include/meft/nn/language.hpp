@@ -32,7 +32,7 @@ struct LanguageHead {
   Parameter<T, B> word;    // [vocabulary, width]; unless untied shared with the embedding, which owns and names it
   Parameter<T, B> bias{};  // [vocabulary], or none
   std::optional<Linear<T, B>> dense{};
-  std::optional<LayerNorm<T, B>> norm{};
+  std::optional<Norm<T, B>> norm{};
   Activation activation = Activation::gelu;
   LanguageNames names{};
   bool untied = false;
@@ -44,7 +44,7 @@ struct LanguageHead {
     const Index width = word.shape()[1];
     out.bias = Parameter<T, B>::empty({word.shape()[0]});
     out.dense = Linear<T, B>::empty(width, width);
-    out.norm = LayerNorm<T, B>::empty(width, spec.epsilon);
+    out.norm = Norm<T, B>::empty(width, spec.epsilon);
     return out;
   }
 

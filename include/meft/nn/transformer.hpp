@@ -5,6 +5,7 @@
 
 #include <meft/nn/adapter.hpp>
 #include <meft/nn/attention.hpp>
+#include <meft/ops/gated.hpp>
 
 namespace meft::nn {
 
@@ -13,18 +14,24 @@ struct LayerNames {
   const char *query, *key, *value, *output, *attention_norm, *up, *down, *mlp_norm;
   const char *cross_query = "", *cross_key = "", *cross_value = "", *cross_output = "", *cross_norm = "";
   const char *attention_scale = "", *mlp_scale = "";
+  const char* gate = "";
 };
 
 /// What a family and its configuration make of a layer.
 struct LayerSpec {
-  Index width = 0, heads = 1, ffn = 0;
+  Index width = 0, heads = 1;
+  Index key_heads = 0, head_width = 0;  // of keys and values, and of every head; 0: as many as heads, width/heads
+  Index ffn = 0;
   Activation activation = Activation::gelu;
+  bool gated = false;  // down(activation(gate(x)) ⊙ up(x)) in place of down(activation(up(x)))
+  NormKind norm = NormKind::layer;
   double epsilon = 1e-12;   // of the norms
   bool norm_first = false;  // pre-norm: each block norms its input; post-norm: its sum with the residual
   bool causal = false;
   bool cross = false;   // a block that attends to the context's first side input, between the two others
   bool scaled = false;  // LayerScale (Touvron et al., arXiv 2103.17239): a factor for each feature of a block's output
-  bool bias = true, qkv_bias = true;
+  bool bias = true, qkv_bias = true;   // of queries, keys and values, and of all other linear layers
+  std::optional<RotarySpec> rotary{};  // position, in self-attention; none: in what enters the layers
   float dropout = 0, attention_dropout = 0, activation_dropout = 0;
 };
 
@@ -35,17 +42,18 @@ template <Real T, Backend B = Cpu>
 struct TransformerLayer {
   const LayerNames* names = nullptr;
   MultiHeadAttention<T, B> attention;
-  LayerNorm<T, B> attention_norm;
+  Norm<T, B> attention_norm;
   Linear<T, B> up, down;
-  LayerNorm<T, B> mlp_norm;
+  Norm<T, B> mlp_norm;
   Activation activation = Activation::gelu;
   bool norm_first = false;
   float dropout = 0, activation_dropout = 0;
   std::uint32_t site = 0;  // its dropouts draw from site, site + 1, …, site + sites − 1, and from more + these
   static constexpr std::uint32_t sites = 8, more = 0x40000000u;
   std::optional<MultiHeadAttention<T, B>> cross{};
-  std::optional<LayerNorm<T, B>> cross_norm{};
+  std::optional<Norm<T, B>> cross_norm{};
   Parameter<T, B> attention_scale{}, mlp_scale{};  // [width], or none
+  std::optional<Linear<T, B>> gate{};              // of the feed-forward block
 
   // What methods add. Sequential: t + adapter(t) on a block's output t. Parallel: adapter(what the block reads) added.
   enum class Placement { sequential, parallel };
@@ -55,9 +63,11 @@ struct TransformerLayer {
 
   /// Layer `number` of a model, its parameters uninitialised.
   static TransformerLayer empty(const LayerNames& names, const LayerSpec& spec, std::uint32_t number) {
-    const auto norm = [&] { return LayerNorm<T, B>::empty(spec.width, spec.epsilon); };
+    const auto norm = [&] { return Norm<T, B>::empty(spec.width, spec.epsilon, spec.norm); };
     const auto attention = [&](bool causal, std::uint32_t site) {
-      auto a = MultiHeadAttention<T, B>::empty(spec.width, spec.heads, spec.bias && spec.qkv_bias, spec.bias);
+      auto a = MultiHeadAttention<T, B>::empty(spec.width, spec.heads, spec.key_heads ? spec.key_heads : spec.heads,
+                                               spec.head_width ? spec.head_width : spec.width / spec.heads,
+                                               spec.qkv_bias, spec.bias);
       a.causal = causal;
       a.dropout = spec.attention_dropout;
       a.site = site;
@@ -75,6 +85,8 @@ struct TransformerLayer {
                            spec.dropout,
                            spec.activation_dropout,
                            site};
+    layer.attention.rotary = spec.rotary;
+    if (spec.gated) layer.gate = Linear<T, B>::empty(spec.width, spec.ffn, spec.bias);
     if (spec.cross) {
       layer.cross = attention(false, more + site);
       layer.cross_norm = norm();
@@ -99,9 +111,7 @@ struct TransformerLayer {
     return block(
         h, mlp_norm, c, 2, mlp_scale, mlp_adapter,
         [&](const Var<T, B>& in) {
-          const auto inner = scaled(up.activated(in, activation, c.run.training ? activation_dropout : 0,
-                                                 c.run.key(site + more + 2), first(up.out(), c)),
-                                    hidden_scale);
+          const auto inner = scaled(hidden(in, c), hidden_scale);
           return down(inner);  // what `inner` was made from is freed by now
         },
         mlp_placement);
@@ -124,6 +134,7 @@ struct TransformerLayer {
       visit(self.names->cross_output, self.cross->output);
       visit(self.names->cross_norm, self.cross_norm);
     }
+    visit(self.names->gate, self.gate);
     visit(self.names->up, self.up);
     visit(self.names->down, self.down);
     visit("hidden_scale", self.hidden_scale);
@@ -136,6 +147,13 @@ struct TransformerLayer {
   }
 
  private:
+  /// What the feed-forward block's last projection reads, before its scale.
+  Var<T, B> hidden(const Var<T, B>& x, const Context<T, B>& c) const {
+    const float p = c.run.training ? activation_dropout : 0;
+    const auto key = c.run.key(site + more + 2);
+    if (!gate) return up.activated(x, activation, p, key, first(up.out(), c));
+    return meft::dropout(gated((*gate)(x), up(x), activation), p, key, first(up.out(), c));
+  }
   /// In training dropout of x from the site at `offset`.
   Var<T, B> dropped(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset) const {
     return c.run.training ? meft::dropout(x, dropout, c.run.key(site + offset), first(x.dim(-1), c)) : x;
@@ -147,7 +165,7 @@ struct TransformerLayer {
 
   /// f in its residual, with norm, dropout from the site at `offset`, and what is there of scale and adapter.
   template <class F>
-  Var<T, B> block(const Var<T, B>& x, const LayerNorm<T, B>& norm, const Context<T, B>& c, std::uint32_t offset,
+  Var<T, B> block(const Var<T, B>& x, const Norm<T, B>& norm, const Context<T, B>& c, std::uint32_t offset,
                   const Parameter<T, B>& scale, const std::optional<Adapter<T, B>>& adapter, const F& f,
                   Placement placement = Placement::sequential) const {
     const auto in = norm_first ? norm(x) : x;

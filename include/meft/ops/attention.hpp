@@ -12,6 +12,8 @@ namespace meft {
 
 /// out = softmax(scale · q·kᵀ)·v for each sequence and head (Dao et al., arXiv 2205.14135); with P the probabilities,
 /// dv = Pᵀ·do, ds = P ⊙ (do·vᵀ − Σ do ⊙ out), dq = scale · ds·k, dk = scale · dsᵀ·q.
+/// Grouped queries (Ainslie et al., arXiv 2305.13245): heads h·g … h·g + g − 1 read head h of k and v, whose gradients
+/// are summed over them in ascending order.
 struct Attention {
   static constexpr const char* name = "attention";
   template <Scalar T, Backend B>
@@ -21,6 +23,7 @@ struct Attention {
 
   Offsets queries, keys;  // of the same number of sequences
   Index heads = 1;
+  Index key_heads = 0;  // of k and v, a divisor of heads; 0: as many
   bool causal = false;  // a query sees keys up to its own place, counted from the sequences' ends
   double scale = 0;     // 0: 1/√(head width)
   float dropout = 0;    // of the probabilities, replayed from the key
@@ -31,10 +34,12 @@ struct Attention {
   template <Real T, Backend B>
   auto forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& q, const Tensor<T, B>& k,
                const Tensor<T, B>& v) const {
-    require(q.rank() == 2 && k.shape() == v.shape() && k.rank() == 2 && q.dim(1) == k.dim(1),
-            "attention: q, k and v are not alike", q, k, v);
+    require(q.rank() == 2 && k.shape() == v.shape() && k.rank() == 2, "attention: q, k and v are not alike", q, k, v);
     require(heads > 0 && q.dim(1) > 0 && q.dim(1) % heads == 0,
             "attention: the width is not a multiple of the number of heads", q, heads);
+    require(key_heads >= 0 && (key_heads == 0 || heads % key_heads == 0),
+            "attention: the number of heads is not a multiple of that of the keys'", heads, key_heads);
+    require(k.dim(1) == spec<T>(q.dim(1)).key_row(), "attention: q, k and v are not alike", q, k, v);
     require(queries.tokens() == q.dim(0), "attention: the query offsets do not cover the rows", q, queries.tokens());
     require(keys.tokens() == k.dim(0), "attention: the key offsets do not cover the rows", k, keys.tokens());
     require(queries.sequences() == keys.sequences(), "attention: queries and keys have different numbers of sequences",
@@ -64,7 +69,7 @@ struct Attention {
   AttentionSpec<T> spec(Index row) const {
     const Index width = row / heads;
     const double by = scale != 0 ? scale : 1.0 / std::sqrt(static_cast<double>(width));
-    return {heads, width, causal, static_cast<T>(by), dropout, key, first_row, precision};
+    return {heads, width, causal, static_cast<T>(by), dropout, key, first_row, precision, key_heads};
   }
   std::vector<Span> list_spans() const {
     std::vector<Span> out;
@@ -74,7 +79,7 @@ struct Attention {
   }
 };
 
-/// q [query tokens, heads · width], k and v [key tokens, heads · width] → like q.
+/// q [query tokens, heads · width], k and v [key tokens, key_heads · width] → like q.
 template <Operand Q, Operand K, Operand V>
 VarOf<Q> attention(const Q& q, const K& k, const V& v, Attention spec, Where where = Where::current()) {
   return apply(where, std::move(spec), q, k, v);

@@ -1,4 +1,4 @@
-// Owns: layer normalisation.
+// Owns: layer normalisation, and that by the root of the mean square.
 #pragma once
 
 #include <meft/autodiff/op.hpp>
@@ -64,10 +64,59 @@ struct LayerNorm {
   double epsilon;
 };
 
+/// y = x̂·gamma,  x̂ = x·rstd,  rstd = 1/√(mean(x²) + epsilon), over the last axis. Zhang and Sennrich, arXiv 1910.07467.
+/// dx = rstd·(g − x̂·mean(g·x̂)),  g = dy·gamma;  dgamma = Σ dy·x̂.
+struct RmsNorm {
+  static constexpr const char* name = "rms_norm";
+  template <Scalar T, Backend B>
+  struct Saved {
+    Tensor<T, B> x, rstd, gamma;
+    Index width = 0;
+  };
+
+  template <Real T, Backend B>
+  Tensor<T, B> forward(auto& saved, Needs<2> need, const Tensor<T, B>& x, const Tensor<T, B>& gamma) const {
+    require(x.rank() >= 1 && x.dim(-1) > 0, "rms_norm: nothing to normalise", x);
+    require(gamma.rank() == 1 && gamma.dim(0) == x.dim(-1), "rms_norm: gamma differs from the last axis", x, gamma);
+    const Index rows = x.shape().outer(-1);
+    Tensor<T, B> y(x.shape()), rstd(Shape{rows});
+    T* const no_mean = nullptr;
+    layer_norm(B{}, rows, x.dim(-1), x.data(), gamma.data(), static_cast<const T*>(nullptr), static_cast<T>(epsilon),
+               y.data(), no_mean, rstd.data());
+    saved.width = x.dim(-1);
+    if (need[0]) saved.gamma = gamma;
+    if (need.any()) saved.x = x, saved.rstd = rstd;
+    return y;
+  }
+
+  template <Real T, Backend B>
+  static std::array<Tensor<T, B>, 2> backward(const auto& saved, Needs<2> need, Tensor<T, B> dy) {
+    const Index n = saved.width, rows = dy.shape().outer(-1);
+    const T *x = saved.x.data(), *no_mean = nullptr, *rstd = saved.rstd.data(), *d = std::as_const(dy).data();
+    Tensor<T, B> dx, dgamma;
+    if (need[1]) {
+      dgamma = Tensor<T, B>(Shape{n});
+      layer_norm_weights(B{}, rows, n, x, no_mean, rstd, d, dgamma.data(), static_cast<T*>(nullptr));
+    }
+    if (need[0]) {
+      dx = overwrite(dy);
+      layer_norm_backward(B{}, rows, n, x, saved.gamma.data(), no_mean, rstd, d, dx.data());
+    }
+    return {dx, dgamma};
+  }
+
+  double epsilon;
+};
+
 /// x [.., n] normalised over its last axis; gamma and beta [n].
 template <Operand X, Operand G, Operand H>
 VarOf<X> layer_norm(const X& x, const G& gamma, const H& beta, double epsilon = 1e-5, Where where = Where::current()) {
   return apply(where, LayerNorm{epsilon}, x, gamma, beta);
+}
+/// x [.., n] over the root of the mean of its last axis' squares; gamma [n].
+template <Operand X, Operand G>
+VarOf<X> rms_norm(const X& x, const G& gamma, double epsilon = 1e-6, Where where = Where::current()) {
+  return apply(where, RmsNorm{epsilon}, x, gamma);
 }
 
 }  // namespace meft

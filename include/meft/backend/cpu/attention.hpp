@@ -1,5 +1,6 @@
 // Owns: attention on ragged batches on the CPU, forward and backward, in tiles: scores never exist whole.
-// Dao et al., "FlashAttention", arXiv 2205.14135, algorithms 1 and 4. One task is one head of one sequence.
+// Dao et al., "FlashAttention", arXiv 2205.14135, algorithms 1 and 4. One task is one head of one
+// sequence, or backward one head of its keys.
 #pragma once
 
 #include <algorithm>
@@ -87,7 +88,8 @@ MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Inde
 template <class T>
 MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q, const T* k,
                                     const T* v, T* out, T* lse) {
-  const Index ld = spec.heads * spec.width, at = head * spec.width;
+  const Index ld = spec.row(), at = head * spec.width;
+  const Index ldk = spec.key_row(), at_k = head / spec.group() * spec.width;
   T p[query_tile * key_tile], top[query_tile], total[query_tile];
   for (Index i0 = 0; i0 < s.queries; i0 += query_tile) {
     const Index rows = std::min(query_tile, s.queries - i0), first = s.q + i0;
@@ -100,7 +102,7 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
     for (Index k0 = 0; k0 < s.keys; k0 += key_tile) {
       const Index n = std::min(key_tile, s.keys - k0);
       if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
-      scores<T>(spec, s, i0, rows, k0, n, {q + first * ld + at, ld, 1}, {k + (s.k + k0) * ld + at, ld, 1}, p);
+      scores<T>(spec, s, i0, rows, k0, n, {q + first * ld + at, ld, 1}, {k + (s.k + k0) * ldk + at_k, ldk, 1}, p);
       for (Index i = 0; i < rows; ++i) {
         T* row = p + i * key_tile;
         const T high = fold(n, top[i], Larger{}, [row](Index j) MEFT_INLINE { return row[j]; });
@@ -116,7 +118,7 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
         if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, row);
       }
       block_product<T>({rows, spec.width, n, {p, key_tile, 1}, o, ld, Start::accumulate},
-                       {v + (s.k + k0) * ld + at, ld, 1});
+                       {v + (s.k + k0) * ldk + at_k, ldk, 1});
     }
     for (Index i = 0; i < rows; ++i) {
       // A query that sees no key has the result 0, and so its gradients; one whose scores are all -∞ has NaN.
@@ -128,16 +130,14 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
   }
 }
 
+/// Adds what one head gives to dk and dv.
 template <class T>
 MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q,
                                              const T* k, const T* v, const T* out, const T* lse, const T* dout, T* dq,
                                              T* dk, T* dv) {
-  const Index ld = spec.heads * spec.width, at = head * spec.width;
+  const Index ld = spec.row(), at = head * spec.width;
+  const Index ldk = spec.key_row(), at_k = head / spec.group() * spec.width;
   T p[query_tile * key_tile], dp[query_tile * key_tile], delta[query_tile];
-  for (Index j = 0; j < s.keys; ++j) {
-    std::fill(dk + (s.k + j) * ld + at, dk + (s.k + j) * ld + at + spec.width, T(0));
-    std::fill(dv + (s.k + j) * ld + at, dv + (s.k + j) * ld + at + spec.width, T(0));
-  }
   for (Index i0 = 0; i0 < s.queries; i0 += query_tile) {
     const Index rows = std::min(query_tile, s.queries - i0), first = s.q + i0, origin = first * ld + at;
     for (Index i = 0; i < rows; ++i) {
@@ -146,10 +146,10 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
       std::fill(dq + origin + i * ld, dq + origin + i * ld + spec.width, T(0));
     }
     for (Index k0 = 0; k0 < s.keys; k0 += key_tile) {
-      const Index n = std::min(key_tile, s.keys - k0), keys = (s.k + k0) * ld + at;
+      const Index n = std::min(key_tile, s.keys - k0), keys = (s.k + k0) * ldk + at_k;
       if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
-      scores<T>(spec, s, i0, rows, k0, n, {q + origin, ld, 1}, {k + keys, ld, 1}, p);
-      block_product<T>({rows, n, spec.width, {dout + origin, ld, 1}, dp, key_tile}, {v + keys, 1, ld});
+      scores<T>(spec, s, i0, rows, k0, n, {q + origin, ld, 1}, {k + keys, ldk, 1}, p);
+      block_product<T>({rows, n, spec.width, {dout + origin, ld, 1}, dp, key_tile}, {v + keys, 1, ldk});
       for (Index i = 0; i < rows; ++i) {
         T *pi = p + i * key_tile, *di = dp + i * key_tile;
         const T shift = lse[(first + i) * spec.heads + head], drop = delta[i];
@@ -158,12 +158,29 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
         map_run([drop, c = spec.scale](T x, T d) MEFT_INLINE { return x * (d - drop) * c; }, n, di, pi, di);
         if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, pi);
       }
-      block_product<T>({n, spec.width, rows, {p, 1, key_tile}, dv + keys, ld, Start::accumulate},
+      block_product<T>({n, spec.width, rows, {p, 1, key_tile}, dv + keys, ldk, Start::accumulate},
                        {dout + origin, ld, 1});
-      block_product<T>({n, spec.width, rows, {dp, 1, key_tile}, dk + keys, ld, Start::accumulate}, {q + origin, ld, 1});
-      block_product<T>({rows, spec.width, n, {dp, key_tile, 1}, dq + origin, ld, Start::accumulate}, {k + keys, ld, 1});
+      block_product<T>({n, spec.width, rows, {dp, 1, key_tile}, dk + keys, ldk, Start::accumulate},
+                       {q + origin, ld, 1});
+      block_product<T>({rows, spec.width, n, {dp, key_tile, 1}, dq + origin, ld, Start::accumulate},
+                       {k + keys, ldk, 1});
     }
   }
+}
+
+/// The same of all heads that read one of the keys', in ascending order.
+template <class T>
+MEFT_INLINE inline void attend_group_backward(const AttentionSpec<T>& spec, const Span& s, Index key_head, const T* q,
+                                              const T* k, const T* v, const T* out, const T* lse, const T* dout, T* dq,
+                                              T* dk, T* dv) {
+  for (T* d : {dk, dv})
+    for (Index j = 0; j < s.keys; ++j) {
+      T* const row = d + (s.k + j) * spec.key_row() + key_head * spec.width;
+      std::fill(row, row + spec.width, T(0));
+    }
+  const Index first = key_head * spec.group();
+  for (Index head = first; head < first + spec.group(); ++head)
+    attend_head_backward(spec, s, head, q, k, v, out, lse, dout, dq, dk, dv);
 }
 
 }  // namespace cpu
@@ -182,9 +199,10 @@ void attention(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span,
 template <Real T>
 void attention_backward(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
                         const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
-  parallel_for(spans * spec.heads, [&](Index task) {
+  const Index key_heads = spec.heads / spec.group();
+  parallel_for(spans * key_heads, [&](Index task) {
     vectorised([&]() MEFT_INLINE {
-      cpu::attend_head_backward(spec, span[task / spec.heads], task % spec.heads, q, k, v, out, lse, dout, dq, dk, dv);
+      cpu::attend_group_backward(spec, span[task / key_heads], task % key_heads, q, k, v, out, lse, dout, dq, dk, dv);
     });
   });
 }

@@ -157,6 +157,7 @@ void softmax_backward(Cpu, Index rows, Index n, const T* y, const T* dy, T* dx, 
 }
 
 /// Rows of [rows, n]: y = (x − mean) · rstd · gamma + beta, rstd = 1/√(variance + epsilon). Keeps mean and rstd.
+/// A null `mean` here and in the two functions below stands for 0, also in the variance: RMS norm. `beta` may be null.
 template <Real T>
 void layer_norm(Cpu, Index rows, Index n, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean,
                 T* rstd) {
@@ -164,19 +165,22 @@ void layer_norm(Cpu, Index rows, Index n, const T* x, const T* gamma, const T* b
     vectorised([&]() MEFT_INLINE {
       for (Index r = begin; r < end; ++r) {
         const T* in = x + r * n;
-        const T m = cpu::sum_of<T>(n, [in](Index i) MEFT_INLINE { return in[i]; }) / T(n);
+        const T m = mean ? cpu::sum_of<T>(n, [in](Index i) MEFT_INLINE { return in[i]; }) / T(n) : T(0);
         const T v = cpu::sum_of<T>(n, [in, m](Index i) MEFT_INLINE { return (in[i] - m) * (in[i] - m); }) / T(n);
         const T s = T(1) / std::sqrt(v + epsilon);
-        mean[r] = m;
+        if (mean) mean[r] = m;
         rstd[r] = s;
-        cpu::map_run([m, s](T xi, T g, T b) MEFT_INLINE { return (xi - m) * s * g + b; }, n, y + r * n, in, gamma,
-                     beta);
+        if (beta)
+          cpu::map_run([m, s](T xi, T g, T b) MEFT_INLINE { return (xi - m) * s * g + b; }, n, y + r * n, in, gamma,
+                       beta);
+        else cpu::map_run([m, s](T xi, T g) MEFT_INLINE { return (xi - m) * s * g; }, n, y + r * n, in, gamma);
       }
     });
   });
 }
 
-/// dx = rstd · (g − mean(g) − x̂ · mean(g x̂)), g = dy · gamma, x̂ = (x − mean) · rstd. `dx` may be `dy`.
+/// dx = rstd · (g − mean(g) − x̂ · mean(g x̂)), without mean(g) in RMS norm; g = dy · gamma, x̂ = (x − mean) · rstd. `dx`
+/// may be `dy`.
 template <Real T>
 void layer_norm_backward(Cpu, Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd,
                          const T* dy, T* dx) {
@@ -184,8 +188,8 @@ void layer_norm_backward(Cpu, Index rows, Index n, const T* x, const T* gamma, c
     vectorised([&]() MEFT_INLINE {
       for (Index r = begin; r < end; ++r) {
         const T *in = x + r * n, *d = dy + r * n;
-        const T m = mean[r], s = rstd[r];
-        const T g = cpu::sum_of<T>(n, [d, gamma](Index i) MEFT_INLINE { return d[i] * gamma[i]; }) / T(n);
+        const T m = mean ? mean[r] : T(0), s = rstd[r];
+        const T g = mean ? cpu::sum_of<T>(n, [d, gamma](Index i) MEFT_INLINE { return d[i] * gamma[i]; }) / T(n) : T(0);
         const T gx = cpu::sum_of<T>(
                          n, [d, gamma, in, m, s](Index i) MEFT_INLINE { return d[i] * gamma[i] * ((in[i] - m) * s); }) /
                      T(n);
@@ -207,7 +211,7 @@ void layer_norm_weights(Cpu, Index rows, Index n, const T* x, const T* mean, con
     vectorised([&]() MEFT_INLINE {
       for (Index r = 0; r < rows; ++r) {
         const T *in = x + r * n + begin, *d = dy + r * n + begin;
-        const T m = mean[r], s = rstd[r];
+        const T m = mean ? mean[r] : T(0), s = rstd[r];
         if (dgamma)
           cpu::map_run([m, s](T sum, T xi, T di) MEFT_INLINE { return sum + di * ((xi - m) * s); }, end - begin,
                        dgamma + begin, dgamma + begin, in, d);

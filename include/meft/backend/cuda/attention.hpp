@@ -8,7 +8,8 @@
 
 namespace meft {
 
-/// `span` lies on the host; everything else on the device. lse [query rows, heads].
+/// `span` lies on the host; everything else on the device. lse [query rows, heads]. The gradients of a key are added
+/// over the heads that read it in ascending order.
 template <Real T>
 void attention(Cuda, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
                T* out, T* lse);

@@ -16,5 +16,6 @@
 #include <meft/backend/cuda/reduce.hpp>
 #include <meft/backend/cuda/relu_attention.hpp>
 #include <meft/backend/cuda/residual.hpp>
+#include <meft/backend/cuda/rotary.hpp>
 #include <meft/backend/cuda/rows.hpp>
 #include <meft/backend/cuda/shear.hpp>

@@ -28,6 +28,7 @@ void softmax(Cuda, Index rows, Index n, const T* x, T* y, bool logarithm);
 template <Real T>
 void softmax_backward(Cuda, Index rows, Index n, const T* y, const T* dy, T* dx, bool logarithm);
 
+/// Without `mean` RMS norm; `beta` may be null.
 template <Real T>
 void layer_norm(Cuda, Index rows, Index n, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean,
                 T* rstd);

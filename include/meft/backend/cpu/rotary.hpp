@@ -1,0 +1,104 @@
+// Owns: rotary position on the CPU. Angles advance by rotations in double from every 64th position, so that a row's
+// bits depend on its position alone.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include <meft/backend/cpu/map.hpp>
+#include <meft/backend/rotary_spec.hpp>
+#include <meft/base/scalar.hpp>
+
+namespace meft {
+
+namespace cpu {
+
+/// The cosines and sines of a row's pairs.
+template <class T>
+class Turns {
+ public:
+  Turns(const RotarySpec& spec, bool back) : spec_(spec) {
+    for (Index i = 0; i < spec.pairs(); ++i) {
+      const double angle = (back ? -1 : 1) * spec.frequency(i);
+      step_c_[i] = std::cos(angle);
+      step_s_[i] = std::sin(angle);
+    }
+    back_ = back;
+  }
+  void go_to(Index position) {
+    if (position != at_ + 1 || position % every == 0) start(position / every * every);
+    while (at_ < position) advance();
+    for (Index i = 0; i < spec_.pairs(); ++i) cosine[i] = static_cast<T>(c_[i]), sine[i] = static_cast<T>(s_[i]);
+  }
+  T cosine[RotarySpec::most], sine[RotarySpec::most];
+
+ private:
+  static constexpr Index every = 64;
+  void start(Index position) {
+    at_ = position;
+    for (Index i = 0; i < spec_.pairs(); ++i) {
+      const double angle = (back_ ? -1 : 1) * static_cast<double>(position) * spec_.frequency(i);
+      c_[i] = std::cos(angle);
+      s_[i] = std::sin(angle);
+    }
+  }
+  void advance() {
+    ++at_;
+    for (Index i = 0; i < spec_.pairs(); ++i) {
+      const double c = c_[i], s = s_[i];
+      c_[i] = multiply_add(c, step_c_[i], -product(s, step_s_[i]));
+      s_[i] = multiply_add(s, step_c_[i], product(c, step_s_[i]));
+    }
+  }
+
+  RotarySpec spec_;
+  bool back_;
+  Index at_ = -2;
+  double c_[RotarySpec::most], s_[RotarySpec::most], step_c_[RotarySpec::most], step_s_[RotarySpec::most];
+};
+
+/// One head.
+template <class T>
+MEFT_INLINE inline void turn(const RotarySpec& spec, Index width, const T* cosine, const T* sine, const T* x, T* y) {
+  const Index pairs = spec.pairs();
+  if (spec.interleaved)
+    for (Index i = 0; i < pairs; ++i) {
+      const T a = x[2 * i], b = x[2 * i + 1];
+      y[2 * i] = multiply_add(a, cosine[i], -product(b, sine[i]));
+      y[2 * i + 1] = multiply_add(b, cosine[i], product(a, sine[i]));
+    }
+  else {
+    T first[RotarySpec::most];
+    map_run([](T a, T b, T c, T s) MEFT_INLINE { return multiply_add(a, c, -product(b, s)); }, pairs, first, x,
+            x + pairs, cosine, sine);
+    map_run([](T a, T b, T c, T s) MEFT_INLINE { return multiply_add(b, c, product(a, s)); }, pairs, y + pairs, x,
+            x + pairs, cosine, sine);
+    std::copy(first, first + pairs, y);
+  }
+  if (x != y) std::copy(x + spec.rotated, x + width, y + spec.rotated);
+}
+
+}  // namespace cpu
+
+/// y = x [rows, heads · width] with each head's pairs turned by their angles at the row's position, or turned back. `y`
+/// may be `x`.
+template <Real T>
+void rotate_pairs(Cpu, Index rows, Index heads, Index width, const RotarySpec& spec, bool back,
+                  const std::int32_t* position, const T* x, T* y) {
+  const Index grain = std::max<Index>(1, cpu::map_grain / std::max<Index>(1, heads * width));
+  parallel_chunks(rows, grain, [&](Index begin, Index end) {
+    cpu::Turns<T> turns(spec, back);
+    for (Index r = begin; r < end; ++r) {
+      turns.go_to(position[r]);
+      vectorised([&]() MEFT_INLINE {
+        for (Index h = 0; h < heads; ++h) {
+          const Index at = (r * heads + h) * width;
+          cpu::turn(spec, width, turns.cosine, turns.sine, x + at, y + at);
+        }
+      });
+    }
+  });
+}
+
+}  // namespace meft
