@@ -9,12 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include <meft/backend/cpu/loss.hpp>
-#include <meft/backend/cpu/optimize.hpp>
-#include <meft/backend/cpu/permute.hpp>
-#include <meft/backend/cpu/residual.hpp>
-#include <meft/backend/cpu/rows.hpp>
-#include <meft/backend/cpu/shear.hpp>
+#include <meft/backend/cpu/kernels.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/io/file.hpp>
 #include <meft/reversible/reports.hpp>
@@ -125,6 +120,22 @@ void run(const Options& o) {
   table.add("layer norm weights", 2 * array, [&] {
     layer_norm_weights(B{}, rows, width, a.data(), centre, spread, b.data(), sums.data(), static_cast<float*>(nullptr));
   });
+  const float* const none = nullptr;
+  table.add("rms norm", 2 * array, [&] {
+    layer_norm(B{}, rows, width, a.data(), gamma.data(), none, 1e-6f, y.data(), static_cast<float*>(nullptr),
+               rstd.data());
+  });
+  table.add("rms norm backward", 3 * array,
+            [&] { layer_norm_backward(B{}, rows, width, a.data(), gamma.data(), none, spread, b.data(), y.data()); });
+  table.add("gated silu", 3 * array, [&] { map(B{}, Gate<Silu>{}, n, y.data(), a.data(), b.data()); });
+  table.add("gated silu backward", 4 * array,
+            [&] { map(B{}, GateSlope<Silu>{}, n, y.data(), a.data(), b.data(), std::as_const(s).data()); });
+  const Index heads = width % 64 ? 1 : width / 64;
+  const RotarySpec rotary{.rotated = std::min<Index>(width / heads / 2, RotarySpec::most) * 2};
+  const auto where = numbers<B>(rows, 2048);
+  if (rotary.rotated)
+    table.add("rotary", 2 * array,
+              [&] { rotate_pairs(B{}, rows, heads, width / heads, rotary, false, where.data(), a.data(), y.data()); });
   table.add("softmax", 2 * array, [&] { softmax(B{}, rows, width, a.data(), y.data(), false); });
   table.add("softmax backward", 3 * array,
             [&] { softmax_backward(B{}, rows, width, a.data(), b.data(), y.data(), false); });

@@ -1,12 +1,13 @@
 // Owns: attention on ragged batches, forward and backward, for any head up to 256 wide, every device and type:
-// include/meft/backend/cuda/attention.hpp. Deterministic: dq goes by tiles of queries, dk and dv by tiles of keys, and
-// nobody adds to another's sums. Masked scores weigh 0, whatever they are.
+// include/meft/backend/kernels/attention.hpp. Deterministic: dq goes by tiles of queries, dk and dv by tiles of keys,
+// and nobody adds to another's sums. Masked scores weigh 0, whatever they are.
 #include <attention.cuh>
 #include <fused_attention.hpp>
 #include <row.cuh>
 #include <vector>
 
-#include <meft/backend/cuda/attention.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/attention.hpp>
 #include <meft/memory/buffer.hpp>
 
 namespace meft {
@@ -235,8 +236,8 @@ std::size_t shared_bytes(Index width, int rows, int squares) {
 
 }  // namespace cuda
 
-template <Real T>
-void attention(Cuda, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
+template <Backend B, Real T>
+void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
                T* out, T* lse) {
   if constexpr (sizeof(T) == 4)
     if (cuda::fused::takes(spec, spans, span)) return cuda::fused::attention(spec, spans, span, q, k, v, out, lse);
@@ -250,8 +251,8 @@ void attention(Cuda, const AttentionSpec<T>& spec, Index spans, const Span* span
   });
 }
 
-template <Real T>
-void attention_backward(Cuda, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
+template <Backend B, Real T>
+void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
                         const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
   if constexpr (sizeof(T) == 4)
     if (cuda::fused::takes(spec, spans, span))

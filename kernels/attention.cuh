@@ -5,8 +5,8 @@
 
 #include <limits>
 
-#include <meft/backend/attention_spec.hpp>
 #include <meft/backend/keep.hpp>
+#include <meft/backend/kernels/attention.hpp>
 #include <meft/base/functor.hpp>
 #include <moving_key.cuh>
 #include <stream.cuh>

@@ -1,9 +1,9 @@
-// Owns: dropout with the masks of the CPU, alone, after a function and added: include/meft/backend/cuda/dropout.hpp,
-// residual.hpp. A thread takes the four elements of one Philox block.
+// Owns: dropout with the masks of the CPU, alone, after a function and added: include/meft/backend/kernels/dropout.hpp.
+// A thread takes the four elements of one Philox block.
 #include <dropped.cuh>
 
-#include <meft/backend/cuda/dropout.hpp>
-#include <meft/backend/cuda/residual.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/dropout.hpp>
 #include <meft/base/compose.hpp>
 #include <row.cuh>
 
@@ -53,8 +53,8 @@ __global__ void add_drop(Index n, bool packed, Dropped<T> dropped, const T* x, c
 
 }  // namespace cuda
 
-template <class F, Real T, class... In>
-void map_dropped(Cuda, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in) {
+template <Backend B, class F, Real T, class... In>
+void map_dropped(B, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in) {
   if (n == 0) return;
   const Keep<T> keep(p);
   const cuda::MovingKey moving(key);
@@ -68,27 +68,39 @@ void map_dropped(Cuda, const F& f, Index n, T* out, double p, Key key, std::uint
                moving, first, out, in...);
 }
 
-template <Real T>
-void add_dropped(Cuda, Index n, const T* x, const T* t, T* y, double p, Key key, std::uint64_t first) {
+template <Backend B, Real T>
+void add_dropped(B, Index n, const T* x, const T* t, T* y, double p, Key key, std::uint64_t first) {
   if (n == 0) return;
   constexpr Index width = cuda::Pack<T>::width;
   cuda::launch(cuda::add_drop<T>, cuda::blocks((n + width - 1) / width), cuda::threads, 0, cuda::stream(), n,
                n % width == 0 && cuda::aligned(x, t, y), cuda::Dropped<T>(p, key, first), x, t, y);
 }
 
-#define ONE(T, ...) \
-  template void map_dropped(Cuda, const __VA_ARGS__&, Index, T*, double, Key, std::uint64_t, const T*);
-#define TWO(T, ...) \
-  template void map_dropped(Cuda, const __VA_ARGS__&, Index, T*, double, Key, std::uint64_t, const T*, const T*);
-#define FUNCTION(T, F) ONE(T, F) TWO(T, SlopeAt<F>)
-#define EVERY(T) \
-  ONE(T, Identity) FUNCTION(T, Relu) FUNCTION(T, Gelu) FUNCTION(T, GeluTanh) FUNCTION(T, Silu) FUNCTION(T, Tanh)
-EVERY(float)
-EVERY(double)
-#undef EVERY
-#undef FUNCTION
-#undef TWO
-#undef ONE
+/// What ops call of each activation, in T. To ask for a function's address has it compiled, with its kernels.
+template <class T>
+class EveryDropped {
+ public:
+  EveryDropped() {
+    of<T>(Identity{});
+    activations(Activations{});
+  }
+
+ private:
+  template <class... In, class F>
+  static void of(const F&) {
+    void (*volatile address)(Cuda, const F&, Index, T*, double, Key, std::uint64_t, const In*...) =
+        map_dropped<Cuda, F, T, In...>;
+    static_cast<void>(address);
+  }
+  template <class... F>
+  static void activations(Functors<F...>) {
+    (of<T>(F{}), ...);
+    (of<T, T>(SlopeAt<F>{}), ...);
+  }
+};
+template class EveryDropped<float>;
+template class EveryDropped<double>;
+
 template void add_dropped(Cuda, Index, const float*, const float*, float*, double, Key, std::uint64_t);
 template void add_dropped(Cuda, Index, const double*, const double*, double*, double, Key, std::uint64_t);
 

@@ -8,7 +8,7 @@
 
 #include <cudnn.hpp>
 
-#include <meft/backend/attention_spec.hpp>
+#include <meft/backend/kernels/attention.hpp>
 
 namespace meft::cuda::fused {
 
@@ -73,7 +73,7 @@ dnn::Graph backward_graph(const Shape& shape);
 /// Whether cuDNN takes a call on this device: bf16, no dropout, as many heads of keys as of queries, a head of the support surface, sequences that follow
 /// each other, none of them empty, and as many keys as queries where causal.
 bool takes(const AttentionSpec<float>& spec, Index spans, const Span* span);
-/// What include/meft/backend/cuda/attention.hpp declares, for calls that `takes` is true of.
+/// What include/meft/backend/kernels/attention.hpp declares, for calls that `takes` is true of.
 void attention(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
                const float* v, float* out, float* lse);
 void attention_backward(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,

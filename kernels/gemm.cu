@@ -1,4 +1,4 @@
-// Owns: matrix products by cuBLASLt: include/meft/backend/cuda/gemm.hpp and gemm.cuh.
+// Owns: matrix products by cuBLASLt: include/meft/backend/kernels/gemm.hpp and gemm.cuh.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -7,8 +7,9 @@
 #include <optional>
 #include <string>
 
-#include <meft/backend/cuda/gemm.hpp>
-#include <meft/backend/cuda/permute.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/gemm.hpp>
+#include <meft/backend/kernels/permute.hpp>
 #include <meft/base/functor.hpp>
 #include <meft/base/mutex.hpp>
 #include <meft/memory/buffer.hpp>
@@ -210,8 +211,8 @@ bool multiply(const Multiplication& m) {
 
 }  // namespace cuda
 
-template <Real T>
-void gemm(Cuda, const Product<T>& p, Strided<T> b) {
+template <Backend B, Real T>
+void gemm(B, const Product<T>& p, Strided<T> b) {
   if (p.rows == 0 || p.columns == 0 || p.batch == 0) return;
   require(p.batch == 1 || (p.start != Start::bias && p.ldc == p.columns), "gemm: a batch has no bias and no gaps",
           p.batch);
@@ -230,8 +231,8 @@ void gemm(Cuda, const Product<T>& p, Strided<T> b) {
                                       p.start == Start::bias && !fill ? p.bias : nullptr, p.batch});
 }
 
-template <Real T>
-bool gemm_activated(Cuda, Activation f, const Product<T>& p, Strided<T> b, T* before) {
+template <Backend B, Real T>
+bool gemm_activated(B, Activation f, const Product<T>& p, Strided<T> b, T* before) {
   const auto epilogue = cuda::epilogue_for(f);
   if (sizeof(T) == 8 || epilogue == cuda::Epilogue::none || p.start == Start::accumulate || p.batch != 1 ||
       p.rows == 0 || p.columns == 0 || p.depth == 0)

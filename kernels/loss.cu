@@ -1,5 +1,6 @@
-// Owns: cross entropy and squared differences: include/meft/backend/cuda/loss.hpp. A block takes a row of logits.
-#include <meft/backend/cuda/loss.hpp>
+// Owns: cross entropy and squared differences: include/meft/backend/kernels/loss.hpp. A block takes a row of logits.
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/loss.hpp>
 #include <meft/base/functor.hpp>
 #include <recorder.cuh>
 #include <result.cuh>
@@ -23,7 +24,7 @@ __global__ void look_at_labels(Index n, const std::int32_t* labels, Index classe
     ++counted;
     if (labels[i] < 0 || labels[i] >= classes) atomicMin(&found->outside, static_cast<unsigned long long>(i));
   }
-  counted = over_block(counted, Plus{});
+  counted = over_block(counted, Add{});
   if (threadIdx.x == 0) atomicAdd(&found->counted, counted);
 }
 
@@ -92,7 +93,8 @@ __global__ void difference(Index n, const T* x, const T* target, const T* dy, T 
 
 }  // namespace cuda
 
-LabelCheck check_labels(Cuda, Index n, const std::int32_t* labels, Index classes, std::int32_t ignore) {
+template <Backend B>
+LabelCheck check_labels(B, Index n, const std::int32_t* labels, Index classes, std::int32_t ignore) {
   if (n == 0) return {};
   const auto look = [=] {
     const cuda::Result<cuda::Found> result(0xff);
@@ -105,25 +107,26 @@ LabelCheck check_labels(Cuda, Index n, const std::int32_t* labels, Index classes
   return cuda::look_at(labels, look, LabelCheck{});
 }
 
-void counted_rows(Cuda, Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
+template <Backend B>
+void counted_rows(B, Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
                   std::int32_t* chosen) {
   if (n)
     cuda::launch(cuda::number_counted, 1, cuda::along(n, 1024), 0, cuda::stream(), n, labels, ignore, rows, chosen);
 }
 
-template <Real T>
-void cross_entropy(Cuda, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
+template <Backend B, Real T>
+void cross_entropy(B, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
                    T* lse) {
   cuda::launch_lines<T>(cuda::entropy_rows<T>, rows, n, std::tuple(x), x, labels, ignore, loss, lse);
 }
-template <Real T>
-void cross_entropy_backward(Cuda, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
+template <Backend B, Real T>
+void cross_entropy_backward(B, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
                             const T* lse, const T* dy, Index counted, T* dx) {
   cuda::launch_lines<T>(cuda::entropy_rows_back<T>, rows, n, std::tuple(x, dx), x, labels, ignore, lse, dy, counted,
                         dx);
 }
-template <Real T>
-void scaled_difference(Cuda, Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {
+template <Backend B, Real T>
+void scaled_difference(B, Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {
   if (n)
     cuda::launch(cuda::difference<T>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, x, target, dy, factor, dx);
 }
@@ -136,5 +139,7 @@ void scaled_difference(Cuda, Index n, const T* x, const T* target, const T* dy, 
 EVERY(float)
 EVERY(double)
 #undef EVERY
+template LabelCheck check_labels(Cuda, Index, const std::int32_t*, Index, std::int32_t);
+template void counted_rows(Cuda, Index, const std::int32_t*, std::int32_t, std::int32_t*, std::int32_t*);
 
 }  // namespace meft

@@ -1,9 +1,10 @@
-// Owns: elementwise functors over arrays, plain and broadcast: include/meft/backend/cuda/map.hpp. Bound by memory: 16
-// bytes a thread and access where the arrays allow it.
+// Owns: elementwise functors over arrays, plain and broadcast: include/meft/backend/kernels/map.hpp. Bound by memory:
+// 16 bytes a thread and access where the arrays allow it.
 #include <array>
 #include <cstdint>
 
-#include <meft/backend/cuda/map.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/map.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/base/functor.hpp>
 #include <stream.cuh>
@@ -78,8 +79,8 @@ __global__ void map_axes(F f, Axes<I> axes, Index n, T* out, const A* a, const C
 
 }  // namespace cuda
 
-template <class F, class T, class... In>
-void map(Cuda, const F& f, Index n, T* out, const In*... in) {
+template <Backend B, class F, class T, class... In>
+void map(B, const F& f, Index n, T* out, const In*... in) {
   if (n == 0) return;
   Index begin = 0;
   if constexpr (((sizeof(In) == sizeof(T)) && ...))
@@ -95,8 +96,8 @@ void map(Cuda, const F& f, Index n, T* out, const In*... in) {
                  n, out, in...);
 }
 
-template <class F, class T, class A, class C>
-void map_broadcast(Cuda, const F& f, const Shape& shape, T* out, const Shape& sa, const A* a, const Shape& sb,
+template <Backend B, class F, class T, class A, class C>
+void map_broadcast(B, const F& f, const Shape& shape, T* out, const Shape& sa, const A* a, const Shape& sb,
                    const C* b) {
   if (sa == shape && sb == shape) return map(Cuda{}, f, shape.size(), out, a, b);
   const Index n = shape.size();
@@ -109,35 +110,60 @@ void map_broadcast(Cuda, const F& f, const Shape& shape, T* out, const Shape& sa
   else over(std::uint64_t{});
 }
 
-// For every functor that ops apply, in float and in double: y = f(x), y = f(a, b), y = f(a, b, c), and f(a, b)
-// broadcast.
-#define ONE(T, ...) template void map(Cuda, const __VA_ARGS__&, Index, T*, const T*);
-#define TWO(T, ...) template void map(Cuda, const __VA_ARGS__&, Index, T*, const T*, const T*);
-#define THREE(T, ...) template void map(Cuda, const __VA_ARGS__&, Index, T*, const T*, const T*, const T*);
-#define WIDE(T, ...)                                                                                            \
-  template void map_broadcast(Cuda, const __VA_ARGS__&, const Shape&, T*, const Shape&, const T*, const Shape&, \
-                              const T*);
-#define FUNCTION(T, F, SLOPE) ONE(T, F) SLOPE(T, Slope<F>)
-#define GATED(T, F) TWO(T, Gate<F>) THREE(T, GateSlope<F>)
-#define OPERATOR(T, F) TWO(T, F) WIDE(T, F) ONE(T, WithLeft<F, T>) ONE(T, WithRight<F, T>)
-#define EVERY(T)                                                                                                     \
-  FUNCTION(T, Neg, ONE)                                                                                              \
-  FUNCTION(T, Exp, TWO)                                                                                              \
-  FUNCTION(T, Log, TWO) FUNCTION(T, Sqrt, TWO) FUNCTION(T, Square, TWO) FUNCTION(T, Abs, TWO) FUNCTION(T, Tanh, TWO) \
-      FUNCTION(T, Sigmoid, TWO) FUNCTION(T, Relu, TWO) FUNCTION(T, Silu, TWO) FUNCTION(T, Gelu, TWO)                 \
-          FUNCTION(T, GeluTanh, TWO) OPERATOR(T, Add) OPERATOR(T, Sub) OPERATOR(T, Mul) OPERATOR(T, Div)             \
-              TWO(T, SquaredDifference) TWO(T, QuotientSlope<T>) TWO(T, NegatedQuotient) WIDE(T, NegatedQuotient)    \
-                  WIDE(T, First) TWO(T, Mix<T>) THREE(T, DifferenceTimes) GATED(T, Relu) GATED(T, Gelu)              \
-                      GATED(T, GeluTanh) GATED(T, Silu) GATED(T, Tanh)
-EVERY(float)
-EVERY(double)
-#undef EVERY
-#undef OPERATOR
-#undef GATED
-#undef FUNCTION
-#undef WIDE
-#undef THREE
-#undef TWO
-#undef ONE
+/// What ops call of each functor, in T. To ask for a function's address has it compiled, with its kernels.
+template <class T>
+class Every {
+ public:
+  Every() {
+    functions(Functions{});
+    functions(Activations{});
+    gates(Activations{});
+    operators(Operators{});
+    of<T, T>(SquaredDifference{});
+    of<T, T>(QuotientSlope<T>{});
+    of<T, T>(NegatedQuotient{});
+    of<T, T>(Mix<T>{});
+    of<T, T, T>(DifferenceTimes{});
+    broadcast(NegatedQuotient{});
+    broadcast(First{});
+  }
+
+ private:
+  template <class... In, class F>
+  static void of(const F&) {
+    void (*volatile address)(Cuda, const F&, Index, T*, const In*...) = map<Cuda, F, T, In...>;
+    static_cast<void>(address);
+  }
+  template <class F>
+  static void broadcast(const F&) {
+    void (*volatile address)(Cuda, const F&, const Shape&, T*, const Shape&, const T*, const Shape&, const T*) =
+        map_broadcast<Cuda, F, T, T, T>;
+    static_cast<void>(address);
+  }
+  template <class... F>
+  static void functions(Functors<F...>) {
+    (function(F{}), ...);
+  }
+  template <class F>
+  static void function(F f) {
+    of<T>(f);
+    if constexpr (F::needs_x || F::needs_y) of<T, T>(Slope<F>{});
+    else of<T>(Slope<F>{});
+  }
+  template <class... F>
+  static void gates(Functors<F...>) {
+    (of<T, T>(Gate<F>{}), ...);
+    (of<T, T, T>(GateSlope<F>{}), ...);
+  }
+  template <class... F>
+  static void operators(Functors<F...>) {
+    (of<T, T>(F{}), ...);
+    (broadcast(F{}), ...);
+    (of<T>(WithLeft<F, T>{}), ...);
+    (of<T>(WithRight<F, T>{}), ...);
+  }
+};
+template class Every<float>;
+template class Every<double>;
 
 }  // namespace meft

@@ -1,10 +1,11 @@
 // Owns: layer norm and RMS norm, forward and backward, also of a sum with a residual:
-// include/meft/backend/cuda/reduce.hpp and residual.hpp. A block takes a row; the weights' gradients are sums over rows
-// in pieces of a fixed length.
+// include/meft/backend/kernels/norm.hpp. A block takes a row; the weights' gradients are sums over rows in pieces of a
+// fixed length.
 #include <dropped.cuh>
 
-#include <meft/backend/cuda/reduce.hpp>
-#include <meft/backend/cuda/residual.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/norm.hpp>
+#include <meft/backend/kernels/reduce.hpp>
 #include <meft/memory/buffer.hpp>
 #include <row.cuh>
 
@@ -50,7 +51,7 @@ __global__ void residual_norm_rows(Index rows, Line line, Dropped<T> dropped, co
     line.template each<T>(
         [&](Index i) { line.write(s + at, i, dropped.add(line.read(x + at, i), line.read(t + at, i), at + i)); });
     // A thread reads back only what it wrote.
-    norm_row(line, static_cast<const T*>(s + at), gamma, beta, epsilon, y + at, mean + r, rstd + r);
+    norm_row(line, static_cast<const T*>(s + at), gamma, beta, epsilon, y + at, mean ? mean + r : nullptr, rstd + r);
   }
 }
 
@@ -88,28 +89,27 @@ __global__ void norm_weights(Index total, Index rows, Index n, const T* x, const
 
 }  // namespace cuda
 
-template <Real T>
-void layer_norm(Cuda, Index rows, Index n, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean,
-                T* rstd) {
+template <Backend B, Real T>
+void layer_norm(B, Index rows, Index n, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean, T* rstd) {
   cuda::launch_lines<T>(cuda::norm_rows<T>, rows, n, std::tuple(x, gamma, beta, y), x, gamma, beta, epsilon, y, mean,
                         rstd);
 }
 
-template <Real T>
-void residual_norm(Cuda, Index rows, Index n, const T* x, const T* t, double p, Key key, std::uint64_t first,
+template <Backend B, Real T>
+void residual_norm(B, Index rows, Index n, const T* x, const T* t, double p, Key key, std::uint64_t first,
                    const T* gamma, const T* beta, T epsilon, T* s, T* y, T* mean, T* rstd) {
   cuda::launch_lines<T>(cuda::residual_norm_rows<T>, rows, n, std::tuple(x, t, gamma, beta, s, y),
                         cuda::Dropped<T>(p, key, first), x, t, gamma, beta, epsilon, s, y, mean, rstd);
 }
 
-template <Real T>
-void layer_norm_backward(Cuda, Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd,
-                         const T* dy, T* dx) {
+template <Backend B, Real T>
+void layer_norm_backward(B, Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd, const T* dy,
+                         T* dx) {
   cuda::launch_lines<T>(cuda::norm_rows_back<T>, rows, n, std::tuple(x, gamma, dy, dx), x, gamma, mean, rstd, dy, dx);
 }
 
-template <Real T>
-void layer_norm_weights(Cuda, Index rows, Index n, const T* x, const T* mean, const T* rstd, const T* dy, T* dgamma,
+template <Backend B, Real T>
+void layer_norm_weights(B, Index rows, Index n, const T* x, const T* mean, const T* rstd, const T* dy, T* dgamma,
                         T* dbeta) {
   if (n == 0) return;
   const Index pieces = (rows + cuda::piece - 1) / cuda::piece;

@@ -1,10 +1,11 @@
 // Owns: AdamW's pass over all parameters and the sum of squares of their gradients:
-// include/meft/backend/cuda/optimize.hpp. Both go over pieces of a fixed length; a table on the device says of which
+// include/meft/backend/kernels/optimize.hpp. Both go over pieces of a fixed length; a table on the device says of which
 // slot and where.
 #include <cmath>
 #include <vector>
 
-#include <meft/backend/cuda/optimize.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/optimize.hpp>
 #include <result.cuh>
 #include <row.cuh>
 
@@ -104,8 +105,8 @@ __global__ void add_parts(Index n, const double* parts, double* total) {
 
 }  // namespace cuda
 
-template <Real T>
-void adamw(Cuda, Index slots, const AdamWSlot<T>* slot, const AdamWStep& step) {
+template <Backend B, Real T>
+void adamw(B, Index slots, const AdamWSlot<T>* slot, const AdamWStep& step) {
   const cuda::Pieces<T> pieces(slots, slot);
   if (!pieces.count()) return;
   const cuda::Adam<T> a{static_cast<T>(step.beta1),
@@ -119,8 +120,8 @@ void adamw(Cuda, Index slots, const AdamWSlot<T>* slot, const AdamWStep& step) {
                pieces.device(), a);
 }
 
-template <Real T>
-double sum_squares(Cuda, Index slots, const AdamWSlot<T>* slot) {
+template <Backend B, Real T>
+double sum_squares(B, Index slots, const AdamWSlot<T>* slot) {
   const cuda::Pieces<T> pieces(slots, slot);
   if (!pieces.count()) return 0;
   const UseScope use(Use::workspace);

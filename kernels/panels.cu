@@ -4,8 +4,8 @@
 #include <gemm.cuh>
 #include <type_traits>
 
-#include <meft/backend/cuda/gemm.hpp>
 #include <meft/backend/cuda/panels.hpp>
+#include <meft/backend/kernels/gemm.hpp>
 
 namespace meft {
 
@@ -22,7 +22,7 @@ using Kept = std::conditional_t<sizeof(T) == 4, bf16, T>;
 }  // namespace cuda
 
 template <Real T>
-CudaPanels<T>::CudaPanels(const T* w, Index out, Index in, Precision precision)
+Panels<Cuda, T>::Panels(const T* w, Index out, Index in, Precision precision)
     : out_(out), in_(in), precision_(precision) {
   const UseScope use(Use::parameter);
   const bool narrow = precision == Precision::bf16;
@@ -32,7 +32,7 @@ CudaPanels<T>::CudaPanels(const T* w, Index out, Index in, Precision precision)
 }
 
 template <Real T>
-bool CudaPanels<T>::multiply(const Product<T>& p, Index row, Index column, Then f, T* before) const {
+bool Panels<Cuda, T>::multiply(const Product<T>& p, Index row, Index column, Then f, T* before) const {
   if (precision_ == Precision::f32) {
     const Strided<T> w{static_cast<const T*>(buffer_.data()), row, column};
     if (f) return gemm_activated(Cuda{}, *f, p, w, before);
@@ -61,20 +61,20 @@ bool CudaPanels<T>::multiply(const Product<T>& p, Index row, Index column, Then 
 }
 
 template <Real T>
-void CudaPanels<T>::forward(const Product<T>& p) const {
+void Panels<Cuda, T>::forward(const Product<T>& p) const {
   multiply(p, 1, in_);
 }
 template <Real T>
-bool CudaPanels<T>::forward_activated(Activation f, const Product<T>& p, T* before) const {
+bool Panels<Cuda, T>::forward_activated(Activation f, const Product<T>& p, T* before) const {
   return multiply(p, 1, in_, f, before);
 }
 template <Real T>
-void CudaPanels<T>::backward(const Product<T>& p) const {
+void Panels<Cuda, T>::backward(const Product<T>& p) const {
   multiply(p, in_, 1);
 }
 
 template <Real T>
-void CudaPanels<T>::unpack(T* w) const {
+void Panels<Cuda, T>::unpack(T* w) const {
   const Index n = out_ * in_;
   if (n == 0) return;
   if constexpr (sizeof(T) == 4)
@@ -82,7 +82,7 @@ void CudaPanels<T>::unpack(T* w) const {
   Cuda::copy(w, buffer_.data(), static_cast<std::size_t>(n) * sizeof(T));
 }
 
-template class CudaPanels<float>;
-template class CudaPanels<double>;
+template class Panels<Cuda, float>;
+template class Panels<Cuda, double>;
 
 }  // namespace meft

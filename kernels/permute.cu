@@ -1,9 +1,10 @@
-// Owns: elements moved to another layout: include/meft/backend/cuda/permute.hpp. A transposition goes through tiles in
-// shared memory, so that both sides are read and written along rows.
+// Owns: elements moved to another layout: include/meft/backend/kernels/permute.hpp. A transposition goes through tiles
+// in shared memory, so that both sides are read and written along rows.
 #include <algorithm>
 #include <cstdint>
 
-#include <meft/backend/cuda/permute.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/permute.hpp>
 #include <stream.cuh>
 
 namespace meft {
@@ -96,8 +97,8 @@ void copy_as(Index rows, Index width, const P* from, Index from_step, P* to, Ind
 
 }  // namespace cuda
 
-template <Scalar T>
-void permute(Cuda, const Shape& from, const AxisOrder& order, const T* x, T* y) {
+template <Backend B, Scalar T>
+void permute(B, const Shape& from, const AxisOrder& order, const T* x, T* y) {
   const Index n = from.size();
   if (n == 0) return;
   const cuda::Axes axes(from, order);
@@ -117,8 +118,8 @@ void permute(Cuda, const Shape& from, const AxisOrder& order, const T* x, T* y) 
                cuda::stream(), axes, unit, unit_step, down, across, x, y);
 }
 
-template <Scalar T>
-void copy_rows(Cuda, Index rows, Index width, const T* from, Index from_step, T* to, Index to_step) {
+template <Backend B, Scalar T>
+void copy_rows(B, Index rows, Index width, const T* from, Index from_step, T* to, Index to_step) {
   if (rows == 0 || width == 0) return;
   using P = cuda::Pack<T>;
   constexpr Index pack = P::width;

@@ -1,6 +1,7 @@
-// Owns: filling arrays with random numbers, and adding them: include/meft/backend/cuda/random.hpp.
+// Owns: filling arrays with random numbers, and adding them: include/meft/backend/kernels/random.hpp.
 #include <launch.cuh>
-#include <meft/backend/cuda/random.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/random.hpp>
 #include <meft/base/normal.hpp>
 #include <meft/base/parallel.hpp>
 #include <stream.cuh>
@@ -26,8 +27,8 @@ __global__ void noise_rows(Index n, Index width, const std::int32_t* numbers, In
 
 }  // namespace cuda
 
-template <Real T>
-void fill_normal(Cuda, Index n, T* out, Key key, double deviation) {
+template <Backend B, Real T>
+void fill_normal(B, Index n, T* out, Key key, double deviation) {
   std::vector<T> host(static_cast<std::size_t>(n));
   parallel_chunks(n, 4096, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i)
@@ -36,9 +37,9 @@ void fill_normal(Cuda, Index n, T* out, Key key, double deviation) {
   Cuda::upload(out, host.data(), host.size() * sizeof(T));
 }
 
-template <Real T>
-void add_noise(Cuda, Index rows, Index width, const std::int32_t* numbers, Index first, Key key, double keep,
-               double scale, const T* x, T* y) {
+template <Backend B, Real T>
+void add_noise(B, Index rows, Index width, const std::int32_t* numbers, Index first, Key key, double keep, double scale,
+               const T* x, T* y) {
   const Index n = rows * width;
   if (n == 0) return;
   cuda::launch(cuda::noise_rows<T>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, width, numbers, first, key,

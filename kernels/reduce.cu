@@ -1,8 +1,9 @@
-// Owns: sums and maxima over an axis: include/meft/backend/cuda/reduce.hpp. Long axes are summed in pieces of a fixed
-// length and the pieces' sums again, so that the order depends on the shape alone.
+// Owns: sums and maxima over an axis: include/meft/backend/kernels/reduce.hpp. Long axes are summed in pieces of a
+// fixed length and the pieces' sums again, so that the order depends on the shape alone.
 #include <cstdint>
 
-#include <meft/backend/cuda/reduce.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/reduce.hpp>
 #include <meft/memory/buffer.hpp>
 #include <row.cuh>
 #include <stream.cuh>
@@ -69,8 +70,8 @@ __global__ void max_back(Index total, Index n, Index inner, const T* dy, const s
 
 }  // namespace cuda
 
-template <Real T>
-void sum(Cuda, Index outer, Index n, Index inner, const T* x, T* out) {
+template <Backend B, Real T>
+void sum(B, Index outer, Index n, Index inner, const T* x, T* out) {
   const Index results = outer * inner;
   if (results == 0) return;
   if (n == 0) return Cuda::zero(out, static_cast<std::size_t>(results) * sizeof(T));
@@ -92,21 +93,21 @@ void sum(Cuda, Index outer, Index n, Index inner, const T* x, T* out) {
   if (pieces > 1) sum(Cuda{}, outer, pieces, inner, static_cast<const T*>(to), out);
 }
 
-template <Real T>
-void repeat(Cuda, Index outer, Index n, Index inner, const T* x, T* out) {
+template <Backend B, Real T>
+void repeat(B, Index outer, Index n, Index inner, const T* x, T* out) {
   if (const Index total = outer * n * inner)
     cuda::launch(cuda::repeat_elements<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, n, inner, x,
                  out);
 }
 
-template <Real T>
-void max(Cuda, Index outer, Index n, Index inner, const T* x, T* out, std::int32_t* at) {
+template <Backend B, Real T>
+void max(B, Index outer, Index n, Index inner, const T* x, T* out, std::int32_t* at) {
   if (const Index total = outer * inner)
     cuda::launch(cuda::max_elements<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, n, inner, x, out,
                  at);
 }
-template <Real T>
-void max_backward(Cuda, Index outer, Index n, Index inner, const T* dy, const std::int32_t* at, T* dx) {
+template <Backend B, Real T>
+void max_backward(B, Index outer, Index n, Index inner, const T* dy, const std::int32_t* at, T* dx) {
   if (const Index total = outer * n * inner)
     cuda::launch(cuda::max_back<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, n, inner, dy, at, dx);
 }

@@ -1,6 +1,7 @@
-// Owns: attention by positive products of rows: include/meft/backend/cuda/relu_attention.hpp. A block takes a tile of a
-// sequence's rows through tiles of the others; what it sums lies in its own rows of the result.
-#include <meft/backend/cuda/relu_attention.hpp>
+// Owns: attention by positive products of rows: include/meft/backend/kernels/relu_attention.hpp. A block takes a tile
+// of a sequence's rows through tiles of the others; what it sums lies in its own rows of the result.
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/relu_attention.hpp>
 #include <meft/base/functor.hpp>
 #include <meft/memory/buffer.hpp>
 #include <row.cuh>
@@ -197,8 +198,8 @@ class RowTiles {
 
 }  // namespace cuda
 
-template <Real T>
-void relu_attention(Cuda, Index sequences, const std::int32_t* starts, Index width, bool causal, const T* a, const T* t,
+template <Backend B, Real T>
+void relu_attention(B, Index sequences, const std::int32_t* starts, Index width, bool causal, const T* a, const T* t,
                     T* y, T* sums) {
   const cuda::RowTiles tiles(sequences, starts);
   if (!tiles.count()) return;
@@ -206,8 +207,8 @@ void relu_attention(Cuda, Index sequences, const std::int32_t* starts, Index wid
                y, sums);
 }
 
-template <Real T>
-void relu_attention_backward(Cuda, Index sequences, const std::int32_t* starts, Index width, bool causal, const T* a,
+template <Backend B, Real T>
+void relu_attention_backward(B, Index sequences, const std::int32_t* starts, Index width, bool causal, const T* a,
                              const T* t, const T* y, const T* sums, const T* dy, T* da, T* dt) {
   const cuda::RowTiles tiles(sequences, starts);
   if (!tiles.count()) return;

@@ -1,5 +1,6 @@
-// Owns: rotary position: include/meft/backend/cuda/rotary.hpp. A thread turns one pair of a row in every head.
-#include <meft/backend/cuda/rotary.hpp>
+// Owns: rotary position: include/meft/backend/kernels/rotary.hpp. A thread turns one pair of a row in every head.
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/rotary.hpp>
 #include <meft/base/vector_math.hpp>
 #include <stream.cuh>
 
@@ -32,8 +33,8 @@ __global__ void rotate(Index rows, Index heads, Index width, RotarySpec spec, bo
 
 }  // namespace cuda
 
-template <Real T>
-void rotate_pairs(Cuda, Index rows, Index heads, Index width, const RotarySpec& spec, bool back,
+template <Backend B, Real T>
+void rotate_pairs(B, Index rows, Index heads, Index width, const RotarySpec& spec, bool back,
                   const std::int32_t* position, const T* x, T* y) {
   if (const Index total = rows * spec.pairs())
     cuda::launch(cuda::rotate<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), rows, heads, width, spec, back,

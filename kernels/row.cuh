@@ -2,6 +2,7 @@
 #pragma once
 
 #include <limits>
+#include <meft/base/compose.hpp>
 #include <stream.cuh>
 #include <tuple>
 
@@ -31,26 +32,12 @@ __device__ T over_block(T value, const Join& join) {
   return value;
 }
 
-struct Plus {
-  template <class T>
-  __device__ T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-/// A NaN wins.
-struct Larger {
-  template <class T>
-  __device__ T operator()(T a, T b) const {
-    return a > b || a != a ? a : b;
-  }
-};
-
 /// Σ f(i) over i in [0, n), by the threads of the block.
 template <class T, class F>
 __device__ T sum_over_row(Index n, const F& f) {
   T sum = 0;
   for (Index i = threadIdx.x; i < n; i += blockDim.x) sum += f(i);
-  return over_block(sum, Plus{});
+  return over_block(sum, Add{});
 }
 
 /// How a block goes along rows of n elements: thread t takes a pack of neighbours at t, then the one a block further
@@ -111,7 +98,7 @@ struct Line {
   }
   template <class T, class F, class... In>
   __device__ T sum(const F& f, const In*... in) const {
-    return joined(T(0), Plus{}, f, in...);
+    return joined(T(0), Add{}, f, in...);
   }
   template <class T>
   __device__ T max(const T* in) const {

@@ -1,8 +1,9 @@
-// Owns: whole rows gathered, scattered and averaged: include/meft/backend/cuda/rows.hpp.
+// Owns: whole rows gathered, scattered and averaged: include/meft/backend/kernels/rows.hpp.
 #include <cstdint>
 
-#include <meft/backend/cuda/reduce.hpp>
-#include <meft/backend/cuda/rows.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/reduce.hpp>
+#include <meft/backend/kernels/rows.hpp>
 #include <recorder.cuh>
 #include <result.cuh>
 #include <row.cuh>
@@ -99,7 +100,8 @@ void gather_as(Index n, Index width, const T* x, const std::int32_t* rows, T* y)
 
 }  // namespace cuda
 
-Index first_outside(Cuda, Index n, const std::int32_t* numbers, Index limit) {
+template <Backend B>
+Index first_outside(B, Index n, const std::int32_t* numbers, Index limit) {
   if (n == 0) return -1;
   const auto look = [=] {
     const cuda::Result<cuda::Position> found(0xff);
@@ -111,16 +113,16 @@ Index first_outside(Cuda, Index n, const std::int32_t* numbers, Index limit) {
   return cuda::look_at(numbers, look, Index{-1});
 }
 
-template <Scalar T>
-void gather_rows(Cuda, Index n, Index width, const T* x, const std::int32_t* rows, T* y) {
+template <Backend B, Scalar T>
+void gather_rows(B, Index n, Index width, const T* x, const std::int32_t* rows, T* y) {
   using P = cuda::Pack<T>;
   if (width % P::width == 0 && cuda::aligned(x, y))
     cuda::gather_as(n, width / P::width, reinterpret_cast<const P*>(x), rows, reinterpret_cast<P*>(y));
   else cuda::gather_as(n, width, x, rows, y);
 }
 
-template <Real T>
-void scatter_rows(Cuda, Index n, Index width, const T* dy, const std::int32_t* rows, T* dx) {
+template <Backend B, Real T>
+void scatter_rows(B, Index n, Index width, const T* dy, const std::int32_t* rows, T* dx) {
   if (n == 0 || width == 0) return;
   const UseScope use(Use::workspace);
   const Buffer next(Cuda::pool(), static_cast<std::size_t>(n) * sizeof(std::int32_t)),
@@ -132,14 +134,14 @@ void scatter_rows(Cuda, Index n, Index width, const T* dy, const std::int32_t* r
                static_cast<const std::int32_t*>(next.data()), static_cast<const std::uint8_t*>(led.data()), dx);
 }
 
-template <Real T>
-void mean_rows(Cuda, Index runs, Index width, Index skip, const T* x, const std::int32_t* starts, T* y) {
+template <Backend B, Real T>
+void mean_rows(B, Index runs, Index width, Index skip, const T* x, const std::int32_t* starts, T* y) {
   if (runs == 0 || width == 0) return;
   cuda::launch(cuda::mean<T>, static_cast<unsigned>(runs), cuda::along(width), 0, cuda::stream(), width, skip, x,
                starts, y);
 }
-template <Real T>
-void mean_rows_backward(Cuda, Index runs, Index width, Index skip, const T* dy, const std::int32_t* starts, T* dx) {
+template <Backend B, Real T>
+void mean_rows_backward(B, Index runs, Index width, Index skip, const T* dy, const std::int32_t* starts, T* dx) {
   if (runs == 0 || width == 0) return;
   cuda::launch(cuda::mean_back<T>, static_cast<unsigned>(runs), cuda::along(width), 0, cuda::stream(), width, skip, dy,
                starts, dx);
@@ -153,6 +155,7 @@ void mean_rows_backward(Cuda, Index runs, Index width, Index skip, const T* dy, 
 EVERY(float)
 EVERY(double)
 #undef EVERY
+template Index first_outside(Cuda, Index, const std::int32_t*, Index);
 template void gather_rows(Cuda, Index, Index, const std::int32_t*, const std::int32_t*, std::int32_t*);
 
 }  // namespace meft

@@ -1,10 +1,11 @@
 // Owns: the exact shear in fixed point, its undo, and the way into and out of fixed point:
-// include/meft/backend/cuda/shear.hpp. A thread takes the elements whose digits share a 32-bit word, so that a word has
-// one writer. Bound by memory: a division by d costs less than the element's 12 bytes.
+// include/meft/backend/kernels/shear.hpp. A thread takes the elements whose digits share a 32-bit word, so that a word
+// has one writer. Bound by memory: a division by d costs less than the element's 12 bytes.
 #include <cmath>
 #include <limits>
 
-#include <meft/backend/cuda/shear.hpp>
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/shear.hpp>
 #include <row.cuh>
 
 namespace meft {
@@ -61,7 +62,7 @@ __device__ void unsheared(const Shear& s, Word& x, double f, std::int32_t r, uns
 
 /// Adds a thread's share to the report: sums and maxima of integers, whose order does not matter.
 __device__ inline void join(unsigned long long hash, unsigned long long worst, ShearSlot* slot) {
-  hash = over_block(hash, Plus{});
+  hash = over_block(hash, Add{});
   worst = over_block(worst, Larger{});
   if (threadIdx.x != 0) return;
   atomicAdd(&slot->hash, hash);
@@ -178,17 +179,16 @@ void with_digit_bits(Lambda lambda, const Pass& pass) {
 
 }  // namespace cuda
 
-template <class Word>
-Index digit_words(Cuda, Index n, Lambda lambda) {
+template <class Word, Backend B>
+Index digit_words(B, Index n, Lambda lambda) {
   const int bits = cuda::digit_bits(lambda);
   if (bits == 0) return 0;
   const Index count = 32 / bits;
   return (n + count - 1) / count;
 }
 
-template <class Word, Real F>
-void shear(Cuda, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words,
-           ShearSlot* slot) {
+template <Backend B, class Word, Real F>
+void shear(B, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words, ShearSlot* slot) {
   if (n == 0) return;
   const double scale = std::ldexp(1.0, fraction_bits);
   cuda::with_digit_bits(lambda, [&]<int bits>() {
@@ -197,9 +197,8 @@ void shear(Cuda, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits,
   });
 }
 
-template <class Word, Real F>
-void unshear(Cuda, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words,
-             ShearSlot* slot) {
+template <Backend B, class Word, Real F>
+void unshear(B, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words, ShearSlot* slot) {
   if (n == 0) return;
   const double scale = std::ldexp(1.0, fraction_bits);
   cuda::with_digit_bits(lambda, [&]<int bits>() {
@@ -209,26 +208,26 @@ void unshear(Cuda, Index n, Word* x, const F* f, Lambda lambda, int fraction_bit
   });
 }
 
-template <class Word, Real F>
-void to_fixed(Cuda, Index n, const F* v, Word* x, int fraction_bits, ShearSlot* slot) {
+template <Backend B, class Word, Real F>
+void to_fixed(B, Index n, const F* v, Word* x, int fraction_bits, ShearSlot* slot) {
   Cuda::zero(x, static_cast<std::size_t>(n) * sizeof(Word));
   shear(Cuda{}, n, x, v, Lambda{1, 1}, fraction_bits, nullptr, slot);
 }
 
-template <class Word, Real F>
-void from_fixed(Cuda, Index n, const Word* x, F* v, int fraction_bits) {
+template <Backend B, class Word, Real F>
+void from_fixed(B, Index n, const Word* x, F* v, int fraction_bits) {
   const F unit = static_cast<F>(std::ldexp(1.0, -fraction_bits));
   if (n) cuda::launch(cuda::widen<Word, F>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, x, unit, v);
 }
 
-template <Real F>
-void shear_rounded(Cuda, Index n, F* x, const F* f, Lambda lambda) {
+template <Backend B, Real F>
+void shear_rounded(B, Index n, F* x, const F* f, Lambda lambda) {
   if (n)
     cuda::launch(cuda::shear_floats<F>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, x, f,
                  static_cast<F>(lambda.value()));
 }
-template <Real F>
-void unshear_rounded(Cuda, Index n, F* x, const F* f, Lambda lambda) {
+template <Backend B, Real F>
+void unshear_rounded(B, Index n, F* x, const F* f, Lambda lambda) {
   if (n)
     cuda::launch(cuda::unshear_floats<F>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, x, f,
                  static_cast<F>(lambda.value()));

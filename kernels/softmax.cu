@@ -1,5 +1,6 @@
-// Owns: softmax and log-softmax over rows: include/meft/backend/cuda/reduce.hpp. A block takes a row.
-#include <meft/backend/cuda/reduce.hpp>
+// Owns: softmax and log-softmax over rows: include/meft/backend/kernels/softmax.hpp. A block takes a row.
+#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/kernels/softmax.hpp>
 #include <meft/base/functor.hpp>
 #include <row.cuh>
 
@@ -35,12 +36,12 @@ __global__ void softmax_rows_back(Index rows, Line line, const T* y, const T* dy
 
 }  // namespace cuda
 
-template <Real T>
-void softmax(Cuda, Index rows, Index n, const T* x, T* y, bool logarithm) {
+template <Backend B, Real T>
+void softmax(B, Index rows, Index n, const T* x, T* y, bool logarithm) {
   cuda::launch_lines<T>(cuda::softmax_rows<T>, rows, n, std::tuple(x, y), x, y, logarithm);
 }
-template <Real T>
-void softmax_backward(Cuda, Index rows, Index n, const T* y, const T* dy, T* dx, bool logarithm) {
+template <Backend B, Real T>
+void softmax_backward(B, Index rows, Index n, const T* y, const T* dy, T* dx, bool logarithm) {
   cuda::launch_lines<T>(cuda::softmax_rows_back<T>, rows, n, std::tuple(y, dy, dx), y, dy, dx, logarithm);
 }
 

@@ -83,7 +83,6 @@ TEST_CASE("functor: float mathematics is within its bounds over all exponents") 
   check("log", sweep(Log{}, [](double x) { return std::log(x); }), 0.9);
   check("sqrt", sweep(Sqrt{}, [](double x) { return std::sqrt(x); }), 0.5);
   check("tanh", sweep(Tanh{}, [](double x) { return std::tanh(x); }), 2.8);
-  check("erf", sweep(MEFT_TEST_FUNCTION(fast::erf(x)), [](double x) { return std::erf(x); }), 2.0);
   check("sigmoid", sweep(Sigmoid{}, [](double x) { return 1 / (1 + std::exp(-x)); }), 2.5);
 }
 
@@ -123,7 +122,6 @@ TEST_CASE("functor: special values") {
   CHECK((propagates(Exp{}) && propagates(Log{}) && propagates(Sqrt{}) && propagates(Tanh{}) && propagates(Sigmoid{})));
   CHECK(
       (propagates(Relu{}) && propagates(Silu{}) && propagates(Gelu{}) && propagates(GeluTanh{}) && propagates(Abs{})));
-  CHECK(propagates(MEFT_TEST_FUNCTION(fast::erf(x))));
 
   CHECK(at(Exp{}, 0.0f) == 1.0f);
   CHECK(at(Exp{}, inf) == inf);
@@ -143,13 +141,11 @@ TEST_CASE("functor: special values") {
   CHECK((at(Sqrt{}, -0.0f) == 0.0f && std::signbit(at(Sqrt{}, -0.0f))));
   CHECK((at(Tanh{}, inf) == 1.0f && at(Tanh{}, -inf) == -1.0f && std::signbit(at(Tanh{}, -0.0f))));
   CHECK(at(Tanh{}, from_bits(1)) == from_bits(1));
-  CHECK(at(MEFT_TEST_FUNCTION(fast::erf(x)), -inf) == -1.0f);
   CHECK((at(Sigmoid{}, inf) == 1.0f && at(Sigmoid{}, -inf) == 0.0f && at(Sigmoid{}, 0.0f) == 0.5f));
   CHECK((at(Silu{}, inf) == inf && at(Silu{}, -inf) == 0.0f));
   CHECK((at(Gelu{}, inf) == inf && at(Gelu{}, -inf) == 0.0f && at(Gelu{}, -1e30f) == 0.0f));
   CHECK((at(GeluTanh{}, inf) == inf && at(GeluTanh{}, -inf) == 0.0f && at(GeluTanh{}, -1e30f) == 0.0f));
   CHECK((at(Abs{}, -inf) == inf && !std::signbit(at(Abs{}, -0.0f))));
-  CHECK(at(Reciprocal{}, 0.0f) == inf);
 }
 
 namespace {
@@ -157,8 +153,8 @@ namespace {
 /// The derivative of F in double against a central difference, and in float against double; at ±∞ it is finite or NaN
 /// as stated by `bounded`.
 template <class F>
-void check_derivative(const char* name, double low, double high, bool bounded = false) {
-  INFO(std::string(name));
+void check_derivative(double low, double high, bool bounded = false) {
+  INFO(std::string(F::name));
   const F f;
   const double unread = std::numeric_limits<double>::quiet_NaN();  // what needs_x and needs_y disclaim
   double worst = 0, worst_float = 0;
@@ -182,50 +178,25 @@ void check_derivative(const char* name, double low, double high, bool bounded = 
     }
 }
 
-template <class F>
-void check_partials(const char* name) {
-  INFO(std::string(name));
-  const F f;
-  double worst = 0;
-  for (double a = -3.1; a < 3; a += 0.37)
-    for (double b = -2.9; b < 3; b += 0.41) {
-      const double h = 1e-5, y = f(a, b), unread = std::numeric_limits<double>::quiet_NaN();
-      const auto partial = [&](Operands needs, auto call) {
-        return call(needs.a ? a : unread, needs.b ? b : unread, needs.y ? y : unread);
-      };
-      const double da = partial(F::da_needs, [&](double p, double q, double r) { return f.da(p, q, r); });
-      const double db = partial(F::db_needs, [&](double p, double q, double r) { return f.db(p, q, r); });
-      const double scale = std::fmax(1.0, std::fmax(std::fabs(da), std::fabs(db)));
-      worst = std::fmax(worst, std::fabs((f(a + h, b) - f(a - h, b)) / (2 * h) - da) / scale);
-      worst = std::fmax(worst, std::fabs((f(a, b + h) - f(a, b - h)) / (2 * h) - db) / scale);
-    }
-  CHECK(worst < 1e-6);
-}
-
 }  // namespace
 
 TEST_CASE("functor: derivatives agree with central differences and read only what they declare") {
-  check_derivative<Neg>("neg", -3, 3);
-  check_derivative<Exp>("exp", -5, 3);
-  check_derivative<Log>("log", 0.1, 9);
-  check_derivative<Sqrt>("sqrt", 0.1, 9);
-  check_derivative<Tanh>("tanh", -6, 6);
-  check_derivative<Sigmoid>("sigmoid", -12, 12);
-  check_derivative<Relu>("relu", -3, -0.01);
-  check_derivative<Relu>("relu", 0.01, 3, true);
-  check_derivative<Silu>("silu", -12, 12, true);
-  check_derivative<Gelu>("gelu", -7, 7, true);
-  check_derivative<GeluTanh>("gelu_tanh", -7, 7, true);
-  check_derivative<Square>("square", -3, 3);
-  check_derivative<Abs>("abs", -3, -0.01);
-  check_derivative<Abs>("abs", 0.01, 3);
-  check_derivative<Reciprocal>("reciprocal", 0.2, 5);
+  check_derivative<Neg>(-3, 3);
+  check_derivative<Exp>(-5, 3);
+  check_derivative<Log>(0.1, 9);
+  check_derivative<Sqrt>(0.1, 9);
+  check_derivative<Tanh>(-6, 6);
+  check_derivative<Sigmoid>(-12, 12);
+  check_derivative<Relu>(-3, -0.01);
+  check_derivative<Relu>(0.01, 3, true);
+  check_derivative<Silu>(-12, 12, true);
+  check_derivative<Gelu>(-7, 7, true);
+  check_derivative<GeluTanh>(-7, 7, true);
+  check_derivative<Square>(-3, 3);
+  check_derivative<Abs>(-3, -0.01);
+  check_derivative<Abs>(0.01, 3);
   CHECK(Relu{}.derivative(0.0f, 0.0f) == 0.0f);
   CHECK(Abs{}.derivative(0.0f, 0.0f) == 0.0f);
-  check_partials<Add>("add");
-  check_partials<Sub>("sub");
-  check_partials<Mul>("mul");
-  check_partials<Div>("div");
 }
 
 namespace {
@@ -264,7 +235,6 @@ TEST_CASE("functor: bits depend neither on the place in a loop nor on what the f
   check_bits("log", MEFT_TEST_FUNCTION(fast::log(x + 15.0f)));
   check_bits("sqrt", MEFT_TEST_FUNCTION(fast::sqrt(x + 15.0f)));
   check_bits("tanh", Tanh{});
-  check_bits("erf", MEFT_TEST_FUNCTION(fast::erf(x)));
   check_bits("sigmoid", Sigmoid{});
   check_bits("silu", Silu{});
   check_bits("gelu", Gelu{});

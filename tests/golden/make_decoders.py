@@ -46,6 +46,10 @@ def random_model(seed, kind, config):
     """Every tensor random, biases and norms too."""
     config._attn_implementation = "eager"
     model = kind(config).double().eval()
+    for module in model.modules():
+        if hasattr(module, "inv_freq"):  # computed in float32
+            at = torch.arange(len(module.inv_freq)) / len(module.inv_freq)
+            module.inv_freq = 1 / config.rope_parameters["rope_theta"] ** at
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):

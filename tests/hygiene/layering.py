@@ -17,7 +17,8 @@ EIGEN_USER = "backend/cpu/gemm.hpp"
 JSON_USER = "base/json.hpp"  # in base so that siblings share it; the core (layers below 8) must not see it
 THIRD_PARTY = {"nlohmann": {"io", "text", "data", "model", "checkpoints", "train"}, "utf8proc.h": {"text"}}
 DECODER, DECODERS = "data/image_decode.hpp", {"jpeglib.h", "jerror.h", "png.h", "webp/decode.h"}
-KERNELS_SEE = re.compile(r"meft/(base|memory|backend/cuda)/|meft/backend/\w+\.hpp$")
+KERNELS_SEE = re.compile(r"meft/(base|memory|backend/cuda|backend/kernels)/|meft/backend/\w+\.hpp$")
+CPU_INCLUDERS = {"backend", "tensor"}  # all others see backend/kernels/
 SLOW = {"iostream", "regex", "format"}
 MAX_LINES, MAX_MACROS, MAX_WIDTH = 400, 5, 130
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
@@ -55,6 +56,8 @@ def header_problems(name, text):
             if folder is None:
                 if other not in UMBRELLA_LAYERS or rest == JSON_USER:
                     yield f"{name}: the umbrella includes {target}; it is included by name"
+            elif rest.startswith("backend/cpu/") and folder not in CPU_INCLUDERS:
+                yield f"{name}: includes {target}; the interface of kernels is backend/kernels/"
             elif rest == JSON_USER and LAYER[folder] < 8:
                 yield f"{name}: the core includes {target}"
             elif other != folder and LAYER.get(other, 99) >= LAYER[folder]:
@@ -98,6 +101,14 @@ def problems(root):
     for path in sorted((root / "tests").rglob("*_test.cpp")):
         if path.parent.name not in {*LAYER, "kernels"}:
             yield f"{path.relative_to(root)}: tests lie in folders as include/meft has, or in kernels"
+    for path in sorted((include / "backend" / "kernels").glob("*.hpp")):
+        homes = (include / "backend" / "cpu" / path.name, root / "kernels" / f"{path.stem}.cu")
+        if lacking := [str(home.relative_to(root)) for home in homes if not home.exists()]:
+            yield f"backend/kernels/{path.name}: there is no {' and no '.join(lacking)}"
+    umbrella = include / "meft.hpp"
+    for path in sorted((include / "ops").glob("*.hpp")):
+        if not umbrella.exists() or f"<meft/ops/{path.name}>" not in umbrella.read_text():
+            yield f"meft.hpp: lacks ops/{path.name}"
     for entry in sorted(root.iterdir()):
         if entry.name not in TOP and not LOCAL.fullmatch(entry.name):
             yield f"{entry.name}: is not among the files of the top level"
@@ -128,6 +139,9 @@ BROKEN = [
     ("kernels/a.cuh", "#include <meft/tensor/tensor.hpp>\n", "kernels see base, memory"),
     ("kernels/b.cu", "#include <meft/backend/cpu/map.hpp>\n", "kernels see base, memory"),
     ("tests/a_test.cpp", "", "tests lie in folders"),
+    ("include/meft/nn/m.hpp", "#pragma once\n#include <meft/backend/cpu/map.hpp>\n", "the interface of kernels is"),
+    ("include/meft/ops/a.hpp", "#pragma once\n", "lacks ops/a.hpp"),
+    ("include/meft/backend/kernels/a.hpp", "#pragma once\n", "there is no"),
     ("notes.txt", "", "top level"),
 ]
 

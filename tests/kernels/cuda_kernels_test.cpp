@@ -259,7 +259,7 @@ void check_packed(Precision precision, double most) {
                    bias = uniform_values<T>(random, columns, -1, 1),
                    c = uniform_values<T>(random, rows * columns, -1, 1);
         const OnDevice<T> dw(w), dx(x), dbias(bias), dc(c), unpacked(out * in);
-        const auto packed = pack(Cuda{}, static_cast<const T*>(dw.data()), out, in, precision);
+        const Panels<Cuda, T> packed(dw.data(), out, in, precision);
         const Product<T> product{rows,      columns, depth, {dx.data(), depth, 1},
                                  dc.data(), columns, start, start == Start::bias ? dbias.data() : nullptr};
         if (forward) packed.forward(product);
@@ -287,7 +287,7 @@ void check_activated(Precision precision, double most) {
                    x = uniform_values<float>(random, rows * in, -1, 1),
                    bias = uniform_values<float>(random, out, -1, 1);
         const OnDevice<float> dw(w), dx(x), dbias(bias), z(rows * out), fused_z(rows * out), y(rows * out);
-        const auto packed = pack(Cuda{}, static_cast<const float*>(dw.data()), out, in, precision);
+        const Panels<Cuda, float> packed(dw.data(), out, in, precision);
         const auto product = [&](float* to) {
           return Product<float>{rows,
                                 out,

@@ -150,7 +150,7 @@ TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
       check(got_dx, dx, size_dx);
 #if MEFT_X86
       if (precision == Precision::bf16 && has_avx2()) {
-        const Panels<float> panels(w.data(), out, in, precision);
+        const Panels<Cpu, float> panels(w.data(), out, in, precision);
         const auto both = [&](auto operands) {
           using Operands = decltype(operands);
           got_y.zero();

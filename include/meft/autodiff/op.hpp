@@ -54,8 +54,6 @@ Var<T, B> as_var(const Parameter<T, B>& x) {
 
 template <Operand X>
 using VarOf = Var<typename std::remove_cvref_t<X>::value_type, typename std::remove_cvref_t<X>::backend>;
-template <Operand X>
-using TensorOf = Tensor<typename std::remove_cvref_t<X>::value_type, typename std::remove_cvref_t<X>::backend>;
 
 /// The gradients of an op: each function is called only when its input needs it.
 template <std::size_t N, class First, class... Rest>

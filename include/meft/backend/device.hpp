@@ -6,7 +6,9 @@
 
 #include <meft/backend/cpu/cpu.hpp>
 #ifdef MEFT_CUDA
-#include <meft/backend/cuda/kernels.hpp>
+#include <meft/backend/cuda/ahead.hpp>
+#include <meft/backend/cuda/panels.hpp>
+#include <meft/backend/cuda/recording.hpp>
 #endif
 
 namespace meft {

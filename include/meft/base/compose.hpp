@@ -63,6 +63,15 @@ struct GateSlope {
   }
 };
 
+/// The larger of two; a NaN wins.
+struct Larger {
+  template <class T>
+  MEFT_HD T operator()(T a, T b) const {
+    const T larger = a > b ? a : b;  // of the right where either is NaN
+    return a != a ? a : larger;
+  }
+};
+
 /// x itself.
 struct Identity {
   template <class T>

@@ -15,6 +15,7 @@ namespace meft {
 
 /// y = −x,  y' = −1.
 struct Neg {
+  static constexpr const char* name = "neg";
   static constexpr bool needs_x = false, needs_y = false;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -28,6 +29,7 @@ struct Neg {
 
 /// y = eˣ,  y' = y.
 struct Exp {
+  static constexpr const char* name = "exp";
   static constexpr bool needs_x = false, needs_y = true;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -41,6 +43,7 @@ struct Exp {
 
 /// y = ln x,  y' = 1/x.
 struct Log {
+  static constexpr const char* name = "log";
   static constexpr bool needs_x = true, needs_y = false;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -54,6 +57,7 @@ struct Log {
 
 /// y = √x,  y' = 1/(2y).
 struct Sqrt {
+  static constexpr const char* name = "sqrt";
   static constexpr bool needs_x = false, needs_y = true;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -67,6 +71,8 @@ struct Sqrt {
 
 /// y = tanh x,  y' = 1 − y² = (1 − y)(1 + y).
 struct Tanh {
+  static constexpr const char* name = "tanh";
+  static constexpr std::string_view hf_names[] = {"tanh"};
   static constexpr bool needs_x = false, needs_y = true;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -80,6 +86,7 @@ struct Tanh {
 
 /// y = σ(x) = 1/(1 + e^−x),  y' = y(1 − y).
 struct Sigmoid {
+  static constexpr const char* name = "sigmoid";
   static constexpr bool needs_x = false, needs_y = true;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -93,6 +100,8 @@ struct Sigmoid {
 
 /// y = max(x, 0),  y' = [y > 0], so 0 at x = 0. NaN stays NaN, and lets the gradient through.
 struct Relu {
+  static constexpr const char* name = "relu";
+  static constexpr std::string_view hf_names[] = {"relu"};
   static constexpr bool needs_x = false, needs_y = true;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -127,6 +136,8 @@ inline constexpr T gelu_limit = sizeof(T) == 4 ? T(15) : T(40);
 
 /// y = x·σ(x), relative error 4e-7;  y' = σ(x)·(1 + x·(1 − σ(x))).
 struct Silu {
+  static constexpr const char* name = "silu";
+  static constexpr std::string_view hf_names[] = {"silu", "swish"};
   static constexpr bool needs_x = true, needs_y = false;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -142,6 +153,8 @@ struct Silu {
 /// y = x·Φ(x) = x/2·(1 + erf(x/√2)), relative error 5e-7 in the negative tail too;
 /// y' = Φ(x) + x·φ(x),  φ(x) = e^(−x²/2)/√(2π).
 struct Gelu {
+  static constexpr const char* name = "gelu";
+  static constexpr std::string_view hf_names[] = {"gelu"};
   static constexpr bool needs_x = true, needs_y = false;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -158,6 +171,8 @@ struct Gelu {
 /// y' = σ(2u) + x·σ(2u)·(1 − σ(2u))·2u',  2u' = 2√(2/π)·(1 + 0.134145·x²).
 /// Relative error 1e-6 for x ≥ −2; below, 4 roundings of u make it 2e-7·|2u|, at most 1.5e-5 to x = −10.
 struct GeluTanh {
+  static constexpr const char* name = "gelu_tanh";
+  static constexpr std::string_view hf_names[] = {"gelu_new", "gelu_pytorch_tanh", "gelu_fast"};
   static constexpr bool needs_x = true, needs_y = false;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -184,6 +199,7 @@ struct GeluTanh {
 
 /// y = x²,  y' = 2x.
 struct Square {
+  static constexpr const char* name = "square";
   static constexpr bool needs_x = true, needs_y = false;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -197,6 +213,7 @@ struct Square {
 
 /// y = |x|,  y' = sign x, 0 at 0.
 struct Abs {
+  static constexpr const char* name = "abs";
   static constexpr bool needs_x = true, needs_y = false;
   template <class T>
   MEFT_HD T operator()(T x) const {
@@ -208,122 +225,96 @@ struct Abs {
   }
 };
 
-/// y = 1/x,  y' = −y².
-struct Reciprocal {
-  static constexpr bool needs_x = false, needs_y = true;
-  template <class T>
-  MEFT_HD T operator()(T x) const {
-    return T(1) / x;
-  }
-  template <class T>
-  MEFT_HD T derivative(T, T y) const {
-    return -product(y, y);
-  }
-};
-
-/// Which of a, b and y = f(a, b) a partial derivative reads; an op keeps only these.
-struct Operands {
-  bool a = false, b = false, y = false;
-};
-
-// A binary functor has y = f(a, b) as operator(), ∂f/∂a as da(a, b, y) and ∂f/∂b as db(a, b, y).
-
-/// y = a + b,  ∂a = 1,  ∂b = 1.
+/// a + b.
 struct Add {
-  static constexpr Operands da_needs{}, db_needs{};
+  static constexpr const char* name = "add";
   template <class T>
   MEFT_HD T operator()(T a, T b) const {
     return a + b;
   }
-  template <class T>
-  MEFT_HD T da(T, T, T) const {
-    return T(1);
-  }
-  template <class T>
-  MEFT_HD T db(T, T, T) const {
-    return T(1);
-  }
 };
 
-/// y = a − b,  ∂a = 1,  ∂b = −1.
+/// a − b.
 struct Sub {
-  static constexpr Operands da_needs{}, db_needs{};
+  static constexpr const char* name = "sub";
   template <class T>
   MEFT_HD T operator()(T a, T b) const {
     return a - b;
   }
-  template <class T>
-  MEFT_HD T da(T, T, T) const {
-    return T(1);
-  }
-  template <class T>
-  MEFT_HD T db(T, T, T) const {
-    return T(-1);
-  }
 };
 
-/// y = a·b,  ∂a = b,  ∂b = a. Inside a larger formula use product or multiply_add.
+/// a·b. Inside a larger formula use product or multiply_add.
 struct Mul {
-  static constexpr Operands da_needs{.b = true}, db_needs{.a = true};
+  static constexpr const char* name = "mul";
   template <class T>
   MEFT_HD T operator()(T a, T b) const {
     return a * b;
   }
-  template <class T>
-  MEFT_HD T da(T, T b, T) const {
-    return b;
-  }
-  template <class T>
-  MEFT_HD T db(T a, T, T) const {
-    return a;
-  }
 };
 
-/// y = a/b,  ∂a = 1/b,  ∂b = −y/b.
+/// a/b.
 struct Div {
-  static constexpr Operands da_needs{.b = true}, db_needs{.b = true, .y = true};
+  static constexpr const char* name = "div";
   template <class T>
   MEFT_HD T operator()(T a, T b) const {
     return a / b;
   }
-  template <class T>
-  MEFT_HD T da(T, T b, T) const {
-    return T(1) / b;
-  }
-  template <class T>
-  MEFT_HD T db(T, T b, T y) const {
-    return -y / b;
-  }
 };
 
-/// The activations of the supported models.
+/// A list of functors, which says their names and what is compiled for them.
+template <class... F>
+struct Functors {};
+
+/// Those of one operand that ops apply, but for the activations; those of two.
+using Functions = Functors<Neg, Exp, Log, Sqrt, Square, Abs, Sigmoid>;
+using Operators = Functors<Add, Sub, Mul, Div>;
+
+/// The activations of the supported models: the places of their functors in the list.
 enum class Activation { relu, gelu, gelu_tanh, silu, tanh };
+using Activations = Functors<Relu, Gelu, GeluTanh, Silu, Tanh>;
+
+namespace detail {
+
+template <class Fn, class F, class... Rest>
+decltype(auto) visit_at(Functors<F, Rest...>, int place, Fn& fn) {
+  if constexpr (sizeof...(Rest) == 0) {
+    if (place != 0) fail("activation: no such value", place);
+    return fn(F{});
+  } else {
+    if (place == 0) return fn(F{});
+    return visit_at(Functors<Rest...>{}, place - 1, fn);
+  }
+}
+
+template <class... F>
+Activation activation_named(Functors<F...>, std::string_view name, Where where) {
+  int place = 0, found = -1;
+  std::string known;
+  const auto look = [&](const auto& names) {
+    for (const std::string_view other : names) {
+      if (other == name) found = place;
+      known += (known.empty() ? "" : ", ") + std::string(other);
+    }
+    ++place;
+  };
+  (look(F::hf_names), ...);
+  if (found < 0) throw Error("activation: expected one of " + known + ", found \"" + std::string(name) + "\"", where);
+  return static_cast<Activation>(found);
+}
+
+}  // namespace detail
 
 /// The activation that a Hugging Face config means by `hidden_act` or `activation_function`. An unknown name is an
 /// Error.
 inline Activation activation_from(std::string_view hf_name, Where where = Where::current()) {
-  if (hf_name == "gelu") return Activation::gelu;
-  if (hf_name == "gelu_new" || hf_name == "gelu_pytorch_tanh" || hf_name == "gelu_fast") return Activation::gelu_tanh;
-  if (hf_name == "relu") return Activation::relu;
-  if (hf_name == "silu" || hf_name == "swish") return Activation::silu;
-  if (hf_name == "tanh") return Activation::tanh;
-  throw Error("activation: expected gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu, swish or tanh, found \"" +
-                  std::string(hf_name) + "\"",
-              where);
+  return detail::activation_named(Activations{}, hf_name, where);
 }
 
 /// fn(Gelu{}) for Activation::gelu, and so on: turns the run-time choice into a type. Every branch returns the same
 /// type.
 template <class Fn>
 decltype(auto) visit(Activation activation, Fn&& fn) {
-  switch (activation) {
-    case Activation::relu: return fn(Relu{});
-    case Activation::gelu: return fn(Gelu{});
-    case Activation::gelu_tanh: return fn(GeluTanh{});
-    case Activation::silu: return fn(Silu{});
-    case Activation::tanh: return fn(Tanh{});
-  }
-  fail("activation: no such value", static_cast<int>(activation));
+  return detail::visit_at(Activations{}, static_cast<int>(activation), fn);
 }
 
 }  // namespace meft

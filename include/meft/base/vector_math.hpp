@@ -209,17 +209,5 @@ MEFT_HD Normal<double> normal(double x) {
           product(0.39894228040143267794, std::exp(-0.5 * x * x))};
 }
 
-/// erf x = 2/√π ∫₀ˣ e^(−t²) dt within 2 ulp.
-MEFT_HD float erf(float x) {
-  const float a = detail::magnitude(x), u = product(a, a);
-  // erf(a)/a − 1, minimax on a ≤ 0.8, relative error 3e-9; above, 1 − 2Φ(−√2·a).
-  const float q = detail::polynomial(u, 0x1.06eba8p-3f, -0x1.812732p-2f, 0x1.ce2888p-4f, -0x1.b774a4p-6f,
-                                     0x1.4d5f72p-8f, -0x1.570096p-11f);
-  const float inner = multiply_add(a, q, a), area = detail::normal_tail(product(a, 1.41421356f)).area;
-  const float outer = 1.0f - (area + area);
-  return detail::with_sign(select(a < 0.8f, inner, outer), x);
-}
-MEFT_HD double erf(double x) { return std::erf(x); }
-
 }  // namespace fast
 }  // namespace meft

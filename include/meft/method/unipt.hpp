@@ -30,7 +30,7 @@ template <Real T, Backend B = Cpu>
 struct UniptNetwork {
   struct Tap {
     nn::Linear<T, B> linear;
-    nn::LayerNorm<T, B> norm;
+    nn::Norm<T, B> norm;
 
     Var<T, B> operator()(const Var<T, B>& h) const { return norm(linear(h)); }
 
@@ -42,7 +42,7 @@ struct UniptNetwork {
   std::vector<Tap> taps;  // of h_0 … h_L
   nn::Linear<T, B> gate;  // w [1, projection]
   nn::Linear<T, B> mix;   // P
-  nn::LayerNorm<T, B> mix_norm;
+  nn::Norm<T, B> mix_norm;
   nn::Linear<T, B> output;  // W_o
   bool residual = true, causal = false;
 
@@ -54,11 +54,11 @@ struct UniptNetwork {
     const auto linear = [&](Index in, Index out) { return nn::Linear<T, B>::normal(in, out, {seed, site++, 0}); };
     UniptNetwork net;
     for (std::size_t i = 0; i <= layers.size(); ++i)
-      net.taps.push_back({linear(width, inner), nn::LayerNorm<T, B>::identity(inner, epsilon)});
+      net.taps.push_back({linear(width, inner), nn::Norm<T, B>::identity(inner, epsilon)});
     net.gate = linear(inner, 1);
     net.gate.bias = {};
     net.mix = linear(inner, inner);
-    net.mix_norm = nn::LayerNorm<T, B>::identity(inner, epsilon);
+    net.mix_norm = nn::Norm<T, B>::identity(inner, epsilon);
     net.output = linear(inner, width);
     net.residual = method.start == Unipt::Start::backbone;
     if (net.residual) net.output.weight.value().zero();

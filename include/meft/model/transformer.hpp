@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include <meft/backend/cpu/copy.hpp>
 #include <meft/model/spec.hpp>
 
 namespace meft::model {

@@ -28,9 +28,10 @@ struct LayerSpec {
   double epsilon = 1e-12;   // of the norms
   bool norm_first = false;  // pre-norm: each block norms its input; post-norm: its sum with the residual
   bool causal = false;
-  bool cross = false;   // a block that attends to the context's first side input, between the two others
-  bool scaled = false;  // LayerScale (Touvron et al., arXiv 2103.17239): a factor for each feature of a block's output
-  bool bias = true, qkv_bias = true;   // of queries, keys and values, and of all other linear layers
+  bool cross = false;    // a block that attends to the context's first side input, between the two others
+  bool scaled = false;   // LayerScale (Touvron et al., arXiv 2103.17239): a factor for each feature of a block's output
+  bool bias = true;      // of the linear layers, those of queries, keys and values apart
+  bool qkv_bias = true;  // of these
   std::optional<RotarySpec> rotary{};  // position, in self-attention; none: in what enters the layers
   float dropout = 0, attention_dropout = 0, activation_dropout = 0;
 };

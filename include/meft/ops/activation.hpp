@@ -2,42 +2,16 @@
 #pragma once
 
 #include <meft/autodiff/op.hpp>
+#include <meft/backend/kernels/map.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/tensor/reuse.hpp>
 
 namespace meft {
 
-template <class F>
-inline constexpr const char* unary_name = nullptr;
-template <>
-inline constexpr const char* unary_name<Neg> = "neg";
-template <>
-inline constexpr const char* unary_name<Exp> = "exp";
-template <>
-inline constexpr const char* unary_name<Log> = "log";
-template <>
-inline constexpr const char* unary_name<Sqrt> = "sqrt";
-template <>
-inline constexpr const char* unary_name<Square> = "square";
-template <>
-inline constexpr const char* unary_name<Abs> = "abs";
-template <>
-inline constexpr const char* unary_name<Tanh> = "tanh";
-template <>
-inline constexpr const char* unary_name<Sigmoid> = "sigmoid";
-template <>
-inline constexpr const char* unary_name<Relu> = "relu";
-template <>
-inline constexpr const char* unary_name<Silu> = "silu";
-template <>
-inline constexpr const char* unary_name<Gelu> = "gelu";
-template <>
-inline constexpr const char* unary_name<GeluTanh> = "gelu_tanh";
-
 /// y = f(x),  dx = dy·f'. Keeps x or y or neither, as the functor's derivative reads them.
 template <class F>
 struct Unary {
-  static constexpr const char* name = unary_name<F>;
+  static constexpr const char* name = F::name;
   template <Scalar T, Backend B>
   struct Saved {
     Tensor<T, B> kept;

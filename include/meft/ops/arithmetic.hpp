@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include <meft/autodiff/op.hpp>
+#include <meft/backend/kernels/map.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/ops/activation.hpp>
 #include <meft/tensor/reuse.hpp>
@@ -126,7 +127,7 @@ template <class F, bool left>
 struct WithNumber {
   static constexpr bool adds = std::is_same_v<F, Add>, subtracts = std::is_same_v<F, Sub>;
   static constexpr bool multiplies = std::is_same_v<F, Mul>;
-  static constexpr const char* name = adds ? "add" : subtracts ? "sub" : multiplies ? "mul" : "div";
+  static constexpr const char* name = F::name;
   template <Scalar T, Backend B>
   struct Saved {
     Tensor<T, B> x;

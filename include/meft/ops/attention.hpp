@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <meft/autodiff/op.hpp>
-#include <meft/backend/cpu/attention.hpp>
+#include <meft/backend/kernels/attention.hpp>
 #include <meft/tensor/ragged.hpp>
 
 namespace meft {

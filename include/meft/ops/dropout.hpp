@@ -2,7 +2,7 @@
 #pragma once
 
 #include <meft/autodiff/op.hpp>
-#include <meft/backend/cpu/dropout.hpp>
+#include <meft/backend/kernels/dropout.hpp>
 #include <meft/ops/activation.hpp>
 #include <meft/tensor/reuse.hpp>
 

@@ -4,7 +4,7 @@
 #include <string>
 
 #include <meft/autodiff/op.hpp>
-#include <meft/backend/cpu/rows.hpp>
+#include <meft/backend/kernels/rows.hpp>
 
 namespace meft {
 

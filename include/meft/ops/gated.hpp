@@ -2,6 +2,7 @@
 #pragma once
 
 #include <meft/autodiff/op.hpp>
+#include <meft/backend/kernels/map.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/tensor/reuse.hpp>
 

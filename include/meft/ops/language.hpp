@@ -7,8 +7,8 @@
 #include <utility>
 
 #include <meft/autodiff/op.hpp>
-#include <meft/backend/cpu/loss.hpp>
-#include <meft/backend/cpu/rows.hpp>
+#include <meft/backend/kernels/loss.hpp>
+#include <meft/backend/kernels/rows.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/ops/linear.hpp>
 #include <meft/tensor/math.hpp>

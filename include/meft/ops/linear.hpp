@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include <meft/autodiff/op.hpp>
+#include <meft/backend/kernels/gemm.hpp>
 #include <meft/tensor/packed.hpp>
 
 namespace meft {

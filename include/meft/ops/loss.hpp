@@ -4,7 +4,7 @@
 #include <string>
 
 #include <meft/autodiff/op.hpp>
-#include <meft/backend/cpu/loss.hpp>
+#include <meft/backend/kernels/loss.hpp>
 #include <meft/base/compose.hpp>
 
 namespace meft {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <meft/autodiff/op.hpp>
+#include <meft/backend/kernels/norm.hpp>
 #include <meft/tensor/reuse.hpp>
 
 namespace meft {

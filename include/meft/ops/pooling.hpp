@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <meft/autodiff/op.hpp>
-#include <meft/backend/cpu/rows.hpp>
+#include <meft/backend/kernels/rows.hpp>
 #include <meft/tensor/ragged.hpp>
 
 namespace meft {

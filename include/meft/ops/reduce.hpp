@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <meft/autodiff/op.hpp>
+#include <meft/backend/kernels/reduce.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/ops/shape.hpp>
 

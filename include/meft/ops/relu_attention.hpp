@@ -2,7 +2,7 @@
 #pragma once
 
 #include <meft/autodiff/op.hpp>
-#include <meft/backend/cpu/relu_attention.hpp>
+#include <meft/backend/kernels/relu_attention.hpp>
 #include <meft/tensor/ragged.hpp>
 
 namespace meft {

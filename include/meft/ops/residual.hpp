@@ -1,7 +1,8 @@
 // Owns: what a transformer's blocks are joined by: a residual's sum with dropout, and its layer norm, in one pass.
 #pragma once
 
-#include <meft/backend/cpu/residual.hpp>
+#include <meft/backend/kernels/dropout.hpp>
+#include <meft/backend/kernels/norm.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/norm.hpp>
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <meft/autodiff/op.hpp>
-#include <meft/backend/cpu/rotary.hpp>
+#include <meft/backend/kernels/rotary.hpp>
 #include <meft/tensor/ragged.hpp>
 #include <meft/tensor/reuse.hpp>
 

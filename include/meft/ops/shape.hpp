@@ -6,8 +6,8 @@
 #include <vector>
 
 #include <meft/autodiff/op.hpp>
-#include <meft/backend/cpu/permute.hpp>
-#include <meft/backend/cpu/rows.hpp>
+#include <meft/backend/kernels/permute.hpp>
+#include <meft/backend/kernels/rows.hpp>
 
 namespace meft {
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <meft/autodiff/op.hpp>
+#include <meft/backend/kernels/softmax.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/tensor/reuse.hpp>
 

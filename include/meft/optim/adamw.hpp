@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <meft/backend/cpu/optimize.hpp>
+#include <meft/backend/kernels/optimize.hpp>
 #include <meft/optim/optimizer.hpp>
 
 namespace meft::optim {

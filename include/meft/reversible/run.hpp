@@ -9,8 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include <meft/backend/cpu/copy.hpp>
-#include <meft/backend/cpu/shear.hpp>
+#include <meft/backend/kernels/shear.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/ops/checkpoint.hpp>
 #include <meft/reversible/layer.hpp>
@@ -89,7 +88,6 @@ class StackRun {
     decode(stream_[static_cast<std::size_t>(stream)], out);
     return out;
   }
-  void free_stream(int stream) { stream_[static_cast<std::size_t>(stream)] = {}; }
 
   Index rows() const { return rows_; }
   Index width() const { return width_; }

@@ -25,8 +25,8 @@ struct StackOutput {
     auto a = run.value(0), b = run.value(1);
     if (readout.kind == Kind::concat) {
       Tensor<T, B> out({run.rows(), 2 * run.width()});
-      copy_columns(B{}, run.rows(), run.width(), a.data(), run.width(), out.data(), 2 * run.width());
-      copy_columns(B{}, run.rows(), run.width(), b.data(), run.width(), out.data() + run.width(), 2 * run.width());
+      copy_rows(B{}, run.rows(), run.width(), a.data(), run.width(), out.data(), 2 * run.width());
+      copy_rows(B{}, run.rows(), run.width(), b.data(), run.width(), out.data() + run.width(), 2 * run.width());
       return out;
     }
     if (readout.kind == Kind::learned) {
@@ -48,8 +48,8 @@ struct StackOutput {
     std::array<Tensor<T, B>, 2> out{Tensor<T, B>({run.rows(), run.width()}), Tensor<T, B>({run.rows(), run.width()})};
     if (readout.kind == Kind::concat) {
       for (std::size_t i = 0; i < 2; ++i)
-        copy_columns(B{}, run.rows(), run.width(), std::as_const(dy).data() + static_cast<Index>(i) * run.width(),
-                     2 * run.width(), out[i].data(), run.width());
+        copy_rows(B{}, run.rows(), run.width(), std::as_const(dy).data() + static_cast<Index>(i) * run.width(),
+                  2 * run.width(), out[i].data(), run.width());
       return out;
     }
     const auto [first, second] = weights(readout, carrier);

@@ -1,9 +1,10 @@
 // Owns: arithmetic on tensors that several ops share, without gradients: products, sums, broadcasting reductions.
 #pragma once
 
-#include <meft/backend/cpu/gemm.hpp>
-#include <meft/backend/cpu/map.hpp>
-#include <meft/backend/cpu/reduce.hpp>
+#include <meft/backend/cpu/kernels.hpp>
+#include <meft/backend/kernels/gemm.hpp>
+#include <meft/backend/kernels/map.hpp>
+#include <meft/backend/kernels/reduce.hpp>
 #include <meft/base/functor.hpp>
 #include <meft/tensor/reuse.hpp>
 

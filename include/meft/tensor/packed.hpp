@@ -1,7 +1,7 @@
 // Owns: the packed form of a frozen weight, a type of its own: it can be multiplied by and nothing else.
 #pragma once
 
-#include <meft/backend/cpu/panels.hpp>
+#include <meft/backend/kernels/panels.hpp>
 #include <meft/tensor/math.hpp>
 
 namespace meft {
@@ -18,7 +18,7 @@ class PackedWeight {
   explicit PackedWeight(const Tensor<T, B>& w, Precision precision = Precision::f32, Where where = Where::current()) {
     require(w.rank() == 2, {"pack: a weight is a matrix [out, in]", where}, w);
     require(w.size() > 0, {"pack: a weight without elements", where}, w);
-    panels_ = pack(B{}, w.data(), w.dim(0), w.dim(1), precision);
+    panels_ = Panels<B, T>(w.data(), w.dim(0), w.dim(1), precision);
     shape_ = w.shape();
   }
 
@@ -49,7 +49,7 @@ class PackedWeight {
     return {rows, shape_[0], shape_[1], {x, shape_[1], 1}, y, shape_[0], bias ? Start::bias : Start::zero, bias};
   }
 
-  decltype(pack(B{}, static_cast<const T*>(nullptr), Index(), Index(), Precision())) panels_;
+  Panels<B, T> panels_;
   Shape shape_;
 };
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include <meft/backend/cpu/random.hpp>
+#include <meft/backend/kernels/random.hpp>
 #include <meft/tensor/tensor.hpp>
 
 namespace meft {

@@ -9,13 +9,13 @@
 #include <limits>
 #include <type_traits>
 
-#include <meft/backend/attention_spec.hpp>
+#include <meft/backend/cpu/fold.hpp>
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/philox.hpp>
-#include <meft/backend/cpu/reduce.hpp>
 #include <meft/backend/cpu/tile.hpp>
 #include <meft/backend/keep.hpp>
-#include <meft/base/functor.hpp>
+#include <meft/backend/kernels/attention.hpp>
+#include <meft/base/compose.hpp>
 #include <meft/base/random.hpp>
 
 namespace meft {
@@ -185,7 +185,6 @@ MEFT_INLINE inline void attend_group_backward(const AttentionSpec<T>& spec, cons
 
 }  // namespace cpu
 
-/// out = softmax(scale · q·kᵀ)·v for each head of each span; lse [query rows, heads] keeps the log of the sums.
 template <Real T>
 void attention(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
                T* out, T* lse) {
@@ -195,7 +194,6 @@ void attention(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span,
   });
 }
 
-/// Gradients of the above from dout; every element of dq, dk and dv that belongs to a span is written.
 template <Real T>
 void attention_backward(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
                         const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {

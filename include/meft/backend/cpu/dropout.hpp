@@ -8,6 +8,7 @@
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/philox.hpp>
 #include <meft/backend/keep.hpp>
+#include <meft/backend/kernels/dropout.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/base/target.hpp>
@@ -35,7 +36,6 @@ void for_random_words(Index n, Key key, std::uint64_t first, const Run& run) {
 
 }  // namespace cpu
 
-/// out[i] = f(in[i]...)/(1 − p) where element first + i is kept, else 0; 0 ≤ p < 1. `out` may be one of the inputs.
 template <class F, Real T, class... In>
 void map_dropped(Cpu, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in) {
   const Keep<T> keep(p);
@@ -43,6 +43,18 @@ void map_dropped(Cpu, const F& f, Index n, T* out, double p, Key key, std::uint6
     vectorised([&]() MEFT_INLINE {
       cpu::map_run([f, keep](std::uint32_t w, In... x) MEFT_INLINE { return keep(f(x...), w); }, count, out + i, words,
                    in + i...);
+    });
+  });
+}
+
+template <Real T>
+void add_dropped(Cpu, Index n, const T* x, const T* t, T* y, double p, Key key, std::uint64_t first) {
+  if (p == 0) return map(Cpu{}, Add{}, n, y, x, t);
+  const Keep<T> keep(p);
+  cpu::for_random_words(n, key, first, [&](Index i, Index count, const std::uint32_t* words) {
+    vectorised([&]() MEFT_INLINE {
+      cpu::map_run([keep](T a, T b, std::uint32_t w) MEFT_INLINE { return a + keep(b, w); }, count, y + i, x + i, t + i,
+                   words);
     });
   });
 }

@@ -9,6 +9,7 @@
 
 #include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/tile.hpp>
+#include <meft/backend/kernels/gemm.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/memory/buffer.hpp>
@@ -121,7 +122,6 @@ void eigen_block(const Product<T>& p, Strided<T> b) {
 }  // namespace detail
 }  // namespace cpu
 
-/// C[m, n] = start + A[m, k] · B[k, n]. One stride of A and of B is 1. Errors: none; shapes are the caller's.
 template <Real T>
 void gemm(Cpu, const Product<T>& p, Strided<T> b) {
   if (p.batch != 1) {
@@ -154,7 +154,6 @@ void gemm(Cpu, const Product<T>& p, Strided<T> b) {
   });
 }
 
-/// False, with nothing done: a map follows the product, over memory that is in the cache.
 template <Real T>
 bool gemm_activated(Cpu, Activation, const Product<T>&, Strided<T>, T*) {
   return false;

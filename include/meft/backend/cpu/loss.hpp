@@ -5,15 +5,15 @@
 #include <limits>
 
 #include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/cpu/fold.hpp>
 #include <meft/backend/cpu/map.hpp>
-#include <meft/backend/cpu/reduce.hpp>
+#include <meft/backend/kernels/loss.hpp>
 #include <meft/backend/report.hpp>
-#include <meft/base/functor.hpp>
+#include <meft/base/compose.hpp>
 #include <meft/base/parallel.hpp>
 
 namespace meft {
 
-/// Labels lie in [0, classes) or are `ignore`.
 inline LabelCheck check_labels(Cpu, Index n, const std::int32_t* labels, Index classes, std::int32_t ignore) {
   LabelCheck found;
   for (Index i = 0; i < n; ++i) {
@@ -24,7 +24,6 @@ inline LabelCheck check_labels(Cpu, Index n, const std::int32_t* labels, Index c
   return found;
 }
 
-/// The positions of the labels that count, ascending, and these labels: as many as check_labels counted.
 inline void counted_rows(Cpu, Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
                          std::int32_t* chosen) {
   for (Index i = 0; i < n; ++i) {
@@ -34,7 +33,6 @@ inline void counted_rows(Cpu, Index n, const std::int32_t* labels, std::int32_t 
   }
 }
 
-/// Rows of [rows, n]: lse = ln Σ exp(x), loss = lse − x[label], 0 where the label is `ignore`.
 template <Real T>
 void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
                    T* lse) {
@@ -43,7 +41,7 @@ void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* lab
       for (Index r = begin; r < end; ++r) {
         const T* in = x + r * n;
         constexpr T lowest = -std::numeric_limits<T>::infinity();
-        const T top = cpu::fold(n, lowest, cpu::Larger{}, [in](Index i) MEFT_INLINE { return in[i]; });
+        const T top = cpu::fold(n, lowest, Larger{}, [in](Index i) MEFT_INLINE { return in[i]; });
         const T total = cpu::sum_of<T>(n, [in, top](Index i) MEFT_INLINE { return Exp{}(in[i] - top); });
         const T spread = Log{}(total);
         lse[r] = top + spread;
@@ -53,7 +51,6 @@ void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* lab
   });
 }
 
-/// dx = (exp(x − lse) − [label]) · dy/counted, 0 in ignored rows.
 template <Real T>
 void cross_entropy_backward(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
                             const T* lse, const T* dy, Index counted, T* dx) {
@@ -74,7 +71,6 @@ void cross_entropy_backward(Cpu, Index rows, Index n, const T* x, const std::int
   });
 }
 
-/// dx = factor · (x − target) · dy, dy a single number.
 template <Real T>
 void scaled_difference(Cpu, Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {
   map(

@@ -5,6 +5,7 @@
 #include <array>
 
 #include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/kernels/map.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/shape.hpp>
 #include <meft/base/target.hpp>
@@ -48,14 +49,12 @@ void map_here(const F& f, Index n, T* out, const In*... in) {
 
 }  // namespace cpu
 
-/// out[i] = f(in[i]...): contiguous arrays of `n` elements, or of none at all (`out[i] = f()`).
 template <class F, class T, class... In>
 void map(Cpu, const F& f, Index n, T* out, const In*... in) {
   parallel_chunks(n, cpu::map_grain,
                   [&](Index begin, Index end) { cpu::map_here(f, end - begin, out + begin, in + begin...); });
 }
 
-/// out = f(a, b) with NumPy broadcasting; `shape` is the broadcast shape.
 template <class F, class T, class A, class C>
 void map_broadcast(Cpu, const F& f, const Shape& shape, T* out, const Shape& sa, const A* a, const Shape& sb,
                    const C* b) {

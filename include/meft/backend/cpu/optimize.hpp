@@ -6,8 +6,9 @@
 #include <vector>
 
 #include <meft/backend/adamw_step.hpp>
+#include <meft/backend/cpu/fold.hpp>
 #include <meft/backend/cpu/map.hpp>
-#include <meft/backend/cpu/reduce.hpp>
+#include <meft/backend/kernels/optimize.hpp>
 
 namespace meft {
 
@@ -54,13 +55,11 @@ double sum_squares(Index n, const T* x) {
 
 }  // namespace cpu
 
-/// p ← p − rate·decay·p;  m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  p ← p − rate·(m/c₁)/(√(v/c₂) + ε);  g ← 0.
 template <Real T>
 void adamw(Cpu, Index slots, const AdamWSlot<T>* slot, const AdamWStep& step) {
   for (Index i = 0; i < slots; ++i) cpu::adamw(slot[i], step);
 }
 
-/// Σ g² of all slots, in blocks of a fixed size added in order.
 template <Real T>
 double sum_squares(Cpu, Index slots, const AdamWSlot<T>* slot) {
   double total = 0;

@@ -3,13 +3,14 @@
 
 #include <meft/backend/cpu/gemm.hpp>
 #include <meft/backend/cpu/tile_amx.hpp>
+#include <meft/backend/kernels/panels.hpp>
 
 namespace meft {
 
 /// A constant matrix W[n, k] (a linear layer's weight, [out, in]): in panels of 16 rows of W where the tiles run,
 /// row-major where Eigen does (bf16 there: rounded, but kept in T).
 template <Real T>
-class Panels {
+class Panels<Cpu, T> {
  public:
   Panels() = default;
   Panels(const T* w, Index out, Index in, Precision precision) : out_(out), in_(in), precision_(precision) {
@@ -148,11 +149,5 @@ class Panels {
   Index out_ = 0, in_ = 0;
   Precision precision_ = Precision::f32;
 };
-
-/// Lays out a constant weight W[out, in].
-template <Real T>
-Panels<T> pack(Cpu, const T* w, Index out, Index in, Precision precision) {
-  return Panels<T>(w, out, in, precision);
-}
 
 }  // namespace meft

@@ -5,13 +5,13 @@
 #include <array>
 
 #include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/kernels/permute.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/base/shape.hpp>
 
 namespace meft {
 
-/// y[i₀, i₁ …] = x with its axes in `order`; `from` is x's shape.
 template <Scalar T>
 void permute(Cpu, const Shape& from, const AxisOrder& order, const T* x, T* y) {
   if (from.size() == 0) return;
@@ -69,7 +69,6 @@ void permute(Cpu, const Shape& from, const AxisOrder& order, const T* x, T* y) {
   });
 }
 
-/// `rows` runs of `width` elements, from every `from_step`-th place to every `to_step`-th.
 template <Scalar T>
 void copy_rows(Cpu, Index rows, Index width, const T* from, Index from_step, T* to, Index to_step) {
   const Index grain = std::max<Index>(1, (1 << 14) / std::max<Index>(1, width));

@@ -6,6 +6,7 @@
 
 #include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/philox.hpp>
+#include <meft/backend/kernels/random.hpp>
 #include <meft/base/normal.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/scalar.hpp>
@@ -13,7 +14,6 @@
 
 namespace meft {
 
-/// out[i] = deviation · normal(key, i).
 template <Real T>
 void fill_normal(Cpu, Index n, T* out, Key key, double deviation) {
   parallel_chunks(n, 4096, [&](Index begin, Index end) {
@@ -59,8 +59,6 @@ MEFT_INLINE inline void noise_run(Key key, std::uint64_t first, Index n, T keep,
 
 }  // namespace cpu
 
-/// y[i, :] = keep·x[i, :] + scale·z for i in [0, rows), z the normal_float of each element of row numbers[i] of a table
-/// so wide, or of row first + i where there are no numbers. `y` may be x.
 template <Real T>
 void add_noise(Cpu, Index rows, Index width, const std::int32_t* numbers, Index first, Key key, double keep,
                double scale, const T* x, T* y) {

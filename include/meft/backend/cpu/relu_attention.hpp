@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <meft/backend/cpu/attention.hpp>
+#include <meft/backend/kernels/relu_attention.hpp>
 
 namespace meft {
 
@@ -123,9 +124,6 @@ MEFT_INLINE inline void relu_attend_keys(Index width, bool causal, const RowTile
 
 }  // namespace cpu
 
-/// y = (A + I)·t for each sequence [starts[s], starts[s + 1]) of rows so wide, A = relu(a·tᵀ) with rows divided by
-/// their sums, which are kept: sums [rows]. A row without a positive product has zeros. `causal`: row i sees rows up to
-/// its own.
 template <Real T>
 void relu_attention(Cpu, Index sequences, const std::int32_t* starts, Index width, bool causal, const T* a, const T* t,
                     T* y, T* sums) {
@@ -136,7 +134,6 @@ void relu_attention(Cpu, Index sequences, const std::int32_t* starts, Index widt
   });
 }
 
-/// Gradients of the above from dy.
 template <Real T>
 void relu_attention_backward(Cpu, Index sequences, const std::int32_t* starts, Index width, bool causal, const T* a,
                              const T* t, const T* y, const T* sums, const T* dy, T* da, T* dt) {

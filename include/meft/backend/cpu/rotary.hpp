@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include <meft/backend/cpu/map.hpp>
-#include <meft/backend/rotary_spec.hpp>
+#include <meft/backend/kernels/rotary.hpp>
 #include <meft/base/scalar.hpp>
 
 namespace meft {
@@ -18,44 +18,42 @@ namespace cpu {
 template <class T>
 class Turns {
  public:
-  Turns(const RotarySpec& spec, bool back) : spec_(spec) {
-    for (Index i = 0; i < spec.pairs(); ++i) {
-      const double angle = (back ? -1 : 1) * spec.frequency(i);
-      step_c_[i] = std::cos(angle);
-      step_s_[i] = std::sin(angle);
+  Turns(const RotarySpec& spec, bool back) : pairs_(spec.pairs()) {
+    for (Index i = 0; i < pairs_; ++i) {
+      angle_[i] = back ? -spec.frequency(i) : spec.frequency(i);
+      step_c_[i] = std::cos(angle_[i]);
+      step_s_[i] = std::sin(angle_[i]);
     }
-    back_ = back;
   }
   void go_to(Index position) {
     if (position != at_ + 1 || position % every == 0) start(position / every * every);
     while (at_ < position) advance();
-    for (Index i = 0; i < spec_.pairs(); ++i) cosine[i] = static_cast<T>(c_[i]), sine[i] = static_cast<T>(s_[i]);
+    for (Index i = 0; i < pairs_; ++i) cosine[i] = static_cast<T>(c_[i]), sine[i] = static_cast<T>(s_[i]);
   }
-  T cosine[RotarySpec::most], sine[RotarySpec::most];
+  T cosine[RotarySpec::most] = {}, sine[RotarySpec::most] = {};
 
  private:
   static constexpr Index every = 64;
   void start(Index position) {
     at_ = position;
-    for (Index i = 0; i < spec_.pairs(); ++i) {
-      const double angle = (back_ ? -1 : 1) * static_cast<double>(position) * spec_.frequency(i);
-      c_[i] = std::cos(angle);
-      s_[i] = std::sin(angle);
+    for (Index i = 0; i < pairs_; ++i) {
+      c_[i] = std::cos(static_cast<double>(position) * angle_[i]);
+      s_[i] = std::sin(static_cast<double>(position) * angle_[i]);
     }
   }
   void advance() {
     ++at_;
-    for (Index i = 0; i < spec_.pairs(); ++i) {
+    for (Index i = 0; i < pairs_; ++i) {
       const double c = c_[i], s = s_[i];
       c_[i] = multiply_add(c, step_c_[i], -product(s, step_s_[i]));
       s_[i] = multiply_add(s, step_c_[i], product(c, step_s_[i]));
     }
   }
 
-  RotarySpec spec_;
-  bool back_;
-  Index at_ = -2;
-  double c_[RotarySpec::most], s_[RotarySpec::most], step_c_[RotarySpec::most], step_s_[RotarySpec::most];
+  Index pairs_, at_ = -2;
+  double angle_[RotarySpec::most] = {}, step_c_[RotarySpec::most] = {},
+         step_s_[RotarySpec::most] = {};  // of position 1
+  double c_[RotarySpec::most] = {}, s_[RotarySpec::most] = {};
 };
 
 /// One head.
@@ -81,14 +79,13 @@ MEFT_INLINE inline void turn(const RotarySpec& spec, Index width, const T* cosin
 
 }  // namespace cpu
 
-/// y = x [rows, heads · width] with each head's pairs turned by their angles at the row's position, or turned back. `y`
-/// may be `x`.
 template <Real T>
 void rotate_pairs(Cpu, Index rows, Index heads, Index width, const RotarySpec& spec, bool back,
                   const std::int32_t* position, const T* x, T* y) {
   const Index grain = std::max<Index>(1, cpu::map_grain / std::max<Index>(1, heads * width));
+  const cpu::Turns<T> before(spec, back);
   parallel_chunks(rows, grain, [&](Index begin, Index end) {
-    cpu::Turns<T> turns(spec, back);
+    auto turns = before;
     for (Index r = begin; r < end; ++r) {
       turns.go_to(position[r]);
       vectorised([&]() MEFT_INLINE {

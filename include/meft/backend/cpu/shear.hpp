@@ -11,6 +11,7 @@
 
 #include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/map.hpp>
+#include <meft/backend/kernels/shear.hpp>
 #include <meft/backend/report.hpp>
 #include <meft/base/lambda.hpp>
 #include <meft/base/random.hpp>
@@ -255,7 +256,6 @@ inline bool blockwise(Lambda lambda, bool narrow) { return narrow && (lambda.n =
 
 }  // namespace cpu
 
-/// 32-bit words that the digits of a shear of n elements take: 32/9 bits an element for λ = 1/10, none for λ = ±1.
 template <class Word>
 Index digit_words(Cpu, Index n, Lambda lambda) {
   if (lambda.d == 1 && (lambda.n == 1 || lambda.n == -1)) return 0;
@@ -267,7 +267,6 @@ Index digit_words(Cpu, Index n, Lambda lambda) {
   return cpu::stack_header + static_cast<Index>(static_cast<double>(n) * bits * 1.000001 / 32.0) + 8;
 }
 
-/// x ← λ·x + f·2ˢ for one slice of n elements; the digits go to `words`, the report to `slot`.
 template <class Word, Real F>
 void shear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words, ShearSlot* slot) {
   const double scale = std::ldexp(1.0, fraction_bits);
@@ -277,7 +276,6 @@ void shear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, 
   *slot = cpu::shear_any(n, x, f, lambda, scale, words);
 }
 
-/// The inverse of `shear`, with the same f and words; its hash is that of the restored elements.
 template <class Word, Real F>
 void unshear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, std::uint32_t* words,
              ShearSlot* slot) {
@@ -291,14 +289,12 @@ void unshear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits
   *slot = cpu::unshear_any(n, x, f, lambda, scale, words);
 }
 
-/// x ← round(v·2ˢ).
 template <class Word, Real F>
 void to_fixed(Cpu, Index n, const F* v, Word* x, int fraction_bits, ShearSlot* slot) {
   std::fill(x, x + n, Word(0));
   shear(Cpu{}, n, x, v, Lambda{1, 1}, fraction_bits, nullptr, slot);
 }
 
-/// v ← X·2⁻ˢ.
 template <class Word, Real F>
 void from_fixed(Cpu, Index n, const Word* x, F* v, int fraction_bits) {
   const F unit = static_cast<F>(std::ldexp(1.0, -fraction_bits));
@@ -306,7 +302,6 @@ void from_fixed(Cpu, Index n, const Word* x, F* v, int fraction_bits) {
       [&]() MEFT_INLINE { cpu::map_run([unit](Word w) MEFT_INLINE { return static_cast<F>(w) * unit; }, n, v, x); });
 }
 
-/// The paper's reversal, kept to show what it does: x ← λ·x + f and x ← (x − f)/λ in floating point.
 template <Real F>
 void shear_rounded(Cpu, Index n, F* x, const F* f, Lambda lambda) {
   const F by = static_cast<F>(lambda.value());

@@ -6,30 +6,23 @@
 #include <optional>
 
 #include <meft/backend/cuda/cuda.hpp>
-#include <meft/backend/product.hpp>
-#include <meft/base/scalar.hpp>
-#include <meft/base/shape.hpp>
+#include <meft/backend/kernels/panels.hpp>
 #include <meft/memory/buffer.hpp>
 
 namespace meft {
 
-/// A constant matrix W[out, in]; the interface of the CPU's Panels. bf16: both operands are rounded, sums are in float.
 template <Real T>
-class CudaPanels {
+class Panels<Cuda, T> {
  public:
-  CudaPanels() = default;
-  CudaPanels(const T* w, Index out, Index in, Precision precision);
+  Panels() = default;
+  Panels(const T* w, Index out, Index in, Precision precision);
 
   Precision precision() const { return precision_; }
   std::size_t bytes() const { return buffer_.capacity(); }
 
-  /// C[rows, out] = start + A[rows, in]·Wᵀ.
   void forward(const Product<T>& p) const;
-  /// C = f(start + A·Wᵀ), as gemm_activated.
   bool forward_activated(Activation f, const Product<T>& p, T* before) const;
-  /// C[rows, in] = start + A[rows, out]·W.
   void backward(const Product<T>& p) const;
-  /// The matrix as it is kept, row-major.
   void unpack(T* w) const;
 
  private:
@@ -40,10 +33,5 @@ class CudaPanels {
   Index out_ = 0, in_ = 0;
   Precision precision_ = Precision::f32;
 };
-
-template <Real T>
-CudaPanels<T> pack(Cuda, const T* w, Index out, Index in, Precision precision) {
-  return CudaPanels<T>(w, out, in, precision);
-}
 
 }  // namespace meft

@@ -1,10 +1,12 @@
-// Owns: how rotary position is described to any backend.
+// Owns: the interface of rotary position, and how it is described.
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
+#include <meft/backend/backend.hpp>
 #include <meft/base/host_device.hpp>
-#include <meft/base/shape.hpp>
+#include <meft/base/scalar.hpp>
 
 namespace meft {
 
@@ -23,5 +25,11 @@ struct RotarySpec {
     return std::pow(base, -static_cast<double>(2 * i) / static_cast<double>(rotated));
   }
 };
+
+/// y = x [rows, heads · width] with each head's pairs turned by their angles at the row's position, or turned back. `y`
+/// may be `x`.
+template <Backend B, Real T>
+void rotate_pairs(B, Index rows, Index heads, Index width, const RotarySpec& spec, bool back,
+                  const std::int32_t* position, const T* x, T* y);
 
 }  // namespace meft

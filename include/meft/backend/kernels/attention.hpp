@@ -1,10 +1,11 @@
-// Owns: how attention on a ragged batch is described to any backend.
+// Owns: the interface of attention on ragged batches, and how it is described. Scores never exist whole.
 #pragma once
 
+#include <meft/backend/backend.hpp>
 #include <meft/backend/product.hpp>
 #include <meft/base/host_device.hpp>
 #include <meft/base/random.hpp>
-#include <meft/base/shape.hpp>
+#include <meft/base/scalar.hpp>
 
 namespace meft {
 
@@ -32,5 +33,16 @@ struct AttentionSpec {
 struct Span {
   Index q, queries, k, keys;
 };
+
+/// out = softmax(scale · q·kᵀ)·v for each head of each span; lse [query rows, heads] keeps the log of the sums. `span`
+/// lies on the host.
+template <Backend B, Real T>
+void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
+               T* out, T* lse);
+/// Gradients of the above from dout; every element of dq, dk and dv that belongs to a span is written. Those of a key
+/// are added over the heads that read it, ascending.
+template <Backend B, Real T>
+void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
+                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv);
 
 }  // namespace meft

@@ -1,0 +1,23 @@
+// Owns: the interface of dropout. Element e is kept when random_bits(key, e) ≥ p·2³², so the mask is replayed, never
+// stored.
+#pragma once
+
+#include <cstdint>
+
+#include <meft/backend/backend.hpp>
+#include <meft/backend/keep.hpp>
+#include <meft/base/random.hpp>
+#include <meft/base/scalar.hpp>
+
+namespace meft {
+
+/// out[i] = f(in[i]...)/(1 − p) where element first + i is kept, else 0; 0 ≤ p < 1. `out` may be one of the inputs. A
+/// device has it for the functors that kernels/dropout.cu lists.
+template <Backend B, class F, Real T, class... In>
+void map_dropped(B, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in);
+
+/// y[i] = x[i] + dropout(t)[i], where element i of t is number first + i of the key; 0 ≤ p < 1. `y` may be x or t.
+template <Backend B, Real T>
+void add_dropped(B, Index n, const T* x, const T* t, T* y, double p, Key key, std::uint64_t first);
+
+}  // namespace meft

@@ -1,0 +1,22 @@
+// Owns: the interface of a constant right operand of products, laid out once.
+#pragma once
+
+#include <meft/backend/backend.hpp>
+#include <meft/backend/product.hpp>
+#include <meft/base/scalar.hpp>
+
+namespace meft {
+
+/// A constant matrix W[out, in], in T or in bf16 (both operands are rounded, sums are in float): every backend has its
+/// own, with
+///   Panels(const T* w, Index out, Index in, Precision)      W is copied; default-made it is empty
+///   precision(), bytes()                                    how it is kept, what it takes
+///   forward(const Product<T>& p)                            C[rows, out] = start + A[rows, in]·Wᵀ
+///   forward_activated(Activation f, const Product<T>& p, T* before)   C = f(start + A·Wᵀ), as gemm_activated
+///   backward(const Product<T>& p)                           C[rows, in] = start + A[rows, out]·W
+///   unpack(T* w)                                            the matrix as it is kept, row-major
+/// Rows of A are contiguous.
+template <Backend B, Real T>
+class Panels;
+
+}  // namespace meft
