@@ -46,7 +46,7 @@ if wanted suite; then
 fi
 
 if wanted errors; then
-  step errors env -C tests "../$out/tests/cuda_cases_test"
+  step errors env -C tests "../$out/tests/cuda_tests" "--source-file=*/cuda_cases_test.cpp"
   grep -ho 'error against double: .*' "$out/logs/errors.log" | sed 's/^/  /' >>"$summary"
 fi
 

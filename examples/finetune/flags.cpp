@@ -286,7 +286,7 @@ bool parse(int argc, char** argv, Flags& f) {
   add.group("Training");
   const auto share = [](double x) { return x >= 0 && x < 1; };
   const auto not_negative = [](double x) { return x >= 0; };
-  add.integer("--batch", f.batch, 1, 1 << 20, "sequences a batch");
+  add.integer("--batch", f.batch, 1, 1 << 20, "sequences a batch; scoring takes as many, at most 32");
   add.integer("--accumulate", f.accumulate, 1, 1 << 20, "batches a step");
   add.integer("--epochs", f.epochs, 1, 1 << 20, "passes over the training examples");
   add.integer("--max-steps", f.max_steps, 0, std::int64_t{1} << 40, "stop after so many steps; 0: after the epochs");

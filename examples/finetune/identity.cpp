@@ -95,6 +95,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
     f.augment = config.value("augment", false);
     f.adapt.precision = meft::precision_from(config.value("precision", "f32"));
     config.at("max-length").get_to(f.max_length);
+    unless_given("batch", f.batch);
     config.at("seed").get_to(f.seed);
     f.adapt.seed = f.seed;
     f.adapt.recompute = false;

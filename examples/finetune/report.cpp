@@ -185,10 +185,9 @@ void say_loaded(const checkpoints::LoadReport& report) {
   if (!report.unused.empty()) say("in the checkpoint, not used: " + joined(report.unused));
 }
 
-void say_cost(const std::string& name, Index trained, double weight_bytes, double activation_bytes) {
+void say_cost(const std::string& name, Index trained, double weight_bytes, double kept_bytes, double activation_bytes) {
   say(name + ": " + grouped(trained) + " parameters train; weights " + mebibytes(weight_bytes) +
-      ", gradients and moments " + mebibytes(12.0 * static_cast<double>(trained)) + ", activation (expected) " +
-      mebibytes(activation_bytes));
+      ", gradients and moments " + mebibytes(kept_bytes) + ", activation (expected) " + mebibytes(activation_bytes));
 }
 
 void say_batch(const Offsets& batch) {

@@ -124,7 +124,8 @@ class Runner {
     auto sizes = train::step_sizes<B>(spec_, batch);
     const auto say = [&](const AnyMethod& method, bool recompute, Index trains, double weights) {
       sizes.recompute = recompute;
-      say_cost(std::string(method_name(method)), trains, weights,
+      const double kept = method_recipe(method).epsilon > 0 ? 0 : 12.0 * static_cast<double>(trains);  // in float
+      say_cost(std::string(method_name(method)), trains, weights, kept,
                static_cast<double>(train::expected_activation<float, B>(method, sizes)));
     };
     say(flags_.method, flags_.adapt.recompute, trained, static_cast<double>(B::pool().read().of(Use::parameter)));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -122,6 +123,34 @@ TEST_CASE("relu_attention: a row without a positive product is the row itself; N
   CHECK(std::isnan(bad.value().values()[0]));
   CHECK_THROWS_WITH_AS(relu_attention(a, t, Offsets({0, 2})), doctest::Contains("do not cover the rows"), Error);
   CHECK_THROWS_WITH_AS(relu_attention(a.rows(0, 2), t, Offsets({0, 3})), doctest::Contains("not alike"), Error);
+}
+
+TEST_CASE("side: predicting needs no more than training, on any number of threads") {
+  model::BertConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = 32;
+  config.num_hidden_layers = 6;
+  config.num_attention_heads = 2;
+  config.intermediate_size = 64;
+  model::Transformer<float> bert(config.spec());
+  bert.initialise(4);
+  const auto body = adapt(bert, Unipt{.projection = 16});
+  const std::vector<std::vector<std::int32_t>> ids(16, std::vector<std::int32_t>(100, 3)),
+      types(16, std::vector<std::int32_t>(100, 0));
+  const int before = threads();
+  const auto activation = [&](int with, bool recorded) {
+    set_threads(with);
+    const auto batch = nn::Batch<>::pack(ids, types), part = nn::Batch<>::pack({ids[0]}, {types[0]});
+    const Measure measure(Cpu::pool());
+    std::optional<Tape> tape;
+    if (recorded) tape.emplace();
+    const auto h = bert.run(recorded ? part : batch, body);
+    return measure.activation();
+  };
+  const std::size_t states = 16 * 100 * 32 * sizeof(float), trained = activation(1, true);
+  for (const int with : {1, 4})
+    CHECK(activation(with, false) <= trained + 4 * states);  // of the whole batch: in, out, embedded
+  set_threads(before);
 }
 
 TEST_CASE("side: taps are the frozen layers' inputs and outputs, unrecorded, and nothing of them is dropped") {

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 from safetensors.numpy import load_file, save_file
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import fetch
 
 MODEL = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"  # SHA-256

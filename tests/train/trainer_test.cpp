@@ -171,6 +171,7 @@ Told run(const Rows& data, const train::TrainOptions& options, Toy toy = {}, std
   const Rows dev = points(3);
   auto job = train::Job<double, Cpu>::of(toy, data, dev);
   job.longest_part = longest_part;
+  job.tokens = job.lengths;
   train::Trainer<double, Cpu> trainer(std::move(job), o, observer);
   out.outcome = trainer.run();
   out.weights = values(toy);

@@ -26,7 +26,7 @@ struct Chain {
 
   nn::Hidden<T, B> operator()(nn::Hidden<T, B> h) const {
     if (side)
-      return {Tape::current() ? beside(h.value, h.context) : beside_slices(h.value.value(), h.context), h.context};
+      return {Tape::current() ? beside(h.value, h.context) : beside_parts(h.value.value(), h.context), h.context};
     for (std::size_t i = 0; i < plain; ++i) h.value = one(layers[i], h.value, h.context);
     if (stack.depth()) h.value = stack(std::exchange(h.value, {}), h.context);
     return h;
@@ -46,25 +46,30 @@ struct Chain {
     for (const auto& layer : layers) taps.push_back(one(layer, taps.back(), context));
     return side->run(taps, context);
   }
-  /// The same where nothing is recorded: the taps of a slice alone are there at a time.
-  Var<T, B> beside_slices(const Tensor<T, B>& x, const Context<T, B>& context) const {
-    return in_slices(x, context,
+  /// The same where nothing is recorded, in the parts that a step takes: the taps of one alone are there at a time.
+  Var<T, B> beside_parts(const Tensor<T, B>& x, const Context<T, B>& context) const {
+    return in_slices(x, context, side_tokens<B>, false,
                      [&](const Tensor<T, B>& rows, const Context<T, B>& part) { return beside(rows, part); });
   }
 
-  /// f(rows, their context) for slices of whole sequences, under no tape.
+  /// f(rows, their context) for slices of whole sequences, under no tape; at once or one after the other.
   template <class F>
-  Tensor<T, B> in_slices(const Tensor<T, B>& x, const Context<T, B>& context, const F& f) const {
+  Tensor<T, B> in_slices(const Tensor<T, B>& x, const Context<T, B>& context, Index tokens, bool at_once,
+                         const F& f) const {
     Tensor<T, B> out(x.shape());
-    const auto slices = detail::cut(context.offsets, slice_tokens);
-    for_slices<B>(static_cast<Index>(slices.size()), [&](Index s) {
+    const auto slices = detail::cut(context.offsets, tokens);
+    const auto one = [&](Index s) {
       const NoTape none;
       const auto [first, last] = slices[static_cast<std::size_t>(s)];
       const Index begin = context.offsets.begin(first), end = context.offsets.end(last - 1);
       auto to = out.rows(begin, end);
       const auto y = f(x.rows(begin, end), context.part(first, last));
       B::copy(to.data(), y.value().data(), y.value().bytes());
-    });
+    };
+    const auto count = static_cast<Index>(slices.size());
+    if (at_once) for_slices<B>(count, one);
+    else
+      for (Index s = 0; s < count; ++s) one(s);
     return out;
   }
 
@@ -86,7 +91,7 @@ struct Chain {
           x, context.sides.front().value);
     }
     const NoTape none;
-    return in_slices(x.value(), context, layer);
+    return in_slices(x.value(), context, slice_tokens, true, layer);
   }
 
   /// Whether the backward pass comes through the layer: something below it or in it trains.

@@ -1,6 +1,6 @@
 // Owns: a network beside frozen layers, as the chain that runs them sees it. It reads what goes into the first layer
 // and what comes out of each, the taps h_0 … h_L, and its output takes the place of h_L: no gradient goes through a
-// layer. Must not know: which networks there are.
+// layer of that list. Must not know: which networks there are.
 #pragma once
 
 #include <functional>

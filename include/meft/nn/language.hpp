@@ -57,7 +57,8 @@ struct LanguageHead {
   }
   /// ln p(label) of each token, 0 where it is −100. [tokens].
   Tensor<T, B> log_likelihood(const Var<T, B>& h, const Tensor<std::int32_t, B>& labels) const {
-    return label_log_likelihood(transform(h).value(), word, bias.defined() ? bias.value() : Tensor<T, B>{}, labels);
+    return label_log_likelihood(transform(h).value(), word, bias.defined() ? bias.variable().value() : Tensor<T, B>{},
+                                labels);
   }
   /// All logits [tokens, vocabulary]: for a few tokens.
   Var<T, B> logits(const Var<T, B>& h) const { return linear(transform(h), word, bias); }

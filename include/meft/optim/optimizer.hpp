@@ -55,6 +55,9 @@ class State {
     visit(Visitor(f));
   }
 
+  /// What the state grows by with each step.
+  virtual std::size_t bytes_a_step() const { return 0; }
+
   std::int64_t steps() const { return steps_; }
   /// Sets how many were done; before a state of so many is restored.
   virtual void set_steps(std::int64_t steps) { steps_ = steps; }

@@ -78,6 +78,7 @@ class SpsaState final : public State<T, B> {
     ++this->steps_;
   }
 
+  std::size_t bytes_a_step() const override { return 2 * sizeof(T); }
   void set_steps(std::int64_t steps) override {
     this->steps_ = steps;
     log_.resize(static_cast<std::size_t>(steps));

@@ -62,6 +62,12 @@ struct LanguageLearner {
   nn::Batch<B> batch(const Blocks& data, std::span<const std::uint32_t> rows, Run run) const {
     return batch_of(data, rows, run);
   }
+  /// The lengths of the sequences that `batch` takes.
+  std::vector<std::uint32_t> trained_lengths(const EncodedChoices& data) const {
+    std::vector<std::uint32_t> out;
+    for (const std::uint32_t row : data.answer_rows()) out.push_back(static_cast<std::uint32_t>(data.ids[row].size()));
+    return out;
+  }
   /// The right options are what is learned.
   nn::Batch<B> batch(const EncodedChoices& data, std::span<const std::uint32_t> questions, Run run) const {
     std::vector<std::uint32_t> rows;

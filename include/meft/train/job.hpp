@@ -31,14 +31,15 @@ struct Job {
       scores;
   /// Told the coming batches of an epoch; may be empty.
   std::function<void(std::span<const std::vector<std::uint32_t>> batches, std::uint32_t epoch)> expect;
-  /// Of a batch, in the lengths' unit, where the body takes it in parts; 0: it takes it as a whole.
+  /// Tokens of a part of a batch, where the body takes it in parts, and of each example; 0: it takes it as a whole.
   Index longest_part = 0;
+  std::vector<std::uint32_t> tokens{};
 
   /// A batch in the parts of whole examples that are trained on one after the other, their gradients added.
   std::vector<std::vector<std::uint32_t>> parts(std::vector<std::uint32_t> rows) const {
     if (longest_part == 0) return {std::move(rows)};
     std::vector<std::int32_t> sizes;
-    for (const std::uint32_t row : rows) sizes.push_back(static_cast<std::int32_t>(lengths[row]));
+    for (const std::uint32_t row : rows) sizes.push_back(static_cast<std::int32_t>(tokens[row]));
     std::vector<std::vector<std::uint32_t>> out;
     for (const auto& [first, last] : meft::detail::cut(Offsets::of_lengths(sizes), longest_part))
       out.emplace_back(rows.begin() + first, rows.begin() + last);
@@ -51,9 +52,14 @@ struct Job {
   template <class L, class Data, class DevData>
   static Job of(L& learner, const Data& train, const DevData& dev) {
     Job out{nn::trainable<T, B>(learner), train.lengths(), dev.size(), {}, {}, {}, {}};
-    if constexpr (requires { learner.body.longest_part(); }) {
-      const auto& patches = learner.model.spec.patches;  // an image's length is its pixels
-      out.longest_part = learner.body.longest_part() * (patches ? patches->patch * patches->patch : 1);
+    if constexpr (requires { learner.body.longest_part(); }) out.longest_part = learner.body.longest_part();
+    if (out.longest_part > 0) {
+      if constexpr (requires { learner.trained_lengths(train); }) out.tokens = learner.trained_lengths(train);
+      else out.tokens = out.lengths;
+      if constexpr (requires { learner.model.spec.patches; })
+        if (const auto& patches = learner.model.spec.patches)  // an image's length is its pixels
+          for (auto& n : out.tokens)
+            n = static_cast<std::uint32_t>(patches->leading + n / (patches->patch * patches->patch));
     }
     out.batch = [&](std::span<const std::uint32_t> rows, Run run) { return learner.batch(train, rows, run); };
     out.loss = [&](const nn::Batch<B>& batch) { return learner.loss(batch); };
