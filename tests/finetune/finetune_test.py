@@ -88,7 +88,7 @@ def test_predicts(place):
     error = execute(place.command(folder, "--predict", texts, "--method", "lora", task=False), 2).stderr
     check("--method: expected meft1" in error and "found lora" in error, error)
     error = execute(place.command(folder, "--predict", texts, "--lora-rank", 4, task=False), 2).stderr
-    check("--lora-rank: expected --method lora, found --method meft1" in error, error)
+    check("--lora-rank: expected --method lora or mezo-lora, found --method meft1" in error, error)
     error = execute(place.command(place.folder(), "--predict", texts, task=False), 1).stderr
     check("holds no adapter.safetensors" in error, error)
 
