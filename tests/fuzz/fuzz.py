@@ -1,10 +1,11 @@
-"""Fuzzes one harness of tests/fuzz: fuzz.py PROGRAM HARNESS
+"""Fuzzes harnesses of tests/fuzz, all at the same time: fuzz.py PROGRAM HARNESS...
 
-Starts from the seeds below and from regressions/HARNESS, and runs for MEFT_FUZZ_SECONDS (default 60; 0: the seeds alone).
+Starts from the seeds below and from regressions/HARNESS, each, and runs for MEFT_FUZZ_SECONDS (default 60; 0: the seeds alone).
 An input that crashes, hangs, leaks or takes more than 2 GiB is kept beside PROGRAM and fails the test; mend the cause
 and add the input to regressions/HARNESS. The time decides how much is tried, never the verdict on what was tried.
 `planted` is a bug that the fuzzer must find.
 """
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -126,8 +127,8 @@ def fuzz(program, name, folder, *more):
     return done.returncode, done.stdout.decode(errors="replace")
 
 
-def main():
-    program, name = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2]
+def run(program, name):
+    """Exit status."""
     seconds = int(os.environ.get("MEFT_FUZZ_SECONDS", "60"))
     memory = pathlib.Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
@@ -157,4 +158,6 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    PROGRAM, NAMES = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:]
+    with concurrent.futures.ThreadPoolExecutor(len(NAMES)) as pool:
+        sys.exit(max(pool.map(lambda name: run(PROGRAM, name), NAMES)))

@@ -39,7 +39,7 @@ def execute(where, language, code, arguments, folder):
         command = ["bash", "-euo", "pipefail", "-c", code, *words]
     else:
         binary = pathlib.Path(folder) / "snippet"
-        status, text = compiling.run(compiling.MAIN, *compiling.FLAGS, "-O2", "-x", "c++", "-", "-o", binary,
+        status, text = compiling.run(compiling.MAIN, *compiling.FLAGS, "-O1", "-x", "c++", "-", "-o", binary,
                                      "-lutf8proc", source=program(code, "run"))
         if status:
             return None, [f"{where}: does not compile\n{text[:3000]}"]
