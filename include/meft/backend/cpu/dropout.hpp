@@ -9,6 +9,7 @@
 #include <meft/backend/cpu/philox.hpp>
 #include <meft/backend/keep.hpp>
 #include <meft/backend/kernels/dropout.hpp>
+#include <meft/base/functor.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/base/target.hpp>

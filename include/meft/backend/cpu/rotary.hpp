@@ -8,6 +8,7 @@
 
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/kernels/rotary.hpp>
+#include <meft/base/functor.hpp>
 #include <meft/base/scalar.hpp>
 
 namespace meft {
