@@ -12,13 +12,25 @@ nlohmann::json json_of(const meft::OptionOf& option) {
 }
 std::string text_of(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
 
+void read(const meft::JsonField& from, std::string& to) { to = from.string(); }
+void read(const meft::JsonField& from, bool& to) { to = from.boolean(); }
+void read(const meft::JsonField& from, std::int64_t& to) { to = from.integer(1, 1 << 20); }
+void read(const meft::JsonField& from, std::uint64_t& to) {
+  if (!from.value().is_number_unsigned()) from.wrong("an integer of at least 0");
+  to = from.value().get<std::uint64_t>();
+}
+void read(const meft::JsonField& from, std::vector<std::string>& to) {
+  to.clear();
+  for (std::size_t i = 0; i < from.array().size(); ++i) to.push_back(from.at(i).string());
+}
+
 /// The method of an earlier run with its options; those on the command line must be the same.
-void take_method(Flags& f, const nlohmann::json& config, const std::string& path) {
-  f.method = meft::method_named(config.at("method").get<std::string>());
+void take_method(Flags& f, const meft::JsonField& config, const std::string& path) {
+  f.method = meft::method_named(config.at("method").string());
   for (const auto& o : meft::method_options(f.method)) {
     const std::string name(o.about.name);
-    if (!config.contains(name) && (o.about.stated != meft::Stated::always)) continue;
-    const auto text = text_of(config.at(name));
+    if (!config.find(name) && (o.about.stated != meft::Stated::always)) continue;
+    const auto text = text_of(config.at(name).value());
     if (!meft::set_option(f.method, name, text))
       meft::fail(path + ": config: " + name + ": expected " + o.expected + ", found", text);
   }
@@ -74,44 +86,43 @@ nlohmann::json describe(const Flags& f) {
 
 void take(Flags& f, const nlohmann::json& config, const std::string& path) {
   const nlohmann::json now = describe(f);
+  const meft::JsonField all(config, path + ": config");
   // How data is found and cut into batches may change between training and prediction; what the adapter fixes may not.
-  for (const auto& [key, value] : config.items())
+  for (const auto& [key, value] : all.object().items())
     if (f.given.contains(key) && now.contains(key) && now[key] != value && key != "encoding" && key != "batch" &&
         !f.method_options.contains(key) && key != "text" && key != "text-pair" && key != "label" && key != "header" &&
         key != "device")
       throw FlagError("--" + key, text_of(value) + ", as in " + path, text_of(now[key]));
-  const auto read = [&](const char* key, auto& to) {
-    if (config.contains(key)) config.at(key).get_to(to);
+  const auto if_there = [&](const char* key, auto& to) {
+    if (const auto found = all.find(key)) read(*found, to);
   };
   const auto unless_given = [&](const char* key, auto& to) {
-    if (!f.given.contains(key)) read(key, to);
+    if (!f.given.contains(key)) if_there(key, to);
   };
-  try {
-    config.at("task").get_to(f.task);
-    unless_given("encoding", f.encoding);
-    f.columns.encoding = meft::data::encoding(f.encoding);
-    take_method(f, config, path);
-    config.at("pooling").get_to(f.pooling);
-    f.augment = config.value("augment", false);
-    f.adapt.precision = meft::precision_from(config.value("precision", "f32"));
-    config.at("max-length").get_to(f.max_length);
-    unless_given("batch", f.batch);
-    config.at("seed").get_to(f.seed);
-    f.adapt.seed = f.seed;
-    f.adapt.recompute = false;
-    unless_given("text", f.columns.text);
-    unless_given("text-pair", f.columns.pair);
-    unless_given("label", f.columns.label);
-    unless_given("header", f.header);
-    f.columns.header = f.header == "yes"  ? meft::data::Header::present
-                       : f.header == "no" ? meft::data::Header::absent
-                                          : meft::data::Header::automatic;
-    read("regression", f.columns.regression);
-    if (config.contains("threshold")) f.columns.threshold = config.at("threshold").get<double>();
-    if (f.task == "tsv" && !f.columns.regression) config.at("labels").get_to(f.columns.label_names);
-  } catch (const nlohmann::json::exception& error) {
-    meft::fail(path + ": config: not what a run of finetune writes", error.what());
-  }
+  read(all.at("task"), f.task);
+  unless_given("encoding", f.encoding);
+  f.columns.encoding = meft::data::encoding(f.encoding);
+  take_method(f, all, path);
+  read(all.at("pooling"), f.pooling);
+  if_there("augment", f.augment);
+  std::string precision = "f32";
+  if_there("precision", precision);
+  f.adapt.precision = meft::precision_from(precision);
+  read(all.at("max-length"), f.max_length);
+  unless_given("batch", f.batch);
+  read(all.at("seed"), f.seed);
+  f.adapt.seed = f.seed;
+  f.adapt.recompute = false;
+  unless_given("text", f.columns.text);
+  unless_given("text-pair", f.columns.pair);
+  unless_given("label", f.columns.label);
+  unless_given("header", f.header);
+  f.columns.header = f.header == "yes"  ? meft::data::Header::present
+                     : f.header == "no" ? meft::data::Header::absent
+                                        : meft::data::Header::automatic;
+  if_there("regression", f.columns.regression);
+  if (const auto threshold = all.find("threshold")) f.columns.threshold = threshold->number();
+  if (f.task == "tsv" && !f.columns.regression) read(all.at("labels"), f.columns.label_names);
 }
 
 }  // namespace finetune

@@ -214,7 +214,7 @@ def test_streams(place):
     check("--fraction-bits: expected 16" in said, said)
     # What earlier versions wrote had no fraction bits: the default. Without its factors it is none of the program's.
     config.pop("fraction-bits")
-    for lacks, status, word in (("none", 1, "stream"), ("lambda", 1, "not what a run of finetune writes")):
+    for lacks, status, word in (("none", 1, "stream"), ("lambda", 1, 'no member "lambda"')):
         config.pop(lacks, None)
         set_config(folder / "adapter.safetensors", config)
         said = execute(place.command(folder, "--predict", place.data / "dev.tsv", "--overwrite", task=False), status=status).stderr

@@ -192,6 +192,11 @@ class JsonField {
       wrong("an integer from " + std::to_string(low) + " to " + std::to_string(high));
     return value_->get<std::int64_t>();
   }
+  /// A number.
+  double number() const {
+    if (!value_->is_number()) wrong("a number");
+    return value_->get<double>();
+  }
 
   /// Throws Error: this field is what it is, `expected` was expected.
   [[noreturn]] void wrong(std::string_view expected) const {

@@ -48,12 +48,13 @@ inline nlohmann::json to_json(double x) {
 
 namespace detail {
 
-inline double number_from(const nlohmann::json& x) {
+inline double number_from(const JsonField& field) {
   constexpr double inf = std::numeric_limits<double>::infinity();
+  const nlohmann::json& x = field.value();
   if (x == "inf") return inf;
   if (x == "-inf") return -inf;
   if (x == "nan") return std::numeric_limits<double>::quiet_NaN();
-  return x.get<double>();
+  return field.number();
 }
 
 inline nlohmann::json to_json(const Place& p) {
@@ -77,31 +78,34 @@ inline nlohmann::json to_json(const Place& p) {
 }
 
 inline Place place_from(const nlohmann::json& tree, const std::string& path) {
-  try {
-    Place p;
-    tree.at("epoch").get_to(p.epoch);
-    tree.at("group").get_to(p.group);
-    tree.at("step").get_to(p.step);
-    tree.at("batches").get_to(p.batches);
-    tree.at("loss").get_to(p.loss);
-    tree.at("recent_loss").get_to(p.recent_loss);
-    tree.at("recent_steps").get_to(p.recent_steps);
-    tree.at("best_epoch").get_to(p.best_epoch);
-    tree.at("finished").get_to(p.finished);
-    tree.at("log_bytes").get_to(p.log_bytes);
-    for (const auto& e : tree.at("epochs")) {
-      EpochScores scores{e.at("loss"), e.at("step"), {}, e.at("epoch")};
-      for (const auto& s : e.at("scores")) scores.scores.push_back({s.at(0), number_from(s.at(1))});
-      p.epochs.push_back(std::move(scores));
-    }
-    const auto count = static_cast<std::int64_t>(p.epochs.size());
-    if (p.epoch < 0 || p.epoch > count || p.group < 0 || p.step < 0 || p.batches < p.step || p.best_epoch < -1 ||
-        p.best_epoch >= count)
-      fail(path + ": state: impossible values");
-    return p;
-  } catch (const nlohmann::json::exception& error) {
-    fail(path + ": state: not a place in a run", error.what());
+  const JsonField root(tree, path + ": state: not a place in a run", "the place");
+  const auto whole = [](const JsonField& in, std::string_view key, std::int64_t low = 0) {
+    return in.at(key).integer(low, std::int64_t{1} << 53);
+  };
+  Place p;
+  p.epoch = whole(root, "epoch");
+  p.group = whole(root, "group");
+  p.step = whole(root, "step");
+  p.batches = whole(root, "batches");
+  p.loss = root.at("loss").number();
+  p.recent_loss = root.at("recent_loss").number();
+  p.recent_steps = whole(root, "recent_steps");
+  p.best_epoch = whole(root, "best_epoch", -1);
+  p.finished = root.at("finished").boolean();
+  p.log_bytes = static_cast<std::uint64_t>(whole(root, "log_bytes"));
+  const JsonField epochs = root.at("epochs");
+  for (std::size_t i = 0; i < epochs.array().size(); ++i) {
+    const JsonField e = epochs.at(i), scores = e.at("scores");
+    EpochScores& out = p.epochs.emplace_back();
+    out.loss = e.at("loss").number();
+    out.step = whole(e, "step");
+    out.epoch = whole(e, "epoch");
+    for (std::size_t s = 0; s < scores.array().size(); ++s)
+      out.scores.push_back({scores.at(s).at(std::size_t{0}).string(), number_from(scores.at(s).at(1))});
   }
+  const auto count = static_cast<std::int64_t>(p.epochs.size());
+  if (p.epoch > count || p.batches < p.step || p.best_epoch >= count) fail(path + ": state: impossible values");
+  return p;
 }
 
 }  // namespace detail
