@@ -6,7 +6,7 @@
 #include <row.cuh>
 #include <vector>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/attention.hpp>
 #include <meft/memory/buffer.hpp>
 

@@ -1,10 +1,10 @@
-// Owns: the device, its stream and its memory: what include/meft/backend/cuda/cuda.hpp declares.
+// Owns: the device, its stream and its memory: what include/meft/backend/cuda/tag.hpp declares.
 #include <algorithm>
 #include <cstring>
 #include <optional>
 #include <utility>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/base/mutex.hpp>
 #include <recorder.cuh>
 

@@ -2,7 +2,7 @@
 // A thread takes the four elements of one Philox block.
 #include <dropped.cuh>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/dropout.hpp>
 #include <meft/base/compose.hpp>
 #include <row.cuh>

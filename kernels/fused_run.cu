@@ -6,7 +6,7 @@
 #include <map>
 #include <vector>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/base/mutex.hpp>
 #include <meft/memory/buffer.hpp>
 

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/gemm.hpp>
 #include <meft/backend/kernels/permute.hpp>
 #include <meft/base/functor.hpp>

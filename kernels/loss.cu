@@ -1,5 +1,5 @@
 // Owns: cross entropy and squared differences: include/meft/backend/kernels/loss.hpp. A block takes a row of logits.
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/loss.hpp>
 #include <meft/base/functor.hpp>
 #include <recorder.cuh>

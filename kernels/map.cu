@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdint>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/map.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/base/functor.hpp>

@@ -3,7 +3,7 @@
 // fixed length.
 #include <dropped.cuh>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/norm.hpp>
 #include <meft/backend/kernels/reduce.hpp>
 #include <meft/memory/buffer.hpp>

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/optimize.hpp>
 #include <result.cuh>
 #include <row.cuh>

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/permute.hpp>
 #include <stream.cuh>
 

@@ -1,6 +1,6 @@
 // Owns: filling arrays with random numbers, and adding them: include/meft/backend/kernels/random.hpp.
 #include <launch.cuh>
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/random.hpp>
 #include <meft/base/normal.hpp>
 #include <meft/base/parallel.hpp>

@@ -2,7 +2,7 @@
 // fixed length and the pieces' sums again, so that the order depends on the shape alone.
 #include <cstdint>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/reduce.hpp>
 #include <meft/memory/buffer.hpp>
 #include <row.cuh>

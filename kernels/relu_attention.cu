@@ -1,6 +1,6 @@
 // Owns: attention by positive products of rows: include/meft/backend/kernels/relu_attention.hpp. A block takes a tile
 // of a sequence's rows through tiles of the others; what it sums lies in its own rows of the result.
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/relu_attention.hpp>
 #include <meft/base/functor.hpp>
 #include <meft/memory/buffer.hpp>

@@ -1,7 +1,7 @@
 // Owns: a small value that the kernels of one call work out and the host then reads.
 #pragma once
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/memory/buffer.hpp>
 #include <stream.cuh>
 #include <type_traits>

@@ -1,5 +1,5 @@
 // Owns: rotary position: include/meft/backend/kernels/rotary.hpp. A thread turns one pair of a row in every head.
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/rotary.hpp>
 #include <meft/base/vector_math.hpp>
 #include <stream.cuh>

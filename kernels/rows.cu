@@ -1,7 +1,7 @@
 // Owns: whole rows gathered, scattered and averaged: include/meft/backend/kernels/rows.hpp.
 #include <cstdint>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/reduce.hpp>
 #include <meft/backend/kernels/rows.hpp>
 #include <recorder.cuh>

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/shear.hpp>
 #include <row.cuh>
 

@@ -1,5 +1,5 @@
 // Owns: softmax and log-softmax over rows: include/meft/backend/kernels/softmax.hpp. A block takes a row.
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/softmax.hpp>
 #include <meft/base/functor.hpp>
 #include <row.cuh>

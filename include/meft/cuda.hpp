@@ -3,9 +3,9 @@
 #pragma once
 
 #include <meft/backend/cuda/ahead.hpp>
-#include <meft/backend/cuda/cuda.hpp>
 #include <meft/backend/cuda/panels.hpp>
 #include <meft/backend/cuda/recording.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/attention.hpp>
 #include <meft/backend/kernels/dropout.hpp>
 #include <meft/backend/kernels/gemm.hpp>

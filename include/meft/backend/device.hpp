@@ -4,7 +4,7 @@
 #include <array>
 #include <string_view>
 
-#include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/cpu/tag.hpp>
 #ifdef MEFT_CUDA
 #include <meft/backend/cuda/ahead.hpp>
 #include <meft/backend/cuda/panels.hpp>

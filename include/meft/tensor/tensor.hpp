@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/cpu/tag.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/base/shape.hpp>
 #include <meft/memory/buffer.hpp>

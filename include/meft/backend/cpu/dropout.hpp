@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/philox.hpp>
+#include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/keep.hpp>
 #include <meft/backend/kernels/dropout.hpp>
 #include <meft/base/functor.hpp>

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/cpu/tile.hpp>
 #include <meft/backend/kernels/gemm.hpp>
 #include <meft/base/parallel.hpp>

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <limits>
 
-#include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/fold.hpp>
 #include <meft/backend/cpu/map.hpp>
+#include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/kernels/loss.hpp>
 #include <meft/backend/report.hpp>
 #include <meft/base/compose.hpp>

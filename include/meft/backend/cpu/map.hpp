@@ -4,7 +4,7 @@
 
 #include <array>
 
-#include <meft/backend/cpu/cpu.hpp>
+#include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/kernels/map.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/shape.hpp>

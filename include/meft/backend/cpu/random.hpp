@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/philox.hpp>
+#include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/kernels/random.hpp>
 #include <meft/base/normal.hpp>
 #include <meft/base/parallel.hpp>

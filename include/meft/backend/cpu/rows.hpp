@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/map.hpp>
+#include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/kernels/rows.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/base/parallel.hpp>

@@ -9,8 +9,8 @@
 #include <limits>
 #include <type_traits>
 
-#include <meft/backend/cpu/cpu.hpp>
 #include <meft/backend/cpu/map.hpp>
+#include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/kernels/shear.hpp>
 #include <meft/backend/report.hpp>
 #include <meft/base/lambda.hpp>

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 
 namespace meft {
 

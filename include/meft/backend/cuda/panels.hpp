@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <optional>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/panels.hpp>
 #include <meft/memory/buffer.hpp>
 

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include <meft/backend/cuda/cuda.hpp>
+#include <meft/backend/cuda/tag.hpp>
 
 namespace meft {
 
