@@ -14,9 +14,7 @@ import tempfile
 
 import compiling
 
-HUBS = ["meft/base/error.hpp", "meft/backend/backend.hpp", "meft/tensor/tensor.hpp", "meft/tensor/math.hpp", "meft/autodiff/op.hpp",
-        "meft/nn/module.hpp", "meft/model/transformer.hpp", "meft/io/file.hpp", "meft/base/json.hpp", "meft/io/safetensors.hpp",
-        "meft/train/state.hpp"]
+HUBS = ["meft/backend/backend.hpp", "meft/tensor/tensor.hpp", "meft/autodiff/op.hpp", "meft/base/json.hpp"]
 INCLUDE = re.compile(r"^\s*#\s*include\s*<(meft/[^>]+)>", re.M)
 
 
