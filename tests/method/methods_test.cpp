@@ -84,6 +84,14 @@ std::vector<std::string> model_names(const std::string& end) {
   return out;
 }
 
+/// Those of a layer beside the model's, which has the names of the model's.
+std::vector<std::string> in_side_layer() {
+  std::vector<std::string> out;
+  for (const auto& name : model_names(""))
+    if (name.starts_with(layer)) out.push_back("side.layer.0." + name.substr(layer.size()));
+  return out;
+}
+
 /// A method at a small size, and what trains of a model of one layer beside the head.
 struct Row {
   AnyMethod method;
@@ -108,6 +116,8 @@ const std::vector<Row>& rows() {
       {Unipt{.projection = 5}, module("side.taps.0.dense") + module("side.taps.0.norm") + module("side.taps.1.dense") +
                                    module("side.taps.1.norm") + std::vector<std::string>{"side.gate.weight"} +
                                    module("side.mix") + module("side.mix_norm") + module("side.output")},
+      {Lst{.reduction = 2}, module("side.down.0") + module("side.down.1") + std::vector<std::string>{"side.gates"} +
+                                in_side_layer() + module("side.norm") + module("side.up")},
       {Meft1{.bottleneck = 4, .options = options}, reversible},
       {Meft2{.bottleneck = 4, .options = options}, reversible},
       {Meft3{.bottleneck = 4, .options = options},

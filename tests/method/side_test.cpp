@@ -10,6 +10,7 @@
 
 #include <meft/io/safetensors.hpp>
 #include <meft/io/state_dict.hpp>
+#include <meft/method/lst.hpp>
 #include <meft/method/unipt.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
@@ -27,7 +28,7 @@ using Taps = SideNetwork<double>::Taps;
 constexpr Index width = 6;
 
 /// Of `layers` layers, away from its start.
-Network make_network(std::size_t layers, Unipt::Start start, bool causal) {
+Network make_network(std::size_t layers, SideStart start, bool causal) {
   const nn::LayerNames names{"q", "k", "v", "o", "n", "u", "d", "m"};
   std::vector<nn::TransformerLayer<double>> list;
   for (std::uint32_t i = 0; i < layers; ++i)
@@ -56,38 +57,51 @@ double apart(const std::vector<double>& a, const std::vector<double>& b) {
   return most;
 }
 
+/// Output and every gradient against golden/PATH.safetensors.
+template <class Net>
+void like_pytorch(Net net, const std::string& path) {
+  const io::Safetensors file("golden/" + path + ".safetensors");
+  const auto values = [&](const std::string& name) {
+    const auto found = file.find(name);
+    std::vector<double> out(found.bytes.size() / sizeof(double));
+    std::memcpy(out.data(), found.bytes.data(), found.bytes.size());
+    return out;
+  };
+  nn::for_each_parameter(
+      net, [&](const std::string& name, auto& p) { p.value() = Tensor<double>::from(p.shape(), values(name)); });
+  const Context<double> context{Offsets({0, 4, 5, 12})};
+  Taps taps;
+  for (int i = 0; i < 4; ++i) taps.push_back(Tensor<double>::from({12, width}, values("h." + std::to_string(i))));
+  Tape tape;
+  const auto y = net(taps, context);
+  CHECK(apart(y.value().values(), values("out")) < 1e-12);
+  tape.backward(y, Tensor<double>::from({12, width}, values("up")));
+  nn::for_each_parameter(net, [&](const std::string& name, auto& p) {
+    CAPTURE(name);
+    CHECK(apart(p.gradient().values(), values("grad." + name)) < 1e-11);
+  });
+}
+
 }  // namespace
 
+TEST_CASE("lst: output and every gradient are those of a dense PyTorch") {
+  const nn::LayerNames names{"q", "k", "v", "o", "n", "u", "d", "m"};
+  std::vector<nn::TransformerLayer<double>> list;
+  for (std::uint32_t i = 0; i < 3; ++i)
+    list.push_back(nn::TransformerLayer<double>::empty(names, {.width = width, .heads = 2, .ffn = 8}, i));
+  for (const auto start : {SideStart::backbone, SideStart::random})
+    like_pytorch(LstNetwork<double>::make({.reduction = 2, .start = start}, list, 3),
+                 start == SideStart::random ? "lst/random" : "lst/backbone");
+}
+
 TEST_CASE("unipt: output and every gradient are those of a dense PyTorch") {
-  for (const auto start : {Unipt::Start::backbone, Unipt::Start::random}) {
-    const bool backbone = start == Unipt::Start::backbone;
-    const io::Safetensors file(std::string("golden/unipt/") + (backbone ? "backbone" : "random") + ".safetensors");
-    const auto values = [&](const std::string& name) {
-      const auto found = file.find(name);
-      std::vector<double> out(found.bytes.size() / sizeof(double));
-      std::memcpy(out.data(), found.bytes.data(), found.bytes.size());
-      return out;
-    };
-    auto net = make_network(3, start, false);
-    nn::for_each_parameter(
-        net, [&](const std::string& name, auto& p) { p.value() = Tensor<double>::from(p.shape(), values(name)); });
-    const Context<double> context{Offsets({0, 4, 5, 12})};
-    Taps taps;
-    for (int i = 0; i < 4; ++i) taps.push_back(Tensor<double>::from({12, width}, values("h." + std::to_string(i))));
-    Tape tape;
-    const auto y = net(taps, context);
-    CHECK(apart(y.value().values(), values("out")) < 1e-12);
-    tape.backward(y, Tensor<double>::from({12, width}, values("up")));
-    nn::for_each_parameter(net, [&](const std::string& name, auto& p) {
-      CAPTURE(name);
-      CHECK(apart(p.gradient().values(), values("grad." + name)) < 1e-11);
-    });
-  }
+  for (const auto start : {SideStart::backbone, SideStart::random})
+    like_pytorch(make_network(3, start, false), start == SideStart::random ? "unipt/random" : "unipt/backbone");
 }
 
 TEST_CASE("unipt: a ragged batch is its sequences one by one") {
   for (const bool causal : {false, true}) {
-    const auto net = make_network(2, Unipt::Start::backbone, causal);
+    const auto net = make_network(2, SideStart::backbone, causal);
     const Offsets offsets({0, 3, 4, 74});
     const auto taps = draw_taps(2, 74);
     const auto whole = net(taps, {offsets}).value().values();
@@ -100,7 +114,7 @@ TEST_CASE("unipt: a ragged batch is its sequences one by one") {
 }
 
 TEST_CASE("unipt: in a causal model no token sees a later one") {
-  const auto net = make_network(2, Unipt::Start::random, true);
+  const auto net = make_network(2, SideStart::random, true);
   const auto taps = draw_taps(2, 70);
   const auto whole = net(taps, {Offsets({0, 70})}).value().values();
   for (const Index count : {1, 40, 69}) {

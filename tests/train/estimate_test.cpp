@@ -126,7 +126,9 @@ TEST_CASE("beside frozen layers the activation memory is that of a part's taps")
     batch.batch = 32, wide.inner = 512, deep.layers = 6, deeper.layers = 8;
     const double found = bytes(usual);
     CHECK(bytes(batch) == found);
-    CHECK(bytes(wide) == found);
+    // A ladder's layers have their share of the width.
+    if (set_option(method, "reduction", "8")) CHECK(bytes(wide) < found * 1.2);
+    else CHECK(bytes(wide) == found);
     CHECK(bytes(deeper) - bytes(deep) == doctest::Approx(bytes(deep) - found).epsilon(1e-3));  // a tap's
   }
   set_threads(before);

@@ -8,6 +8,7 @@
 #include <meft/method/houlsby.hpp>
 #include <meft/method/ia3.hpp>
 #include <meft/method/low_rank.hpp>
+#include <meft/method/lst.hpp>
 #include <meft/method/mezo.hpp>
 #include <meft/method/unipt.hpp>
 
@@ -16,8 +17,8 @@ namespace meft {
 template <class... M>
 struct MethodList {};
 
-using Methods =
-    MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Unipt, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>;
+using Methods = MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Unipt, Lst, Meft1, Meft2, Meft3, Mezo<Full>,
+                           Mezo<LowRank>>;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

@@ -5,9 +5,11 @@
 
 #include <functional>
 #include <memory>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include <meft/method/option.hpp>
 #include <meft/nn/batch.hpp>
 #include <meft/nn/module.hpp>
 
@@ -19,6 +21,16 @@ constexpr std::uint32_t side_site(std::uint32_t layer_site) { return 0x60000000u
 /// The most tokens that go through layers and network at once while it trains, in whole sequences: its taps are kept.
 template <Backend B>
 inline constexpr Index side_tokens = B::slice_tokens / 2;
+
+/// What takes the place of h_L before the first step.
+enum class SideStart {
+  backbone,  // h_L: the network's output is added to it, and zero
+  random     // the network's output alone
+};
+inline constexpr Option side_start_option{"start", "of the network: at the model as it was, or in place of its output"};
+inline constexpr OneOf side_starts{
+    "backbone|random", [](std::string_view s) { return s == "random" ? SideStart::random : SideStart::backbone; },
+    [](SideStart s) { return s == SideStart::random ? "random" : "backbone"; }};
 
 /// What is beside a list of layers.
 template <Real T, Backend B = Cpu>

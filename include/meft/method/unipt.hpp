@@ -16,12 +16,8 @@ namespace meft {
 
 /// A network beside frozen layers that projects what comes out of each and mixes it.
 struct Unipt {
-  enum class Start {
-    backbone,  // h_L is added and W_o is zero: the model as it was
-    random     // out takes the place of h_L, as in the authors' code for images and texts
-  };
-  Index projection = 512;  // the width of t_i
-  Start start = Start::backbone;
+  Index projection = 512;                 // the width of t_i
+  SideStart start = SideStart::backbone;  // random: as in the authors' code for images and texts
 };
 
 /// The network. In a causal model no token may see a later one: A_i has rows up to a token's own alone, and q is each
@@ -60,7 +56,7 @@ struct UniptNetwork {
     net.mix = linear(inner, inner);
     net.mix_norm = nn::Norm<T, B>::identity(inner, epsilon);
     net.output = linear(inner, width);
-    net.residual = method.start == Unipt::Start::backbone;
+    net.residual = method.start == SideStart::backbone;
     if (net.residual) net.output.weight.value().zero();
     net.causal = layers.front().attention.causal;
     return net;
@@ -110,11 +106,7 @@ struct Described<Unipt> {
   static constexpr MethodFacts facts{.beside = true, .recomputes = false, .trains_layers = false, .starts_as_is = true};
   static void options(auto& m, auto&& visit) {
     visit(Option{"projection", "width of the projected outputs of layers"}, Whole{1, 65536}, m.projection);
-    visit(Option{"start", "of the network: at the model as it was, or in place of its output"},
-          OneOf{"backbone|random",
-                [](std::string_view s) { return s == "random" ? Unipt::Start::random : Unipt::Start::backbone; },
-                [](Unipt::Start s) { return s == Unipt::Start::random ? "random" : "backbone"; }},
-          m.start);
+    visit(side_start_option, side_starts, m.start);
   }
   static Index added(const Unipt& m, Index width) { return width * m.projection; }
   /// Taps, and of each but the last what is normed, t and m, beside a few numbers a token. The most is there at the end
