@@ -127,7 +127,7 @@ TEST_CASE("beside frozen layers the activation memory is that of a part's taps")
     const double found = bytes(usual);
     CHECK(bytes(batch) == found);
     // A ladder's layers have their share of the width.
-    if (set_option(method, "reduction", "8")) CHECK(bytes(wide) < found * 1.2);
+    if (set_option(method, "reduction", "8")) CHECK(bytes(wide) < found * 1.4);
     else CHECK(bytes(wide) == found);
     CHECK(bytes(deeper) - bytes(deep) == doctest::Approx(bytes(deep) - found).epsilon(1e-3));  // a tap's
   }
