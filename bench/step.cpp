@@ -112,6 +112,12 @@ Step<B>::Step(const Setup& setup) : setup_(setup), bert_(spec_of(setup)) {
     nn::freeze(*head_.dense);
     head_.dense->pack();
   }
+  draw_batch(0);
+  prepare(bert_, body_, method, Preview<float, B>{1, 1, setup.seed, [this](const auto&) {
+                                                    const auto& batch = parts_.front();
+                                                    return cross_entropy(head_(body_(bert_.embed(batch))),
+                                                                         batch.labels);
+                                                  }});
   auto trained = nn::trainable<float, B>(bert_);
   for (auto& more : {nn::trainable<float, B>(body_), nn::trainable<float, B>(head_)})
     trained.insert(trained.end(), more.begin(), more.end());
@@ -120,7 +126,6 @@ Step<B>::Step(const Setup& setup) : setup_(setup), bert_(spec_of(setup)) {
       train::optimizer_of({.rate = std::min(1e-4, recipe.rate), .decay = 0, .clip = 0, .epsilon = recipe.epsilon},
                           setup.seed),
       trained);
-  draw_batch(0);
   B::pool().trim();
 }
 

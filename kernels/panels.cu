@@ -17,6 +17,17 @@ namespace {
 template <class T>
 using Kept = std::conditional_t<sizeof(T) == 4, bf16, T>;
 
+template <class T>
+__global__ void write_at(Index n, const std::int32_t* indices, const T* v, T* w) {
+  for (Index m = first(); m < n; m += stride()) w[indices ? indices[m] : m] = v[m];
+}
+/// The same, rounded to bf16.
+template <class K, class T>
+__global__ void write_rounded(Index n, const std::int32_t* indices, const T* v, K* w) {
+  for (Index m = first(); m < n; m += stride())
+    w[indices ? indices[m] : m] = static_cast<K>(static_cast<float>(bf16(static_cast<float>(v[m]))));
+}
+
 }  // namespace
 
 }  // namespace cuda
@@ -80,6 +91,19 @@ void Panels<Cuda, T>::unpack(T* w) const {
   if constexpr (sizeof(T) == 4)
     if (precision_ == Precision::bf16) return cuda::round_to(n, static_cast<const bf16*>(buffer_.data()), w);
   Cuda::copy(w, buffer_.data(), static_cast<std::size_t>(n) * sizeof(T));
+}
+
+template <Real T>
+void Panels<Cuda, T>::write(Index n, const std::int32_t* indices, const T* v) const {
+  if (n == 0) return;
+  using Kept = cuda::Kept<T>;
+  const unsigned grid = cuda::blocks(n);
+  if (precision_ == Precision::bf16)
+    cuda::launch(cuda::write_rounded<Kept, T>, grid, cuda::threads, 0, cuda::stream(), n, indices, v,
+                 static_cast<Kept*>(buffer_.data()));
+  else
+    cuda::launch(cuda::write_at<T>, grid, cuda::threads, 0, cuda::stream(), n, indices, v,
+                 static_cast<T*>(buffer_.data()));
 }
 
 template class Panels<Cuda, float>;

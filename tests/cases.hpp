@@ -25,6 +25,7 @@
 #include <meft/ops/rotary.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
+#include <meft/ops/sparse_linear.hpp>
 
 #include "tools.hpp"
 
@@ -104,6 +105,14 @@ inline Attention grouped_spec(Index queries, Index keys, bool causal, float drop
 
 // A line: name, shapes, big shapes, call, elements of each tensor kept, range of the inputs. The lists are templates so
 // that a program compiles only the one it calls.
+
+/// A packed weight [out, in], and the places of k of its elements, every third.
+template <Real T, Backend B>
+std::pair<PackedWeight<T, B>, Tensor<std::int32_t, B>> chosen_of(Index out, Index in, Index k) {
+  std::vector<std::int32_t> at;
+  for (Index m = 0; m < k; ++m) at.push_back(static_cast<std::int32_t>(3 * m + 1));
+  return {PackedWeight<T, B>(random_tensor<T, B>({out, in}, 5)), Tensor<std::int32_t, B>::from({k}, at)};
+}
 
 /// ops/arithmetic.hpp, activation.hpp and gated.hpp.
 template <Backend B = Cpu>
@@ -196,6 +205,33 @@ std::vector<CaseOn<B>> matrix_cases() {
          return linear(x[0], w, x[1]);
        },
        {}},
+      {"linear sparse, of the whole product",
+       {{3, 4}, {6}, {5}},
+       {{500, 4}, {6}, {5}},
+       [](auto& x) {
+         static const auto chosen = chosen_of<ElementOf<decltype(x)>, B>(5, 4, 6);
+         chosen.first.write(chosen.second, x[1].value());
+         return sparse_linear(x[0], chosen.first, chosen.second, x[1], x[2]);
+       },
+       {12}},
+      {"linear sparse, by element",
+       {{3, 26}, {10}, {40}},
+       {{500, 26}, {10}, {40}},
+       [](auto& x) {
+         static const auto chosen = chosen_of<ElementOf<decltype(x)>, B>(40, 26, 10);
+         chosen.first.write(chosen.second, x[1].value());
+         return sparse_linear(x[0], chosen.first, chosen.second, x[1], x[2]);
+       },
+       {78}},
+      {"linear_activation sparse",
+       {{3, 4}, {20}, {5}},
+       {{500, 4}, {20}, {5}},
+       [](auto& x) {
+         static const PackedWeight<ElementOf<decltype(x)>, B> w(random_tensor<ElementOf<decltype(x)>, B>({5, 4}, 5));
+         w.write({}, x[1].value());
+         return sparse_linear_activation(x[0], w, {}, x[1], x[2], Activation::gelu);
+       },
+       {12, 15}},
       {"linear_activation relu",
        {{3, 4}, {5, 4}, {5}},
        {{150, 90}, {130, 90}, {130}},

@@ -13,6 +13,7 @@
 #include <meft/task/choice_learner.hpp>
 #include <meft/task/line_likelihood.hpp>
 #include <meft/train/estimate.hpp>
+#include <meft/train/prepare.hpp>
 
 #include "folder.hpp"
 #include "inputs.hpp"
@@ -100,7 +101,9 @@ class Runner {
   }
   template <class Learner>
   Learner with_trained(Learner learner) const {
-    if (earlier_) checkpoints::load_trained(earlier_->saved, nn::trainable<float, B>(learner));
+    if (!earlier_) return learner;
+    checkpoints::choose_as_in<float, B>(earlier_->saved, learner);
+    checkpoints::load_trained(earlier_->saved, nn::trainable<float, B>(learner), nn::indices<B>(learner));
     return learner;
   }
 
@@ -134,8 +137,23 @@ class Runner {
     say_batch(batch);
   }
 
+  /// What the method chooses by the examples, or chose when the run began. False when stopped.
+  template <class Learner, class Data>
+  bool prepare(Learner& learner, const Data& data, const train::TrainOptions& options) {
+    const train::RunFiles files(options.folder);
+    if (options.resume && is_there(files.state)) {
+      if (checkpoints::may_choose<float, B>(learner))
+        checkpoints::choose_as_in<float, B>(io::Safetensors(files.state), learner);
+      return true;
+    }
+    Progress progress;
+    return train::prepare(learner, flags_.method, data.train, options.batch, options.seed,
+                          progress.watch("choosing what trains", stop_));
+  }
+
   template <class Learner, class Data>
   bool fit(Learner& learner, const Data& data, const Offsets& largest, const train::TrainOptions& options) {
+    if (!prepare(learner, data, options)) return false;
     say_costs(learner, largest);
     Progress progress;
     train::Trainer trainer(learner, data.train, data.dev, options, progress.observer(flags_.output));

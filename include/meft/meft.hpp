@@ -26,5 +26,6 @@
 #include <meft/ops/rotary.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
+#include <meft/ops/sparse_linear.hpp>
 #include <meft/optim/adamw.hpp>
 #include <meft/optim/schedule.hpp>

@@ -270,6 +270,16 @@ void check_packed(Precision precision, double most) {
                                                 start_values(start, rows, columns, bias, c))) < most);
         packed.unpack(unpacked.data());
         CHECK(unpacked.host() == rw);
+        auto changed = w;
+        std::vector<std::int32_t> at;
+        for (Index i = 0; i < out * in; i += 2) at.push_back(static_cast<std::int32_t>(i));
+        const auto values = uniform_values<T>(random, static_cast<Index>(at.size()), -1, 1);
+        for (std::size_t m = 0; m < at.size(); ++m) changed[static_cast<std::size_t>(at[m])] = values[m];
+        const OnDevice<std::int32_t> indices(at);
+        const OnDevice<T> v(values);
+        packed.write(static_cast<Index>(at.size()), indices.data(), v.data());
+        packed.unpack(unpacked.data());
+        CHECK(unpacked.host() == round(changed));
       }
 }
 

@@ -113,6 +113,10 @@ const std::vector<Row>& rows() {
       {LowRank{3, 6}, in_layer({"attention.self.query.lora_A.weight", "attention.self.query.lora_B.weight",
                                 "attention.self.value.lora_A.weight", "attention.self.value.lora_B.weight"})},
       {Ia3{}, in_layer({"attention.self.key.scale", "attention.self.value.scale", "hidden_scale"})},
+      {Speft{.density = 0.2, .local = true},
+       in_layer({"attention.self.query.sparse.values", "attention.self.key.sparse.values",
+                 "attention.self.value.sparse.values", "attention.output.dense.sparse.values",
+                 "intermediate.dense.sparse.values", "output.dense.sparse.values"})},
       {Unipt{.projection = 5}, module("side.taps.0.dense") + module("side.taps.0.norm") + module("side.taps.1.dense") +
                                    module("side.taps.1.norm") + std::vector<std::string>{"side.gate.weight"} +
                                    module("side.mix") + module("side.mix_norm") + module("side.output")},
@@ -148,6 +152,7 @@ struct Subject {
     head.dense = nn::Linear<double>::normal(12, 12, {4, 401, 0}, 0.3);
     head.dropout = 0.1f;
     head.site = 402;
+    prepare(bert, body, method, Preview<double>{1, 1, 0, [&](const auto&) { return loss(); }});
     nn::for_each_parameter(bert, [&](const std::string& name, Parameter<double>& p) { parts.push_back({name, p}); });
     body.own(body, [&](const char* own, auto& part) {
       nn::walk(
@@ -531,16 +536,16 @@ TEST_CASE("methods: a merged linear layer in float stays within the rounding of 
         nn::Linear<float> layer{Parameter<float>(random({out, in}, 1)), Parameter<float>(random({out}, 2))};
         freeze(layer);
         if (packed) layer.pack();
-        layer.scale = Parameter<float>(random({out}, 3));
+        const nn::Scale<float> scale{Parameter<float>(random({out}, 3))};
+        auto lora = nn::Lora<float>::make(in, out, rank, 16, {19, 5, 0});
+        lora.b = Parameter<float>(random({out, rank}, 6));
+        if (low_rank) layer.update = lora;
+        else layer.update = scale;
         const Parameter<float> factor(random({in}, 4));
-        if (low_rank) {
-          layer.lora = nn::Lora<float>::make(in, out, rank, 16, {19, 5, 0});
-          layer.lora->b = Parameter<float>(random({out, rank}, 6));
-        }
         const auto x = random({9, in}, 7);
         const auto inputs = x * factor;
         const auto before = layer(inputs).value().values();
-        const auto w = random({out, in}, 1).values(), l = layer.scale.value().values(), f = factor.value().values(),
+        const auto w = random({out, in}, 1).values(), l = scale.factors.value().values(), f = factor.value().values(),
                    b = layer.bias.value().values(), xs = x.values();
         std::vector<double> size(static_cast<std::size_t>(9 * out));
         for (std::size_t r = 0; r < 9; ++r)
@@ -549,15 +554,14 @@ TEST_CASE("methods: a merged linear layer in float stays within the rounding of 
             for (std::size_t j = 0; j < static_cast<std::size_t>(in); ++j) {
               double weight = std::fabs(w[i * static_cast<std::size_t>(in) + j]);
               for (std::size_t k = 0; low_rank && k < static_cast<std::size_t>(rank); ++k)
-                weight += layer.lora->scale * std::fabs(layer.lora->b.value().values()[i * rank + k] *
-                                                        layer.lora->a.value().values()[k * in + j]);
+                weight +=
+                    lora.scale * std::fabs(lora.b.value().values()[i * rank + k] * lora.a.value().values()[k * in + j]);
               sum += std::fabs(xs[r * static_cast<std::size_t>(in) + j] * f[j]) * weight;
             }
-            size[r * static_cast<std::size_t>(out) + i] = std::fabs(l[i]) * sum;
+            size[r * static_cast<std::size_t>(out) + i] = (low_rank ? 1.0 : std::fabs(l[i])) * sum;
           }
         nn::merge(layer, factor);
-        CHECK_FALSE(layer.scale.defined());
-        CHECK_FALSE(layer.lora.has_value());
+        CHECK(layer.update.index() == 0);
         CHECK(layer.packed.defined() == packed);
         const auto after = layer(x).value().values();
         for (std::size_t i = 0; i < size.size(); ++i)

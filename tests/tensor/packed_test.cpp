@@ -143,6 +143,25 @@ TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
           worst = std::max(worst, std::abs(static_cast<double>(got.data()[i]) - wanted[i]) / (size[i] + 1e-30));
         CHECK(worst < 2e-6);
       };
+      // Elements that are written stand where packing puts them, and no other moves; half of them are in words of two.
+      auto changed = w.clone();
+      std::vector<std::int32_t> at;
+      std::vector<float> values;
+      for (Index i = 0; i < w.size(); i += 1 + i % 3) {
+        at.push_back(static_cast<std::int32_t>(i));
+        values.push_back(changed.data()[i] = 1.0f / static_cast<float>(3 + i));
+      }
+      const auto k = static_cast<Index>(at.size());
+      const PackedWeight<float> written(w, precision), again(changed, precision), copy = written;
+      copy.write(Tensor<std::int32_t>::from({k}, at), Tensor<float>::from({k}, values));
+      CHECK(written.unpack().values() == again.unpack().values());
+      Tensor<float> written_y({rows, out}), again_y({rows, out});
+      written.forward(rows, x.data(), bias.data(), written_y.data());
+      again.forward(rows, x.data(), bias.data(), again_y.data());
+      CHECK(written_y.values() == again_y.values());
+      written.write({}, w.reshape({out * in}));
+      CHECK(written.unpack().values() == packed.unpack().values());
+
       Tensor<float> got_y({rows, out}), got_dx({rows, in});
       packed.forward(rows, x.data(), bias.data(), got_y.data());
       packed.backward(rows, dy.data(), got_dx.data());

@@ -10,6 +10,7 @@
 #include <meft/train/estimate.hpp>
 #include <meft/train/job.hpp>
 #include <meft/train/optimizers.hpp>
+#include <meft/train/prepare.hpp>
 #include <meft/train/state.hpp>
 #include <meft/train/steps.hpp>
 
@@ -53,10 +54,11 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute) {
   auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
   auto body = adapt(bert, method, {.recompute = recompute});
   task::Learner<Bert> learner{std::move(bert), std::move(body), std::move(head)};
+  const auto examples = sentences(k);
+  train::prepare(learner, method, examples, examples.size(), 1, [](std::size_t, std::size_t) { return false; });
   const auto optimizer =
       train::state_over(train::optimizer_of(method_recipe(method), 1), nn::trainable<float, Cpu>(learner));
   train::Steps<float, Cpu> steps([&](const nn::Batch<>& batch) { return learner.loss(batch); }, 0, optimizer.get());
-  const auto examples = sentences(k);
   const auto job = train::Job<float, Cpu>::of(learner, examples, examples);
   std::vector<std::uint32_t> rows;
   for (std::uint32_t i = 0; i < examples.size(); ++i) rows.push_back(i);
@@ -102,7 +104,9 @@ TEST_CASE("the expected activation memory is what the meter reads") {
   };
   for (auto method : all_methods()) {
     (void)set_option(method, "projection", "256");
+    (void)set_option(method, "scope", "local");  // something of every matrix
     check(method, "", false);
+    if (set_option(method, "density", "0.5")) check(method, " dense", false);
     if (method_facts(method).recomputes) check(method, " recompute", true);
     if (auto* stack = stack_of(method))
       for (const auto streams : {Streams::stored, Streams::rounded}) {

@@ -1,32 +1,35 @@
-// Owns: the tensors that a run trained, in a file. Must not know: models, how training goes.
+// Owns: the tensors that a run trained, and which elements of weights these are, in a file. Must not know: models, how
+// training goes.
 #pragma once
 
+#include <cstdint>
+#include <memory>
 #include <set>
 #include <span>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <meft/checkpoints/checksum.hpp>
 #include <meft/io/safetensors.hpp>
-#include <meft/nn/module.hpp>
+#include <meft/nn/linear.hpp>
 
 namespace meft::checkpoints {
 
 namespace detail {
 
 /// Tensors to be written, on the host.
-template <Real T>
 class NamedTensors {
  public:
-  template <Backend B>
+  template <Scalar T, Backend B>
   void add(const std::string& name, const Tensor<T, B>& x) {
-    kept_.push_back(x.host());
-    const auto& host = kept_.back();
+    auto host = std::make_shared<const Tensor<T>>(x.host());
     list_.push_back({name,
                      std::string(dtype_name<T>()),
                      {x.shape().begin(), x.shape().end()},
-                     std::as_bytes(std::span(host.data(), static_cast<std::size_t>(host.size())))});
+                     std::as_bytes(std::span(host->data(), static_cast<std::size_t>(host->size())))});
+    kept_.push_back(std::move(host));
   }
   /// With a checksum among the metadata.
   void write(const std::string& path, io::Metadata metadata, Where where) {
@@ -37,7 +40,7 @@ class NamedTensors {
   }
 
  private:
-  std::vector<Tensor<T>> kept_;
+  std::vector<std::shared_ptr<const void>> kept_;
   std::vector<io::NamedTensor> list_;
 };
 
@@ -51,20 +54,32 @@ inline const io::Entry& entry_of(const io::Safetensors& file, const std::string&
   return entry;
 }
 
+/// Throws when the file has other elements chosen than these.
+template <Backend B>
+void check_indices(const io::Safetensors& file, const nn::Indices<B>& indices, Where where) {
+  for (const auto& [name, x] : indices) {
+    std::vector<std::int32_t> found(static_cast<std::size_t>(x.size()));
+    io::copy_to(entry_of(file, name, x.shape(), where), std::span(found), where);
+    if (found != x.values()) fail({"load: " + file.path() + ": other elements were chosen", where}, name);
+  }
+}
+
 }  // namespace detail
 
-/// Writes tensors by name, whole or not at all.
+/// Writes tensors by name, and which elements of weights are among them, whole or not at all.
 template <Real T, Backend B>
 void save_trained(const std::string& path, const nn::Named<T, B>& trained, const io::Metadata& metadata,
-                  Where where = Where::current()) {
-  detail::NamedTensors<T> tensors;
+                  const nn::Indices<B>& indices = {}, Where where = Where::current()) {
+  detail::NamedTensors tensors;
   for (const auto& [name, p] : trained) tensors.add(name, p.value());
+  for (const auto& [name, x] : indices) tensors.add(name, x);
   tensors.write(path, metadata, where);
 }
 
 /// Throws when the file is damaged or has not exactly these tensors.
 template <Real T, Backend B>
-void check_trained(const io::Safetensors& file, const nn::Named<T, B>& trained, Where where = Where::current()) {
+void check_trained(const io::Safetensors& file, const nn::Named<T, B>& trained, const nn::Indices<B>& indices = {},
+                   Where where = Where::current()) {
   require_checksum(file, where);
   std::set<std::string> left;
   for (const auto& name : file.names()) left.insert(name);
@@ -72,16 +87,56 @@ void check_trained(const io::Safetensors& file, const nn::Named<T, B>& trained, 
     (void)detail::entry_of(file, name, p.shape(), where);
     left.erase(name);
   }
+  detail::check_indices(file, indices, where);
+  for (const auto& one : indices) left.erase(one.first);
   if (!left.empty())
     fail({"load: " + file.path() + ": a tensor that this method does not train", where}, *left.begin());
 }
 
 /// Reads them back. Throws, having changed nothing, when `check_trained` does.
 template <Real T, Backend B>
-void load_trained(const io::Safetensors& file, nn::Named<T, B> trained, Where where = Where::current()) {
-  check_trained(file, trained, where);
+void load_trained(const io::Safetensors& file, nn::Named<T, B> trained, const nn::Indices<B>& indices = {},
+                  Where where = Where::current()) {
+  check_trained(file, trained, indices, where);
   for (auto& one : trained)
     one.second.value().fill([&](auto to) { io::copy_to(file.find(one.first, where), to, where); });
+}
+
+/// Whether below `module` are weights of which elements may be chosen.
+template <Real T, Backend B, class Module>
+bool may_choose(Module& module) {
+  bool out = false;
+  nn::walk(module, [&](const std::string&, nn::Linear<T, B>& layer) {
+    out = out || std::holds_alternative<nn::Sparse<T, B>>(layer.update);
+  });
+  return out;
+}
+
+/// Has the elements train that a file says were chosen of each packed weight below `module`: what such a file holds can
+/// then be loaded. Throws for indices that are not ascending or outside their weight.
+template <Real T, Backend B, class Module>
+void choose_as_in(const io::Safetensors& file, Module& module, Where where = Where::current()) {
+  const auto names = file.names();
+  const std::set<std::string> there(names.begin(), names.end());
+  nn::walk(module, [&](const std::string& name, nn::Linear<T, B>& layer) {
+    auto* sparse = std::get_if<nn::Sparse<T, B>>(&layer.update);
+    if (!sparse) return;
+    const std::string values = name + ".sparse.values", indices = name + ".sparse.indices";
+    if (!there.contains(values)) return sparse->choose({}, {});
+    const auto w = layer.packed.unpack().values();
+    if (!there.contains(indices)) return sparse->choose_all(w);
+    const auto& entry = file.find(indices, where);
+    std::vector<std::int32_t> chosen(entry.shape.size() == 1 ? static_cast<std::size_t>(entry.shape[0]) : 0);
+    io::copy_to(entry, std::span(chosen), where);
+    std::int64_t last = -1;
+    for (const std::int64_t at : chosen)
+      if (at <= std::exchange(last, at) || at >= std::ssize(w))
+        fail({"load: " + file.path() + ": " + indices + ": expected ascending indices below " +
+                  std::to_string(w.size()) + ", found",
+              where},
+             at);
+    sparse->choose(chosen, w);
+  });
 }
 
 }  // namespace meft::checkpoints

@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include <meft/method/preview.hpp>
 #include <meft/method/registry.hpp>
 
 namespace meft {
@@ -33,6 +34,7 @@ using DescribedOf = Described<std::remove_cvref_t<M>>;
 inline std::string shown(Whole) { return "N"; }
 inline std::string shown(LayerCount) { return "N"; }
 inline std::string shown(Share) { return "X"; }
+inline std::string shown(Part) { return "X"; }
 inline std::string shown(Positive) { return "X"; }
 inline std::string shown(Factor) { return "n/d|2^-k"; }
 template <class F, class G>
@@ -45,6 +47,7 @@ inline std::string expected(Whole w) {
 }
 inline std::string expected(LayerCount) { return "a number of layers from 1"; }
 inline std::string expected(Share) { return "a number from 0, below 1"; }
+inline std::string expected(Part) { return "a number from 0 to 1"; }
 inline std::string expected(Positive) { return "a number above 0"; }
 inline std::string expected(Factor) { return "n, n/d or 2^-k with 1 <= |n|, d <= 32768 and 0 <= k <= 15"; }
 template <class F, class G>
@@ -80,6 +83,12 @@ inline bool read(Share, double& to, std::string_view text) {
   to = found;
   return true;
 }
+inline bool read(Part, double& to, std::string_view text) {
+  double found{};
+  if (!number(text, found) || !(found >= 0 && found <= 1)) return false;
+  to = found;
+  return true;
+}
 inline bool read(Positive, double& to, std::string_view text) {
   double found{};
   if (!number(text, found) || !(found > 0 && std::isfinite(found))) return false;
@@ -108,6 +117,7 @@ using OptionValue = std::variant<std::int64_t, double, std::string>;
 inline OptionValue value(Whole, auto v) { return static_cast<std::int64_t>(v); }
 inline OptionValue value(LayerCount, Index v) { return v < 0 ? OptionValue("all") : OptionValue(std::int64_t{v}); }
 inline OptionValue value(Share, double v) { return v; }
+inline OptionValue value(Part, double v) { return v; }
 inline OptionValue value(Positive, double v) { return v; }
 inline OptionValue value(Factor, Lambda v) { return v.reduced().text(); }
 template <class F, class G>
@@ -240,6 +250,18 @@ inline StackOptions* stack_of(AnyMethod& method) {
 template <class Model, std::same_as<AnyMethod> Any>
 auto adapt(Model& model, const Any& method, const AdaptOptions& options = {}) {
   return std::visit([&](const auto& m) { return adapt(model, m, options); }, method);
+}
+
+/// Shows the method examples before training, where it chooses by them what trains. False when stopped: then nothing is
+/// chosen. A run that is resumed has it in its state (checkpoints::choose_as_in).
+template <class Model, Real T, Backend B, std::same_as<AnyMethod> Any>
+bool prepare(Model& model, const Body<T, B>& body, const Any& method, const Preview<T, B>& preview) {
+  return std::visit(
+      [&](const auto& m) {
+        if constexpr (requires { prepare(model, body, m, preview); }) return prepare(model, body, m, preview);
+        else return true;
+      },
+      method);
 }
 
 }  // namespace meft

@@ -25,6 +25,7 @@ struct Chain {
   std::optional<SideNetwork<T, B>> side{};  // of layers that are all plain; its output takes the place of theirs
 
   nn::Hidden<T, B> operator()(nn::Hidden<T, B> h) const {
+    nn::fold<T, B>(layers);
     if (side)
       return {Tape::current() ? beside(h.value, h.context) : beside_parts(h.value.value(), h.context), h.context};
     for (std::size_t i = 0; i < plain; ++i) h.value = one(layers[i], h.value, h.context);

@@ -31,7 +31,7 @@ auto adapt(Model& model, const Ia3&, const AdaptOptions& options = {}) {
   using B = typename Model::backend;
   detail::train_none(model, options);
   const auto scaled = [](nn::MultiHeadAttention<T, B>& attention) {
-    for (auto* linear : {&attention.key, &attention.value}) linear->scale = Parameter<T, B>::ones({linear->out()});
+    for (auto* linear : {&attention.key, &attention.value}) linear->update = nn::Scale<T, B>::ones(linear->out());
   };
   detail::for_each_layer(model, [&](auto& layer) {
     scaled(layer.attention);

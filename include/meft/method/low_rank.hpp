@@ -31,8 +31,8 @@ auto adapt(Model& model, const LowRank& method, const AdaptOptions& options = {}
   detail::train_none(model, options);
   detail::for_each_layer(model, [&](auto& layer) {
     const auto add = [&](nn::Linear<T, B>& linear, std::uint32_t place) {
-      linear.lora = nn::Lora<T, B>::make(linear.in(), linear.out(), method.rank, method.alpha,
-                                         {options.seed, layer.site + place, 0});
+      linear.update = nn::Lora<T, B>::make(linear.in(), linear.out(), method.rank, method.alpha,
+                                           {options.seed, layer.site + place, 0});
     };
     add(layer.attention.query, 6);
     add(layer.attention.value, 7);

@@ -61,6 +61,8 @@ struct Whole {
 struct LayerCount {};
 /// A number in [0, 1).
 struct Share {};
+/// A number from 0 to 1.
+struct Part {};
 /// A number above 0.
 struct Positive {};
 /// A Lambda.

@@ -1,44 +1,23 @@
-// Owns: the linear layer: trained, or frozen and packed, with what methods add to it: a low-rank update, a scale.
+// Owns: the linear layer: trained, or frozen and packed, with what a method adds to it.
 #pragma once
 
-#include <optional>
+#include <concepts>
+#include <variant>
 
-#include <meft/nn/module.hpp>
-#include <meft/ops/arithmetic.hpp>
+#include <meft/nn/update.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/linear_activation.hpp>
+#include <meft/ops/sparse_linear.hpp>
 #include <meft/reversible/context.hpp>
-#include <meft/tensor/random.hpp>
 
 namespace meft::nn {
 
-/// ΔW = (α/r)·B·A. Hu et al., "LoRA", arXiv 2106.09685, equation 3.
-template <Real T, Backend B = Cpu>
-struct Lora {
-  Parameter<T, B> a, b;  // [r, in] normal, [out, r] zero
-  double scale = 1;
-
-  static Lora make(Index in, Index out, Index rank, double alpha, Key key) {
-    Lora lora{Parameter<T, B>::empty({rank, in}), Parameter<T, B>::zeros({out, rank}),
-              alpha / static_cast<double>(rank)};
-    fill_normal(lora.a.value(), key, 1.0 / std::sqrt(static_cast<double>(in)));
-    return lora;
-  }
-  Var<T, B> operator()(const Var<T, B>& x) const { return linear(linear(x, a), b) * T(scale); }
-
-  static void parts(auto& self, auto&& visit) {
-    visit("lora_A.weight", self.a);
-    visit("lora_B.weight", self.b);
-  }
-};
-
-/// y = x·Wᵀ + b, x [.., in] → [.., out]; with both updates y = l ⊙ ((W + ΔW)·x + b).
+/// y = x·Wᵀ + b, x [.., in] → [.., out], or what the update makes of it.
 template <Real T, Backend B = Cpu>
 struct Linear {
   Parameter<T, B> weight, bias;  // [out, in], [out] or empty
   PackedWeight<T, B> packed{};   // in place of the weight, once packed
-  std::optional<Lora<T, B>> lora{};
-  Parameter<T, B> scale{};               // l [out], or none
+  Update<T, B> update{};
   Precision precision = Precision::f32;  // in which a frozen weight is packed
 
   static Linear empty(Index in, Index out, bool with_bias = true) {
@@ -54,15 +33,22 @@ struct Linear {
   }
 
   Var<T, B> operator()(const Var<T, B>& x) const {
+    if (const auto* s = chosen()) return sparse_linear(x, packed, *s->indices, s->values, bias);
     auto y = packed.defined() ? linear(x, packed, bias) : linear(x, weight, bias);
-    if (lora) y = y + (*lora)(x);
-    return scale.defined() ? y * scale : y;
+    return std::visit(
+        [&](const auto& u) {
+          if constexpr (std::same_as<decltype(u), const std::monostate&>) return y;
+          else return u(x, y);
+        },
+        update);
   }
 
   /// activate_dropout((*this)(x), f, p, key, first_element), as one op where nothing is dropped.
   Var<T, B> activated(const Var<T, B>& x, Activation f, double p = 0, Key key = {},
                       std::uint64_t first_element = 0) const {
-    if (p != 0 || lora || scale.defined()) return activate_dropout((*this)(x), f, p, key, first_element);
+    const auto* s = chosen();
+    if (p != 0 || changes_output()) return activate_dropout((*this)(x), f, p, key, first_element);
+    if (s) return sparse_linear_activation(x, packed, *s->indices, s->values, bias, f);
     return packed.defined() ? linear_activation(x, packed, bias, f) : linear_activation(x, weight, bias, f);
   }
 
@@ -76,12 +62,26 @@ struct Linear {
     weight.value() = {};
   }
 
+  /// Writes what is chosen of the weight into it, as it is now.
+  void fold() const {
+    if (const auto* s = chosen()) packed.write(*s->indices, s->values.read_rows(0, s->values.size()));
+  }
+  /// The elements of the weight that train, where such are chosen.
+  const Sparse<T, B>* chosen() const {
+    const auto* s = std::get_if<Sparse<T, B>>(&update);
+    if (!s || !s->trains()) return nullptr;
+    require(packed.defined(), "linear: elements were chosen of a weight that is not packed", weight.shape());
+    return s;
+  }
+
   static void parts(auto& self, auto&& visit) {
     visit("weight", self.weight);
     visit("bias", self.bias);
-    visit("", self.lora);
-    visit("scale", self.scale);
+    visit("", self.update);
   }
+
+ private:
+  bool changes_output() const { return update.index() && !std::holds_alternative<Sparse<T, B>>(update); }
 };
 
 /// Sets in what the linear layers below `module` are packed; do it before they are.
@@ -94,6 +94,12 @@ void set_precision(Module& module, Precision precision) {
 template <Real T, Backend B, class Module>
 void pack(Module& module) {
   walk(module, [](const std::string&, Linear<T, B>& layer) { layer.pack(); });
+}
+
+/// Writes what trains of the packed weights below `module` into them: once before they are multiplied with.
+template <Real T, Backend B, class Module>
+void fold(const Module& module) {
+  walk(module, [](const std::string&, const Linear<T, B>& layer) { layer.fold(); });
 }
 
 }  // namespace meft::nn

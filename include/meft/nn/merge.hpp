@@ -2,43 +2,33 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include <meft/nn/transformer.hpp>
 
 namespace meft::nn {
 
-/// W ← l ⊙ (W + ΔW) ⊙ in, b ← l ⊙ b, computed in double and rounded once; a packed weight is packed again. `in` [in],
-/// or none: a factor of the input that was applied before.
+/// Takes the update into weight and bias, and `in` [in], or none: a factor of the input that was applied before. In
+/// double, rounded once; a packed weight is packed again.
 template <Real T, Backend B>
 void merge(Linear<T, B>& linear, const Parameter<T, B>& in = {}) {
-  if (!linear.lora && !linear.scale.defined() && !in.defined()) return;
-  const auto columns = static_cast<std::size_t>(linear.in()), rows = static_cast<std::size_t>(linear.out());
+  if (!linear.update.index() && !in.defined()) return;
   const auto was = (linear.packed.defined() ? linear.packed.unpack() : linear.weight.value()).values();
   std::vector<double> w(was.begin(), was.end());
-  if (linear.lora) {
-    const auto a = linear.lora->a.value().values(), b = linear.lora->b.value().values();
-    const std::size_t rank = a.size() / columns;
-    for (std::size_t i = 0; i < rows; ++i)
-      for (std::size_t k = 0; k < rank; ++k)
-        for (std::size_t j = 0; j < columns; ++j)
-          w[i * columns + j] +=
-              linear.lora->scale * static_cast<double>(b[i * rank + k]) * static_cast<double>(a[k * columns + j]);
-    linear.lora.reset();
-  }
-  if (linear.scale.defined()) {
-    const auto scale = linear.scale.value().values();
-    for (std::size_t i = 0; i < w.size(); ++i) w[i] *= static_cast<double>(scale[i / columns]);
-    if (linear.bias.defined()) {
-      auto bias = linear.bias.value().values();
-      for (std::size_t i = 0; i < rows; ++i) bias[i] *= scale[i];
-      linear.bias.value() = Tensor<T, B>::from(linear.bias.shape(), bias);
-    }
-    linear.scale = {};
-  }
+  std::vector<T> bias;
+  if (linear.bias.defined()) bias = linear.bias.value().values();
+  std::visit(
+      [&](const auto& update) {
+        if constexpr (!std::same_as<decltype(update), const std::monostate&>) update.merge(w, bias);
+      },
+      std::exchange(linear.update, {}));
+  if (linear.bias.defined()) linear.bias.value() = Tensor<T, B>::from(linear.bias.shape(), bias);
   if (in.defined()) {
     const auto factor = in.value().values();
-    for (std::size_t i = 0; i < w.size(); ++i) w[i] *= static_cast<double>(factor[i % columns]);
+    for (std::size_t i = 0; i < w.size(); ++i) w[i] *= static_cast<double>(factor[i % factor.size()]);
   }
   std::vector<T> rounded(w.size());
   std::transform(w.begin(), w.end(), rounded.begin(), [](double x) { return static_cast<T>(x); });

@@ -2,10 +2,12 @@
 // freezing, counting, saving and optimizing all walk it.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <meft/autodiff/parameter.hpp>
@@ -28,6 +30,8 @@ void visit_part(const std::string& name, Part& part, const Leaf& leaf) {
                   *part;
                 }) {
     if (part.has_value()) visit_part(name, *part, leaf);
+  } else if constexpr (requires { std::variant_size<P>::value; }) {
+    std::visit([&](auto& held) { visit_part(name, held, leaf); }, part);
   } else if constexpr (requires {
                          part.begin();
                          part.end();
@@ -111,6 +115,20 @@ Named<T, B> trainable(Module& module) {
   Named<T, B> out;
   for_each_parameter(module, [&](const std::string& name, Parameter<T, B>& p) {
     if (p.trainable()) out.push_back({name, p});
+  });
+  return out;
+}
+
+/// Integer tensors by name: which elements of a weight train.
+template <Backend B>
+using Indices = std::vector<std::pair<std::string, Tensor<std::int32_t, B>>>;
+
+/// Those below a module that hold any, in walking order.
+template <Backend B, class Module>
+Indices<B> indices(Module& module) {
+  Indices<B> out;
+  walk(module, [&](const std::string& name, Tensor<std::int32_t, B>& x) {
+    if (x.defined()) out.push_back({name, x});
   });
   return out;
 }

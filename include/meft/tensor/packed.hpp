@@ -38,6 +38,12 @@ class PackedWeight {
     panels_.backward({rows, shape_[1], shape_[0], {dy, shape_[0], 1}, dx, shape_[1]});
   }
 
+  /// Elements `indices` [k] of W in row-major order become `values` [k], as W is kept; without indices all of them.
+  /// Copies see it too.
+  void write(const Tensor<std::int32_t, B>& indices, const Tensor<T, B>& values) const {
+    panels_.write(values.size(), indices.defined() ? indices.data() : nullptr, values.data());
+  }
+
   Tensor<T, B> unpack() const {
     Tensor<T, B> out(shape_);
     panels_.unpack(out.data());

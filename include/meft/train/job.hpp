@@ -34,6 +34,7 @@ struct Job {
   /// Tokens of a part of a batch, where the body takes it in parts, and of each example; 0: it takes it as a whole.
   Index longest_part = 0;
   std::vector<std::uint32_t> tokens{};
+  nn::Indices<B> indices{};  // of the elements that train of weights, where not the whole of them does
 
   /// A batch in the parts of whole examples that are trained on one after the other, their gradients added.
   std::vector<std::vector<std::uint32_t>> parts(std::vector<std::uint32_t> rows) const {
@@ -61,6 +62,7 @@ struct Job {
           for (auto& n : out.tokens)
             n = static_cast<std::uint32_t>(patches->leading + n / (patches->patch * patches->patch));
     }
+    out.indices = nn::indices<B>(learner);
     out.batch = [&](std::span<const std::uint32_t> rows, Run run) { return learner.batch(train, rows, run); };
     out.loss = [&](const nn::Batch<B>& batch) { return learner.loss(batch); };
     out.scores = [&](const std::vector<std::string>& metrics, std::size_t batch, const task::Asked& stop) {

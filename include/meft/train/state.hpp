@@ -154,12 +154,13 @@ inline nlohmann::json run_of(const io::Safetensors& file, const char* key = "run
   return parse_json(metadata.at(key), file.path() + ": " + key, where);
 }
 
-/// Writes the state, whole or not at all.
+/// Writes the state, and which elements of weights train, whole or not at all.
 template <Real T, Backend B>
 void save_state(const std::string& path, optim::State<T, B>& optimizer, const Place& place,
-                const nlohmann::json& identity, Where where = Where::current()) {
-  checkpoints::detail::NamedTensors<T> tensors;
+                const nlohmann::json& identity, const nn::Indices<B>& indices = {}, Where where = Where::current()) {
+  checkpoints::detail::NamedTensors tensors;
   optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) { tensors.add(name, x); });
+  for (const auto& [name, x] : indices) tensors.add(name, x);
   tensors.write(path,
                 {{"format", state_format},
                  {"place", detail::to_json(place).dump()},
@@ -178,7 +179,8 @@ struct Resumed {
 /// another run: one whose description differs in more than `may_change`.
 template <Real T, Backend B>
 Resumed load_state(const std::string& path, optim::State<T, B>& optimizer, const nlohmann::json& identity,
-                   const std::vector<std::string>& may_change = {}, Where where = Where::current()) {
+                   const std::vector<std::string>& may_change = {}, const nn::Indices<B>& indices = {},
+                   Where where = Where::current()) {
   const io::Safetensors file(path, where);
   Resumed out;
   out.changed = require_same_run(run_of(file, "run", where), identity, path, may_change, where);
@@ -195,7 +197,8 @@ Resumed load_state(const std::string& path, optim::State<T, B>& optimizer, const
   const std::int64_t steps = optimizer.steps();
   optimizer.set_steps(out.place.step);
   try {
-    std::size_t count = 0;
+    checkpoints::detail::check_indices(file, indices, where);
+    std::size_t count = indices.size();
     optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) {
       (void)checkpoints::detail::entry_of(file, name, x.shape(), where);
       ++count;

@@ -81,7 +81,8 @@ class Trainer {
     while (!place_.finished) {
       if (!epoch() || !score()) return outcome(false);
     }
-    if (!o_.folder.empty()) checkpoints::load_trained(io::Safetensors(files_.adapter), job_.parameters, where);
+    if (!o_.folder.empty())
+      checkpoints::load_trained(io::Safetensors(files_.adapter), job_.parameters, job_.indices, where);
     return outcome(true);
   }
 
@@ -128,12 +129,13 @@ class Trainer {
   std::vector<Change> resume(Where where) {
     const bool there = is_there(files_.adapter);
     try {
-      if (there) checkpoints::check_trained(io::Safetensors(files_.adapter, where), job_.parameters, where);
+      if (there)
+        checkpoints::check_trained(io::Safetensors(files_.adapter, where), job_.parameters, job_.indices, where);
     } catch (Error& error) {
       error.within("trainer: cannot resume", where);
       throw;
     }
-    auto [place, changed] = load_state(files_.state, *optimizer_, o_.run, o_.may_change, where);
+    auto [place, changed] = load_state(files_.state, *optimizer_, o_.run, o_.may_change, job_.indices, where);
     place_ = place;
     kept_ = place_.step;
     if (place_.step > steps_)
@@ -323,7 +325,7 @@ class Trainer {
       // The state comes last: until it is there, a resumed run makes the same files again.
       if (report.best)
         checkpoints::save_trained(files_.adapter, job_.parameters,
-                                  {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}});
+                                  {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}}, job_.indices);
       io::write_atomically(files_.metrics, summary(place_, o_.main_metric, memory_json(activation_, memory_),
                                                    {job_.lengths.size(), job_.scored, optimizer_->parameters()})
                                                    .dump(2) +
@@ -339,7 +341,7 @@ class Trainer {
 
   void save() {
     if (o_.folder.empty()) return;
-    save_state(files_.state, *optimizer_, place_, o_.run);
+    save_state(files_.state, *optimizer_, place_, o_.run, job_.indices);
     kept_ = place_.step;
     saved_ = Clock::now();
   }

@@ -15,5 +15,6 @@
 #include <meft/backend/cpu/relu_attention.hpp>
 #include <meft/backend/cpu/rotary.hpp>
 #include <meft/backend/cpu/rows.hpp>
+#include <meft/backend/cpu/sampled.hpp>
 #include <meft/backend/cpu/shear.hpp>
 #include <meft/backend/cpu/softmax.hpp>

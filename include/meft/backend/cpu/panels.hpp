@@ -55,6 +55,20 @@ class Panels<Cpu, T> {
       }
   }
 
+  /// Element indices[m], or m without indices, becomes v[m].
+  void write(Index n, const std::int32_t* indices, const T* v) const {
+    for (Index m = 0; m < n; ++m) {
+      const Index at = indices ? indices[m] : m, i = at / in_, j = at % in_, panel = i / 16 * 16, row = i % 16;
+      if (!tiled()) data()[at] = narrow() ? Rounded{}(v[m]) : v[m];
+      else if (!narrow()) data()[panel * in_ + j * 16 + row] = v[m];
+      else {
+        std::uint32_t& word = words()[panel * pairs() + j / 2 * 16 + row];
+        const std::uint32_t half = std::bit_cast<std::uint32_t>(cpu::RoundToBf16{}(static_cast<float>(v[m])));
+        word = j % 2 ? (half & 0xffff0000u) | (word & 0xffffu) : half >> 16 | (word & 0xffff0000u);
+      }
+    }
+  }
+
   /// C[m, out] = start + A[m, in] · Wᵀ. Rows of A are contiguous.
   void forward(const Product<T>& p) const {
 #if MEFT_X86

@@ -24,6 +24,7 @@ class Panels<Cuda, T> {
   bool forward_activated(Activation f, const Product<T>& p, T* before) const;
   void backward(const Product<T>& p) const;
   void unpack(T* w) const;
+  void write(Index n, const std::int32_t* indices, const T* v) const;
 
  private:
   using Then = std::optional<Activation>;

@@ -1,6 +1,8 @@
 // Owns: the interface of a constant right operand of products, laid out once.
 #pragma once
 
+#include <cstdint>
+
 #include <meft/backend/backend.hpp>
 #include <meft/backend/product.hpp>
 #include <meft/base/scalar.hpp>
@@ -15,6 +17,8 @@ namespace meft {
 ///   forward_activated(Activation f, const Product<T>& p, T* before)   C = f(start + A·Wᵀ), as gemm_activated
 ///   backward(const Product<T>& p)                           C[rows, in] = start + A[rows, out]·W
 ///   unpack(T* w)                                            the matrix as it is kept, row-major
+///   write(Index n, const std::int32_t* indices, const T* v)  its row-major element indices[m] becomes v[m], as it is
+///                                                           kept; null: v is all of them. Copies see it too
 /// Rows of A are contiguous.
 template <Backend B, Real T>
 class Panels;

@@ -1,0 +1,91 @@
+// Owns: the affine map with a packed weight of which chosen elements train.
+#pragma once
+
+#include <meft/autodiff/op.hpp>
+#include <meft/backend/kernels/rows.hpp>
+#include <meft/backend/kernels/sampled.hpp>
+#include <meft/ops/linear_activation.hpp>
+
+namespace meft {
+
+/// y = x·wᵀ + b,  dx = dy·w,  dv[m] = Σ dy[.., i]·x[.., j] with indices[m] = i·in + j,  db = Σ dy. The values v [k] are
+/// in w already (PackedWeight::write), so that no second product is needed. Without indices all of w trains, in order:
+/// dv is then, bit for bit, the dw of Linear.
+template <Real T, Backend B>
+struct SparseLinear {
+  static constexpr const char* name = "linear";
+  static constexpr bool last_may_be_empty = true;
+  template <Scalar T2, Backend B2>
+  struct Saved {
+    Tensor<T2, B2> x;
+  };
+  PackedWeight<T, B> w;
+  Tensor<std::int32_t, B> indices;
+
+  Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& values,
+                       const Tensor<T, B>& bias) const {
+    Tensor<T, B> y = start(saved, need, x, values, bias);
+    multiply(y, x, values, bias);
+    return y;
+  }
+  Tensor<T, B> start(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& values,
+                     const Tensor<T, B>& bias) const {
+    require(values.size() == (indices.defined() ? indices.size() : w.shape().size()),
+            "linear: the trained values are not as many as the indices", values, indices);
+    if (need[1]) saved.x = x;
+    return whole().start(saved, {}, x, bias);
+  }
+  void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const Tensor<T, B>& /*values*/,
+                const Tensor<T, B>& bias) const {
+    whole().multiply(y, x, bias);
+  }
+  /// As gemm_activated.
+  bool multiply(Activation f, Tensor<T, B>& before, Tensor<T, B>& y, const Tensor<T, B>& x,
+                const Tensor<T, B>& /*values*/, const Tensor<T, B>& bias) const {
+    return whole().multiply(f, before, y, x, bias);
+  }
+
+  auto backward(const Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
+    const Needs<2> rest{{need[0], need[2]}};
+    auto of_rest = whole().backward(saved, rest, dy);
+    return std::array<Tensor<T, B>, 3>{std::move(of_rest[0]), need[1] ? chosen_products(dy, saved.x) : Tensor<T, B>(),
+                                       std::move(of_rest[1])};
+  }
+
+ private:
+  /// From so many elements a chosen one on, they are cheaper one by one than as part of the whole product.
+  static constexpr Index sampled_from = 100;
+
+  PackedLinear<T, B> whole() const { return {w}; }
+
+  Tensor<T, B> chosen_products(const Tensor<T, B>& dy, const Tensor<T, B>& x) const {
+    const Index out = w.shape()[0], in = w.shape()[1], rows = dy.size() / out;
+    const auto left = dy.reshape({rows, out}), right = x.reshape({rows, in});
+    if (!indices.defined()) return gemm(t(left), right).reshape({out * in});
+    Tensor<T, B> dv(indices.shape());
+    if (indices.size() * sampled_from <= out * in) {
+      sampled_product(B{}, rows, out, in, left.data(), right.data(), indices.size(), indices.data(), dv.data());
+    } else {
+      const auto dw = gemm(t(left), right);
+      gather_rows(B{}, indices.size(), 1, dw.data(), indices.data(), dv.data());
+    }
+    return dv;
+  }
+};
+
+/// x [.., in], w packed [out, in], values [k] of w at ascending `indices` [k] of its elements in row-major order (none:
+/// all of them), bias [out] → [.., out].
+template <Operand X, Real T, Backend B, Operand Values, Operand Bias>
+VarOf<X> sparse_linear(const X& x, const PackedWeight<T, B>& w, const Tensor<std::int32_t, B>& indices,
+                       const Values& values, const Bias& bias, Where where = Where::current()) {
+  return apply(where, SparseLinear<T, B>{w, indices}, x, values, bias);
+}
+/// f of that, as linear_activation.
+template <Operand X, Real T, Backend B, Operand Values, Operand Bias>
+VarOf<X> sparse_linear_activation(const X& x, const PackedWeight<T, B>& w, const Tensor<std::int32_t, B>& indices,
+                                  const Values& values, const Bias& bias, Activation f,
+                                  Where where = Where::current()) {
+  return apply(where, ActivatedLinear<SparseLinear<T, B>>{{w, indices}, f}, x, values, bias);
+}
+
+}  // namespace meft

@@ -1,0 +1,373 @@
+// SPEFT on a small BERT: its ends, no element and all of them; scores and masks against the dense gradient; chains,
+// threads and groups; what is kept in files; merging.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <limits>
+#include <numeric>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/checkpoints/trained.hpp>
+#include <meft/method/any.hpp>
+#include <meft/model/bert.hpp>
+#include <meft/model/transformer.hpp>
+#include <meft/nn/classifier.hpp>
+#include <meft/nn/merge.hpp>
+#include <meft/ops/loss.hpp>
+#include <meft/optim/adamw.hpp>
+
+#include "folder.hpp"
+
+namespace {
+
+using namespace meft;
+using Salience = Speft::Salience;
+
+nn::Batch<> make_batch(std::int32_t shift) {
+  auto batch =
+      nn::Batch<>::pack({{3, 7, 1, shift}, {19}, {5, 5, 2, 11, shift, 13}}, {{0, 0, 1, 1}, {0}, {0, 1, 1, 1, 1, 1}});
+  batch.labels = Tensor<std::int32_t>::from({3}, {1, 0, 2});
+  return batch;
+}
+
+/// A small BERT with a head, two batches, and what a method chooses by them.
+template <Real T>
+struct Small {
+  model::Transformer<T> bert;
+  Body<T> body;
+  nn::Classifier<T> head = nn::Classifier<T>::make(12, 3, {4, 400, 0});
+  std::vector<nn::Batch<>> batches{make_batch(0), make_batch(9)};
+
+  static model::Transformer<T> made() {
+    model::BertConfig config;
+    config.vocab_size = 20;
+    config.hidden_size = 12;
+    config.num_hidden_layers = 2;
+    config.num_attention_heads = 3;
+    config.intermediate_size = 16;
+    config.max_position_embeddings = 10;
+    model::Transformer<T> bert(config.spec());
+    bert.initialise(4);
+    std::uint32_t site = 500;
+    nn::for_each_parameter(bert, [&](const std::string&, Parameter<T>& p) {
+      Tensor<T> noise(p.shape());
+      fill_normal(noise, {4, site++, 0}, 0.3);
+      map(Cpu{}, Add{}, p.size(), p.value().data(), std::as_const(p).value().data(), noise.data());
+    });
+    return bert;
+  }
+
+  template <class Method>
+  explicit Small(const Method& method, const AdaptOptions& options = {})
+      : bert(made()), body(adapt(bert, method, options)) {
+    head.dropout = 0.1f;
+    head.site = 402;
+  }
+  /// With elements chosen.
+  static Small chosen(const Speft& method, const AdaptOptions& options = {}) {
+    Small out(method, options);
+    CHECK(prepare(out.bert, out.body, method, out.preview()));
+    return out;
+  }
+
+  /// Two batches of one example each, which here are whole batches.
+  Preview<T> preview() {
+    return {2, 1, 0, [this](std::span<const std::uint32_t> rows) { return loss(batches[rows[0]]); }};
+  }
+  Var<T> loss(const nn::Batch<>& batch) const { return cross_entropy(head(body(bert.embed(batch))), batch.labels); }
+  static void parts(auto& self, auto&& visit) {
+    visit("", self.bert);
+    visit("", self.head);
+  }
+  /// Losses of some steps of training, with dropout.
+  std::vector<T> train(int steps) {
+    auto named = nn::trainable<T, Cpu>(*this);
+    auto optimizer = optim::AdamW{.rate = 1e-2, .clip = 1}.template over<T, Cpu>(named);
+    std::vector<T> out;
+    for (int i = 0; i < steps; ++i) {
+      auto batch = batches[static_cast<std::size_t>(i % 2)];
+      batch.run = {6, static_cast<std::uint32_t>(i), true};
+      Tape tape;
+      const auto y = loss(batch);
+      tape.backward(y);
+      optimizer.step();
+      out.push_back(y.value().item());
+    }
+    out.push_back(loss(batches[0]).value().item());
+    return out;
+  }
+
+  std::vector<std::pair<std::string, nn::Linear<T>>> matrices() {
+    std::vector<std::pair<std::string, nn::Linear<T>>> out;
+    nn::walk(bert.layers, [&](const std::string& name, nn::Linear<T>& linear) { out.push_back({name, linear}); });
+    return out;
+  }
+  /// Which elements train, by number among those of all matrices.
+  std::vector<std::size_t> mask() {
+    std::vector<std::size_t> out;
+    std::size_t first = 0;
+    for (auto& [name, linear] : matrices()) {
+      if (const auto* s = linear.chosen()) {
+        std::vector<std::int32_t> at(static_cast<std::size_t>(s->values.size()));
+        std::iota(at.begin(), at.end(), 0);
+        if (s->indices->defined()) at = s->indices->values();
+        for (const auto i : at) out.push_back(first + static_cast<std::size_t>(i));
+      }
+      first += static_cast<std::size_t>(linear.in() * linear.out());
+    }
+    return out;
+  }
+  /// All elements of the matrices, as they are multiplied with.
+  std::vector<T> weights() {
+    std::vector<T> out;
+    for (auto& one : matrices()) {
+      const auto& linear = one.second;
+      const auto w = (linear.packed.defined() ? linear.packed.unpack() : linear.weight.value()).values();
+      out.insert(out.end(), w.begin(), w.end());
+    }
+    return out;
+  }
+};
+
+/// The gradient of each element where everything trains: its mean over the batches, or that of its squares.
+template <Real T>
+std::vector<double> dense(bool squares) {
+  Small<T> s(Full{});
+  std::vector<double> out;
+  for (const auto& batch : s.batches) {
+    for (auto& [name, p] : nn::trainable<T, Cpu>(s)) p.gradient() = {};
+    Tape tape;
+    tape.backward(s.loss(batch));
+    std::size_t at = 0;
+    for (auto& one : s.matrices())
+      for (const T g : one.second.weight.gradient().values()) {
+        if (at == out.size()) out.push_back(0);
+        out[at++] += squares ? static_cast<double>(g * g) / 2 : static_cast<double>(g) / 2;
+      }
+  }
+  return out;
+}
+
+std::vector<std::size_t> highest(const std::vector<double>& scores, std::size_t first, std::size_t last, double share) {
+  std::vector<std::size_t> order(last - first);
+  std::iota(order.begin(), order.end(), first);
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
+  order.resize(static_cast<std::size_t>(std::llround(share * static_cast<double>(last - first))));
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+}  // namespace
+
+TEST_CASE("speft: without elements it is training of the head, with all of them that of the matrices, bit for bit") {
+  const auto ends = []<Real T>(T) {
+    for (const bool recompute : {false, true}) {
+      const AdaptOptions options{.recompute = recompute};
+      auto none = Small<T>::chosen({.density = 0}, options);
+      CHECK(none.train(4) == Small<T>(HeadOnly{}).train(4));
+
+      auto all = Small<T>::chosen({.density = 1}, options);
+      Small<T> full(Full{});
+      freeze(full.bert);
+      for (auto& [name, linear] : full.matrices()) linear.weight.set_trainable(true);
+      CHECK(all.train(4) == full.train(4));
+      CHECK(all.weights() == full.weights());
+    }
+  };
+  ends(float{});
+  ends(double{});
+}
+
+TEST_CASE("speft: the mask is one sort of the scores of the dense gradient, of equals the first") {
+  const auto mean = dense<float>(false), squares = dense<float>(true);
+  const auto w = Small<float>(Full{}).weights();
+  for (const auto salience :
+       {Salience::gradient, Salience::snip, Salience::force, Salience::taylor, Salience::magnitude, Salience::fisher}) {
+    CAPTURE(Speft::saliences[static_cast<std::size_t>(salience)]);
+    std::vector<double> scores;
+    for (std::size_t i = 0; i < w.size(); ++i) {
+      const double g = mean[i], x = static_cast<double>(w[i]);
+      scores.push_back(salience == Salience::gradient    ? std::fabs(g)
+                       : salience == Salience::snip      ? std::fabs(g * x)
+                       : salience == Salience::force     ? -g * x
+                       : salience == Salience::taylor    ? g * x * (g * x)
+                       : salience == Salience::magnitude ? std::fabs(x)
+                                                         : squares[i]);
+    }
+    const auto global = highest(scores, 0, scores.size(), 0.1);
+    std::vector<std::size_t> local;
+    Small<float> shapes(HeadOnly{});
+    std::size_t first = 0;
+    for (auto& one : shapes.matrices()) {
+      const auto size = static_cast<std::size_t>(one.second.in() * one.second.out());
+      const auto more = highest(scores, first, first + size, 0.1);
+      local.insert(local.end(), more.begin(), more.end());
+      first += size;
+    }
+    CHECK(Small<float>::chosen({.density = 0.1, .salience = salience}).mask() == global);
+    CHECK(Small<float>::chosen({.density = 0.1, .salience = salience, .local = true}).mask() == local);
+  }
+  // Where all scores are equal, the first.
+  detail::Highest equal(3);
+  for (std::uint64_t i = 0; i < 200000; ++i) equal.add(0.5, i);
+  CHECK(equal.numbers() == std::vector<std::uint64_t>{0, 1, 2});
+}
+
+TEST_CASE("speft: scores that need every matrix at once") {
+  // GRaSP against differences of the dense gradient along itself, element by element.
+  const auto g = dense<double>(false);
+  std::vector<double> moved[2];
+  for (const int side : {0, 1}) {
+    Small<double> s(Full{});
+    const double epsilon = side ? -1e-5 : 1e-5;
+    std::size_t at = 0;
+    for (auto& one : s.matrices()) {
+      auto& p = one.second.weight;
+      for (Index i = 0; i < p.size(); ++i) p.value().data()[i] += epsilon * g[at++];
+    }
+    for (const auto& batch : s.batches) {
+      Tape tape;
+      tape.backward(s.loss(batch));
+    }
+    for (auto& one : s.matrices()) {
+      const auto values = one.second.weight.gradient().values();
+      moved[side].insert(moved[side].end(), values.begin(), values.end());
+    }
+  }
+  const auto w = Small<double>(Full{}).weights();
+  std::vector<double> scores;
+  for (std::size_t i = 0; i < w.size(); ++i) scores.push_back(-w[i] * (moved[0][i] - moved[1][i]));
+  auto expected = highest(scores, 0, scores.size(), 0.1);
+  auto found = Small<double>::chosen({.density = 0.1, .salience = Salience::grasp}).mask();
+  std::vector<std::size_t> common;
+  std::set_intersection(expected.begin(), expected.end(), found.begin(), found.end(), std::back_inserter(common));
+  CHECK(common.size() >= expected.size() * 97 / 100);  // differences of other steps
+
+  // SynFlow leaves everything as it was, and asks for no example.
+  const Speft flow{.density = 0.1, .salience = Salience::synflow};
+  Small<double> s(flow);
+  const auto before = s.loss(s.batches[0]).value().item();
+  CHECK(prepare(s.bert, s.body, flow, Preview<double>{0, 1, 0, {}}));
+  CHECK(s.mask().size() == expected.size());
+  CHECK(s.weights() == w);
+  CHECK(s.loss(s.batches[0]).value().item() == before);
+}
+
+TEST_CASE("speft: scores, mask, values and losses do not depend on chain, threads and groups") {
+  const Speft method{.density = 0.05};
+  auto usual = Small<float>::chosen(method);
+  const auto mask = usual.mask();
+  const auto losses = usual.train(4);
+  const auto weights = usual.weights();
+  for (const int count : {1, 2})
+    for (const bool recompute : {false, true})
+      for (const Index at_once : {1, 400, 1 << 20}) {
+        set_threads(count);
+        auto other = method;
+        other.at_once = at_once;
+        auto s = Small<float>::chosen(other, {.recompute = recompute});
+        CHECK(s.mask() == mask);
+        CHECK(s.train(4) == losses);
+        CHECK(s.weights() == weights);
+      }
+  set_threads(1);
+
+  // In a stack: exact streams against stored ones, the scores themselves.
+  const auto stacked = [&](Streams streams, int count) {
+    set_threads(count);
+    Small<float> s(method);
+    s.body.chain =
+        couple(s.bert.layers, Meft1{.bottleneck = 4, .options = {.stack = {.streams = streams, .slice_tokens = 5}}}, 3);
+    std::vector<double> out;
+    const auto preview = s.preview();
+    detail::Scoring<float, Cpu> scoring(s.bert, s.body, method, preview);
+    CHECK(scoring.score(
+        [&](std::size_t, const std::vector<double>& scores) { out.insert(out.end(), scores.begin(), scores.end()); }));
+    CHECK(prepare(s.bert, s.body, method, preview));
+    for (const auto at : s.mask()) out.push_back(static_cast<double>(at));
+    for (const float x : s.train(4)) out.push_back(static_cast<double>(x));
+    return out;
+  };
+  const auto exact = stacked(Streams::exact, 1);
+  CHECK(*std::max_element(exact.begin(), exact.end()) > 0);
+  CHECK(stacked(Streams::stored, 1) == exact);
+  CHECK(stacked(Streams::exact, 2) == exact);
+  set_threads(1);
+}
+
+TEST_CASE("speft: elements outside of the mask keep their bits, and merging changes no bit of what is computed") {
+  for (const auto precision : {Precision::f32, Precision::bf16}) {
+    const AdaptOptions options{.precision = precision};
+    const Speft method{.density = 0.05};
+    const auto before = Small<float>(HeadOnly{}, options).weights();
+    auto s = Small<float>::chosen(method, options);
+    CHECK(s.weights() == before);
+    CHECK(s.train(0) == Small<float>(HeadOnly{}, options).train(0));
+    s.train(6);
+    const auto mask = s.mask();
+    const auto after = s.weights();
+    std::size_t changed = 0;
+    for (std::size_t i = 0; i < after.size(); ++i) {
+      if (after[i] == before[i]) continue;
+      ++changed;
+      CHECK(std::binary_search(mask.begin(), mask.end(), i));
+    }
+    CHECK(changed > mask.size() / 2);
+    const auto loss = s.loss(s.batches[0]).value().item();
+    nn::merge_updates<float, Cpu>(s.bert);
+    CHECK(s.weights() == after);
+    s.body = adapt(s.bert, HeadOnly{});
+    CHECK(s.loss(s.batches[0]).value().item() == loss);
+  }
+}
+
+TEST_CASE("speft: files have the elements and their values; stopping leaves nothing chosen") {
+  const test::Folder folder;
+  const std::string path = (folder.path / "adapter.safetensors").string();
+  for (const double density : {0.05, 1.0}) {
+    auto s = Small<float>::chosen({.density = density});
+    s.train(3);
+    const auto loss = s.loss(s.batches[0]).value().item();
+    checkpoints::save_trained(path, nn::trainable<float, Cpu>(s), {{"format", "x"}}, nn::indices<Cpu>(s));
+    const io::Safetensors file(path);
+    Small<float> other(Speft{});
+    CHECK(checkpoints::may_choose<float, Cpu>(other));
+    checkpoints::choose_as_in<float, Cpu>(file, other);
+    CHECK(other.mask() == s.mask());
+    checkpoints::load_trained(file, nn::trainable<float, Cpu>(other), nn::indices<Cpu>(other));
+    CHECK(other.loss(s.batches[0]).value().item() == loss);
+    if (density == 1) continue;
+    auto elsewhere = Small<float>::chosen({.density = density, .salience = Salience::magnitude});
+    CHECK_THROWS_AS(checkpoints::load_trained(file, nn::trainable<float, Cpu>(elsewhere), nn::indices<Cpu>(elsewhere)),
+                    Error);
+    for (const std::vector<std::int32_t>& wrong : {std::vector<std::int32_t>{3, 3}, {-1, 5}, {0, 144}}) {
+      const std::string name = "encoder.layer.0.attention.self.query.sparse";
+      nn::Named<float, Cpu> values{{name + ".values", Parameter<float>::zeros({2})}};
+      nn::Indices<Cpu> indices{{name + ".indices", Tensor<std::int32_t>::from({2}, wrong)}};
+      checkpoints::save_trained(path + ".bad", values, {}, indices);
+      CHECK_THROWS_WITH_AS((checkpoints::choose_as_in<float, Cpu>(io::Safetensors(path + ".bad"), other)),
+                           doctest::Contains("ascending indices below 144"), Error);
+    }
+  }
+  Small<float> s(Speft{});
+  auto preview = s.preview();
+  preview.stop = [](std::size_t done, std::size_t of) {
+    CHECK(of == 2);
+    return done == 1;
+  };
+  const auto weights = s.weights();
+  CHECK_FALSE(prepare(s.bert, s.body, Speft{.density = 0.1}, preview));
+  CHECK(s.mask().empty());
+  CHECK(s.weights() == weights);
+  preview.stop = {};
+  preview.loss = [&](std::span<const std::uint32_t>) {
+    return s.loss(s.batches[0]) * std::numeric_limits<float>::infinity();
+  };
+  CHECK_THROWS_WITH_AS(prepare(s.bert, s.body, Speft{.density = 0.1}, preview), doctest::Contains("not finite"), Error);
+  CHECK(s.mask().empty());
+}
