@@ -91,7 +91,7 @@ model::Transformer<float, B> make(const model::TransformerSpec& spec, bool froze
   const auto deepen = [&](auto& layers, const model::LayersSpec& what) {
     for (Index i = 1; i < what.count; ++i) {
       const auto number = static_cast<std::uint32_t>(i);
-      layers.push_back(nn::TransformerLayer<float, B>::empty(*spec.layer_names, what.layer, number));
+      layers.push_back(nn::TransformerLayer<float, B>::empty(*spec.layer_names, what.at(i), number));
       fill(layers.back(), number + 2);
     }
   };

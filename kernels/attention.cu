@@ -46,11 +46,12 @@ __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, co
       values{keys.data + tile<T> * step, step};
   Rows<T> weights{values.data + tile<T> * step, tile<T> + 1};
 
-  const Index i = start + mine, row = span.q + i, seen = i < span.queries ? s.visible(span, i) : 0;
+  const Index i = start + mine, row = span.q + i, seen = i < span.queries ? s.visible(span, i) : 0,
+              unseen = s.outside(span, i);
   const Index last = start + tile<T> < span.queries ? start + tile<T> - 1 : span.queries - 1;
   load(s, q + at, s.of.row(), span.q + start, span.q + span.queries, queries);
   T sum[most / mates] = {}, top = lowest, total = 0;
-  for (Index k0 = 0, end = s.visible(span, last); k0 < end; k0 += tile<T>) {
+  for (Index k0 = s.outside(span, start) / tile<T> * tile<T>, end = s.visible(span, last); k0 < end; k0 += tile<T>) {
     __syncthreads();
     load(s, k + at_k, s.of.key_row(), span.k + k0, span.k + span.keys, keys);
     load(s, v + at_k, s.of.key_row(), span.k + k0, span.k + span.keys, values);
@@ -59,7 +60,8 @@ __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, co
     products(width, queries, mine, keys, first, score);
     T high = top;
     for (int j = 0; j < share<T>; ++j) {
-      score[j] = k0 + first + j < seen ? score[j] * s.of.scale : lowest;
+      const Index key = k0 + first + j;
+      score[j] = key >= unseen && key < seen ? score[j] * s.of.scale : lowest;
       high = Larger{}(high, score[j]);
     }
     for (int d = 1; d < mates; d *= 2) {
@@ -110,14 +112,15 @@ __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const
       keys{douts.data + tile<T> * step, step}, values{keys.data + tile<T> * step, step};
   Rows<T> slopes{values.data + tile<T> * step, tile<T> + 1};
 
-  const Index i = start + mine, row = span.q + i, seen = i < span.queries ? s.visible(span, i) : 0;
+  const Index i = start + mine, row = span.q + i, seen = i < span.queries ? s.visible(span, i) : 0,
+              unseen = s.outside(span, i);
   const Index last = start + tile<T> < span.queries ? start + tile<T> - 1 : span.queries - 1;
   const T shift = i < span.queries ? lse[row * s.of.heads + head] : T(0),
           less = i < span.queries ? delta[row * s.of.heads + head] : T(0);
   load(s, q + at, s.of.row(), span.q + start, span.q + span.queries, queries);
   load(s, dout + at, s.of.row(), span.q + start, span.q + span.queries, douts);
   T sum[most / mates] = {};
-  for (Index k0 = 0, end = s.visible(span, last); k0 < end; k0 += tile<T>) {
+  for (Index k0 = s.outside(span, start) / tile<T> * tile<T>, end = s.visible(span, last); k0 < end; k0 += tile<T>) {
     __syncthreads();
     load(s, k + at_k, s.of.key_row(), span.k + k0, span.k + span.keys, keys);
     load(s, v + at_k, s.of.key_row(), span.k + k0, span.k + span.keys, values);
@@ -127,7 +130,8 @@ __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const
     products(width, douts, mine, values, first, slope);
     drops(s, s.bits_of(row, head) + static_cast<std::uint64_t>(k0 + first), drop);
     for (int j = 0; j < share<T>; ++j) {
-      const T p = k0 + first + j < seen ? Exp{}(score[j] * s.of.scale - shift) : T(0);
+      const Index key = k0 + first + j;
+      const T p = key >= unseen && key < seen ? Exp{}(score[j] * s.of.scale - shift) : T(0);
       slopes.at(mine, first + j) = p * (slope[j] * drop[j] - less) * s.of.scale;
     }
     __syncwarp();
@@ -157,7 +161,7 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
   for (Index head = leader; head < leader + s.of.group(); ++head)
     for (Index q0 = 0; q0 < span.queries; q0 += tile<T>) {
       const Index last = q0 + tile<T> < span.queries ? q0 + tile<T> - 1 : span.queries - 1;
-      if (s.visible(span, last) <= start) continue;
+      if (s.visible(span, last) <= start || s.outside(span, q0) >= start + tile<T>) continue;
       __syncthreads();
       load(s, q + head * width, s.of.row(), span.q + q0, span.q + span.queries, queries);
       load(s, dout + head * width, s.of.row(), span.q + q0, span.q + span.queries, douts);
@@ -168,7 +172,7 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
       for (int j = 0; j < share<T>; ++j) {
         const Index i = q0 + first + j, row = span.q + i;
         T weight = 0, d = 0;
-        if (i < span.queries && key < s.visible(span, i)) {
+        if (i < span.queries && key >= s.outside(span, i) && key < s.visible(span, i)) {
           const T p = Exp{}(score[j] * s.of.scale - lse[row * s.of.heads + head]);
           T drop = 1;
           if (s.keep.threshold)

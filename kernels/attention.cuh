@@ -40,6 +40,11 @@ struct Spec {
     const Index n = of.causal ? i + s.keys - s.queries + 1 : s.keys;
     return n < 0 ? 0 : n < s.keys ? n : s.keys;
   }
+  /// How many of them, the first ones, lie before its window.
+  __device__ Index outside(const Span& s, Index i) const {
+    const Index n = i + s.keys - s.queries + 1 - of.window;
+    return of.window && n > 0 ? n : 0;
+  }
   /// The number of the random bits of the first key of a query row.
   __device__ std::uint64_t bits_of(Index row, Index head) const {
     return static_cast<std::uint64_t>((of.first_row + row) * of.heads + head) << 24;

@@ -18,7 +18,8 @@ __global__ void rotate(Index rows, Index heads, Index width, RotarySpec spec, bo
   for (Index task = first(); task < total; task += stride()) {
     const Index r = task / pairs, i = task % pairs;
     const double angle = position[r] * spec.frequency(i);
-    const T c = static_cast<T>(cos(angle)), s = static_cast<T>(back ? -sin(angle) : sin(angle));
+    const T c = static_cast<T>(spec.magnitude * cos(angle)),
+            s = static_cast<T>(spec.magnitude * (back ? -sin(angle) : sin(angle)));
     for (Index h = 0; h < heads; ++h) {
       const Index at = (r * heads + h) * width, place = at + i * step;
       const T a = x[place], b = x[place + other];

@@ -324,6 +324,15 @@ std::vector<CaseOn<B>> matrix_cases() {
        {{200, 33}, {200, 33}},
        [](auto& x) { return relu_attention(x[0], x[1], split(x[0].dim(0), 2), true); },
        {42, 42, 42, 7}},
+      {"attention grouped, in a window",
+       {{9, 12}, {9, 4}, {9, 4}},
+       {{400, 48}, {400, 16}, {400, 16}},
+       [](auto& x) {
+         auto spec = grouped_spec(x[0].dim(0), x[1].dim(0), true, 0.3f);
+         spec.window = x[0].dim(0) / 3;
+         return attention(x[0], x[1], x[2], spec);
+       },
+       {108, 36, 36, 108, 54}},
       {"attention grouped",
        {{7, 12}, {7, 4}, {7, 4}},
        {{200, 96}, {200, 32}, {200, 32}},
@@ -345,6 +354,20 @@ std::vector<CaseOn<B>> matrix_cases() {
        {{300, 96}},
        [](auto& x) {
          return rotary(x[0], split(x[0].dim(0), 2), 3, {x[0].dim(1) / 3, 5e5, true});
+       },
+       {}},
+      {"rotary of long contexts",
+       {{5, 8}},
+       {{300, 96}},
+       [](auto& x) {
+         return rotary(x[0], split(x[0].dim(0), 2), 1,
+                       {.rotated = x[0].dim(1),
+                        .factor = 4,
+                        .keeps = RotarySpec::Keeps::by_turns,
+                        .low = 1,
+                        .high = 4,
+                        .original = 32,
+                        .magnitude = 1.25});
        },
        {}},
       {"rotary of some features",

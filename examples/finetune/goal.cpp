@@ -47,6 +47,7 @@ std::string fingerprint_of_model(const std::string& folder) {
   std::uint64_t hash = 1;
   const io::Weights weights(folder);
   for (const auto& name : weights.names()) hash = fold(fold(hash, name), weights.find(name).bytes);
+  if (io::is_gguf(folder)) return hex(fold(hash, io::Gguf(folder).header()));
   for (const char* file :
        {"config.json", "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json",
         "special_tokens_map.json", "tokenizer_config.json", "preprocessor_config.json"})

@@ -188,9 +188,10 @@ void print_help(const CLI::App& app) {
     for (const auto& line : wrapped(text, width, 0)) print(line);
   };
   paragraph(
-      "Fine-tunes a BERT, RoBERTa, BART, OPT, ViT, DeiT or DINOv2 checkpoint in Hugging Face form on a task, by "
-      "default reversibly, so that activations are not stored. Writes log.jsonl, metrics.json, adapter.safetensors and "
-      "state.safetensors to the output folder.");
+      "Fine-tunes a BERT, RoBERTa, BART, OPT, Llama, Mistral, Qwen2, Qwen3, ViT, DeiT or DINOv2 checkpoint in Hugging "
+      "Face "
+      "form, or a GGUF file, on a task, by default reversibly, so that activations are not stored. Writes log.jsonl, "
+      "metrics.json, adapter.safetensors and state.safetensors to the output folder.");
   print("");
   paragraph("finetune --model DIR --task TASK --data DIR|FILE [flags]");
   paragraph("finetune --output DIR --predict FILE|DIR [flags]");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include <meft/checkpoints/tokenizer.hpp>
 #include <meft/data/batches.hpp>
 #include <meft/data/lines.hpp>
 
@@ -67,7 +68,7 @@ task::EncodedChoices encode(const Flags& flags, const text::Tokenizer& tokenizer
 }  // namespace
 
 text::Tokenizer tokenizer_of(Flags& flags, const Family& family) {
-  text::Tokenizer tokenizer(flags.model);
+  auto tokenizer = checkpoints::read_tokenizer(flags.model);
   const auto told = static_cast<std::int64_t>(std::min<std::size_t>(tokenizer.longest(), INT64_MAX));
   if (!flags.loads() && !flags.given.contains("max-length"))
     flags.max_length = std::min({flags.max_length, std::int64_t{family.longest}, told});

@@ -37,7 +37,7 @@ class Runner {
   bool run() {
     if (flags_.loads()) earlier_ = earlier_run(flags_);
     if (!flags_.predict.empty()) check_predictions(flags_);
-    spec_ = checkpoints::read_spec(io::Config(flags_.model));
+    spec_ = checkpoints::read_spec(checkpoints::read_config(flags_.model));
     check_layers();
     if (spec_.patches) {
       if (flags_.kind() != Kind::images) refuse("images, since the checkpoint is a vision model");

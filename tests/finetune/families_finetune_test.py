@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import struct
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,39 @@ def bart(folder):
                          "decoder_attention_heads": HEADS, "encoder_ffn_dim": INNER, "decoder_ffn_dim": INNER}, t)
 
 
+def llama(path):
+    """A GGUF file, whole: config, tokenizer and weights."""
+    t = Tensors(5)
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [byte_characters()[b] for b in range(256)]
+    t.array("token_embd.weight", len(tokens), WIDTH)
+    t["output_norm.weight"] = ([WIDTH], [1.0] * WIDTH)
+    for i in range(LAYERS):
+        at = f"blk.{i}."
+        for norm in ("attn_norm", "ffn_norm"): t[f"{at}{norm}.weight"] = ([WIDTH], [1.0] * WIDTH)
+        for part, rows, columns in (("attn_q", WIDTH, WIDTH), ("attn_k", WIDTH // 2, WIDTH), ("attn_v", WIDTH // 2, WIDTH),
+                                    ("attn_output", WIDTH, WIDTH), ("ffn_gate", INNER, WIDTH), ("ffn_up", INNER, WIDTH),
+                                    ("ffn_down", WIDTH, INNER)):
+            t.array(f"{at}{part}.weight", rows, columns)
+    text = lambda x: struct.pack("<Q", len(x.encode())) + x.encode()
+    value = lambda x: (struct.pack("<I", 8) + text(x) if isinstance(x, str) else struct.pack("<If", 6, x) if isinstance(x, float)
+                       else struct.pack("<II", 4, x))
+    texts = lambda xs: struct.pack("<IIQ", 9, 8, len(xs)) + b"".join(map(text, xs))
+    numbers = lambda xs: struct.pack("<IIQ", 9, 5, len(xs)) + struct.pack(f"<{len(xs)}i", *xs)
+    sizes = {"block_count": LAYERS, "context_length": PLACES, "embedding_length": WIDTH, "feed_forward_length": INNER,
+             "attention.head_count": HEADS, "attention.head_count_kv": 1, "attention.layer_norm_rms_epsilon": 1e-5}
+    said = {"general.architecture": value("llama"), **{"llama." + key: value(x) for key, x in sizes.items()},
+            "tokenizer.ggml.model": value("gpt2"), "tokenizer.ggml.pre": value("smollm"), "tokenizer.ggml.tokens": texts(tokens),
+            "tokenizer.ggml.token_type": numbers([3] * 3 + [1] * 256), "tokenizer.ggml.merges": texts([]),
+            "tokenizer.ggml.bos_token_id": value(1), "tokenizer.ggml.eos_token_id": value(2)}
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(t), len(said)) + b"".join(text(key) + x for key, x in said.items())
+    data = b""
+    for name, (shape, values) in t.items():
+        out += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), 0, len(data))
+        data += struct.pack(f"<{len(values)}f", *values)
+        data += bytes(-len(data) % 32)
+    path.write_bytes(out + bytes(-len(out) % 32) + data)
+
+
 def vit(folder, dino=False):
     t, name = Tensors(4), "dinov2" if dino else "vit"
     t.array(name + ".embeddings.cls_token", 1, 1, WIDTH)
@@ -192,6 +226,7 @@ class Place:
                            ("dinov2", lambda folder: vit(folder, True))):
             (self.root / name).mkdir()
             make(self.root / name)
+        llama(self.root / "llama.gguf")
         make_data(self.root / "sst2", 60, 20)
         make_questions(self.root / "arc_easy")
         make_lines(self.root / "lm")
@@ -254,6 +289,12 @@ def test_opt(place):
 def test_bart(place):
     try_all(place, "bart", "sst2")
     try_all(place, "bart", "arc_easy", ["meft1"])
+
+
+def test_llama(place):
+    try_all(place, "llama.gguf", "sst2", ["full", "lora", "ia3", "meft1", "meft3"])
+    try_all(place, "llama.gguf", "arc_easy", ["lora", "meft2"])
+    try_all(place, "llama.gguf", "lm", ["full", "unipt", "meft1", "mezo"])
 
 
 def test_images(place):

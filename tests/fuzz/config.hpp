@@ -3,10 +3,12 @@
 
 #include "fuzz.hpp"
 
+#include <cmath>
 #include <meft/data/preprocess.hpp>
 #include <meft/io/config.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/llama.hpp>
 #include <meft/model/opt.hpp>
 #include <meft/model/vit.hpp>
 
@@ -18,6 +20,11 @@ inline void config(std::string_view bytes) {
     may_refuse([&] { (void)model::BertConfig::read(file).spec(); });
     may_refuse([&] { (void)model::BartConfig::read(file).spec(); });
     may_refuse([&] { (void)model::OptConfig::read(file).spec(); });
+    may_refuse([&] {
+      const auto spec = model::LlamaConfig::read(file).spec();
+      for (Index i = 0; i < spec.layers.layer.rotary->pairs(); ++i)
+        expect(!std::isnan(spec.layers.layer.rotary->frequency(i)));
+    });
     may_refuse([&] { (void)model::VitConfig::read(file).spec(); });
   });
   may_refuse([&] {

@@ -32,9 +32,15 @@ using Harness = void (*)(std::string_view);
 
 Harness harness() {
   static constexpr std::pair<std::string_view, Harness> all[] = {
-      {"config", fuzz::config}, {"data", fuzz::data_set},       {"image", fuzz::image},
-      {"planted", planted},     {"pytorch", fuzz::pytorch},     {"safetensors", fuzz::safetensors},
-      {"state", fuzz::state},   {"tokenizer", fuzz::tokenizer},
+      {"config", fuzz::config},
+      {"data", fuzz::data_set},
+      {"gguf", fuzz::gguf},
+      {"image", fuzz::image},
+      {"planted", planted},
+      {"pytorch", fuzz::pytorch},
+      {"safetensors", fuzz::safetensors},
+      {"state", fuzz::state},
+      {"tokenizer", fuzz::tokenizer},
   };
   const char* wanted = std::getenv("MEFT_FUZZ");
   std::string names;

@@ -31,6 +31,9 @@ def template(first, last):
     return piece, pair
 
 
+PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
 def tokenizers():
     """Parts as tokenizer.hpp reads them."""
     def join(**parts):
@@ -66,6 +69,11 @@ def tokenizers():
     yield join(_3=pieces, _4=merges, _6=names, _5={"<new>": 12}, _8="ab abc<new><mask> ab")
     yield join(_0=bpe, _1={"add_prefix_space": True, "add_bos_token": True})
     yield join(_0=bert, _6=names)
+    split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
+    for first, normalizer in ((split, {"type": "NFC"}), ({"type": "Digits", "individual_digits": True}, None)):
+        words = {"type": "Sequence", "pretokenizers": [first, {**level, "use_regex": normalizer is None}]}
+        yield join(_0={**bpe, "normalizer": normalizer, "pre_tokenizer": words, "model": {**bpe["model"], "ignore_merges": True}},
+                   _1={"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def data():
@@ -99,8 +107,8 @@ def more_data():
     yield bytes([13]) + b"text\tlabel\tpair\na\t-1\tx\nb\t\ty\nc\t 1 \tz\nd\t0\tz\n"
 
 
-def files(*patterns):
-    return (path.read_bytes() for pattern in patterns for path in sorted(GOLDEN.glob(pattern)) if path.stat().st_size <= LARGEST)
+def files(*patterns, largest=LARGEST):
+    return (path.read_bytes() for pattern in patterns for path in sorted(GOLDEN.glob(pattern)) if path.stat().st_size <= largest)
 
 
 def pytorch():
@@ -112,6 +120,7 @@ def pytorch():
 
 
 SEEDS = {"config": lambda: files("*/config.json", "images/processors/*/*.json"), "data": lambda: [*data(), *more_data()], "image": lambda: files("images/*.*"),
+         "gguf": lambda: files("gguf/*.gguf", largest=65536),
          "pytorch": pytorch, "safetensors": lambda: files("*/*.safetensors"), "state": lambda: (), "tokenizer": tokenizers, "planted": lambda: ()}
 
 

@@ -1,11 +1,17 @@
-// Owns: the harnesses of checkpoints: safetensors; PyTorch's files, and its pickles without the file around them.
+// Owns: the harnesses of checkpoints: safetensors; PyTorch's files, and its pickles without the file around them; GGUF,
+// with its config and tokenizer.
 #pragma once
 
 #include "fuzz.hpp"
 
 #include <cstring>
+#include <meft/checkpoints/config.hpp>
+#include <meft/checkpoints/tokenizer.hpp>
 #include <meft/io/weights.hpp>
+#include <meft/model/llama.hpp>
 #include <vector>
+
+#include "tokenizer.hpp"
 
 namespace meft::fuzz {
 
@@ -46,6 +52,34 @@ inline void pytorch(std::string_view bytes) {
     const io::Pytorch file(put("m.bin", rest));
     read_all<float, std::int64_t>(file);
     file.verify();
+  });
+}
+
+inline void gguf(std::string_view bytes) {
+  const auto path = put("m.gguf", bytes);
+  may_refuse([&] {
+    const io::Gguf file(path);
+    std::size_t seen = 0;
+    for (const auto& key : file.keys()) {
+      may_refuse([&] { (void)file.integer(key), (void)file.flag(key); });
+      may_refuse([&] { (void)file.number(key), (void)file.text(key); });
+      may_refuse([&] { file.each_text(key, [&](std::string_view text) { seen += text.size(); }); });
+      may_refuse([&] { file.each_number(key, [&](double x) { seen += x > 0; }); });
+    }
+    may_refuse([&] {
+      const io::GgufModel model(path);
+      for (const auto& name : model.names()) {
+        const io::Entry& entry = model.find(name);
+        std::size_t count = 1;
+        for (const auto size : entry.shape) count *= static_cast<std::size_t>(size);
+        std::vector<float> values(count);
+        may_refuse([&] { io::copy_finite_to<float>(entry, values); });
+        std::vector<bf16> halves(count);
+        may_refuse([&] { io::copy_to<bf16>(entry, halves); });
+      }
+      (void)model::LlamaConfig::read(checkpoints::read_config(path)).spec();
+    });
+    may_refuse([&] { exercise(checkpoints::read_tokenizer(path), usual_text); });
   });
 }
 

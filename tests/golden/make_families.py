@@ -25,10 +25,15 @@ from safetensors.torch import save_file
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
 
-# transformers computes the probabilities of some families, and positions that are interpolated, in float32.
-softmax, to = torch.nn.functional.softmax, torch.Tensor.to
+# transformers computes the probabilities of some families, norms, angles, and positions that are interpolated, in float32.
+wide = lambda x: x if x.is_floating_point() else x.double()
+softmax, to, arange = torch.nn.functional.softmax, torch.Tensor.to, torch.arange
 torch.nn.functional.softmax = lambda x, *args, dtype=None, **kwargs: softmax(x, *args, **kwargs)
-torch.Tensor.to = lambda x, *args, **kwargs: x if args == (torch.float32,) else to(x, *args, **kwargs)
+torch.Tensor.float = wide
+torch.Tensor.to = lambda x, *args, **kwargs: (
+    wide(x) if args == (torch.float32,) or kwargs.get("dtype") == torch.float32 else to(x, *args, **kwargs))
+torch.arange = lambda *args, dtype=None, **kwargs: arange(
+    *args, dtype=torch.float64 if dtype == torch.float32 else dtype, **kwargs)
 
 BOTTLENECK = 3
 LENGTHS = (5, 2, 9, 7)
@@ -42,6 +47,10 @@ BART = dict(vocab_size=40, d_model=16, encoder_layers=2, decoder_layers=3, encod
             decoder_attention_heads=4, encoder_ffn_dim=24, decoder_ffn_dim=20, dropout=0.0, max_position_embeddings=24)
 VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=12, patch_size=4,
            **NO_DROP)
+LLAMA = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+             intermediate_size=24, max_position_embeddings=24, rms_norm_eps=1e-5, pad_token_id=PAD, bos_token_id=EOS,
+             eos_token_id=EOS)
+DECODERS = ("opt", "llama")
 DINO = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=12, patch_size=4)
 
 CASES = {  # folder: (family, model class, configuration, pixels or None)
@@ -60,6 +69,20 @@ CASES = {  # folder: (family, model class, configuration, pixels or None)
     "vit_wide": ("vit", hf.ViTForImageClassification, hf.ViTConfig(**VIT, qkv_bias=False, num_labels=2), (2, 3, 16, 20)),
     "deit": ("vit", hf.DeiTForImageClassification, hf.DeiTConfig(**VIT, num_labels=3), (3, 3, 12, 12)),
     "dinov2": ("dinov2", hf.Dinov2ForImageClassification, hf.Dinov2Config(**DINO, num_labels=3), (2, 3, 8, 16)),
+    "llama_lm": ("llama", hf.LlamaForCausalLM,
+                 hf.LlamaConfig(**LLAMA, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, rope_parameters=dict(
+                     rope_type="llama3", rope_theta=300.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                     original_max_position_embeddings=16)), None),
+    "mistral": ("llama", hf.MistralForSequenceClassification,
+                hf.MistralConfig(**LLAMA, sliding_window=3, num_labels=3,
+                                 rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=2.0)), None),
+    "qwen2": ("llama", hf.Qwen2ForSequenceClassification,
+              hf.Qwen2Config(**{**LLAMA, "hidden_size": 24}, use_sliding_window=True, sliding_window=4,
+                             max_window_layers=1, num_labels=2,
+                             rope_parameters=dict(rope_type="yarn", rope_theta=40.0, factor=4.0, beta_fast=3.0,
+                                                  original_max_position_embeddings=16)), None),
+    "qwen3": ("llama", hf.Qwen3ForSequenceClassification,
+              hf.Qwen3Config(**LLAMA, num_labels=3, rope_parameters=dict(rope_type="default", rope_theta=1000.0)), None),
 }
 
 
@@ -102,7 +125,7 @@ def random_inputs(seed, family, model, pixels):
     if family == "bert":
         types = [(torch.arange(n) >= (n + 1) // 2).long() for n in LENGTHS]
         taken["token_type_ids"] = pad(types, 0)
-    if language and family == "opt":  # the label of a token is the next one
+    if language and family in DECODERS:  # the label of a token is the next one
         target = torch.cat([torch.cat([row[1:], torch.tensor([-100])]) for row in rows])
     elif language:
         target = torch.cat(rows)
@@ -123,12 +146,13 @@ class Parts:
         self.family, self.model, self.base, self.real = family, model, backbone(model), real
         self.config = model.config
 
-    def mask(self, causal):
+    def mask(self, causal, window=None):
         """Additive, [batch, 1, queries, keys]."""
         if self.real is None: return None
         n = self.real.shape[1]
         seen = self.real[:, None, None, :].expand(-1, 1, n, n)
         if causal: seen = seen & torch.ones(n, n, dtype=torch.bool).tril()
+        if window: seen = seen & torch.ones(n, n, dtype=torch.bool).triu(1 - window)
         return torch.where(seen, 0.0, torch.finfo(torch.float64).min)
 
     def attend(self, layer, x, causal, side=None, adapter=None):
@@ -138,6 +162,11 @@ class Parts:
         if self.family in ("bert", "roberta"):
             t = layer.attention.output.dense(layer.attention.self(x, mask)[0])
             return layer.attention.output.LayerNorm(x + extra(t))
+        if self.family == "llama":
+            window = layer.self_attn.sliding_window if "qwen" in self.config.model_type else getattr(self.config, "sliding_window", None)
+            position = self.base.rotary_emb(x, torch.arange(x.shape[1])[None])
+            return x + extra(layer.self_attn(layer.input_layernorm(x), position_embeddings=position,
+                                             attention_mask=self.mask(True, window))[0])
         if self.family == "vit": return x + extra(layer.attention(layer.layernorm_before(x))[0])
         if self.family == "dinov2": return x + extra(layer.layer_scale1(layer.attention(layer.norm1(x))[0]))
         if self.family == "opt" and self.config.do_layer_norm_before:
@@ -159,6 +188,9 @@ class Parts:
         if self.family == "dinov2":
             n = layer.norm2(h)
             return h + layer.layer_scale2(layer.mlp(n)) + extra(n)
+        if self.family == "llama":
+            n = layer.post_attention_layernorm(h)
+            return h + layer.mlp(n) + extra(n)
         mlp = lambda x: layer.fc2(layer.activation_fn(layer.fc1(x)))
         if self.family == "opt" and self.config.do_layer_norm_before:
             n = layer.final_layer_norm(h)
@@ -170,6 +202,7 @@ class Parts:
         if self.family == "bart":
             return [(self.base.encoder.layers, False, "encoder.layers"), (self.base.decoder.layers, True, "decoder.layers")]
         if self.family == "opt": return [(self.base.decoder.layers, True, "decoder.layers")]
+        if self.family == "llama": return [(self.base.layers, True, "layers")]
         layers = self.base.layers if hasattr(self.base, "layers") else self.base.encoder.layer
         return [(layers, False, "encoder.layer")]
 
@@ -191,6 +224,7 @@ class Parts:
             decoder = self.base.decoder
             if decoder.final_layer_norm is not None: hidden = decoder.final_layer_norm(hidden)
             if decoder.project_out is not None: hidden = decoder.project_out(hidden)
+        if self.family == "llama": hidden = self.base.norm(hidden)
         if self.family in ("vit", "dinov2"): hidden = self.base.layernorm(hidden)
         return hidden
 
@@ -200,11 +234,11 @@ class Parts:
         if self.family == "vit": return m.classifier(hidden[:, 0])
         if self.family == "dinov2": return m.classifier(torch.cat([hidden[:, 0], hidden[:, 1:].mean(1)], 1))
         last = hidden[torch.arange(len(LENGTHS)), torch.tensor(LENGTHS) - 1]
-        return m.score(last) if self.family == "opt" else m.classification_head(last)
+        return m.score(last) if self.family in DECODERS else m.classification_head(last)
 
     def activation(self):
         name = getattr(self.config, "hidden_act", None) or self.config.activation_function
-        return {"gelu": torch.nn.functional.gelu, "relu": torch.relu}[name]
+        return {"gelu": torch.nn.functional.gelu, "relu": torch.relu, "silu": torch.nn.functional.silu}[name]
 
 
 class Adapter:

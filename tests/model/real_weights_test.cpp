@@ -1,7 +1,8 @@
-// Owns: tests on real checkpoints, which are not in the repository: those that MEFT_SHARED holds. Without it they say
-// that they are skipped.
+// Owns: tests on real checkpoints, which are not in the repository: those that MEFT_SHARED holds, and what fetch.py
+// puts into build/assets. Without it they say that they are skipped.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -11,6 +12,8 @@
 #include <meft/checkpoints/hf.hpp>
 #include <meft/method/registry.hpp>
 #include <meft/ops/loss.hpp>
+
+#include "golden.hpp"
 
 namespace {
 
@@ -88,4 +91,39 @@ TEST_CASE("real weights: 12 layers of a chemistry BERT, exact equals stored and 
   MESSAGE("rxnfp-bert, lowest layer: relative error of the gradient with rounded streams ", error,
           ", with exact ones 0");
   CHECK(!(error < 1e-3));
+}
+
+TEST_CASE("real weights: SmolLM2 in blocks of four bits: transformers' logits and its 64 greedy tokens") {
+  const std::string path = "../build/assets/smollm2.gguf";
+  if (!std::filesystem::exists(path)) {
+    MESSAGE("skipped: no build/assets/smollm2.gguf (tests/fetch.py)");
+    return;
+  }
+  // transformers 5.24 in float32 from the same file: a prompt and the 64 tokens that it goes on with, and of every
+  // 389th word the logits.
+  const Values expected(golden() + "/smollm2.safetensors");
+  const auto ids = expected.integer("ids");
+  const auto prompt = static_cast<std::size_t>(expected.integer("prompt")[0]);
+  checkpoints::LoadReport report;
+  auto smol = checkpoints::hf(path, &report, Precision::f32);
+  const auto head = checkpoints::load_language_head(path, smol, 0, &report);
+  CHECK(report.initialised.empty());
+  CHECK(report.unused.empty());
+  const auto batch = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)});
+  const auto body = adapt(smol, HeadOnly{});
+  const auto logits = head.logits(smol.run(batch, body).value).value();
+  const auto words = static_cast<std::size_t>(logits.dim(1));
+  const auto some = expected.real("logits");
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0, at = 0; i < ids.size(); ++i) {
+    const float* row = logits.data() + i * words;
+    for (std::size_t j = 0; j < words; j += 389, ++at) {
+      difference += std::pow(static_cast<double>(row[j]) - some.at(at), 2);
+      norm += some[at] * some[at];
+    }
+    if (i + 1 >= prompt && i + 1 < ids.size()) CHECK(std::max_element(row, row + words) - row == ids[i + 1]);
+  }
+  const double error = std::sqrt(difference / norm);
+  MESSAGE("SmolLM2: relative error of the logits ", error);
+  CHECK(error < 1e-4);
 }

@@ -1,9 +1,10 @@
 """Compares meft's byte-level BPE, and decoding, with the PyPI package tokenizers, id for id.
 
-bpe_peer.py PROGRAM
+bpe_peer.py PROGRAM [--full]
 
 PROGRAM is tokenizer_peer, built from tokenizer_peer.cpp. The tokenizers are trained here on the lines that tests/fetch.py fetches
-into build/assets, else on made-up ones, and get the special tokens of RoBERTa, BART, OPT and GPT-2.
+into build/assets, else on made-up ones, and get the special tokens of RoBERTa, BART, OPT and GPT-2, and the words of SmolLM2,
+Llama 3 and Qwen2. --full compares more than 20,000 lines of each of the latter, all code points among them.
 Prints the throughput too. Exit status 1: they differ, and the first differences are printed.
 """
 import copy
@@ -230,6 +231,47 @@ def variant_tests(peer, parent, tokens, merges, rng):
     compare("no post-processor", lambda c: c.update(post_processor=None))
 
 
+CONTRACTED = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+WORDS = CONTRACTED + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def decoder(name, tokens, merges):
+    """As the tokenizer.json of a decoder's folder."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<mask>"]
+    vocab = {token: i for i, token in enumerate(special + tokens)}
+    out = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=name == "llama3"))
+    out.add_special_tokens([tokenizers.AddedToken(content, normalized=False, special=True) for content in special])
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name == "smollm")
+    if name == "smollm": first = pre_tokenizers.Digits(individual_digits=True)
+    else: first = pre_tokenizers.Split(tokenizers.Regex(WORDS % ("{1,3}" if name == "llama3" else "")), "isolated")
+    out.pre_tokenizer = pre_tokenizers.Sequence([first, level])
+    if name == "qwen2": out.normalizer = tokenizers.normalizers.NFC()
+    out.decoder = decoders.ByteLevel()
+    if name == "llama3":
+        out.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(
+            single="<|endoftext|> $A", pair="<|endoftext|> $A <|endoftext|>:1 $B:1", special_tokens=[("<|endoftext|>", 0)])])
+    return out
+
+
+def decoder_tests(peer, parent, tokens, merges, real, rng, full):
+    """Returns the folders by name."""
+    hostile = list(hostile_lines(20000 if full else 2000, rng))
+    hostile += [line.replace(b" ", rng.choice((b"\n", b"\r\n", b" \n ", b"'S ", "'\u017f".encode(), b"12345")))
+                for line in rng.sample(hostile, len(hostile) // 8)]
+    folders = {}
+    for name in ("smollm", "llama3", "qwen2"):
+        oracle = decoder(name, tokens, merges)
+        content = json.loads(oracle.to_str())
+        config = {"tokenizer_class": "GPT2Tokenizer" if name == "smollm" else "PreTrainedTokenizerFast"}
+        folders[name] = base.folder_with(parent, name, tokenizer__json=content, tokenizer_config__json=config,
+                                         config__json={"model_type": "llama"})
+        lines = hostile + rng.sample(real, min(len(real), 20000 if full else 1000))
+        peer.compare(name, folders[name], oracle, lines)
+        if full or name == "qwen2": peer.compare(f"{name}: every code point", folders[name], oracle, list(code_point_lines()))
+        peer.decode(f"{name}: decode", folders[name], oracle, rng.sample(lines, 1000))
+    return folders
+
+
 def merge_tests(peer, parent, rng):
     """Random merges in random order, on words short and long."""
     for count in (3, 40, 400):
@@ -252,7 +294,8 @@ def merge_tests(peer, parent, rng):
 
 
 def main():
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+    full = sys.argv[2:] == ["--full"]
+    if len(sys.argv) != 2 + full or sys.argv[1].startswith("-"):
         print(__doc__)
         return 2
     if tokenizers.__version__ != base.TESTED_WITH:
@@ -266,6 +309,7 @@ def main():
     with tempfile.TemporaryDirectory() as parent:
         parent = pathlib.Path(parent)
         tokens, merges = train(real)
+        folders = decoder_tests(peer, parent, tokens, merges, real, rng, full)
         merge_tests(peer, parent, rng)
         variant_tests(peer, parent, tokens, merges, rng)
         speed = family_tests(peer, parent, tokens, merges, real, rng)
@@ -278,8 +322,9 @@ def main():
             peer.decode("WordPiece: decode with special tokens", minilm, oracle, lines, skip=False)
         else:
             print(f"skipped: bpe_peer: decoding WordPiece: no {minilm} (tests/fetch.py fetches it)")
-        done = subprocess.run([sys.argv[1], str(speed), "--speed"], input=b"\n".join(real), capture_output=True)
-        print(f"throughput: {done.stdout.decode().strip()} MB/s on {len(real)} lines, {len(merges)} merges, one core")
+        for name, folder in {"roberta": speed, **folders}.items():
+            done = subprocess.run([sys.argv[1], str(folder), "--speed"], input=b"\n".join(real), capture_output=True)
+            print(f"{name}: {done.stdout.decode().strip()} MB/s on {len(real)} lines, {len(merges)} merges, one core")
     print(f"{peer.compared} lines compared with tokenizers {tokenizers.__version__}, {peer.failures} differ")
     return 1 if peer.failures else 0
 

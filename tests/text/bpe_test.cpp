@@ -161,6 +161,41 @@ TEST_CASE("GPT-2's words") {
   CHECK(seen == 2);
 }
 
+TEST_CASE("Llama 3's and Qwen2's words, and digits apart") {
+  const auto words = [](std::string_view text, std::size_t digits = 3) {
+    Words out;
+    CHECK(each_llama3_word(text, digits, [&](std::string_view word) {
+      out.emplace_back(word);
+      return true;
+    }));
+    return out;
+  };
+  CHECK(words("").empty());
+  CHECK(words("Hello  world!") == Words{"Hello", " ", " world", "!"});
+  CHECK(words("IT'S 'x 'Re'LL\n don't'\u017fa") ==
+        Words{"IT", "'S", " '", "x", " '", "Re", "'LL", "\n", " don", "'t", "'\u017f", "a"});
+  CHECK(words("1234567 8") == Words{"123", "456", "7", " ", "8"});
+  CHECK(words("1234 8", 1) == Words{"1", "2", "3", "4", " ", "8"});
+  CHECK(words("a.b\tc(d") == Words{"a", ".b", "\tc", "(d"});
+  CHECK(words(" !?\r\n\nx \n \n  y") == Words{" !?\r\n\n", "x", " \n \n", " ", " y"});
+  CHECK(words("  ") == Words{"  "});
+  CHECK(words("\n\n  ") == Words{"\n\n", "  "});
+  CHECK(words("a\u00A0\u3000b \u00A0!") == Words{"a", "\u00A0", "\u3000b", " ", "\u00A0", "!"});
+  Words parts;
+  const auto take = [&](std::string_view part) {
+    parts.emplace_back(part);
+    return parts.size() < 4;
+  };
+  CHECK_FALSE(each_part_by_digits("a  12½b", false, take));
+  CHECK(parts == Words{"a  ", "1", "2", "½"});
+  parts.clear();
+  CHECK(each_part_by_digits("12½b", true, take));
+  CHECK(parts == Words{"12½", "b"});
+  std::string room;
+  CHECK(composed("e\u0301 \u1112\u1161\u11ab caf\u00e9", room) == "\u00e9 \ud55c caf\u00e9");
+  CHECK(composed("caf\u00e9", room).data() != room.data());
+}
+
 TEST_CASE("merges: the earliest first, then the leftmost; long words as short ones") {
   Merges merges;
   Ids none{1, 2};
@@ -486,8 +521,8 @@ TEST_CASE("a word of a megabyte, copies and threads") {
 }
 
 TEST_CASE("errors in tokenizer.json name the field") {
-  check_json_error("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}",
-                   {"tokenizer.json: normalizer.type is \"NFC\", expected no normalizer"});
+  check_json_error("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFD\"}",
+                   {"tokenizer.json: normalizer.type is \"NFD\", expected \"NFC\", or no normalizer"});
   check_json_error("\"dropout\": null", "\"dropout\": 0.1", {"model.dropout is 0.1, expected none"});
   check_json_error("\"byte_fallback\": false", "\"byte_fallback\": true", {"model.byte_fallback is true"});
   check_json_error("prefix\": \"\"", "prefix\": \"##\"", {"model.continuing_subword_prefix is \"##\""});

@@ -5,6 +5,7 @@
 #include <string>
 
 #include <meft/model/bert.hpp>
+#include <meft/model/llama.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/task/learner.hpp>
 #include <meft/train/estimate.hpp>
@@ -22,7 +23,30 @@ namespace {
 struct Case {
   Index layers, width, inner, heads, vocabulary;
   int batch, shortest, longest;
+  Index key_heads = 0;  // of a Llama; 0: a BERT
 };
+
+model::TransformerSpec spec_of(const Case& k) {
+  if (k.key_heads) {
+    model::LlamaConfig config;
+    config.num_hidden_layers = k.layers;
+    config.hidden_size = k.width;
+    config.intermediate_size = k.inner;
+    config.num_attention_heads = k.heads;
+    config.num_key_value_heads = k.key_heads;
+    config.head_dim = k.width / k.heads;
+    config.rotary.rotated = config.head_dim;
+    config.vocab_size = k.vocabulary;
+    return config.spec();
+  }
+  model::BertConfig config;
+  config.num_hidden_layers = k.layers;
+  config.hidden_size = k.width;
+  config.intermediate_size = k.inner;
+  config.num_attention_heads = k.heads;
+  config.vocab_size = k.vocabulary;
+  return config.spec();
+}
 
 task::Encoded sentences(const Case& k) {
   task::Encoded out;
@@ -43,13 +67,7 @@ struct Found {
 };
 
 Found activation(const Case& k, const AnyMethod& method, bool recompute) {
-  model::BertConfig config;
-  config.num_hidden_layers = k.layers;
-  config.hidden_size = k.width;
-  config.intermediate_size = k.inner;
-  config.num_attention_heads = k.heads;
-  config.vocab_size = k.vocabulary;
-  Bert bert(config.spec());
+  Bert bert(spec_of(k));
   bert.initialise(1);
   auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
   auto body = adapt(bert, method, {.recompute = recompute});
@@ -69,7 +87,7 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute) {
     (void)steps.run(batch, [] {});
     highest = std::max(highest, measure.activation());
   }
-  auto sizes = train::step_sizes(config.spec(), task::batch_of(examples, rows).offsets);
+  auto sizes = train::step_sizes(spec_of(k), task::batch_of(examples, rows).offsets);
   sizes.recompute = recompute;
   return {static_cast<double>(highest), static_cast<double>(train::expected_activation<float>(method, sizes))};
 }

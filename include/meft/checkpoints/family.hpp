@@ -6,6 +6,7 @@
 #include <meft/io/config.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/llama.hpp>
 #include <meft/model/opt.hpp>
 #include <meft/model/vit.hpp>
 
@@ -26,6 +27,8 @@ inline constexpr Family families[] = {
     {"bert", read_as<model::BertConfig>},        {"roberta", read_as<model::BertConfig>},
     {"xlm-roberta", read_as<model::BertConfig>}, {"camembert", read_as<model::BertConfig>},
     {"opt", read_as<model::OptConfig>},          {"bart", read_as<model::BartConfig>},
+    {"llama", read_as<model::LlamaConfig>},      {"mistral", read_as<model::LlamaConfig>},
+    {"qwen2", read_as<model::LlamaConfig>},      {"qwen3", read_as<model::LlamaConfig>},
     {"vit", read_as<model::VitConfig>},          {"deit", read_as<model::VitConfig>},
     {"dinov2", read_as<model::VitConfig>}};
 

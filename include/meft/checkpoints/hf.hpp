@@ -1,4 +1,5 @@
-// Owns: a Hugging Face folder into a model: config.json, then the weights, each tensor checked by name and shape.
+// Owns: a Hugging Face folder or a GGUF file into a model: config, then the weights, each tensor checked by name and
+// shape.
 #pragma once
 
 #include <algorithm>
@@ -10,10 +11,10 @@
 #include <type_traits>
 #include <vector>
 
+#include <meft/checkpoints/config.hpp>
 #include <meft/checkpoints/family.hpp>
 #include <meft/checkpoints/labels.hpp>
 #include <meft/checkpoints/names.hpp>
-#include <meft/io/config.hpp>
 #include <meft/io/weights.hpp>
 #include <meft/model/transformer.hpp>
 
@@ -90,14 +91,14 @@ std::set<std::string> load_parameters(Module& module, const CheckpointNames& nam
   return read;
 }
 
-/// Reads `folder`/config.json and the weights beside it: a model of whichever family it is. With `frozen`, each linear
-/// layer is frozen and packed in that precision as soon as it is read, so that its original never takes memory beside
-/// the others': for methods that train none of them.
+/// Reads `folder`/config.json and the weights beside it, or both of a GGUF file: a model of whichever family it is.
+/// With `frozen`, each linear layer is frozen and packed in that precision as soon as it is read, so that its original
+/// never takes memory beside the others': for methods that train none of them.
 template <Real T = float, Backend B = Cpu>
 model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = nullptr,
                             std::optional<Precision> frozen = {}, Where where = Where::current()) {
   using Linear = nn::Linear<T, B>;
-  model::Transformer<T, B> model(read_spec(io::Config(io::model_folder(folder, where), where), where));
+  model::Transformer<T, B> model(read_spec(read_config(folder, where), where));
   const io::Weights file(folder, where);
   const auto names = detail::names_of(model, file, where);
   names.check_complete(detail::parameters_of(model), where);
@@ -248,7 +249,7 @@ auto load_head(const std::string& folder, const Model& model, Index labels, std:
   const std::string output = spec.output_name;
   detail::TakenRows taken;
   if (const auto* entry = there.find(output + ".weight"))
-    taken = detail::taken_rows(io::Config(folder + "/config.json"), *entry, labels, names, report);
+    taken = detail::taken_rows(read_config(folder, where), *entry, labels, names, report);
   detail::read_head(head, there, taken.anew ? output : "", output, taken.order, report, where);
   return head;
 }

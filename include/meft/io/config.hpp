@@ -62,11 +62,27 @@ class Config {
     require(tree_.is_object(), {path_ + ": expected a JSON object, found " + show(tree_), where});
   }
 
+  /// Of a tree that is there already; `path` is what errors call it.
+  Config(std::string path, nlohmann::json tree, Where where = Where::current())
+      : path_(std::move(path)), tree_(std::move(tree)) {
+    require(tree_.is_object(), {path_ + ": expected a JSON object, found " + show(tree_), where});
+  }
+
   const std::string& path() const { return path_; }
   const nlohmann::json& tree() const { return tree_; }
 
   /// Whether the key is there and not `null`.
   bool has(std::string_view key) const { return look(key) != nullptr; }
+  /// Whether the key is there and `null`.
+  bool null(std::string_view key) const { return !has(key) && tree_.contains(std::string(key)); }
+  bool empty() const { return tree_.empty(); }
+
+  /// The object under a key; an empty one when the key is missing.
+  Config object(std::string_view key, Where where = Where::current()) const {
+    const auto* value = look(key);
+    if (value && !value->is_object()) wrong(key, "an object", *value, where);
+    return Config(path_ + ": " + std::string(key), value ? *value : nlohmann::json::object(), where);
+  }
 
   std::int64_t integer(std::string_view key, Range<std::int64_t> range = {}, Where where = Where::current()) const {
     return as_integer(key, need(key, where), range, where);

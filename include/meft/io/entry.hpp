@@ -21,18 +21,21 @@
 #include <meft/base/json.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/base/target.hpp>
+#include <meft/io/blocks.hpp>
 
 namespace meft::io {
 
 static_assert(std::endian::native == std::endian::little,
               "files of weights are little-endian, and so must be the machine");
 
-/// A tensor of an open file (Safetensors, Pytorch), which owns the bytes: row-major, little-endian, perhaps unaligned.
+/// A tensor of an open file (Safetensors, Pytorch, Gguf), which owns the bytes: row-major, little-endian, perhaps
+/// unaligned; of a type by elements, or of a BlockFormat whose blocks lie along the rows.
 struct Entry {
   std::string name, dtype;
   std::vector<std::int64_t> shape;
   std::span<const std::byte> bytes;
   std::string file;
+  std::int64_t paired = 0;  // as many heads, in each of which rows i and i + half lie beside each other; 0: as they are
 };
 
 /// Bytes of one element, e.g. 2 for "BF16"; 0 for a dtype that is unknown here (those below a byte included).
@@ -95,22 +98,52 @@ void convert(const Entry& entry, std::size_t first, std::span<T> out, const std:
   }
 }
 
+/// The bytes of a tensor in blocks; throws where its rows are not whole ones, or its size is beyond 63 bits.
+inline std::size_t checked_bytes(const BlockFormat& format, const std::vector<std::int64_t>& shape,
+                                 const std::string& what, Where where) {
+  const std::size_t count = checked_bytes("U8", shape, what, where);
+  require(!shape.empty() && static_cast<std::size_t>(shape.back()) % format.numbers == 0,
+          {what + ": " + std::string(format.dtype) + " has blocks of " + std::to_string(format.numbers) +
+               ", rows of shape " + shape_text(shape) + " are no multiple",
+           where});
+  return count / format.numbers * format.bytes;  // a block has at most two bytes a number
+}
+
 /// Throws unless the tensor's bytes fit its shape and it has `count` elements; gives what to call it in errors.
 inline std::string check_count(const Entry& entry, std::size_t count, Where where) {
   std::string what = entry.file + ": tensor " + show_name(entry.name);
-  const std::size_t bytes = checked_bytes(entry.dtype, entry.shape, what, where);
+  const auto* format = block_format(entry.dtype);
+  const std::size_t bytes =
+      format ? checked_bytes(*format, entry.shape, what, where) : checked_bytes(entry.dtype, entry.shape, what, where);
   require(bytes == entry.bytes.size(), {what + ": the bytes do not fit the shape", where});
-  const std::size_t found = bytes / dtype_bytes(entry.dtype);
+  const std::size_t found = format ? bytes / format->bytes * format->numbers : bytes / dtype_bytes(entry.dtype);
   require(found == count, {what + ": shape " + shape_text(entry.shape) + " has " + std::to_string(found) +
                                " elements, expected " + std::to_string(count),
                            where});
   return what;
 }
 
-/// Fills `out` with the elements from number `first` on.
+/// The elements of blocks from number `first` on.
+template <class T>
+void decode_blocks(const Entry& entry, const BlockFormat& format, std::size_t first, std::span<T> out) {
+  float block[most_block];
+  for (std::size_t done = 0; done < out.size();) {
+    const std::size_t at = (first + done) % format.numbers, count = std::min(format.numbers - at, out.size() - done);
+    format.decode(entry.bytes.data() + (first + done) / format.numbers * format.bytes, block);
+    for (std::size_t i = 0; i < count; ++i) {
+      if constexpr (Real<T>) out[done + i] = static_cast<T>(block[at + i]);
+      else out[done + i] = T(block[at + i]);
+    }
+    done += count;
+  }
+}
+
+/// Fills `out` with the elements from number `first` on, as they lie in the file.
 template <Scalar T>
-void copy_elements(const Entry& entry, std::size_t first, std::span<T> out, const std::string& what, Where where) {
+void copy_stored(const Entry& entry, std::size_t first, std::span<T> out, const std::string& what, Where where) {
   const std::string_view dtype = entry.dtype;
+  if constexpr (is_real<T>)
+    if (const auto* format = block_format(dtype)) return decode_blocks(entry, *format, first, out);
   if (dtype == dtype_name<T>()) {
     std::memcpy(out.data(), entry.bytes.data() + first * sizeof(T), out.size_bytes());
     return;
@@ -131,6 +164,22 @@ void copy_elements(const Entry& entry, std::size_t first, std::span<T> out, cons
            as.template operator()<std::uint8_t>("BOOL");
   }
   require(done, {what + ": holds " + entry.dtype + ", cannot be read as " + dtype_name<T>(), where});
+}
+
+/// The same, with the rows of paired heads in their order.
+template <Scalar T>
+void copy_elements(const Entry& entry, std::size_t first, std::span<T> out, const std::string& what, Where where) {
+  if (!entry.paired) return copy_stored(entry, first, out, what, where);
+  const auto rows = static_cast<std::size_t>(entry.shape[0]), head = rows / static_cast<std::size_t>(entry.paired);
+  std::size_t width = 1;
+  for (std::size_t i = 1; i < entry.shape.size(); ++i) width *= static_cast<std::size_t>(entry.shape[i]);
+  for (std::size_t done = 0; done < out.size();) {
+    const std::size_t row = (first + done) / width, at = (first + done) % width, in = row % head, half = head / 2;
+    const std::size_t from = row - in + (in < half ? 2 * in : 2 * (in - half) + 1);
+    const std::size_t count = std::min(width - at, out.size() - done);
+    copy_stored(entry, from * width + at, out.subspan(done, count), what, where);
+    done += count;
+  }
 }
 
 /// Whether no value is NaN or infinite: their exponents have all bits set, so one more carries into the sign's place.
@@ -155,9 +204,10 @@ bool all_finite(std::span<const T> values) {
 
 }  // namespace detail
 
-/// Copies a tensor, converting F16, BF16, F32, F64 to float, double, bf16 or half (to the nearest, ties to even; double
-/// goes to a 16-bit type by way of float), and integers and BOOL to an integer type that must hold every value. Throws
-/// Error naming the tensor and its file for any other pair of types, or when `out` has another number of elements.
+/// Copies a tensor, converting F16, BF16, F32, F64 and blocks to float, double, bf16 or half (to the nearest, ties to
+/// even; double goes to a 16-bit type by way of float), and integers and BOOL to an integer type that must hold every
+/// value. Throws Error naming the tensor and its file for any other pair of types, or when `out` has another number of
+/// elements.
 template <Scalar T>
 void copy_to(const Entry& entry, std::span<T> out, Where where = Where::current()) {
   const std::string what = detail::check_count(entry, out.size(), where);

@@ -20,7 +20,7 @@ inline std::string foreign_kind(std::string_view bytes) {
   if (bytes.empty()) return "is empty: the download did not end, or the disk was full";
   if (const auto pointer = lfs_pointer(bytes); !pointer.empty()) return pointer;
   constexpr std::pair<std::string_view, const char*> begins[] = {
-      {"GGUF", "is a GGUF file of llama.cpp: expected the checkpoint that it was made from"},
+      {"GGUF", "is a GGUF file: give it a name that ends in .gguf, and its path as the model's"},
       {"\x89HDF",
        "is an HDF5 file, as TensorFlow's tf_model.h5: save it from `AutoModel.from_pretrained(…, from_tf=True)`"},
       {"\x1f\x8b", "is compressed with gzip: unpack it"},

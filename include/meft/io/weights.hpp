@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <meft/base/error.hpp>
+#include <meft/io/gguf_model.hpp>
 #include <meft/io/pytorch.hpp>
 #include <meft/io/safetensors.hpp>
 
@@ -21,7 +22,8 @@ namespace meft::io {
 
 /// The tensors of a checkpoint: a folder with the first that is there of model.safetensors,
 /// model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json; or one such file, PyTorch's when its
-/// name ends in .bin, .pt, .pth or .bin.index.json. Throws as Safetensors and Pytorch do, and for a folder without any.
+/// name ends in .bin, .pt, .pth or .bin.index.json; or a .gguf file. Throws as Safetensors, Pytorch and GgufModel do,
+/// and for a folder without any.
 class Weights {
  public:
   explicit Weights(const std::string& path, Where where = Where::current()) : file_(open(path, where)) {}
@@ -57,7 +59,7 @@ class Weights {
         {"adapter_model.bin", " (PEFT's adapter alone: expected the model that it was trained on)"},
         {".h5", " (TensorFlow's: `AutoModel.from_pretrained(…, from_tf=True).save_pretrained(…)` converts it)"},
         {".msgpack", " (Flax's: `AutoModel.from_pretrained(…, from_flax=True).save_pretrained(…)` converts it)"},
-        {".gguf", " (llama.cpp's: expected the checkpoint that it was made from)"},
+        {".gguf", " (llama.cpp's: give the path of the file itself)"},
         {".ggml", " (llama.cpp's: expected the checkpoint that it was made from)"},
         {".onnx", " (ONNX: expected the checkpoint that it was made from)"},
         {".ot", " (of rust-bert)"},
@@ -89,7 +91,7 @@ class Weights {
     return out.empty() ? "none of them" : out;
   }
 
-  using File = std::variant<Safetensors, Pytorch>;
+  using File = std::variant<Safetensors, Pytorch, GgufModel>;
 
   static File open(const std::string& path, Where where) {
     struct stat info {};
@@ -104,6 +106,7 @@ class Weights {
     }
     for (const char* ending : {".bin", ".pt", ".pth", ".bin.index.json"})
       if (path.ends_with(ending)) return File(std::in_place_type<Pytorch>, path, where);
+    if (is_gguf(path)) return File(std::in_place_type<GgufModel>, path, where);
     return File(std::in_place_type<Safetensors>, path, where);
   }
 

@@ -22,6 +22,9 @@ struct AdaptOptions {
 /// A training step's sizes, from which a method's activation memory follows; encoder and decoder count as one stack.
 struct StepSizes {
   Index width = 0, ffn = 0, heads = 0, layers = 0, vocabulary = 0;
+  Index query = 0, key = 0;  // features of a token's queries, and of its keys and of its values; 0: width
+  bool gated = false;        // the feed-forward block has a gate
+  bool head_norms = false;   // queries and keys are normed
   Index tokens = 0, workers = 1;
   std::vector<Index> slices{};  // tokens of each
   Index part = 0;               // tokens of the largest, where a batch is taken in parts
@@ -29,9 +32,13 @@ struct StepSizes {
 
   Index longest_slice() const { return slices.empty() ? 0 : *std::max_element(slices.begin(), slices.end()); }
   // Values a token that are kept for the gradient by a layer with frozen weights whose input has one.
-  Index norm() const { return width + 2; }               // input, mean and deviation
-  Index attention() const { return 4 * width + heads; }  // query, key, value, output, log-sum-exp
-  Index unattended() const { return 2 * norm() + ffn; }  // the rest: both norms, the input of the activation
+  Index norm() const { return width + 2; }  // input, mean and deviation
+  Index queries() const { return query ? query : width; }
+  Index keys() const { return key ? key : width; }
+  /// Query, key, value, output, log-sum-exp; and the queries and keys that were normed.
+  Index attention() const { return 2 * queries() + 2 * keys() + heads + (head_norms ? queries() + keys() : 0); }
+  Index hidden() const { return gated ? 2 * ffn : ffn; }      // the input of the activation, and what it gates
+  Index unattended() const { return 2 * norm() + hidden(); }  // the rest: both norms, and that
   Index layer() const { return attention() + unattended(); }
 
   /// Of plain layers that keep `lowest` and `other` values a token, while `moving` more elements are on their way
@@ -41,7 +48,7 @@ struct StepSizes {
     return tokens * kept + moving;
   }
   /// That of gradients alone: a block's output's and hidden layer's, `widths` of the one.
-  Index gradients(Index widths) const { return tokens * (widths * width + ffn); }
+  Index gradients(Index widths) const { return tokens * (widths * width + hidden()); }
 };
 
 namespace detail {

@@ -106,9 +106,9 @@ struct Described<M> {
     const Index streams = 2 * s.tokens * s.width, gradients = streams, slice = s.longest_slice();
     if (common.stack.streams == Streams::stored) {
       const Index taped = s.layer() + 5 * s.width + 6 * m.bottleneck;
-      return streams + gradients + depth * s.tokens * taped + s.workers * slice * (2 * s.width + s.ffn);
+      return streams + gradients + depth * s.tokens * taped + s.workers * slice * (2 * s.width + s.hidden());
     }
-    const Index hidden = std::min(slice, B::slice_tokens) * 2 * s.ffn, adapter = slice * 3 * m.bottleneck;
+    const Index hidden = std::min(slice, B::slice_tokens) * 2 * s.hidden(), adapter = slice * 3 * m.bottleneck;
     const Index differentiated =
         adapter + (kind == 3 ? std::max(slice * (s.attention() + 7 * s.width), slice * 4 * s.width + hidden)
                              : slice * (s.attention() + s.norm() + 5 * s.width) + hidden);

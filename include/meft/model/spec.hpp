@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include <meft/nn/classifier.hpp>
 #include <meft/nn/embeddings.hpp>
@@ -33,10 +34,17 @@ struct PartNames {
   bool norm_before_layers = false;  // the order of the modules in Hugging Face's model
 };
 
-/// A list of equal layers.
+/// A list of layers: equal ones, but for those that are named local, of the same sizes.
 struct LayersSpec {
   nn::LayerSpec layer{};
   Index count = 0;
+  std::optional<nn::LayerSpec> local{};
+  std::vector<bool> is_local{};  // of each layer; none: no layer
+
+  const nn::LayerSpec& at(Index i) const {
+    const auto place = static_cast<std::size_t>(i);
+    return place < is_local.size() && is_local[place] ? *local : layer;
+  }
 };
 
 /// Tokens or images to hidden states: embeddings, layers, then what is there of a second list of layers that read the

@@ -69,6 +69,9 @@ struct Transformer {
       auto [x, offsets] = (*patches)(batch);
       return {x, {std::move(offsets), batch.run}};
     }
+    if (spec.context && batch.offsets.longest() > spec.context)
+      fail(std::string(spec.family) + ": a sequence is longer than max_position_embeddings", batch.offsets.longest(),
+           spec.context);
     return {(*embeddings)(batch.ids, batch.types, batch.offsets, batch.run), {batch.offsets, batch.run}};
   }
   /// What enters the decoder: the batch's own tokens, one place later, behind the start token. Its layers read
@@ -122,7 +125,7 @@ struct Transformer {
   void append(Layers& to, const LayersSpec& what, Index first) const {
     for (Index i = 0; i < what.count; ++i)
       to.push_back(
-          nn::TransformerLayer<T, B>::empty(*spec.layer_names, what.layer, static_cast<std::uint32_t>(first + i)));
+          nn::TransformerLayer<T, B>::empty(*spec.layer_names, what.at(i), static_cast<std::uint32_t>(first + i)));
   }
 };
 

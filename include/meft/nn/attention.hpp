@@ -4,8 +4,10 @@
 #include <optional>
 
 #include <meft/nn/linear.hpp>
+#include <meft/nn/norm.hpp>
 #include <meft/ops/attention.hpp>
 #include <meft/ops/rotary.hpp>
+#include <meft/ops/shape.hpp>
 
 namespace meft::nn {
 
@@ -19,7 +21,9 @@ struct MultiHeadAttention {
   bool causal = false;
   float dropout = 0;  // of the probabilities
   std::uint32_t site = 0;
-  std::optional<RotarySpec> rotary{};  // of queries and keys
+  std::optional<RotarySpec> rotary{};                  // of queries and keys
+  Index window = 0;                                    // where causal: the most keys that a query sees; 0: all
+  std::optional<Norm<T, B>> query_norm{}, key_norm{};  // of each head's features, before position
 
   static MultiHeadAttention empty(Index width, Index heads, Index key_heads, Index head_width, bool bias,
                                   bool output_bias) {
@@ -51,13 +55,19 @@ struct MultiHeadAttention {
                                .dropout = context.run.training ? dropout : 0.0f,
                                .key = context.run.key(site),
                                .first_row = context.first_row,
-                               .precision = query.weight.trainable() ? Precision::f32 : query.precision};
+                               .precision = query.weight.trainable() ? Precision::f32 : query.precision,
+                               .window = window};
     // The order in which the gradients of x are added follows that of the projections.
     const auto v = value(memory);
-    const auto k = turned(key(memory), keys, key_heads);
-    return output(attention(turned(query(x), context.offsets, heads), k, v, spec));
+    const auto k = placed(key(memory), key_norm, keys, key_heads);
+    return output(attention(placed(query(x), query_norm, context.offsets, heads), k, v, spec));
   }
-  Var<T, B> turned(Var<T, B> x, const Offsets& offsets, Index count) const {
+  /// x with its heads normed and turned.
+  Var<T, B> placed(Var<T, B> x, const std::optional<Norm<T, B>>& norm, const Offsets& offsets, Index count) const {
+    if (norm) {
+      const Shape shape = x.shape();
+      x = reshape((*norm)(reshape(x, Shape{shape[0] * count, shape[1] / count})), shape);
+    }
     return rotary ? meft::rotary(x, offsets, count, *rotary) : x;
   }
 };

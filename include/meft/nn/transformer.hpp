@@ -15,6 +15,7 @@ struct LayerNames {
   const char *cross_query = "", *cross_key = "", *cross_value = "", *cross_output = "", *cross_norm = "";
   const char *attention_scale = "", *mlp_scale = "";
   const char* gate = "";
+  const char *query_norm = "", *key_norm = "";
 };
 
 /// What a family and its configuration make of a layer.
@@ -32,6 +33,9 @@ struct LayerSpec {
   bool scaled = false;   // LayerScale (Touvron et al., arXiv 2103.17239): a factor for each feature of a block's output
   bool bias = true;      // of the linear layers, those of queries, keys and values apart
   bool qkv_bias = true;  // of these
+  std::optional<bool> output_bias{};   // of attention's last one, where that is another than `bias`
+  bool head_norms = false;             // of each head's queries and keys
+  Index window = 0;                    // of causal self-attention: the most tokens that a token sees; 0: all
   std::optional<RotarySpec> rotary{};  // position, in self-attention; none: in what enters the layers
   float dropout = 0, attention_dropout = 0, activation_dropout = 0;
 };
@@ -65,10 +69,10 @@ struct TransformerLayer {
   /// Layer `number` of a model, its parameters uninitialised.
   static TransformerLayer empty(const LayerNames& names, const LayerSpec& spec, std::uint32_t number) {
     const auto norm = [&] { return Norm<T, B>::empty(spec.width, spec.epsilon, spec.norm); };
+    const Index head_width = spec.head_width ? spec.head_width : spec.width / spec.heads;
     const auto attention = [&](bool causal, std::uint32_t site) {
       auto a = MultiHeadAttention<T, B>::empty(spec.width, spec.heads, spec.key_heads ? spec.key_heads : spec.heads,
-                                               spec.head_width ? spec.head_width : spec.width / spec.heads,
-                                               spec.qkv_bias, spec.bias);
+                                               head_width, spec.qkv_bias, spec.output_bias.value_or(spec.bias));
       a.causal = causal;
       a.dropout = spec.attention_dropout;
       a.site = site;
@@ -87,6 +91,10 @@ struct TransformerLayer {
                            spec.activation_dropout,
                            site};
     layer.attention.rotary = spec.rotary;
+    layer.attention.window = spec.window;
+    if (spec.head_norms)
+      for (auto* of : {&layer.attention.query_norm, &layer.attention.key_norm})
+        *of = Norm<T, B>::empty(head_width, spec.epsilon, spec.norm);
     if (spec.gated) layer.gate = Linear<T, B>::empty(spec.width, spec.ffn, spec.bias);
     if (spec.cross) {
       layer.cross = attention(false, more + site);
@@ -127,6 +135,8 @@ struct TransformerLayer {
     visit(self.names->key, self.attention.key);
     visit(self.names->value, self.attention.value);
     visit(self.names->output, self.attention.output);
+    visit(self.names->query_norm, self.attention.query_norm);
+    visit(self.names->key_norm, self.attention.key_norm);
     visit(self.names->attention_norm, self.attention_norm);
     if (self.cross) {
       visit(self.names->cross_query, self.cross->query);

@@ -30,6 +30,7 @@ struct Attention {
   Key key{};
   Index first_row = 0;                   // number of the first query row in the whole batch, for the replay
   Precision precision = Precision::f32;  // bf16: on CUDA in bf16 where cuDNN runs it; the CPU computes in T
+  Index window = 0;                      // where causal: a query sees no more than the last so many keys; 0: all
 
   template <Real T, Backend B>
   auto forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& q, const Tensor<T, B>& k,
@@ -46,6 +47,8 @@ struct Attention {
             queries.sequences(), keys.sequences());
     require(keys.longest() < (1 << 24), "attention: a sequence longer than 2^24 keys", keys.longest());
     require(dropout >= 0 && dropout < 1, "attention: a dropout outside [0, 1)", dropout);
+    require(window == 0 || (window > 0 && causal), "attention: a window without causal attention, or less than 0",
+            window);
     Tensor<T, B> out(q.shape()), lse({q.dim(0), heads});
     const auto spans = list_spans();
     attention(B{}, spec<T>(q.dim(1)), queries.sequences(), spans.data(), q.data(), k.data(), v.data(), out.data(),
@@ -69,7 +72,7 @@ struct Attention {
   AttentionSpec<T> spec(Index row) const {
     const Index width = row / heads;
     const double by = scale != 0 ? scale : 1.0 / std::sqrt(static_cast<double>(width));
-    return {heads, width, causal, static_cast<T>(by), dropout, key, first_row, precision, key_heads};
+    return {heads, width, causal, static_cast<T>(by), dropout, key, first_row, precision, key_heads, window};
   }
   std::vector<Span> list_spans() const {
     std::vector<Span> out;

@@ -1,6 +1,6 @@
-// Owns: the byte-level BPE tokenizer of GPT-2, RoBERTa, BART and OPT: text to ids, the same as Hugging Face's, and
-// back. Must not know: models and batches. Source: Radford et al. 2019, "Language Models are Unsupervised Multitask
-// Learners", section 2.2.
+// Owns: the byte-level BPE tokenizer of GPT-2, RoBERTa, BART, OPT, Llama 3, SmolLM2 and Qwen2: text to ids, the same as
+// Hugging Face's, and back. Must not know: models and batches. Source: Radford et al. 2019, "Language Models are
+// Unsupervised Multitask Learners", section 2.2.
 #pragma once
 
 #include <array>
@@ -88,7 +88,10 @@ class Bpe : public Encoder<Bpe> {
     refuse_options(model);
     if (options) read_options(model);
     read_merges(model.at("merges"));
-    if (const auto field = root.find("normalizer")) field->at("type").wrong("no normalizer, as byte-level BPE has");
+    if (const auto field = root.find("normalizer")) {
+      composes_ = field->at("type").string() == "NFC";
+      if (!composes_) field->at("type").wrong("\"NFC\", or no normalizer");
+    }
     read_pre_tokenizer(root.at("pre_tokenizer"), options);
     if (const auto field = root.find("decoder"); field && field->at("type").string() != "ByteLevel")
       field->at("type").wrong("\"ByteLevel\"");
@@ -127,9 +130,11 @@ class Bpe : public Encoder<Bpe> {
   void read_pre_tokenizer(const JsonField& field, bool options) {
     const bool is_list = field.at("type").string() == "Sequence";
     const JsonField list = is_list ? field.at("pretokenizers") : field;
-    if (is_list && list.array().size() != 1) list.wrong("one pre-tokenizer, ByteLevel");
-    const JsonField level = is_list ? list.at(std::size_t{0}) : field;
+    const std::size_t count = is_list ? list.array().size() : 1;
+    if (count == 0) list.wrong("ByteLevel, perhaps Digits or Split before it");
+    const JsonField level = is_list ? list.at(count - 1) : field;
     if (level.at("type").string() != "ByteLevel") level.at("type").wrong("\"ByteLevel\"");
+    for (std::size_t i = 0; i + 1 < count; ++i) read_split(list.at(i));
     if (!options) return;
     auto flag = [&](std::string_view key) {
       const auto found = level.find(key);
@@ -137,6 +142,23 @@ class Bpe : public Encoder<Bpe> {
     };
     add_prefix_space_ = flag("add_prefix_space");
     use_regex_ = flag("use_regex");
+  }
+
+  /// What comes before ByteLevel.
+  void read_split(const JsonField& field) {
+    const JsonField type = field.at("type");
+    if (type.string() == "Digits" && !digits_ && !pattern_) {
+      const auto each = field.find("individual_digits");
+      digits_ = each && each->boolean() ? 1 : 2;
+      return;
+    }
+    if (type.string() != "Split" || pattern_) type.wrong("\"ByteLevel\", or \"Digits\" or \"Split\" once before it");
+    const JsonField regex = field.at("pattern").at("Regex");
+    for (const auto& [digits, text] : patterns)
+      if (regex.string() == text) pattern_ = digits;
+    if (!pattern_) regex.wrong("the pattern of Llama 3 or of Qwen2");
+    if (field.at("behavior").string() != "Isolated") field.at("behavior").wrong("\"Isolated\"");
+    if (const auto inverted = field.find("invert"); inverted && inverted->boolean()) inverted->wrong("false");
   }
 
   void read_files(const std::filesystem::path& folder) {
@@ -188,16 +210,24 @@ class Bpe : public Encoder<Bpe> {
 
   // ---- encoding
 
-  std::string_view normalized(std::string_view text, std::string&) const { return text; }
+  std::string_view normalized(std::string_view text, std::string& room) const {
+    return composes_ ? composed(text, room) : text;
+  }
 
   bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids) const {
-    std::string prefixed;
-    if (add_prefix_space_ && text.front() != ' ') text = prefixed.assign(1, ' ').append(text);
-    auto add = [&](std::string_view word) {
+    const auto add = [&](std::string_view word) {
       append_word(word, ids);
       return ids.size() < limit;
     };
-    return use_regex_ ? each_gpt2_word(text, add) : add(text);
+    const auto level = [&](std::string_view part) {
+      std::string prefixed;
+      if (add_prefix_space_ && part.front() != ' ') part = prefixed.assign(1, ' ').append(part);
+      return use_regex_ ? each_gpt2_word(part, add) : add(part);
+    };
+    const auto split = [&](std::string_view part) {
+      return pattern_ ? each_llama3_word(part, pattern_, level) : level(part);
+    };
+    return digits_ ? each_part_by_digits(text, digits_ == 2, split) : split(text);
   }
 
   void append_word(std::string_view word, std::vector<std::int32_t>& ids) const {
@@ -215,9 +245,19 @@ class Bpe : public Encoder<Bpe> {
     merges_.apply(ids, begin);
   }
 
+  /// Of Llama 3 and Qwen2, by the most numbers of a word (each_llama3_word).
+  static constexpr std::pair<std::size_t, std::string_view> patterns[] = {
+      {3,
+       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
+      {1,
+       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}};
+
   Merges merges_;
   ByteCharacters characters_;
   std::array<std::int32_t, 256> byte_ids_{};
+  std::size_t pattern_ = 0;  // the most numbers of a word; 0: words are ByteLevel's alone
+  int digits_ = 0;           // 1: each digit is a part of its own, 2: each run of them
+  bool composes_ = false;    // NFC
   bool add_prefix_space_ = false, use_regex_ = true, fuse_unk_ = false, ignore_merges_ = false;
   std::int32_t missing_ = -1;  // for a byte without a token; −1: the byte is dropped
 };

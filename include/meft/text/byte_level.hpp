@@ -1,5 +1,5 @@
-// Owns: GPT-2's view of text: each byte as a printable character, and where one word ends and the next begins.
-// Must not know: vocabularies and merges.
+// Owns: byte-level views of text: each byte as a printable character, and where one word ends and the next begins, by
+// the patterns of GPT-2, Llama 3 and Qwen2. Must not know: vocabularies and merges.
 // Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2, and its encoder.py.
 #pragma once
 
@@ -72,22 +72,106 @@ inline std::size_t contraction(std::string_view text, std::size_t at) {
 
 }  // namespace detail
 
+namespace detail {
+
+struct NextCharacter {
+  CharacterClass kind;
+  std::size_t length;
+};
+inline NextCharacter next_character(std::string_view text, std::size_t at) {
+  const auto byte = static_cast<unsigned char>(text[at]);
+  if (byte < 128) return {character_class(byte), 1};
+  const Decoded next = decode(text, at);
+  return {character_class(next.code), next.length};
+}
+/// The end of the run of that class from `at` on.
+inline std::size_t run_end(std::string_view text, std::size_t at, CharacterClass kind) {
+  while (at < text.size()) {
+    const auto next = next_character(text, at);
+    if (next.kind != kind) break;
+    at += next.length;
+  }
+  return at;
+}
+
+/// The same as `contraction` in any case: 'S, 'Re, and 'ſ, whose lower case is an s.
+inline std::size_t any_contraction(std::string_view text, std::size_t at) {
+  const auto small = [&](std::size_t i) {
+    return i < text.size() ? static_cast<char>(static_cast<unsigned char>(text[i]) | 0x20) : '\0';
+  };
+  if (text.substr(at + 1).starts_with("\xC5\xBF")) return 3;
+  const char folded[] = {'\'', small(at + 1), small(at + 2)};
+  return contraction({folded, 3}, 0);
+}
+
+}  // namespace detail
+
+/// Calls `visit(part)` for the parts of `text` that are numbers and those between; each digit is one, unless `runs`.
+/// Returns as each_gpt2_word does.
+template <class Visit>
+bool each_part_by_digits(std::string_view text, bool runs, const Visit& visit) {
+  for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+    const auto first = detail::next_character(text, begin);
+    end = begin + first.length;
+    const bool number = first.kind == CharacterClass::number;
+    while (end < text.size() && !(number && !runs)) {
+      const auto next = detail::next_character(text, end);
+      if ((next.kind == CharacterClass::number) != number) break;
+      end += next.length;
+    }
+    if (!visit(text.substr(begin, end - begin))) return false;
+  }
+  return true;
+}
+
+/// The words of Llama 3 and Qwen2 in the same way, with up to `digits` numbers in one:
+///
+///     (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|
+///     \s+(?!\S)|\s+
+template <class Visit>
+bool each_llama3_word(std::string_view text, std::size_t digits, const Visit& visit) {
+  const auto is_break = [&](std::size_t at) { return text[at] == '\r' || text[at] == '\n'; };
+  for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+    end = begin;
+    if (text[begin] == '\'') end += detail::any_contraction(text, begin);
+    if (end == begin) {
+      using detail::next_character, detail::run_end;
+      const auto first = next_character(text, begin);
+      end = begin + first.length;
+      const auto kind_at = [&](std::size_t at) {
+        return at < text.size() ? next_character(text, at).kind : CharacterClass::space;
+      };
+      if (first.kind == CharacterClass::letter ||
+          (first.kind != CharacterClass::number && !is_break(begin) && kind_at(end) == CharacterClass::letter)) {
+        end = run_end(text, end, CharacterClass::letter);
+      } else if (first.kind == CharacterClass::number) {
+        for (std::size_t n = 1; n < digits && kind_at(end) == CharacterClass::number; ++n)
+          end += next_character(text, end).length;
+      } else if (first.kind == CharacterClass::other ||
+                 (text[begin] == ' ' && end < text.size() && kind_at(end) == CharacterClass::other)) {
+        end = run_end(text, end, CharacterClass::other);
+        while (end < text.size() && is_break(end)) ++end;
+      } else {  // white space: to its last line break, or else all but the last before a word
+        end = run_end(text, end, CharacterClass::space);
+        std::size_t last = end;
+        while (last > begin && !is_break(last - 1)) --last;
+        if (last > begin) end = last;
+        else if (const std::size_t before = previous(text, end); end < text.size() && before > begin) end = before;
+      }
+    }
+    if (!visit(text.substr(begin, end - begin))) return false;
+  }
+  return true;
+}
+
 /// Calls `visit(word)` for each word of `text`, which must be UTF-8, until it returns false; returns whether it went to
 /// the end. Together they are the whole text, and they are the matches of
 ///
 ///     '(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 template <class Visit>
 bool each_gpt2_word(std::string_view text, Visit visit) {
-  struct Next {
-    CharacterClass kind;
-    std::size_t length;
-  };
-  auto next_at = [&](std::size_t at) -> Next {
-    const auto byte = static_cast<unsigned char>(text[at]);
-    if (byte < 128) return {character_class(byte), 1};
-    const Decoded next = decode(text, at);
-    return {character_class(next.code), next.length};
-  };
+  using Next = detail::NextCharacter;
+  auto next_at = [&](std::size_t at) { return detail::next_character(text, at); };
   for (std::size_t begin = 0; begin < text.size();) {
     std::size_t end = begin;
     if (text[begin] == '\'') end += detail::contraction(text, begin);

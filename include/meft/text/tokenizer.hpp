@@ -25,7 +25,8 @@ class Tokenizer {
  public:
   /// Reads `folder`: the model.type of tokenizer.json decides; without that file, vocab.txt means WordPiece, vocab.json
   /// and merges.txt mean Bpe. Throws Error that names the file and the field or line at fault.
-  explicit Tokenizer(const std::filesystem::path& folder) : tokenizer_(choose(TokenizerFiles(folder))) {}
+  explicit Tokenizer(const std::filesystem::path& folder) : Tokenizer(TokenizerFiles(folder)) {}
+  explicit Tokenizer(const TokenizerFiles& files) : tokenizer_(choose(files)) {}
   Tokenizer(WordPiece tokenizer) : tokenizer_(std::move(tokenizer)) {}  // NOLINT: either is a Tokenizer
   Tokenizer(Bpe tokenizer) : tokenizer_(std::move(tokenizer)) {}        // NOLINT
 

@@ -49,13 +49,12 @@ struct TokenizerFiles {
   /// Reads the files of `folder` that are there. Throws Error with the file and field at fault, and for a
   /// tokenizer_class whose rules are not known here.
   explicit TokenizerFiles(std::filesystem::path from) : folder(std::move(from)), json(read_json(folder, json_name)) {
-    const auto settings = read_json(folder, config_name), model = read_json(folder, "config.json");
-    const nlohmann::json none = nlohmann::json::object();
-    const JsonField config(settings ? *settings : none, path(config_name)),
-        checkpoint(model ? *model : none, path("config.json"));
-    find_kind(config, checkpoint);
-    read_options(config, checkpoint);
-    read_tokens(config);
+    read(read_json(folder, config_name), read_json(folder, "config.json"));
+  }
+  /// Of a tokenizer.json and a tokenizer_config.json that the file `from` has in other words.
+  TokenizerFiles(std::filesystem::path from, nlohmann::json tokenizer, nlohmann::json config)
+      : folder(std::move(from)), json(std::move(tokenizer)) {
+    read(std::move(config), std::nullopt);
   }
 
   std::filesystem::path folder;
@@ -96,6 +95,15 @@ struct TokenizerFiles {
     return std::find(names.begin(), names.end(), name) != names.end();
   }
 
+  void read(const std::optional<nlohmann::json>& settings, const std::optional<nlohmann::json>& model) {
+    const nlohmann::json none = nlohmann::json::object();
+    const JsonField config(settings ? *settings : none, path(config_name)),
+        checkpoint(model ? *model : none, path("config.json"));
+    find_kind(config, checkpoint);
+    read_options(config, checkpoint);
+    read_tokens(config);
+  }
+
   // ---- the class
 
   void find_kind(const JsonField& config, const JsonField& checkpoint) {
@@ -119,7 +127,7 @@ struct TokenizerFiles {
     const bool generic = name.empty() || among(name, {"PreTrainedTokenizer", "TokenizersBackend"});
     const bool like_roberta = among(model, {"roberta", "bart", "longformer"}),
                like_gpt2 = among(model, {"opt", "gpt2"});
-    types = !like_roberta && !like_gpt2;
+    types = !like_roberta && !like_gpt2 && !among(model, {"llama", "mistral", "qwen2", "qwen3"});
     auto set = [&](Kind found, bool gives_types) {
       kind = found;
       types = gives_types;
@@ -127,7 +135,7 @@ struct TokenizerFiles {
     if (name == "BertJapaneseTokenizer") type->wrong("a class that splits words as BertTokenizer does");
     if (bpe) {
       if (among(name, {"RobertaTokenizer", "BartTokenizer", "LongformerTokenizer"})) set(Kind::roberta, false);
-      else if (name == "GPT2Tokenizer") set(Kind::gpt2, false);
+      else if (name == "GPT2Tokenizer" && !has_words_of_its_own()) set(Kind::gpt2, false);
       else if (json && !name.empty()) return;  // plain
       else if (!generic) type->wrong("RobertaTokenizer, BartTokenizer or GPT2Tokenizer, as there is vocab.json");
       else if (like_roberta) set(Kind::roberta, false);
@@ -146,6 +154,14 @@ struct TokenizerFiles {
     else if (!json ||
              among(model, {"bert", "distilbert", "electra", "mobilebert", "layoutlm", "squeezebert", "lxmert"}))
       set(Kind::bert, model != "distilbert");
+  }
+
+  /// Whether tokenizer.json ends words elsewhere than GPT-2 does, as SmolLM2's.
+  bool has_words_of_its_own() const {
+    if (!json) return false;
+    const auto words = root().find("pre_tokenizer");
+    const auto list = words ? words->find("pretokenizers") : std::nullopt;
+    return list && list->array().size() > 1;
   }
 
   bool has_roberta_tokens() const {

@@ -23,6 +23,10 @@ StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, 
                 .heads = std::max(lower.heads, upper.heads),
                 .layers = layers_of(model),
                 .vocabulary = model.embeddings.vocabulary,
+                .query = lower.heads * lower.head_width,
+                .key = (lower.key_heads ? lower.key_heads : lower.heads) * lower.head_width,
+                .gated = lower.gated,
+                .head_norms = lower.head_norms,
                 .tokens = batch.tokens()};
   for (const auto& [first, last] : meft::detail::cut(batch, B::slice_tokens))
     out.slices.push_back(batch.end(last - 1) - batch.begin(first));

@@ -73,6 +73,12 @@ Index visible(const AttentionSpec<T>& spec, const Span& s, Index i, Index k0, In
   return spec.causal ? std::clamp<Index>(i + s.keys - s.queries + 1 - k0, 0, n) : n;
 }
 
+/// How many of those, the first ones, lie before its window.
+template <class T>
+Index outside(const AttentionSpec<T>& spec, const Span& s, Index i, Index k0, Index n) {
+  return spec.window ? std::clamp<Index>(i + s.keys - s.queries + 1 - spec.window - k0, 0, n) : 0;
+}
+
 /// The scaled scores of a tile; what a query must not see is −∞.
 template <class T>
 MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Index i0, Index rows, Index k0, Index n,
@@ -81,6 +87,7 @@ MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Inde
   for (Index i = 0; i < rows; ++i) {
     T* row = out + i * key_tile;
     map_run([c = spec.scale](T x) MEFT_INLINE { return x * c; }, n, row, row);
+    std::fill(row, row + outside(spec, s, i0 + i, k0, n), -std::numeric_limits<T>::infinity());
     for (Index j = visible(spec, s, i0 + i, k0, n); j < n; ++j) row[j] = -std::numeric_limits<T>::infinity();
   }
 }
@@ -102,6 +109,7 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
     for (Index k0 = 0; k0 < s.keys; k0 += key_tile) {
       const Index n = std::min(key_tile, s.keys - k0);
       if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
+      if (outside(spec, s, i0, k0, n) == n) continue;
       scores<T>(spec, s, i0, rows, k0, n, {q + first * ld + at, ld, 1}, {k + (s.k + k0) * ldk + at_k, ldk, 1}, p);
       for (Index i = 0; i < rows; ++i) {
         T* row = p + i * key_tile;
@@ -148,6 +156,7 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
     for (Index k0 = 0; k0 < s.keys; k0 += key_tile) {
       const Index n = std::min(key_tile, s.keys - k0), keys = (s.k + k0) * ldk + at_k;
       if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
+      if (outside(spec, s, i0, k0, n) == n) continue;
       scores<T>(spec, s, i0, rows, k0, n, {q + origin, ld, 1}, {k + keys, ldk, 1}, p);
       block_product<T>({rows, n, spec.width, {dout + origin, ld, 1}, dp, key_tile}, {v + keys, 1, ldk});
       for (Index i = 0; i < rows; ++i) {

@@ -19,7 +19,7 @@ namespace cpu {
 template <class T>
 class Turns {
  public:
-  Turns(const RotarySpec& spec, bool back) : pairs_(spec.pairs()) {
+  Turns(const RotarySpec& spec, bool back) : pairs_(spec.pairs()), magnitude_(spec.magnitude) {
     for (Index i = 0; i < pairs_; ++i) {
       angle_[i] = back ? -spec.frequency(i) : spec.frequency(i);
       step_c_[i] = std::cos(angle_[i]);
@@ -29,7 +29,8 @@ class Turns {
   void go_to(Index position) {
     if (position != at_ + 1 || position % every == 0) start(position / every * every);
     while (at_ < position) advance();
-    for (Index i = 0; i < pairs_; ++i) cosine[i] = static_cast<T>(c_[i]), sine[i] = static_cast<T>(s_[i]);
+    for (Index i = 0; i < pairs_; ++i)
+      cosine[i] = static_cast<T>(magnitude_ * c_[i]), sine[i] = static_cast<T>(magnitude_ * s_[i]);
   }
   T cosine[RotarySpec::most] = {}, sine[RotarySpec::most] = {};
 
@@ -52,6 +53,7 @@ class Turns {
   }
 
   Index pairs_, at_ = -2;
+  double magnitude_;
   double angle_[RotarySpec::most] = {}, step_c_[RotarySpec::most] = {},
          step_s_[RotarySpec::most] = {};  // of position 1
   double c_[RotarySpec::most] = {}, s_[RotarySpec::most] = {};

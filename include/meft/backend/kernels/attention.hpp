@@ -9,7 +9,8 @@
 
 namespace meft {
 
-/// How heads attend. Query i of a causal sequence sees the keys up to i + (keys − queries).
+/// How heads attend. Query i of a causal sequence sees the keys up to i + (keys − queries), of a `window` no more than
+/// the last so many of them.
 template <class T>
 struct AttentionSpec {
   Index heads, width;  // a row of queries holds heads · width elements
@@ -21,6 +22,7 @@ struct AttentionSpec {
   Index first_row = 0;
   Precision precision = Precision::f32;  // bf16: a backend that has such kernels rounds q, k, v and probabilities
   Index key_heads = 0;  // of keys and values, each read by as many neighbouring heads; a divisor of heads; 0: heads
+  Index window = 0;     // of causal sequences; 0: all keys
 
   /// How many heads read one of the keys'.
   MEFT_HD Index group() const { return key_heads ? heads / key_heads : 1; }

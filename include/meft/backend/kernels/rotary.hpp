@@ -13,16 +13,39 @@ namespace meft {
 /// Su et al., "RoFormer", arXiv 2104.09864: in each head of a row at position p, pair i of the first `rotated` features
 /// turns by the angle p·base^(−2i/rotated); the other features stay. Pairs are (i, i + rotated/2), as in Hugging Face's
 /// Llama, or neighbours (2i, 2i + 1) when interleaved, as in its GPT-J.
+///
+/// For contexts longer than those trained on, a share s of a pair's frequency f is kept and the rest divided by
+/// `factor`: s·f + (1 − s)·f/factor, with s = 0, or rising from 0 to 1 as x goes from `low` to `high`, x the turns of
+/// the pair in the `original` context (Llama 3.1), or falling with the pair's number (Peng et al., "YaRN", arXiv
+/// 2309.00071).
 struct RotarySpec {
+  enum class Keeps { nothing, by_turns, by_number };
+
   Index rotated = 0;  // even; of each head
   double base = 10000;
   bool interleaved = false;
+  double factor = 1;
+  Keeps keeps = Keeps::nothing;
+  double low = 0, high = 1, original = 0;
+  double magnitude = 1;  // of the turned features
 
   static constexpr Index most = 256;  // pairs
   MEFT_HD Index pairs() const { return rotated / 2; }
   /// The angle of pair i at position 1.
   MEFT_HD double frequency(Index i) const {
-    return std::pow(base, -static_cast<double>(2 * i) / static_cast<double>(rotated));
+    const double f = std::pow(base, -static_cast<double>(2 * i) / static_cast<double>(rotated));
+    if (factor == 1) return f;
+    const double s = kept(i, f);
+    return s * f + (1 - s) * f / factor;
+  }
+
+ private:
+  MEFT_HD double kept(Index i, double f) const {
+    constexpr double turn = 6.283185307179586477;
+    const double s = keeps == Keeps::by_turns    ? (original * f / turn - low) / (high - low)
+                     : keeps == Keeps::by_number ? (high - static_cast<double>(i)) / (high - low)
+                                                 : 0;
+    return s < 0 ? 0 : s < 1 ? s : 1;
   }
 };
 

@@ -1,0 +1,261 @@
+// GGUF: blocks of every type against PyPI's gguf, models and tokenizers of golden/gguf (made by golden/make_gguf.py)
+// against the folders that they were made of, and each way to be damaged.
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/checkpoints/hf.hpp>
+#include <meft/checkpoints/tokenizer.hpp>
+#include <meft/io/gguf.hpp>
+
+#include "folder.hpp"
+#include "golden.hpp"
+
+using namespace meft;
+
+namespace {
+
+std::string in(const std::string& name) { return golden() + "/gguf/" + name; }
+
+std::string bytes_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+std::string message_of(const auto& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.message();
+  }
+  return "no error";
+}
+
+/// A GGUF file put together by hand.
+struct File {
+  std::string values{}, tensors{}, data{};
+  std::uint64_t value_count = 0, tensor_count = 0;
+  std::uint32_t version = 3;
+
+  template <class T>
+  static void add(std::string& to, T x) {
+    to.append(reinterpret_cast<const char*>(&x), sizeof x);
+  }
+  static void add_text(std::string& to, const std::string& x) {
+    add(to, static_cast<std::uint64_t>(x.size()));
+    to += x;
+  }
+  File& text(const std::string& key, const std::string& value) {
+    head(key, 8);
+    add_text(values, value);
+    return *this;
+  }
+  File& integer(const std::string& key, std::uint32_t value) {
+    head(key, 4);
+    add(values, value);
+    return *this;
+  }
+  void head(const std::string& key, std::uint32_t type) {
+    add_text(values, key);
+    add(values, type);
+    ++value_count;
+  }
+  File& tensor(const std::string& name, std::vector<std::uint64_t> sizes, std::uint32_t type, std::uint64_t offset) {
+    add_text(tensors, name);
+    add(tensors, static_cast<std::uint32_t>(sizes.size()));
+    for (const auto size : sizes) add(tensors, size);
+    add(tensors, type);
+    add(tensors, offset);
+    ++tensor_count;
+    return *this;
+  }
+  std::string bytes() const {
+    std::string out = "GGUF";
+    add(out, version);
+    add(out, tensor_count);
+    add(out, value_count);
+    out += values + tensors;
+    out.resize((out.size() + 31) / 32 * 32);
+    return out + data;
+  }
+  std::string error() const {
+    const test::Folder folder;
+    const auto path = folder.put("m.gguf", bytes());
+    return message_of([&] { io::Gguf file(path); });
+  }
+};
+
+void check_parts(const std::string& message, const std::vector<std::string>& parts) {
+  for (const auto& part : parts) CHECK_MESSAGE(message.find(part) != message.npos, message, " lacks ", part);
+}
+
+}  // namespace
+
+TEST_CASE("GGUF: blocks of every type equal PyPI's gguf to the bit") {
+  const io::Gguf file(in("blocks.gguf"));
+  const io::Safetensors expected(in("blocks.safetensors"));
+  CHECK(file.names() == expected.names());
+  CHECK(file.size() == 11);
+  for (const auto& name : file.names()) {
+    CAPTURE(name);
+    const auto& entry = file.find(name);
+    CHECK(entry.shape == std::vector<std::int64_t>{3, 512});
+    std::vector<float> found(3 * 512), values(3 * 512);
+    io::copy_to<float>(entry, found);
+    io::copy_to<float>(expected.find(name), values);
+    CHECK(std::memcmp(found.data(), values.data(), sizeof(float) * found.size()) == 0);
+    std::vector<float> again(found.size());  // through pieces that end within blocks
+    for (std::size_t at = 0; at < again.size(); at += 37)
+      io::detail::copy_elements<float>(
+          entry, at, std::span(again).subspan(at).first(std::min<std::size_t>(37, again.size() - at)), "", {});
+    CHECK(again == found);
+  }
+}
+
+TEST_CASE("GGUF: a model has the parameters of the folder that it was made of") {
+  for (const std::string name : {"llama_lm", "mistral", "qwen2", "qwen3"}) {
+    CAPTURE(name);
+    checkpoints::LoadReport report;
+    const auto model = checkpoints::hf<double>(in(name + ".gguf"), &report),
+               folder = checkpoints::hf<double>(golden() + "/" + name);
+    CHECK(report.unused.empty());
+    std::vector<std::pair<std::string, std::vector<double>>> found, expected;
+    nn::for_each_parameter(model, [&](const auto& at, const auto& p) { found.emplace_back(at, p.value().values()); });
+    nn::for_each_parameter(folder,
+                           [&](const auto& at, const auto& p) { expected.emplace_back(at, p.value().values()); });
+    CHECK(found == expected);
+    const auto &layer = model.layers[1].attention, &other = folder.layers[1].attention;
+    CHECK(layer.heads == other.heads);
+    CHECK(layer.key_heads == other.key_heads);
+    CHECK(model.spec.longest() == 24);
+    if (name == "mistral") CHECK(layer.window == 3);
+    if (name == "llama_lm") continue;  // whose frequencies GGUF has as a tensor
+    for (const Index pair : {0, 1, 2})
+      CHECK(layer.rotary->frequency(pair) == doctest::Approx(other.rotary->frequency(pair)).epsilon(1e-6));
+    CHECK(layer.rotary->magnitude == doctest::Approx(other.rotary->magnitude));
+  }
+}
+
+TEST_CASE("GGUF: Llama 3.1's frequencies, from the numbers that they are divided by") {
+  const auto with = [](double factor, double change) {
+    File file;
+    file.text("general.architecture", "llama");
+    for (const auto& [key, value] : {std::pair{"block_count", 1u},
+                                     {"context_length", 64u},
+                                     {"embedding_length", 64u},
+                                     {"feed_forward_length", 32u},
+                                     {"attention.head_count", 1u}})
+      file.integer(std::string("llama.") + key, value);
+    file.head("llama.rope.freq_base", 6);
+    File::add(file.values, 500000.0f);
+    file.tensor("token_embd.weight", {64, 2}, 1, 0).tensor("rope_freqs.weight", {32}, 0, 256);
+    file.data.resize(256);
+    for (int i = 0; i < 32; ++i) {
+      const double turns = 8192 * std::pow(500000.0, -i / 32.0) / (2 * std::acos(-1.0));
+      const double kept = std::clamp((turns - 1) / 3, 0.0, 1.0);
+      File::add(file.data, static_cast<float>((1 + (i == 2 ? change : 0)) / ((1 - kept) / factor + kept)));
+    }
+    const test::Folder folder;
+    const auto path = folder.put("m.gguf", file.bytes());
+    return io::GgufModel(path).config();
+  };
+  const auto rope = with(32, 0)["rope_scaling"];
+  CHECK(rope["rope_type"] == "llama3");
+  CHECK(rope["factor"] == 32);
+  CHECK(rope["original_max_position_embeddings"] == 8192);
+  check_parts(message_of([&] { with(8, 0.01); }), {"rope_freqs.weight: element 2 is 1.01", "as Llama 3.1's"});
+}
+
+TEST_CASE("GGUF: the tokenizer of the file's tables") {
+  const auto smol = checkpoints::read_tokenizer(in("llama_lm.gguf")),
+             qwen = checkpoints::read_tokenizer(in("qwen3.gguf"));
+  const auto shown = [](const text::Tokenizer& tokenizer, const std::string& text) {
+    std::string out;
+    for (const auto id : tokenizer.encode(text).ids) out += (out.empty() ? "" : "|") + tokenizer.token(id);
+    return out;
+  };
+  CHECK(shown(smol, "abc ab12<|im_end|>") == "<|im_start|>|abc|Ġ|ab|1|2|<|im_end|>");
+  CHECK(shown(qwen, "abc\n\n!b unused") == "abc|Ċ|Ċ|!|b|Ġ|unused");
+  CHECK(smol.bos() == 1);
+  CHECK(smol.eos() == 2);
+  CHECK(smol.pad() == 2);
+  CHECK(smol.longest() == 24);
+  CHECK(smol.types() == 1);
+  CHECK(smol.decode(smol.encode("ab 1").ids) == "ab 1");
+}
+
+TEST_CASE("GGUF: metadata by kind") {
+  File file;
+  file.text("general.architecture", "x").integer("n", 7);
+  file.head("f", 6);
+  File::add(file.values, 0.5f);
+  file.head("b", 7);
+  file.values += '\1';
+  file.head("list", 9);
+  File::add(file.values, 8u);
+  File::add(file.values, std::uint64_t{2});
+  File::add_text(file.values, "one");
+  File::add_text(file.values, "");
+  const test::Folder folder;
+  const io::Gguf read(folder.put("m.gguf", file.bytes()));
+  CHECK(read.integer("n") == 7);
+  CHECK(read.number("n") == 7);
+  CHECK(read.number("f") == 0.5);
+  CHECK(read.flag("b") == true);
+  CHECK(read.text("general.architecture") == "x");
+  CHECK_FALSE(read.integer("none"));
+  std::vector<std::string> texts;
+  CHECK(read.each_text("list", [&](std::string_view text) { texts.emplace_back(text); }));
+  CHECK(texts == std::vector<std::string>{"one", ""});
+  check_parts(message_of([&] { (void)read.integer("f"); }), {"m.gguf", "'f'", "an integer", "0.5"});
+  check_parts(message_of([&] { (void)read.text("list"); }), {"'list'", "one value", "an array of 2"});
+  check_parts(message_of([&] { (void)read.each_number("list", [](double) {}); }), {"an array of numbers"});
+  check_parts(message_of([&] { io::GgufModel model(read.path()); }), {"general.architecture", "llama", "found 'x'"});
+}
+
+TEST_CASE("GGUF: damaged files are refused by name") {
+  CHECK(File().error() == "no error");
+  check_parts(File{.version = 1}.error(), {"m.gguf: version 1, expected 2 or 3"});
+  check_parts(File{.version = 0x03000000}.error(), {"big-endian"});
+  check_parts(File{.value_count = UINT64_MAX}.error(), {"18446744073709551615 values do not fit"});
+  check_parts(File{.tensor_count = 1ull << 60}.error(), {"tensors do not fit"});
+  File file;
+  file.text("a", "1").text("a", "2");
+  check_parts(file.error(), {"'a'", "given twice"});
+  file = {};
+  file.head("a", 13);
+  check_parts(file.error(), {"'a': type 13, expected 0 to 12"});
+  file = {};
+  file.head("a", 9);
+  File::add(file.values, 9u);
+  check_parts(file.error(), {"arrays of arrays"});
+  file = {};
+  file.head("a", 9);
+  File::add(file.values, 10u);
+  File::add(file.values, std::uint64_t{1} << 61);
+  check_parts(file.error(), {"elements of an array do not fit"});
+  file = {};
+  file.integer("general.alignment", 24);
+  check_parts(file.error(), {"general.alignment is 24"});
+  check_parts(File().tensor("t", {3}, 0, 16).error(), {"'t'", "offset 16 is no multiple of 32"});
+  check_parts(File().tensor("t", {3}, 0, 32).error(), {"'t'", "bytes 32 to 32 + 12", "which has 0"});
+  check_parts(File().tensor("t", {3}, 16, 0).error(), {"type 16 is not supported", "Q4_K"});
+  check_parts(File().tensor("t", {33}, 2, 0).error(), {"Q4_0 has blocks of 32", "[33]"});
+  check_parts(File().tensor("t", {1, 1, 1, 1, 1}, 0, 0).error(), {"5 dimensions"});
+  check_parts(File().tensor("t", {1ull << 62, 8}, 2, 0).error(), {"too large"});
+  check_parts(File().tensor("t", {1ull << 63}, 0, 0).error(), {"too large"});
+  file = {};
+  file.data.resize(64);
+  check_parts(File(file).tensor("a", {12}, 0, 0).tensor("b", {1}, 0, 32).error(), {"'a'", "'b'", "overlap"});
+  check_parts(File(file).tensor("a", {1}, 0, 0).tensor("a", {1}, 0, 32).error(), {"'a'", "twice"});
+  CHECK(File(file).tensor("a", {8}, 0, 0).tensor("b", {1}, 0, 32).error() == "no error");
+
+  const std::string whole = bytes_of(in("qwen3.gguf"));
+  const test::Folder folder;
+  for (std::size_t size = 0; size < whole.size(); size += size < 3000 ? 7 : 4001)
+    CHECK(message_of([&] { io::Gguf damaged(folder.put("m.gguf", whole.substr(0, size))); }) != "no error");
+}
