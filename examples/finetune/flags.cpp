@@ -221,9 +221,9 @@ bool parse(int argc, char** argv, Flags& f) {
   Adder add(app);
   add.group("What is learned");
   add.text("--model", f.model,
-           "checkpoint: config.json, weights (safetensors or pytorch_model.bin), tokenizer; --predict and --eval-only "
-           "know it from the output folder",
-           "DIR");
+           "checkpoint: config.json, weights (safetensors or pytorch_model.bin), tokenizer; or one GGUF file; --predict "
+           "and --eval-only know it from the output folder",
+           "DIR|FILE");
   add.choice("--task", tasks, "what is learned", [&](auto& s) { f.task = s; });
   add.text("--data", f.data, "folder with the task's files, or one file, a tenth of which is held out", "DIR|FILE");
   add.text("--output", f.output, "folder of the run [finetuned]", "DIR");

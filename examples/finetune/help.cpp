@@ -193,7 +193,7 @@ void print_help(const CLI::App& app) {
       "form, or a GGUF file, on a task, by default reversibly, so that activations are not stored. Writes log.jsonl, "
       "metrics.json, adapter.safetensors and state.safetensors to the output folder.");
   print("");
-  paragraph("finetune --model DIR --task TASK --data DIR|FILE [flags]");
+  paragraph("finetune --model DIR|FILE --task TASK --data DIR|FILE [flags]");
   paragraph("finetune --output DIR --predict FILE|DIR [flags]");
   const std::size_t column = width >= 70 ? 28 : 6;
   std::string group;

@@ -389,6 +389,7 @@ Transformer<float> dropping(const Case& c) {
   };
   const bool decodes = spec.decoder.has_value();
   drop(spec.layers.layer, decodes);
+  if (spec.layers.local) drop(*spec.layers.local, false);
   if (decodes) drop(spec.decoder->layer, true);
   if (spec.patches) spec.patches->dropout = 0.1f;
   else if (!spec.causal) spec.embeddings.dropout = 0.1f;
@@ -416,7 +417,7 @@ void for_each_method(const F& f) {
 }
 
 /// Dropouts of a forward pass: of the embeddings, of each layer's blocks and inside of them, of the head.
-std::size_t places_of_dropout(const Case& c, const Transformer<float>& model, const std::string& method) {
+std::size_t places_of_dropout(const Transformer<float>& model, const std::string& method) {
   const std::size_t layers = model.layers.size();
   std::size_t all = model.spec.causal ? 0 : 1, more = 0;
   all += 3 * layers;
@@ -528,7 +529,7 @@ TEST_CASE(
         CHECK((seed == 5 && step == 9));
         sites.insert(site);
       }
-      CHECK(sites.size() == places_of_dropout(c, model, method));
+      CHECK(sites.size() == places_of_dropout(model, method));
       const auto twice = std::adjacent_find(forward.begin(), forward.end());
       CHECK_MESSAGE(twice == forward.end(), "drawn twice: site ", twice == forward.end() ? 0 : std::get<2>(*twice));
       // The way back replays: it draws nothing that the way there did not.

@@ -253,6 +253,33 @@ def decoder(name, tokens, merges):
     return out
 
 
+def pieces(lines, rng):
+    """SentencePiece's BPE with bytes, by name, as Llama 2's and Mistral's files have it."""
+    space = "\u2581"
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=4000, show_progress=False, limit_alphabet=300)
+    trained.train_from_iterator((line.decode(errors="replace") for line in rng.sample(lines, min(len(lines), 8000))), trainer)
+    model = json.loads(trained.to_str())["model"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *sorted(model["vocab"], key=model["vocab"].get)]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    merges = [tuple(merge) for merge in model["merges"]]
+    old, sequence = tokenizers.normalizers, decoders.Sequence
+    ends = [decoders.Replace(space, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    forms = {"llama2": (old.Sequence([old.Prepend(space), old.Replace(" ", space)]), None, sequence(ends)),
+             "mistral": (None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False), sequence(ends)),
+             "always, split": (None, pre_tokenizers.Metaspace(prepend_scheme="always", split=True), sequence(ends)),
+             "never": (old.Replace(" ", space), None, sequence(ends[:3]))}
+    for name, (normalizer, words, decoder) in forms.items():
+        out = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=name != "never"))
+        out.add_special_tokens([tokenizers.AddedToken(content, normalized=False, special=True) for content in tokens[:3]])
+        if normalizer: out.normalizer = normalizer
+        if words: out.pre_tokenizer = words
+        out.decoder = decoder
+        out.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)])
+        yield name, out
+
+
 def decoder_tests(peer, parent, tokens, merges, real, rng, full):
     """Returns the folders by name."""
     hostile = list(hostile_lines(20000 if full else 2000, rng))
@@ -268,6 +295,12 @@ def decoder_tests(peer, parent, tokens, merges, real, rng, full):
         lines = hostile + rng.sample(real, min(len(real), 20000 if full else 1000))
         peer.compare(name, folders[name], oracle, lines)
         if full or name == "qwen2": peer.compare(f"{name}: every code point", folders[name], oracle, list(code_point_lines()))
+        peer.decode(f"{name}: decode", folders[name], oracle, rng.sample(lines, 1000))
+    for name, oracle in pieces(real, rng):
+        folders[name] = base.folder_with(parent, name.replace(", ", "_"), tokenizer__json=json.loads(oracle.to_str()),
+                                         tokenizer_config__json={"tokenizer_class": "LlamaTokenizer"})
+        lines = hostile + rng.sample(real, min(len(real), 20000 if full else 1000))
+        peer.compare(name, folders[name], oracle, lines)
         peer.decode(f"{name}: decode", folders[name], oracle, rng.sample(lines, 1000))
     return folders
 

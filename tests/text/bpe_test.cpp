@@ -522,7 +522,7 @@ TEST_CASE("a word of a megabyte, copies and threads") {
 
 TEST_CASE("errors in tokenizer.json name the field") {
   check_json_error("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFD\"}",
-                   {"tokenizer.json: normalizer.type is \"NFD\", expected \"NFC\", or no normalizer"});
+                   {"tokenizer.json: normalizer.type is \"NFD\", expected \"NFC\", or \"Prepend\""});
   check_json_error("\"dropout\": null", "\"dropout\": 0.1", {"model.dropout is 0.1, expected none"});
   check_json_error("\"byte_fallback\": false", "\"byte_fallback\": true", {"model.byte_fallback is true"});
   check_json_error("prefix\": \"\"", "prefix\": \"##\"", {"model.continuing_subword_prefix is \"##\""});
