@@ -1,4 +1,5 @@
-// Owns: the byte-level BPE tokenizer of GPT-2, RoBERTa, BART, OPT, Llama 3, SmolLM2 and Qwen2: text to ids, the same as
+// Owns: the BPE tokenizer, byte-level as that of GPT-2, RoBERTa, BART, OPT, Llama 3, SmolLM2 and Qwen2, or of pieces as
+// that of Llama 2 and Mistral: text to ids, the same as
 // Hugging Face's, and back. Must not know: models and batches. Source: Radford et al. 2019, "Language Models are
 // Unsupervised Multitask Learners", section 2.2.
 #pragma once
@@ -7,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,6 +20,7 @@
 #include <meft/text/byte_level.hpp>
 #include <meft/text/encoder.hpp>
 #include <meft/text/merges.hpp>
+#include <meft/text/pieces.hpp>
 #include <meft/text/template.hpp>
 #include <meft/text/tokenizer_files.hpp>
 #include <meft/text/unicode.hpp>
@@ -60,16 +63,23 @@ class Bpe : public Encoder<Bpe> {
       const char c = static_cast<char>(byte);
       byte_ids_[byte] = vocab_.find(characters_.shown({&c, 1}));
     }
+    if (pieces_) pieces_->find_tokens(vocab_, ignore_merges_);
   }
 
   /// The text of `ids`, without special tokens if `skip_special`; bytes that are not UTF-8 become U+FFFD.
   /// Throws Error for an id that is not in the vocabulary.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special = true,
                      Where where = Where::current()) const {
-    std::string out;
+    std::string out, bytes;
     for (const std::int32_t id : ids) {
       const std::string& token = vocab_.token(id, where);
-      if (!skip_special || !special_[static_cast<std::size_t>(id)]) characters_.append_bytes(token, out);
+      if (skip_special && special_[static_cast<std::size_t>(id)]) continue;
+      if (pieces_) pieces_->append_token(token, bytes, out);
+      else characters_.append_bytes(token, out);
+    }
+    if (pieces_) {
+      pieces_->end_bytes(bytes, out);
+      if (pieces_->strips() && out.starts_with(' ')) out.erase(0, 1);
     }
     return is_utf8(out) ? out : repaired(out);
   }
@@ -85,9 +95,11 @@ class Bpe : public Encoder<Bpe> {
     if (const auto type = model.find("type"); type && type->string() != "BPE") type->wrong("\"BPE\"");
     vocab_ = read_vocab(model.at("vocab"));
     if (vocab_.size() == 0) model.at("vocab").wrong("at least one token");
+    pieces_ = Pieces::read(root);
     refuse_options(model);
     if (options) read_options(model);
     read_merges(model.at("merges"));
+    if (pieces_) return;
     if (const auto field = root.find("normalizer")) {
       composes_ = field->at("type").string() == "NFC";
       if (!composes_) field->at("type").wrong("\"NFC\", or no normalizer");
@@ -97,11 +109,14 @@ class Bpe : public Encoder<Bpe> {
       field->at("type").wrong("\"ByteLevel\"");
   }
 
-  static void refuse_options(const JsonField& model) {
+  void refuse_options(const JsonField& model) {
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (const auto field = model.find(key); field && !field->string().empty()) field->wrong("none, or an empty one");
     if (const auto field = model.find("dropout"); field && field->value() != 0) field->wrong("none");
-    if (const auto field = model.find("byte_fallback"); field && field->boolean()) field->wrong("false");
+    if (const auto field = model.find("byte_fallback"); field && field->boolean()) {
+      fallback_ = true;
+      if (!pieces_) field->wrong("false");
+    }
   }
 
   void read_options(const JsonField& model) {
@@ -206,19 +221,22 @@ class Bpe : public Encoder<Bpe> {
       if (ids[i] < 0) wrong("tokens of the vocabulary: " + in_quotes(parts[i]) + " is none");
     }
     merges_.add(ids[0], ids[1], ids[2]);
+    if (pieces_) pieces_->look_at_merge(made);
   }
 
   // ---- encoding
 
   std::string_view normalized(std::string_view text, std::string& room) const {
+    if (pieces_) return pieces_->normalized(text, room);
     return composes_ ? composed(text, room) : text;
   }
 
-  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids) const {
+  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids, bool first) const {
     const auto add = [&](std::string_view word) {
       append_word(word, ids);
       return ids.size() < limit;
     };
+    if (pieces_) return pieces_->each_word(text, first, add);
     const auto level = [&](std::string_view part) {
       std::string prefixed;
       if (add_prefix_space_ && part.front() != ' ') part = prefixed.assign(1, ' ').append(part);
@@ -233,7 +251,12 @@ class Bpe : public Encoder<Bpe> {
   void append_word(std::string_view word, std::vector<std::int32_t>& ids) const {
     const std::size_t begin = ids.size();
     if (ignore_merges_) {
-      if (const std::int32_t found = vocab_.find(characters_.shown(word)); found >= 0) return ids.push_back(found);
+      const auto found = pieces_ ? vocab_.find(word) : vocab_.find(characters_.shown(word));
+      if (found >= 0) return ids.push_back(found);
+    }
+    if (pieces_) {
+      pieces_->append(word, vocab_, fallback_, missing_, fuse_unk_, ids);
+      return merges_.apply(ids, begin);
     }
     bool fuses = false;  // the byte before was unknown
     for (const char c : word) {
@@ -254,10 +277,12 @@ class Bpe : public Encoder<Bpe> {
 
   Merges merges_;
   ByteCharacters characters_;
+  std::optional<Pieces> pieces_;
   std::array<std::int32_t, 256> byte_ids_{};
   std::size_t pattern_ = 0;  // the most numbers of a word; 0: words are ByteLevel's alone
   int digits_ = 0;           // 1: each digit is a part of its own, 2: each run of them
   bool composes_ = false;    // NFC
+  bool fallback_ = false;    // of pieces: characters without a token as bytes
   bool add_prefix_space_ = false, use_regex_ = true, fuse_unk_ = false, ignore_merges_ = false;
   std::int32_t missing_ = -1;  // for a byte without a token; −1: the byte is dropped
 };

@@ -22,7 +22,9 @@ namespace meft::text {
 
 /// The base of a tokenizer `Words`, which has
 /// - `normalized(text, room)`: the view of the normalized text, perhaps in the string `room`;
-/// - `append_words(text, limit, ids)`: appends the ids of a normalized text; false once there are `limit` of them.
+/// - `append_words(text, limit, ids, first)`: appends the ids of a normalized text; false once there are `limit` of
+/// them.
+///   `first`: nothing stands before it in the text.
 template <class Words>
 class Encoder {
  public:
@@ -190,8 +192,10 @@ class Encoder {
     };
     raw_.split(text, [&](std::string_view part, std::int32_t added) {
       if (added >= 0) return add(added);
-      return normalized_.split(words().normalized(part, room), [&](std::string_view piece, std::int32_t known) {
-        return known >= 0 ? add(known) : words().append_words(piece, limit, ids);
+      const std::string_view whole_part = words().normalized(part, room);
+      return normalized_.split(whole_part, [&](std::string_view piece, std::int32_t known) {
+        const bool first = part.data() == text.data() && piece.data() == whole_part.data();
+        return known >= 0 ? add(known) : words().append_words(piece, limit, ids, first);
       });
     });
   }

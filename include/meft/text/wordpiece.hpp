@@ -141,7 +141,7 @@ class WordPiece : public Encoder<WordPiece> {
     return room;
   }
 
-  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids) const {
+  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids, bool) const {
     return each_bert_word(text, [&](std::string_view word, std::size_t points) {
       append_word(word, points, ids);
       return ids.size() < limit;

@@ -1,0 +1,202 @@
+// Owns: SentencePiece's view of text in Hugging Face's form, as Llama 2 and Mistral have it: spaces as U+2581,
+// characters that a vocabulary lacks as bytes <0x0A>. Must not know: merges. Source: tokenizers' Prepend, Replace,
+// Metaspace and ByteFallback; Kudo and Richardson, arXiv 1808.06226.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <meft/base/json.hpp>
+#include <meft/text/unicode.hpp>
+#include <meft/text/vocab.hpp>
+
+namespace meft::text {
+
+class Pieces {
+ public:
+  static constexpr std::string_view space = "\u2581";
+
+  /// What a tokenizer.json says, where it makes spaces U+2581; nothing for another. Throws Error, with the field, for
+  /// what is like it and not supported.
+  static std::optional<Pieces> read(const JsonField& root) {
+    const auto normalizer = root.find("normalizer"), words = root.find("pre_tokenizer");
+    Pieces out;
+    if (normalizer) out.read_normalizer(*normalizer);
+    const bool meta = words && words->at("type").string() == "Metaspace";
+    if (!out.replaces_ && !meta) return std::nullopt;
+    if (words && !meta) words->at("type").wrong("\"Metaspace\", or no pre-tokenizer");
+    if (meta) out.read_metaspace(*words);
+    if (const auto decoder = root.find("decoder")) out.read_decoder(*decoder);
+    return out;
+  }
+
+  /// Told of what each merge makes: where none has a space behind another character, a word can end before one.
+  void look_at_merge(std::string_view made) {
+    for (std::size_t at = made.find(space); at != made.npos; at = made.find(space, at + 1))
+      if (at > 0 && !made.substr(0, at).ends_with(space)) cuts_ = false;
+  }
+
+  /// Finds the tokens that stand for bytes, and the first characters. `whole_words`: a word may be a token without
+  /// merges.
+  void find_tokens(const Vocab& vocab, bool whole_words) {
+    if (whole_words || vocab.find(space) < 0) cuts_ = false;
+    for (unsigned c = 0; c < ascii_.size(); ++c) {
+      const char character = static_cast<char>(c);
+      ascii_[c] = vocab.find({&character, 1});
+    }
+    for (unsigned byte = 0; byte < 256; ++byte) {
+      char name[8];
+      std::snprintf(name, sizeof name, "<0x%02X>", byte);
+      bytes_[byte] = vocab.find(name);
+    }
+  }
+
+  std::string_view normalized(std::string_view text, std::string& room) const {
+    if (text.empty() || !replaces_) return text;
+    std::string out(prepends_ ? space : std::string_view());
+    append_replaced(text, out);
+    room = std::move(out);
+    return room;
+  }
+
+  /// Calls visit(word) for each word of a normalized text, until it returns false; returns whether it went to the end.
+  /// `first`: the text is the beginning of what is encoded.
+  template <class Visit>
+  bool each_word(std::string_view text, bool first, const Visit& visit) const {
+    std::string out;
+    if (meta_) {
+      append_replaced(text, out);
+      if ((scheme_ == Scheme::always || (scheme_ == Scheme::first && first)) && !out.starts_with(space))
+        out.insert(0, space);
+      text = out;
+    }
+    const bool each_space = meta_ && splits_;
+    if (!each_space && !cuts_) return visit(text);
+    for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+      end = std::min(text.find(space, begin + 1), text.size());
+      while (!each_space && end < text.size() && text.substr(0, end).ends_with(space))
+        end = std::min(text.find(space, end + 1), text.size());
+      if (!visit(text.substr(begin, end - begin))) return false;
+    }
+    return true;
+  }
+
+  /// A word's characters as tokens, before merges. `missing`: the token of a character that is none, −1: it is dropped.
+  void append(std::string_view word, const Vocab& vocab, bool fallback, std::int32_t missing, bool fuse,
+              std::vector<std::int32_t>& ids) const {
+    bool fuses = false;
+    for (std::size_t at = 0; at < word.size();) {
+      const auto character = word.substr(at, text::decode(word, at).length);
+      at += character.size();
+      const auto first = static_cast<unsigned char>(character[0]);
+      const auto id = first < ascii_.size() ? ascii_[first] : vocab.find(character);
+      const bool known = id >= 0 || (fallback && has_bytes(character));
+      if (id >= 0) ids.push_back(id);
+      else if (known)
+        for (const char c : character) ids.push_back(bytes_[static_cast<unsigned char>(c)]);
+      else if (missing >= 0 && !(fuses && fuse)) ids.push_back(missing);
+      fuses = !known;
+    }
+  }
+
+  /// Appends a token's text to `out`; of bytes it waits for those that follow.
+  void append_token(std::string_view token, std::string& bytes, std::string& out) const {
+    if (token.size() == 6 && token.starts_with("<0x") && token.back() == '>') {
+      const int high = digit(token[3]), low = digit(token[4]);
+      if (high >= 0 && low >= 0) {
+        bytes += static_cast<char>(high * 16 + low);
+        return;
+      }
+    }
+    end_bytes(bytes, out);
+    for (std::size_t at = 0; at < token.size();)
+      if (token.substr(at).starts_with(space)) out += ' ', at += space.size();
+      else out += token[at++];
+  }
+  /// Bytes that are not UTF-8 are U+FFFD, each.
+  void end_bytes(std::string& bytes, std::string& out) const {
+    if (is_utf8(bytes)) out += bytes;
+    else
+      for (std::size_t i = 0; i < bytes.size(); ++i) append_utf8(out, replacement);
+    bytes.clear();
+  }
+  /// Whether a text's first space is left out when it is made of tokens.
+  bool strips() const { return strips_; }
+
+ private:
+  enum class Scheme { always, first, never };
+
+  static int digit(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
+  static void append_replaced(std::string_view text, std::string& out) {
+    for (const char c : text)
+      if (c == ' ') out += space;
+      else out += c;
+  }
+  bool has_bytes(std::string_view character) const {
+    return std::all_of(character.begin(), character.end(),
+                       [&](char c) { return bytes_[static_cast<unsigned char>(c)] >= 0; });
+  }
+
+  void read_normalizer(const JsonField& field) {
+    const JsonField type = field.at("type");
+    if (type.string() == "Sequence") {
+      const JsonField list = field.at("normalizers");
+      for (std::size_t i = 0; i < list.array().size(); ++i) read_normalizer(list.at(i));
+    } else if (type.string() == "Prepend") {
+      prepends_ = field.at("prepend").string() == space && !replaces_;
+      if (!prepends_) field.at("prepend").wrong("U+2581, before it takes the place of spaces");
+    } else if (type.string() == "Replace") {
+      const bool usual = field.at("pattern").at("String").string() == " " && field.at("content").string() == space;
+      if (!usual) field.at("content").wrong("U+2581 in the place of a space");
+      replaces_ = true;
+    } else if (type.string() != "NFC" || prepends_ || replaces_) {  // which is another tokenizer's
+      type.wrong("\"NFC\", or \"Prepend\" and \"Replace\", or no normalizer");
+    }
+  }
+
+  void read_metaspace(const JsonField& field) {
+    meta_ = true;
+    if (field.at("replacement").string() != space) field.at("replacement").wrong("U+2581");
+    if (const auto scheme = field.find("prepend_scheme")) {
+      const auto& name = scheme->string();
+      if (name != "always" && name != "first" && name != "never") scheme->wrong("\"always\", \"first\" or \"never\"");
+      scheme_ = name == "always" ? Scheme::always : name == "first" ? Scheme::first : Scheme::never;
+    } else if (const auto prefix = field.find("add_prefix_space")) {
+      scheme_ = prefix->boolean() ? Scheme::always : Scheme::never;
+    }
+    if (const auto split = field.find("split")) splits_ = split->boolean();
+  }
+
+  void read_decoder(const JsonField& field) {
+    const JsonField type = field.at("type");
+    if (type.string() == "Sequence") {
+      const JsonField list = field.at("decoders");
+      for (std::size_t i = 0; i < list.array().size(); ++i) read_decoder(list.at(i));
+    } else if (type.string() == "Metaspace") {
+      const auto scheme = field.find("prepend_scheme");
+      strips_ = !scheme || scheme->string() != "never";
+    } else if (type.string() == "Strip") {
+      const bool usual = field.at("content").string() == " " && field.at("stop").integer(0, 0) == 0;
+      if (!usual) field.at("content").wrong("a space");
+      strips_ = field.at("start").integer(0, 1) == 1;
+    } else if (type.string() != "Replace" && type.string() != "ByteFallback" && type.string() != "Fuse") {
+      type.wrong("\"Replace\", \"ByteFallback\", \"Fuse\", \"Strip\" or \"Metaspace\"");
+    }
+  }
+
+  std::array<std::int32_t, 256> bytes_{};
+  std::array<std::int32_t, 128> ascii_{};
+  Scheme scheme_ = Scheme::always;
+  bool prepends_ = false, replaces_ = false, meta_ = false, splits_ = true, strips_ = false;
+  bool cuts_ = true;  // no merge goes over the beginning of a word
+};
+
+}  // namespace meft::text
