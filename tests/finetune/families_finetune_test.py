@@ -292,9 +292,9 @@ def test_bart(place):
 
 
 def test_llama(place):
-    try_all(place, "llama.gguf", "sst2", ["full", "lora", "ia3", "meft1", "meft3"])
-    try_all(place, "llama.gguf", "arc_easy", ["lora", "meft2"])
-    try_all(place, "llama.gguf", "lm", ["full", "unipt", "meft1", "mezo"])
+    try_all(place, "llama.gguf", "sst2", ["full", "lora", "meft1", "meft3"])
+    try_all(place, "llama.gguf", "arc_easy", ["meft2"])
+    try_all(place, "llama.gguf", "lm", ["full", "unipt", "meft1"])
 
 
 def test_images(place):

@@ -520,6 +520,23 @@ TEST_CASE("a word of a megabyte, copies and threads") {
   CHECK(right == 800);
 }
 
+TEST_CASE("pieces: spaces are characters, and what is no token is bytes or unknown") {
+  Folder folder;
+  folder.with("tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})");
+  folder.with("tokenizer.json", R"({
+    "added_tokens": [], "post_processor": null, "pre_tokenizer": null,
+    "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+                   {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+    "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+    "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "merges": ["▁ a", "▁a b"],
+              "vocab": {"<unk>": 0, "<s>": 1, "<0xC3>": 2, "<0xA9>": 3, "▁": 4, "a": 5, "b": 6, "▁a": 7, "▁ab": 8}}})");
+  const Tokenizer tokenizer{folder.path()};
+  CHECK(tokenizer.encode("ab é a xx  b").ids == Ids{8, 4, 2, 3, 7, 4, 0, 4, 4, 6});
+  CHECK(tokenizer.decode(Ids{8, 4, 2, 3, 7, 2, 5}) == "ab é a\uFFFDa");
+  CHECK(tokenizer.encode("").ids.empty());
+}
+
 TEST_CASE("errors in tokenizer.json name the field") {
   check_json_error("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFD\"}",
                    {"tokenizer.json: normalizer.type is \"NFD\", expected \"NFC\", or \"Prepend\""});
@@ -530,8 +547,10 @@ TEST_CASE("errors in tokenizer.json name the field") {
   check_json_error("\"unk_token\": \"<unk>\"", "\"unk_token\": \"x\"", {"model.unk_token is \"x\""});
   check_json_error("\"type\": \"BPE\"", "\"type\": \"Unigram\"",
                    {"model.type is \"Unigram\", expected \"WordPiece\" or \"BPE\""});
-  check_json_error("{\"type\": \"ByteLevel\", \"add", "{\"type\": \"Metaspace\", \"add",
-                   {"pre_tokenizer.type is \"Metaspace\", expected \"ByteLevel\""});
+  check_json_error("{\"type\": \"ByteLevel\", \"add", "{\"type\": \"Whitespace\", \"add",
+                   {"pre_tokenizer.type is \"Whitespace\", expected \"ByteLevel\""});
+  check_json_error("{\"type\": \"ByteLevel\", \"add", "{\"type\": \"Metaspace\", \"replacement\": \"_\", \"add",
+                   {"pre_tokenizer.replacement is \"_\", expected U+2581"});
   check_json_error("{\"type\": \"ByteLevel\", \"add", "{\"type\": \"Sequence\", \"pretokenizers\": [], \"add",
                    {"pre_tokenizer.pretokenizers is an array of 0"});
   check_json_error("\"pre_tokenizer\"", "\"pre\"", {"the file has no member \"pre_tokenizer\""});
