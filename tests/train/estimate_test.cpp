@@ -138,7 +138,7 @@ TEST_CASE("the expected activation memory is what the meter reads") {
 TEST_CASE("the expected activation memory of layers with gates and fewer key heads") {
   const int before = threads();
   set_threads(1);
-  for (const char* name : {"full", "lora", "meft1", "meft2", "meft3"})
+  for (const std::string name : {"full", "lora", "meft1", "meft2", "meft3"})
     for (const Case& k : {Case{3, 64, 256, 4, 500, 16, 30, 50, 2}, Case{4, 96, 128, 6, 500, 8, 60, 90, 1}}) {
       CAPTURE(name);
       CAPTURE(k.width);
