@@ -17,7 +17,7 @@ from place import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results,
 FINETUNE = sys.argv[1]
 SANITIZED = "MEFT_SANITIZED" in os.environ
 LIMIT = 30000 if SANITIZED else 3000  # seconds a run, against a hang
-METHODS = ["full", "lora", "ia3", "speft", "unipt", "lst", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
+METHODS = ["full", "lora", "ia3", "speft", "unipt", "lst", "qst", "sherl", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
 # By losses alone 16 steps tell a fresh classifier nothing where its gradient is this small.
 TOO_FEW_STEPS = [(model, "sst2", method) for model in ("roberta", "bart") for method in ("mezo", "mezo-lora")]
 WIDTH, INNER, HEADS, LAYERS, PLACES = 16, 24, 2, 2, 48
@@ -246,7 +246,7 @@ class Place:
 
 def narrow(method):
     if method.startswith("meft"): return ["--bottleneck", 4]
-    return {"unipt": ["--projection", 8], "lst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24]}.get(method, [])
+    return {"unipt": ["--projection", 8], "sherl": ["--projection", 8], "lst": ["--reduction", 2], "qst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24]}.get(method, [])
 
 
 def last_number(text):

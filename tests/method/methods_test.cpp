@@ -122,6 +122,14 @@ const std::vector<Row>& rows() {
                                    module("side.mix") + module("side.mix_norm") + module("side.output")},
       {Lst{.reduction = 2}, module("side.down.0") + module("side.down.1") + std::vector<std::string>{"side.gates"} +
                                 in_side_layer() + module("side.norm") + module("side.up")},
+      {Qst{.reduction = 2, .rank = 3},
+       module("side.down.0.first") + module("side.down.0.second") + module("side.down.0.norm") +
+           module("side.down.1.first") + module("side.down.1.second") + module("side.down.1.norm") +
+           std::vector<std::string>{"side.gates"} + in_side_layer() + module("side.norm") + module("side.up") +
+           std::vector<std::string>{"side.share"}},
+      {Sherl{.projection = 5, .late_layers = 0}, module("side.taps.0.dense") + module("side.taps.0.norm") +
+                                                     module("side.taps.1.dense") + module("side.taps.1.norm") +
+                                                     module("side.gate") + module("side.output") + module("side.norm")},
       {Meft1{.bottleneck = 4, .options = options}, reversible},
       {Meft2{.bottleneck = 4, .options = options}, reversible},
       {Meft3{.bottleneck = 4, .options = options},

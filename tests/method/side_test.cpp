@@ -11,6 +11,8 @@
 #include <meft/io/safetensors.hpp>
 #include <meft/io/state_dict.hpp>
 #include <meft/method/lst.hpp>
+#include <meft/method/qst.hpp>
+#include <meft/method/sherl.hpp>
 #include <meft/method/unipt.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
@@ -84,14 +86,29 @@ void like_pytorch(Net net, const std::string& path) {
 
 }  // namespace
 
-TEST_CASE("lst: output and every gradient are those of a dense PyTorch") {
+TEST_CASE("ladders: output and every gradient are those of a dense PyTorch") {
   const nn::LayerNames names{"q", "k", "v", "o", "n", "u", "d", "m"};
   std::vector<nn::TransformerLayer<double>> list;
   for (std::uint32_t i = 0; i < 3; ++i)
     list.push_back(nn::TransformerLayer<double>::empty(names, {.width = width, .heads = 2, .ffn = 8}, i));
+  const auto check = [&](const LadderSpec& spec, const std::string& file) {
+    like_pytorch(Ladder<double>::make(spec, list, 3), "ladders/" + file);
+  };
+  check(Lst{.reduction = 2, .start = SideStart::random}.ladder(), "lst");
+  check(Lst{.reduction = 2, .start = SideStart::backbone}.ladder(), "lst_added");
+  check(Qst{.reduction = 2, .rank = 2}.ladder(), "qst");
+}
+
+TEST_CASE("sherl: output and every gradient are those of a dense PyTorch") {
+  const nn::LayerNames names{"q", "k", "v", "o", "n", "u", "d", "m"};
+  std::vector<nn::TransformerLayer<double>> list;
+  for (std::uint32_t i = 0; i < 4; ++i)
+    list.push_back(nn::TransformerLayer<double>::empty(names, {.width = width, .heads = 2, .ffn = 8}, i));
   for (const auto start : {SideStart::backbone, SideStart::random})
-    like_pytorch(LstNetwork<double>::make({.reduction = 2, .start = start}, list, 3),
-                 start == SideStart::random ? "lst/random" : "lst/backbone");
+    like_pytorch(SherlNetwork<double>::make({.projection = 5, .start = start}, list, 3),
+                 start == SideStart::random ? "sherl/random" : "sherl/backbone");
+  CHECK_THROWS_WITH_AS(SherlNetwork<double>::make({.late_layers = 4}, list, 3),
+                       doctest::Contains("all layers are late"), Error);
 }
 
 TEST_CASE("unipt: output and every gradient are those of a dense PyTorch") {
@@ -202,6 +219,46 @@ TEST_CASE("side: taps are the frozen layers' inputs and outputs, unrecorded, and
     if (i < 3) h.value = bert.layers[i](h.value, h.context);
   }
   CHECK_THROWS_WITH_AS(adapt(bert, Unipt{}, {.recompute = true}), doctest::Contains("side network"), Error);
+}
+
+TEST_CASE("side: late layers run on the network's output, and gradients go through them") {
+  model::BertConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = 8;
+  config.num_hidden_layers = 3;
+  config.num_attention_heads = 2;
+  config.intermediate_size = 16;
+  model::Transformer<double> bert(config.spec());
+  bert.initialise(4);
+  const auto batch = nn::Batch<>::pack({{3, 7, 1, 0}, {19}, {5, 5, 2}}, {{0, 0, 1, 1}, {0}, {0, 1, 1}});
+  auto h = bert.embed(batch);
+  const auto plain = Chain<double>{.layers = bert.layers, .plain = 3}(h).value.value().values();
+  const auto body = adapt(bert, Sherl{.projection = 4});
+  const auto& side = *body.chain.side;
+  CHECK(side.late == 1);
+  CHECK(body(h).value.value().values() == plain);
+  std::uint32_t site = 0;
+  for (const auto& [name, p] : side.parameters) {
+    auto one = p;
+    fill_normal(one.value(), {5, site++, 0}, 0.7);
+  }
+  Tape tape;
+  const auto y = body(bert.embed(batch)).value;
+  const auto weights = test::random_tensor<double>(y.shape(), 9);
+  tape.backward(sum(y * weights));
+  const NoTape none;
+  for (const auto& [name, p] : side.parameters) {
+    CAPTURE(name);
+    auto value = p.value();
+    const auto at_size = [&](double size) {
+      value.data()[0] += size;
+      const double found = sum(body(bert.embed(batch)).value * weights).value().values()[0];
+      value.data()[0] -= size;
+      return found;
+    };
+    const double slope = (at_size(1e-6) - at_size(-1e-6)) / 2e-6;
+    CHECK(p.gradient().values()[0] == doctest::Approx(slope).epsilon(1e-5).scale(1e-3));
+  }
 }
 
 TEST_CASE("side: encoder and decoder have a network each, and the decoder reads the tuned encoder") {

@@ -157,10 +157,10 @@ TEST_CASE("beside frozen layers the activation memory is that of a part's taps")
     if (!method_facts(method).beside) continue;
     (void)set_option(method, "projection", "256");
     CAPTURE(method_name(method));
-    const Case usual{4, 64, 256, 4, 500, 8, 62, 64};
+    const Case usual{6, 64, 256, 4, 500, 8, 62, 64};
     const auto bytes = [&](const Case& k) { return activation(k, method, false).measured; };
     auto batch = usual, wide = usual, deep = usual, deeper = usual;
-    batch.batch = 32, wide.inner = 512, deep.layers = 6, deeper.layers = 8;
+    batch.batch = 32, wide.inner = 512, deep.layers = 8, deeper.layers = 10;
     const double found = bytes(usual);
     CHECK(bytes(batch) == found);
     // A ladder's layers have their share of the width.

@@ -41,11 +41,15 @@ struct Chain {
   }
 
  private:
-  /// What the network makes of the layers' taps.
+  /// What the network makes of the layers' taps, and the late layers of that.
   Var<T, B> beside(const Var<T, B>& x, const Context<T, B>& context) const {
+    const std::size_t below = layers.size() - side->late;
     typename SideNetwork<T, B>::Taps taps{x};
-    for (const auto& layer : layers) taps.push_back(one(layer, taps.back(), context));
-    return side->run(taps, context);
+    for (std::size_t i = 0; i < below; ++i) taps.push_back(one(layers[i], taps.back(), context));
+    auto y = side->run(taps, context);
+    taps.clear();
+    for (std::size_t i = below; i < layers.size(); ++i) y = one(layers[i], y, context);
+    return y;
   }
   /// The same where nothing is recorded, in the parts that a step takes: the taps of one alone are there at a time.
   Var<T, B> beside_parts(const Tensor<T, B>& x, const Context<T, B>& context) const {

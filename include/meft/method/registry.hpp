@@ -10,6 +10,8 @@
 #include <meft/method/low_rank.hpp>
 #include <meft/method/lst.hpp>
 #include <meft/method/mezo.hpp>
+#include <meft/method/qst.hpp>
+#include <meft/method/sherl.hpp>
 #include <meft/method/speft.hpp>
 #include <meft/method/unipt.hpp>
 
@@ -18,8 +20,8 @@ namespace meft {
 template <class... M>
 struct MethodList {};
 
-using Methods = MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Speft, Unipt, Lst, Meft1, Meft2, Meft3,
-                           Mezo<Full>, Mezo<LowRank>>;
+using Methods = MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Speft, Unipt, Lst, Qst, Sherl, Meft1, Meft2,
+                           Meft3, Mezo<Full>, Mezo<LowRank>>;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

@@ -11,7 +11,8 @@
 
 #include <meft/method/option.hpp>
 #include <meft/nn/batch.hpp>
-#include <meft/nn/module.hpp>
+#include <meft/nn/linear.hpp>
+#include <meft/nn/norm.hpp>
 
 namespace meft {
 
@@ -32,6 +33,23 @@ inline constexpr OneOf side_starts{
     "backbone|random", [](std::string_view s) { return s == "random" ? SideStart::random : SideStart::backbone; },
     [](SideStart s) { return s == SideStart::random ? "random" : "backbone"; }};
 
+inline constexpr Option projection_option{"projection", "width of the projected outputs of layers"};
+inline constexpr Whole projections{1, 65536};
+
+/// What a network makes of a tap: norm(h·Wᵀ + b), [tokens, width] → [tokens, projection].
+template <Real T, Backend B = Cpu>
+struct SideProjection {
+  nn::Linear<T, B> linear;
+  nn::Norm<T, B> norm;
+
+  Var<T, B> operator()(const Var<T, B>& h) const { return norm(linear(h)); }
+
+  static void parts(auto& self, auto&& visit) {
+    visit("dense", self.linear);
+    visit("norm", self.norm);
+  }
+};
+
 /// What is beside a list of layers.
 template <Real T, Backend B = Cpu>
 struct SideNetwork {
@@ -40,12 +58,14 @@ struct SideNetwork {
 
   std::function<Var<T, B>(const Taps&, const Context<T, B>&)> run{};
   nn::Named<T, B> parameters{};
+  std::size_t late = 0;  // how many of the highest layers read the network's output; h_L is then what goes into them
 
-  /// A module with parts that is called with taps and context.
+  /// A module with parts that is called with taps and context; it may have a member `late`.
   template <class Network>
   static SideNetwork of(Network network) {
     const auto shared = std::make_shared<Network>(std::move(network));
     SideNetwork out{[shared](const Taps& taps, const Context<T, B>& c) { return (*shared)(taps, c); }, {}};
+    if constexpr (requires { shared->late; }) out.late = shared->late;
     nn::for_each_parameter(*shared, [&](const std::string& name, auto& p) { out.parameters.push_back({name, p}); });
     return out;
   }

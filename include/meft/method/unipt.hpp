@@ -24,20 +24,9 @@ struct Unipt {
 /// token's own, of w·(a ⊙ t_i). The softmax does not see the bias of the paper's w, which is left out.
 template <Real T, Backend B = Cpu>
 struct UniptNetwork {
-  struct Tap {
-    nn::Linear<T, B> linear;
-    nn::Norm<T, B> norm;
-
-    Var<T, B> operator()(const Var<T, B>& h) const { return norm(linear(h)); }
-
-    static void parts(auto& self, auto&& visit) {
-      visit("dense", self.linear);
-      visit("norm", self.norm);
-    }
-  };
-  std::vector<Tap> taps;  // of h_0 … h_L
-  nn::Linear<T, B> gate;  // w [1, projection]
-  nn::Linear<T, B> mix;   // P
+  std::vector<SideProjection<T, B>> taps;  // of h_0 … h_L
+  nn::Linear<T, B> gate;                   // w [1, projection]
+  nn::Linear<T, B> mix;                    // P
   nn::Norm<T, B> mix_norm;
   nn::Linear<T, B> output;  // W_o
   bool residual = true, causal = false;
@@ -105,7 +94,7 @@ struct Described<Unipt> {
   static constexpr std::string_view name = "unipt", about = "a network beside frozen layers that mixes their outputs";
   static constexpr MethodFacts facts{.beside = true, .recomputes = false, .trains_layers = false, .starts_as_is = true};
   static void options(auto& m, auto&& visit) {
-    visit(Option{"projection", "width of the projected outputs of layers"}, Whole{1, 65536}, m.projection);
+    visit(projection_option, projections, m.projection);
     visit(side_start_option, side_starts, m.start);
   }
   static Index added(const Unipt& m, Index width) { return width * m.projection; }
