@@ -180,6 +180,7 @@ std::vector<CaseOn<B>> matrix_cases() {
        {{5, 70, 90}, {5, 90, 30}},
        [](auto& x) { return matmul(x[0], x[1]); },
        {24, 40}},
+      {"gram", {{2, 3, 4}}, {{4, 70, 90}}, [](auto& x) { return gram(x[0]); }, {24}},
       {"matmul frozen",
        {{3, 4}},
        {{150, 4}},

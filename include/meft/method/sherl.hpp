@@ -55,6 +55,7 @@ struct SherlNetwork {
     for (Index i = 0; i <= depth - method.late_layers; ++i)
       net.taps.push_back({linear(width, inner), nn::Norm<T, B>::identity(inner, epsilon)});
     net.gate = linear(inner, 1);
+    net.gate.bias = Parameter<T, B>::ones({1});  // no tap is dead
     net.output = linear(inner, width);
     net.norm = nn::Norm<T, B>::identity(width, epsilon);
     if (method.start == SideStart::backbone) net.norm.weight.value().zero();
@@ -69,7 +70,7 @@ struct SherlNetwork {
     const auto a = taps.back()(h.back());
     const auto all = concat(std::exchange(t, {}), 1);  // [tokens, shallow, inner]
     const auto unit = rms_norm(all, Tensor<T, B>::full({inner}, T(1)), floor);
-    const auto alike = sum(relu(matmul(unit, transpose(unit)) / inner), {{-1}});  // ρ [tokens, shallow]
+    const auto alike = sum(relu(gram(unit) / inner), {{-1}});  // ρ [tokens, shallow]
     const auto raw = relu(reshape(gate(all * reshape(a, {tokens, 1, inner})), {tokens, shallow})) / alike;
     const auto share = raw / (sum(raw, {{-1}, true}) + floor);
     const auto mixed = reshape(matmul(reshape(share, {tokens, 1, shallow}), all), {tokens, inner});
@@ -97,13 +98,14 @@ struct Described<Sherl> {
     visit(side_start_option, side_starts, m.start);
   }
   static Index added(const Sherl& m, Index width) { return width * m.projection; }
-  /// Taps; of each projection what is normed, and t, its unit vector and t ⊙ a, all twice on the way; the late layers'.
+  /// Taps; of each projection what is normed, t, its unit vector and t ⊙ a; on the way their gradients, or the late
+  /// layers.
   template <Real T, Backend B>
   static Index activation(const Sherl& m, const StepSizes& s) {
     const Index inner = m.projection, below = s.layers - m.late_layers;
-    const Index kept = (below + 1) * (s.width + inner + 2) + below * (4 * inner + 2 * below) + 3 * s.width;
-    const Index late = m.late_layers * s.layer() + s.width;
-    return s.tokens * (kept + std::max(late, 2 * below * inner) + 2 * s.width);
+    const Index kept = (below + 1) * (s.width + inner + 2) + below * (3 * inner + 2 * below) + 3 * s.width;
+    const Index late = m.late_layers * s.layer() + 4 * s.width + s.ffn;
+    return s.tokens * (kept + std::max(late, (3 * below + 2) * inner) + 2 * s.width);
   }
 };
 

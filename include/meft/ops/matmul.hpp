@@ -1,7 +1,10 @@
-// Owns: the batched matrix product.
+// Owns: the batched matrix product, of two operands and of one with itself.
 #pragma once
 
+#include <utility>
+
 #include <meft/autodiff/op.hpp>
+#include <meft/ops/shape.hpp>
 
 namespace meft {
 
@@ -31,6 +34,35 @@ struct MatMul {
 template <Operand X, Operand W>
 VarOf<X> matmul(const X& x, const W& w, Where where = Where::current()) {
   return apply(where, MatMul{}, x, w);
+}
+
+/// y = x·xᵀ,  dx = (dy + dyᵀ)·x, over the last two axes.
+struct Gram {
+  static constexpr const char* name = "gram";
+  template <Scalar T, Backend B>
+  struct Saved {
+    Tensor<T, B> x;
+  };
+
+  static auto forward(auto& saved, Needs<1> need, const auto& x) {
+    require(x.rank() >= 2, "gram: the rank is below 2", x);
+    if (need[0]) saved.x = x;
+    return gemm(x, t(x));
+  }
+  template <Real T, Backend B>
+  static std::array<Tensor<T, B>, 1> backward(const auto& saved, Needs<1>, const Tensor<T, B>& dy) {
+    AxisOrder order{};
+    const auto rank = static_cast<std::size_t>(dy.rank());
+    for (std::size_t i = 0; i < rank; ++i) order[i] = static_cast<int>(i);
+    std::swap(order[rank - 1], order[rank - 2]);
+    return {gemm(map(Add{}, dy, detail::permuted(dy, order)), saved.x)};
+  }
+};
+
+/// [.., m, k] → [.., m, m], the products of its rows.
+template <Operand X>
+VarOf<X> gram(const X& x, Where where = Where::current()) {
+  return apply(where, Gram{}, x);
 }
 
 }  // namespace meft
