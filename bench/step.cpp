@@ -55,8 +55,8 @@ Named Named::of(std::string_view name) {
 
 std::vector<std::string> every_method() {
   std::vector<std::string> names, more, reversible;
-  for (const auto& method : all_methods()) {
-    const std::string name(method_name(method));
+  for (const auto& method : methods_and_insides()) {
+    const std::string name = method_title(method);
     const bool reference = std::holds_alternative<ReferenceMethod>(method);
     (method_facts(method).reversible ? reversible : names).push_back(name);
     if (reference) names.emplace_back(recomputed.substr(1));

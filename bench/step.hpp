@@ -32,7 +32,7 @@ struct Setup {
   bool ragged = false;  // each step's sequences have lengths of their own, from 1 to seq
 };
 
-/// A method of the registry by the name that benches give it: its own, that with `+recompute` where it recomputes, or
+/// A method of the registry by the name that benches give it: its title, that with `+recompute` where it recomputes, or
 /// `recompute` for the reference method's. Any other is an Error.
 struct Named {
   AnyMethod method;

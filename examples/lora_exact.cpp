@@ -1,30 +1,19 @@
 // LoRA inside an exact stack: a frozen BERT's layers with low-rank updates of query and value train without stored
-// activations. The coupling adds what a layer changes, so that the stack starts near the model. Losses and weights
-// after some steps of AdamW equal, bit for bit, those of the same stack with every activation stored.
+// activations. Losses and weights after some steps of AdamW equal, bit for bit, those of the same stack with every
+// activation stored.
 #include <cstdio>
 #include <meft/meft.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 using namespace meft;
 
-/// Stream 0 becomes layer(stream 1) + λ·(stream 0 − stream 1), then the two are swapped: stream 1 carries the model.
-ReversibleStack<float> reversible(const std::vector<nn::TransformerLayer<float>>& layers, Streams streams) {
-  const Lambda lambda{1, 10};
-  ReversibleStack<float>::Layers list;
-  for (const auto& layer : layers) {
-    const Function<float> f = [=](const auto& x, const auto& c) { return layer(x, c) - x * float(lambda.value()); };
-    list.push_back({shear<float, Cpu>(0, 1, lambda, f), swap_streams<float, Cpu>()});
-  }
-  return ReversibleStack<float>(list, {.streams = streams, .readout = readout_from("plm")});
-}
-
 /// The losses of some steps and the weights behind them, and the activations' MiB.
 std::pair<std::vector<float>, double> fine_tune(Streams streams) {
   const model::BertConfig config{.vocab_size = 100, .hidden_size = 48, .intermediate_size = 192};
   model::Transformer<float> bert(config.spec());
   bert.initialise(1);
-  adapt(bert, LowRank{.rank = 4});  // freezes and packs the model, and puts the updates into its layers
-  const auto stack = reversible(bert.layers, streams);
+  const StackOptions stack{.streams = streams, .readout = readout_from("plm")};
+  auto body = adapt(bert, Meft1{.lambda = {1, 64}, .options = {.stack = stack}, .inside = LowRank{.rank = 4}});
   auto head = nn::Classifier<float>::make(bert.hidden(), 2, {2, 0, 0});
   auto adam = optim::AdamW{.rate = 3e-3}.over(bert, head);
   std::vector<std::vector<std::int32_t>> ids(16), types(16);
@@ -39,8 +28,7 @@ std::pair<std::vector<float>, double> fine_tune(Streams streams) {
     Cpu::pool().reset_peak();
     const auto before = Cpu::pool().read().total;
     Tape tape;
-    const auto h = bert.embed(batch);
-    const auto loss = cross_entropy(head({stack(h.value, h.context), h.context}), batch.labels);
+    const auto loss = cross_entropy(head(body(bert.embed(batch))), batch.labels);
     tape.backward(loss);
     out.second = static_cast<double>(Cpu::pool().read().peak - before) / 1048576;
     out.first.push_back(loss.value().item());

@@ -140,9 +140,13 @@ void check(Flags& f) {
   require(!f.resume || !f.overwrite, "--overwrite", "no --resume beside it", "both");
   require(f.predictions.empty() || !f.predict.empty(), "--predictions", "--predict beside it", "none");
   if (f.loads()) {
-    require(!f.resume, "--resume", "a run that trains", f.eval_only ? "--eval-only" : "--predict");
+    const char* does = f.eval_only ? "--eval-only" : !f.predict.empty() ? "--predict" : "--merge";
+    require(!f.resume, "--resume", "a run that trains", does);
+    require(f.merge.empty() || does == std::string_view("--merge"), "--merge",
+            "neither --eval-only nor --predict beside it", does);
     require(!f.eval_only || !f.data.empty(), "--data", "a folder or file to score with --eval-only", "nothing");
-    require(!f.overwrite || !f.predict.empty(), "--overwrite", "a run that trains, or --predict", "--eval-only");
+    require(!f.overwrite || !f.eval_only || !f.predict.empty(), "--overwrite",
+            "a run that trains, --predict or --merge", "--eval-only");
   } else {
     require(!f.model.empty(), "--model", "the folder of a checkpoint", "nothing");
     require(!f.task.empty(), "--task", "cola, sst2 or another that --help lists", "nothing");
@@ -220,10 +224,11 @@ bool parse(int argc, char** argv, Flags& f) {
   app.set_version_flag("--version", "finetune " + std::string(version), "print the version");
   Adder add(app);
   add.group("What is learned");
-  add.text("--model", f.model,
-           "checkpoint: config.json, weights (safetensors or pytorch_model.bin), tokenizer; or one GGUF file; --predict "
-           "and --eval-only know it from the output folder",
-           "DIR|FILE");
+  add.text(
+      "--model", f.model,
+      "checkpoint: config.json, weights (safetensors or pytorch_model.bin), tokenizer; or one GGUF file; --predict "
+      "and --eval-only know it from the output folder",
+      "DIR|FILE");
   add.choice("--task", tasks, "what is learned", [&](auto& s) { f.task = s; });
   add.text("--data", f.data, "folder with the task's files, or one file, a tenth of which is held out", "DIR|FILE");
   add.text("--output", f.output, "folder of the run [finetuned]", "DIR");
@@ -309,7 +314,8 @@ bool parse(int argc, char** argv, Flags& f) {
   add.group("The run and what it left");
   add.flag("--resume", f.resume, "go on with the run in the output folder");
   add.flag("--overwrite", f.overwrite,
-           "a new run: remove the files of the one in the output folder; with --predict: replace predictions");
+           "a new run: remove the files of the one in the output folder; with --predict: replace predictions; with "
+           "--merge: replace the folder's files");
   add.value("--save-every", "steps, or seconds as `30s`, between states [60s]", "N|Ns",
             [&](const std::string& s) { take_save_every(s, f); });
   add.integer("--log-every", f.log_every, 1, 1 << 30, "steps a line of the log");
@@ -320,6 +326,11 @@ bool parse(int argc, char** argv, Flags& f) {
       "or a file of images; a line an input",
       "FILE|DIR");
   add.text("--predictions", f.predictions, "where predictions go [OUTPUT/predictions.tsv]", "FILE");
+  add.text("--merge", f.merge,
+           "write the model, with what the output folder holds taken into its weights, as a folder for Hugging Face's "
+           "transformers: weights in float32, config.json, tokenizer (" +
+               meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).merges(); }) + ")",
+           "DIR");
 
   try {
     app.parse(argc, argv);

@@ -30,7 +30,7 @@ class FlagError : public std::exception {
 enum class Kind { texts, choices, language, images };
 
 struct Flags {
-  std::string model, task, data, output = "finetuned", predict, predictions;
+  std::string model, task, data, output = "finetuned", predict, predictions, merge;
   std::string device = "cpu";
   meft::data::LoadOptions columns;
   std::string encoding = "utf-8", header = "auto";
@@ -53,7 +53,7 @@ struct Flags {
 
   Kind kind() const;
   /// Uses what an earlier run left instead of training.
-  bool loads() const { return eval_only || !predict.empty(); }
+  bool loads() const { return eval_only || !predict.empty() || !merge.empty(); }
   /// Where predictions go.
   std::string predictions_path() const { return predictions.empty() ? output + "/predictions.tsv" : predictions; }
 };
@@ -61,6 +61,9 @@ struct Flags {
 /// Gives the method the options that were on the command line, and takes its recipe for what was not. Throws FlagError
 /// for an option that it does not have or take.
 void set_method_options(Flags& flags);
+
+/// The same for a method that is told by a file at `path`: the options on the command line must be as there.
+void require_same_options(Flags& flags, const std::string& path);
 
 /// Throws FlagError; gives false when only help or the version was asked for, and printed.
 bool parse(int argc, char** argv, Flags& flags);

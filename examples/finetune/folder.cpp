@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <filesystem>
 
+#include <meft/checkpoints/config.hpp>
+#include <meft/checkpoints/family.hpp>
+#include <meft/checkpoints/labels.hpp>
 #include <meft/io/gguf_model.hpp>
 #include <meft/io/json.hpp>
 #include <meft/train/trainer.hpp>
@@ -37,6 +40,12 @@ std::string adapter_of(const Flags& flags) {
   return path;
 }
 
+/// peft's adapter and no run.
+bool holds_peft(const Flags& flags) {
+  return flags.loads() && !exists(train::RunFiles(flags.output).adapter) &&
+         checkpoints::PeftAdapter::is_there(flags.output);
+}
+
 nlohmann::json config_of(const io::Safetensors& adapter) {
   const auto at = adapter.metadata().find("config");
   if (at == adapter.metadata().end())
@@ -58,7 +67,8 @@ void check_folder(const Flags& flags, const train::TrainOptions& options) {
   const train::RunFiles files(flags.output);
   if (flags.overwrite) return;
   if (!flags.resume) {
-    for (const auto& file : {files.state, files.adapter})
+    for (const auto& file : {files.state, files.adapter, flags.output + "/" + checkpoints::peft_config,
+                             flags.output + "/" + checkpoints::peft_model})
       if (exists(file))
         throw FlagError("--output",
                         "a folder without a run; --resume to go on with the one that is there, or --overwrite to "
@@ -81,17 +91,40 @@ void check_folder(const Flags& flags, const train::TrainOptions& options) {
   }
 }
 
-void remove_predictions(const Flags& flags) {
-  const std::string path = flags.output + "/predictions.tsv";
-  std::error_code error;
-  if (!flags.overwrite || fs::is_directory(path, error)) return;
-  fs::remove(path, error);
-  if (error) fail("--overwrite: cannot remove " + path, error.message());
+void remove_leavings(const Flags& flags) {
+  if (!flags.overwrite) return;
+  for (const char* name : {"predictions.tsv", checkpoints::peft_config, checkpoints::peft_model}) {
+    const std::string path = flags.output + "/" + name;
+    std::error_code error;
+    if (fs::is_directory(path, error)) continue;
+    fs::remove(path, error);
+    if (error) fail("--overwrite: cannot remove " + path, error.message());
+  }
+}
+
+void write_peft(const Flags& flags, const model::TransformerSpec& spec, const checkpoints::LoadReport& loaded) {
+  const std::string adapter = train::RunFiles(flags.output).adapter;
+  if (!peft_form(flags.method) || !exists(adapter)) return;
+  const bool tokens = flags.kind() == Kind::language || (flags.kind() == Kind::choices && spec.causal);
+  if (tokens && !loaded.initialised.empty()) return;  // a head that is neither in the checkpoint nor trained
+  checkpoints::write_peft(flags.output, io::Safetensors(adapter), spec, flags.method,
+                          {.model = fs::canonical(flags.model).string(),
+                           .task = tokens         ? spec.causal ? "CAUSAL_LM" : ""
+                                   : spec.patches ? ""
+                                                  : "SEQ_CLS"});
 }
 
 void find_model(Flags& flags) {
   std::error_code ignored;
   std::string why;
+  if (flags.model.empty() && holds_peft(flags)) {
+    const auto config = checkpoints::PeftAdapter(flags.output).config;
+    flags.model = config.text("base_model_name_or_path", std::string());
+    if (!fs::is_directory(flags.model, ignored))
+      throw FlagError("--model", "the folder of the checkpoint that " + config.path() + " is of",
+                      flags.model + ", which is none");
+    return;
+  }
   if (flags.model.empty()) {
     const std::string adapter = adapter_of(flags);
     const auto config = config_of(io::Safetensors(adapter));
@@ -119,10 +152,49 @@ void find_model(Flags& flags) {
             : ""));
 }
 
+namespace {
+
+/// The classes of a head with so many rows: those of the task or of --label-names, else those that the checkpoint's
+/// config.json names, else LABEL_0 …
+std::vector<std::string> classes_of(const Flags& flags, Index rows) {
+  std::vector<std::string> out = flags.columns.label_names;
+  if (const auto* form = flags.task == "tsv" || flags.kind() != Kind::texts
+                             ? nullptr
+                             : data::detail::form_of(flags.task, flags.columns, true))
+    out = form->task.label_names;
+  if (out.empty() && rows > 1) out = checkpoints::HeadLabels::read(checkpoints::read_config(flags.model), rows).names;
+  for (Index i = 0; out.empty() && rows > 1 && i < rows; ++i) out.push_back("LABEL_" + std::to_string(i));
+  return out;
+}
+
+Earlier peft_run(Flags& flags) {
+  Earlier out{.peft = checkpoints::PeftAdapter(flags.output)};
+  const std::string path = out.peft->config.path();
+  if (flags.task.empty()) throw FlagError("--task", "what was trained, which " + path + " does not say", "nothing");
+  const auto method = out.peft->method();
+  if (flags.given.contains("method") && method.index() != flags.method.index())
+    throw FlagError("--method", std::string(method_name(method)) + ", as in " + path,
+                    std::string(method_name(flags.method)));
+  flags.method = method;
+  require_same_options(flags, path);
+  const auto spec = checkpoints::read_spec(checkpoints::read_config(flags.model));
+  out.peft->check_size(spec);
+  out.labels = classes_of(flags, out.peft->classes(spec));
+  if (!flags.given.contains("max-length") && spec.longest())
+    flags.max_length = std::min(flags.max_length, spec.longest());
+  if (flags.kind() == Kind::texts)
+    out.pair = flags.task == "tsv" ? !flags.columns.pair.empty()
+                                   : data::detail::form_of(flags.task, flags.columns, true)->task.pair;
+  return out;
+}
+
+}  // namespace
+
 Earlier earlier_run(Flags& flags) {
+  if (holds_peft(flags)) return peft_run(flags);
   const std::string adapter = adapter_of(flags);
-  Earlier out{io::Safetensors(adapter), {}, false};
-  const auto config = config_of(out.saved);
+  Earlier out{.saved = io::Safetensors(adapter)};
+  const auto config = config_of(*out.saved);
   take(flags, config, adapter);
   const JsonField field(config, adapter + ": config");
   if (const auto found = fingerprint_of_model(flags.model); found != field.at("model").string())

@@ -1,9 +1,11 @@
 // Owns: the folder of a run: the one process that writes it, what is refused or removed there, what a run left.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include <meft/checkpoints/peft.hpp>
 #include <meft/io/file.hpp>
 #include <meft/io/safetensors.hpp>
 #include <meft/train/options.hpp>
@@ -23,16 +25,21 @@ class FolderLock {
 
 /// Refuses a folder that holds another run than that of `options`, or this one and neither --resume nor --overwrite.
 void check_folder(const Flags& flags, const meft::train::TrainOptions& options);
-/// With --overwrite removes the predictions of the run that was there; the trainer removes its own files.
-void remove_predictions(const Flags& flags);
+/// With --overwrite removes what the run that was there left besides the trainer's files, which that removes itself.
+void remove_leavings(const Flags& flags);
+/// Where peft has the method, writes what the run left as peft's files too.
+void write_peft(const Flags& flags, const meft::model::TransformerSpec& spec,
+                const meft::checkpoints::LoadReport& loaded);
 
 /// Sets the model and checks it: a folder. Of a run that is read back, without --model, the one it was trained on.
 void find_model(Flags& flags);
 
-/// What an earlier run left in the output folder; its options are taken over into `flags`.
+/// What an earlier run left in the output folder; its options are taken over into `flags`. Or what PyPI's peft left
+/// there, which says the method; what it was trained for is what flags say.
 struct Earlier {
-  meft::io::Safetensors saved;
-  std::vector<std::string> labels;
+  std::optional<meft::io::Safetensors> saved{};
+  std::optional<meft::checkpoints::PeftAdapter> peft{};
+  std::vector<std::string> labels{};
   bool pair = false;
 };
 Earlier earlier_run(Flags& flags);

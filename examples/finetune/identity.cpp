@@ -27,13 +27,21 @@ void read(const meft::JsonField& from, std::vector<std::string>& to) {
 /// The method of an earlier run with its options; those on the command line must be the same.
 void take_method(Flags& f, const meft::JsonField& config, const std::string& path) {
   f.method = meft::method_named(config.at("method").string());
-  for (const auto& o : meft::method_options(f.method)) {
+  const auto count = meft::method_options(f.method).size();
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto o = meft::method_options(f.method)[i];  // what is needed depends on those before it
     const std::string name(o.about.name);
-    if (!config.find(name) && (o.about.stated != meft::Stated::always)) continue;
+    if (!o.about.needs.empty() || (!config.find(name) && o.about.stated != meft::Stated::always)) continue;
     const auto text = text_of(config.at(name).value());
     if (!meft::set_option(f.method, name, text))
       meft::fail(path + ": config: " + name + ": expected " + o.expected + ", found", text);
   }
+  require_same_options(f, path);
+}
+
+}  // namespace
+
+void require_same_options(Flags& f, const std::string& path) {
   const auto before = meft::method_options(f.method);
   set_method_options(f);
   const auto now = meft::method_options(f.method);
@@ -41,8 +49,6 @@ void take_method(Flags& f, const meft::JsonField& config, const std::string& pat
     if (now[i].value != before[i].value)
       throw FlagError("--" + std::string(now[i].about.name), before[i].text() + ", as in " + path, now[i].text());
 }
-
-}  // namespace
 
 nlohmann::json describe(const Flags& f) {
   const auto facts = meft::method_facts(f.method);

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include <meft/checkpoints/export.hpp>
+#include <meft/nn/merge.hpp>
 #include <meft/task/choice_learner.hpp>
 #include <meft/task/line_likelihood.hpp>
 #include <meft/train/estimate.hpp>
@@ -18,6 +20,7 @@
 #include "folder.hpp"
 #include "inputs.hpp"
 #include "memory.hpp"
+#include "merge.hpp"
 #include "predictions.hpp"
 #include "report.hpp"
 #include "session.hpp"
@@ -37,6 +40,7 @@ class Runner {
   bool run() {
     if (flags_.loads()) earlier_ = earlier_run(flags_);
     if (!flags_.predict.empty()) check_predictions(flags_);
+    if (!flags_.merge.empty()) check_merge(flags_);
     spec_ = checkpoints::read_spec(checkpoints::read_config(flags_.model));
     check_layers();
     if (spec_.patches) {
@@ -102,8 +106,12 @@ class Runner {
   template <class Learner>
   Learner with_trained(Learner learner) const {
     if (!earlier_) return learner;
-    checkpoints::choose_as_in<float, B>(earlier_->saved, learner);
-    checkpoints::load_trained(earlier_->saved, nn::trainable<float, B>(learner), nn::indices<B>(learner));
+    if (earlier_->peft) {
+      earlier_->peft->load(nn::trainable<float, B>(learner), spec_, *peft_form(flags_.method), loaded_.initialised);
+      return learner;
+    }
+    checkpoints::choose_as_in<float, B>(*earlier_->saved, learner);
+    checkpoints::load_trained(*earlier_->saved, nn::trainable<float, B>(learner), nn::indices<B>(learner));
     return learner;
   }
 
@@ -128,7 +136,7 @@ class Runner {
     const auto say = [&](const AnyMethod& method, bool recompute, Index trains, double weights) {
       sizes.recompute = recompute;
       const double kept = method_recipe(method).epsilon > 0 ? 0 : 12.0 * static_cast<double>(trains);  // in float
-      say_cost(std::string(method_name(method)), trains, weights, kept,
+      say_cost(method_title(method), trains, weights, kept,
                static_cast<double>(train::expected_activation<float, B>(method, sizes)));
     };
     say(flags_.method, flags_.adapt.recompute, trained, static_cast<double>(B::pool().read().of(Use::parameter)));
@@ -159,11 +167,12 @@ class Runner {
     train::Trainer trainer(learner, data.train, data.dev, options, progress.observer(flags_.output));
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
     say_loaded(loaded_);
-    remove_predictions(flags_);
+    remove_leavings(flags_);
     say_memory("start", train::MemoryReport::of(B::pool()));
     const auto outcome = trainer.run();
     progress.end_line();
     say_outcome(flags_, outcome, trainer.steps());
+    write_peft(flags_, spec_, loaded_);
     return outcome.finished && evaluate_more(learner, data);
   }
 
@@ -189,6 +198,26 @@ class Runner {
            evaluate_more(learner, data);
   }
 
+  /// Writes the learner's model with all that it learned in its weights.
+  template <class Learner>
+  bool merge(Learner& learner) const {
+    checkpoints::ExportedHead about{.labels = earlier_->labels};
+    if constexpr (requires { learner.head.untied; }) {
+      about.what = checkpoints::Predicts::tokens;
+      about.untied = learner.head.untied;
+    } else {
+      if (learner.head.pooling != learner.model.spec.head.pooling)
+        throw FlagError("--merge", "a run with the pooling that transformers has for this model",
+                        "--pooling " + flags_.pooling);
+      if (flags_.kind() != Kind::choices)
+        about.problem_type = about.labels.empty() ? "regression" : "single_label_classification";
+    }
+    nn::merge_updates<float, B>(learner.model);
+    say_merged(flags_,
+               checkpoints::write_hf(flags_.merge, flags_.model, learner.model, learner.head, about, flags_.overwrite));
+    return true;
+  }
+
   /// What `predict` finds, which is told to show how far it is and to ask whether to stop.
   template <class Predict>
   auto predicted(Predict&& predict) const {
@@ -202,6 +231,10 @@ class Runner {
   bool task(const Read& read, const Ask& ask, const Make& make, const Predict& predict, const Largest& largest) {
     using Data = decltype(read(Sets::all));
     using Asked = decltype(ask());
+    if (!flags_.merge.empty()) {
+      auto learner = make(earlier_->labels);
+      return merge(learner);
+    }
     if (earlier_) {
       // Neither can be moved: sets of images point into their data.
       const auto scored = std::unique_ptr<const Data>(flags_.eval_only ? new Data(read(Sets::dev)) : nullptr);

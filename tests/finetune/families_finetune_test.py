@@ -18,6 +18,7 @@ FINETUNE = sys.argv[1]
 SANITIZED = "MEFT_SANITIZED" in os.environ
 LIMIT = 30000 if SANITIZED else 3000  # seconds a run, against a hang
 METHODS = ["full", "lora", "ia3", "speft", "unipt", "lst", "qst", "sherl", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
+INSIDE = ["meft1+lora", "meft3+ia3"]
 # By losses alone 16 steps tell a fresh classifier nothing where its gradient is this small.
 TOO_FEW_STEPS = [(model, "sst2", method) for model in ("roberta", "bart") for method in ("mezo", "mezo-lora")]
 WIDTH, INNER, HEADS, LAYERS, PLACES = 16, 24, 2, 2, 48
@@ -237,6 +238,8 @@ class Place:
         return self.root / f"run{self.number}"
 
     def run(self, model, task, method, output, *more, rate=0.01):
+        method, *inside = method.split("+")
+        more = (*more, *(x for name in inside for x in ("--inside", name)))
         command = [FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
                    output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES if task != "images" else 128, *more]
         done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=LIMIT)
@@ -245,7 +248,7 @@ class Place:
 
 
 def narrow(method):
-    if method.startswith("meft"): return ["--bottleneck", 4]
+    if method.startswith("meft") and "+" not in method: return ["--bottleneck", 4]
     return {"unipt": ["--projection", 8], "sherl": ["--projection", 8], "lst": ["--reduction", 2], "qst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24]}.get(method, [])
 
 
@@ -283,11 +286,11 @@ def test_roberta(place):
 def test_opt(place):
     try_all(place, "opt", "sst2")
     try_all(place, "opt", "arc_easy")
-    try_all(place, "opt", "lm", ["full", "unipt", "meft1"])
+    try_all(place, "opt", "lm", ["full", "unipt", "meft1", *INSIDE])
 
 
 def test_bart(place):
-    try_all(place, "bart", "sst2")
+    try_all(place, "bart", "sst2", METHODS + INSIDE)
     try_all(place, "bart", "arc_easy", ["meft1"])
 
 
@@ -299,7 +302,7 @@ def test_llama(place):
 
 def test_images(place):
     try_all(place, "vit", "images")
-    try_all(place, "dinov2", "images", ["full", "meft3"])
+    try_all(place, "dinov2", "images", ["full", "meft3", *INSIDE])
 
 
 def has_device(place):

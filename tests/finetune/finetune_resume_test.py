@@ -54,7 +54,7 @@ def test_killed(place):
     kill_and_resume(place, rng, "unipt", "--projection", 8, "--accumulate", 2, "--batch", 32, "--epochs", 9)  # in parts
     kill_and_resume(place, rng, "speft", "--density", 0.1, "--score-examples", 40, "--epochs", 9)
     kill_and_resume(place, rng, "mezo", "--accumulate", 2, "--batch", 4, "--epochs", 6, "--lr", 1e-4)
-    kill_and_resume(place, rng, "meft3", "--readout", "learned", "--pooling", "mean", "--epochs", 9, "--max-steps", 250)
+    kill_and_resume(place, rng, "meft3", "--inside", "lora", "--readout", "learned", "--pooling", "mean", "--epochs", 9, "--max-steps", 250)
 
 
 def interrupt(place, folder, lines, number, *more):

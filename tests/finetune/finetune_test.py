@@ -88,7 +88,7 @@ def test_predicts(place):
     error = execute(place.command(folder, "--predict", texts, "--method", "lora", task=False), 2).stderr
     check("--method: expected meft1" in error and "found lora" in error, error)
     error = execute(place.command(folder, "--predict", texts, "--lora-rank", 4, task=False), 2).stderr
-    check("--lora-rank: expected --method lora or mezo-lora, found --method meft1" in error, error)
+    check("--lora-rank: expected --inside lora, found --inside none" in error, error)
     error = execute(place.command(place.folder(), "--predict", texts, task=False), 1).stderr
     check("holds no adapter.safetensors" in error, error)
 
@@ -172,7 +172,7 @@ def test_flags(place):
         (["--reversible-layers", "0"], ["--reversible-layers", "found `0`"]),
         (["--reversible-layers", "3"], ["--reversible-layers: expected at most 2", "found 3"]),
         (["--pooling", "max"], ["--pooling: expected model|first|mean", "found `max`"]),
-        (["--lora-rank", "4"], ["--lora-rank: expected --method lora", "found --method meft1"]),
+        (["--lora-rank", "4"], ["--lora-rank: expected --inside lora", "found --inside none"]),
         (["--recompute"], ["--recompute: expected a method that keeps activations", "found --method meft1"]),
         (["--method", "lora", "--streams", "exact"], ["--streams: expected --method meft1, meft2 or meft3", "found --method lora"]),
         (["--method", "full", "--lambda", "1/2"], ["--lambda: expected --method meft1", "found --method full"]),

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import random
+import resource
 import shutil
 import struct
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import zlib
 
 import families_finetune_test as families
-from place import BAD, FINETUNE, GOOD, PLAIN, Place, check, execute, main, read_safetensors
+from place import BAD, FINETUNE, GOOD, PLAIN, Place, check, execute, main, read_safetensors, run
 from screen import Screen, run_on_screen
 
 
@@ -280,6 +281,129 @@ def test_model_found(place):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-5}))
     check("--model: expected the checkpoint that" in execute(predict, 2).stderr, "another model was taken")
+
+
+def close(a, b, limit=2e-5):
+    """Whether two tables of predictions agree."""
+    (names, rows), (others, more) = table_of(a), table_of(b)
+    numbers = [name for name in names if name.startswith("p(") or name == "value"]
+    check(names == others and numbers and len(rows) == len(more), f"{names} and {others}")
+    return all(abs(float(x[n]) - float(y[n])) <= limit for x, y in zip(rows, more) for n in numbers)
+
+
+def limited(size):
+    """For a process whose files may have so many bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_merge(place):
+    """--merge writes a checkpoint that predicts what the run does."""
+    texts = place.root / "some.tsv"
+    texts.write_text("sentence\n" + "the film was fine\ndull and cold\nit was a very warm plot\n")
+    for method in ("full", "lora", "ia3"):
+        trained, merged, again = run(place, "--max-steps", 30, method=method), place.folder(), place.folder()
+        execute([FINETUNE, "--output", trained, "--predict", texts])
+        said = execute([FINETUNE, "--output", trained, "--merge", merged]).stdout
+        check(sorted(path.name for path in merged.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"], f"{method}: {said}")
+        check(all(path.name in said for path in merged.iterdir()), said)
+        config = json.loads((merged / "config.json").read_text())
+        check(config["architectures"] == ["BertForSequenceClassification"] and config["id2label"] == {"0": "negative", "1": "positive"}
+              and config["label2id"] == {"negative": 0, "positive": 1} and config["problem_type"] == "single_label_classification"
+              and config["hidden_size"] == 16, str(config))
+        names = set(read_safetensors(merged / "model.safetensors")[0])
+        own = set(read_safetensors(place.model / "model.safetensors")[0])
+        check(names == {f"bert.{name}" for name in own} | {"classifier.weight", "classifier.bias"}, f"{names}")
+        # Its head is taken over; a rate this small does not move it.
+        execute(place.command(again, "--model", merged, "--max-steps", 1, "--lr", 1e-12, method="head"))
+        execute([FINETUNE, "--output", again, "--predict", texts])
+        check(close(trained / "predictions.tsv", again / "predictions.tsv"), f"{method}: merged, it predicts otherwise")
+    before = {path.name: path.read_bytes() for path in merged.iterdir()}
+    merge = [FINETUNE, "--output", trained, "--merge"]
+    for folder, words in ((merged, "model.safetensors: is there already"), (place.model, "is the checkpoint itself")):
+        check(words in execute(merge + [folder], 1).stderr, words)
+    execute(merge + [merged, "--overwrite"])
+    # A disk that is full leaves what was there, and no config.json where nothing was.
+    error = execute(merge + [merged, "--overwrite"], 1, preexec_fn=limited(4000)).stderr
+    check("model.safetensors" in error and "too large" in error, error)
+    check(before == {path.name: path.read_bytes() for path in merged.iterdir()}, "merging again, or onto a full disk, changed the files")
+    fresh = place.folder()
+    execute(merge + [fresh], 1, preexec_fn=limited(4000))
+    check(list(fresh.iterdir()) == [], str(list(fresh.iterdir())))
+    for more, words in ((["--predict", texts], "--merge: expected neither --eval-only nor --predict"), (["--resume"], "--resume: expected a run that trains")):
+        check(words in execute(merge + [fresh, *more], 2).stderr, words)
+    check("--merge: expected another folder than the run's" in execute(merge + [trained], 2).stderr, "the run's folder")
+    other = place.folder()
+    execute(place.command(other, "--max-steps", 1, "--pooling", "mean", method="lora"))
+    check("--merge: expected a run with the pooling" in execute([FINETUNE, "--output", other, "--merge", fresh], 2).stderr, "pooling")
+    for method, more, why in (("meft1", ["--inside", "lora"], "meft1+lora: its layers run as two coupled streams"),
+                              ("adapter", [], "adapters are layers of their own"), ("unipt", ["--projection", 8], "stands beside the layers")):
+        other = place.folder()
+        execute(place.command(other, "--max-steps", 1, *more, method=method))
+        error = execute([FINETUNE, "--output", other, "--merge", fresh], 2).stderr
+        check("--merge: expected a run of --method full" in error and why in error, error)
+
+
+def test_peft(place):
+    """What peft reads is written beside our own file, and what peft writes is taken in its place."""
+    texts = place.root / "some.tsv"
+    texts.write_text("sentence\n" + "the film was fine\ndull and cold\n")
+    for method, more in (("lora", ["--lora-rank", 3]), ("ia3", [])):
+        folder, alone = run(place, "--max-steps", 20, *more, method=method), place.folder()
+        ours, theirs = (read_safetensors(folder / name)[0] for name in ("adapter.safetensors", "adapter_model.safetensors"))
+        check(sorted(ours.values()) == sorted(theirs.values()) and all(name.startswith("base_model.model.") for name in theirs), f"{sorted(theirs)}")
+        config = json.loads((folder / "adapter_config.json").read_text())
+        check(config["base_model_name_or_path"] == str(place.model.resolve()) and config["task_type"] == "SEQ_CLS"
+              and config["modules_to_save"] == ["classifier", "pooler"], str(config))
+        if method == "lora": check(config["r"] == 3 and config["lora_alpha"] == 16 and len(config["target_modules"]) == 4, str(config))
+        alone.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors"): shutil.copy(folder / name, alone)
+        execute([FINETUNE, "--output", folder, "--predict", texts])
+        execute([FINETUNE, "--output", alone, "--task", "sst2", "--predict", texts])
+        check((folder / "predictions.tsv").read_bytes() == (alone / "predictions.tsv").read_bytes(), f"{method}: peft's files predict otherwise")
+        scored = [execute([FINETUNE, "--output", where, "--task", "sst2", "--eval-only", "--data", place.data]).stdout.splitlines()[-1]
+                  for where in (folder, alone)]
+        check(scored[0] == scored[1], str(scored))
+        execute([FINETUNE, "--output", alone, "--task", "sst2", "--merge", place.folder()])
+        predict = [FINETUNE, "--output", alone, "--predict", texts, "--overwrite"]
+        check("--task: expected what was trained" in execute(predict, 2).stderr, "no task")
+        check("--output: expected a folder without a run" in execute(place.command(alone, "--max-steps", 1), 2).stderr, "peft's files were written over")
+        check(f"--method: expected {method}" in execute(predict + ["--task", "sst2", "--method", "full"], 2).stderr, "another method")
+        kept = (alone / "adapter_config.json").read_text()
+        for change, words in (({"peft_type": "LOHA"}, "expected LORA or IA3"), ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+                              ({"base_model_name_or_path": "gone"}, "--model: expected the folder"), ({"peft_type": None}, "peft_type")):
+            (alone / "adapter_config.json").write_text(json.dumps(json.loads(kept) | change))
+            done = subprocess.run([str(x) for x in predict + ["--task", "sst2"]], capture_output=True, text=True)
+            check(done.returncode in (1, 2) and words in done.stderr, f"{change}: {done.returncode}: {done.stderr}")
+        (alone / "adapter_config.json").write_text("{")
+        check("adapter_config.json" in execute(predict + ["--task", "sst2"], 1).stderr, "no JSON")
+    execute(place.command(folder, "--max-steps", 1, "--overwrite", method="meft1"))
+    check(not (folder / "adapter_config.json").exists() and not (folder / "adapter_model.safetensors").exists(), "peft's files of the run before are left")
+
+
+def test_inside(place):
+    """A method inside MEFT's layers: what trains is that method's, to the bits of stored activations."""
+    plain = read_safetensors(run(place, "--max-steps", 6, method="lora") / "adapter.safetensors")[0]
+    for method in ("meft1", "meft2", "meft3"):
+        more = ("--max-steps", 6, "--inside", "lora", "--lora-rank", 8)
+        folder = run(place, *more, method=method)
+        exact, metadata = read_safetensors(folder / "adapter.safetensors")
+        check(set(exact) == set(plain), f"{method}: trains {sorted(exact)}")
+        check(exact == read_safetensors(run(place, *more, "--streams", "stored", method=method) / "adapter.safetensors")[0], f"{method}: other bits")
+        config = json.loads(metadata["config"])
+        check(config["inside"] == "lora" and config["lora-rank"] == 8 and "bottleneck" not in config, str(config))
+        scored = execute(place.command(folder, "--eval-only", "--data", place.data, task=False)).stdout
+        check(f"accuracy {json.loads((folder / 'metrics.json').read_text())['value']:.4f}" in scored, scored)
+        check(not (folder / "adapter_config.json").exists(), "peft has no streams")
+    tensors = read_safetensors(run(place, "--max-steps", 4, "--inside", "speft", "--density", 0.05, "--score-examples", 24) / "adapter.safetensors")[0]
+    check(any(name.endswith("sparse.values") for name in tensors) and not any("adapter" in name for name in tensors), str(sorted(tensors)))
+    check("inside" not in json.loads(read_safetensors(run(place, "--max-steps", 1) / "adapter.safetensors")[1]["config"]), "stated where nothing is inside")
+    for more, words in ((["--inside", "meft1"], "--inside: expected none|lora|ia3"), (["--lora-rank", 4], "--lora-rank: expected --inside lora, found --inside none"),
+                        (["--inside", "ia3", "--lora-rank", 4], "found --inside ia3"), (["--inside", "ia3", "--bottleneck", 4], "--bottleneck: expected --inside none"),
+                        (["--inside", "ia3", "--beta", "1/2"], "--beta: expected --inside none"), (["--inside", "lora", "--method", "full"], "--inside: expected --method meft1")):
+        error = execute(place.command(place.folder(), *more), 2).stderr
+        check(words in error, f"{more}: {error}")
+    error = execute(place.command(folder, "--predict", place.data / "dev.tsv", "--inside", "ia3", task=False), 2).stderr
+    check("--inside: expected lora" in error, error)
 
 
 def test_model_wrong(place):

@@ -1,9 +1,12 @@
-// Owns: the harness of config.json for every family, and of preprocessor_config.json with its pipeline.
+// Owns: the harness of config.json for every family, of preprocessor_config.json with its pipeline, and of peft's
+// adapter_config.json.
 #pragma once
 
 #include "fuzz.hpp"
 
 #include <cmath>
+
+#include <meft/checkpoints/peft.hpp>
 #include <meft/data/preprocess.hpp>
 #include <meft/io/config.hpp>
 #include <meft/model/bart.hpp>
@@ -26,6 +29,7 @@ inline void config(std::string_view bytes) {
         expect(!std::isnan(spec.layers.layer.rotary->frequency(i)));
     });
     may_refuse([&] { (void)model::VitConfig::read(file).spec(); });
+    may_refuse([&] { (void)checkpoints::peft_method(file); });
   });
   may_refuse([&] {
     const auto processor = data::ImageProcessor::parse(bytes, "preprocessor_config.json");

@@ -119,7 +119,7 @@ def pytorch():
                 yield from (b"\1" + archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
 
 
-SEEDS = {"config": lambda: files("*/config.json", "images/processors/*/*.json"), "data": lambda: [*data(), *more_data()], "image": lambda: files("images/*.*"),
+SEEDS = {"config": lambda: files("*/config.json", "*/peft_*/adapter_config.json", "images/processors/*/*.json"), "data": lambda: [*data(), *more_data()], "image": lambda: files("images/*.*"),
          "gguf": lambda: files("gguf/*.gguf", largest=65536),
          "pytorch": pytorch, "safetensors": lambda: files("*/*.safetensors"), "state": lambda: (), "tokenizer": tokenizers, "planted": lambda: ()}
 

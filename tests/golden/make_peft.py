@@ -6,6 +6,7 @@ The model and the batch are those of a case of make_bert.py or make_families.py.
   ia3.safetensors   peft's IA3Model: its vectors, under meft's names and none of them one, hidden (what the head reads, without
                     padding), logits, loss, and gradient.NAME of each vector and of the head
   lora.safetensors  the same of peft's LoraModel, rank 3, alpha 6, of query and value
+  peft_ia3, peft_lora  folders that peft's save_pretrained wrote of the same values
 peft's `feedforward_modules` scale the input of a block's second linear layer: meft's hidden_scale. Its own choice of modules
 for BERT, `output.dense`, would scale the attention's output too, which the paper does not: they are given here in full.
 """
@@ -14,7 +15,7 @@ import re
 import sys
 
 import torch
-from peft import IA3Config, IA3Model, LoraConfig, LoraModel
+from peft import IA3Config, IA3Model, LoraConfig, LoraModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -106,6 +107,24 @@ def write_method(folder, seed, name, kind, config):
     path = folder / f"{name}.safetensors"
     save_file({key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}, str(path))
     path.chmod(0o644)
+    write_adapter(folder, name, config, added, prefix)
+
+
+def write_adapter(folder, name, config, added, prefix):
+    """As peft's users save one. Of every head all parts are among modules_to_save."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64)
+    heads = [place for place, _ in model.named_children() if place in HEADS] + ["pooler"] * hasattr(model.base_model, "pooler")
+    config = type(config)(**{key: value for key, value in config.to_dict().items() if key in ("r", "lora_alpha", "lora_dropout", "target_modules",
+                                                                                         "feedforward_modules")}, modules_to_save=heads)
+    tuned = get_peft_model(model, config).double()
+    with torch.no_grad():
+        for place, p in tuned.named_parameters():
+            if p.requires_grad and "modules_to_save" not in place: p.copy_(added[meft_name(place.removeprefix("base_model."), prefix)])
+    tuned.peft_config["default"].base_model_name_or_path = "the folder above"
+    out = folder / f"peft_{name}"
+    tuned.save_pretrained(out)
+    (out / "README.md").unlink()
+    for path in out.iterdir(): path.chmod(0o644)
 
 
 def main():

@@ -15,7 +15,7 @@ NAMED = {"bench/families.cpp": "compares one method with another at published si
          "bench/same_bits.py": "leaves out where it trains nothing",
          "bench/activation_memory.cpp": "the columns of a published table", "bench/scores.py": "the rows of a published table"}
 COMMENT = {"py": re.compile(r"#[^\n]*"), "other": re.compile(r"//[^\n]*|/\*.*?\*/", re.S)}
-LISTED = re.compile(r"using Methods\s*=\s*MethodList<(.*?)>;", re.S)
+LISTED = re.compile(r"using (?:Inserted)?Methods\s*=(.*?);", re.S)
 TYPED = re.compile(r"std::string_view name = (.*?)(?:;|,\s*about\b)", re.S)
 
 
@@ -25,7 +25,8 @@ def code(path):
 
 def names(root):
     """(aggregates, names that users type)."""
-    types = re.findall(r"\w+(?:<\w+>)?", LISTED.search((root / METHODS / "registry.hpp").read_text())[1])
+    lists = " ".join(LISTED.search((root / METHODS / name).read_text())[1] for name in ("registry.hpp", "inserted.hpp"))
+    types = [name for part in re.findall(r"MethodList<((?:\w+(?:<\w+>)?[,\s]*)*)>", lists) for name in re.findall(r"\w+(?:<\w+>)?", part)]
     typed = [name for path in sorted((root / METHODS).glob("*.hpp")) for part in TYPED.findall(path.read_text())
              for name in re.findall(r'"([\w-]+)"', part)]
     return types, typed
@@ -46,7 +47,8 @@ def problems(root):
                     yield f"{name}: names the method {found[0]}"
 
 
-REGISTRY = "using Methods = MethodList<Some, Other>;\n"
+REGISTRY = "using Methods = detail::Joined<MethodList<Other>, InsertedMethods>::type;\n"
+INSERTED = "using InsertedMethods = MethodList<Some>;\n"
 SOME = 'struct Described<Some> {\n  static constexpr std::string_view name = "some", about = "x";\n};\n'
 OTHER = 'struct Described<Other> {\n  static constexpr std::string_view name = kind == 1 ? "other" : "third";\n};\n'
 MADE_UP = [("include/meft/train/a.hpp", "// Some.\nif (x.some == \"some more\") awesome();\n", 1),
@@ -59,7 +61,7 @@ def self_test():
     for name, text, expected in MADE_UP:
         with tempfile.TemporaryDirectory() as folder:
             root = pathlib.Path(folder)
-            for place, content in [(f"{METHODS}/registry.hpp", REGISTRY), (f"{METHODS}/some.hpp", SOME),
+            for place, content in [(f"{METHODS}/registry.hpp", REGISTRY), (f"{METHODS}/inserted.hpp", INSERTED), (f"{METHODS}/some.hpp", SOME),
                                    (f"{METHODS}/other.hpp", OTHER), (name, text)]:
                 (root / place).parent.mkdir(parents=True, exist_ok=True)
                 (root / place).write_text(content)

@@ -21,30 +21,53 @@ model::TransformerSpec read_as(const io::Config& config) {
 
 struct Family {
   const char* model_type;
+  const char* classes;  // how the names of its classes in transformers begin
   model::TransformerSpec (*read)(const io::Config&);
 };
-inline constexpr Family families[] = {
-    {"bert", read_as<model::BertConfig>},        {"roberta", read_as<model::BertConfig>},
-    {"xlm-roberta", read_as<model::BertConfig>}, {"camembert", read_as<model::BertConfig>},
-    {"opt", read_as<model::OptConfig>},          {"bart", read_as<model::BartConfig>},
-    {"llama", read_as<model::LlamaConfig>},      {"mistral", read_as<model::LlamaConfig>},
-    {"qwen2", read_as<model::LlamaConfig>},      {"qwen3", read_as<model::LlamaConfig>},
-    {"vit", read_as<model::VitConfig>},          {"deit", read_as<model::VitConfig>},
-    {"dinov2", read_as<model::VitConfig>}};
+inline constexpr Family families[] = {{"bert", "Bert", read_as<model::BertConfig>},
+                                      {"roberta", "Roberta", read_as<model::BertConfig>},
+                                      {"xlm-roberta", "XLMRoberta", read_as<model::BertConfig>},
+                                      {"camembert", "Camembert", read_as<model::BertConfig>},
+                                      {"opt", "OPT", read_as<model::OptConfig>},
+                                      {"bart", "Bart", read_as<model::BartConfig>},
+                                      {"llama", "Llama", read_as<model::LlamaConfig>},
+                                      {"mistral", "Mistral", read_as<model::LlamaConfig>},
+                                      {"qwen2", "Qwen2", read_as<model::LlamaConfig>},
+                                      {"qwen3", "Qwen3", read_as<model::LlamaConfig>},
+                                      {"vit", "ViT", read_as<model::VitConfig>},
+                                      {"deit", "DeiT", read_as<model::VitConfig>},
+                                      {"dinov2", "Dinov2", read_as<model::VitConfig>}};
+
+/// Throws for a model_type that no family has, naming those that there are.
+inline const Family& family_of(const io::Config& config, Where where) {
+  const std::string type = config.text("model_type", std::string("bert"));
+  std::string expected;
+  for (const auto& family : families) {
+    if (type == family.model_type) return family;
+    const bool last = &family + 1 == std::end(families);
+    expected += (expected.empty() ? "" : last ? " or " : ", ") + std::string(family.model_type);
+  }
+  fail({config.path() + ": model_type: expected " + expected + ", found", where}, type);
+}
 
 }  // namespace detail
 
 /// The description of the model that a config.json names. Throws for a model_type that no family has, naming those that
 /// there are.
 inline model::TransformerSpec read_spec(const io::Config& config, Where where = Where::current()) {
-  const std::string type = config.text("model_type", std::string("bert"));
-  std::string expected;
-  for (const auto& family : detail::families) {
-    if (type == family.model_type) return family.read(config);
-    const bool last = &family + 1 == std::end(detail::families);
-    expected += (expected.empty() ? "" : last ? " or " : ", ") + std::string(family.model_type);
-  }
-  fail({config.path() + ": model_type: expected " + expected + ", found", where}, type);
+  return detail::family_of(config, where).read(config);
+}
+
+/// What a model predicts, as the names of its classes in transformers end.
+enum class Predicts { classes, tokens };
+
+/// The class of transformers that a config.json's model with a head is, as `BertForSequenceClassification`.
+inline std::string class_name(const io::Config& config, Predicts what, Where where = Where::current()) {
+  const auto& family = detail::family_of(config, where);
+  const auto spec = family.read(config);
+  const char* end = what == Predicts::classes ? (spec.patches ? "ForImageClassification" : "ForSequenceClassification")
+                                              : (spec.causal ? "ForCausalLM" : "ForMaskedLM");
+  return std::string(family.classes) + end;
 }
 
 }  // namespace meft::checkpoints

@@ -31,12 +31,18 @@ class NamedTensors {
                      std::as_bytes(std::span(host->data(), static_cast<std::size_t>(host->size())))});
     kept_.push_back(std::move(host));
   }
+  /// Of another file, which stays open.
+  void add(io::NamedTensor tensor) { list_.push_back(std::move(tensor)); }
   /// With a checksum among the metadata.
   void write(const std::string& path, io::Metadata metadata, Where where) {
     std::vector<const io::NamedTensor*> all;
     for (const auto& tensor : list_) all.push_back(&tensor);
     metadata["checksum"] = checksum(all, metadata);
     io::write_safetensors(path, std::move(list_), metadata, where);
+  }
+  /// As other programs write them.
+  void write_plain(const std::string& path, Where where) {
+    io::write_safetensors(path, std::move(list_), {{"format", "pt"}}, where);
   }
 
  private:

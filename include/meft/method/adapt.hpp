@@ -51,6 +51,16 @@ struct StepSizes {
   Index gradients(Index widths) const { return tokens * (widths * width + hidden()); }
 };
 
+/// Layers that a method changes: of an encoder, a decoder, or the upper ones of these.
+template <Real T, Backend B>
+using ChangedLayers = std::vector<nn::TransformerLayer<T, B>*>;
+
+/// A method that only changes layers: insert(layers, m, options) puts it into frozen ones and says what trains there.
+template <class M>
+concept Insertable = requires(const ChangedLayers<float, Cpu>& layers, const M& m, const AdaptOptions& options) {
+  insert(layers, m, options);
+};
+
 namespace detail {
 
 /// Says which of the model's parameters train, by name, and how the others are packed.
@@ -75,6 +85,14 @@ auto plain_body(Model& model, const AdaptOptions& options) {
   return body_of(model, [&](auto& layers) {
     return Chain<T, B>{.layers = layers, .plain = layers.size(), .recompute = options.recompute};
   });
+}
+
+/// What plain layers take that a method changes.
+template <Insertable M>
+Index inserted_activation(const M& method, const StepSizes& s) {
+  const Kept more = Described<M>::kept(method, s);
+  const Index kept = s.layer() + more.attention + more.feed;
+  return s.plain(kept, kept, s.gradients(2) + s.tokens * more.moving);
 }
 
 /// Nothing inside the model is dropped: what its layers give is a function of the example.
@@ -104,5 +122,15 @@ auto side_body(Model& model, const AdaptOptions& options, const Make& make) {
 }
 
 }  // namespace detail
+
+/// Frozen layers with what the method puts into them, one after the other.
+template <class Model, Insertable M>
+auto adapt(Model& model, const M& method, const AdaptOptions& options = {}) {
+  detail::train_none(model, options);
+  ChangedLayers<typename Model::value_type, typename Model::backend> layers;
+  detail::for_each_layer(model, [&](auto& layer) { layers.push_back(&layer); });
+  insert(layers, method, options);
+  return detail::plain_body(model, options);
+}
 
 }  // namespace meft

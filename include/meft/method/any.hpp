@@ -144,6 +144,34 @@ inline const MethodFacts& method_facts(const AnyMethod& method) {
                     method);
 }
 
+/// The methods as they are by default, and those that take another inside with each of these.
+inline std::vector<AnyMethod> methods_and_insides() {
+  std::vector<AnyMethod> out;
+  for (const auto& method : all_methods()) {
+    out.push_back(method);
+    std::visit(
+        [&](auto m) {
+          if constexpr (requires { m.inside = Inside{}; })
+            [&]<class... Inner>(MethodList<Inner...>) {
+              ((m.inside = Inner{}, out.push_back(m)), ...);
+            }(InsertedMethods{});
+        },
+        method);
+  }
+  return out;
+}
+/// The name, behind it what is inside: `meft1+NAME`.
+inline std::string method_title(const AnyMethod& method) {
+  return std::visit(
+      [](const auto& m) {
+        std::string out(detail::DescribedOf<decltype(m)>::name);
+        if constexpr (requires { m.inside.name(); })
+          if (m.inside) out += "+" + std::string(m.inside.name());
+        return out;
+      },
+      method);
+}
+
 /// The names of the methods for which ok(method), as `a, b or c`; of all without.
 template <std::predicate<const AnyMethod&> Ok>
 std::string method_names(const Ok& ok) {
@@ -157,13 +185,6 @@ std::string method_names(const Ok& ok) {
 }
 inline std::string method_names() {
   return method_names([](const AnyMethod&) { return true; });
-}
-
-/// The method of a name as it is by default. Throws for an unknown one, naming those that there are.
-inline AnyMethod method_named(std::string_view name, Where where = Where::current()) {
-  for (auto& m : all_methods())
-    if (method_name(m) == name) return m;
-  fail({"method: expected " + method_names() + ", found", where}, name);
 }
 
 /// An option of a method, with its value.
@@ -209,6 +230,17 @@ inline std::vector<OptionOf> method_options(const AnyMethod& method) {
   return set;
 }
 
+/// The method of a name, or of a title as `method_title` gives it, as it is by default. Throws for an unknown one,
+/// naming those that there are.
+inline AnyMethod method_named(std::string_view title, Where where = Where::current()) {
+  const auto plus = title.find('+');
+  for (auto& m : all_methods())
+    if (method_name(m) == title.substr(0, plus) &&
+        (plus == title.npos || set_option(m, "inside", title.substr(plus + 1))))
+      return m;
+  fail({"method: expected " + method_names() + ", found", where}, title);
+}
+
 /// Sets what is another by default under a family, by its `model_type`.
 inline void suit_family(AnyMethod& method, std::string_view model_type) {
   std::visit(
@@ -235,6 +267,41 @@ inline Index added_weights(const AnyMethod& method, Index width) {
   return std::visit([&](const auto& m) { return detail::DescribedOf<decltype(m)>::added(m, width); }, method);
 }
 
+/// The most elements of T that a training step has alive at once beside what lives between steps.
+template <Real T, Backend B>
+Index method_activation(const AnyMethod& method, const StepSizes& sizes) {
+  return std::visit(
+      [&](const auto& m) {
+        using D = detail::DescribedOf<decltype(m)>;
+        if constexpr (requires { D::template activation<T, B>(m, sizes); })
+          return D::template activation<T, B>(m, sizes);
+        else return detail::inserted_activation(m, sizes);
+      },
+      method);
+}
+
+/// The method in the files of PyPI's peft; null where it has none of the kind.
+inline const PeftForm* peft_form(const AnyMethod& method) {
+  return std::visit(
+      [](const auto& m) -> const PeftForm* {
+        if constexpr (requires { detail::DescribedOf<decltype(m)>::peft; })
+          return &detail::DescribedOf<decltype(m)>::peft;
+        else return nullptr;
+      },
+      method);
+}
+/// f(its name in adapter_config.json, the method's member) for each number that it has there.
+template <class Any, class F>
+requires std::same_as<std::remove_const_t<Any>, AnyMethod>
+void for_peft_numbers(Any& method, const F& f) {
+  std::visit(
+      [&](auto& m) {
+        if constexpr (requires { detail::DescribedOf<decltype(m)>::peft; })
+          detail::DescribedOf<decltype(m)>::peft_numbers(m, f);
+      },
+      method);
+}
+
 /// The options of a method's stack; null for one that is not reversible.
 inline StackOptions* stack_of(AnyMethod& method) {
   return std::visit(
@@ -258,8 +325,13 @@ template <class Model, Real T, Backend B, std::same_as<AnyMethod> Any>
 bool prepare(Model& model, const Body<T, B>& body, const Any& method, const Preview<T, B>& preview) {
   return std::visit(
       [&](const auto& m) {
-        if constexpr (requires { prepare(model, body, m, preview); }) return prepare(model, body, m, preview);
-        else return true;
+        bool done = true;
+        const auto one = [&](const auto& own) {
+          if constexpr (requires { prepare(model, body, own, preview); }) done = prepare(model, body, own, preview);
+        };
+        if constexpr (requires { m.inside.visit(one); }) m.inside.visit(one);
+        else one(m);
+        return done;
       },
       method);
 }

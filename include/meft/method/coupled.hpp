@@ -8,12 +8,14 @@
 #include <utility>
 #include <vector>
 
-#include <meft/method/adapt.hpp>
+#include <meft/method/inserted.hpp>
 #include <meft/reversible/scheme.hpp>
 
 namespace meft {
 
-/// What the three have in common. The pre-trained weights stay frozen; adapters train.
+/// What the three have in common. The pre-trained weights stay frozen; adapters train. Or another method's updates
+/// `inside` the layers: these alone, without adapters, so that what trains is what trains under that method on its own.
+/// Of a layer's two functions the one that is an adapter is then nothing, and the factor beside it one.
 struct MeftOptions {
   StackOptions stack{};
   Index reversible_layers = -1;  // the highest so many are reversible, the others frozen and plain; -1: all
@@ -27,18 +29,21 @@ struct Meft1 {
   Index bottleneck = 8;
   Lambda lambda{1, 10}, beta{1, 1};
   MeftOptions options{};
+  Inside inside{};
 };
 /// F is an adapter, G the layer with a parallel adapter; swapped. y2 = β·x2 + G(y1).
 struct Meft2 {
   Index bottleneck = 8;
   Lambda lambda{1, 1}, beta{1, 10};
   MeftOptions options{};
+  Inside inside{};
 };
 /// F is the attention block with an adapter behind the attention, G the feed-forward block with a parallel one.
 struct Meft3 {
   Index bottleneck = 8;
   Lambda lambda{1, 10}, beta{1, 10};
   MeftOptions options{};
+  Inside inside{};
 };
 
 template <class M>
@@ -50,6 +55,22 @@ template <MeftMethod M>
 inline constexpr int meft_kind = std::same_as<M, Meft1>   ? 1
                                  : std::same_as<M, Meft2> ? 2
                                                           : 3;
+
+/// The adapters of a reversible layer.
+template <MeftMethod Method, Real T, Backend B>
+void add_adapters(nn::TransformerLayer<T, B>& layer, const Method& method, std::uint64_t seed) {
+  const auto& options = method.options;
+  const auto adapter = [&](std::uint32_t place, std::optional<double> norm_epsilon = {}) {
+    return nn::Adapter<T, B>::make(layer.width(), method.bottleneck, layer.activation, options.dropout,
+                                   layer.site + place, seed, norm_epsilon, options.deviation);
+  };
+  layer.mlp_adapter = adapter(4);
+  layer.mlp_placement = nn::TransformerLayer<T, B>::Placement::parallel;
+  if (meft_kind<Method> == 3) layer.attention_adapter = adapter(3);
+  else
+    layer.reversible_adapter =
+        adapter(5, options.adapter_norm ? std::optional(layer.attention_norm.epsilon) : std::nullopt);
+}
 
 /// The carrier: the stream that holds the wrapped model's output after the last swap.
 constexpr int carrier_of(int kind) { return kind == 2 ? 0 : 1; }
@@ -63,9 +84,15 @@ struct Described<M> {
   static constexpr std::string_view about = kind == 1   ? "adapters beside layers made reversible"
                                             : kind == 2 ? "the same, with the streams' parts exchanged"
                                                         : "adapters beside blocks made reversible";
-  static constexpr MethodFacts facts{.reversible = true, .recomputes = false};
+  static constexpr MethodFacts facts{
+      .reversible = true, .recomputes = false, .apart = "its layers run as two coupled streams"};
   static void options(auto& m, auto&& visit) {
     auto& common = m.options;
+    const auto adapting = [&](Option option) {
+      if (m.inside) option.needs = Inside::said(Inside::none), option.found = m.inside.said();
+      return option;
+    };
+    Inside::options(m.inside, visit);
     visit(Option{"streams", "how streams come back"},
           OneOf{"exact|rounded|stored", [](std::string_view s) { return streams_from(s); },
                 [](Streams s) { return name_of(s); }},
@@ -76,18 +103,19 @@ struct Described<M> {
                  .needs = common.stack.streams == Streams::rounded ? "streams exact or stored" : "",
                  .found = "streams rounded, which has no range"},
           Whole{1, 29}, common.stack.fraction_bits);
-    visit(Option{"lambda", "factor of the first stream"}, Factor{}, m.lambda);
-    visit(Option{"beta", "factor of the second stream"}, Factor{}, m.beta);
+    const Option lambda{"lambda", "factor of the first stream"}, beta{"beta", "factor of the second stream"};
+    visit(kind == 2 ? adapting(lambda) : lambda, Factor{}, m.lambda);
+    visit(kind == 1 ? adapting(beta) : beta, Factor{}, m.beta);
     visit(
         Option{"readout", "output from the two streams", "average; OPT: scaled, the model's plus a tenth of the other"},
         OneOf{"average|plm|learned|scaled", [](std::string_view s) { return readout_from(s); },
               [](const Readout& r) { return name_of(r); }},
         common.stack.readout);
-    visit(Option{"bottleneck", "width of the adapters"}, Whole{1, 65536}, m.bottleneck);
+    visit(adapting({"bottleneck", "width of the adapters"}), Whole{1, 65536}, m.bottleneck);
     visit(Option{"reversible-layers", "only the highest N layers"}, LayerCount{}, common.reversible_layers);
-    visit(Option{.name = "adapter-deviation",
-                 .help = "standard deviation of the adapters' first weights",
-                 .stated = Stated::changed},
+    visit(adapting({.name = "adapter-deviation",
+                    .help = "standard deviation of the adapters' first weights",
+                    .stated = Stated::changed}),
           Share{}, common.deviation);
   }
 
@@ -96,22 +124,30 @@ struct Described<M> {
     m.options.stack.readout = readout_from(model_type == "opt" ? "scaled" : "average");
   }
 
-  static Index added(const M& m, Index width) { return 4 * width * m.bottleneck; }
+  static Index added(const M& m, Index width) {
+    Index out = m.inside ? 0 : 4 * width * m.bottleneck;
+    m.inside.visit([&](const auto& method) { out = Described<std::decay_t<decltype(method)>>::added(method, width); });
+    return out;
+  }
   /// Of a stack: streams, their gradients and digits, and what the workers' slices hold. A slice under differentiation
   /// holds one function's graph, input, output and gradients on their way; of the feed-forward block those of a chunk.
   template <Real T, Backend B>
   static Index activation(const M& m, const StepSizes& s) {
     const auto& common = m.options;
+    Kept more;  // of what is inside
+    m.inside.visit([&](const auto& method) { more = Described<std::decay_t<decltype(method)>>::kept(method, s); });
+    const Index bottleneck = m.inside ? 0 : m.bottleneck;
     const Index depth = common.reversible_layers < 0 ? s.layers : common.reversible_layers;
     const Index streams = 2 * s.tokens * s.width, gradients = streams, slice = s.longest_slice();
     if (common.stack.streams == Streams::stored) {
-      const Index taped = s.layer() + 5 * s.width + 6 * m.bottleneck;
+      const Index taped = s.layer() + 5 * s.width + 6 * bottleneck + more.attention + more.feed;
       return streams + gradients + depth * s.tokens * taped + s.workers * slice * (2 * s.width + s.hidden());
     }
-    const Index hidden = std::min(slice, B::slice_tokens) * 2 * s.hidden(), adapter = slice * 3 * m.bottleneck;
+    const Index hidden = std::min(slice, B::slice_tokens) * (2 * s.hidden() + more.feed + more.moving);
+    const Index attended = slice * (s.attention() + more.attention);
     const Index differentiated =
-        adapter + (kind == 3 ? std::max(slice * (s.attention() + 7 * s.width), slice * 4 * s.width + hidden)
-                             : slice * (s.attention() + s.norm() + 5 * s.width) + hidden);
+        slice * 3 * bottleneck + (kind == 3 ? std::max(attended + slice * 7 * s.width, slice * 4 * s.width + hidden)
+                                            : attended + slice * (s.norm() + 5 * s.width) + hidden);
     Index digits = 0;  // words a layer
     if (common.stack.streams == Streams::exact)
       for (const Index rows : s.slices)
@@ -122,11 +158,12 @@ struct Described<M> {
   }
 };
 
-/// Makes pre-trained layers reversible. Adapters are put into the highest `reversible_layers` of `layers`, so that
-/// walking the model finds them; every other parameter of the layers is left as it is (freeze and pack them first).
+/// Makes pre-trained layers reversible. Adapters, or what is inside, are put into the highest `reversible_layers` of
+/// `layers`, so that walking the model finds them; every other parameter of the layers is left as it is (freeze and
+/// pack them first).
 template <MeftMethod Method, Real T, Backend B>
-Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method& method, std::uint64_t seed = 0,
-                   Where where = Where::current()) {
+Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method& method,
+                   const AdaptOptions& adapted = {}, Where where = Where::current()) {
   constexpr int kind = detail::meft_kind<Method>;
   auto options = method.options;
   const Index depth = static_cast<Index>(layers.size());
@@ -135,25 +172,22 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method
           depth);
   require(method.bottleneck >= 1, {"meft: the bottleneck is not positive", where}, method.bottleneck);
   const std::size_t plain = static_cast<std::size_t>(depth - reversible);
+  if (method.inside) {
+    const Lambda beside = kind == 1 ? method.beta : kind == 2 ? method.lambda : Lambda{};
+    require(beside.reduced(where) == Lambda{1, 1}, {"meft: without an adapter the factor beside it is one", where},
+            beside.text());
+    ChangedLayers<T, B> changed;
+    for (std::size_t i = plain; i < layers.size(); ++i) changed.push_back(&layers[i]);
+    method.inside.visit([&](const auto& inner) { insert(changed, inner, adapted); });
+  }
 
   typename ReversibleStack<T, B>::Layers stack;
   for (std::size_t i = plain; i < layers.size(); ++i) {
-    auto& layer = layers[i];
-    const auto adapter = [&](std::uint32_t place, std::optional<double> norm_epsilon = {}) {
-      return nn::Adapter<T, B>::make(layer.width(), method.bottleneck, layer.activation, options.dropout,
-                                     layer.site + place, seed, norm_epsilon, options.deviation);
-    };
-    layer.mlp_adapter = adapter(4);
-    layer.mlp_placement = nn::TransformerLayer<T, B>::Placement::parallel;
-    if (kind == 3) layer.attention_adapter = adapter(3);
-    else
-      layer.reversible_adapter =
-          adapter(5, options.adapter_norm ? std::optional(layer.attention_norm.epsilon) : std::nullopt);
-
-    const auto shared = std::make_shared<const nn::TransformerLayer<T, B>>(layer);
-    const Function<T, B> small = [shared](const Var<T, B>& x, const Context<T, B>& c) {
-      return (*shared->reversible_adapter)(x, c);
-    };
+    if (!method.inside) detail::add_adapters(layers[i], method, adapted.seed);
+    const auto shared = std::make_shared<const nn::TransformerLayer<T, B>>(layers[i]);
+    Function<T, B> small;
+    if (shared->reversible_adapter)
+      small = [shared](const Var<T, B>& x, const Context<T, B>& c) { return (*shared->reversible_adapter)(x, c); };
     const Function<T, B> attend = [shared](const Var<T, B>& x, const Context<T, B>& c) { return shared->attend(x, c); };
     const Function<T, B> feed = [shared](const Var<T, B>& x, const Context<T, B>& c) { return shared->feed(x, c); };
     auto& added = stack.emplace_back();
@@ -161,6 +195,7 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method
             : kind == 2 ? coupling<T, B>(small, attend, method.lambda, method.beta, true)
                         : coupling<T, B>(attend, {}, method.lambda, method.beta, false);
     added[kind == 1 ? 0 : 1].then = feed;  // the whole layer is feed(attend(x))
+    if (kind != 3 && !small) added.erase(added.begin() + (kind == 1 ? 1 : 0));
   }
   options.stack.carrier = detail::carrier_of(kind);
   Chain<T, B> chain{layers, ReversibleStack<T, B>(std::move(stack), options.stack, where), plain};
@@ -180,7 +215,7 @@ auto adapt(Model& model, const Method& method, const AdaptOptions& options = {},
     if (!model.decoder_layers.empty() &&
         reversible <= static_cast<Index>(std::max(model.layers.size(), model.decoder_layers.size())))
       reversible = std::min(reversible, static_cast<Index>(layers.size()));
-    return couple(layers, own, options.seed, where);
+    return couple(layers, own, options, where);
   });
 }
 

@@ -14,7 +14,7 @@ struct Houlsby {
 template <>
 struct Described<Houlsby> {
   static constexpr std::string_view name = "adapter", about = "adapters behind both blocks, and norms";
-  static constexpr MethodFacts facts{};
+  static constexpr MethodFacts facts{.apart = "adapters are layers of their own"};
   static void options(auto& m, auto&& visit) {
     visit(Option{"bottleneck", "width of the adapters"}, Whole{1, 65536}, m.bottleneck);
   }

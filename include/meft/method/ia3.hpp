@@ -13,32 +13,28 @@ struct Ia3 {};
 template <>
 struct Described<Ia3> {
   static constexpr std::string_view name = "ia3", about = "factors of keys, values and hidden features";
-  static constexpr MethodFacts facts{.starts_as_is = true, .merges = true};
+  static constexpr MethodFacts facts{.starts_as_is = true};
   static void options(auto&, auto&&) {}
   static Index added(const Ia3&, Index) { return 0; }
-  /// Kept besides: what the factors multiply. On the way: the block's gradient, and three times the hidden layer's,
-  /// behind the factor, before it, and times what the factor multiplied.
-  template <Real T, Backend B>
-  static Index activation(const Ia3&, const StepSizes& s) {
-    const Index kept = s.layer() + 2 * s.width + s.ffn;
-    return s.plain(kept, kept, s.gradients(1) + 2 * s.tokens * s.ffn);
-  }
+  static constexpr PeftTensor tensors[] = {{"hidden_scale", "ia3_l", PeftTensor::Shape::row},
+                                           {"scale", "ia3_l", PeftTensor::Shape::column}};
+  static constexpr std::string_view without[] = {"fan_in_fan_out"};
+  static constexpr PeftForm peft{"IA3", tensors, without};
+  static void peft_numbers(auto&, auto&&) {}
+  /// What the factors multiply, and the hidden layer's gradient behind them and times what they multiplied.
+  static Kept kept(const Ia3&, const StepSizes& s) { return {2 * s.width, s.ffn, 2 * s.ffn}; }
 };
 
-template <class Model>
-auto adapt(Model& model, const Ia3&, const AdaptOptions& options = {}) {
-  using T = typename Model::value_type;
-  using B = typename Model::backend;
-  detail::train_none(model, options);
+template <Real T, Backend B>
+void insert(const ChangedLayers<T, B>& layers, const Ia3&, const AdaptOptions&) {
   const auto scaled = [](nn::MultiHeadAttention<T, B>& attention) {
     for (auto* linear : {&attention.key, &attention.value}) linear->update = nn::Scale<T, B>::ones(linear->out());
   };
-  detail::for_each_layer(model, [&](auto& layer) {
-    scaled(layer.attention);
-    if (layer.cross) scaled(*layer.cross);
-    layer.hidden_scale = Parameter<T, B>::ones({layer.up.out()});
-  });
-  return detail::plain_body(model, options);
+  for (auto* layer : layers) {
+    scaled(layer->attention);
+    if (layer->cross) scaled(*layer->cross);
+    layer->hidden_scale = Parameter<T, B>::ones({layer->up.out()});
+  }
 }
 
 }  // namespace meft

@@ -14,34 +14,40 @@ struct LowRank {
 template <>
 struct Described<LowRank> {
   static constexpr std::string_view name = "lora", about = "low-rank updates of query and value";
-  static constexpr MethodFacts facts{.starts_as_is = true, .merges = true};
-  static void options(auto& m, auto&& visit) { visit(Option{"lora-rank", "rank"}, Whole{1, 65536}, m.rank); }
-  static Index added(const LowRank& m, Index width) { return 4 * width * m.rank; }
-  template <Real T, Backend B>
-  static Index activation(const LowRank& m, const StepSizes& s) {
-    const Index kept = s.layer() + s.width + 2 * m.rank;
-    return s.plain(kept, kept, s.gradients(2));
+  static constexpr MethodFacts facts{.starts_as_is = true};
+  static void options(auto& m, auto&& visit) {
+    visit(Option{"lora-rank", "rank"}, Whole{1, 65536}, m.rank);
+    visit(Option{.name = "lora-alpha", .help = "the updates' factor times the rank", .stated = Stated::changed},
+          Positive{}, m.alpha);
   }
+  static Index added(const LowRank& m, Index width) { return 4 * width * m.rank; }
+  static constexpr PeftTensor tensors[] = {{"lora_A.weight", "lora_A.weight"}, {"lora_B.weight", "lora_B.weight"}};
+  static constexpr std::string_view without[] = {"bias",          "fan_in_fan_out", "lora_bias",
+                                                 "use_dora",      "use_rslora",     "rank_pattern",
+                                                 "alpha_pattern", "use_qalora",     "layer_replication"};
+  static constexpr PeftForm peft{"LORA", tensors, without};
+  static void peft_numbers(auto& m, auto&& visit) {
+    visit("r", m.rank);
+    visit("lora_alpha", m.alpha);
+  }
+  static Kept kept(const LowRank& m, const StepSizes& s) { return {s.width + 2 * m.rank}; }
 };
 
-template <class Model>
-auto adapt(Model& model, const LowRank& method, const AdaptOptions& options = {}) {
-  using T = typename Model::value_type;
-  using B = typename Model::backend;
-  detail::train_none(model, options);
-  detail::for_each_layer(model, [&](auto& layer) {
+/// Updates that are zero at the start.
+template <Real T, Backend B>
+void insert(const ChangedLayers<T, B>& layers, const LowRank& method, const AdaptOptions& options) {
+  for (auto* layer : layers) {
     const auto add = [&](nn::Linear<T, B>& linear, std::uint32_t place) {
       linear.update = nn::Lora<T, B>::make(linear.in(), linear.out(), method.rank, method.alpha,
-                                           {options.seed, layer.site + place, 0});
+                                           {options.seed, layer->site + place, 0});
     };
-    add(layer.attention.query, 6);
-    add(layer.attention.value, 7);
-    if (layer.cross) {
-      add(layer.cross->query, layer.more + 6);
-      add(layer.cross->value, layer.more + 7);
+    add(layer->attention.query, 6);
+    add(layer->attention.value, 7);
+    if (layer->cross) {
+      add(layer->cross->query, layer->more + 6);
+      add(layer->cross->value, layer->more + 7);
     }
-  });
-  return detail::plain_body(model, options);
+  }
 }
 
 }  // namespace meft

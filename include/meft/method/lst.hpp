@@ -19,7 +19,11 @@ struct Lst {
 template <>
 struct Described<Lst> {
   static constexpr std::string_view name = "lst", about = "a ladder: a narrow transformer beside frozen layers";
-  static constexpr MethodFacts facts{.beside = true, .recomputes = false, .trains_layers = false, .starts_as_is = true};
+  static constexpr MethodFacts facts{.beside = true,
+                                     .recomputes = false,
+                                     .trains_layers = false,
+                                     .starts_as_is = true,
+                                     .apart = "its network stands beside the layers"};
   static void options(auto& m, auto&& visit) {
     visit(reduction_option, reductions, m.reduction);
     visit(side_start_option, side_starts, m.start);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -10,13 +11,21 @@ namespace meft {
 
 /// What others must know of a method, whatever it is.
 struct MethodFacts {
-  bool reversible = false;    // layers run as a stack of streams
-  bool beside = false;        // a network beside frozen layers: a step takes a batch in parts
-  bool recomputes = true;     // a layer's input can be all that it keeps
-  bool trains_all = false;    // nothing is frozen, so that no weight is packed
-  bool trains_layers = true;  // gradients go through the layers
-  bool starts_as_is = false;  // before the first step the frozen model computes what it did, bit for bit
-  bool merges = false;        // what it adds to the layers can be taken into their weights: nn/merge.hpp
+  bool reversible = false;      // layers run as a stack of streams
+  bool beside = false;          // a network beside frozen layers: a step takes a batch in parts
+  bool recomputes = true;       // a layer's input can be all that it keeps
+  bool trains_all = false;      // nothing is frozen, so that no weight is packed
+  bool trains_layers = true;    // gradients go through the layers
+  bool starts_as_is = false;    // before the first step the frozen model computes what it did, bit for bit
+  std::string_view apart = "";  // why nn/merge.hpp can't take it into the model's weights; empty: it can
+
+  bool merges() const { return apart.empty(); }
+};
+
+/// Values a token that a layer keeps for the gradient beside what a frozen one keeps: by its attention blocks, by its
+/// feed-forward block; and those that are on their way through that besides.
+struct Kept {
+  std::int64_t attention = 0, feed = 0, moving = 0;
 };
 
 /// How the rate goes behind the warm-up: down to zero at the last step, or not at all.
@@ -29,10 +38,30 @@ struct Recipe {
   double epsilon = 0;  // gradients are taken from losses at parameters ± ε·noise; 0: from backward passes
 };
 
+/// A tensor of a method as PyPI's peft has it: how its name ends here and there, behind the changed layer's name.
+struct PeftTensor {
+  enum class Shape {
+    same,
+    column,  // [n, 1] of [n]
+    row      // [1, n] of [n], factors of what the feed-forward block's last projection reads: under its name there
+  };
+  std::string_view ours, theirs;
+  Shape shape = Shape::same;
+};
+/// A method in peft's files: its type in adapter_config.json, tensors, and options there that it must not have.
+struct PeftForm {
+  std::string_view type;
+  std::span<const PeftTensor> tensors;
+  std::span<const std::string_view> without{};
+};
+
 /// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;
 /// `added(m, width)`, the weights that it adds to a layer; `activation<T, B>(m, sizes)`, the most elements of T that a
 /// training step has alive at once beside what lives between steps. Optional: `suit(m, model_type)` sets what is
-/// another by default under a family; `recipe(m)` is how it is trained.
+/// another by default under a family; `recipe(m)` is how it is trained. A method that only changes layers, whose
+/// `insert(layers, m, options)` is all that it does to a model, has `kept(m, sizes)`, and `activation` only where more
+/// follows. What peft has too says so: `peft`, a PeftForm, and peft_numbers(m, visit), which calls visit(their name,
+/// member).
 template <class M>
 struct Described;
 

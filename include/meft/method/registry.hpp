@@ -1,4 +1,5 @@
-// Owns: the list of methods. A new one is an include and a row here; names, flags, help, estimates and benches walk it.
+// Owns: the list of methods. A new one is an include and a row here, or in inserted.hpp where it only changes layers;
+// names, flags, help, estimates and benches walk it.
 #pragma once
 
 #include <meft/method/bitfit.hpp>
@@ -6,22 +7,29 @@
 #include <meft/method/full.hpp>
 #include <meft/method/head.hpp>
 #include <meft/method/houlsby.hpp>
-#include <meft/method/ia3.hpp>
-#include <meft/method/low_rank.hpp>
+#include <meft/method/inserted.hpp>
 #include <meft/method/lst.hpp>
 #include <meft/method/mezo.hpp>
 #include <meft/method/qst.hpp>
 #include <meft/method/sherl.hpp>
-#include <meft/method/speft.hpp>
 #include <meft/method/unipt.hpp>
 
 namespace meft {
 
-template <class... M>
-struct MethodList {};
+namespace detail {
 
-using Methods = MethodList<Full, HeadOnly, BitFit, Houlsby, LowRank, Ia3, Speft, Unipt, Lst, Qst, Sherl, Meft1, Meft2,
-                           Meft3, Mezo<Full>, Mezo<LowRank>>;
+template <class... List>
+struct Joined;
+template <class... A, class... B, class... C>
+struct Joined<MethodList<A...>, MethodList<B...>, MethodList<C...>> {
+  using type = MethodList<A..., B..., C...>;
+};
+
+}  // namespace detail
+
+using Methods =
+    detail::Joined<MethodList<Full, HeadOnly, BitFit, Houlsby>, InsertedMethods,
+                   MethodList<Unipt, Lst, Qst, Sherl, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>>::type;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

@@ -47,7 +47,7 @@ struct Speft {
 template <>
 struct Described<Speft> {
   static constexpr std::string_view name = "speft", about = "chosen elements of the layers' matrices";
-  static constexpr MethodFacts facts{.starts_as_is = true, .merges = true};
+  static constexpr MethodFacts facts{.starts_as_is = true};
   static void options(auto& m, auto&& visit) {
     visit(Option{"density", "share of the matrices' elements that trains"}, Part{}, m.density);
     visit(Option{"salience", "score by which they are chosen"},
@@ -71,6 +71,7 @@ struct Described<Speft> {
     const Index kept = s.layer() + 2 * s.width + s.ffn;
     return s.plain(kept, kept, s.gradients(1) + (m.density > 0.01 ? s.width * s.ffn : 0));
   }
+  static Kept kept(const Speft&, const StepSizes& s) { return {2 * s.width, s.ffn}; }
   static Recipe recipe(const Speft&) { return {.rate = 5e-5}; }
 };
 
@@ -375,15 +376,11 @@ class Scoring {
 
 }  // namespace detail
 
-template <class Model>
-auto adapt(Model& model, const Speft& /*method*/, const AdaptOptions& options = {}) {
-  using T = typename Model::value_type;
-  using B = typename Model::backend;
-  detail::train_none(model, options);
-  detail::for_each_layer(model, [](auto& layer) {
-    nn::walk(layer, [](const std::string&, nn::Linear<T, B>& linear) { linear.update = nn::Sparse<T, B>{}; });
-  });
-  return detail::plain_body(model, options);
+/// In every matrix of the layers.
+template <Real T, Backend B>
+void insert(const ChangedLayers<T, B>& layers, const Speft&, const AdaptOptions&) {
+  for (auto* layer : layers)
+    nn::walk(*layer, [](const std::string&, nn::Linear<T, B>& linear) { linear.update = nn::Sparse<T, B>{}; });
 }
 
 /// Chooses what trains. False when stopped. Errors: NumberError for a score that is not finite.

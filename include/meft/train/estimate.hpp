@@ -44,9 +44,7 @@ template <Real T, Backend B = Cpu>
 std::size_t expected_activation(const AnyMethod& method, StepSizes sizes) {
   if (method_facts(method).beside) sizes.tokens = sizes.part;
   const Index embeddings = 3 * sizes.tokens * sizes.width;  // two tables' rows and their sum
-  const Index highest = std::visit(
-      [&](const auto& m) { return meft::detail::DescribedOf<decltype(m)>::template activation<T, B>(m, sizes); },
-      method);
+  const Index highest = method_activation<T, B>(method, sizes);
   return static_cast<std::size_t>(std::max(embeddings, highest)) * sizeof(T) +
          static_cast<std::size_t>(3 * sizes.tokens) * sizeof(std::int32_t);
 }

@@ -1,0 +1,220 @@
+// Owns: what a run trained as a folder of PyPI's peft, adapter_config.json and adapter_model.safetensors, and the
+// reading of one. Must not know: the methods, how training goes.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/checkpoints/hf.hpp>
+#include <meft/io/safetensors.hpp>
+#include <meft/method/any.hpp>
+
+namespace meft::checkpoints {
+
+inline constexpr const char *peft_config = "adapter_config.json", *peft_model = "adapter_model.safetensors";
+
+namespace detail {
+
+/// A parameter that a method put into a layer, as peft calls it.
+struct PeftPlace {
+  std::string module;  // of the base model
+  const PeftTensor* tensor;
+
+  std::vector<std::int64_t> shape(std::vector<std::int64_t> ours) const {
+    if (tensor->shape == PeftTensor::Shape::column) ours.push_back(1);
+    if (tensor->shape == PeftTensor::Shape::row) ours.insert(ours.begin(), 1);
+    return ours;
+  }
+};
+
+/// The names of trained parameters in peft's files.
+class PeftNames {
+ public:
+  PeftNames(const model::TransformerSpec& spec, const PeftForm& form) : spec_(&spec), form_(&form) {}
+
+  /// Of a parameter that the method put there; nothing for others.
+  std::optional<PeftPlace> place(const std::string& ours) const {
+    for (const auto& tensor : form_->tensors) {
+      const std::string end = "." + std::string(tensor.ours);
+      if (!ours.ends_with(end)) continue;
+      std::string module = ours.substr(0, ours.size() - end.size());
+      if (tensor.shape == PeftTensor::Shape::row) module += "." + std::string(spec_->layer_names->down);
+      return PeftPlace{spec_->prefix + module, &tensor};
+    }
+    return {};
+  }
+  /// Of any. BERT's pooler is a part of the model there.
+  std::string theirs(const std::string& ours) const {
+    if (const auto at = place(ours)) return lead + at->module + "." + std::string(at->tensor->theirs);
+    return std::string(lead) + (ours.starts_with("pooler.") ? spec_->prefix : "") + ours;
+  }
+  static constexpr const char* lead = "base_model.model.";
+
+ private:
+  const model::TransformerSpec* spec_;
+  const PeftForm* form_;
+};
+
+/// A number as an integer where it is one.
+inline nlohmann::json number_of(double value) {
+  if (value == std::floor(value) && std::fabs(value) < 1e15) return static_cast<std::int64_t>(value);
+  return value;
+}
+
+}  // namespace detail
+
+/// What stands in adapter_config.json besides the method.
+struct PeftBase {
+  std::string model;  // the checkpoint's folder
+  std::string task;   // peft's task_type, or nothing
+};
+
+/// Writes tensors of a run, by their names here, as peft does; the configuration comes last. What the method did not
+/// put into layers, a head's, is listed as modules_to_save.
+inline void write_peft(const std::string& folder, const io::Safetensors& trained, const model::TransformerSpec& spec,
+                       const AnyMethod& method, const PeftBase& base, Where where = Where::current()) {
+  const auto* form = peft_form(method);
+  require(form != nullptr, {"peft: has no such method", where}, method_name(method));
+  const detail::PeftNames names(spec, *form);
+  std::vector<io::NamedTensor> tensors;
+  std::set<std::string> target, feedforward, whole;
+  for (const auto& name : trained.names()) {
+    const auto& entry = trained.find(name, where);
+    const auto place = names.place(name);
+    tensors.push_back({names.theirs(name), entry.dtype, place ? place->shape(entry.shape) : entry.shape, entry.bytes});
+    if (!place) whole.insert(name.substr(0, name.find('.')));
+    else {
+      target.insert(place->module);
+      if (place->tensor->shape == PeftTensor::Shape::row) feedforward.insert(place->module);
+    }
+  }
+  nlohmann::json config{{"peft_type", form->type},
+                        {"base_model_name_or_path", base.model},
+                        {"inference_mode", true},
+                        {"target_modules", target}};
+  config["task_type"] = base.task.empty() ? nlohmann::json() : nlohmann::json(base.task);
+  config["modules_to_save"] = whole.empty() ? nlohmann::json() : nlohmann::json(whole);
+  if (!feedforward.empty()) config["feedforward_modules"] = feedforward;
+  for_peft_numbers(method, [&](const char* name, const auto& value) {
+    config[name] = detail::number_of(static_cast<double>(value));
+  });
+  io::write_safetensors(folder + "/" + peft_model, std::move(tensors), {{"format", "pt"}}, where);
+  io::write_atomically(folder + "/" + peft_config, config.dump(2) + "\n", where);
+}
+
+/// The method of an adapter_config.json, with its numbers. Throws for a type that none has, and for what it is not able
+/// to.
+inline AnyMethod peft_method(const io::Config& config, Where where = Where::current()) {
+  const auto type = config.text("peft_type", {}, where);
+  std::string types;
+  for (auto& method : all_methods()) {
+    const auto* form = peft_form(method);
+    if (!form) continue;
+    if (form->type != type) {
+      types += (types.empty() ? "" : " or ") + std::string(form->type);
+      continue;
+    }
+    for (const auto key : form->without) {
+      const auto at = config.tree().find(std::string(key));
+      if (at == config.tree().end() || at->is_null() || *at == false || *at == "none" ||
+          (at->is_structured() && at->empty()))
+        continue;
+      config.wrong(key, "nothing of the kind: meft's " + std::string(method_name(method)) + " has none", where);
+    }
+    for_peft_numbers(method, [&]<class V>(const char* name, V& value) {
+      if constexpr (std::is_integral_v<V>) value = config.integer(name, {1, 65536}, where);
+      else value = config.number(name, {0.0, 1e9}, where);
+    });
+    return method;
+  }
+  config.wrong("peft_type", types, where);
+}
+
+/// A folder that peft wrote.
+struct PeftAdapter {
+  io::Config config;
+  io::Weights weights;
+
+  /// Whether a folder is one.
+  static bool is_there(const std::string& folder) { return meft::is_there(folder + "/" + peft_config); }
+  explicit PeftAdapter(const std::string& folder, Where where = Where::current())
+      : config(folder + "/" + peft_config, where),
+        weights(
+            folder + (meft::is_there(folder + "/" + peft_model) ? std::string("/") + peft_model : "/adapter_model.bin"),
+            where) {}
+
+  AnyMethod method(Where where = Where::current()) const { return peft_method(config, where); }
+
+  /// Throws when the file has fewer numbers than the configured method adds to the model: before these are made.
+  void check_size(const model::TransformerSpec& spec, Where where = Where::current()) const {
+    const Index layers = spec.layers.count + (spec.decoder ? spec.decoder->count : 0);
+    std::size_t found = 0;
+    for (const auto& name : weights.names()) {
+      const auto& entry = weights.find(name, where);
+      found += entry.bytes.size() / std::max<std::size_t>(io::dtype_bytes(entry.dtype), 1);
+    }
+    // Half: what reads a layer's input is as wide as it, what is written may be narrower.
+    if (const auto expected = added_weights(method(where), spec.width) / 2 * layers;
+        found < static_cast<std::size_t>(expected))
+      fail({"load: " + weights.path() + ": " + config.path() + " tells of at least " + std::to_string(expected) +
+                " numbers, found " + std::to_string(found),
+            where});
+  }
+  /// The rows of a head's last layer, of classes; 0 where it is not there.
+  Index classes(const model::TransformerSpec& spec, Where where = Where::current()) const {
+    const std::string name = detail::PeftNames::lead + std::string(spec.head.output_name) + ".weight";
+    if (!weights.contains(name)) return 0;
+    const auto& entry = weights.find(name, where);
+    if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1)
+      fail({"load: " + weights.path() + ": tensor " + name + " has the wrong shape", where},
+           "expected [classes, width]", "found " + io::detail::shape_text(entry.shape));
+    return entry.shape[0];
+  }
+
+  /// Reads what trains under the method; parameters of a head that are not in the file stay as they are, but those in
+  /// `anew`. Throws, having changed nothing, for tensors that are missing, are left, or have another shape.
+  template <Real T, Backend B>
+  void load(nn::Named<T, B> trained, const model::TransformerSpec& spec, const PeftForm& form,
+            const std::vector<std::string>& anew = {}, Where where = Where::current()) const {
+    const detail::PeftNames names(spec, form);
+    std::set<std::string> left;
+    for (const auto& name : weights.names()) left.insert(name);
+    std::vector<const io::Entry*> found;
+    for (const auto& [ours, p] : trained) {
+      const auto place = names.place(ours);
+      std::string theirs = names.theirs(ours);
+      // A model without a head has no prefix.
+      if (const std::string lead = detail::PeftNames::lead;
+          !weights.contains(theirs) && theirs.starts_with(lead + spec.prefix))
+        theirs = lead + theirs.substr(lead.size() + std::string(spec.prefix).size());
+      found.push_back(nullptr);
+      if (!weights.contains(theirs)) {
+        if (place || std::find(anew.begin(), anew.end(), ours) != anew.end())
+          fail({"load: " + weights.path() + ": tensor " + names.theirs(ours) + " is missing", where});
+        continue;
+      }
+      left.erase(theirs);
+      const auto& entry = *(found.back() = &weights.find(theirs, where));
+      std::vector<std::int64_t> shape(p.shape().begin(), p.shape().end());
+      if (place) shape = place->shape(std::move(shape));
+      if (entry.shape != shape)
+        fail({"load: " + weights.path() + ": tensor " + theirs + " has the wrong shape", where},
+             "expected " + io::detail::shape_text(shape), "found " + io::detail::shape_text(entry.shape));
+    }
+    if (!left.empty())
+      fail({"load: " + weights.path() + ": a tensor that this method does not train", where}, *left.begin());
+    std::vector<std::vector<T>> values;
+    for (std::size_t i = 0; i < trained.size(); ++i) {
+      values.emplace_back(found[i] ? static_cast<std::size_t>(trained[i].second.size()) : 0);
+      if (found[i]) io::copy_finite_to(*found[i], std::span<T>(values.back()), where);
+    }
+    for (std::size_t i = 0; i < trained.size(); ++i)
+      if (auto& p = trained[i].second; found[i]) p.value() = Tensor<T, B>::from(p.shape(), values[i]);
+  }
+};
+
+}  // namespace meft::checkpoints
