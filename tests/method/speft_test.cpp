@@ -282,7 +282,8 @@ TEST_CASE("speft: scores, mask, values and losses do not depend on chain, thread
     set_threads(count);
     Small<float> s(method);
     s.body.chain =
-        couple(s.bert.layers, Meft1{.bottleneck = 4, .options = {.stack = {.streams = streams, .slice_tokens = 5}}}, 3);
+        couple(s.bert.layers, Meft1{.bottleneck = 4, .options = {.stack = {.streams = streams, .slice_tokens = 5}}},
+               {.seed = 3});
     std::vector<double> out;
     const auto preview = s.preview();
     detail::Scoring<float, Cpu> scoring(s.bert, s.body, method, preview);

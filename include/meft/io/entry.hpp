@@ -74,8 +74,9 @@ inline std::size_t checked_bytes(std::string_view dtype, const std::vector<std::
   return empty ? 0 : static_cast<std::size_t>(bytes);
 }
 
+// By traits: g++ 12 takes Real<int> for true here in some large units.
 template <class T>
-constexpr bool is_real = Real<T> || std::same_as<T, bf16> || std::same_as<T, half>;
+constexpr bool is_real = std::is_floating_point_v<T> || std::is_same_v<T, bf16> || std::is_same_v<T, half>;
 
 /// The elements from number `first` on.
 template <class From, Scalar T>
@@ -84,7 +85,7 @@ void convert(const Entry& entry, std::size_t first, std::span<T> out, const std:
   for (std::size_t i = 0; i < out.size(); ++i, from += sizeof(From)) {
     From value;
     std::memcpy(&value, from, sizeof value);
-    if constexpr (Real<T>) {
+    if constexpr (std::is_floating_point_v<T>) {
       out[i] = static_cast<T>(value);
     } else if constexpr (is_real<T>) {
       out[i] = T(static_cast<float>(value));
@@ -131,7 +132,7 @@ void decode_blocks(const Entry& entry, const BlockFormat& format, std::size_t fi
     const std::size_t at = (first + done) % format.numbers, count = std::min(format.numbers - at, out.size() - done);
     format.decode(entry.bytes.data() + (first + done) / format.numbers * format.bytes, block);
     for (std::size_t i = 0; i < count; ++i) {
-      if constexpr (Real<T>) out[done + i] = static_cast<T>(block[at + i]);
+      if constexpr (std::is_floating_point_v<T>) out[done + i] = static_cast<T>(block[at + i]);
       else out[done + i] = T(block[at + i]);
     }
     done += count;
