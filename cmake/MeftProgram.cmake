@@ -73,9 +73,7 @@ function(meft_tests group)
   add_executable(${group}_tests "${together}")
   target_include_directories(${group}_tests PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
   target_link_libraries(${group}_tests PRIVATE meft_program meft_test_main ${arg_LINK})
-  if(NOT group STREQUAL "cuda")  # whose tests compute for minutes; the others take longer to compile than to run
-    target_compile_options(${group}_tests PRIVATE $<$<CONFIG:Release>:-O1>)
-  endif()
+  target_compile_options(${group}_tests PRIVATE $<$<CONFIG:Release>:-O1>)  # they take longer to compile than to run
 endfunction()
 
 # meft_doctest(NAME GROUP FILE): the cases of FILE.cpp in GROUP's program as the test NAME.
