@@ -41,6 +41,18 @@ Network make_network(std::size_t layers, SideStart start, bool causal) {
   return net;
 }
 
+model::Transformer<double> make_bert() {
+  model::BertConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = 8;
+  config.num_hidden_layers = 3;
+  config.num_attention_heads = 2;
+  config.intermediate_size = 16;
+  model::Transformer<double> bert(config.spec());
+  bert.initialise(4);
+  return bert;
+}
+
 Taps draw_taps(std::size_t layers, Index tokens) {
   Taps out;
   for (std::size_t i = 0; i <= layers; ++i) out.push_back(test::random_tensor<double>({tokens, width}, 40 + i));
@@ -185,14 +197,7 @@ TEST_CASE("side: predicting needs no more than training, on any number of thread
 }
 
 TEST_CASE("side: taps are the frozen layers' inputs and outputs, unrecorded, and nothing of them is dropped") {
-  model::BertConfig config;
-  config.vocab_size = 20;
-  config.hidden_size = 8;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = 2;
-  config.intermediate_size = 16;
-  model::Transformer<double> bert(config.spec());
-  bert.initialise(4);
+  auto bert = make_bert();
   auto batch = nn::Batch<>::pack({{3, 7, 1, 0}, {19}, {5, 5, 2}}, {{0, 0, 1, 1}, {0}, {0, 1, 1}});
   auto body = adapt(bert, Unipt{.projection = 4});
   auto& side = *body.chain.side;
@@ -222,14 +227,7 @@ TEST_CASE("side: taps are the frozen layers' inputs and outputs, unrecorded, and
 }
 
 TEST_CASE("side: late layers run on the network's output, and gradients go through them") {
-  model::BertConfig config;
-  config.vocab_size = 20;
-  config.hidden_size = 8;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = 2;
-  config.intermediate_size = 16;
-  model::Transformer<double> bert(config.spec());
-  bert.initialise(4);
+  auto bert = make_bert();
   const auto batch = nn::Batch<>::pack({{3, 7, 1, 0}, {19}, {5, 5, 2}}, {{0, 0, 1, 1}, {0}, {0, 1, 1}});
   auto h = bert.embed(batch);
   const auto plain = Chain<double>{.layers = bert.layers, .plain = 3}(h).value.value().values();

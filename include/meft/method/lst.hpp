@@ -19,11 +19,7 @@ struct Lst {
 template <>
 struct Described<Lst> {
   static constexpr std::string_view name = "lst", about = "a ladder: a narrow transformer beside frozen layers";
-  static constexpr MethodFacts facts{.beside = true,
-                                     .recomputes = false,
-                                     .trains_layers = false,
-                                     .starts_as_is = true,
-                                     .apart = "its network stands beside the layers"};
+  static constexpr MethodFacts facts = side_facts;
   static void options(auto& m, auto&& visit) {
     visit(reduction_option, reductions, m.reduction);
     visit(side_start_option, side_starts, m.start);

@@ -19,11 +19,7 @@ struct Qst {
 template <>
 struct Described<Qst> {
   static constexpr std::string_view name = "qst", about = "a narrower ladder, mixed with the layers' output";
-  static constexpr MethodFacts facts{.beside = true,
-                                     .recomputes = false,
-                                     .trains_layers = false,
-                                     .starts_as_is = true,
-                                     .apart = "its network stands beside the layers"};
+  static constexpr MethodFacts facts = side_facts;
   static void options(auto& m, auto&& visit) {
     visit(reduction_option, reductions, m.reduction);
     visit(Option{"down-rank", "of what takes a layer's output to the network beside it"}, Whole{1, 65536}, m.rank);

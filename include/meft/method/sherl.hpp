@@ -91,11 +91,7 @@ struct SherlNetwork {
 template <>
 struct Described<Sherl> {
   static constexpr std::string_view name = "sherl", about = "mixed outputs of frozen layers, and late layers on top";
-  static constexpr MethodFacts facts{.beside = true,
-                                     .recomputes = false,
-                                     .trains_layers = false,
-                                     .starts_as_is = true,
-                                     .apart = "its network stands beside the layers"};
+  static constexpr MethodFacts facts = side_facts;
   static void options(auto& m, auto&& visit) {
     visit(projection_option, projections, m.projection);
     visit(Option{"late-layers", "the highest N layers read the network's output"}, Whole{0, 1024}, m.late_layers);

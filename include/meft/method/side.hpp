@@ -23,6 +23,13 @@ constexpr std::uint32_t side_site(std::uint32_t layer_site) { return 0x60000000u
 template <Backend B>
 inline constexpr Index side_tokens = B::slice_tokens / 2;
 
+/// The facts of a method that puts a network there.
+inline constexpr MethodFacts side_facts{.beside = true,
+                                        .recomputes = false,
+                                        .trains_layers = false,
+                                        .starts_as_is = true,
+                                        .apart = "its network stands beside the layers"};
+
 /// What takes the place of h_L before the first step.
 enum class SideStart {
   backbone,  // h_L: the network's output is added to it, and zero

@@ -92,11 +92,7 @@ struct UniptNetwork {
 template <>
 struct Described<Unipt> {
   static constexpr std::string_view name = "unipt", about = "a network beside frozen layers that mixes their outputs";
-  static constexpr MethodFacts facts{.beside = true,
-                                     .recomputes = false,
-                                     .trains_layers = false,
-                                     .starts_as_is = true,
-                                     .apart = "its network stands beside the layers"};
+  static constexpr MethodFacts facts = side_facts;
   static void options(auto& m, auto&& visit) {
     visit(projection_option, projections, m.projection);
     visit(side_start_option, side_starts, m.start);
