@@ -65,12 +65,8 @@ void run(const bench::Sweep& sweep, const bench::Setup& size, const std::vector<
     setup.method = method;
     const bool reversible = bench::reversible(method);
     std::optional<std::vector<float>> oracle;
-    if (reversible && error && policies != std::vector<std::string>{"stored"}) {
-      setup.stack.streams = Streams::stored;
-      bench::Step<B> step(setup);
-      step.differentiate();
-      oracle = step.lowest_gradient();
-    }
+    if (reversible && error && policies != std::vector<std::string>{"stored"})
+      oracle = bench::first_gradient<B>(*bench::stored(setup));
     for (const auto& policy : reversible ? policies : std::vector<std::string>{"exact"}) {
       setup.stack.streams = streams_from(policy);
       Row row{setup, bench::measure<B>(setup, sweep.steps)};

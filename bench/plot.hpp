@@ -1,6 +1,6 @@
-// Owns: a line plot as SVG text: axes with ticks, linear or logarithmic, a marker for each point, lines labelled at
-// their right end, a legend on request. Colours are those of Okabe and Ito, told apart by colour-blind readers too.
-// Must not know: meft, files.
+// Owns: a plot as SVG text: axes with ticks, linear or logarithmic, a marker for each point; lines labelled at their
+// right end, a legend on request; or points labelled beside them. Colours are those of Okabe and Ito, told apart by
+// colour-blind readers too. Must not know: meft, files.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,8 @@ struct Line {
 struct Figure {
   std::string title, subtitle, x_label, y_label;
   std::vector<Line> lines;
-  bool log_x = false, log_y = false;  // a linear axis of y starts at 0
+  bool points = false;                // each line is a point, and its name stands beside it
+  bool log_x = false, log_y = false;  // a linear axis of y starts at 0, but for points
   bool x_at_points = true;            // ticks where the points are, when these are at most ten
   bool legend = false;                // above the plot, besides the labels
   int width = 820, height = 520;      // pixels
@@ -114,6 +115,38 @@ inline Axis logarithmic(double low, double high, double from, double to) {
   return axis;
 }
 
+/// Places of labels that do not lie on each other or on a point: beside it, else above or below, further away in turn.
+inline std::vector<std::pair<double, double>> labels(const std::vector<std::pair<double, double>>& points,
+                                                     const std::vector<double>& widths, double right) {
+  struct Box {
+    double left, top, right, bottom;
+    bool meets(const Box& o) const { return left < o.right && o.left < right && top < o.bottom && o.top < bottom; }
+  };
+  std::vector<Box> taken;
+  for (const auto& [x, y] : points) taken.push_back({x - 5, y - 5, x + 5, y + 5});
+  std::vector<std::pair<double, double>> out;
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    const auto [x, y] = points[i];
+    const double width = widths[i];
+    const auto at = [&](double left, double middle) { return Box{left, middle - 7, left + width, middle + 7}; };
+    Box best = at(x + 8, y);
+    const auto fits = [&](const Box& box) {
+      return box.right <= right && std::none_of(taken.begin(), taken.end(), [&](const Box& o) { return box.meets(o); });
+    };
+    for (double away = 0; away < 80 && !fits(best); away += 4)
+      for (const Box& box :
+           {at(x + 8, y - away), at(x + 8, y + away), at(x - 8 - width, y - away), at(x - 8 - width, y + away),
+            at(x - width / 2, y - 14 - away), at(x - width / 2, y + 14 + away)})
+        if (fits(box)) {
+          best = box;
+          break;
+        }
+    taken.push_back(best);
+    out.push_back({best.left, (best.top + best.bottom) / 2 + 4.5});
+  }
+  return out;
+}
+
 inline std::string line(double x1, double y1, double x2, double y2, const char* kind) {
   return "<line class=\"" + std::string(kind) + "\" x1=\"" + pixels(x1) + "\" y1=\"" + pixels(y1) + "\" x2=\"" +
          pixels(x2) + "\" y2=\"" + pixels(y2) + "\"/>\n";
@@ -174,8 +207,8 @@ inline std::string svg(const Figure& figure) {
   std::sort(places.begin(), places.end());
   places.erase(std::unique(places.begin(), places.end()), places.end());
 
-  const double width = figure.width, height = figure.height, left = 84, right = width - 44 - names,
-               bottom = height - 64;
+  const double width = figure.width, height = figure.height, left = 84,
+               right = width - (figure.points ? 24 : 44 + names), bottom = height - 64;
   double top = figure.subtitle.empty() ? 62 : 84;
   std::string above;
   if (figure.legend) {
@@ -189,7 +222,8 @@ inline std::string svg(const Figure& figure) {
     top = y + 24;
   }
   Axis across = figure.log_x ? logarithmic(x_low, x_high, left, right) : linear(x_low, x_high, false, left, right);
-  const Axis up = figure.log_y ? logarithmic(y_low, y_high, bottom, top) : linear(y_low, y_high, true, bottom, top);
+  const Axis up =
+      figure.log_y ? logarithmic(y_low, y_high, bottom, top) : linear(y_low, y_high, !figure.points, bottom, top);
   if (figure.x_at_points && places.size() <= 10) across.ticks = places;
 
   std::string out = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + number(width) + "\" height=\"" +
@@ -233,6 +267,19 @@ inline std::string svg(const Figure& figure) {
            (dash.empty() ? "" : " stroke-dasharray=\"" + dash + "\"") + "/>\n" + marks;
   }
 
+  if (figure.points) {
+    std::vector<std::pair<double, double>> points;
+    std::vector<double> widths;
+    for (const auto& l : figure.lines) {
+      points.push_back({across.at(l.points.back().first), up.at(l.points.back().second)});
+      widths.push_back(text_width(l.name, 14));
+    }
+    const auto at = labels(points, widths, width - 4);
+    for (std::size_t i = 0; i < at.size(); ++i)
+      out += text(at[i].first, at[i].second, figure.lines[i].name, "name",
+                  " style=\"fill:" + std::string(colours[i % colours.size()]) + "\"");
+    return out + "</svg>\n";
+  }
   std::vector<std::size_t> order;  // of the labels, from above
   for (std::size_t i = 0; i < figure.lines.size(); ++i)
     if (!figure.lines[i].points.empty()) order.push_back(i);

@@ -13,7 +13,7 @@ AFTER = sys.argv.pop(2) if len(sys.argv) > 2 else sys.exit(__doc__)
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests" / "finetune"))
 import families_finetune_test as program  # reads sys.argv[1]
 from place import make_model, read_safetensors
-from methods import methods_of
+from finetune_methods import methods_of
 
 TASKS = [(model, "sst2") for model in ("bert", "roberta", "opt", "bart")] + [
     ("vit", "images"), ("dinov2", "images"), ("roberta", "arc_easy"), ("opt", "arc_easy"), ("roberta", "lm"), ("opt", "lm")]

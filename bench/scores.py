@@ -4,7 +4,8 @@
 
 `--data` holds a folder a task, as GLUE ships them. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
 that was stopped goes on from its folder in `--output`, so that a call does what is still to be done, on any machine. Prints a
-Markdown table of what is there: mean of the seeds, standard deviation. `--table` prints it and runs nothing.
+Markdown table of what is there: mean of the seeds, standard deviation. `--table` prints it and runs nothing. `--means FILE` writes
+the mean over the tasks of each method that has them all, for the bench `methods`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import statistics
 import subprocess
 from pathlib import Path
 
-from methods import methods_of
+from finetune_methods import methods_of
 
 METRIC = {"cola": "matthews", "sst2": "accuracy", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
 METHOD = {
@@ -70,23 +71,31 @@ def score(run, data, args):
     return json.loads((output / "metrics.json").read_text())["dev"][METRIC[task]]
 
 
+def values_of(scores, task, method, args):
+    """The rate chosen on the first seed, and the scores of all seeds with it."""
+    rate = scores.best_rate(task, method, args.seeds[0])
+    values = [scores.known.get((task, method, rate, seed)) for seed in args.seeds]
+    return rate, [value for value in values if value is not None]
+
+
+def means(scores, args):
+    """Method -> mean over the tasks, where a method has them all."""
+    found = {method: [values_of(scores, task, method, args)[1] for task in args.tasks] for method in args.methods}
+    return {method: statistics.mean(map(statistics.mean, tasks)) for method, tasks in found.items() if all(tasks)}
+
+
 def table(scores, args):
     """A row a method; the rate of a task's cell is the one chosen on the first seed."""
     lines = ["| method | " + " | ".join(f"{task} ({METRIC[task]})" for task in args.tasks) + " | average |",
              "| --- |" + " ---: |" * (len(args.tasks) + 1)]
+    averages = means(scores, args)
     for method in args.methods:
-        cells, means = [], []
+        cells = []
         for task in args.tasks:
-            rate = scores.best_rate(task, method, args.seeds[0])
-            values = [scores.known.get((task, method, rate, seed)) for seed in args.seeds]
-            values = [value for value in values if value is not None]
-            if values:
-                means.append(statistics.mean(values))
-                spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-                cells.append(f"{100 * means[-1]:.1f}{spread} ({rate}, {len(values)})")
-            else:
-                cells.append("")
-        average = f"{100 * statistics.mean(means):.1f}" if len(means) == len(args.tasks) else ""
+            rate, values = values_of(scores, task, method, args)
+            spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{100 * statistics.mean(values):.1f}{spread} ({rate}, {len(values)})" if values else "")
+        average = f"{100 * averages[method]:.1f}" if method in averages else ""
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {average} |")
     return "\n".join(lines)
 
@@ -99,6 +108,7 @@ def main():
     parser.add_argument("--output", type=Path, help="folder of the runs")
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("scores.json"), help="JSON, a row a run")
     parser.add_argument("--table", action="store_true", help="print what --results holds")
+    parser.add_argument("--means", type=Path, metavar="FILE", help="writes JSON, a mean a method, and runs nothing")
     parser.add_argument("--tasks", nargs="+", default=list(METRIC), choices=METRIC)
     parser.add_argument("--methods", nargs="+", default=list(METHOD), choices=METHOD)
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
@@ -106,8 +116,12 @@ def main():
     parser.add_argument("--threads", default="0")
     args = parser.parse_args()
     scores = Scores(args.results)
+    if args.means:
+        args.means.write_text(json.dumps(means(scores, args), indent=0) + "\n")
     if args.table:
-        return print(table(scores, args))
+        print(table(scores, args))
+    if args.table or args.means:
+        return
     for flag in ("finetune", "model", "data", "output"):
         if getattr(args, flag) is None:
             parser.error(f"--{flag} is missing")

@@ -241,6 +241,7 @@ Cost measure(const Setup& setup, int warm) {
     Setup timed = setup;
     timed.stack.phases = &phases;
     Step<B> step(timed);
+    cost.trained = step.trained();
     const HeapMeter heap;
     for (int i = 0; i <= warm; ++i) {
       const auto before = B::pool().read();
@@ -276,6 +277,22 @@ Cost measure(const Setup& setup, int warm) {
   return cost;
 }
 
+std::optional<Setup> stored(const Setup& setup) {
+  const auto [method, recompute] = Named::of(setup.method);
+  auto out = setup;
+  out.method = method_title(method);
+  out.stack.streams = Streams::stored;
+  const bool undone = method_facts(method).reversible && setup.stack.streams != Streams::stored;
+  return undone || recompute ? std::optional(out) : std::nullopt;
+}
+
+template <Backend B>
+std::vector<float> first_gradient(const Setup& setup) {
+  Step<B> step(setup);
+  step.differentiate();
+  return step.lowest_gradient();
+}
+
 double relative_error(const std::vector<float>& g, const std::vector<float>& reference) {
   require(g.size() == reference.size(), "bench: gradients of different sizes", g.size(), reference.size());
   if (g.empty() || !std::memcmp(g.data(), reference.data(), g.size() * sizeof(float))) return 0;
@@ -291,9 +308,11 @@ double relative_error(const std::vector<float>& g, const std::vector<float>& ref
 
 template class Step<Cpu>;
 template Cost measure<Cpu>(const Setup&, int);
+template std::vector<float> first_gradient<Cpu>(const Setup&);
 #ifdef MEFT_CUDA
 template class Step<Cuda>;
 template Cost measure<Cuda>(const Setup&, int);
+template std::vector<float> first_gradient<Cuda>(const Setup&);
 #endif
 
 }  // namespace bench

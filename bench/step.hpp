@@ -101,6 +101,7 @@ struct HeapMeter {
 struct Cost {
   std::size_t activation = 0;  // the highest of the warm steps: peak of everything alive less what lived before
   std::size_t parameter = 0, gradient = 0, optimizer = 0;
+  Index trained = 0;                  // parameters that train
   std::size_t needed = 0;             // the highest of everything alive
   std::size_t reserved = 0;           // what the pool holds from the system after a step, at most, free blocks included
   Resident resident{};                // of the process, where its own pages were most after a step
@@ -118,6 +119,14 @@ struct Cost {
 /// Builds the setup and runs a cold step and `warm` measured ones.
 template <Backend B = Cpu>
 Cost measure(const Setup& setup, int warm);
+
+/// The setup with all activations stored, whose gradient the setup's is held against; none where that is the setup
+/// itself.
+std::optional<Setup> stored(const Setup& setup);
+
+/// The gradient of the lowest trained layer in the first step.
+template <Backend B = Cpu>
+std::vector<float> first_gradient(const Setup& setup);
 
 /// |g − reference| / |reference|; 0 only when every bit is equal, infinite when g is not finite.
 double relative_error(const std::vector<float>& g, const std::vector<float>& reference);

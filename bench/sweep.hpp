@@ -116,6 +116,7 @@ struct Sweep {
         {"parameter_bytes", cost.parameter},
         {"gradient_bytes", cost.gradient},
         {"optimizer_bytes", cost.optimizer},
+        {"trained_parameters", cost.trained},
         {"needed_bytes", cost.needed},
         {"reserved_bytes", cost.reserved},
         {"resident_own_bytes", cost.resident.own},
@@ -138,14 +139,19 @@ struct Sweep {
     return out;
   }
 
+  /// Writes the JSON lines, where they were asked for. A row has a json(sweep).
+  template <class Row>
+  void save_json(const std::vector<Row>& rows) const {
+    if (json.empty()) return;
+    std::string lines;
+    for (const auto& row : rows) lines += row.json(*this).dump() + "\n";
+    io::write_atomically(json, lines);
+  }
+
   /// Writes the files that were asked for. A row has a `setup`, a name() and a height() in the plot, and a json(sweep).
   template <class Row>
   void save(const std::vector<Row>& rows, const char* title, const char* y_label) const {
-    if (!json.empty()) {
-      std::string lines;
-      for (const auto& row : rows) lines += row.json(*this).dump() + "\n";
-      io::write_atomically(json, lines);
-    }
+    save_json(rows);
     if (plot.empty()) return;
     plot::Figure figure;
     figure.title = title;

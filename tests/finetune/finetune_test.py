@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
-from methods import methods_of
+from finetune_methods import methods_of
 
 from place import (BAD, FINETUNE, GOOD, LIMIT, check, check_log, execute, main, make_model, read_safetensors, results,
                    run, set_config)

@@ -1,0 +1,109 @@
+// Owns: the bench of every method on one shape: what trains, memory by use, seconds, the error of its gradient; beside
+// them the scores that scores.py kept. Prints a table; writes JSON lines and an SVG plot of score over memory.
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <map>
+
+#include <meft/io/json.hpp>
+
+#include "sweep.hpp"
+
+namespace {
+
+using namespace meft;
+
+/// Mean score by method, as `scores.py --means` writes them.
+using Scores = std::map<std::string, double>;
+
+struct Row {
+  bench::Setup setup;
+  bench::Cost cost;
+  std::optional<double> error{}, score{};
+
+  nlohmann::ordered_json json(const bench::Sweep& sweep) const {
+    auto out = sweep.fields(setup, cost);
+    out["gradient_error"] = nullptr;
+    if (error && std::isfinite(*error)) out["gradient_error"] = *error;
+    out["score"] = nullptr;
+    if (score) out["score"] = *score;
+    return out;
+  }
+};
+
+constexpr const char* head =
+    "method              activation       trained  gradients  optimizer     needed   s/step  grad error   score";
+
+void show(const Row& row) {
+  using bench::mib;
+  const auto& c = row.cost;
+  char error[32] = "-", score[32] = "-";
+  if (row.error) std::snprintf(error, sizeof error, *row.error == 0 ? "0" : "%.1e", *row.error);
+  if (!c.finite) std::snprintf(error, sizeof error, "not finite");
+  if (row.score) std::snprintf(score, sizeof score, "%.1f", 100 * *row.score);
+  std::printf("%-18s %11.1f %13lld %10.1f %10.1f %10.1f %8.3f %11s %7s\n", row.setup.method.c_str(), mib(c.activation),
+              static_cast<long long>(c.trained), mib(c.gradient), mib(c.optimizer), mib(c.needed), c.least().step,
+              error, score);
+  std::fflush(stdout);
+}
+
+std::string plot_of(const std::vector<Row>& rows, const bench::Sweep& sweep) {
+  const auto& size = rows.front().setup;
+  bench::plot::Figure figure;
+  figure.title = "Score over activation memory";
+  figure.subtitle = "memory: " + sweep.model + ", " + std::to_string(size.config.num_hidden_layers) +
+                    " layers, batch " + std::to_string(size.batch) + " x " + std::to_string(size.seq) + " tokens, " +
+                    sweep.precision;
+  figure.x_label = "activation memory of a step, MiB";
+  figure.y_label = "mean score";
+  figure.points = figure.log_x = true;
+  figure.x_at_points = false;
+  for (const auto& row : rows)
+    if (row.score) figure.lines.push_back({row.setup.method, {{bench::mib(row.cost.activation), 100 * *row.score}}});
+  require(!figure.lines.empty(), "--plot: none of the methods has a score in --scores");
+  return bench::plot::svg(figure);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bench::Sweep sweep;
+  sweep.methods = bench::every_method();
+  sweep.steps = 3;
+  bool no_error = false;
+  std::string scores_file;
+  CLI::App app("Every method on one shape of BERT: what trains, memory, time, the error of its gradient, its score.");
+  sweep.add_to(app);
+  app.add_flag("--no-error", no_error, "no gradient error: spares the memory and time of the stored runs");
+  app.add_option("--scores", scores_file, "file of mean scores by method, from scores.py --means");
+  CLI11_PARSE(app, argc, argv);
+
+  try {
+    const auto sizes = sweep.sizes();
+    require(sizes.size() == 1, "methods: measures one size, found --values of", sizes.size());
+    require(sweep.plot.empty() || !scores_file.empty(), "--plot: the scores are missing: --scores FILE");
+    if (sweep.threads) set_threads(sweep.threads);
+    Scores scores;
+    if (!scores_file.empty()) scores = io::read_json(scores_file, 1 << 20).get<Scores>();
+    std::printf("%s\nmemory in MiB\n\n%s\n", sweep.describe(sizes.front()).c_str(), head);
+    std::vector<Row> rows;
+    with_device(sweep.device, [&]<Backend B>() {
+      for (const auto& method : sweep.methods) {
+        auto setup = sizes.front();
+        setup.method = method;
+        Row row{setup, bench::measure<B>(setup, sweep.steps)};
+        if (const auto oracle = bench::stored(setup); oracle && !no_error)
+          row.error = bench::relative_error(row.cost.gradient_values, bench::first_gradient<B>(*oracle));
+        row.cost.gradient_values.clear();
+        if (const auto found = scores.find(method); found != scores.end()) row.score = found->second;
+        show(row);
+        rows.push_back(std::move(row));
+        sweep.save_json(rows);
+      }
+    });
+    if (!sweep.plot.empty()) io::write_atomically(sweep.plot, plot_of(rows, sweep));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "methods: %s\n", error.what());
+    return 1;
+  }
+}
