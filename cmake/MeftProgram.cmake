@@ -45,18 +45,19 @@ function(meft_together variable)
   set(${variable} "${includes}\n\n${bodies}" PARENT_SCOPE)
 endfunction()
 
-# meft_tests(GROUP SOURCES file... [EXAMPLES file...] [LINK target...]): a program GROUP_tests of all files. Of each of SOURCES a
-# test by its name, and a program of that name which is built when it is asked for. Of each of EXAMPLES, whose function main
-# gives 0 where what it claims holds, the test NAME_example.
+# meft_tests(GROUP SOURCES file... [EXAMPLES file...] [PEERS file...] [LINK target...]): a program GROUP_tests of all files. Of
+# each of SOURCES a test by its name, and a program of that name which is built when it is asked for. Of each of EXAMPLES, whose
+# function main gives 0 where what it claims holds, the test NAME_example. Under a link of the name of one of PEERS it is that
+# program.
 function(meft_tests group)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;EXAMPLES;LINK")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;EXAMPLES;PEERS;LINK")
   foreach(source IN LISTS arg_SOURCES)
     cmake_path(GET source STEM name)
     add_executable(${name} EXCLUDE_FROM_ALL "${source}")
     target_link_libraries(${name} PRIVATE meft_program meft_test_main ${arg_LINK})
     meft_doctest(${name} ${group} ${name})
   endforeach()
-  meft_together(text ${arg_SOURCES} ${arg_EXAMPLES})
+  meft_together(text ${arg_SOURCES} ${arg_EXAMPLES} ${arg_PEERS})
   if(arg_EXAMPLES)
     string(APPEND text "static int status(int f()) { return f(); }\n"
       "static int status(int f(int, char**)) { return f(0, nullptr); }\n")
@@ -68,11 +69,24 @@ function(meft_tests group)
     meft_test_properties(${name}_example)
     set_tests_properties(${name}_example PROPERTIES FAIL_REGULAR_EXPRESSION "test cases: *0 ")
   endforeach()
+  set(links "")
+  if(arg_PEERS)
+    string(APPEND text "#include \"programs.hpp\"\n")
+  endif()
+  foreach(source IN LISTS arg_PEERS)
+    cmake_path(GET source STEM name)
+    string(APPEND text "[[maybe_unused]] static const bool is_${name} =\n"
+      "    (test::programs().push_back({\"${name}\", ${name}::main}), true);\n")
+    list(APPEND links COMMAND "${CMAKE_COMMAND}" -E create_symlink ${group}_tests ${name})
+  endforeach()
   set(together "${CMAKE_CURRENT_BINARY_DIR}/${group}_tests.cpp")
   file(GENERATE OUTPUT "${together}" CONTENT "${text}")
   add_executable(${group}_tests "${together}")
   target_include_directories(${group}_tests PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
   target_link_libraries(${group}_tests PRIVATE meft_program meft_test_main ${arg_LINK})
+  if(links)
+    add_custom_command(TARGET ${group}_tests POST_BUILD ${links} WORKING_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}" VERBATIM)
+  endif()
   target_compile_options(${group}_tests PRIVATE $<$<CONFIG:Release>:-O1>)  # they take longer to compile than to run
 endfunction()
 

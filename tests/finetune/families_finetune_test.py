@@ -17,7 +17,7 @@ from place import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results,
 FINETUNE = sys.argv[1]
 SANITIZED = "MEFT_SANITIZED" in os.environ
 LIMIT = 30000 if SANITIZED else 3000  # seconds a run, against a hang
-METHODS = ["full", "lora", "ia3", "speft", "unipt", "lst", "qst", "sherl", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
+METHODS = ["full", "lora", "ia3", "speft", "unipt", "lst", "qst", "sherl", "losa", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
 INSIDE = ["meft1+lora", "meft3+ia3"]
 # By losses alone 16 steps tell a fresh classifier nothing where its gradient is this small.
 TOO_FEW_STEPS = [(model, "sst2", method) for model in ("roberta", "bart") for method in ("mezo", "mezo-lora")]

@@ -14,7 +14,7 @@ import tempfile
 
 import compiling
 
-HUBS = ["meft/backend/backend.hpp", "meft/tensor/tensor.hpp", "meft/autodiff/op.hpp", "meft/base/json.hpp"]
+HUBS = ["meft/base/error.hpp", "meft/base/json.hpp", "meft/backend/cpu/gemm.hpp", "meft/backend/backend.hpp", "meft/autodiff/op.hpp"]
 INCLUDE = re.compile(r"^\s*#\s*include\s*<(meft/[^>]+)>", re.M)
 
 

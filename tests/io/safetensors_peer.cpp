@@ -51,6 +51,7 @@ int main(int argc, char** argv) {
   if (argc != 4) return std::fputs("usage: safetensors_peer copy|F32|F64|BF16|F16|I64 IN OUT\n", stderr), 2;
   try {
     run(argv[1], argv[2], argv[3]);
+    return 0;
   } catch (const std::exception& error) {
     return std::fprintf(stderr, "safetensors_peer: %s\n", error.what()), 1;
   }

@@ -109,6 +109,9 @@ const std::vector<Row>& rows() {
   static const auto chosen = in_layer({"attention.self.query.sparse.values", "attention.self.key.sparse.values",
                                        "attention.self.value.sparse.values", "attention.output.dense.sparse.values",
                                        "intermediate.dense.sparse.values", "output.dense.sparse.values"});
+  static const auto channels = [](const char* part) { return std::string("side.layers.0.channels.") + part; };
+  static const auto mixers =
+      module(channels("norm")) + module(channels("down")) + module(channels("up")) + std::vector{channels("scale")};
   static const std::vector<Row> all{
       {Full{}, model_names("")},
       {HeadOnly{}, {}},
@@ -133,6 +136,7 @@ const std::vector<Row>& rows() {
       {Sherl{.projection = 5, .late_layers = 0}, module("side.taps.0.dense") + module("side.taps.0.norm") +
                                                      module("side.taps.1.dense") + module("side.taps.1.norm") +
                                                      module("side.gate") + module("side.output") + module("side.norm")},
+      {Losa{.rank = 2}, mixers},
       {Meft1{.bottleneck = 4, .options = options}, reversible},
       {Meft1{.options = options, .inside = LowRank{3, 6}}, updates + mix},
       {Meft1{.options = options, .inside = Ia3{}}, factors + mix},

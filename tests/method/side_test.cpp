@@ -10,6 +10,7 @@
 
 #include <meft/io/safetensors.hpp>
 #include <meft/io/state_dict.hpp>
+#include <meft/method/losa.hpp>
 #include <meft/method/lst.hpp>
 #include <meft/method/qst.hpp>
 #include <meft/method/sherl.hpp>
@@ -73,7 +74,7 @@ double apart(const std::vector<double>& a, const std::vector<double>& b) {
 
 /// Output and every gradient against golden/PATH.safetensors.
 template <class Net>
-void like_pytorch(Net net, const std::string& path) {
+void like_pytorch(Net net, const std::string& path, const Offsets& offsets = Offsets({0, 4, 5, 12})) {
   const io::Safetensors file("golden/" + path + ".safetensors");
   const auto values = [&](const std::string& name) {
     const auto found = file.find(name);
@@ -83,7 +84,7 @@ void like_pytorch(Net net, const std::string& path) {
   };
   nn::for_each_parameter(
       net, [&](const std::string& name, auto& p) { p.value() = Tensor<double>::from(p.shape(), values(name)); });
-  const Context<double> context{Offsets({0, 4, 5, 12})};
+  const Context<double> context{offsets};
   Taps taps;
   for (int i = 0; i < 4; ++i) taps.push_back(Tensor<double>::from({12, width}, values("h." + std::to_string(i))));
   Tape tape;
@@ -121,6 +122,18 @@ TEST_CASE("sherl: output and every gradient are those of a dense PyTorch") {
                  start == SideStart::random ? "sherl/random" : "sherl/backbone");
   CHECK_THROWS_WITH_AS(SherlNetwork<double>::make({.late_layers = 4}, list, 3),
                        doctest::Contains("all layers are late"), Error);
+}
+
+TEST_CASE("losa: output and every gradient are those of PyTorch; tokens are mixed in images of one size alone") {
+  const nn::LayerNames names{"q", "k", "v", "o", "n", "u", "d", "m"};
+  std::vector<nn::TransformerLayer<double>> list;
+  for (std::uint32_t i = 0; i < 3; ++i)
+    list.push_back(nn::TransformerLayer<double>::empty(names, {.width = width, .heads = 2, .ffn = 8}, i));
+  like_pytorch(LosaNetwork<double>::make({.rank = 2}, list, 0, 3), "losa/texts");
+  const auto net = LosaNetwork<double>::make({.rank = 2}, list, 4, 3);
+  like_pytorch(net, "losa/images", Offsets({0, 4, 8, 12}));
+  const auto taps = draw_taps(3, 12);
+  CHECK_THROWS_WITH_AS(net(taps, {Offsets({0, 4, 12})}), doctest::Contains("expected and found: 4, 8"), Error);
 }
 
 TEST_CASE("unipt: output and every gradient are those of a dense PyTorch") {

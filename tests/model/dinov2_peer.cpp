@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   if (argc != 4) return std::fputs("usage: dinov2_peer FOLDER IN OUT\n", stderr), 2;
   try {
     run(argv[1], argv[2], argv[3]);
+    return 0;
   } catch (const std::exception& error) {
     return std::fprintf(stderr, "dinov2_peer: %s\n", error.what()), 1;
   }

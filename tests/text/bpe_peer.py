@@ -164,7 +164,7 @@ def family_tests(peer, parent, tokens, merges, real, rng):
             lines = rng.sample(real, len(real) if whole_text else min(len(real), 3000)) + hostile
             if whole_text:
                 speed = whole
-                peer.compare(f"{title}: every code point", whole, oracle, list(code_point_lines()))
+                peer.compare(f"{title}: every code point", whole, oracle, list(code_point_lines()), whole=True)
             peer.compare(f"{title}, tokenizer.json", whole, oracle, lines)
             peer.compare(f"{title}, vocab.json", files, of_files,
                          rng.sample(lines, min(len(lines), 4000)))
@@ -336,7 +336,7 @@ def main():
     if tokenizers.__version__ != base.TESTED_WITH:
         print(f"note: tokenizers {tokenizers.__version__}; meft follows the character tables of {base.TESTED_WITH}")
     rng = random.Random(0)
-    peer = Peer(sys.argv[1])
+    peer = Peer(sys.argv[1], full)
     real = [line for file in sorted(base.ASSETS.glob("*.txt")) for line in file.read_bytes().split(b"\n")]
     if not real:
         print("skipped: bpe_peer: real lines (tests/fetch.py fetches them)")

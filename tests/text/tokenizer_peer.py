@@ -4,7 +4,8 @@ tokenizer_peer.py --binary PROGRAM [--model FOLDER] [--lines FILE ...] [--full]
 
 PROGRAM is tokenizer_peer, built from tokenizer_peer.cpp; it may also stand first, without --binary. FOLDER and FILEs
 are by default what tests/fetch.py fetches into build/assets; without them the real model and lines are skipped, and
-that is said. --full takes all code points, not just the assigned and every 61st of the others.
+that is said. --full takes all code points, not just the assigned and every 61st of the others, and all lines of a
+comparison, not just 3,000 drawn from them.
 Exit status 1: they differ, and the first differences are printed.
 """
 import argparse
@@ -28,14 +29,19 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 class Peer:
     """Runs both on the same lines and keeps the score."""
 
-    def __init__(self, binary):
+    def __init__(self, binary, full):
         self.binary = binary
+        self.most = None if full else 3000  # lines
         self.compared = 0
         self.failures = 0
 
-    def compare(self, title, folder, oracle, lines, max_length=1 << 20, pair=False):
-        """`lines`: bytes; with `pair`, lines 1 and 2 are a pair."""
+    def compare(self, title, folder, oracle, lines, max_length=1 << 20, pair=False, whole=False):
+        """`lines`: bytes; with `pair`, lines 1 and 2 are a pair; `whole`: all of them in any case."""
         began = time.monotonic()
+        if self.most and len(lines) > self.most and not whole:
+            size = 1 + pair
+            starts = random.Random(title).sample(range(0, len(lines) // size * size, size), self.most // size)
+            lines = [line for i in starts for line in lines[i:i + size]]
         text = b"".join(line.replace(b"\\", b"\\\\").replace(b"\n", b"\\n") + b"\n" for line in lines)
         command = [self.binary, str(folder), "--escaped", "--types", "--max-length", str(max_length)]
         done = subprocess.run(command + ["--pair"] * pair, input=text, capture_output=True)
@@ -218,7 +224,8 @@ def character_tests(peer, parent, full, rng):
     for name, normalizer, some, added in variants:
         content = tokenizer_json(vocab, normalizer, added)
         folder = folder_with(parent, name.replace(" ", "_"), tokenizer__json=content)
-        peer.compare(f"every character: {name}", folder, tokenizers.Tokenizer.from_str(json.dumps(content)), some)
+        peer.compare(f"every character: {name}", folder, tokenizers.Tokenizer.from_str(json.dumps(content)), some,
+                     whole=some is lines)
 
 
 def small_vocab_tests(peer, parent, rng):
@@ -282,7 +289,7 @@ def main():
     if tokenizers.__version__ != TESTED_WITH:
         print(f"note: tokenizers {tokenizers.__version__}; meft follows the character tables of {TESTED_WITH}")
     rng = random.Random(0)
-    peer = Peer(binary)
+    peer = Peer(binary, arguments.full)
     with tempfile.TemporaryDirectory() as parent:
         parent = pathlib.Path(parent)
         small_vocab_tests(peer, parent, rng)

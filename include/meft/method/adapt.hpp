@@ -25,6 +25,8 @@ struct StepSizes {
   Index query = 0, key = 0;  // features of a token's queries, and of its keys and of its values; 0: width
   bool gated = false;        // the feed-forward block has a gate
   bool head_norms = false;   // queries and keys are normed
+  bool images = false;       // in place of text
+  bool causal = false;       // no token sees a later one
   Index tokens = 0, workers = 1;
   std::vector<Index> slices{};  // tokens of each
   Index part = 0;               // tokens of the largest, where a batch is taken in parts
@@ -40,6 +42,8 @@ struct StepSizes {
   Index hidden() const { return gated ? 2 * ffn : ffn; }      // the input of the activation, and what it gates
   Index unattended() const { return 2 * norm() + hidden(); }  // the rest: both norms, and that
   Index layer() const { return attention() + unattended(); }
+  /// Values a token alive in a block of a layer that keeps nothing, at most.
+  Index passing() const { return std::max(gated ? 3 * ffn + width : 2 * ffn, attention()); }
 
   /// Of plain layers that keep `lowest` and `other` values a token, while `moving` more elements are on their way
   /// through the highest one's feed-forward block.

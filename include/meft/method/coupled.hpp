@@ -143,7 +143,7 @@ struct Described<M> {
       const Index taped = s.layer() + 5 * s.width + 6 * bottleneck + more.attention + more.feed;
       return streams + gradients + depth * s.tokens * taped + s.workers * slice * (2 * s.width + s.hidden());
     }
-    const Index hidden = std::min(slice, B::slice_tokens) * (2 * s.hidden() + more.feed + more.moving);
+    const Index hidden = std::min(slice, B::slice_tokens) * (s.hidden() + s.ffn + more.feed + more.moving);
     const Index attended = slice * (s.attention() + more.attention);
     const Index differentiated =
         slice * 3 * bottleneck + (kind == 3 ? std::max(attended + slice * 7 * s.width, slice * 4 * s.width + hidden)

@@ -17,7 +17,7 @@ struct Described<HeadOnly> {
   /// Nothing is kept: a layer's input and output, and what is alive in one of its blocks.
   template <Real T, Backend B>
   static Index activation(const HeadOnly&, const StepSizes& s) {
-    return s.tokens * (2 * s.width + std::max(2 * s.ffn, s.attention()));
+    return s.tokens * (2 * s.width + s.passing());
   }
 };
 

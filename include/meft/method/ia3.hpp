@@ -22,7 +22,7 @@ struct Described<Ia3> {
   static constexpr PeftForm peft{"IA3", tensors, without};
   static void peft_numbers(auto&, auto&&) {}
   /// What the factors multiply, and the hidden layer's gradient behind them and times what they multiplied.
-  static Kept kept(const Ia3&, const StepSizes& s) { return {2 * s.width, s.ffn, 2 * s.ffn}; }
+  static Kept kept(const Ia3&, const StepSizes& s) { return {2 * s.keys(), s.ffn, s.gated ? s.ffn : 2 * s.ffn}; }
 };
 
 template <Real T, Backend B>

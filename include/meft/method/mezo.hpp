@@ -40,9 +40,11 @@ struct Described<Mezo<Inside>> {
   template <Real T, Backend B>
   static Index activation(const Mezo<Inside>&, const StepSizes& s) {
     const auto rows = [](Index out, Index in) { return std::min(out, Linear::rows_at_once<B>(in)) * in; };
-    const Index n = s.longest_slice(), attention = n * (5 * s.width + s.heads) + rows(s.width, s.width);
-    const Index slice =
-        whole ? std::max(attention, n * (s.ffn + 2 * s.width) + rows(s.width, s.ffn)) : n * (2 * s.ffn + s.width);
+    const Index n = s.longest_slice(), gate = s.gated ? s.width : 0;
+    const Index attention = n * (5 * s.width + gate + s.heads) + rows(s.width, s.width);
+    const Index inner = whole && !s.gated ? s.ffn + s.width : s.gated ? 3 * s.ffn : 2 * s.ffn;
+    const Index feed = n * (inner + s.width + (whole ? 0 : gate));
+    const Index slice = whole ? std::max(attention, feed + rows(s.width, s.ffn)) : feed;
     return s.tokens * 2 * s.width + s.workers * slice;
   }
   static Recipe recipe(const Mezo<Inside>& m) {

@@ -8,6 +8,7 @@
 #include <meft/method/head.hpp>
 #include <meft/method/houlsby.hpp>
 #include <meft/method/inserted.hpp>
+#include <meft/method/losa.hpp>
 #include <meft/method/lst.hpp>
 #include <meft/method/mezo.hpp>
 #include <meft/method/qst.hpp>
@@ -29,7 +30,7 @@ struct Joined<MethodList<A...>, MethodList<B...>, MethodList<C...>> {
 
 using Methods =
     detail::Joined<MethodList<Full, HeadOnly, BitFit, Houlsby>, InsertedMethods,
-                   MethodList<Unipt, Lst, Qst, Sherl, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>>::type;
+                   MethodList<Unipt, Lst, Qst, Sherl, Losa, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>>::type;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

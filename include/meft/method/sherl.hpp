@@ -104,7 +104,7 @@ struct Described<Sherl> {
   static Index activation(const Sherl& m, const StepSizes& s) {
     const Index inner = m.projection, below = s.layers - m.late_layers;
     const Index kept = (below + 1) * (s.width + inner + 2) + below * (3 * inner + 2 * below) + 3 * s.width;
-    const Index late = m.late_layers * s.layer() + 4 * s.width + s.ffn;
+    const Index late = m.late_layers * s.layer() + 4 * s.width + s.hidden();
     return s.tokens * (kept + std::max(late, (3 * below + 2) * inner) + 2 * s.width);
   }
 };

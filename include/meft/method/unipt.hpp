@@ -98,15 +98,16 @@ struct Described<Unipt> {
     visit(side_start_option, side_starts, m.start);
   }
   static Index added(const Unipt& m, Index width) { return width * m.projection; }
-  /// Taps, and of each but the last what is normed, t and m, beside a few numbers a token. The most is there at the end
-  /// of the forward pass, or where the gradients of W_o or of P are made; a frozen layer takes more where it is very
-  /// wide.
+  /// Taps, and of each but the last what is normed, t and m, in a causal model a ⊙ t too, beside a few numbers a token.
+  /// The most is there at the end of the forward pass, or where the gradients of W_o or of P are made; a frozen layer
+  /// takes more where it is very wide.
   template <Real T, Backend B>
   static Index activation(const Unipt& m, const StepSizes& s) {
-    const Index n = s.tokens, inner = m.projection, kept = (s.layers + 1) * s.width + s.layers * (3 * inner + 5) + 10;
+    const Index n = s.tokens, inner = m.projection, each = (s.causal ? 4 : 3) * inner + 5;
+    const Index kept = (s.layers + 1) * s.width + s.layers * each + 10;
     const Index end =
         n * (kept + 6 * inner + s.width) + std::max({n * inner, n * s.width + s.width * inner, inner * inner});
-    const Index layer = (s.layers + 2) * s.width + std::max(2 * s.ffn, s.attention());
+    const Index layer = (s.layers + 2) * s.width + s.passing();
     return std::max(end, n * layer);
   }
 };

@@ -27,6 +27,8 @@ StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, 
                 .key = (lower.key_heads ? lower.key_heads : lower.heads) * lower.head_width,
                 .gated = lower.gated,
                 .head_norms = lower.head_norms,
+                .images = model.patches.has_value(),
+                .causal = lower.causal,
                 .tokens = batch.tokens()};
   for (const auto& [first, last] : meft::detail::cut(batch, B::slice_tokens))
     out.slices.push_back(batch.end(last - 1) - batch.begin(first));
