@@ -285,11 +285,15 @@ int check_steps(const Make& make, const Batches& batch) {
 }  // namespace
 
 TEST_CASE("steps that run from recordings give the bits of steps that do not") {
-  int recorded = 0;
+  // Two of the methods on each family, in turn: recordings know neither.
+  const std::string methods[] = {"full", "meft1 bf16", "lora", "meft1", "meft3", "meft1 learned"};
+  int recorded = 0, families = 0, turn = 0;
   for (const auto& c : io::read_json(golden() + "/families.json")) {
     const std::string folder = golden() + "/" + std::string(c["folder"]);
     const Values plain(folder + "/plain.safetensors");
-    for (const std::string method : {"full", "lora", "meft1", "meft3", "meft1 bf16", "meft1 learned"}) {
+    ++families;
+    for (int i = 0; i < 2; ++i) {
+      const std::string& method = methods[turn++ % std::ssize(methods)];
       CAPTURE(folder);
       CAPTURE(method);
       auto options = narrow(method.substr(0, method.find(' ')));
@@ -314,7 +318,7 @@ TEST_CASE("steps that run from recordings give the bits of steps that do not") {
       recorded += check_steps([&] { return classifier(folder, options, precision); }, batch);
     }
   }
-  CHECK(recorded > 200);
+  CHECK(recorded > 4 * families);
 }
 
 TEST_CASE("steps on questions with options run from recordings") {

@@ -214,7 +214,7 @@ TEST_CASE("reversible: exact gradients equal stored ones bit for bit: schemes, d
       for (const double dropout : {0.0, 0.1}) {
         std::vector<float> losses;
         for (const Index slice : {8, 40, 10000}) {
-          if (depth == 48 && dropout == 0 && slice != 40) continue;
+          if (depth == 48 && slice != 40) continue;
           CAPTURE(scheme_names[static_cast<int>(scheme)]);
           CAPTURE(depth);
           CAPTURE(dropout);
