@@ -17,12 +17,16 @@ from pathlib import Path
 from finetune_methods import methods_of
 
 METRIC = {"cola": "matthews", "sst2": "accuracy", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
-METHOD = {
+FLAGS = {  # of the methods that are not taken as they are
     "full": [],
+    "head": [],
+    "bitfit": [],
     "lora": ["--lora-rank", "16", "--precision", "bf16"],
     "meft1": ["--readout", "plm", "--bottleneck", "64", "--precision", "bf16"],
+    "meft2": ["--readout", "plm", "--bottleneck", "64", "--precision", "bf16"],
     "meft3": ["--readout", "plm", "--bottleneck", "64", "--precision", "bf16"],
 }
+OTHERS = ["--precision", "bf16"]
 RATES = ["2e-4", "1e-3"]
 SST2_ROWS = 8000
 
@@ -62,7 +66,7 @@ def score(run, data, args):
     """The dev metric of the best epoch."""
     task, method, rate, seed = run
     output = args.output / f"{task}-{method}-{rate}-{seed}"
-    command = [args.finetune, "--model", args.model, "--task", task, "--data", data, "--method", method, *METHOD[method],
+    command = [args.finetune, "--model", args.model, "--task", task, "--data", data, "--method", method, *FLAGS.get(method, OTHERS),
                "--pooling", "mean", "--lr", rate, "--seed", seed, "--epochs", args.epochs, "--threads", args.threads,
                "--output", output]
     if (output / "state.safetensors").exists():
@@ -110,12 +114,14 @@ def main():
     parser.add_argument("--table", action="store_true", help="print what --results holds")
     parser.add_argument("--means", type=Path, metavar="FILE", help="writes JSON, a mean a method, and runs nothing")
     parser.add_argument("--tasks", nargs="+", default=list(METRIC), choices=METRIC)
-    parser.add_argument("--methods", nargs="+", default=list(METHOD), choices=METHOD)
+    parser.add_argument("--methods", nargs="+", help="those of the program or, where none is run, those with scores")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--epochs", default="3")
     parser.add_argument("--threads", default="0")
     args = parser.parse_args()
     scores = Scores(args.results)
+    if (args.table or args.means) and not args.methods:
+        args.methods = sorted({method for _, method, _, _ in scores.known})
     if args.means:
         args.means.write_text(json.dumps(means(scores, args), indent=0) + "\n")
     if args.table:
@@ -125,7 +131,9 @@ def main():
     for flag in ("finetune", "model", "data", "output"):
         if getattr(args, flag) is None:
             parser.error(f"--{flag} is missing")
-    if unknown := set(args.methods) - set(methods_of(args.finetune)):
+    known = methods_of(args.finetune)
+    args.methods = args.methods or known
+    if unknown := set(args.methods) - set(known):
         parser.error(f"--methods: {args.finetune} has no {', '.join(sorted(unknown))}")
     args.output.mkdir(parents=True, exist_ok=True)
     data = {task: args.data / task for task in args.tasks}

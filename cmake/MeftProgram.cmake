@@ -45,12 +45,12 @@ function(meft_together variable)
   set(${variable} "${includes}\n\n${bodies}" PARENT_SCOPE)
 endfunction()
 
-# meft_tests(GROUP SOURCES file... [EXAMPLES file...] [PEERS file...] [LINK target...]): a program GROUP_tests of all files. Of
-# each of SOURCES a test by its name, and a program of that name which is built when it is asked for. Of each of EXAMPLES, whose
-# function main gives 0 where what it claims holds, the test NAME_example. Under a link of the name of one of PEERS it is that
-# program.
+# meft_tests(GROUP OPTIMIZED flag SOURCES file... [EXAMPLES file...] [PEERS file...] [WITH file...] [LINK target...]): a program
+# GROUP_tests of all files, those of WITH as they are. Of each of SOURCES a test by its name, and a program of that name which is built when it
+# is asked for. Of each of EXAMPLES, whose function main gives 0 where what it claims holds, the test NAME_example. Under a link
+# of the name of one of PEERS it is that program.
 function(meft_tests group)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;EXAMPLES;PEERS;LINK")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "OPTIMIZED" "SOURCES;EXAMPLES;PEERS;WITH;LINK")
   foreach(source IN LISTS arg_SOURCES)
     cmake_path(GET source STEM name)
     add_executable(${name} EXCLUDE_FROM_ALL "${source}")
@@ -68,6 +68,9 @@ function(meft_tests group)
     add_test(NAME ${name}_example COMMAND ${group}_tests "--test-case=example ${name}")
     meft_test_properties(${name}_example)
     set_tests_properties(${name}_example PROPERTIES FAIL_REGULAR_EXPRESSION "test cases: *0 ")
+  endforeach()
+  foreach(source IN LISTS arg_WITH)
+    string(APPEND text "#include \"${source}\"\n")
   endforeach()
   set(links "")
   if(arg_PEERS)
@@ -87,7 +90,7 @@ function(meft_tests group)
   if(links)
     add_custom_command(TARGET ${group}_tests POST_BUILD ${links} WORKING_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}" VERBATIM)
   endif()
-  target_compile_options(${group}_tests PRIVATE $<$<CONFIG:Release>:-O1>)  # they take longer to compile than to run
+  target_compile_options(${group}_tests PRIVATE $<$<CONFIG:Release>:${arg_OPTIMIZED}>)
 endfunction()
 
 # meft_doctest(NAME GROUP FILE): the cases of FILE.cpp in GROUP's program as the test NAME.

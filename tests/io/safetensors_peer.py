@@ -133,7 +133,7 @@ def check_refusals(program, folder, random):
 
 
 def main():
-    program = pathlib.Path(sys.argv[1]).resolve()
+    program = pathlib.Path(sys.argv[1]).absolute()  # a link, whose name counts
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
