@@ -19,6 +19,7 @@
 #include <meft/ops/matmul.hpp>
 #include <meft/ops/norm.hpp>
 #include <meft/ops/pooling.hpp>
+#include <meft/ops/prefix_attention.hpp>
 #include <meft/ops/reduce.hpp>
 #include <meft/ops/relu_attention.hpp>
 #include <meft/ops/residual.hpp>
@@ -224,6 +225,19 @@ std::vector<CaseOn<B>> matrix_cases() {
          return sparse_linear(x[0], chosen.first, chosen.second, x[1], x[2]);
        },
        {78}},
+      {"linear sparse in a basis",
+       {{3, 4}, {6}, {5}},
+       {{500, 4}, {6}, {5}},
+       [](auto& x) {
+         using T = ElementOf<decltype(x)>;
+         static const auto chosen = chosen_of<T, B>(5, 4, 6);
+         static const Basis<T, B> basis{random_tensor<T, B>({5, 5}, 6), random_tensor<T, B>({4, 4}, 7)};
+         auto s = Tensor<T, B>::zeros({20});
+         scatter_rows(B{}, 6, 1, x[1].value().data(), chosen.second.data(), s.data());
+         chosen.first.write({}, gemm(gemm(basis.out, s.reshape({5, 4})), t(basis.in)));
+         return sparse_linear(x[0], chosen.first, chosen.second, x[1], x[2], basis);
+       },
+       {12}},
       {"linear_activation sparse",
        {{3, 4}, {20}, {5}},
        {{500, 4}, {20}, {5}},
@@ -315,6 +329,21 @@ std::vector<CaseOn<B>> matrix_cases() {
        {{200, 32}, {200, 32}, {200, 32}},
        [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), false, 0.3f)); },
        {42, 42, 42, 42, 14}},
+      {"prefix_attention",
+       {{7, 6}, {7, 6}, {7, 6}, {3, 6}, {3, 6}},
+       {{200, 32}, {200, 32}, {200, 32}, {70, 32}, {70, 32}},
+       [](auto& x) {
+         const auto spec = attention_spec(x[0].dim(0), x[1].dim(0), false, 0.3f);
+         return prefix_attention(x[0], x[1], x[2], x[3], x[4], spec);
+       },
+       {42, 42, 42, 42, 14, 18, 18}},
+      {"prefix_attention grouped, causal",
+       {{7, 12}, {7, 4}, {7, 4}, {2, 4}, {2, 4}},
+       {{200, 48}, {200, 16}, {200, 16}, {5, 16}, {5, 16}},
+       [](auto& x) {
+         return prefix_attention(x[0], x[1], x[2], x[3], x[4], grouped_spec(x[0].dim(0), x[1].dim(0), true));
+       },
+       {84, 28, 28, 84, 42, 8, 8}},
       {"relu_attention",
        {{7, 6}, {7, 6}},
        {{200, 33}, {200, 33}},

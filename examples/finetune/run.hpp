@@ -47,7 +47,11 @@ class Runner {
       if (flags_.kind() != Kind::images) refuse("images, since the checkpoint is a vision model");
       return images();
     }
-    family_ = {spec_.longest(), spec_.embeddings.vocabulary, spec_.causal};
+    const Index longest = spec_.longest(), front = tokens_in_front(flags_.method);
+    if (longest && longest - front < 2)
+      throw FlagError("--virtual-tokens", "at least two of the model's " + std::to_string(longest) + " places left",
+                      std::to_string(front));
+    family_ = {longest ? longest - front : 0, spec_.embeddings.vocabulary, spec_.causal};
     if (spec_.embeddings.types) family_.types = spec_.embeddings.types;
     switch (flags_.kind()) {
       case Kind::texts: return texts();

@@ -20,6 +20,7 @@
 #include <meft/ops/matmul.hpp>
 #include <meft/ops/norm.hpp>
 #include <meft/ops/pooling.hpp>
+#include <meft/ops/prefix_attention.hpp>
 #include <meft/ops/reduce.hpp>
 #include <meft/ops/relu_attention.hpp>
 #include <meft/ops/residual.hpp>

@@ -1,7 +1,8 @@
 // Owns: the accuracy of the scalar mathematics against double, its special values, the derivatives of functors against
-// central differences, and that an element's bits do not depend on its place in a loop.
+// central differences, and that an element's bits do not depend on its place in a loop; eigenvectors.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -10,6 +11,7 @@
 
 #include <meft/backend/cpu/map.hpp>
 #include <meft/base/functor.hpp>
+#include <meft/base/symmetric.hpp>
 
 using namespace meft;
 
@@ -270,4 +272,29 @@ TEST_CASE("functor: activations by their Hugging Face names") {
   CHECK(at_minus_one(Activation::gelu_tanh) == doctest::Approx(-0.158808009));
   CHECK(at_minus_one(Activation::silu) == doctest::Approx(-0.268941421));
   CHECK(at_minus_one(Activation::tanh) == doctest::Approx(-0.761594156));
+}
+
+// numpy.linalg.eigh.
+TEST_CASE("eigenvectors of a symmetric matrix, and of one of rank one") {
+  const std::vector<double> a{4,  1,    -2,  0.5, 0,  1, 3,  0, 2, 1,    -2, 0, 5,
+                              -1, 0.25, 0.5, 2,   -1, 2, -3, 0, 1, 0.25, -3, 1};
+  const std::vector<double> values{7.260914915476284, 4.411949896917081, 3.7070019942377663, 2.0037848462136005,
+                                   -2.3836516528447276};
+  const std::vector<double> first{-0.553024044034145, -0.267775308791545, 0.673754582787471, -0.376159758882937,
+                                  0.164375754573858},
+      last{0.030090419207245, -0.367748200214028, 0.072077917338332, 0.639634561167142, 0.670468664371396};
+  const auto found = eigenvectors(5, a);
+  for (std::size_t i = 0; i < 5; ++i) {
+    CHECK(found.values[i] == doctest::Approx(values[i]).epsilon(1e-14));
+    CHECK(found.vectors[i] == doctest::Approx(first[i]).epsilon(1e-13));
+    CHECK(found.vectors[20 + i] == doctest::Approx(last[i]).epsilon(1e-13));
+  }
+  const auto one = eigenvectors(3, {4, 2, -4, 2, 1, -2, -4, -2, 4});  // (2, 1, −2)
+  CHECK(one.values[0] == doctest::Approx(9));
+  CHECK(std::fabs(one.values[1]) + std::fabs(one.values[2]) < 1e-14);
+  CHECK(one.vectors[1] * 2 == doctest::Approx(one.vectors[0]));
+  CHECK(eigenvectors(1, {-3}).vectors == std::vector<double>{1});
+  CHECK(eigenvectors(2, {0, 0, 0, 0}).values == std::vector<double>{0, 0});
+  CHECK_THROWS_AS((void)eigenvectors(1, {NAN}), NumberError);
+  CHECK_THROWS_AS((void)eigenvectors(2, {1}), Error);
 }

@@ -19,6 +19,8 @@ SANITIZED = "MEFT_SANITIZED" in os.environ
 LIMIT = 30000 if SANITIZED else 3000  # seconds a run, against a hang
 METHODS = ["full", "lora", "ia3", "speft", "unipt", "lst", "qst", "sherl", "losa", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
 INSIDE = ["meft1+lora", "meft3+ia3"]
+VIRTUAL = 4  # tokens
+MORE = ["prefix", "prompt", "alore", "sparsegrad"]
 # By losses alone 16 steps tell a fresh classifier nothing where its gradient is this small.
 TOO_FEW_STEPS = [(model, "sst2", method) for model in ("roberta", "bart") for method in ("mezo", "mezo-lora")]
 WIDTH, INNER, HEADS, LAYERS, PLACES = 16, 24, 2, 2, 48
@@ -241,7 +243,7 @@ class Place:
         method, *inside = method.split("+")
         more = (*more, *(x for name in inside for x in ("--inside", name)))
         command = [FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
-                   output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES if task != "images" else 128, *more]
+                   output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES - VIRTUAL * (method == "prompt") if task != "images" else 128, *more]
         done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=LIMIT)
         check(done.returncode == 0, f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -249,7 +251,8 @@ class Place:
 
 def narrow(method):
     if method.startswith("meft") and "+" not in method: return ["--bottleneck", 4]
-    return {"unipt": ["--projection", 8], "sherl": ["--projection", 8], "lst": ["--reduction", 2], "qst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24]}.get(method, [])
+    if method in ("prefix", "prompt"): return ["--virtual-tokens", VIRTUAL]
+    return {"unipt": ["--projection", 8], "sherl": ["--projection", 8], "lst": ["--reduction", 2], "qst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24], "sparsegrad": ["--score-examples", 24]}.get(method, [])
 
 
 def last_number(text):
@@ -286,11 +289,11 @@ def test_roberta(place):
 def test_opt(place):
     try_all(place, "opt", "sst2")
     try_all(place, "opt", "arc_easy")
-    try_all(place, "opt", "lm", ["full", "unipt", "meft1", *INSIDE])
+    try_all(place, "opt", "lm", ["full", "unipt", "meft1", *INSIDE, *MORE])
 
 
 def test_bart(place):
-    try_all(place, "bart", "sst2", METHODS + INSIDE)
+    try_all(place, "bart", "sst2", METHODS + INSIDE + MORE)
     try_all(place, "bart", "arc_easy", ["meft1"])
 
 
@@ -301,7 +304,7 @@ def test_llama(place):
 
 
 def test_images(place):
-    try_all(place, "vit", "images")
+    try_all(place, "vit", "images", METHODS + MORE)
     try_all(place, "dinov2", "images", ["full", "meft3", *INSIDE])
 
 

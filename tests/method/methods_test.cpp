@@ -12,6 +12,7 @@
 
 #include <meft/method/any.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/opt.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/nn/classifier.hpp>
 #include <meft/nn/merge.hpp>
@@ -105,6 +106,13 @@ const std::vector<Row>& rows() {
   static const auto updates = in_layer({"attention.self.query.lora_A.weight", "attention.self.query.lora_B.weight",
                                         "attention.self.value.lora_A.weight", "attention.self.value.lora_B.weight"});
   static const auto factors = in_layer({"attention.self.key.scale", "attention.self.value.scale", "hidden_scale"});
+  static const PrefixTuning prefix{.tokens = 3};
+  static const auto before = in_layer({"attention_prefix.key", "attention_prefix.value"});
+  static const Alore alore{.terms = 3, .rank = 2, .scale = 0.5};
+  static const auto maps = in_layer(
+      {"attention_map.down", "attention_map.mix", "attention_map.up", "mlp_map.down", "mlp_map.mix", "mlp_map.up"});
+  static const SparseGrad turned{.density = 0.4};
+  static const auto in_basis = in_layer({"intermediate.dense.sparse.values", "output.dense.sparse.values"});
   static const Speft speft{.density = 0.2, .local = true};
   static const auto chosen = in_layer({"attention.self.query.sparse.values", "attention.self.key.sparse.values",
                                        "attention.self.value.sparse.values", "attention.output.dense.sparse.values",
@@ -123,6 +131,10 @@ const std::vector<Row>& rows() {
       {LowRank{3, 6}, updates},
       {Ia3{}, factors},
       {speft, chosen},
+      {prefix, before},
+      {alore, maps},
+      {turned, in_basis},
+      {PromptTuning{.tokens = 2}, {"virtual_tokens"}},
       {Unipt{.projection = 5}, module("side.taps.0.dense") + module("side.taps.0.norm") + module("side.taps.1.dense") +
                                    module("side.taps.1.norm") + std::vector<std::string>{"side.gate.weight"} +
                                    module("side.mix") + module("side.mix_norm") + module("side.output")},
@@ -141,15 +153,24 @@ const std::vector<Row>& rows() {
       {Meft1{.options = options, .inside = LowRank{3, 6}}, updates + mix},
       {Meft1{.options = options, .inside = Ia3{}}, factors + mix},
       {Meft1{.options = options, .inside = speft}, chosen + mix},
+      {Meft1{.options = options, .inside = prefix}, before + mix},
+      {Meft1{.options = options, .inside = alore}, maps + mix},
+      {Meft1{.options = options, .inside = turned}, in_basis + mix},
       {Meft2{.bottleneck = 4, .options = options}, reversible},
       {Meft2{.options = options, .inside = LowRank{3, 6}}, updates + mix},
       {Meft2{.options = options, .inside = Ia3{}}, factors + mix},
       {Meft2{.options = options, .inside = speft}, chosen + mix},
+      {Meft2{.options = options, .inside = prefix}, before + mix},
+      {Meft2{.options = options, .inside = alore}, maps + mix},
+      {Meft2{.options = options, .inside = turned}, in_basis + mix},
       {Meft3{.bottleneck = 4, .options = options},
        in_layer(adapter("attention_adapter") + adapter("mlp_adapter")) + mix},
       {Meft3{.options = options, .inside = LowRank{3, 6}}, updates + mix},
       {Meft3{.options = options, .inside = Ia3{}}, factors + mix},
       {Meft3{.options = options, .inside = speft}, chosen + mix},
+      {Meft3{.options = options, .inside = prefix}, before + mix},
+      {Meft3{.options = options, .inside = alore}, maps + mix},
+      {Meft3{.options = options, .inside = turned}, in_basis + mix},
       {Mezo<Full>{}, model_names("")},
       {Mezo<LowRank>{{3, 6}}, updates},
   };
@@ -197,7 +218,7 @@ struct Subject {
     }
   }
 
-  Var<double> logits() const { return head(body(bert.embed(batch))); }
+  Var<double> logits() const { return head(bert.run(batch, body)); }
   Var<double> loss() const { return cross_entropy(logits(), batch.labels); }
   void backward() {
     for (auto& part : parts) part.parameter.gradient() = {};
@@ -304,7 +325,7 @@ TEST_CASE("methods: exact streams give the bits of stored ones") {
     CHECK(Subject(method, false, 3).bits() == exact);
     ++checked;
   }
-  CHECK(checked == 12);
+  CHECK(checked == 21);
 }
 
 TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, and takes no factor beside it") {
@@ -633,6 +654,95 @@ TEST_CASE("methods: a merged linear layer in float stays within the rounding of 
           CHECK(std::fabs(double(after[i]) - double(before[i])) <=
                 2 * static_cast<double>(in + 4) * std::ldexp(1.0, -24) * size[i]);
       }
+}
+
+TEST_CASE("methods: a sum of Kronecker products is that of the whole matrices, and merges within rounding") {
+  const Index d = 12, m = 3, r = 2, out = 7, part = d / m;
+  auto map = nn::KroneckerMap<double>::make(d, m, r, 0.7, 0, 3, 5);
+  fill_normal(map.up.value(), {19, 8, 0}, 1.0);
+  const auto v = map.down.value().values(), a = map.mix.value().values(), u = map.up.value().values();
+  const auto at = [](Index i) { return static_cast<std::size_t>(i); };
+  std::vector<double> whole(at(d * d));  // I + s·H
+  for (Index i = 0; i < d; ++i)
+    for (Index j = 0; j < d; ++j) {
+      double h = 0;
+      for (Index term = 0; term < m; ++term)
+        for (Index k = 0; k < r; ++k)
+          h += a[at((term * m + j / part) * m + i / part)] * u[at(i % part * m * r + term * r + k)] *
+               v[at((term * r + k) * part + j % part)];
+      whole[at(i * d + j)] = (i == j) + 0.7 * h;
+    }
+  Tensor<double> x({5, d}), w({out, d});
+  fill_normal(x, {19, 9, 0}, 1.0);
+  fill_normal(w, {19, 10, 0}, 1.0);
+  const auto matrix = Tensor<double>::from({d, d}, whole);
+  const auto expected = gemm(x, t(matrix)).values(), found = map(x, {Offsets({0, 5})}).value().values();
+  for (std::size_t i = 0; i < found.size(); ++i)
+    CHECK(found[i] == doctest::Approx(expected[i]).epsilon(1e-12).scale(1));
+  auto merged = w.values();
+  map.merge(merged);
+  const auto product = gemm(w, matrix).values();
+  for (std::size_t i = 0; i < merged.size(); ++i)
+    CHECK(merged[i] == doctest::Approx(product[i]).epsilon(1e-12).scale(1));
+
+  // |merged − not merged| ≤ 2·(in + 4)·2⁻²⁴·Σ|x||W|·|I + s·H|, twice d products long.
+  nn::KroneckerMap<float> single{Parameter<float>::empty({m * r, part}), Parameter<float>::empty({m, m, m}),
+                                 Parameter<float>::empty({part, m * r}), 0.7};
+  std::uint32_t site = 20;
+  for (auto* p : {&single.down, &single.mix, &single.up}) fill_normal(p->value(), {19, site++, 0}, 0.5);
+  Tensor<float> xs({9, d}), ws({out, d});
+  fill_normal(xs, {19, 30, 0}, 1.0);
+  fill_normal(ws, {19, 31, 0}, 1.0);
+  nn::Linear<float> layer{Parameter<float>(ws), {}};
+  freeze(layer);
+  layer.pack();
+  const auto before = layer(single(xs, {Offsets({0, 9})})).value().values();
+  nn::merge(layer, [&](std::vector<double>& to) { single.merge(to); });
+  const auto after = layer(xs).value().values();
+  for (std::size_t i = 0; i < after.size(); ++i) CHECK(std::fabs(after[i] - before[i]) < 4e-5);
+  CHECK_THROWS_AS((void)nn::KroneckerMap<float>::make(10, 4, 1, 1, 0, 0, 0), Error);
+}
+
+// Where nothing depends on position, words before a text in a causal model are what their keys and values are.
+TEST_CASE("methods: virtual tokens that start from words are these words") {
+  model::OptConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = config.word_embed_proj_dim = 12;
+  config.num_hidden_layers = 2;
+  config.num_attention_heads = 3;
+  config.ffn_dim = 16;
+  config.max_position_embeddings = 20;
+  const auto made = [&] {
+    model::Transformer<double> out(config.spec());
+    out.initialise(4);
+    nn::for_each_parameter(out, [&](const std::string&, Parameter<double>& p) {
+      if (p.shape().rank() > 1) fill_normal(p.value(), {4, 77, static_cast<std::uint32_t>(p.size())}, 0.3);
+    });
+    out.embeddings->position.value().zero();
+    return out;
+  };
+  auto plain = made(), prefixed = made(), prompted = made();
+  const auto batch = nn::Batch<>::pack({{3, 7, 1}, {19, 4}}, {{0, 0, 0}, {0, 0}});
+  const auto ids = detail::some_words(plain, 4, {6, detail::virtual_site, 0});
+  auto first = ids, second = ids;
+  first.insert(first.end(), {3, 7, 1});
+  second.insert(second.end(), {19, 4});
+  const auto with = nn::Batch<>::pack({first, second}, {std::vector<std::int32_t>(7), std::vector<std::int32_t>(6)});
+  const auto all = plain.run(with, adapt(plain, HeadOnly{})).value.value().values();
+  std::vector<double> expected(all.begin() + 4 * 12, all.begin() + 7 * 12);
+  expected.insert(expected.end(), all.begin() + 11 * 12, all.end());
+
+  const PrefixTuning prefix{.tokens = 4, .start = TokenStart::words};
+  const auto body = adapt(prefixed, prefix);
+  CHECK(prepare(prefixed, body, prefix, Preview<double>{0, 1, 6, {}}));
+  const auto prompt = adapt(prompted, PromptTuning{.tokens = 4, .start = TokenStart::words}, {.seed = 6});
+  for (const auto& found : {prefixed.run(batch, body), prompted.run(batch, prompt)}) {
+    const auto values = found.value.value().values();
+    REQUIRE(values.size() == expected.size());
+    CHECK(found.context.offsets == batch.offsets);
+    for (std::size_t i = 0; i < values.size(); ++i)
+      CHECK(values[i] == doctest::Approx(expected[i]).epsilon(1e-11).scale(1));
+  }
 }
 
 TEST_CASE("methods: a packed weight gives what the weight gives") {

@@ -1,11 +1,12 @@
 // SPEFT on a small BERT: its ends, no element and all of them; scores and masks against the dense gradient; chains,
-// threads and groups; what is kept in files; merging.
+// threads and groups; what is kept in files; merging. SparseGrad in the same places.
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <span>
 #include <string>
@@ -69,7 +70,8 @@ struct Small {
     head.site = 402;
   }
   /// With elements chosen.
-  static Small chosen(const Speft& method, const AdaptOptions& options = {}) {
+  template <class Method = Speft>
+  static Small chosen(const Method& method, const AdaptOptions& options = {}) {
     Small out(method, options);
     CHECK(prepare(out.bert, out.body, method, out.preview()));
     return out;
@@ -371,4 +373,97 @@ TEST_CASE("speft: files have the elements and their values; stopping leaves noth
   };
   CHECK_THROWS_WITH_AS(prepare(s.bert, s.body, Speft{.density = 0.1}, preview), doctest::Contains("not finite"), Error);
   CHECK(s.mask().empty());
+}
+
+TEST_CASE("sparsegrad: bases, mask and gradients are those of whole gradients; files have them") {
+  const SparseGrad method{.density = 0.1};
+  auto s = Small<double>::chosen(method);
+  const auto again = Small<double>::chosen(method, {.recompute = true}).mask();
+  CHECK(s.mask() == again);
+
+  Small<double> full(Full{});
+  std::vector<std::vector<Tensor<double>>> gradients;  // of each batch, of each matrix
+  for (const auto& batch : s.batches) {
+    Tape tape;
+    tape.backward(full.loss(batch));
+    auto& of = gradients.emplace_back();
+    for (auto& one : full.matrices()) of.push_back(std::exchange(one.second.weight.gradient(), {}));
+  }
+  const auto start = s.weights();
+  CHECK(start == Small<double>(HeadOnly{}).weights());  // S is zero
+  {
+    Tape tape;
+    tape.backward(s.loss(s.batches[0]));
+  }
+  std::vector<std::pair<double, std::size_t>> sizes;  // of all elements that may be chosen, by number
+  std::map<const void*, std::pair<Tensor<double>, Tensor<double>>> grams;
+  std::size_t first = 0, trained = 0, elements = 0;
+  auto matrices = s.matrices();
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const auto& linear = matrices[i].second;
+    const auto size = static_cast<std::size_t>(linear.in() * linear.out());
+    CAPTURE(matrices[i].first);
+    if (const auto* sparse = std::get_if<nn::Sparse<double>>(&linear.update)) {
+      const auto& v = sparse->basis();
+      auto& [out, in] = grams[sparse->turned->basis.get()];
+      std::vector<double> sum(size);
+      for (const auto& of : gradients) {
+        accumulate(out, gemm(of[i], t(of[i])));
+        accumulate(in, gemm(t(of[i]), of[i]));
+        const auto turned = gemm(gemm(t(v.out), of[i]), v.in).values();
+        for (std::size_t j = 0; j < size; ++j) sum[j] += std::fabs(turned[j]);
+      }
+      for (std::size_t j = 0; j < size; ++j) sizes.push_back({-sum[j], first + j});
+      elements += size;
+      const auto turned = gemm(gemm(t(v.out), gradients[0][i]), v.in).values();
+      if (const auto* chosen = linear.chosen()) {
+        const auto dv = chosen->values.gradient().values();
+        const auto at = chosen->indices->values();
+        trained += at.size();
+        for (std::size_t m = 0; m < at.size(); ++m)
+          CHECK(dv[m] == doctest::Approx(turned[static_cast<std::size_t>(at[m])]).epsilon(1e-9).scale(1e-3));
+      }
+    }
+    first += size;
+  }
+  CHECK(trained == static_cast<std::size_t>(std::llround(0.1 * static_cast<double>(elements))));
+  std::sort(sizes.begin(), sizes.end());
+  std::vector<std::size_t> largest;
+  for (std::size_t m = 0; m < trained; ++m) largest.push_back(sizes[m].second);
+  std::sort(largest.begin(), largest.end());
+  CHECK(largest == s.mask());
+  // Vᵀ·V = I, and V diagonalises the sums over the layers: their eigenvalues descend.
+  for (const auto& one : matrices) {
+    const auto* sparse = std::get_if<nn::Sparse<double>>(&one.second.update);
+    if (!sparse || !sparse->turned->first) continue;
+    const auto& [out, in] = grams[sparse->turned->basis.get()];
+    const auto check = [](const Tensor<double>& v, const Tensor<double>& gram) {
+      const auto n = static_cast<std::size_t>(v.dim(0));
+      const auto unit = gemm(t(v), v).values(), values = gemm(gemm(t(v), gram), v).values();
+      for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j < n; ++j) {
+          CHECK(std::fabs(unit[i * n + j] - (i == j)) < 1e-12);
+          if (i != j) CHECK(std::fabs(values[i * n + j]) < 1e-12 * values[0]);
+          else if (i) CHECK(values[i * n + i] <= values[(i - 1) * n + i - 1] + 1e-12 * values[0]);
+        }
+    };
+    check(sparse->basis().out, out);
+    check(sparse->basis().in, in);
+  }
+  CHECK(grams.size() == 2);  // up and down, of both layers each
+
+  s.train(4);
+  const auto w = s.weights();
+  const auto loss = s.loss(s.batches[0]).value().item();
+  CHECK(w != start);
+  const test::Folder folder;
+  const std::string path = (folder.path / "adapter.safetensors").string();
+  checkpoints::save_trained(path, nn::trainable<double, Cpu>(s), {{"format", "x"}}, nn::indices<Cpu>(s));
+  const io::Safetensors file(path);
+  Small<double> other(method);
+  checkpoints::choose_as_in<double, Cpu>(file, other);
+  checkpoints::load_trained(file, nn::trainable<double, Cpu>(other), nn::indices<Cpu>(other));
+  CHECK(other.loss(s.batches[0]).value().item() == loss);
+  CHECK(other.weights() == w);
+  CHECK(other.mask() == s.mask());
 }

@@ -518,6 +518,26 @@ TEST_CASE("families: (IA)³ and LoRA equal PyPI's peft: hidden states, logits, l
   }
 }
 
+TEST_CASE("families: prefixes and prompts equal PyPI's peft, ALoRE its equation: logits, loss, every gradient") {
+  for (const std::string folder : {"bert", "opt", "bart", "qwen3", "vit"}) {
+    CAPTURE(folder);
+    const Case c{folder, folder, false};
+    const auto check = [&](const std::string& file, const auto& method) {
+      CAPTURE(file);
+      std::string at;
+      CHECK_MESSAGE(method_error<double>(
+                        c, file, [&](auto& m) { return adapt(m, method); }, at, 0) < 1e-10,
+                    at);
+      CHECK_MESSAGE(method_error<float>(
+                        c, file, [&](auto& m) { return adapt(m, method); }, at, 1e-3) < 1e-5,
+                    at);
+    };
+    check("prefix", PrefixTuning{.tokens = 3});
+    check("prompt", PromptTuning{.tokens = 3});
+    if (folder != "opt") check("alore", Alore{.rank = 2, .scale = 0.5});
+  }
+}
+
 TEST_CASE("families: what PyPI's peft wrote is read; what is written is what peft wrote; what is neither is refused") {
   const meft::test::Folder out;
   for (const std::string folder : {"bert", "opt", "bart"})
@@ -642,7 +662,7 @@ TEST_CASE("families: what is inside MEFT's layers has the gradients of stored ac
       CHECK(step_bits(c, method) == exact);
       ++checked;
     }
-  CHECK(checked == 12 * 9);
+  CHECK(checked == 12 * 18);
 }
 
 // As in golden_test: a hundred roundings of 2⁻²¹ may be seen, errors of gradients below 0.01 relative to 0.01.

@@ -63,11 +63,18 @@ inline const io::Entry& entry_of(const io::Safetensors& file, const std::string&
 /// Throws when the file has other elements chosen than these.
 template <Backend B>
 void check_indices(const io::Safetensors& file, const nn::Indices<B>& indices, Where where) {
-  for (const auto& [name, x] : indices) {
-    std::vector<std::int32_t> found(static_cast<std::size_t>(x.size()));
-    io::copy_to(entry_of(file, name, x.shape(), where), std::span(found), where);
-    if (found != x.values()) fail({"load: " + file.path() + ": other elements were chosen", where}, name);
-  }
+  for (const auto& one : indices)
+    std::visit(
+        [&]<class T>(const Tensor<T, B>& x) {
+          std::vector<T> found(static_cast<std::size_t>(x.size()));
+          io::copy_to(entry_of(file, one.first, x.shape(), where), std::span(found), where);
+          if (found != x.values()) fail({"load: " + file.path() + ": other elements were chosen", where}, one.first);
+        },
+        one.second);
+}
+template <Backend B>
+void add_indices(NamedTensors& to, const nn::Indices<B>& indices) {
+  for (const auto& one : indices) std::visit([&](const auto& x) { to.add(one.first, x); }, one.second);
 }
 
 }  // namespace detail
@@ -78,7 +85,7 @@ void save_trained(const std::string& path, const nn::Named<T, B>& trained, const
                   const nn::Indices<B>& indices = {}, Where where = Where::current()) {
   detail::NamedTensors tensors;
   for (const auto& [name, p] : trained) tensors.add(name, p.value());
-  for (const auto& [name, x] : indices) tensors.add(name, x);
+  detail::add_indices(tensors, indices);
   tensors.write(path, metadata, where);
 }
 
@@ -129,6 +136,16 @@ void choose_as_in(const io::Safetensors& file, Module& module, Where where = Whe
     if (!sparse) return;
     const std::string values = name + ".sparse.values", indices = name + ".sparse.indices";
     if (!there.contains(values)) return sparse->choose({}, {});
+    if (sparse->turned && sparse->turned->first) {
+      const auto square = [&](const std::string& what, Index n) {
+        const UseScope use(Use::parameter);
+        Tensor<T, B> out({n, n});
+        const auto& entry = detail::entry_of(file, name + ".sparse.basis_" + what, out.shape(), where);
+        out.fill([&](auto to) { io::copy_finite_to(entry, to, where); });
+        return out;
+      };
+      *sparse->turned->basis = {square("out", layer.out()), square("in", layer.in())};
+    }
     const auto w = layer.packed.unpack().values();
     if (!there.contains(indices)) return sparse->choose_all(w);
     const auto& entry = file.find(indices, where);

@@ -27,7 +27,7 @@ struct StepSizes {
   bool head_norms = false;   // queries and keys are normed
   bool images = false;       // in place of text
   bool causal = false;       // no token sees a later one
-  Index tokens = 0, workers = 1;
+  Index tokens = 0, sequences = 0, workers = 1;
   std::vector<Index> slices{};  // tokens of each
   Index part = 0;               // tokens of the largest, where a batch is taken in parts
   bool recompute = false;

@@ -262,6 +262,17 @@ inline Recipe method_recipe(const AnyMethod& method) {
       method);
 }
 
+/// The tokens that the method puts before every sequence.
+inline Index tokens_in_front(const AnyMethod& method) {
+  return std::visit(
+      [](const auto& m) {
+        if constexpr (requires { detail::DescribedOf<decltype(m)>::in_front(m); })
+          return detail::DescribedOf<decltype(m)>::in_front(m);
+        else return Index{0};
+      },
+      method);
+}
+
 /// The weights that the method adds to a layer of that width.
 inline Index added_weights(const AnyMethod& method, Index width) {
   return std::visit([&](const auto& m) { return detail::DescribedOf<decltype(m)>::added(m, width); }, method);

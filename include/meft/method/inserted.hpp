@@ -10,8 +10,11 @@
 #include <tuple>
 #include <utility>
 
+#include <meft/method/alore.hpp>
 #include <meft/method/ia3.hpp>
 #include <meft/method/low_rank.hpp>
+#include <meft/method/prefix.hpp>
+#include <meft/method/sparsegrad.hpp>
 #include <meft/method/speft.hpp>
 
 namespace meft {
@@ -19,7 +22,7 @@ namespace meft {
 template <class... M>
 struct MethodList {};
 
-using InsertedMethods = MethodList<LowRank, Ia3, Speft>;
+using InsertedMethods = MethodList<LowRank, Ia3, Speft, PrefixTuning, Alore, SparseGrad>;
 
 namespace detail {
 

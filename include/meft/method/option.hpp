@@ -58,10 +58,10 @@ struct PeftForm {
 /// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;
 /// `added(m, width)`, the weights that it adds to a layer; `activation<T, B>(m, sizes)`, the most elements of T that a
 /// training step has alive at once beside what lives between steps. Optional: `suit(m, model_type)` sets what is
-/// another by default under a family; `recipe(m)` is how it is trained. A method that only changes layers, whose
-/// `insert(layers, m, options)` is all that it does to a model, has `kept(m, sizes)`, and `activation` only where more
-/// follows. What peft has too says so: `peft`, a PeftForm, and peft_numbers(m, visit), which calls visit(their name,
-/// member).
+/// another by default under a family; `in_front(m)`, tokens that it puts before every sequence; `recipe(m)` is how it
+/// is trained. A method that only changes layers, whose `insert(layers, m, options)` is all that it does to a model,
+/// has `kept(m, sizes)`, and `activation` only where more follows. What peft has too says so: `peft`, a PeftForm, and
+/// peft_numbers(m, visit), which calls visit(their name, member).
 template <class M>
 struct Described;
 

@@ -11,6 +11,7 @@
 #include <meft/method/losa.hpp>
 #include <meft/method/lst.hpp>
 #include <meft/method/mezo.hpp>
+#include <meft/method/prompt.hpp>
 #include <meft/method/qst.hpp>
 #include <meft/method/sherl.hpp>
 #include <meft/method/unipt.hpp>
@@ -28,9 +29,9 @@ struct Joined<MethodList<A...>, MethodList<B...>, MethodList<C...>> {
 
 }  // namespace detail
 
-using Methods =
-    detail::Joined<MethodList<Full, HeadOnly, BitFit, Houlsby>, InsertedMethods,
-                   MethodList<Unipt, Lst, Qst, Sherl, Losa, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>>::type;
+using Methods = detail::Joined<
+    MethodList<Full, HeadOnly, BitFit, Houlsby>, InsertedMethods,
+    MethodList<PromptTuning, Unipt, Lst, Qst, Sherl, Losa, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>>::type;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

@@ -6,16 +6,12 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <limits>
-#include <numeric>
-#include <span>
-#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
-#include <meft/base/random.hpp>
 #include <meft/method/adapt.hpp>
-#include <meft/method/preview.hpp>
+#include <meft/method/probe.hpp>
 #include <meft/ops/reduce.hpp>
 
 namespace meft {
@@ -77,83 +73,17 @@ struct Described<Speft> {
 
 namespace detail {
 
-/// The k highest of numbered scores; of equals the first.
-class Highest {
- public:
-  explicit Highest(std::size_t k) : k_(k) {}
-
-  void add(double score, std::uint64_t number) {
-    const One one{score, number};
-    if (!k_ || (full_ && !before(one, last_))) return;
-    kept_.push_back(one);
-    if (kept_.size() >= k_ + std::max<std::size_t>(k_ / 4, 1 << 16)) cut();
-  }
-  /// Their numbers, ascending.
-  std::vector<std::uint64_t> numbers() {
-    cut();
-    std::vector<std::uint64_t> out;
-    for (const One& one : kept_) out.push_back(one.number);
-    std::sort(out.begin(), out.end());
-    return out;
-  }
-
- private:
-  struct One {
-    double score;
-    std::uint64_t number;
-  };
-  static bool before(const One& a, const One& b) {
-    return a.score != b.score ? a.score > b.score : a.number < b.number;
-  }
-  void cut() {
-    if (kept_.size() < k_ || !k_) return;
-    const auto last = kept_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
-    std::nth_element(kept_.begin(), last, kept_.end(), before);
-    last_ = *last;
-    full_ = true;
-    kept_.resize(k_);
-  }
-
-  std::size_t k_;
-  std::vector<One> kept_;
-  One last_{};
-  bool full_ = false;
-};
-
-/// The matrices that elements are chosen of, and what is computed to score them. The model is as it was when it ends.
+/// What is computed to score the elements of matrices. The model is as it was when it ends.
 template <Real T, Backend B>
 class Scoring {
  public:
-  struct Matrix {
-    std::string name;
-    nn::Linear<T, B> linear;  // a handle
-    std::uint64_t first;      // the number of its first element among those of all
-    std::size_t size;
-
-    nn::Sparse<T, B>& sparse() { return std::get<nn::Sparse<T, B>>(linear.update); }
-    std::vector<T> weights() const { return linear.packed.unpack().values(); }
-  };
+  using Group = typename Probe<T, B>::Group;
+  using Values = typename Probe<T, B>::Values;
 
   template <class Model>
   Scoring(Model& model, const Body<T, B>& body, const Speft& method, const Preview<T, B>& preview)
-      : body_(body), method_(method), preview_(preview) {
-    for_each_layer(model, [&](auto& layer) {
-      nn::walk(layer, [&](const std::string& name, nn::Linear<T, B>& linear) {
-        if (!std::holds_alternative<nn::Sparse<T, B>>(linear.update)) return;
-        const Index size = linear.in() * linear.out();
-        require(size <= std::numeric_limits<std::int32_t>::max(), "speft: a matrix of more than 2^31 elements", size);
-        matrices_.push_back({name, linear, elements_, static_cast<std::size_t>(size)});
-        elements_ += matrices_.back().size;
-      });
-      layers_.push_back(layer);
-    });
-    std::vector<std::uint32_t> all(preview.examples);
-    std::iota(all.begin(), all.end(), 0u);
-    const auto count = std::min(all.size(), static_cast<std::size_t>(method.examples));
-    for (std::size_t i = 0; i < count; ++i)  // a random order's first
-      std::swap(all[i], all[i + below({preview.seed, site, 0}, i, static_cast<std::uint32_t>(all.size() - i))]);
-    all.resize(count);
-    rows_ = std::move(all);
+      : body_(body), method_(method), preview_(preview), probe_(model, preview, method.examples, "speft") {
+    for_each_layer(model, [&](auto& layer) { layers_.push_back(layer); });
   }
 
   /// False when stopped, with nothing chosen.
@@ -162,16 +92,16 @@ class Scoring {
       return static_cast<std::uint64_t>(std::llround(method_.density * static_cast<double>(elements)));
     };
     std::vector<Highest> highest;
-    if (!method_.local) highest.emplace_back(whole(elements_));
-    for (auto& m : matrices_)
+    if (!method_.local) highest.emplace_back(whole(probe_.elements));
+    for (auto& m : probe_.matrices)
       if (method_.local) highest.emplace_back(whole(m.size));
-    const bool all = whole(elements_) == elements_;
-    if (whole(elements_) > 0 && !all && !score([&](std::size_t i, const std::vector<double>& scores) {
+    const bool all = whole(probe_.elements) == probe_.elements;
+    if (whole(probe_.elements) > 0 && !all && !score([&](std::size_t i, const std::vector<double>& scores) {
           auto& to = highest[method_.local ? i : 0];
           for (std::size_t j = 0; j < scores.size(); ++j) {
             if (!std::isfinite(scores[j]))
-              throw NumberError("speft: a score is not finite: " + matrices_[i].name, Where::current());
-            to.add(scores[j], matrices_[i].first + j);
+              throw NumberError("speft: a score is not finite: " + probe_.matrices[i].name, Where::current());
+            to.add(scores[j], probe_.matrices[i].first + j);
           }
         }))
       return false;
@@ -180,14 +110,7 @@ class Scoring {
       const auto more = all ? std::vector<std::uint64_t>() : one.numbers();
       numbers.insert(numbers.end(), more.begin(), more.end());
     }
-    auto at = numbers.begin();
-    for (auto& m : matrices_) {
-      std::vector<std::int32_t> chosen;
-      for (; at != numbers.end() && *at < m.first + m.size; ++at)
-        chosen.push_back(static_cast<std::int32_t>(*at - m.first));
-      if (all) m.sparse().choose_all(m.weights());
-      else m.sparse().choose(chosen, m.weights());
-    }
+    probe_.choose(numbers, all);
     return true;
   }
 
@@ -197,78 +120,27 @@ class Scoring {
     using Salience = Speft::Salience;
     const auto s = method_.salience;
     if (s == Salience::synflow || s == Salience::grasp) {
-      Group group(*this, 0, matrices_.size());
+      Group group(probe_, 0, probe_.matrices.size());
       Values x;
       if (s == Salience::synflow) x = flow(group);
       else if (!curvature(group, x)) return false;
       give(group, x, 1, take);
       return true;
     }
-    std::vector<std::size_t> ends;
-    Index held = 0;
-    for (std::size_t i = 0; i < matrices_.size(); ++i) {
-      const auto size = static_cast<Index>(matrices_[i].size);
-      if (i && held + size > method_.at_once) ends.push_back(i), held = 0;
-      held += size;
-    }
-    ends.push_back(matrices_.size());
+    const auto ends = probe_.groups(method_.at_once);
     passes_ = ends.size();
     std::size_t first = 0;
     for (const std::size_t end : ends) {
-      Group group(*this, std::exchange(first, end), end);
+      Group group(probe_, std::exchange(first, end), end);
       Values x = group.weights;
       if (s != Salience::magnitude && !gradients(group, x)) return false;
-      give(group, x, static_cast<double>(s == Salience::fisher ? rows_.size() : batches()), take);
+      give(group, x, static_cast<double>(s == Salience::fisher ? probe_.rows.size() : probe_.batches()), take);
     }
     return true;
   }
 
  private:
   using Salience = Speft::Salience;
-  using Values = std::vector<std::vector<T>>;  // of each matrix of a group
-  static constexpr std::uint32_t site = 0x50000000u;
-
-  /// Matrices [first, last), all of whose elements train while it lives.
-  struct Group {
-    Scoring& of;
-    std::size_t first, last;
-    Values weights{};
-
-    Group(Scoring& scoring, std::size_t begin, std::size_t end) : of(scoring), first(begin), last(end) {
-      for (std::size_t i = first; i < last; ++i) {
-        weights.push_back(of.matrices_[i].weights());
-        of.matrices_[i].sparse().choose_all(weights.back());
-      }
-    }
-    ~Group() {
-      for (std::size_t i = first; i < last; ++i) {
-        auto& m = of.matrices_[i];
-        m.linear.packed.write({}, Tensor<T, B>::from({static_cast<Index>(m.size)}, weights[i - first]));
-        m.sparse().choose({}, {});
-      }
-    }
-    Group(const Group&) = delete;
-    Group& operator=(const Group&) = delete;
-
-    /// Their elements become f(w, x), x those of `other`.
-    template <class F>
-    void set(const Values& other, const F& f) {
-      for (std::size_t i = 0; i < weights.size(); ++i) {
-        std::vector<T> to(weights[i].size());
-        for (std::size_t j = 0; j < to.size(); ++j) to[j] = f(weights[i][j], other[i][j]);
-        of.matrices_[first + i].sparse().values.value() = Tensor<T, B>::from({static_cast<Index>(to.size())}, to);
-      }
-    }
-    /// The gradients that arrived, zero where none did; they leave the parameters.
-    Values take() {
-      Values out;
-      for (std::size_t i = first; i < last; ++i) {
-        auto gradient = std::exchange(of.matrices_[i].sparse().values.gradient(), {});
-        out.push_back(gradient.defined() ? gradient.values() : std::vector<T>(of.matrices_[i].size));
-      }
-      return out;
-    }
-  };
 
   template <class Take>
   void give(const Group& group, const Values& x, double count, const Take& take) const {
@@ -292,25 +164,18 @@ class Scoring {
     }
   }
 
-  std::size_t batches() const { return (rows_.size() - 1) / preview_.batch + 1; }
-
   /// The sums over the batches, or of the squares over the examples. False when stopped.
   bool gradients(Group& group, Values& sums) {
     const bool squares = method_.salience == Salience::fisher;
-    const std::size_t each = squares ? 1 : preview_.batch, of = passes_ * rows_.size();
     if (squares)
       for (auto& one : sums) std::fill(one.begin(), one.end(), T(0));
-    for (std::size_t first = 0; first < rows_.size(); first += each) {
-      if (preview_.stop && preview_.stop(done_, of)) return false;
-      const std::size_t count = std::min(each, rows_.size() - first);
-      done_ += count;
-      Tape tape;
-      if (const auto loss = preview_.loss(std::span(rows_).subspan(first, count)); loss.defined()) tape.backward(loss);
-      if (!squares) continue;
-      const Values g = group.take();
-      for (std::size_t i = 0; i < g.size(); ++i)
-        for (std::size_t j = 0; j < g[i].size(); ++j) sums[i][j] += g[i][j] * g[i][j];
-    }
+    if (!probe_.backward(squares ? 1 : preview_.batch, passes_, [&] {
+          if (!squares) return;
+          const Values g = group.take();
+          for (std::size_t i = 0; i < g.size(); ++i)
+            for (std::size_t j = 0; j < g[i].size(); ++j) sums[i][j] += g[i][j] * g[i][j];
+        }))
+      return false;
     if (!squares) sums = group.take();
     return true;
   }
@@ -367,11 +232,9 @@ class Scoring {
   const Body<T, B>& body_;
   const Speft& method_;
   const Preview<T, B>& preview_;
-  std::vector<Matrix> matrices_;
+  Probe<T, B> probe_;
   std::vector<nn::TransformerLayer<T, B>> layers_;
-  std::uint64_t elements_ = 0;
-  std::vector<std::uint32_t> rows_;  // examples, in the order in which they are seen
-  std::size_t passes_ = 1, done_ = 0;
+  std::size_t passes_ = 1;
 };
 
 }  // namespace detail

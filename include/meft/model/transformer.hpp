@@ -69,10 +69,11 @@ struct Transformer {
       auto [x, offsets] = (*patches)(batch);
       return {x, {std::move(offsets), batch.run}};
     }
-    if (spec.context && batch.offsets.longest() > spec.context)
-      fail(std::string(spec.family) + ": a sequence is longer than max_position_embeddings", batch.offsets.longest(),
+    const auto offsets = embeddings->entering(batch.offsets);
+    if (spec.context && offsets.longest() > spec.context)
+      fail(std::string(spec.family) + ": a sequence is longer than max_position_embeddings", offsets.longest(),
            spec.context);
-    return {(*embeddings)(batch.ids, batch.types, batch.offsets, batch.run), {batch.offsets, batch.run}};
+    return {(*embeddings)(batch.ids, batch.types, batch.offsets, batch.run), {offsets, batch.run}};
   }
   /// What enters the decoder: the batch's own tokens, one place later, behind the start token. Its layers read
   /// `encoded`, the first list's output, as a side input.
@@ -84,7 +85,7 @@ struct Transformer {
     for (Index s = 0; s < batch.offsets.sequences(); ++s)
       if (batch.offsets.length(s)) B::copy(shifted.data() + batch.offsets.begin(s), start.data(), one);
     return {(*decoder_embeddings)(shifted, batch.types, batch.offsets, batch.run),
-            {batch.offsets, batch.run, 0, {{encoded.value, encoded.context.offsets}}}};
+            {decoder_embeddings->entering(batch.offsets), batch.run, 0, {{encoded.value, encoded.context.offsets}}}};
   }
   /// Behind the last layer.
   nn::Hidden<T, B> finish(nn::Hidden<T, B> h) const {
@@ -96,7 +97,18 @@ struct Transformer {
   nn::Hidden<T, B> run(const nn::Batch<B>& batch, const auto& body) const {
     auto h = body.chain(embed(batch));
     if (decodes()) h = body.decoder(embed_decoder(batch, h));
-    return finish(std::move(h));
+    return finish(without_prompt(std::move(h)));
+  }
+  /// Of what the last list of layers gives, the rows that are no virtual token's.
+  nn::Hidden<T, B> without_prompt(nn::Hidden<T, B> h) const {
+    const auto& prompt = patches ? patches->prompt : (decodes() ? decoder_embeddings : embeddings)->prompt;
+    if (!prompt) return h;
+    std::vector<std::int32_t> lengths;
+    for (Index s = 0; s < h.context.offsets.sequences(); ++s)
+      lengths.push_back(static_cast<std::int32_t>(h.context.offsets.length(s) - prompt->count()));
+    h.value = prompt->without(h.value, h.context.offsets);
+    h.context.offsets = Offsets::of_lengths(lengths);
+    return h;
   }
 
   /// The family's language head over the word embeddings. Throws where it has none.
@@ -117,6 +129,9 @@ struct Transformer {
     visit("", self.decoder_embeddings);
     visit(names.decoder_layers, self.decoder_layers);
     if (!names.norm_before_layers) visit(names.norm, self.norm);
+    if (self.patches) visit("virtual_tokens", self.patches->prompt);
+    if (self.embeddings) visit("virtual_tokens", self.embeddings->prompt);
+    if (self.decoder_embeddings) visit("decoder_virtual_tokens", self.decoder_embeddings->prompt);
   }
 
  private:

@@ -5,11 +5,23 @@
 
 #include <meft/nn/linear.hpp>
 #include <meft/nn/norm.hpp>
-#include <meft/ops/attention.hpp>
+#include <meft/ops/prefix_attention.hpp>
 #include <meft/ops/rotary.hpp>
 #include <meft/ops/shape.hpp>
 
 namespace meft::nn {
+
+/// Keys and values [m, key_heads · head width] before those of every sequence, as attention takes them: normed and
+/// turned. No token stands for them: the others keep their positions.
+template <Real T, Backend B = Cpu>
+struct Prefix {
+  Parameter<T, B> key, value;
+
+  static void parts(auto& self, auto&& visit) {
+    visit("key", self.key);
+    visit("value", self.value);
+  }
+};
 
 /// output(attention(query(x), key(m), value(m))), x [tokens, width] → the same; m is x, or the side input that a
 /// decoder reads. Queries have heads · head width features, keys and values key_heads · head width. Names are the
@@ -24,6 +36,7 @@ struct MultiHeadAttention {
   std::optional<RotarySpec> rotary{};                  // of queries and keys
   Index window = 0;                                    // where causal: the most keys that a query sees; 0: all
   std::optional<Norm<T, B>> query_norm{}, key_norm{};  // of each head's features, before position
+  std::optional<Prefix<T, B>> prefix{};
 
   static MultiHeadAttention empty(Index width, Index heads, Index key_heads, Index head_width, bool bias,
                                   bool output_bias) {
@@ -43,6 +56,10 @@ struct MultiHeadAttention {
   Var<T, B> operator()(const Var<T, B>& x, const Side<T, B>& side, const Context<T, B>& context) const {
     return attend(x, side.value, side.offsets, context);
   }
+  /// What queries are multiplied with of sequences of `memory`.
+  Var<T, B> keys(const Var<T, B>& memory, const Offsets& offsets) const {
+    return placed(key(memory), key_norm, offsets, key_heads);
+  }
 
  private:
   Var<T, B> attend(const Var<T, B>& x, const Var<T, B>& memory, const Offsets& keys,
@@ -59,8 +76,11 @@ struct MultiHeadAttention {
                                .window = window};
     // The order in which the gradients of x are added follows that of the projections.
     const auto v = value(memory);
-    const auto k = placed(key(memory), key_norm, keys, key_heads);
-    return output(attention(placed(query(x), query_norm, context.offsets, heads), k, v, spec));
+    const auto k = this->keys(memory, keys);
+    const auto attended = [&](const Var<T, B>& q) {
+      return prefix ? prefix_attention(q, k, v, prefix->key, prefix->value, spec) : attention(q, k, v, spec);
+    };
+    return output(attended(placed(query(x), query_norm, context.offsets, heads)));
   }
   /// x with its heads normed and turned.
   Var<T, B> placed(Var<T, B> x, const std::optional<Norm<T, B>>& norm, const Offsets& offsets, Index count) const {

@@ -7,6 +7,7 @@
 #include <meft/nn/batch.hpp>
 #include <meft/nn/linear.hpp>
 #include <meft/nn/norm.hpp>
+#include <meft/nn/virtual_tokens.hpp>
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
@@ -35,7 +36,7 @@ Tensor<std::int32_t, B> places(const Offsets& offsets, Index first, Index rows, 
   return positions<B>(offsets, first);
 }
 
-/// dropout(LN(project(scale·word) + position + type)), [tokens, width].
+/// dropout(LN(project(scale·word) + position + type)), [tokens, width]; virtual tokens stand as words, of type 0.
 template <Real T, Backend B = Cpu>
 struct TokenEmbeddings {
   EmbeddingNames names;
@@ -45,6 +46,7 @@ struct TokenEmbeddings {
   Parameter<T, B> word{}, position{}, type{};
   std::optional<Norm<T, B>> norm{};
   std::optional<Linear<T, B>> project{};
+  std::optional<VirtualTokens<T, B>> prompt{};  // in the words' width, not scaled
 
   /// Parameters are uninitialised. `word` is made, or one that is there already.
   static TokenEmbeddings empty(const EmbeddingNames& names, const EmbeddingSpec& spec, Index width, Index word_width,
@@ -62,12 +64,17 @@ struct TokenEmbeddings {
                        const Run& run) const {
     Var<T, B> x = embedding(word, ids);
     if (spec.scale != 1) x = x * static_cast<T>(spec.scale);
+    if (prompt) x = in_front(prompt->rows, x, offsets);
     if (project) x = (*project)(x);
-    if (position.defined()) x = x + embedding(position, places<B>(offsets, spec.first_position, spec.positions, model));
-    if (type.defined()) x = x + embedding(type, types);
+    if (position.defined())
+      x = x + embedding(position, places<B>(entering(offsets), spec.first_position, spec.positions, model));
+    if (type.defined()) x = x + typed(types, offsets);
     if (norm) x = (*norm)(x);
     return run.training && spec.dropout > 0 ? meft::dropout(x, spec.dropout, run.key(site)) : x;
   }
+
+  /// Of the sequences that come out, where `offsets` are those of the words.
+  Offsets entering(const Offsets& offsets) const { return prompt ? prompt->with(offsets) : offsets; }
 
   static void parts(auto& self, auto&& visit) {
     if (*self.names.word) visit(self.names.word, self.word);
@@ -75,6 +82,13 @@ struct TokenEmbeddings {
     visit(self.names.type, self.type);
     visit(self.names.norm, self.norm);
     visit(self.names.project, self.project);
+  }
+
+ private:
+  Var<T, B> typed(const Tensor<std::int32_t, B>& types, const Offsets& offsets) const {
+    const auto of_words = embedding(type, types);
+    if (!prompt) return of_words;
+    return in_front(embedding(type, Tensor<std::int32_t, B>::zeros({prompt->count()})), of_words, offsets);
   }
 };
 

@@ -33,7 +33,7 @@ struct Linear {
   }
 
   Var<T, B> operator()(const Var<T, B>& x) const {
-    if (const auto* s = chosen()) return sparse_linear(x, packed, *s->indices, s->values, bias);
+    if (const auto* s = chosen()) return sparse_linear(x, packed, *s->indices, s->values, bias, s->basis());
     auto y = packed.defined() ? linear(x, packed, bias) : linear(x, weight, bias);
     return std::visit(
         [&](const auto& u) {
@@ -48,7 +48,7 @@ struct Linear {
                       std::uint64_t first_element = 0) const {
     const auto* s = chosen();
     if (p != 0 || changes_output()) return activate_dropout((*this)(x), f, p, key, first_element);
-    if (s) return sparse_linear_activation(x, packed, *s->indices, s->values, bias, f);
+    if (s) return sparse_linear_activation(x, packed, *s->indices, s->values, bias, f, s->basis());
     return packed.defined() ? linear_activation(x, packed, bias, f) : linear_activation(x, weight, bias, f);
   }
 
@@ -64,7 +64,7 @@ struct Linear {
 
   /// Writes what is chosen of the weight into it, as it is now.
   void fold() const {
-    if (const auto* s = chosen()) packed.write(*s->indices, s->values.read_rows(0, s->values.size()));
+    if (const auto* s = chosen()) s->write(packed);
   }
   /// The elements of the weight that train, where such are chosen.
   const Sparse<T, B>* chosen() const {

@@ -119,17 +119,21 @@ Named<T, B> trainable(Module& module) {
   return out;
 }
 
-/// Integer tensors by name: which elements of a weight train.
+/// Tensors by name that were chosen and do not train: which elements of a weight do, and in which basis.
 template <Backend B>
-using Indices = std::vector<std::pair<std::string, Tensor<std::int32_t, B>>>;
+using Indices =
+    std::vector<std::pair<std::string, std::variant<Tensor<std::int32_t, B>, Tensor<float, B>, Tensor<double, B>>>>;
 
 /// Those below a module that hold any, in walking order.
 template <Backend B, class Module>
 Indices<B> indices(Module& module) {
   Indices<B> out;
-  walk(module, [&](const std::string& name, Tensor<std::int32_t, B>& x) {
-    if (x.defined()) out.push_back({name, x});
-  });
+  const auto all_of = [&]<class T>(T) {
+    walk(module, [&](const std::string& name, Tensor<T, B>& x) {
+      if (x.defined()) out.push_back({name, x});
+    });
+  };
+  all_of(std::int32_t{}), all_of(float{}), all_of(double{});
   return out;
 }
 

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include <meft/nn/batch.hpp>
 #include <meft/nn/linear.hpp>
+#include <meft/nn/virtual_tokens.hpp>
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/matmul.hpp>
@@ -54,6 +56,7 @@ struct PatchEmbeddings {
   Linear<T, B> projection;  // [width, channels · patch · patch]
   PatchSpec spec;
   std::uint32_t site = 0;
+  std::optional<VirtualTokens<T, B>> prompt{};  // behind the positions: it has none
 
   /// Parameters are uninitialised.
   static PatchEmbeddings empty(const PatchSpec& spec, Index width, std::uint32_t site) {
@@ -97,7 +100,9 @@ struct PatchEmbeddings {
              gather(positions(rows, columns, leading), Tensor<std::int32_t, B>::from({n}, place));
     if (batch.run.training && spec.dropout > 0) y = meft::dropout(y, spec.dropout, batch.run.key(site));
     const std::vector<std::int32_t> lengths(static_cast<std::size_t>(images), static_cast<std::int32_t>(each));
-    return {y, Offsets::of_lengths(lengths)};
+    auto offsets = Offsets::of_lengths(lengths);
+    if (prompt) return {in_front(prompt->rows, y, offsets), prompt->with(offsets)};
+    return {y, std::move(offsets)};
   }
 
   static void parts(auto& self, auto&& visit) {

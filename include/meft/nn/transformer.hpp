@@ -5,6 +5,7 @@
 
 #include <meft/nn/adapter.hpp>
 #include <meft/nn/attention.hpp>
+#include <meft/nn/kronecker.hpp>
 #include <meft/ops/gated.hpp>
 
 namespace meft::nn {
@@ -65,6 +66,8 @@ struct TransformerLayer {
   std::optional<Adapter<T, B>> attention_adapter{}, mlp_adapter{}, reversible_adapter{};
   Placement mlp_placement = Placement::sequential;
   Parameter<T, B> hidden_scale{};  // [ffn], or none: a factor for each feature behind the activation
+  std::optional<KroneckerMap<T, B>> attention_map{}, cross_map{},
+      mlp_map{};  // of what a block reads, behind its norm where that is first
 
   /// Layer `number` of a model, its parameters uninitialised.
   static TransformerLayer empty(const LayerNames& names, const LayerSpec& spec, std::uint32_t number) {
@@ -108,11 +111,11 @@ struct TransformerLayer {
   /// The attention blocks: over the sequence, then over the side input where there is one.
   Var<T, B> attend(const Var<T, B>& x, const Context<T, B>& c) const {
     auto h = block(x, attention_norm, c, 1, attention_scale, attention_adapter,
-                   [&](const Var<T, B>& in) { return attention(in, c); });
+                   [&](const Var<T, B>& in) { return attention(mapped(in, attention_map, c), c); });
     if (!cross) return h;
     require(!c.sides.empty(), "transformer layer: cross attention needs a side input");
     return block(h, *cross_norm, c, more + 1, {}, {},
-                 [&](const Var<T, B>& in) { return (*cross)(in, c.sides.front(), c); });
+                 [&](const Var<T, B>& in) { return (*cross)(mapped(in, cross_map, c), c.sides.front(), c); });
   }
 
   /// The feed-forward block.
@@ -120,7 +123,7 @@ struct TransformerLayer {
     return block(
         h, mlp_norm, c, 2, mlp_scale, mlp_adapter,
         [&](const Var<T, B>& in) {
-          const auto inner = scaled(hidden(in, c), hidden_scale);
+          const auto inner = scaled(hidden(mapped(in, mlp_map, c), c), hidden_scale);
           return down(inner);  // what `inner` was made from is freed by now
         },
         mlp_placement);
@@ -152,6 +155,11 @@ struct TransformerLayer {
     visit(self.names->mlp_norm, self.mlp_norm);
     visit(self.names->attention_scale, self.attention_scale);
     visit(self.names->mlp_scale, self.mlp_scale);
+    visit("attention_prefix", self.attention.prefix);
+    if (self.cross) visit("cross_prefix", self.cross->prefix);
+    visit("attention_map", self.attention_map);
+    visit("cross_map", self.cross_map);
+    visit("mlp_map", self.mlp_map);
     visit("attention_adapter", self.attention_adapter);
     visit("mlp_adapter", self.mlp_adapter);
     visit("reversible_adapter", self.reversible_adapter);
@@ -189,6 +197,9 @@ struct TransformerLayer {
     }
     const auto key = c.run.key(site + offset);
     return norm_first ? residual(x, t, p, key, first(t.dim(-1), c)) : norm.of_sum(x, t, p, key, first(t.dim(-1), c));
+  }
+  static Var<T, B> mapped(const Var<T, B>& x, const std::optional<KroneckerMap<T, B>>& map, const Context<T, B>& c) {
+    return map ? (*map)(x, c) : x;
   }
   static Var<T, B> scaled(const Var<T, B>& x, const Parameter<T, B>& scale) { return scale.defined() ? x * scale : x; }
 };

@@ -11,7 +11,7 @@
 
 #include <meft/nn/module.hpp>
 #include <meft/ops/arithmetic.hpp>
-#include <meft/ops/linear.hpp>
+#include <meft/ops/sparse_linear.hpp>
 #include <meft/tensor/random.hpp>
 
 namespace meft::nn {
@@ -72,14 +72,41 @@ struct Scale {
   static void parts(auto& self, auto&& visit) { visit("scale", self.factors); }
 };
 
+/// W = W_0 + V_o·S·V_iᵀ: a weight of whose change elements in a basis train, those of S. A handle's.
+template <Real T, Backend B = Cpu>
+struct Turned {
+  std::shared_ptr<Basis<T, B>> basis;  // of several weights of a shape; empty until it is found
+  bool first = true;                   // of these weights
+  Tensor<T, B> start{};                // W_0
+  std::vector<T> seen{};               // the values that W was made of, where they are the host's
+
+  /// In U on the host, or in T where the values are.
+  template <Real U, Backend D>
+  static Tensor<U, D> changed(const Tensor<U, D>& w, const Basis<U, D>& v, const Tensor<std::int32_t, D>& at,
+                              const Tensor<U, D>& values) {
+    auto s = values.reshape({values.size()});
+    if (at.defined()) {
+      s = Tensor<U, D>::zeros({w.size()});
+      scatter_rows(D{}, at.size(), 1, values.data(), at.data(), s.data());
+    }
+    const auto change = gemm(gemm(v.out, s.reshape(w.shape())), t(v.in));
+    return map(Add{}, w, change);
+  }
+};
+
 /// Chosen elements of a packed weight, which train. They stand in the weight itself, where `Linear::fold` writes them,
-/// so that y is what it is without. A handle: copies have the same elements.
+/// so that y is what it is without. Or elements of its change in a basis. A handle: copies have the same elements.
 template <Real T, Backend B = Cpu>
 struct Sparse {
-  Parameter<T, B> values;  // [k], or none
+  Parameter<T, B> values{};  // [k], or none
   std::shared_ptr<Tensor<std::int32_t, B>> indices = std::make_shared<Tensor<std::int32_t, B>>();
   // [k] ascending: i·in + j of W[i, j]; empty with values: all elements, in order
+  std::shared_ptr<Turned<T, B>> turned{};  // none: elements of W itself
 
+  const Basis<T, B>& basis() const {
+    static const Basis<T, B> none;
+    return turned ? *turned->basis : none;
+  }
   bool trains() const { return values.defined(); }
 
   /// From now on `chosen` elements train, with their values in w, [out·in] row-major; {}: none does.
@@ -90,15 +117,26 @@ struct Sparse {
     std::vector<T> from;
     for (const auto at : chosen) from.push_back(w[static_cast<std::size_t>(at)]);
     const UseScope use(Use::parameter);
-    const Shape shape{static_cast<Index>(chosen.size())};
-    *indices = Tensor<std::int32_t, B>::from(shape, chosen);
-    values.value() = Tensor<T, B>::from(shape, from);
+    *indices = Tensor<std::int32_t, B>::from({static_cast<Index>(chosen.size())}, chosen);
+    begin(from, w);
   }
   /// All of them do.
   void choose_all(const std::vector<T>& w) {
     choose({}, w);
     const UseScope use(Use::parameter);
-    values.value() = Tensor<T, B>::from({static_cast<Index>(w.size())}, w);
+    begin(w, w);
+  }
+
+  /// Has the weight be what the values say.
+  void write(const PackedWeight<T, B>& w) const {
+    if (!basis().defined()) return w.write(*indices, values.read_rows(0, values.size()));
+    const auto& v = values.value();
+    if constexpr (B::on_host) {  // elsewhere a recorded step makes it anew whenever it is run
+      if (std::equal(turned->seen.begin(), turned->seen.end(), v.data(), v.data() + v.size())) return;
+      turned->seen = v.values();
+    }
+    const UseScope use(Use::workspace);
+    w.write({}, Turned<T, B>::changed(turned->start, basis(), *indices, v));
   }
 
   Var<T, B> operator()(const Var<T, B>& /*x*/, const Var<T, B>& y) const { return y; }
@@ -106,6 +144,17 @@ struct Sparse {
   /// Where the weight is kept in bf16 the values are not: they are taken as they are.
   void merge(std::vector<double>& w, std::vector<T>& /*bias*/) const {
     if (!trains()) return;
+    if (basis().defined()) {
+      const auto wide = [](const Tensor<T, B>& x) {
+        const auto host = x.values();
+        return Tensor<double>::from(x.shape(), std::vector<double>(host.begin(), host.end()));
+      };
+      const auto at = indices->defined() ? indices->host() : Tensor<std::int32_t>();
+      w = Turned<double>::changed(wide(turned->start), Basis<double>{wide(basis().out), wide(basis().in)}, at,
+                                  wide(values.value()))
+              .values();
+      return;
+    }
     const auto v = values.value().values();
     if (!indices->defined()) return void(std::copy(v.begin(), v.end(), w.begin()));
     const auto at = indices->values();
@@ -115,6 +164,19 @@ struct Sparse {
   static void parts(auto& self, auto&& visit) {
     visit("sparse.indices", *self.indices);
     visit("sparse.values", self.values);
+    if (!self.turned || !self.turned->first) return;
+    visit("sparse.basis_out", self.turned->basis->out);
+    visit("sparse.basis_in", self.turned->basis->in);
+  }
+
+ private:
+  void begin(const std::vector<T>& elements, const std::vector<T>& w) {
+    const Shape shape{static_cast<Index>(elements.size())};
+    const auto& v = basis();
+    values.value() = v.defined() ? Tensor<T, B>::zeros(shape) : Tensor<T, B>::from(shape, elements);
+    if (!v.defined()) return;
+    turned->start = Tensor<T, B>::from({v.out.dim(0), v.in.dim(0)}, w);
+    turned->seen.clear();
   }
 };
 

@@ -8,9 +8,18 @@
 
 namespace meft {
 
+/// Orthogonal matrices V_o [out, out] and V_i [in, in], vectors in columns; empty: the identities.
+template <Real T, Backend B = Cpu>
+struct Basis {
+  Tensor<T, B> out, in;
+
+  bool defined() const { return out.defined(); }
+};
+
 /// y = x·wᵀ + b,  dx = dy·w,  dv[m] = Σ dy[.., i]·x[.., j] with indices[m] = i·in + j,  db = Σ dy. The values v [k] are
 /// in w already (PackedWeight::write), so that no second product is needed. Without indices all of w trains, in order:
-/// dv is then, bit for bit, the dw of Linear.
+/// dv is then, bit for bit, the dw of Linear. With a basis the values are elements of V_oᵀ·w·V_i: dv[m] = Σ
+/// (dy·V_o)[.., i]·(x·V_i)[.., j].
 template <Real T, Backend B>
 struct SparseLinear {
   static constexpr const char* name = "linear";
@@ -21,6 +30,7 @@ struct SparseLinear {
   };
   PackedWeight<T, B> w;
   Tensor<std::int32_t, B> indices;
+  Basis<T, B> basis{};
 
   Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& values,
                        const Tensor<T, B>& bias) const {
@@ -60,7 +70,8 @@ struct SparseLinear {
 
   Tensor<T, B> chosen_products(const Tensor<T, B>& dy, const Tensor<T, B>& x) const {
     const Index out = w.shape()[0], in = w.shape()[1], rows = dy.size() / out;
-    const auto left = dy.reshape({rows, out}), right = x.reshape({rows, in});
+    const auto in_basis = [](const Tensor<T, B>& of, const Tensor<T, B>& v) { return v.defined() ? gemm(of, v) : of; };
+    const auto left = in_basis(dy.reshape({rows, out}), basis.out), right = in_basis(x.reshape({rows, in}), basis.in);
     if (!indices.defined()) return gemm(t(left), right).reshape({out * in});
     Tensor<T, B> dv(indices.shape());
     if (indices.size() * sampled_from <= out * in) {
@@ -77,15 +88,16 @@ struct SparseLinear {
 /// all of them), bias [out] → [.., out].
 template <Operand X, Real T, Backend B, Operand Values, Operand Bias>
 VarOf<X> sparse_linear(const X& x, const PackedWeight<T, B>& w, const Tensor<std::int32_t, B>& indices,
-                       const Values& values, const Bias& bias, Where where = Where::current()) {
-  return apply(where, SparseLinear<T, B>{w, indices}, x, values, bias);
+                       const Values& values, const Bias& bias, const Basis<T, B>& basis = {},
+                       Where where = Where::current()) {
+  return apply(where, SparseLinear<T, B>{w, indices, basis}, x, values, bias);
 }
 /// f of that, as linear_activation.
 template <Operand X, Real T, Backend B, Operand Values, Operand Bias>
 VarOf<X> sparse_linear_activation(const X& x, const PackedWeight<T, B>& w, const Tensor<std::int32_t, B>& indices,
-                                  const Values& values, const Bias& bias, Activation f,
+                                  const Values& values, const Bias& bias, Activation f, const Basis<T, B>& basis = {},
                                   Where where = Where::current()) {
-  return apply(where, ActivatedLinear<SparseLinear<T, B>>{{w, indices}, f}, x, values, bias);
+  return apply(where, ActivatedLinear<SparseLinear<T, B>>{{w, indices, basis}, f}, x, values, bias);
 }
 
 }  // namespace meft

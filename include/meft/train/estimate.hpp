@@ -29,7 +29,8 @@ StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, 
                 .head_norms = lower.head_norms,
                 .images = model.patches.has_value(),
                 .causal = lower.causal,
-                .tokens = batch.tokens()};
+                .tokens = batch.tokens(),
+                .sequences = batch.sequences()};
   for (const auto& [first, last] : meft::detail::cut(batch, B::slice_tokens))
     out.slices.push_back(batch.end(last - 1) - batch.begin(first));
   for (const auto& [first, last] : meft::detail::cut(batch, side_tokens<B>))

@@ -160,7 +160,7 @@ void save_state(const std::string& path, optim::State<T, B>& optimizer, const Pl
                 const nlohmann::json& identity, const nn::Indices<B>& indices = {}, Where where = Where::current()) {
   checkpoints::detail::NamedTensors tensors;
   optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) { tensors.add(name, x); });
-  for (const auto& [name, x] : indices) tensors.add(name, x);
+  checkpoints::detail::add_indices(tensors, indices);
   tensors.write(path,
                 {{"format", state_format},
                  {"place", detail::to_json(place).dump()},

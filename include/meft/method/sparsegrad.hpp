@@ -1,0 +1,142 @@
+// Owns: SparseGrad. Chekalina et al., "SparseGrad: a selective method for efficient fine-tuning of MLP layers", arXiv
+// 2410.07383: gradients of the feed-forward blocks are sparse in a basis of their own. Both sides of the basis are
+// those of the HOSVD; the authors' code turns the input's the other way.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <meft/base/symmetric.hpp>
+#include <meft/method/adapt.hpp>
+#include <meft/method/probe.hpp>
+
+namespace meft {
+
+/// W = W_0 + V_o·S·V_iᵀ in the linear layers of the feed-forward blocks, S zero outside of a mask of the k elements
+/// whose gradients were largest, summed over batches of examples. The columns of V_o and V_i are the left singular
+/// vectors of those gradients, of all layers of a kind beside each other, and of their transposes. Both are found
+/// before training, without a change of the weights (theirs train meanwhile): `prepare`. Until then nothing trains.
+struct SparseGrad {
+  double density = 0.01;           // k: this share of the matrices' elements
+  Index examples = 176;            // that basis and mask are computed from: 11 batches of 16
+  Index at_once = Index{1} << 27;  // elements whose gradients exist at a time
+};
+
+template <>
+struct Described<SparseGrad> {
+  static constexpr std::string_view name = "sparsegrad", about = "chosen elements, in a basis, of feed-forward blocks";
+  static constexpr MethodFacts facts{.starts_as_is = true};
+  static void options(auto& m, auto&& visit) {
+    visit(Option{"density", "share of the matrices' elements that trains"}, Part{}, m.density);
+    visit(Option{"score-examples", "training examples that scores are computed from"}, Whole{1, 1 << 30}, m.examples);
+  }
+  static Index added(const SparseGrad&, Index) { return 0; }
+  /// In the lowest layer attention keeps nothing. Of the last matrix input and gradient are there in both bases, and
+  /// the gradient of a whole one where many of its elements are chosen.
+  template <Real T, Backend B>
+  static Index activation(const SparseGrad& m, const StepSizes& s) {
+    const Index other = s.layer() + s.width + s.ffn, lowest = other - s.attention() - s.norm();
+    return s.plain(lowest, other, s.tokens * 2 * (s.width + s.ffn) + (m.density > 0.01 ? s.width * s.ffn : 0));
+  }
+  static Kept kept(const SparseGrad&, const StepSizes& s) { return {0, s.width + s.ffn, s.width + s.ffn}; }
+  static Recipe recipe(const SparseGrad&) { return {.rate = 2e-5}; }
+};
+
+template <Real T, Backend B>
+void insert(const ChangedLayers<T, B>& layers, const SparseGrad&, const AdaptOptions&) {
+  std::map<std::tuple<int, Index, Index>, std::shared_ptr<Basis<T, B>>> bases;
+  for (auto* layer : layers) {
+    const auto add = [&](nn::Linear<T, B>& linear, int kind) {
+      auto& basis = bases[{kind, linear.out(), linear.in()}];
+      const bool first = !basis;
+      if (first) basis = std::make_shared<Basis<T, B>>();
+      linear.update = nn::Sparse<T, B>{.turned = std::make_shared<nn::Turned<T, B>>(nn::Turned<T, B>{basis, first})};
+    };
+    if (layer->gate) add(*layer->gate, 0);
+    add(layer->up, 1);
+    add(layer->down, 2);
+  }
+}
+
+namespace detail {
+
+/// The eigenvectors of a [n, n], in columns.
+template <Real T, Backend B>
+Tensor<T, B> eigenvector_columns(const Tensor<T, B>& a) {
+  const auto n = static_cast<std::size_t>(a.dim(0));
+  const auto values = a.values();
+  const auto rows = eigenvectors(n, {values.begin(), values.end()}).vectors;
+  std::vector<T> columns(n * n);
+  for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t j = 0; j < n; ++j) columns[j * n + i] = static_cast<T>(rows[i * n + j]);
+  return Tensor<T, B>::from(a.shape(), columns);
+}
+
+}  // namespace detail
+
+/// Finds bases and mask. False when stopped. Errors: NumberError for gradients that are not finite.
+template <class Model, Real T, Backend B>
+bool prepare(Model& model, const Body<T, B>&, const SparseGrad& method, const Preview<T, B>& preview) {
+  detail::Probe<T, B> probe(model, preview, method.examples, "sparsegrad");
+  const auto k = static_cast<std::uint64_t>(std::llround(method.density * static_cast<double>(probe.elements)));
+  if (k == 0) return true;
+  const auto ends = probe.groups(method.at_once);
+  const std::size_t passes = 2 * ends.size();
+  // f(group, each gradient of one of its matrices [out, in], the matrix' place in it) after every batch; then
+  // done(group).
+  const auto over_groups = [&](const auto& f, const auto& done) {
+    std::size_t first = 0;
+    for (const std::size_t end : ends) {
+      typename detail::Probe<T, B>::Group group(probe, std::exchange(first, end), end);
+      if (!probe.backward(preview.batch, passes, [&] {
+            const auto gradients = group.take();
+            for (std::size_t i = 0; i < gradients.size(); ++i) {
+              const auto& linear = probe.matrices[group.first + i].linear;
+              f(Tensor<T, B>::from({linear.out(), linear.in()}, gradients[i]), group.first + i);
+            }
+          }))
+        return false;
+      done(group);
+    }
+    return true;
+  };
+
+  std::map<std::shared_ptr<Basis<T, B>>, Basis<T, B>> sums;  // ΣG·Gᵀ and ΣGᵀ·G
+  const auto basis_of = [&](std::size_t i) { return probe.matrices[i].sparse().turned->basis; };
+  const auto add = [&](const Tensor<T, B>& g, std::size_t i) {
+    auto& of = sums[basis_of(i)];
+    accumulate(of.out, gemm(g, t(g)));
+    accumulate(of.in, gemm(t(g), g));
+  };
+  if (!over_groups(add, [](auto&) {})) return false;
+  const UseScope use(Use::parameter);
+  for (auto& [basis, of] : sums) of = {detail::eigenvector_columns(of.out), detail::eigenvector_columns(of.in)};
+
+  detail::Highest highest(static_cast<std::size_t>(k));
+  std::map<std::size_t, std::vector<double>> sizes;
+  const auto measure = [&](const Tensor<T, B>& g, std::size_t i) {
+    const auto& v = sums[basis_of(i)];
+    const auto turned = gemm(gemm(t(v.out), g), v.in).values();
+    auto& to = sizes[i];
+    to.resize(turned.size());
+    for (std::size_t j = 0; j < turned.size(); ++j) to[j] += std::fabs(static_cast<double>(turned[j]));
+  };
+  const auto take = [&](auto&) {
+    for (const auto& [i, of] : std::exchange(sizes, {}))
+      for (std::size_t j = 0; j < of.size(); ++j) highest.add(of[j], probe.matrices[i].first + j);
+  };
+  if (!over_groups(measure, take)) return false;
+  for (auto& [basis, of] : sums) *basis = of;
+  const bool all = k == probe.elements;
+  probe.choose(all ? std::vector<std::uint64_t>() : highest.numbers(), all);
+  return true;
+}
+
+}  // namespace meft
