@@ -65,7 +65,7 @@ def compare(place, model, method):
 def main():
     with tempfile.TemporaryDirectory() as root:
         place = families.Place(root)
-        for model, methods in (("roberta", ["full", "lora", "ia3", "speft"]), ("opt", ["lora"]), ("bart", ["ia3"])):
+        for model, methods in (("roberta", ["full", "lora", "ia3", "speft", "alore", "sparsegrad"]), ("opt", ["lora"]), ("bart", ["ia3"])):
             for method in methods: compare(place, model, method)
     for name, found in HAS.items():
         if not found: print(f"skipped: logits by transformers and peft: no {name}")

@@ -452,18 +452,26 @@ TEST_CASE("sparsegrad: bases, mask and gradients are those of whole gradients; f
   }
   CHECK(grams.size() == 2);  // up and down, of both layers each
 
-  s.train(4);
-  const auto w = s.weights();
-  const auto loss = s.loss(s.batches[0]).value().item();
-  CHECK(w != start);
   const test::Folder folder;
   const std::string path = (folder.path / "adapter.safetensors").string();
-  checkpoints::save_trained(path, nn::trainable<double, Cpu>(s), {{"format", "x"}}, nn::indices<Cpu>(s));
-  const io::Safetensors file(path);
-  Small<double> other(method);
-  checkpoints::choose_as_in<double, Cpu>(file, other);
-  checkpoints::load_trained(file, nn::trainable<double, Cpu>(other), nn::indices<Cpu>(other));
-  CHECK(other.loss(s.batches[0]).value().item() == loss);
-  CHECK(other.weights() == w);
-  CHECK(other.mask() == s.mask());
+  for (const double density : {0.1, 0.002}) {  // of some matrices none
+    auto run = Small<double>::chosen(SparseGrad{.density = density});
+    run.train(4);
+    const auto w = run.weights();
+    const auto loss = run.loss(run.batches[0]).value().item();
+    CHECK(w != start);
+    checkpoints::save_trained(path, nn::trainable<double, Cpu>(run), {{"format", "x"}}, nn::indices<Cpu>(run));
+    const io::Safetensors file(path);
+    Small<double> other(method);
+    checkpoints::choose_as_in<double, Cpu>(file, other);
+    checkpoints::load_trained(file, nn::trainable<double, Cpu>(other), nn::indices<Cpu>(other));
+    CHECK(other.loss(run.batches[0]).value().item() == loss);
+    CHECK(other.weights() == w);
+    CHECK(other.mask() == run.mask());
+    auto indices = nn::indices<Cpu>(run);
+    std::erase_if(indices, [](const auto& one) { return one.first.ends_with("basis_out"); });
+    checkpoints::save_trained(path + ".bad", nn::trainable<double, Cpu>(run), {}, indices);
+    CHECK_THROWS_WITH_AS((checkpoints::choose_as_in<double, Cpu>(io::Safetensors(path + ".bad"), other)),
+                         doctest::Contains("the basis of these is not there"), Error);
+  }
 }

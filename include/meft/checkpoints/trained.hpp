@@ -135,7 +135,6 @@ void choose_as_in(const io::Safetensors& file, Module& module, Where where = Whe
     auto* sparse = std::get_if<nn::Sparse<T, B>>(&layer.update);
     if (!sparse) return;
     const std::string values = name + ".sparse.values", indices = name + ".sparse.indices";
-    if (!there.contains(values)) return sparse->choose({}, {});
     if (sparse->turned && sparse->turned->first) {
       const auto square = [&](const std::string& what, Index n) {
         const UseScope use(Use::parameter);
@@ -144,8 +143,13 @@ void choose_as_in(const io::Safetensors& file, Module& module, Where where = Whe
         out.fill([&](auto to) { io::copy_finite_to(entry, to, where); });
         return out;
       };
-      *sparse->turned->basis = {square("out", layer.out()), square("in", layer.in())};
+      if (there.contains(name + ".sparse.basis_out"))
+        *sparse->turned->basis = {square("out", layer.out()), square("in", layer.in())};
+      else *sparse->turned->basis = {};
     }
+    if (!there.contains(values)) return sparse->choose({}, {});
+    if (sparse->turned && !sparse->basis().defined())
+      fail({"load: " + file.path() + ": " + values + ": the basis of these is not there", where});
     const auto w = layer.packed.unpack().values();
     if (!there.contains(indices)) return sparse->choose_all(w);
     const auto& entry = file.find(indices, where);
