@@ -61,7 +61,7 @@ __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, co
     T high = top;
     for (int j = 0; j < share<T>; ++j) {
       const Index key = k0 + first + j;
-      score[j] = key >= unseen && key < seen ? score[j] * s.of.scale : lowest;
+      score[j] = key >= unseen && key < seen ? s.score(span, head, i, key, score[j]) : lowest;
       high = Larger{}(high, score[j]);
     }
     for (int d = 1; d < mates; d *= 2) {
@@ -86,7 +86,7 @@ __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, co
   }
   if (i >= span.queries) return;
   // A query that sees no key has the result 0; one whose scores are all -∞ has NaN.
-  store<most>(width, mate, seen > 0 ? T(1) / total : T(0), sum, out + row * s.of.row() + at);
+  store<most>(width, mate, seen > unseen ? T(1) / total : T(0), sum, out + row * s.of.row() + at);
   if (mate == 0) lse[row * s.of.heads + head] = top + Log{}(total);
 }
 
@@ -100,9 +100,36 @@ __global__ void inner_products(Index total, Index width, const T* out, const T* 
   }
 }
 
+/// Adds a tile of slopes, those of queries from `start` and keys from `k0` on, to the places of their distances in
+/// `to`: a thread a place, so that each is added to by one, in ascending order.
+template <class T>
+__device__ void add_diagonals(const Spec<T>& s, const Span& span, Index start, Index k0, Rows<T> slopes, T* to) {
+  const Index end = s.of.distances() - 1, high = s.place(span, start, k0 + tile<T> - 1);
+  for (Index place = s.place(span, start + tile<T> - 1, k0) + static_cast<Index>(threadIdx.x); place <= high;
+       place += blockDim.x) {
+    T sum = 0;
+    for (int r = 0; r < tile<T>; ++r) {
+      const Index column = place - s.of.reach + start + r + span.keys - span.queries - k0;
+      const Index from = place == 0 || column < 0 ? 0 : column, last = place == end ? tile<T> - 1 : column;
+      for (Index j = from; j <= last && j < tile<T>; ++j) sum += slopes.at(r, j);
+    }
+    to[place] += sum;
+  }
+}
+
+/// dbias = the sum over `parts` of them, over the scale.
+template <class T>
+__global__ void bias_gradient(Index total, Index parts, T scale, const T* from, T* dbias) {
+  for (Index i = cuda::first(); i < total; i += stride()) {
+    T sum = 0;
+    for (Index part = 0; part < parts; ++part) sum += from[part * total + i];
+    dbias[i] = sum / scale;
+  }
+}
+
 template <int most, class T>
 __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, const T* lse,
-                                 const T* delta, const T* dout, T* dq) {
+                                 const T* delta, const T* dout, T* dq, T* dbias) {
   const auto [span, start] = tasks[blockIdx.x];
   const Index head = blockIdx.y, width = s.of.width, at = head * width, at_k = head / s.of.group() * width;
   const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
@@ -131,11 +158,14 @@ __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const
     drops(s, s.bits_of(row, head) + static_cast<std::uint64_t>(k0 + first), drop);
     for (int j = 0; j < share<T>; ++j) {
       const Index key = k0 + first + j;
-      const T p = key >= unseen && key < seen ? Exp{}(score[j] * s.of.scale - shift) : T(0);
+      const T p = key >= unseen && key < seen ? Exp{}(s.score(span, head, i, key, score[j]) - shift) : T(0);
       slopes.at(mine, first + j) = p * (slope[j] * drop[j] - less) * s.of.scale;
     }
     __syncwarp();
     add_weighted<most>(width, slopes, mine, keys, mate, sum);
+    if (!dbias) continue;
+    __syncthreads();
+    add_diagonals(s, span, start, k0, slopes, dbias + (blockIdx.x * s.of.heads + head) * s.of.distances());
   }
   if (i < span.queries) store<most>(width, mate, T(1), sum, dq + row * s.of.row() + at);
 }
@@ -173,7 +203,7 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
         const Index i = q0 + first + j, row = span.q + i;
         T weight = 0, d = 0;
         if (i < span.queries && key >= s.outside(span, i) && key < s.visible(span, i)) {
-          const T p = Exp{}(score[j] * s.of.scale - lse[row * s.of.heads + head]);
+          const T p = Exp{}(s.score(span, head, i, key, score[j]) - lse[row * s.of.heads + head]);
           T drop = 1;
           if (s.keep.threshold)
             drop = s.keep(T(1), random_bits(random, s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
@@ -257,7 +287,7 @@ void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, c
 
 template <Backend B, Real T>
 void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
-                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
+                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias) {
   if constexpr (sizeof(T) == 4)
     if (cuda::fused::takes(spec, spans, span))
       return cuda::fused::attention_backward(spec, spans, span, q, k, v, out, lse, dout, dq, dk, dv);
@@ -277,22 +307,30 @@ void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span
                  delta);
   const auto heads = static_cast<unsigned>(spec.heads), key_heads = static_cast<unsigned>(spec.heads / spec.group());
   const T* const less = delta;
+  const Index biases = dbias ? spec.heads * spec.distances() : 0;  // those that each tile of queries adds up to
+  const std::size_t bytes = static_cast<std::size_t>(by_query.count() * biases) * sizeof(T);
+  const Buffer parts = bytes ? Buffer(Cuda::pool(), bytes) : Buffer();
+  T* const by_tile = static_cast<T*>(parts.data());
+  if (bytes) Cuda::zero(by_tile, bytes);
   with_width(spec.width, [&]<int most>() {
     if (by_query.count())
       cuda::launch(backward_queries<most, T>, dim3(by_query.count(), heads), tile<T> * mates,
                    shared_bytes<T>(spec.width, 4, 1), cuda::stream(), s, by_query.device(), q, k, v, lse, less, dout,
-                   dq);
+                   dq, by_tile);
     if (by_key.count())
       cuda::launch(backward_keys<most, T>, dim3(by_key.count(), key_heads), tile<T> * mates,
                    shared_bytes<T>(spec.width, 4, 2), cuda::stream(), s, by_key.device(), q, k, v, lse, less, dout, dk,
                    dv);
   });
+  if (biases)
+    cuda::launch(bias_gradient<T>, cuda::blocks(biases), cuda::threads, 0, cuda::stream(), biases,
+                 static_cast<Index>(by_query.count()), spec.scale, static_cast<const T*>(by_tile), dbias);
 }
 
 #define EVERY(T)                                                                                                    \
   template void attention(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, T*, T*); \
   template void attention_backward(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, \
-                                   const T*, const T*, const T*, T*, T*, T*);
+                                   const T*, const T*, const T*, T*, T*, T*, T*);
 EVERY(float)
 EVERY(double)
 #undef EVERY

@@ -35,15 +35,26 @@ struct Spec {
   Keep<T> keep;  // dropout; its threshold is 0 where there is none
   MovingKey key;
 
-  /// How many of a sequence's keys its query i sees.
+  /// How many of a sequence's keys its query i sees, or has before it.
   __device__ Index visible(const Span& s, Index i) const {
-    const Index n = of.causal ? i + s.keys - s.queries + 1 : s.keys;
+    if (!of.causal && !of.window) return s.keys;
+    const Index n = i + s.keys - s.queries + (of.causal ? 1 : of.window);
     return n < 0 ? 0 : n < s.keys ? n : s.keys;
   }
   /// How many of them, the first ones, lie before its window.
   __device__ Index outside(const Span& s, Index i) const {
     const Index n = i + s.keys - s.queries + 1 - of.window;
     return of.window && n > 0 ? n : 0;
+  }
+  /// The place of a key in a head's bias.
+  __device__ Index place(const Span& s, Index i, Index key) const {
+    const Index at = key - (i + s.keys - s.queries) + of.reach;
+    return at < 0 ? 0 : at < of.distances() ? at : of.distances() - 1;
+  }
+  /// The score of a product.
+  __device__ T score(const Span& s, Index head, Index i, Index key, T product) const {
+    const T scaled = product * of.scale;
+    return of.bias ? scaled + of.bias[head * of.distances() + place(s, i, key)] : scaled;
   }
   /// The number of the random bits of the first key of a query row.
   __device__ std::uint64_t bits_of(Index row, Index head) const {

@@ -128,8 +128,8 @@ class Call {
 }  // namespace
 
 bool takes(const AttentionSpec<float>& spec, Index spans, const Span* span) {
-  if (spec.precision != Precision::bf16 || spec.dropout != 0 || spec.group() != 1 || spec.window || spans == 0 ||
-      !runs(architecture(), spec.width))
+  if (spec.precision != Precision::bf16 || spec.dropout != 0 || spec.group() != 1 || spec.window || spec.bias ||
+      spans == 0 || !runs(architecture(), spec.width))
     return false;
   Index rows = 0;
   for (Index i = 0; i < spans; ++i) {

@@ -354,6 +354,15 @@ std::vector<CaseOn<B>> matrix_cases() {
        {{200, 33}, {200, 33}},
        [](auto& x) { return relu_attention(x[0], x[1], split(x[0].dim(0), 2), true); },
        {42, 42, 42, 7}},
+      {"attention, relative position, near keys alone",
+       {{7, 6}, {7, 6}, {7, 6}, {2, 5}},
+       {{200, 96}, {200, 96}, {200, 96}, {2, 65}},
+       [](auto& x) {
+         auto spec = attention_spec(x[0].dim(0), x[1].dim(0), false, 0.3f);
+         spec.window = x[0].dim(0) / 2;
+         return attention(x[0], x[1], x[2], x[3], spec);
+       },
+       {42, 42, 42, 42, 14, 10}},
       {"attention grouped, in a window",
        {{9, 12}, {9, 4}, {9, 4}},
        {{400, 48}, {400, 16}, {400, 16}},

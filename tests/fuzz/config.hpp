@@ -11,8 +11,12 @@
 #include <meft/io/config.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/gemma3.hpp>
 #include <meft/model/llama.hpp>
+#include <meft/model/modernbert.hpp>
+#include <meft/model/mpnet.hpp>
 #include <meft/model/opt.hpp>
+#include <meft/model/t5.hpp>
 #include <meft/model/vit.hpp>
 
 namespace meft::fuzz {
@@ -28,6 +32,10 @@ inline void config(std::string_view bytes) {
       for (Index i = 0; i < spec.layers.layer.rotary->pairs(); ++i)
         expect(!std::isnan(spec.layers.layer.rotary->frequency(i)));
     });
+    may_refuse([&] { (void)model::Gemma3Config::read(file).spec(); });
+    may_refuse([&] { (void)model::ModernBertConfig::read(file).spec(); });
+    may_refuse([&] { (void)model::MpnetConfig::read(file).spec(); });
+    may_refuse([&] { (void)model::T5Config::read(file).spec(); });
     may_refuse([&] { (void)model::VitConfig::read(file).spec(); });
     may_refuse([&] { (void)checkpoints::peft_method(file); });
   });

@@ -5,6 +5,7 @@ An input that crashes, hangs, leaks or takes more than 2 GiB is kept beside PROG
 and add the input to regressions/HARNESS. The time decides how much is tried, never the verdict on what was tried.
 `planted` is a bug that the fuzzer must find.
 """
+import base64
 import concurrent.futures
 import json
 import os
@@ -74,6 +75,19 @@ def tokenizers():
         words = {"type": "Sequence", "pretokenizers": [first, {**level, "use_regex": normalizer is None}]}
         yield join(_0={**bpe, "normalizer": normalizer, "pre_tokenizer": words, "model": {**bpe["model"], "ignore_merges": True}},
                    _1={"tokenizer_class": "PreTrainedTokenizerFast"})
+    # A trie of one: "a" to "b".
+    units = {0: 1 << 10, 1 ^ ord("a"): 1 << 11 | 1 << 8 | ord("a"), 1 ^ ord("a") ^ 2: 1 << 31}
+    trie = b"".join(units.get(i, 0).to_bytes(4, "little") for i in range(256))
+    charsmap = base64.b64encode(len(trie).to_bytes(4, "little") + trie + b"b\0").decode()
+    meta = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    steps = [{"type": "Precompiled", "precompiled_charsmap": charsmap}, {"type": "Strip", "strip_left": False, "strip_right": True},
+             {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]
+    scored = [["</s>", 0], ["<unk>", 0], ["\u2581", -2.5], ["b", -3], ["bb", -4.5], ["\u2581b", -3.5], ["<0x61>", -9]]
+    unigram = {"added_tokens": [], "normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": meta, "decoder": meta,
+               "model": {"type": "Unigram", "unk_id": 1, "byte_fallback": False, "vocab": scored}}
+    yield join(_0=unigram, _7={"model_type": "t5"}, _8="ab  abba  x")
+    two = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, meta]}
+    yield join(_0={**unigram, "pre_tokenizer": two, "model": {**unigram["model"], "byte_fallback": True}}, _8="a\nbb b")
 
 
 def data():

@@ -6,9 +6,9 @@
 
 #include <cstring>
 #include <meft/checkpoints/config.hpp>
+#include <meft/checkpoints/family.hpp>
 #include <meft/checkpoints/tokenizer.hpp>
 #include <meft/io/weights.hpp>
-#include <meft/model/llama.hpp>
 #include <vector>
 
 #include "tokenizer.hpp"
@@ -77,7 +77,7 @@ inline void gguf(std::string_view bytes) {
         std::vector<bf16> halves(count);
         may_refuse([&] { io::copy_to<bf16>(entry, halves); });
       }
-      (void)model::LlamaConfig::read(checkpoints::read_config(path)).spec();
+      (void)checkpoints::read_spec(checkpoints::read_config(path));
     });
     may_refuse([&] { exercise(checkpoints::read_tokenizer(path), usual_text); });
   });

@@ -1,11 +1,13 @@
 """Writes what Hugging Face transformers computes for small random models of every family, plain and as MEFT1/2/3.
 
-make_families.py [FOLDER]      needs torch and transformers (made with 2.15 and 5.24); FOLDER is by default this one
+make_families.py [FOLDER [CASE...]]      needs torch and transformers (made with 2.15 and 5.24); FOLDER is by default this
+                                         one, and all cases are written
 
 A case is a folder: config.json and model.safetensors as transformers saves them, and
   plain.safetensors     ids, token_types, offsets, labels (or pixels, labels); hidden (what the head reads, without padding),
                         logits, loss. Language models have a label for each token, -100 where there is none, and no logits.
-  gradients.safetensors the gradient of every tensor of model.safetensors, under its name there
+  gradients.safetensors the gradient of every tensor of model.safetensors, under its name there; of ModernBERT's Wqkv and Wi
+                        those of their parts
   meftN.safetensors     adapters under meft's names, hidden, logits, loss, and gradient.NAME of each adapter and of the head.
                         Both streams start as the embedding; y1 = λ·x1 + F(x2), y2 = β·x2 + G(y1), with the paper's F, G, λ
                         and β, activations stored; the read-out is the average, for encoder and decoder each.
@@ -50,7 +52,11 @@ VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermedi
 LLAMA = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
              intermediate_size=24, max_position_embeddings=24, rms_norm_eps=1e-5, pad_token_id=PAD, bos_token_id=EOS,
              eos_token_id=EOS)
-DECODERS = ("opt", "llama")
+MODERN = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=12,
+              max_position_embeddings=24, pad_token_id=0, bos_token_id=EOS, eos_token_id=EOS, cls_token_id=PAD,
+              sep_token_id=EOS, local_attention=4)
+T5 = dict(vocab_size=40, d_model=16, d_kv=6, d_ff=24, num_layers=2, num_heads=2, dropout_rate=0.0, decoder_start_token_id=0)
+DECODERS = ("opt", "llama", "gemma3")
 DINO = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=12, patch_size=4)
 
 CASES = {  # folder: (family, model class, configuration, pixels or None)
@@ -83,6 +89,25 @@ CASES = {  # folder: (family, model class, configuration, pixels or None)
                                                   original_max_position_embeddings=16)), None),
     "qwen3": ("llama", hf.Qwen3ForSequenceClassification,
               hf.Qwen3Config(**LLAMA, num_labels=3, rope_parameters=dict(rope_type="default", rope_theta=1000.0)), None),
+    "mpnet": ("mpnet", hf.MPNetForSequenceClassification, hf.MPNetConfig(**BERT, num_labels=3), None),
+    "gemma3": ("gemma3", hf.Gemma3TextForSequenceClassification,
+               hf.Gemma3TextConfig(**LLAMA, num_labels=3, attention_bias=True, query_pre_attn_scalar=10, sliding_window=3,
+                                   layer_types=["full_attention", "sliding_attention"], rope_parameters=dict(
+                                       full_attention=dict(rope_type="linear", rope_theta=3000.0, factor=2.0),
+                                       sliding_attention=dict(rope_type="default", rope_theta=100.0))), None),
+    "gemma3_lm": ("gemma3", hf.Gemma3ForCausalLM, hf.Gemma3TextConfig(**LLAMA, sliding_window=4), None),
+    "modernbert": ("modernbert", hf.ModernBertForSequenceClassification,
+                   hf.ModernBertConfig(**MODERN, num_labels=3, attention_bias=True, mlp_bias=True, norm_bias=True,
+                                       classifier_bias=True, classifier_pooling="mean", classifier_activation="relu",
+                                       hidden_activation="silu", rope_parameters=dict(
+                                           full_attention=dict(rope_type="default", rope_theta=3000.0),
+                                           sliding_attention=dict(rope_type="default", rope_theta=100.0))), None),
+    "modernbert_lm": ("modernbert", hf.ModernBertForMaskedLM, hf.ModernBertConfig(**MODERN), None),
+    "t5": ("t5", hf.T5ForSequenceClassification, hf.T5Config(**T5, num_decoder_layers=1, num_labels=3), None),
+    "t5_gated": ("t5", hf.T5ForSequenceClassification,
+                 hf.T5Config(**{**T5, "num_layers": 1, "d_ff": 12}, num_decoder_layers=2, feed_forward_proj="gated-gelu", num_labels=2,
+                             relative_attention_num_buckets=6, relative_attention_max_distance=5), None),
+    "t5_lm": ("t5", hf.T5ForConditionalGeneration, hf.T5Config(**{**T5, "num_layers": 1}), None),
 }
 
 
@@ -97,8 +122,9 @@ def random_model(seed, kind, config):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):
-            scale = p.dim() == 1 and name.endswith("weight") or "lambda1" in name
+            scale = p.dim() == 1 and name.endswith("weight") and "Gemma" not in type(model).__name__ or "lambda1" in name
             p.copy_(normal(generator, *p.shape, mean=1.0 if scale else 0.0))
+            if name.endswith("Attention.q.weight"): p.mul_(config.d_kv ** -0.5)  # T5's, whose scores have no scale
     return model
 
 
@@ -113,10 +139,10 @@ def random_inputs(seed, family, model, pixels):
         taken = dict(pixel_values=images)
         if family == "vit": taken["interpolate_pos_encoding"] = pixels[2:] != (12, 12)
         return dict(pixels=images, labels=target), taken, None
-    language = type(model).__name__.endswith("LM")
+    language = type(model).__name__.endswith(("LM", "Generation"))
     rows = [torch.randint(3, model.config.vocab_size, (n,), generator=generator) for n in LENGTHS]
-    if family == "bart":
-        for row in rows: row[-1] = EOS
+    if family in ("bart", "t5"):
+        for row in rows: row[-1] = model.config.eos_token_id
     offsets = torch.tensor([sum(LENGTHS[:i]) for i in range(len(LENGTHS) + 1)])
     pad = lambda xs, value: torch.nn.utils.rnn.pad_sequence(xs, batch_first=True, padding_value=value)
     filler = model.config.pad_token_id if model.config.pad_token_id is not None else PAD
@@ -125,6 +151,7 @@ def random_inputs(seed, family, model, pixels):
     if family == "bert":
         types = [(torch.arange(n) >= (n + 1) // 2).long() for n in LENGTHS]
         taken["token_type_ids"] = pad(types, 0)
+    if language and family == "t5": taken["decoder_input_ids"] = model._shift_right(taken["input_ids"])
     if language and family in DECODERS:  # the label of a token is the next one
         target = torch.cat([torch.cat([row[1:], torch.tensor([-100])]) for row in rows])
     elif language:
@@ -136,7 +163,7 @@ def random_inputs(seed, family, model, pixels):
 
 
 def backbone(model):
-    return getattr(model, model.base_model_prefix)
+    return getattr(model, model.base_model_prefix, model)
 
 
 class Parts:
@@ -147,12 +174,12 @@ class Parts:
         self.config = model.config
 
     def mask(self, causal, window=None):
-        """Additive, [batch, 1, queries, keys]."""
+        """Additive, [batch, 1, queries, keys]; of a window those less far away."""
         if self.real is None: return None
         n = self.real.shape[1]
         seen = self.real[:, None, None, :].expand(-1, 1, n, n)
         if causal: seen = seen & torch.ones(n, n, dtype=torch.bool).tril()
-        if window: seen = seen & torch.ones(n, n, dtype=torch.bool).triu(1 - window)
+        if window: seen = seen & torch.ones(n, n, dtype=torch.bool).triu(1 - window).tril(window - 1)
         return torch.where(seen, 0.0, torch.finfo(torch.float64).min)
 
     def attend(self, layer, x, causal, side=None, adapter=None):
@@ -167,6 +194,25 @@ class Parts:
             position = self.base.rotary_emb(x, torch.arange(x.shape[1])[None])
             return x + extra(layer.self_attn(layer.input_layernorm(x), position_embeddings=position,
                                              attention_mask=self.mask(True, window))[0])
+        if self.family == "mpnet":
+            bias = self.base.encoder.compute_position_bias(x)
+            return layer.attention.LayerNorm(x + extra(layer.attention.attn(x, mask, bias)[0]))
+        if self.family == "t5":
+            stack, own = self.base.decoder if causal else self.base.encoder, layer.layer[0]
+            bias = stack.block[0].layer[0].SelfAttention.compute_bias(x.shape[1], x.shape[1])
+            h = x + extra(own.SelfAttention(own.layer_norm(x), mask=mask, position_bias=bias)[0])
+            if side is None: return h
+            cross = layer.layer[1]
+            return h + cross.EncDecAttention(cross.layer_norm(h), mask=self.mask(False), key_value_states=side)[0]
+        if self.family == "gemma3":
+            position = self.base.rotary_emb(x, torch.arange(x.shape[1])[None], layer.self_attn.layer_type)
+            return x + extra(layer.post_attention_layernorm(layer.self_attn(
+                layer.input_layernorm(x), position_embeddings=position,
+                attention_mask=self.mask(True, layer.self_attn.sliding_window))[0]))
+        if self.family == "modernbert":
+            position = self.base.rotary_emb(x, torch.arange(x.shape[1])[None], layer.attention_type)
+            return x + extra(layer.attn(layer.attn_norm(x), position_embeddings=position,
+                                        attention_mask=self.mask(False, layer.attn.sliding_window))[0])
         if self.family == "vit": return x + extra(layer.attention(layer.layernorm_before(x))[0])
         if self.family == "dinov2": return x + extra(layer.layer_scale1(layer.attention(layer.norm1(x))[0]))
         if self.family == "opt" and self.config.do_layer_norm_before:
@@ -179,7 +225,7 @@ class Parts:
     def feed(self, layer, h, adapter=None):
         """The feed-forward block; the adapter reads what the block reads."""
         extra = lambda x: adapter(x) if adapter else 0
-        if self.family in ("bert", "roberta"):
+        if self.family in ("bert", "roberta", "mpnet"):
             u = layer.output.dense(layer.intermediate(h))
             return layer.output.LayerNorm(h + u + extra(h))
         if self.family == "vit":
@@ -191,6 +237,15 @@ class Parts:
         if self.family == "llama":
             n = layer.post_attention_layernorm(h)
             return h + layer.mlp(n) + extra(n)
+        if self.family == "gemma3":
+            n = layer.pre_feedforward_layernorm(h)
+            return h + layer.post_feedforward_layernorm(layer.mlp(n)) + extra(n)
+        if self.family == "t5":
+            n = layer.layer[-1].layer_norm(h)
+            return h + layer.layer[-1].DenseReluDense(n) + extra(n)
+        if self.family == "modernbert":
+            n = layer.mlp_norm(h)
+            return h + layer.mlp(n) + extra(n)
         mlp = lambda x: layer.fc2(layer.activation_fn(layer.fc1(x)))
         if self.family == "opt" and self.config.do_layer_norm_before:
             n = layer.final_layer_norm(h)
@@ -201,8 +256,11 @@ class Parts:
         """[(layers, causal, their name in meft)]."""
         if self.family == "bart":
             return [(self.base.encoder.layers, False, "encoder.layers"), (self.base.decoder.layers, True, "decoder.layers")]
+        if self.family == "t5":
+            return [(self.base.encoder.block, False, "encoder.block"), (self.base.decoder.block, True, "decoder.block")]
         if self.family == "opt": return [(self.base.decoder.layers, True, "decoder.layers")]
-        if self.family == "llama": return [(self.base.layers, True, "layers")]
+        if self.family in ("llama", "gemma3"): return [(self.base.layers, True, "layers")]
+        if self.family == "modernbert": return [(self.base.layers, False, "layers")]
         layers = self.base.layers if hasattr(self.base, "layers") else self.base.encoder.layer
         return [(layers, False, "encoder.layer")]
 
@@ -219,26 +277,36 @@ class Parts:
         for hook in hooks: hook.remove()
         return [seen[i].detach() for i in range(len(hooks))]
 
+    def between(self, hidden):
+        """What the decoder's layers read of the encoder's output."""
+        return self.base.encoder.final_layer_norm(hidden) if self.family == "t5" else hidden
+
     def finish(self, hidden):
+        if self.family == "t5": hidden = self.base.decoder.final_layer_norm(hidden)
         if self.family == "opt":
             decoder = self.base.decoder
             if decoder.final_layer_norm is not None: hidden = decoder.final_layer_norm(hidden)
             if decoder.project_out is not None: hidden = decoder.project_out(hidden)
-        if self.family == "llama": hidden = self.base.norm(hidden)
+        if self.family in ("llama", "gemma3"): hidden = self.base.norm(hidden)
+        if self.family == "modernbert": hidden = self.base.final_norm(hidden)
         if self.family in ("vit", "dinov2"): hidden = self.base.layernorm(hidden)
         return hidden
 
     def logits(self, hidden):
         m = self.model
-        if self.family == "roberta": return m.classifier(hidden)
+        if self.family in ("roberta", "mpnet"): return m.classifier(hidden)
+        if self.family == "modernbert":
+            mean = torch.stack([x[:n].mean(0) for x, n in zip(hidden, LENGTHS)])
+            return m.classifier(m.head(mean if self.config.classifier_pooling == "mean" else hidden[:, 0]))
         if self.family == "vit": return m.classifier(hidden[:, 0])
         if self.family == "dinov2": return m.classifier(torch.cat([hidden[:, 0], hidden[:, 1:].mean(1)], 1))
         last = hidden[torch.arange(len(LENGTHS)), torch.tensor(LENGTHS) - 1]
         return m.score(last) if self.family in DECODERS else m.classification_head(last)
 
     def activation(self):
-        name = getattr(self.config, "hidden_act", None) or self.config.activation_function
-        return {"gelu": torch.nn.functional.gelu, "relu": torch.relu, "silu": torch.nn.functional.silu}[name]
+        names = ("dense_act_fn", "hidden_act", "hidden_activation", "activation_function")
+        name = next(getattr(self.config, n) for n in names if hasattr(self.config, n))
+        return hf.activations.ACT2FN[name]
 
 
 class Adapter:
@@ -300,6 +368,18 @@ def saved_names(model, path):
     return out
 
 
+def in_parts(gradients):
+    """With the parts of matrices that stand for several of meft's."""
+    parts = {"attn.Wqkv": ("attn.query", "attn.key", "attn.value"), "mlp.Wi": ("mlp.gate", "mlp.up")}
+    out = {}
+    for name, g in gradients.items():
+        fused = [f for f in parts if f + "." in name]
+        if not fused: out[name] = g
+        for f in fused:
+            for part, rows in zip(parts[f], g.chunk(len(parts[f]))): out[name.replace(f, part)] = rows
+    return out
+
+
 def write_case(target, seed, family, kind, config, pixels):
     model = random_model(seed, kind, config)
     target.mkdir(parents=True, exist_ok=True)
@@ -307,7 +387,7 @@ def write_case(target, seed, family, kind, config, pixels):
     for extra in ("generation_config.json",): (target / extra).unlink(missing_ok=True)
     (target / "model.safetensors").chmod(0o644)
     saved, taken, real = random_inputs(100 + seed, family, model, pixels)
-    parts, language = Parts(family, model, real), kind.__name__.endswith("LM")
+    parts, language = Parts(family, model, real), kind.__name__.endswith(("LM", "Generation"))
     rows = lambda hidden: hidden.flatten(0, 1) if real is None else hidden[real]
 
     # Plain.
@@ -329,12 +409,12 @@ def write_case(target, seed, family, kind, config, pixels):
     for number, (layers, causal, _) in enumerate(stacks):
         hidden = start[number]
         for layer in layers: hidden = parts.feed(layer, parts.attend(layer, hidden, causal, side))
-        side = hidden
+        side = parts.between(hidden)
     hidden = parts.finish(hidden)
     if not language: check_close(f"{target.name} logits", parts.logits(hidden), out.logits)
     plain["hidden"] = rows(hidden)
     save(target / "plain.safetensors", {**saved, **plain})
-    save(target / "gradients.safetensors", gradients)
+    save(target / "gradients.safetensors", in_parts(gradients))
 
     # MEFT.
     if language: return
@@ -343,11 +423,12 @@ def write_case(target, seed, family, kind, config, pixels):
     for number, method, scaled in files:
         generator, adapters, side = torch.Generator().manual_seed(1000 * seed + number), {}, None
         for which in range(len(stacks)):
-            side = reversible(parts, which, method, generator, start[which], adapters, side, scaled)
-        hidden = parts.finish(side)
+            last = reversible(parts, which, method, generator, start[which], adapters, side, scaled)
+            side = parts.between(last)
+        hidden = parts.finish(last)
         logits = parts.logits(hidden)
         loss = torch.nn.functional.cross_entropy(logits, saved["labels"])
-        head = {n: p for n, p in model.named_parameters() if n.startswith(("classifier", "classification_head", "score"))}
+        head = {n: p for n, p in model.named_parameters() if n.startswith(("classifier", "classification_head", "score", "head."))}
         wanted = {**adapters, **head}
         grads = torch.autograd.grad(loss, list(wanted.values()), materialize_grads=True)
         named = {"gradient." + name: g for name, g in zip(wanted, grads)}
@@ -359,8 +440,8 @@ def main():
     root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent
     listed = []
     for seed, (folder, (family, kind, config, pixels)) in enumerate(CASES.items(), start=1):
-        write_case(root / folder, seed, family, kind, config, pixels)
-        listed.append(dict(folder=folder, model=config.model_type, language=kind.__name__.endswith("LM")))
+        if folder in (sys.argv[2:] or CASES): write_case(root / folder, seed, family, kind, config, pixels)
+        listed.append(dict(folder=folder, model=config.model_type, language=kind.__name__.endswith(("LM", "Generation"))))
     rows = ",\n".join("  " + json.dumps(row) for row in listed)
     (root / "families.json").write_text(f"[\n{rows}\n]\n")
 

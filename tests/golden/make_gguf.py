@@ -21,6 +21,8 @@ SCALES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2],
 PARTS = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
          "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
          "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+GEMMA = {**PARTS, "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+         "post_feedforward_layernorm": "post_ffw_norm"}
 
 
 def blocks(folder):
@@ -58,7 +60,8 @@ def paired(w, heads):
 
 def model(root, name):
     config = json.loads((root / name / "config.json").read_text())
-    arch = "llama" if config["model_type"] == "mistral" else config["model_type"]
+    arch = {"mistral": "llama", "gemma3_text": "gemma3"}.get(config["model_type"], config["model_type"])
+    gemma = arch == "gemma3"
     writer = gguf.GGUFWriter(root / "gguf" / f"{name}.gguf", arch)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -70,6 +73,10 @@ def model(root, name):
     writer.add_value_length(config["head_dim"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     rope = config["rope_parameters"]
+    if gemma:
+        writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
+        writer.add_sliding_window(config["sliding_window"])
+        rope = rope["full_attention"]
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_dimension_count(config["head_dim"])
     if rope["rope_type"] in ("linear", "yarn"):
@@ -81,6 +88,25 @@ def model(root, name):
     if config["model_type"] == "mistral": writer.add_sliding_window(config["sliding_window"])
 
     letters = [chr(c) for c in range(ord("a"), ord("a") + 26)]
+    if gemma: pieces(writer, letters)
+    else: words(writer, arch, letters)
+    for key, value in load_file(root / name / "model.safetensors").items():
+        if key == "score.weight": continue
+        whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+        if key in whole: new = whole[key]
+        else:
+            _, _, number, rest = key.split(".", 3)
+            part, last = rest.rsplit(".", 1)
+            new = f"blk.{number}.{(GEMMA if gemma else PARTS)[part]}.{last}"
+        if arch == "llama" and (".attn_q." in new or ".attn_k." in new):
+            value = paired(value, config["num_attention_heads" if "attn_q" in new else "num_key_value_heads"])
+        if gemma and new.endswith("norm.weight"): value = value + 1
+        writer.add_tensor(new, np.ascontiguousarray(value))
+    finish(writer)
+
+
+def words(writer, arch, letters):
+    """A byte-level tokenizer."""
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, "Ġ", "ab", "Ġa", "abc", "1", "2", "Ċ", "'", "é", "!", "unused"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2" if arch.startswith("qwen") else "smollm")
@@ -93,22 +119,25 @@ def model(root, name):
     writer.add_pad_token_id(2)
     writer.add_add_bos_token(arch == "llama")
 
-    for key, value in load_file(root / name / "model.safetensors").items():
-        if key == "score.weight": continue
-        whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
-        if key in whole: new = whole[key]
-        else:
-            _, _, number, rest = key.split(".", 3)
-            part, last = rest.rsplit(".", 1)
-            new = f"blk.{number}.{PARTS[part]}.{last}"
-        if arch == "llama" and (".attn_q." in new or ".attn_k." in new):
-            value = paired(value, config["num_attention_heads" if "attn_q" in new else "num_key_value_heads"])
-        writer.add_tensor(new, np.ascontiguousarray(value))
-    finish(writer)
+
+def pieces(writer, letters):
+    """One of SentencePiece, without merges, as Gemma's."""
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<start>", "  ", "   "] + [f"<0x{b:02X}>" for b in range(256)]
+    tokens += ["ab", "\u2581a", "abc", "\u2581ab", "bc", "\u2581", *letters, ".", "1"]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-1000.0] * len(tokens))
+    writer.add_token_types([3, 3, 3, 2, 4, 1, 1] + [6] * 256 + [1] * (len(tokens) - 263))
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(3)
+    writer.add_pad_token_id(0)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
 
 
 root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent
 (root / "gguf").mkdir(parents=True, exist_ok=True)
 blocks(root / "gguf")
-for case in ("llama_lm", "mistral", "qwen2", "qwen3"): model(root, case)
+for case in ("llama_lm", "mistral", "qwen2", "qwen3", "gemma3_lm"): model(root, case)
 for path in (root / "gguf").iterdir(): path.chmod(0o644)

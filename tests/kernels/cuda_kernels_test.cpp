@@ -131,40 +131,47 @@ void check_shears(int bits, double magnitude, std::uint64_t seed) {
 }
 
 struct Attended {
-  std::vector<double> out, lse, dq, dk, dv;
+  std::vector<double> out, lse, dq, dk, dv, dbias{};
 };
 
-/// Forward and backward of attention on a backend, in T, given in double.
+/// Forward and backward of attention on a backend, in T, given in double; with a bias where there are numbers of it.
 template <class B, class T>
 Attended attend(const AttentionSpec<double>& spec, const std::vector<Span>& spans, const std::vector<double>& q,
-                const std::vector<double>& k, const std::vector<double>& v, const std::vector<double>& dout) {
-  const AttentionSpec<T> here{spec.heads,   spec.width, spec.causal,    static_cast<T>(spec.scale),
-                              spec.dropout, spec.key,   spec.first_row, spec.precision};
+                const std::vector<double>& k, const std::vector<double>& v, const std::vector<double>& dout,
+                const std::vector<double>& bias = {}) {
+  AttentionSpec<T> here{spec.heads,   spec.width, spec.causal,    static_cast<T>(spec.scale),
+                        spec.dropout, spec.key,   spec.first_row, spec.precision};
+  here.window = spec.window;
+  here.reach = static_cast<Index>(bias.size()) / spec.heads / 2;
   const auto narrow = [](const std::vector<double>& x) { return std::vector<T>(x.begin(), x.end()); };
   const auto wide = [](const std::vector<T>& x) { return std::vector<double>(x.begin(), x.end()); };
   const auto n = static_cast<Index>(spans.size());
   const std::size_t rows = q.size() / static_cast<std::size_t>(spec.width);  // of queries, times heads
   if constexpr (B::on_host) {
     const auto a = narrow(q), b = narrow(k), c = narrow(v), d = narrow(dout);
-    std::vector<T> out(a.size()), lse(rows), dq(a.size()), dk(b.size()), dv(b.size());
+    const auto e = narrow(bias);
+    here.bias = e.empty() ? nullptr : e.data();
+    std::vector<T> out(a.size()), lse(rows), dq(a.size()), dk(b.size()), dv(b.size()), dbias(e.size());
     attention(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data());
     attention_backward(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data(), d.data(),
-                       dq.data(), dk.data(), dv.data());
-    return {wide(out), wide(lse), wide(dq), wide(dk), wide(dv)};
+                       dq.data(), dk.data(), dv.data(), e.empty() ? nullptr : dbias.data());
+    return {wide(out), wide(lse), wide(dq), wide(dk), wide(dv), wide(dbias)};
   } else {
     const OnDevice<T> a(narrow(q)), b(narrow(k)), c(narrow(v)), d(narrow(dout));
+    const OnDevice<T> e(narrow(bias)), dbias(static_cast<Index>(bias.size()));
+    here.bias = bias.empty() ? nullptr : e.data();
     const OnDevice<T> out(static_cast<Index>(q.size())), lse(static_cast<Index>(rows)),
         dq(static_cast<Index>(q.size())), dk(static_cast<Index>(k.size())), dv(static_cast<Index>(k.size()));
     attention(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data());
     attention_backward(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data(), d.data(),
-                       dq.data(), dk.data(), dv.data());
-    return {wide(out.host()), wide(lse.host()), wide(dq.host()), wide(dk.host()), wide(dv.host())};
+                       dq.data(), dk.data(), dv.data(), bias.empty() ? nullptr : dbias.data());
+    return {wide(out.host()), wide(lse.host()), wide(dq.host()), wide(dk.host()), wide(dv.host()), wide(dbias.host())};
   }
 }
 
 double distance(const Attended& a, const Attended& b) {
   return std::max({distance(a.out, b.out), distance(a.lse, b.lse), distance(a.dq, b.dq), distance(a.dk, b.dk),
-                   distance(a.dv, b.dv)});
+                   distance(a.dv, b.dv), distance(a.dbias, b.dbias)});
 }
 
 /// A row-major or transposed view of `x` as [rows, columns], with `gap` more elements in a line.
@@ -417,7 +424,9 @@ TEST_CASE("a shear that leaves the range is reported, with the value") {
   CHECK(shear_on<Cuda>(1, x.data(), bad.data(), lambda, 20, words.data()).overflow);
 }
 
-TEST_CASE("attention on the device: heads of every width, spans of every length, causal and not, dropout") {
+TEST_CASE(
+    "attention on the device: heads of every width, spans of every length, causal and not, dropout, windows, "
+    "relative position") {
   Random random(3);
   double worst = 0;
   for (const Index width : {1, 3, 8, 32, 33, 64, 65, 96, 128, 200, 256})
@@ -429,15 +438,18 @@ TEST_CASE("attention on the device: heads of every width, spans of every length,
         // One sequence is empty, one has a single query, one more keys than queries, one is just over a tile.
         const std::vector<Span> spans{{0, 5, 0, 5}, {5, 0, 5, 0}, {5, 1, 5, 40}, {6, 33, 45, 35}, {39, 17, 80, 17}};
         const Index heads = 2, queries = 56, keys = 97;
-        const AttentionSpec<double> spec{heads,   width,     causal, 1 / std::sqrt(static_cast<double>(width)),
-                                         dropout, {4, 1, 2}, 11};
+        AttentionSpec<double> spec{heads,   width,     causal, 1 / std::sqrt(static_cast<double>(width)),
+                                   dropout, {4, 1, 2}, 11};
+        const bool near = causal == (dropout > 0);
+        spec.window = near ? 9 : 0;
         const auto q = uniform_values<double>(random, queries * heads * width, -1, 1),
                    k = uniform_values<double>(random, keys * heads * width, -1, 1),
                    v = uniform_values<double>(random, keys * heads * width, -1, 1),
-                   dout = uniform_values<double>(random, queries * heads * width, -1, 1);
-        const auto expected = attend<Cpu, double>(spec, spans, q, k, v, dout);
-        CHECK(distance(attend<Cuda, double>(spec, spans, q, k, v, dout), expected) < 1e-12);
-        worst = std::max(worst, distance(attend<Cuda, float>(spec, spans, q, k, v, dout), expected));
+                   dout = uniform_values<double>(random, queries * heads * width, -1, 1),
+                   bias = uniform_values<double>(random, dropout > 0 ? heads * (2 * 20 + 1) : 0, -1, 1);
+        const auto expected = attend<Cpu, double>(spec, spans, q, k, v, dout, bias);
+        CHECK(distance(attend<Cuda, double>(spec, spans, q, k, v, dout, bias), expected) < 1e-12);
+        worst = std::max(worst, distance(attend<Cuda, float>(spec, spans, q, k, v, dout, bias), expected));
       }
   CHECK(worst < 1e-5);
   MESSAGE("attention in float against double: ", worst);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include <meft/checkpoints/family.hpp>
 #include <meft/method/registry.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/ops/loss.hpp>
@@ -144,4 +145,107 @@ TEST_CASE(
     CHECK(found[0].size() == 1 + 2 * 8);
     CHECK(found[0] == found[1]);
   }
+}
+
+// Where the buckets of T5's _relative_position_bucket begin, in transformers 5.24.
+TEST_CASE("relative position: distances have transformers' buckets") {
+  using Starts = std::vector<std::pair<Index, std::int32_t>>;
+  const auto check = [](const nn::RelativeSpec& spec, const Starts& starts) {
+    std::int32_t expected = -1;
+    for (Index d = -130, at = 0; d <= 130; ++d) {
+      if (at < std::ssize(starts) && starts[static_cast<std::size_t>(at)].first == d)
+        expected = starts[static_cast<std::size_t>(at++)].second;
+      CHECK_MESSAGE(nn::relative_bucket(spec, d) == expected, d);
+    }
+  };
+  check(
+      {.buckets = 32, .farthest = 128},
+      {{-130, 15}, {-90, 14}, {-63, 13}, {-45, 12}, {-31, 11}, {-22, 10}, {-15, 9}, {-11, 8}, {-7, 7}, {-6, 6}, {-5, 5},
+       {-4, 4},    {-3, 3},   {-2, 2},   {-1, 1},   {0, 0},    {1, 17},   {2, 18},  {3, 19},  {4, 20}, {5, 21}, {6, 22},
+       {7, 23},    {8, 24},   {12, 25},  {16, 26},  {23, 27},  {32, 28},  {46, 29}, {64, 30}, {91, 31}});
+  check({.buckets = 32, .farthest = 128, .both_ways = false},
+        {{-130, 31}, {-112, 30}, {-98, 29}, {-86, 28}, {-76, 27}, {-66, 26}, {-58, 25}, {-51, 24},
+         {-45, 23},  {-39, 22},  {-34, 21}, {-30, 20}, {-26, 19}, {-23, 18}, {-20, 17}, {-18, 16},
+         {-15, 15},  {-14, 14},  {-13, 13}, {-12, 12}, {-11, 11}, {-10, 10}, {-9, 9},   {-8, 8},
+         {-7, 7},    {-6, 6},    {-5, 5},   {-4, 4},   {-3, 3},   {-2, 2},   {-1, 1},   {0, 0}});
+  check({.buckets = 8, .farthest = 20}, {{-130, 3}, {-6, 2}, {-1, 1}, {0, 0}, {1, 5}, {2, 6}, {7, 7}});
+  check({.buckets = 8, .farthest = 20, .both_ways = false},
+        {{-130, 7}, {-13, 6}, {-8, 5}, {-5, 4}, {-3, 3}, {-2, 2}, {-1, 1}, {0, 0}});
+}
+
+TEST_CASE(
+    "layers of two kinds: the configs of transformers 4 and of 5 say the same, and what is not supported is named") {
+  const auto read = [](nlohmann::json config) {
+    return checkpoints::read_spec(io::Config("config.json", std::move(config)));
+  };
+  const auto refused = [&](nlohmann::json config) {
+    try {
+      (void)read(std::move(config));
+    } catch (const Error& error) {
+      return error.message();
+    }
+    return std::string("no error");
+  };
+  const auto same = [&](const nlohmann::json& old, const nlohmann::json& now) {
+    const auto a = read(old), b = read(now);
+    CHECK(a.layers.is_local == b.layers.is_local);
+    CHECK(a.layers.local->window == b.layers.local->window);
+    for (const auto& [x, y] : {std::pair{a.layers.layer, b.layers.layer}, {*a.layers.local, *b.layers.local}})
+      for (const Index pair : {1, 3}) CHECK(x.rotary->frequency(pair) == y.rotary->frequency(pair));
+    return a;
+  };
+  const nlohmann::json sizes{
+      {"hidden_size", 32}, {"num_hidden_layers", 7}, {"intermediate_size", 48}, {"num_attention_heads", 4}};
+  auto gemma = sizes, modern = sizes;
+  gemma.update({{"model_type", "gemma3_text"}, {"head_dim", 16}, {"query_pre_attn_scalar", 8}});
+  modern["model_type"] = "modernbert";
+  auto old = gemma, now = gemma;
+  old.update({{"rope_theta", 5e5},
+              {"rope_local_base_freq", 3e3},
+              {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8.0}}},
+              {"sliding_window", 512}});
+  const nlohmann::json kinds{"sliding_attention", "sliding_attention", "sliding_attention", "sliding_attention",
+                             "sliding_attention", "full_attention",    "sliding_attention"};
+  now.update({{"layer_types", kinds},
+              {"sliding_window", 512},
+              {"rope_parameters",
+               {{"full_attention", {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 5e5}}},
+                {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 3e3}}}}}});
+  const auto spec = same(old, now);
+  CHECK(spec.layers.is_local == std::vector<bool>{true, true, true, true, true, false, true});
+  CHECK(spec.layers.layer.scale == 1 / std::sqrt(8.0));
+  CHECK(spec.embeddings.scale == std::sqrt(32.0));
+  CHECK(read(gemma).layers.layer.rotary->base == 1e6);
+  for (const char* option : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    auto capped = gemma;
+    capped[option] = 30.0;
+    CHECK(refused(capped).find(std::string(option) + " is not supported") != std::string::npos);
+  }
+  gemma["use_bidirectional_attention"] = true;
+  CHECK(refused(gemma).find("use_bidirectional_attention is not supported") != std::string::npos);
+
+  old = now = modern;
+  old.update({{"global_rope_theta", 9e4},
+              {"local_rope_theta", 7e3},
+              {"global_attn_every_n_layers", 3},
+              {"local_attention", 20}});
+  const nlohmann::json thirds{"full_attention",    "sliding_attention", "sliding_attention", "full_attention",
+                              "sliding_attention", "sliding_attention", "full_attention"};
+  now.update({{"layer_types", thirds},
+              {"local_attention", 20},
+              {"rope_parameters",
+               {{"full_attention", {{"rope_type", "default"}, {"rope_theta", 9e4}}},
+                {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 7e3}}}}}});
+  const auto encoder = same(old, now);
+  CHECK(encoder.layers.local->window == 11);
+  CHECK(!encoder.layers.at(0).attention_norm);
+  CHECK(encoder.layers.at(1).attention_norm);
+  modern["classifier_pooling"] = "max";
+  CHECK(refused(modern).find("classifier_pooling: expected cls or mean, found max") != std::string::npos);
+  auto mpnet = sizes;
+  mpnet.update({{"model_type", "mpnet"},
+                {"vocab_size", 40},
+                {"max_position_embeddings", 24},
+                {"relative_attention_num_buckets", 16}});
+  CHECK(refused(mpnet).find("relative_attention_num_buckets") != std::string::npos);
 }

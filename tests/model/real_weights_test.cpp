@@ -12,6 +12,7 @@
 #include <meft/checkpoints/hf.hpp>
 #include <meft/method/registry.hpp>
 #include <meft/ops/loss.hpp>
+#include <meft/text/tokenizer.hpp>
 
 #include "golden.hpp"
 
@@ -91,6 +92,44 @@ TEST_CASE("real weights: 12 layers of a chemistry BERT, exact equals stored and 
   MESSAGE("rxnfp-bert, lowest layer: relative error of the gradient with rounded streams ", error,
           ", with exact ones 0");
   CHECK(!(error < 1e-3));
+}
+
+TEST_CASE("real weights: MPNet-base: transformers' hidden states, as far apart as tokens may be, and its tokens") {
+  const std::string path = "../build/assets/mpnet";
+  if (!std::filesystem::exists(path)) {
+    MESSAGE("skipped: no build/assets/mpnet (tests/fetch.py --mpnet)");
+    return;
+  }
+  const Values expected(golden() + "/mpnet.safetensors");
+  checkpoints::LoadReport report;
+  auto mpnet = checkpoints::hf(path, &report, Precision::f32);
+  CHECK(report.unused == std::vector<std::string>{"pooler.dense.bias", "pooler.dense.weight"});
+  const text::Tokenizer tokenizer{std::filesystem::path(path)};
+  std::string chapters;
+  for (int i = 0; i < 16; ++i)
+    chapters += (i ? " Chapter " : "Chapter ") + std::to_string(i) +
+                ": the river rose, the bridge held, and nobody in the valley slept that night.";
+  std::vector<std::vector<std::int32_t>> ids, types;
+  std::vector<std::int32_t> all;
+  for (const auto& text :
+       {std::string("Hello, un-affable w\u00f6rld! \u4e2d can't <mask>"),
+        std::string("What can bees see, and how do they tell each other where the flowers are?"), chapters}) {
+    const auto encoding = tokenizer.encode(text, 300);
+    ids.push_back(encoding.ids), types.push_back(encoding.types);
+    all.insert(all.end(), encoding.ids.begin(), encoding.ids.end());
+  }
+  CHECK(all == expected.integer("ids"));
+  const auto hidden = mpnet.run(nn::Batch<>::pack(ids, types), adapt(mpnet, HeadOnly{})).value.value();
+  const auto some = expected.real("hidden");
+  REQUIRE(some.size() == static_cast<std::size_t>(hidden.dim(0) * 16));
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < some.size(); ++i) {
+    difference += std::pow(static_cast<double>(hidden.data()[i * 48]) - some[i], 2);
+    norm += some[i] * some[i];
+  }
+  const double error = std::sqrt(difference / norm);
+  MESSAGE("MPNet-base: relative error of the hidden states ", error);
+  CHECK(error < 1e-5);
 }
 
 TEST_CASE("real weights: SmolLM2 in blocks of four bits: transformers' logits and its 64 greedy tokens") {

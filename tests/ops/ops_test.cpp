@@ -57,11 +57,16 @@ void dirty() {
 
 /// Attention and its gradients by their formulas, one score after the other.
 struct PlainAttention {
-  std::vector<double> out, dq, dk, dv;
+  std::vector<double> out, dq, dk, dv, dbias;
 
   PlainAttention(const Attention& a, const Tensor<double>& q, const Tensor<double>& k, const Tensor<double>& v,
-                 const Tensor<double>& dout)
-      : out(static_cast<std::size_t>(q.size())), dq(out), dk(static_cast<std::size_t>(k.size())), dv(dk) {
+                 const Tensor<double>& bias, const Tensor<double>& dout)
+      : out(static_cast<std::size_t>(q.size())),
+        dq(out),
+        dk(static_cast<std::size_t>(k.size())),
+        dv(dk),
+        dbias(static_cast<std::size_t>(bias.size())) {
+    const Index reach = bias.dim(1) / 2;
     const Index row = q.dim(1), width = row / a.heads;
     const double scale = a.scale != 0 ? a.scale : 1 / std::sqrt(static_cast<double>(width));
     const auto at = [&](Index r, Index head, Index j) { return static_cast<std::size_t>(r * row + head * width + j); };
@@ -69,19 +74,27 @@ struct PlainAttention {
       for (Index head = 0; head < a.heads; ++head)
         for (Index i = 0; i < a.queries.length(s); ++i) {
           const Index keys = a.keys.length(s), from = a.keys.begin(s), r = a.queries.begin(s) + i;
-          const Index seen = a.causal ? std::clamp<Index>(i + keys - a.queries.length(s) + 1, 0, keys) : keys;
+          const Index place = i + keys - a.queries.length(s);
+          const Index seen = a.causal   ? std::clamp<Index>(place + 1, 0, keys)
+                             : a.window ? std::clamp<Index>(place + a.window, 0, keys)
+                                        : keys;
+          const auto hidden = [&](std::size_t j) { return a.window && static_cast<Index>(j) + a.window <= place; };
+          const auto distance = [&](std::size_t j) {
+            return static_cast<std::size_t>(head * bias.dim(1) + reach +
+                                            std::clamp<Index>(static_cast<Index>(j) - place, -reach, reach));
+          };
           std::vector<double> p(static_cast<std::size_t>(seen)), m(p), dp(p);
           double total = 0, mean = 0;
           for (std::size_t j = 0; j < p.size(); ++j) {
             for (Index c = 0; c < width; ++c)
               p[j] += scale * q.data()[at(r, head, c)] * k.data()[at(from + static_cast<Index>(j), head, c)];
-            total += p[j] = std::exp(p[j]);
+            total += p[j] = hidden(j) ? 0 : std::exp(p[j] + bias.data()[distance(j)]);
             const auto element = (static_cast<std::uint64_t>((a.first_row + r) * a.heads + head) << 24) + j;
             const double drop = static_cast<double>(a.dropout);
             m[j] = drop == 0 ? 1 : random_bits(a.key, element) >= drop * 0x1p32 ? 1 / (1 - drop) : 0;
           }
           for (std::size_t j = 0; j < p.size(); ++j) {
-            p[j] /= total;
+            p[j] = total > 0 ? p[j] / total : 0;
             for (Index c = 0; c < width; ++c) {
               const auto to = at(from + static_cast<Index>(j), head, c), here = at(r, head, c);
               out[here] += p[j] * m[j] * v.data()[to];
@@ -90,13 +103,15 @@ struct PlainAttention {
             }
             mean += p[j] * dp[j];
           }
-          for (std::size_t j = 0; j < p.size(); ++j)
+          for (std::size_t j = 0; j < p.size(); ++j) {
+            const double ds = p[j] * (dp[j] - mean);
+            dbias[distance(j)] += ds;
             for (Index c = 0; c < width; ++c) {
               const auto to = at(from + static_cast<Index>(j), head, c), here = at(r, head, c);
-              const double ds = scale * p[j] * (dp[j] - mean);
-              dq[here] += ds * k.data()[to];
-              dk[to] += ds * q.data()[here];
+              dq[here] += scale * ds * k.data()[to];
+              dk[to] += scale * ds * q.data()[here];
             }
+          }
         }
   }
 };
@@ -264,12 +279,15 @@ TEST_CASE("errors name the op, what differs, and the caller's line") {
   }
 }
 
-TEST_CASE("attention is its formula: causal or not, more or fewer keys than queries, tiles' ends, dropout") {
+TEST_CASE(
+    "attention is its formula: causal or not, windows, relative position, more or fewer keys than queries, tiles' "
+    "ends, dropout") {
   const std::vector<std::int32_t> queries{5, 3, 0, 4, 97, 70, 1, 96, 2}, keys{3, 5, 4, 0, 65, 129, 1, 64, 2};
   const auto of = [](const std::vector<std::int32_t>& lengths) { return Offsets::of_lengths(lengths); };
   const Index tokens = of(queries).tokens(), memory = of(keys).tokens();
   const auto q = random_tensor<double>({tokens, 6}, 1), k = random_tensor<double>({memory, 6}, 2),
-             v = random_tensor<double>({memory, 6}, 3), dout = random_tensor<double>({tokens, 6}, 4);
+             v = random_tensor<double>({memory, 6}, 3), dout = random_tensor<double>({tokens, 6}, 4),
+             bias = random_tensor<double>({2, 2 * 40 + 1}, 5), none = Tensor<double>::zeros({2, 1});
   const auto single = [](const Tensor<double>& x) {
     const auto values = x.values();
     return Tensor<float>::from(x.shape(), std::vector<float>(values.begin(), values.end()));
@@ -286,6 +304,7 @@ TEST_CASE("attention is its formula: causal or not, more or fewer keys than quer
     for (const float dropout : {0.0f, 0.3f}) {
       CAPTURE(causal);
       CAPTURE(dropout);
+      const bool biased = causal == (dropout > 0);
       const Attention spec{.queries = of(queries),
                            .keys = of(keys),
                            .heads = 2,
@@ -293,20 +312,22 @@ TEST_CASE("attention is its formula: causal or not, more or fewer keys than quer
                            .scale = dropout > 0 ? 0.7 : 0.0,
                            .dropout = dropout,
                            .key = {5, 6, 7},
-                           .first_row = 11};
-      const PlainAttention plain(spec, q, k, v, dout);
-      const auto check = [&](const auto& a, const auto& b, const auto& c, const auto& d, double bound) {
+                           .first_row = 11,
+                           .window = dropout > 0 ? 20 : 0};
+      const PlainAttention plain(spec, q, k, v, biased ? bias : none, dout);
+      const auto check = [&](const auto& a, const auto& b, const auto& c, const auto& d, const auto& e, double bound) {
         Tape tape;
-        const auto x = tape.watch(a), y = tape.watch(b), z = tape.watch(c);
-        const auto out = attention(x, y, z, spec);
+        const auto x = tape.watch(a), y = tape.watch(b), z = tape.watch(c), r = tape.watch(e);
+        const auto out = biased ? attention(x, y, z, r, spec) : attention(x, y, z, spec);
         tape.backward(out, d);
+        if (biased) CHECK(worst(tape.gradient(r), plain.dbias) < 4 * bound);
         CHECK(worst(out.value(), plain.out) < bound);
         CHECK(worst(tape.gradient(x), plain.dq) < bound);
         CHECK(worst(tape.gradient(y), plain.dk) < bound);
         CHECK(worst(tape.gradient(z), plain.dv) < bound);
       };
-      check(q, k, v, dout, 1e-6);  // our exp and log
-      check(single(q), single(k), single(v), single(dout), 2e-5);
+      check(q, k, v, dout, bias, 1e-6);  // our exp and log
+      check(single(q), single(k), single(v), single(dout), single(bias), 2e-5);
     }
 }
 
@@ -642,13 +663,12 @@ TEST_CASE("every op refuses an empty tensor, and says which") {
   refuses("linear_activation: input 2 of 3", [&] { linear_activation(x, none, none, Activation::relu); });
   refuses("linear_cross_entropy: input 2 of 3", [&] { linear_cross_entropy(x, none, none, ids); });
   refuses("layer_norm: input 2 of 3", [&] { layer_norm(x, none, g); });
-  refuses("layer_norm: input 3 of 3", [&] { layer_norm(x, g, no_parameter); });
   refuses("rms_norm: input 2 of 2", [&] { rms_norm(x, no_parameter); });
   refuses("gated: input 1 of 2", [&] { gated(none, x, Activation::silu); });
   refuses("rotary: input 1 of 1", [&] { rotary(none, Offsets({0, 2}), 1, {.rotated = 2}); });
   refuses("residual: input 2 of 2", [&] { residual(x, none); });
   refuses("residual_norm: input 4 of 4", [&] { residual_norm(x, x, g, none); });
-  refuses("attention: input 3 of 3", [&] {
+  refuses("attention: input 3 of 4", [&] {
     attention(x, x, none, {.queries = Offsets({0, 2}), .keys = Offsets({0, 2})});
   });
   refuses("dropout: input 1 of 1", [&] { dropout(none, 0.5, {}); });

@@ -1,10 +1,11 @@
-"""Compares meft's byte-level BPE, and decoding, with the PyPI package tokenizers, id for id.
+"""Compares meft's byte-level BPE, unigram, and decoding, with the PyPI package tokenizers, id for id.
 
 bpe_peer.py PROGRAM [--full]
 
 PROGRAM is tokenizer_peer, built from tokenizer_peer.cpp. The tokenizers are trained here on the lines that tests/fetch.py fetches
-into build/assets, else on made-up ones, and get the special tokens of RoBERTa, BART, OPT and GPT-2, and the words of SmolLM2,
-Llama 3 and Qwen2. --full compares more than 20,000 lines of each of the latter, all code points among them.
+into build/assets, else on made-up ones, and get the special tokens of RoBERTa, BART, OPT and GPT-2, the words of SmolLM2,
+Llama 3 and Qwen2, and SentencePiece's forms of Llama 2, Mistral, Gemma, T5 and XLM-R; build/assets/unigram*.json, where there
+are such, are compared too. --full compares more than 20,000 lines of each of the latter, all code points among them.
 Prints the throughput too. Exit status 1: they differ, and the first differences are printed.
 """
 import copy
@@ -269,7 +270,8 @@ def pieces(lines, rng):
     forms = {"llama2": (old.Sequence([old.Prepend(space), old.Replace(" ", space)]), None, sequence(ends)),
              "mistral": (None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False), sequence(ends)),
              "always, split": (None, pre_tokenizers.Metaspace(prepend_scheme="always", split=True), sequence(ends)),
-             "never": (old.Replace(" ", space), None, sequence(ends[:3]))}
+             "never": (old.Replace(" ", space), None, sequence(ends[:3])),
+             "gemma": (old.Replace(" ", space), pre_tokenizers.Split(" ", "merged_with_previous"), sequence(ends[:3]))}
     for name, (normalizer, words, decoder) in forms.items():
         out = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=name != "never"))
         out.add_special_tokens([tokenizers.AddedToken(content, normalized=False, special=True) for content in tokens[:3]])
@@ -278,6 +280,74 @@ def pieces(lines, rng):
         out.decoder = decoder
         out.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)])
         yield name, out
+
+
+def charsmap(entries):
+    """SentencePiece's precompiled map of characters: a trie of darts-clone, by first fit, and the texts."""
+    texts, places = b"", {}
+    for to in entries.values():
+        if to not in places:
+            places[to] = len(texts)
+            texts += to.encode() + b"\0"
+    children = {}
+    for key in entries:
+        raw = key.encode()
+        for i in range(len(raw)): children.setdefault(raw[:i], set()).add(raw[i])
+        children.setdefault(raw, set()).add(0)
+    units, used = {}, {0}
+
+    def place(prefix, at):
+        """Puts the children of the node at `at` where all of them are free."""
+        labels = sorted(children[prefix])
+        base = 1
+        while any((base ^ label) in used for label in labels): base += 1
+        used.update(base ^ label for label in labels)
+        offset = base ^ at
+        assert offset < 1 << 21
+        units[at] = offset << 10 | (1 << 8 if 0 in labels else 0) | (prefix[-1] if prefix else 0)
+        for label in labels:
+            if label: place(prefix + bytes([label]), base ^ label)
+            else: units[base] = 1 << 31 | places[entries[prefix.decode()]]
+
+    place(b"", 0)
+    size = (max(units) | 255) + 1
+    trie = b"".join(units.get(i, 0).to_bytes(4, "little") for i in range(size))
+    return len(trie).to_bytes(4, "little") + trie + texts
+
+
+def unigram(lines, rng):
+    """Of T5's and XLM-R's forms, and others, by name."""
+    space, norm = "\u2581", tokenizers.normalizers
+    trained = tokenizers.Tokenizer(models.Unigram())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=3000, show_progress=False, unk_token="<unk>", special_tokens=["<unk>"])
+    sample = [line.decode(errors="replace") for line in rng.sample(lines, min(len(lines), 1000))]
+    trained.train_from_iterator(sample, trainer)
+    vocab = [(token, score) for token, score in json.loads(trained.to_str())["model"]["vocab"]]
+    own = {"<unk>", *(chr(c) for c in range(32, 127, 3))}  # some letters are no tokens
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + [one for one in vocab if one[0] not in own]
+    vocab += [(f"<0x{byte:02X}>", 0.0) for byte in range(256)] + [("the", -9.0), ("é中", -3.0), ("é", -8.5)]
+    wide = {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}
+    entries = {**wide, "e\u0301": "é", "E\u0301": "É", "a\u0308": "ä", "\u212b": "Å", "ﬁ": "fi", "\u3000": " ", "\t": " ", "\n": " ",
+               "\r": " ", "\u00a0": " ", "\u200b": "", "\x01": "", "½": "1/2", "ﷺ": "صلى الله عليه وسلم", "ガ": "ガ", "g\u0306x": "?"}
+    entries["\u0308"] = "~"
+    mapped = norm.Precompiled(charsmap(entries))
+    two = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
+    runs = tokenizers.Regex(" {2,}")
+    forms = {"t5": (mapped, two, False), "t5, whole": (norm.Sequence([mapped, norm.Strip(False, True), norm.Replace(runs, space)]),
+                                                       pre_tokenizers.Metaspace(prepend_scheme="always"), False),
+             "xlm-r": (norm.Sequence([mapped, norm.Replace(runs, " "), norm.Strip()]), pre_tokenizers.Metaspace(prepend_scheme="always"), True),
+             "first, one word": (norm.Replace("``", '"'), pre_tokenizers.Metaspace(prepend_scheme="first", split=False), True),
+             "first, parts": (None, pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(),
+                                                             pre_tokenizers.Metaspace(prepend_scheme="first")]), False)}
+    for name, (normalizer, words, fallback) in forms.items():
+        out = tokenizers.Tokenizer(models.Unigram(vocab, unk_id=2, byte_fallback=fallback))
+        out.add_special_tokens([tokenizers.AddedToken(content, normalized=False, special=True) for content in ("<pad>", "</s>")])
+        if normalizer: out.normalizer = normalizer
+        out.pre_tokenizer = words
+        out.decoder = decoders.Metaspace()
+        out.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B:0 </s>:0", special_tokens=[("</s>", 1)])
+        yield "unigram, " + name, out
 
 
 def decoder_tests(peer, parent, tokens, merges, real, rng, full):
@@ -304,6 +374,13 @@ def decoder_tests(peer, parent, tokens, merges, real, rng, full):
         lines = hostile + rng.sample(real, min(len(real), 20000 if full else 1000))
         peer.compare(name, folders[name], oracle, lines)
         peer.decode(f"{name}: decode", folders[name], oracle, rng.sample(lines, 1000))
+    more = [(path.stem, tokenizers.Tokenizer.from_file(str(path))) for path in sorted(base.ASSETS.glob("unigram*.json"))]
+    for name, oracle in [*unigram(real, rng), *more]:
+        folders[name] = base.folder_with(parent, name.replace(", ", "_").replace(" ", "_"), tokenizer__json=json.loads(oracle.to_str()))
+        lines = hostile + rng.sample(real, min(len(real), 20000 if full else 1000))
+        peer.compare(name, folders[name], oracle, lines)
+        if full: peer.compare(f"{name}: every code point", folders[name], oracle, list(code_point_lines()))
+        if not more: peer.decode(f"{name}: decode", folders[name], oracle, rng.sample(lines, 500))
     return folders
 
 

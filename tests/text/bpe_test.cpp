@@ -545,8 +545,8 @@ TEST_CASE("errors in tokenizer.json name the field") {
   check_json_error("prefix\": \"\"", "prefix\": \"##\"", {"model.continuing_subword_prefix is \"##\""});
   check_json_error("suffix\": null", "suffix\": \"</w>\"", {"model.end_of_word_suffix is \"</w>\""});
   check_json_error("\"unk_token\": \"<unk>\"", "\"unk_token\": \"x\"", {"model.unk_token is \"x\""});
-  check_json_error("\"type\": \"BPE\"", "\"type\": \"Unigram\"",
-                   {"model.type is \"Unigram\", expected \"WordPiece\" or \"BPE\""});
+  check_json_error("\"type\": \"BPE\"", "\"type\": \"WordLevel\"",
+                   {"model.type is \"WordLevel\", expected \"WordPiece\", \"BPE\" or \"Unigram\""});
   check_json_error("{\"type\": \"ByteLevel\", \"add", "{\"type\": \"Whitespace\", \"add",
                    {"pre_tokenizer.type is \"Whitespace\", expected \"ByteLevel\""});
   check_json_error("{\"type\": \"ByteLevel\", \"add", "{\"type\": \"Metaspace\", \"replacement\": \"_\", \"add",
@@ -646,6 +646,37 @@ TEST_CASE("what is no regular file is refused, not waited for") {
   refused("merges.txt");
   folder.with("merges.txt", "#version: 0.2\na b\n");
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}) refused(name);
+}
+
+// Ids of tokenizers 0.23.
+TEST_CASE("unigram: the best way to cut, runs of unknown characters, spaces; errors name the field") {
+  const std::string meta =
+      R"({"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": true})";
+  const std::string text = R"({"added_tokens": [], "normalizer": {"type": "Sequence", "normalizers": [
+      {"type": "Strip", "strip_left": false, "strip_right": true},
+      {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]}, "pre_tokenizer": )" +
+                           meta + R"(, "decoder": )" + meta +
+                           R"(, "model": {"type": "Unigram", "unk_id": 1, "vocab": [["</s>", 0], ["<unk>", 0],
+      ["\u2581", -2], ["a", -3], ["b", -3.25], ["ab", -4], ["\u2581ab", -4.5], ["ba", -3.875], ["\u00e9", -5]]}})";
+  Folder folder;
+  const Tokenizer unigram(folder.with("tokenizer.json", text).path());
+  CHECK(unigram.tokens("ab  ba") == Ids{6, 2, 7});
+  CHECK(unigram.tokens("aabab") == Ids{2, 3, 5, 5});
+  CHECK(unigram.tokens("a xyz \u00e9b  ") == Ids{2, 3, 2, 1, 2, 8, 4});
+  CHECK(unigram.tokens("<unk>a") == Ids{2, 1, 3});
+  CHECK(unigram.tokens("").empty());
+  CHECK(unigram.decode(unigram.tokens("abba ab")) == "abba ab");
+  CHECK(unigram.unk() == 1);
+  const auto refused = [&](const std::string& from, const std::string& to, std::vector<std::string> parts) {
+    Folder wrong;
+    check_error(wrong.with("tokenizer.json", changed(text, from, to)).path(), std::move(parts));
+  };
+  refused("\"unk_id\": 1", "\"unk_id\": 9", {"model.unk_id"});
+  refused("[\"a\", -3]", "[\"a\"]", {"model.vocab[3]", "a token and its score"});
+  refused(" {2,}", " {3,}", {"Regex"});
+  refused("\"Strip\"", "\"NFKC\"", {"normalizer.normalizers[0].type is \"NFKC\""});
+  refused("{\"type\": \"Strip\"", "{\"type\": \"Precompiled\", \"precompiled_charsmap\": \"AAAA\"",
+          {"precompiled_charsmap", "a trie"});
 }
 
 TEST_CASE("Tokenizer takes either") {

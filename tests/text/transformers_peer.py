@@ -2,7 +2,7 @@
 
 transformers_peer.py PROGRAM
 
-PROGRAM is tokenizer_peer, built from tokenizer_peer.cpp. Twelve folders, each a family with options of its own, are
+PROGRAM is tokenizer_peer, built from tokenizer_peer.cpp. Fourteen folders, each a family with options of its own, are
 written here with vocabularies made here, and opened by AutoTokenizer, with use_fast and without. 2,000 hostile lines
 from a seed go through each, alone, and as pairs cut to a length. Exit status 1: ids or token types differ.
 """
@@ -112,6 +112,14 @@ def option_sets(lines):
         "tokenizer_config__json": {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False,
                                    "add_prefix_space": True, "mask_token": None, "cls_token": "[CLS]",
                                    "pad_token": "<none>", "model_input_names": ["input_ids", "attention_mask"]}}
+
+    mpnet = ["<s>", "<pad>", "</s>", "<unk>", *wordpiece, "<mask>"]
+    yield "MPNet, tokenizer.json that keeps case, the config does not", "mpnet", {
+        "tokenizer__json": base.tokenizer_json({t: i for i, t in enumerate(mpnet)}, base.options(lower=False)),
+        "tokenizer_config__json": {"tokenizer_class": "MPNetTokenizer", "do_lower_case": True, "strip_accents": False,
+                                   "mask_token": token("<mask>", lstrip=True)}}
+    yield "MPNet, vocab.txt", "mpnet", {"vocab__txt": "\n".join(mpnet) + "\n",
+                                        "tokenizer_config__json": {"tokenizer_class": "MPNetTokenizer", "mask_token": "<mask>"}}
 
     tokens, merges = merges_of(lines)
     family = ["<s>", "<pad>", "</s>", "<unk>", *tokens, "<mask>"]

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 
 #include <meft/checkpoints/hf.hpp>
 #include <meft/checkpoints/trained.hpp>
+#include <meft/ops/shape.hpp>
 
 namespace meft::checkpoints {
 
@@ -112,8 +114,17 @@ std::vector<std::string> write_hf(const std::string& folder, const std::string& 
   const auto names = detail::names_of(model, file, where);
   detail::NamedTensors tensors;
   std::set<std::string> module_names;
+  std::map<std::string, std::vector<Var<T, B>>> wholes;  // of which not all parts are there yet
   const auto add = [&](const std::string& name, const std::string& prefix, const Tensor<T, B>& x) {
     module_names.insert(name);
+    if (const auto* part = names.part(name)) {
+      auto& whole = wholes[prefix + part->spelled(name)];
+      whole.resize(static_cast<std::size_t>(part->parts));
+      whole[static_cast<std::size_t>(part->part)] = x;
+      if (std::all_of(whole.begin(), whole.end(), [](const auto& p) { return p.defined(); }))
+        tensors.add(prefix + part->spelled(name), concat(whole).value());
+      return;
+    }
     const auto* entry = names.find(name);
     const bool alike = entry && detail::fits(*entry, x.shape());
     tensors.add(prefix + name, alike ? x.reshape(detail::shape_of(*entry)) : x);

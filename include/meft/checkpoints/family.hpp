@@ -6,8 +6,12 @@
 #include <meft/io/config.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/gemma3.hpp>
 #include <meft/model/llama.hpp>
+#include <meft/model/modernbert.hpp>
+#include <meft/model/mpnet.hpp>
 #include <meft/model/opt.hpp>
+#include <meft/model/t5.hpp>
 #include <meft/model/vit.hpp>
 
 namespace meft::checkpoints {
@@ -23,17 +27,22 @@ struct Family {
   const char* model_type;
   const char* classes;  // how the names of its classes in transformers begin
   model::TransformerSpec (*read)(const io::Config&);
+  const char* classifiers = nullptr;  // where those that classify begin otherwise
 };
 inline constexpr Family families[] = {{"bert", "Bert", read_as<model::BertConfig>},
                                       {"roberta", "Roberta", read_as<model::BertConfig>},
                                       {"xlm-roberta", "XLMRoberta", read_as<model::BertConfig>},
                                       {"camembert", "Camembert", read_as<model::BertConfig>},
+                                      {"mpnet", "MPNet", read_as<model::MpnetConfig>},
+                                      {"modernbert", "ModernBert", read_as<model::ModernBertConfig>},
                                       {"opt", "OPT", read_as<model::OptConfig>},
                                       {"bart", "Bart", read_as<model::BartConfig>},
                                       {"llama", "Llama", read_as<model::LlamaConfig>},
                                       {"mistral", "Mistral", read_as<model::LlamaConfig>},
                                       {"qwen2", "Qwen2", read_as<model::LlamaConfig>},
                                       {"qwen3", "Qwen3", read_as<model::LlamaConfig>},
+                                      {"gemma3_text", "Gemma3", read_as<model::Gemma3Config>, "Gemma3Text"},
+                                      {"t5", "T5", read_as<model::T5Config>},
                                       {"vit", "ViT", read_as<model::VitConfig>},
                                       {"deit", "DeiT", read_as<model::VitConfig>},
                                       {"dinov2", "Dinov2", read_as<model::VitConfig>}};
@@ -67,7 +76,7 @@ inline std::string class_name(const io::Config& config, Predicts what, Where whe
   const auto spec = family.read(config);
   const char* end = what == Predicts::classes ? (spec.patches ? "ForImageClassification" : "ForSequenceClassification")
                                               : (spec.causal ? "ForCausalLM" : "ForMaskedLM");
-  return std::string(family.classes) + end;
+  return std::string(what == Predicts::classes && family.classifiers ? family.classifiers : family.classes) + end;
 }
 
 }  // namespace meft::checkpoints

@@ -1,9 +1,12 @@
 // Owns: the tokenizer that a GGUF file has in its metadata, as Hugging Face's tokenizer.json and tokenizer_config.json
-// would say it. Source: llama.cpp's llama-vocab.cpp. Must not know: how text becomes tokens.
+// would say it. Source: llama.cpp's llama-vocab.cpp, transformers' gguf_tokenizer_mapping.py. Must not know: how text
+// becomes tokens.
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,12 +14,54 @@
 
 #include <meft/base/error.hpp>
 #include <meft/base/json.hpp>
+#include <meft/checkpoints/gguf_merges.hpp>
 #include <meft/io/gguf.hpp>
 #include <meft/text/unicode.hpp>
 
 namespace meft::checkpoints {
 
 namespace detail {
+
+/// SentencePiece's merges, and what stands in front of them. A file has a score for each token; Gemma's say nothing of
+/// merges, the order of its tokens does.
+inline void add_pieces_of_gguf(const io::Gguf& file, const std::vector<std::string_view>& tokens, bool gemma,
+                               nlohmann::json& out, Where where) {
+  using Json = nlohmann::json;
+  std::vector<double> scores;
+  file.each_number(
+      "tokenizer.ggml.scores", [&](double score) { scores.push_back(score); }, where);
+  if (scores.size() != tokens.size())
+    fail({"gguf: " + file.path() + ": tokenizer.ggml.scores has " + std::to_string(scores.size()) +
+              " elements, expected " + std::to_string(tokens.size()) + ", as there are tokens",
+          where});
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    if (!std::isfinite(scores[i])) file.wrong("tokenizer.ggml.scores", "finite numbers", where);
+    if (gemma) scores[i] = -static_cast<double>(i);
+  }
+  auto& merges = (out["model"]["merges"] = Json::array()).get_ref<Json::array_t&>();
+  if (!file.count("tokenizer.ggml.merges", where))
+    for (const auto& [left, right] : merges_of(tokens, scores))
+      merges.push_back(Json::array({std::string(left), std::string(right)}));
+  out["model"]["byte_fallback"] = out["model"]["fuse_unk"] = true;
+  const Json meta{{"type", "Replace"}, {"pattern", {{"String", "\u2581"}}}, {"content", " "}};
+  Json decoders{meta, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
+  if (gemma) {
+    out["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}};
+    out["pre_tokenizer"] = nullptr;
+    const auto unknown = file.integer("tokenizer.ggml.unknown_token_id", where);
+    if (unknown && *unknown >= 0 && static_cast<std::uint64_t>(*unknown) < tokens.size())
+      out["model"]["unk_token"] = std::string(tokens[static_cast<std::size_t>(*unknown)]);
+  } else {
+    const bool prefix = file.flag("tokenizer.ggml.add_space_prefix", where).value_or(true);
+    out["normalizer"] = nullptr;
+    out["pre_tokenizer"] = {{"type", "Metaspace"},
+                            {"replacement", "\u2581"},
+                            {"prepend_scheme", prefix ? "first" : "never"},
+                            {"split", false}};
+    if (prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  }
+  out["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
+}
 
 /// What stands in front of merging: a normalizer, and where words end.
 inline void add_words_of_gguf(const io::Gguf& file, nlohmann::json& out, Where where) {
@@ -29,6 +74,7 @@ inline void add_words_of_gguf(const io::Gguf& file, nlohmann::json& out, Where w
     const Json split{{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
     return Json{{"type", "Sequence"}, {"pretokenizers", {split, level(false)}}};
   };
+  out["model"]["merges"] = Json::array();
   out["normalizer"] = nullptr;
   const std::string pre(file.text(key, where).value_or("default"));
   if (pre == "smollm") {
@@ -57,8 +103,12 @@ inline void add_words_of_gguf(const io::Gguf& file, nlohmann::json& out, Where w
 inline nlohmann::json gguf_tokenizer(const io::Gguf& file, Where where = Where::current()) {
   using Json = nlohmann::json;
   const std::string what = "gguf: " + file.path() + ": ";
-  if (file.text("tokenizer.ggml.model", where) != "gpt2") file.wrong("tokenizer.ggml.model", "gpt2", where);
+  const auto kind = file.text("tokenizer.ggml.model", where);
+  const bool pieces = kind == "llama",
+             gemma = pieces && std::string(file.text("general.architecture", where).value_or("")).starts_with("gemma");
+  if (kind != "gpt2" && !pieces) file.wrong("tokenizer.ggml.model", "gpt2 or llama", where);
   std::vector<std::string_view> tokens;
+  std::deque<std::string> respelled;
   const auto check = [&](std::string_view found, const char* of) {
     if (!text::is_utf8(found)) fail({what + of + ": " + show_name(found) + " is not UTF-8", where});
   };
@@ -67,6 +117,11 @@ inline nlohmann::json gguf_tokenizer(const io::Gguf& file, Where where = Where::
       "tokenizer.ggml.tokens",
       [&](std::string_view token) {
         check(token, "tokenizer.ggml.tokens");
+        if (gemma && !token.empty() && token.find_first_not_of(' ') == token.npos) {
+          auto& spaces = respelled.emplace_back();
+          for (std::size_t i = 0; i < token.size(); ++i) spaces += "\u2581";
+          token = spaces;
+        }
         tokens.push_back(token);
       },
       where);
@@ -75,9 +130,11 @@ inline nlohmann::json gguf_tokenizer(const io::Gguf& file, Where where = Where::
   Json out{{"added_tokens", Json::array()}, {"model", {{"type", "BPE"}}}};
   auto& vocab = (out["model"]["vocab"] = Json::object()).get_ref<Json::object_t&>();
   for (std::size_t i = 0; i < tokens.size(); ++i)
-    if (!vocab.emplace(tokens[i], i).second)
+    if (!vocab.insert_or_assign(std::string(tokens[i]), i).second && !gemma)
       fail({what + "tokenizer.ggml.tokens: " + show_name(tokens[i]) + " is there twice", where});
-  auto& merges = (out["model"]["merges"] = Json::array()).get_ref<Json::array_t&>();
+  if (pieces) detail::add_pieces_of_gguf(file, tokens, gemma, out, where);
+  else detail::add_words_of_gguf(file, out, where);
+  auto& merges = out["model"]["merges"].get_ref<Json::array_t&>();
   merges.reserve(static_cast<std::size_t>(file.count("tokenizer.ggml.merges", where).value_or(0)));
   const bool merged = file.each_text(
       "tokenizer.ggml.merges",
@@ -86,7 +143,7 @@ inline nlohmann::json gguf_tokenizer(const io::Gguf& file, Where where = Where::
         merges.emplace_back(std::string(merge));
       },
       where);
-  if (!merged) file.wrong("tokenizer.ggml.merges", "", where);
+  if (!merged && !pieces) file.wrong("tokenizer.ggml.merges", "", where);
 
   // Kinds of tokens: 3 is found in texts and special, 4 found alone.
   const auto kinds = file.count("tokenizer.ggml.token_type", where);
@@ -109,11 +166,9 @@ inline nlohmann::json gguf_tokenizer(const io::Gguf& file, Where where = Where::
         ++id;
       },
       where);
-  detail::add_words_of_gguf(file, out, where);
-
   Json single = Json::array(), pair = Json::array(), special = Json::object();
   const auto add = [&](const char* flag, const char* key, int type) {
-    if (!file.flag(flag, where).value_or(false)) return;
+    if (!file.flag(flag, where).value_or(pieces && key == std::string_view("tokenizer.ggml.bos_token_id"))) return;
     const auto at = file.integer(key, where);
     if (!at || *at < 0 || static_cast<std::uint64_t>(*at) >= tokens.size()) file.wrong(key, "the id of a token", where);
     const std::string name(tokens[static_cast<std::size_t>(*at)]);

@@ -241,9 +241,15 @@ auto load_head(const std::string& folder, const Model& model, Index labels, std:
                             .site = site + 1,
                             .dropout_before = spec.dropout_before,
                             .dense_name = spec.dense_name,
-                            .output_name = spec.output_name};
+                            .output_name = spec.output_name,
+                            .activation = spec.activation,
+                            .norm_name = spec.norm_name};
   if (!spec.bias) head.output.bias = {};
-  if (spec.dense) head.dense = nn::Linear<T, B>::normal(width, width, {seed, site + 2, 0});
+  if (spec.dense) {
+    head.dense = nn::Linear<T, B>::normal(width, width, {seed, site + 2, 0});
+    if (!spec.dense_bias) head.dense->bias = {};
+    if (spec.norm) head.norm = nn::Norm<T, B>::identity(width, *spec.norm, spec.norm_kind);
+  }
   const io::Weights file(folder, where);
   const auto there = detail::names_of(model, file, where);
   const std::string output = spec.output_name;
@@ -264,8 +270,10 @@ auto load_language_head(const std::string& folder, const Model& model, std::uint
   using B = typename Model::backend;
   auto head = model.language_head(where);
   if (head.dense) {
+    const bool biased = head.dense->bias.defined();
     head.dense = nn::Linear<T, B>::normal(head.dense->in(), head.dense->out(), {seed, 0xc0000003u, 0});
-    head.norm = nn::Norm<T, B>::identity(head.dense->out(), head.norm->epsilon);
+    if (!biased) head.dense->bias = {};
+    head.norm->reset();
   }
   if (head.bias.defined()) head.bias.value().zero();
   const io::Weights file(folder, where);

@@ -50,10 +50,24 @@ class CheckpointNames {
           out.push_back(lead + spelled);
     return out;
   }
-  /// The parameter's tensor, or null.
+  /// The parameter's tensor, or null. It lives as long as this object.
   const io::Entry* find(const std::string& name) const {
     const auto found = all(name);
-    return found.empty() ? nullptr : &file_->find(found.front());
+    if (found.empty()) return nullptr;
+    const auto& entry = file_->find(found.front());
+    const auto* of = part(name);
+    if (!of || !found.front().ends_with(of->other) || entry.shape.empty() || entry.shape[0] % of->parts) return &entry;
+    auto& out = parts_[name] = entry;
+    out.shape[0] /= of->parts;
+    const std::size_t bytes = entry.bytes.size() / static_cast<std::size_t>(of->parts);
+    out.bytes = entry.bytes.subspan(static_cast<std::size_t>(of->part) * bytes, bytes);
+    return &out;
+  }
+  /// The spelling of a parameter that the checkpoint has within a larger tensor, or null.
+  const model::Spelling* part(const std::string& name) const {
+    for (const auto& s : spellings_)
+      if (s.kind == Kind::part && s.of(name)) return &s;
+    return nullptr;
   }
   const io::Weights& file() const { return *file_; }
 
@@ -82,10 +96,8 @@ class CheckpointNames {
   std::vector<std::pair<std::string, Kind>> variants(const std::string& name) const {
     std::vector<std::pair<std::string, Kind>> out{{name, Kind::same}};
     for (const auto& s : spellings_) {
-      const bool ends =
-          name.ends_with(s.name) && (name.size() == s.name.size() || name[name.size() - s.name.size() - 1] == '.');
-      if (!ends || (s.kind == Kind::output && !tied_)) continue;
-      std::pair<std::string, Kind> other{name.substr(0, name.size() - s.name.size()) + std::string(s.other), s.kind};
+      if (!s.of(name) || (s.kind == Kind::output && !tied_)) continue;
+      std::pair<std::string, Kind> other{s.spelled(name), s.kind};
       if (s.kind == Kind::wins) out.insert(out.begin(), std::move(other));
       else out.push_back(std::move(other));
     }
@@ -160,6 +172,7 @@ class CheckpointNames {
   std::vector<std::string> leads_;
   std::span<const model::Spelling> spellings_;
   bool tied_;
+  mutable std::map<std::string, io::Entry> parts_{};  // those that were found
 };
 
 }  // namespace meft::checkpoints

@@ -36,6 +36,7 @@ struct Entry {
   std::span<const std::byte> bytes;
   std::string file;
   std::int64_t paired = 0;  // as many heads, in each of which rows i and i + half lie beside each other; 0: as they are
+  float less = 0;           // what is taken off each number
 };
 
 /// Bytes of one element, e.g. 2 for "BF16"; 0 for a dtype that is unknown here (those below a byte included).
@@ -169,7 +170,7 @@ void copy_stored(const Entry& entry, std::size_t first, std::span<T> out, const 
 
 /// The same, with the rows of paired heads in their order.
 template <Scalar T>
-void copy_elements(const Entry& entry, std::size_t first, std::span<T> out, const std::string& what, Where where) {
+void copy_ordered(const Entry& entry, std::size_t first, std::span<T> out, const std::string& what, Where where) {
   if (!entry.paired) return copy_stored(entry, first, out, what, where);
   const auto rows = static_cast<std::size_t>(entry.shape[0]), head = rows / static_cast<std::size_t>(entry.paired);
   std::size_t width = 1;
@@ -181,6 +182,18 @@ void copy_elements(const Entry& entry, std::size_t first, std::span<T> out, cons
     copy_stored(entry, from * width + at, out.subspan(done, count), what, where);
     done += count;
   }
+}
+
+/// The same, less what is taken off.
+template <Scalar T>
+void copy_elements(const Entry& entry, std::size_t first, std::span<T> out, const std::string& what, Where where) {
+  copy_ordered(entry, first, out, what, where);
+  if constexpr (is_real<T>)
+    if (entry.less != 0)
+      for (T& x : out) {
+        if constexpr (std::is_floating_point_v<T>) x -= static_cast<T>(entry.less);
+        else x = T(static_cast<float>(x) - entry.less);
+      }
 }
 
 /// Whether no value is NaN or infinite: their exponents have all bits set, so one more carries into the sign's place.

@@ -23,8 +23,9 @@ inline bool is_gguf(std::string_view path) { return path.ends_with(".gguf"); }
 
 namespace detail {
 
-/// Hugging Face's name of a tensor; one that it has no other name for stays as it is.
-inline std::string name_of_gguf(std::string_view name) {
+/// Hugging Face's name of a tensor, in layers between norms (`sandwich`) too; one that it has no other name for stays
+/// as it is.
+inline std::string name_of_gguf(std::string_view name, bool sandwich = false) {
   constexpr std::pair<std::string_view, std::string_view> whole[] = {{"token_embd.weight", "model.embed_tokens.weight"},
                                                                      {"output_norm.weight", "model.norm.weight"},
                                                                      {"output.weight", "lm_head.weight"}};
@@ -35,32 +36,43 @@ inline std::string name_of_gguf(std::string_view name) {
       {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
       {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
       {"ffn_down", "mlp.down_proj"}};
+  constexpr std::pair<std::string_view, std::string_view> between[] = {
+      {"post_attention_norm", "post_attention_layernorm"},
+      {"ffn_norm", "pre_feedforward_layernorm"},
+      {"post_ffw_norm", "post_feedforward_layernorm"}};
   for (const auto& [from, to] : whole)
     if (name == from) return std::string(to);
   const std::size_t dot = name.find('.', 4), last = name.rfind('.');
-  if (name.starts_with("blk.") && dot != name.npos && dot < last)
-    for (const auto& [from, to] : parts)
-      if (name.substr(dot + 1, last - dot - 1) == from)
-        return "model.layers." + std::string(name.substr(4, dot - 4)) + "." + std::string(to) +
-               std::string(name.substr(last));
-  return std::string(name);
+  if (!name.starts_with("blk.") || dot == name.npos || dot >= last) return std::string(name);
+  const auto part = name.substr(dot + 1, last - dot - 1);
+  std::string_view to;
+  for (const auto& [from, found] : parts)
+    if (part == from) to = found;
+  for (const auto& [from, found] : between)
+    if (sandwich && part == from) to = found;
+  if (to.empty()) return std::string(name);
+  return "model.layers." + std::string(name.substr(4, dot - 4)) + "." + std::string(to) +
+         std::string(name.substr(last));
 }
 
 }  // namespace detail
 
-/// Of the architectures llama (Mistral too), qwen2 and qwen3.
+/// Of the architectures llama (Mistral too), qwen2, qwen3 and gemma3.
 class GgufModel {
  public:
   explicit GgufModel(std::string path, Where where = Where::current()) : file_(std::move(path), where) {
     architecture_ = text("general.architecture", where);
-    if (architecture_ != "llama" && architecture_ != "mistral" && architecture_ != "qwen2" && architecture_ != "qwen3")
-      file_.wrong("general.architecture", "llama, mistral, qwen2 or qwen3", where);
+    constexpr std::string_view known_here[] = {"llama", "mistral", "qwen2", "qwen3", "gemma3"};
+    if (std::find(std::begin(known_here), std::end(known_here), architecture_) == std::end(known_here))
+      file_.wrong("general.architecture", "llama, mistral, qwen2, qwen3 or gemma3", where);
+    const bool gemma = architecture_ == "gemma3";
     const bool paired = architecture_ == "llama" || architecture_ == "mistral";
     const auto heads = integer("attention.head_count", where), keys = integer("attention.head_count_kv", heads, where);
     for (const auto& name : file_.names()) {
       if (name == frequencies) continue;
       Entry entry = file_.find(name, where);
-      auto known = detail::name_of_gguf(name);
+      auto known = detail::name_of_gguf(name, gemma);
+      if (gemma && known.ends_with("norm.weight")) entry.less = 1;  // there they are as they multiply
       if (paired && (known.find(".q_proj.") != known.npos || known.find(".k_proj.") != known.npos)) {
         entry.paired = known.find(".q_proj.") != known.npos ? heads : keys;
         if (entry.paired < 1 || entry.shape[0] % entry.paired || entry.shape[0] / entry.paired % 2)
@@ -92,11 +104,12 @@ class GgufModel {
 
   /// What config.json would say.
   nlohmann::json config(Where where = Where::current()) const {
-    nlohmann::json out{
-        {"model_type", architecture_ == "llama" && has("attention.sliding_window") ? "mistral" : architecture_},
-        {"tie_word_embeddings", !contains("lm_head.weight")},
-        {"attention_bias", contains("model.layers.0.self_attn.q_proj.bias")},
-        {"mlp_bias", contains("model.layers.0.mlp.up_proj.bias")}};
+    nlohmann::json out{{"model_type", architecture_ == "gemma3"                                     ? "gemma3_text"
+                                      : architecture_ == "llama" && has("attention.sliding_window") ? "mistral"
+                                                                                                    : architecture_},
+                       {"tie_word_embeddings", !contains("lm_head.weight")},
+                       {"attention_bias", contains("model.layers.0.self_attn.q_proj.bias")},
+                       {"mlp_bias", contains("model.layers.0.mlp.up_proj.bias")}};
     const std::pair<const char*, const char*> integers[] = {{"hidden_size", "embedding_length"},
                                                             {"num_hidden_layers", "block_count"},
                                                             {"intermediate_size", "feed_forward_length"},
@@ -120,6 +133,7 @@ class GgufModel {
       file_.wrong(key("attention.value_length"), std::to_string(width) + ", as attention.key_length", where);
     out["head_dim"] = width;
     add_position(out, width, where);
+    if (architecture_ == "gemma3") add_gemma3(out, where);
     return out;
   }
 
@@ -162,6 +176,24 @@ class GgufModel {
     if (has("rope.scaling.yarn_beta_fast")) rope["beta_fast"] = number("rope.scaling.yarn_beta_fast", 0, where);
     if (has("rope.scaling.yarn_beta_slow")) rope["beta_slow"] = number("rope.scaling.yarn_beta_slow", 0, where);
     out["rope_scaling"] = rope;
+  }
+
+  /// What llama.cpp knows of Gemma 3: which layers slide and by what they turn, and the scale of the largest one's
+  /// scores.
+  void add_gemma3(nlohmann::json& out, Where where) const {
+    nlohmann::json full{{"rope_type", "default"}};
+    if (const auto scaling = out.find("rope_scaling"); scaling != out.end()) full = *scaling;
+    full["rope_theta"] = out["rope_theta"];
+    out["rope_parameters"] = {
+        {"full_attention", full},
+        {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", number("rope.freq_base_swa", 10000, where)}}}};
+    for (const char* key : {"rope_theta", "rope_scaling"}) out.erase(key);
+    out["sliding_window"] = integer("attention.sliding_window", where);
+    out["sliding_window_pattern"] = integer("attention.sliding_window_pattern", 6, where);
+    const auto heads = out["num_attention_heads"].get<std::int64_t>();
+    const bool largest = out["num_hidden_layers"] == 62 && heads > 0;
+    out["query_pre_attn_scalar"] =
+        largest ? out["hidden_size"].get<std::int64_t>() / heads : out["head_dim"].get<std::int64_t>();
   }
 
   /// Llama 3.1's scaling is there as what each frequency is divided by. Its converter knows these numbers, but for the

@@ -25,6 +25,7 @@ struct StepSizes {
   Index query = 0, key = 0;  // features of a token's queries, and of its keys and of its values; 0: width
   bool gated = false;        // the feed-forward block has a gate
   bool head_norms = false;   // queries and keys are normed
+  bool sandwich = false;     // what blocks give is normed too
   bool images = false;       // in place of text
   bool causal = false;       // no token sees a later one
   Index tokens = 0, sequences = 0, workers = 1;
@@ -39,8 +40,8 @@ struct StepSizes {
   Index keys() const { return key ? key : width; }
   /// Query, key, value, output, log-sum-exp; and the queries and keys that were normed.
   Index attention() const { return 2 * queries() + 2 * keys() + heads + (head_norms ? queries() + keys() : 0); }
-  Index hidden() const { return gated ? 2 * ffn : ffn; }      // the input of the activation, and what it gates
-  Index unattended() const { return 2 * norm() + hidden(); }  // the rest: both norms, and that
+  Index hidden() const { return gated ? 2 * ffn : ffn; }  // the input of the activation, and what it gates
+  Index unattended() const { return (sandwich ? 4 : 2) * norm() + hidden(); }  // the rest: norms, and that
   Index layer() const { return attention() + unattended(); }
   /// Values a token alive in a block of a layer that keeps nothing, at most.
   Index passing() const { return std::max(gated ? 3 * ffn + width : 2 * ffn, attention()); }

@@ -70,12 +70,7 @@ struct Ladder {
     const auto linear = [&](Index in, Index out) {
       return nn::Linear<T, B>::normal(in, out, {seed, site++, 0}, deviation);
     };
-    const auto norm = [&] {
-      auto out = nn::Norm<T, B>::empty(inner, first.mlp_norm.epsilon, first.mlp_norm.kind);
-      out.weight.value() = Parameter<T, B>::ones({inner}).value();
-      if (out.bias.defined()) out.bias.value().zero();
-      return out;
-    };
+    const auto norm = [&] { return nn::Norm<T, B>::identity(inner, first.mlp_norm.epsilon, first.mlp_norm.kind); };
     Ladder net{.spec = spec};
     for (Index i = 0; i <= count; ++i) {
       Down one{linear(width, spec.rank ? spec.rank : inner)};
@@ -140,6 +135,7 @@ struct Ladder {
                                                   .bias = layer.up.bias.defined(),
                                                   .qkv_bias = a.query.bias.defined()},
                                                  0);
+    out.attention.relative = a.relative;
     if (a.rotary) {
       out.attention.rotary = a.rotary;
       Index& turned = out.attention.rotary->rotated;

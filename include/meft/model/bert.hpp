@@ -23,9 +23,17 @@ struct BertConfig {
   static BertConfig read(const auto& c) {
     const std::string type = model_type(c, {"bert", "roberta", "xlm-roberta", "camembert"}, "bert");
     refuse_unless(c, "position_embedding_type", "absolute");
+    BertConfig out = read_encoder(c);
+    out.roberta = type != "bert";
+    if (out.roberta) out.first_position = c.integer("pad_token_id", 1, {0, 1 << 20}) + 1;
+    if (out.first_position >= out.max_position_embeddings)
+      fail("config: pad_token_id leaves no positions", out.first_position, out.max_position_embeddings, c.path());
+    return out;
+  }
+  /// What MPNet has too.
+  static BertConfig read_encoder(const auto& c) {
     refuse_flags(c, {"is_decoder", "add_cross_attention"});
     BertConfig out;
-    out.roberta = type != "bert";
     out.vocab_size = c.integer("vocab_size", {1, 1 << 24});
     out.hidden_size = c.integer("hidden_size", {1, 1 << 16});
     out.num_hidden_layers = c.integer("num_hidden_layers", {1, 1024});
@@ -33,7 +41,6 @@ struct BertConfig {
     out.intermediate_size = c.integer("intermediate_size", {1, 1 << 20});
     out.max_position_embeddings = c.integer("max_position_embeddings", {1, 1 << 24});
     out.type_vocab_size = c.integer("type_vocab_size", 2, {1, 1024});
-    if (out.roberta) out.first_position = c.integer("pad_token_id", 1, {0, 1 << 20}) + 1;
     out.hidden_act = activation(c, "hidden_act", "gelu");
     out.layer_norm_eps = c.number("layer_norm_eps", 1e-12, {0.0, 1.0});
     out.hidden_dropout_prob = c.number("hidden_dropout_prob", 0.1, {0.0, 0.999});
@@ -41,8 +48,6 @@ struct BertConfig {
     out.classifier_dropout = c.number("classifier_dropout", out.hidden_dropout_prob, {0.0, 0.999});
     out.tie_word_embeddings = c.flag("tie_word_embeddings", true);
     check_heads(c, out.hidden_size, out.num_attention_heads, "hidden_size", "num_attention_heads");
-    if (out.first_position >= out.max_position_embeddings)
-      fail("config: pad_token_id leaves no positions", out.first_position, out.max_position_embeddings, c.path());
     return out;
   }
 

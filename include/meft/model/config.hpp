@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <meft/model/spec.hpp>
 
@@ -38,6 +39,22 @@ Activation activation(const auto& c, const char* name, const char* by_default) {
     error.within(c.path());
     throw;
   }
+}
+
+/// Which layers `layer_types` says are local; where it is not there, those of which `by_pattern` is true.
+std::vector<bool> local_layers(const auto& c, Index layers, const auto& by_pattern) {
+  std::vector<bool> out;
+  for (Index i = 0; i < layers; ++i) out.push_back(by_pattern(i));
+  const auto named = c.texts("layer_types");
+  if (named.empty()) return out;
+  if (std::ssize(named) != layers)
+    fail("config: layer_types: expected one for each layer, found", std::ssize(named), layers, c.path());
+  for (std::size_t i = 0; i < named.size(); ++i) {
+    out[i] = named[i] == "sliding_attention";
+    if (!out[i] && named[i] != "full_attention")
+      fail("config: layer_types: expected full_attention or sliding_attention, found", named[i], c.path());
+  }
+  return out;
 }
 
 void check_heads(const auto& c, Index width, Index heads, const char* width_name, const char* heads_name) {

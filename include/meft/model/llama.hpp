@@ -62,20 +62,12 @@ struct LlamaConfig {
     if (type == "mistral" || (qwen && c.flag("use_sliding_window", false)))
       sliding_window = c.null("sliding_window") ? 0 : c.integer("sliding_window", 4096, {1, 1 << 30});
     const Index first = qwen ? c.integer("max_window_layers", 28, {0, 1 << 20}) : 0;
-    for (Index i = 0; i < num_hidden_layers; ++i) slides.push_back(sliding_window && i >= first);
-    const auto named = c.texts("layer_types");
-    if (named.empty()) return;
-    if (std::ssize(named) != num_hidden_layers)
-      fail("config: layer_types: expected one for each layer, found", std::ssize(named), num_hidden_layers, c.path());
-    for (std::size_t i = 0; i < named.size(); ++i) {
-      const bool is_local = named[i] == "sliding_attention";
-      if (!is_local && named[i] != "full_attention")
-        fail("config: layer_types: expected full_attention or sliding_attention, found", named[i], c.path());
-      if (is_local && !sliding_window)
+    slides = local_layers(c, num_hidden_layers, [&](Index i) { return sliding_window && i >= first; });
+    for (const bool slide : slides) {
+      if (slide && !sliding_window)
         fail("config: layer_types: sliding_attention without a sliding_window that is in use", c.path());
-      if (!qwen && is_local != slides[i])
-        fail("config: layer_types: " + type + " has no layers of different kinds; found", named[i], c.path());
-      slides[i] = is_local;
+      if (!qwen && slide != (sliding_window > 0))
+        fail("config: layer_types: " + type + " has no layers of different kinds", c.path());
     }
   }
 };

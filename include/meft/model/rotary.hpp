@@ -45,16 +45,11 @@ inline void read_llama3(RotarySpec& out, const auto& rope, double original) {
 
 }  // namespace detail
 
-/// Position in heads of `head_width` features. Throws for a kind that is not supported, naming it.
-RotarySpec read_rotary(const auto& c, Index head_width) {
-  auto rope = c.object("rope_scaling");
-  if (rope.empty()) rope = c.object("rope_parameters");
-  for (const char* kind : {"full_attention", "sliding_attention"})
-    if (rope.has(kind))
-      fail("config: rope_parameters of its own for " + std::string(kind) + " is not supported", c.path());
+/// Position in heads of `head_width` features as `rope` says it, with the base `theta` where that has none. Throws for
+/// a kind that is not supported, naming it.
+RotarySpec read_rotary(const auto& c, const auto& rope, double theta, Index head_width) {
   RotarySpec out;
-  constexpr double most = 1e15;
-  out.base = rope.number("rope_theta", c.number("rope_theta", 10000.0, {1e-3, most}), {1e-3, most});
+  out.base = rope.number("rope_theta", theta, {1e-3, 1e15});
   const double share =
       rope.number("partial_rotary_factor", c.number("partial_rotary_factor", 1.0, {1e-3, 1.0}), {1e-3, 1.0});
   out.rotated = static_cast<Index>(static_cast<double>(head_width) * share);
@@ -74,6 +69,26 @@ RotarySpec read_rotary(const auto& c, Index head_width) {
   if (type == "llama3") detail::read_llama3(out, rope, original);
   if (type == "yarn") detail::read_yarn(out, rope, out.factor, original);
   return out;
+}
+
+/// That of all layers.
+RotarySpec read_rotary(const auto& c, Index head_width) {
+  auto rope = c.object("rope_scaling");
+  if (rope.empty()) rope = c.object("rope_parameters");
+  for (const char* kind : {"full_attention", "sliding_attention"})
+    if (rope.has(kind))
+      fail("config: rope_parameters of its own for " + std::string(kind) + " is not supported", c.path());
+  return read_rotary(c, rope, c.number("rope_theta", 10000.0, {1e-3, 1e15}), head_width);
+}
+
+/// That of the layers which layer_types calls `kind`: within rope_parameters, or, as transformers 4 writes it, the base
+/// under `older`, by default `theta`, beside `rope_scaling` where the kind is `scaled`.
+RotarySpec read_rotary(const auto& c, const char* kind, const char* older, double theta, bool scaled,
+                       Index head_width) {
+  const auto rope = c.object("rope_parameters");
+  const bool own = rope.has(kind);
+  return read_rotary(c, own || !scaled ? rope.object(kind) : c.object("rope_scaling"),
+                     own ? theta : c.number(older, theta, {1e-3, 1e15}), head_width);
 }
 
 }  // namespace meft::model

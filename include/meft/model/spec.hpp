@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -19,18 +20,30 @@ namespace meft::model {
 /// A tensor whose name ends with `name` may be called `other` in its place.
 struct Spelling {
   enum class Kind {
-    same,   // the tensor under another name; where both are there they are equal
-    wins,   // the same, but where both are there and differ the other one is meant
-    output  // the output embeddings, which are these unless the config unties them or both are there and differ
+    same,    // the tensor under another name; where both are there they are equal
+    wins,    // the same, but where both are there and differ the other one is meant
+    output,  // the output embeddings, which are these unless the config unties them or both are there and differ
+    part     // rows of it: share number `part` of `parts` equal ones
   };
   std::string_view name, other;
   Kind kind = Kind::same;
+  int part = 0, parts = 1;
+
+  /// Whether it is of a tensor with this name.
+  bool of(std::string_view tensor) const {
+    return tensor.ends_with(name) && (tensor.size() == name.size() || tensor[tensor.size() - name.size() - 1] == '.');
+  }
+  /// The other name of that tensor.
+  std::string spelled(std::string_view tensor) const {
+    return std::string(tensor.substr(0, tensor.size() - name.size())) + std::string(other);
+  }
 };
 
 /// The names of a model's parts; of those that it lacks they are not read.
 struct PartNames {
   nn::EmbeddingNames embeddings{}, decoder_embeddings{};
   const char *layers = "encoder.layer", *decoder_layers = "", *norm = "", *project_out = "";
+  const char *relative = "", *decoder_relative = "", *encoder_norm = "";
   bool norm_before_layers = false;  // the order of the modules in Hugging Face's model
 };
 
@@ -40,10 +53,13 @@ struct LayersSpec {
   Index count = 0;
   std::optional<nn::LayerSpec> local{};
   std::vector<bool> is_local{};  // of each layer; none: no layer
+  bool first_normed = true;      // what the first layer's attention reads
 
-  const nn::LayerSpec& at(Index i) const {
+  nn::LayerSpec at(Index i) const {
     const auto place = static_cast<std::size_t>(i);
-    return place < is_local.size() && is_local[place] ? *local : layer;
+    auto out = place < is_local.size() && is_local[place] ? *local : layer;
+    if (i == 0 && !first_normed) out.attention_norm = false;
+    return out;
   }
 };
 
@@ -55,6 +71,7 @@ struct TransformerSpec {
   std::span<const Spelling> spellings{};  // other names of its tensors
   PartNames names{};
   const nn::LayerNames* layer_names = nullptr;
+  const nn::LayerNames* decoder_layer_names = nullptr;  // null: the same
 
   bool causal = false;  // each token sees those before it alone, and predicts the next one
   bool tied = true;     // the language head's table is the word embeddings'
@@ -66,6 +83,8 @@ struct TransformerSpec {
   std::optional<LayersSpec> decoder{};
   Index decoder_start = 0;       // the token before a text's first in the decoder
   std::optional<double> norm{};  // behind the last layer, of the layers' kind: its epsilon
+  bool encoder_norm = false;     // the same before the decoder's layers read the encoder's output
+  float dropout = 0;             // of what is behind these norms
   Index context = 0;             // the most tokens of a sequence where no table of positions bounds it
 
   nn::HeadSpec head{};
@@ -74,6 +93,12 @@ struct TransformerSpec {
   bool projects() const { return word_width != 0 && word_width != width; }
   /// The width of what the model gives.
   Index hidden() const { return projects() ? word_width : width; }
+  /// Whether checkpoints have several of its matrices as one.
+  bool fused() const {
+    for (const auto& s : spellings)
+      if (s.kind == Spelling::Kind::part) return true;
+    return false;
+  }
   /// The most tokens of a sequence.
   Index longest() const { return embeddings.positions ? embeddings.positions - embeddings.first_position : context; }
 };

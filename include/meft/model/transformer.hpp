@@ -21,7 +21,7 @@ void initialise_parameters(Module& module, std::uint64_t seed) {
   const auto one = [](Parameter<T, B>& p) {
     if (p.defined()) p.value() = Parameter<T, B>::ones(p.shape()).value();
   };
-  nn::walk(module, [&](const std::string&, nn::Norm<T, B>& norm) { one(norm.weight); });
+  nn::walk(module, [&](const std::string&, nn::Norm<T, B>& norm) { norm.reset(); });
   nn::walk(module, [&](const std::string&, nn::TransformerLayer<T, B>& layer) {
     one(layer.attention_scale);
     one(layer.mlp_scale);
@@ -39,8 +39,9 @@ struct Transformer {
   std::optional<nn::TokenEmbeddings<T, B>> embeddings{}, decoder_embeddings{};
   std::optional<nn::PatchEmbeddings<T, B>> patches{};
   Layers layers{}, decoder_layers{};
-  std::optional<nn::Norm<T, B>> norm{};
+  std::optional<nn::Norm<T, B>> norm{}, encoder_norm{};
   std::optional<nn::Linear<T, B>> project_out{};
+  std::optional<nn::RelativeBias<T, B>> relative{}, decoder_relative{};
 
   explicit Transformer(const TransformerSpec& description) : spec(description) {
     const auto tokens = [&](const nn::EmbeddingNames& names, std::uint32_t number, const Parameter<T, B>& word) {
@@ -50,12 +51,15 @@ struct Transformer {
     };
     if (spec.patches) patches = nn::PatchEmbeddings<T, B>::empty(*spec.patches, spec.width, embedding_site);
     else embeddings = tokens(spec.names.embeddings, 0, {});
-    append(layers, spec.layers, 0);
+    append(layers, relative, *spec.layer_names, spec.layers, 0);
     if (spec.decoder) {
       decoder_embeddings = tokens(spec.names.decoder_embeddings, 1, embeddings->word);
-      append(decoder_layers, *spec.decoder, spec.layers.count);
+      const auto* names = spec.decoder_layer_names ? spec.decoder_layer_names : spec.layer_names;
+      append(decoder_layers, decoder_relative, *names, *spec.decoder, spec.layers.count);
     }
-    if (spec.norm) norm = nn::Norm<T, B>::empty(spec.width, *spec.norm, spec.layers.layer.norm);
+    for (auto* one : {&norm, &encoder_norm})
+      if (spec.norm && (one == &norm || spec.encoder_norm))
+        *one = nn::Norm<T, B>::empty(spec.width, *spec.norm, spec.layers.layer.norm);
     if (spec.projects()) project_out = nn::Linear<T, B>::empty(spec.width, spec.word_width, false);
   }
 
@@ -89,13 +93,14 @@ struct Transformer {
   }
   /// Behind the last layer.
   nn::Hidden<T, B> finish(nn::Hidden<T, B> h) const {
-    if (norm) h.value = (*norm)(h.value);
+    if (norm) h.value = dropped((*norm)(h.value), h.context.run, 2);
     if (project_out) h.value = (*project_out)(h.value);
     return h;
   }
   /// The hidden states of a batch, with the layers run by `body`, a meft::Body.
   nn::Hidden<T, B> run(const nn::Batch<B>& batch, const auto& body) const {
     auto h = body.chain(embed(batch));
+    if (encoder_norm) h.value = dropped((*encoder_norm)(h.value), batch.run, 3);
     if (decodes()) h = body.decoder(embed_decoder(batch, h));
     return finish(without_prompt(std::move(h)));
   }
@@ -125,7 +130,10 @@ struct Transformer {
     visit("", self.embeddings);
     visit(names.project_out, self.project_out);
     if (names.norm_before_layers) visit(names.norm, self.norm);
+    visit(names.relative, self.relative);
     visit(names.layers, self.layers);
+    visit(names.encoder_norm, self.encoder_norm);
+    visit(names.decoder_relative, self.decoder_relative);
     visit("", self.decoder_embeddings);
     visit(names.decoder_layers, self.decoder_layers);
     if (!names.norm_before_layers) visit(names.norm, self.norm);
@@ -137,10 +145,18 @@ struct Transformer {
  private:
   static constexpr std::uint32_t embedding_site = 0xe0000000u;
 
-  void append(Layers& to, const LayersSpec& what, Index first) const {
-    for (Index i = 0; i < what.count; ++i)
-      to.push_back(
-          nn::TransformerLayer<T, B>::empty(*spec.layer_names, what.at(i), static_cast<std::uint32_t>(first + i)));
+  Var<T, B> dropped(const Var<T, B>& x, const Run& run, std::uint32_t number) const {
+    if (!run.training || spec.dropout == 0) return x;
+    return meft::dropout(x, spec.dropout, run.key(embedding_site + number));
+  }
+
+  void append(Layers& to, std::optional<nn::RelativeBias<T, B>>& bias, const nn::LayerNames& names,
+              const LayersSpec& what, Index first) const {
+    if (what.layer.relative) bias = nn::RelativeBias<T, B>::empty(*what.layer.relative, what.layer.heads);
+    for (Index i = 0; i < what.count; ++i) {
+      to.push_back(nn::TransformerLayer<T, B>::empty(names, what.at(i), static_cast<std::uint32_t>(first + i)));
+      to.back().attention.relative = bias;
+    }
   }
 };
 

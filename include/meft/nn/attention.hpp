@@ -5,6 +5,7 @@
 
 #include <meft/nn/linear.hpp>
 #include <meft/nn/norm.hpp>
+#include <meft/nn/relative.hpp>
 #include <meft/ops/prefix_attention.hpp>
 #include <meft/ops/rotary.hpp>
 #include <meft/ops/shape.hpp>
@@ -34,8 +35,10 @@ struct MultiHeadAttention {
   float dropout = 0;  // of the probabilities
   std::uint32_t site = 0;
   std::optional<RotarySpec> rotary{};                  // of queries and keys
-  Index window = 0;                                    // where causal: the most keys that a query sees; 0: all
+  Index window = 0;                                    // as meft::Attention's
   std::optional<Norm<T, B>> query_norm{}, key_norm{};  // of each head's features, before position
+  double scale = 0;                                    // of the scores; 0: 1/√(head width)
+  std::optional<RelativeBias<T, B>> relative{};        // another module's, which names it
   std::optional<Prefix<T, B>> prefix{};
 
   static MultiHeadAttention empty(Index width, Index heads, Index key_heads, Index head_width, bool bias,
@@ -69,6 +72,7 @@ struct MultiHeadAttention {
                                .heads = heads,
                                .key_heads = key_heads,
                                .causal = causal,
+                               .scale = scale,
                                .dropout = context.run.training ? dropout : 0.0f,
                                .key = context.run.key(site),
                                .first_row = context.first_row,
@@ -77,8 +81,10 @@ struct MultiHeadAttention {
     // The order in which the gradients of x are added follows that of the projections.
     const auto v = value(memory);
     const auto k = this->keys(memory, keys);
+    const auto bias = relative ? (*relative)() : Var<T, B>();
     const auto attended = [&](const Var<T, B>& q) {
-      return prefix ? prefix_attention(q, k, v, prefix->key, prefix->value, spec) : attention(q, k, v, spec);
+      return prefix ? prefix_attention(q, k, v, prefix->key, prefix->value, bias, spec)
+                    : attention(q, k, v, bias, spec);
     };
     return output(attended(placed(query(x), query_norm, context.offsets, heads)));
   }

@@ -6,6 +6,7 @@
 
 #include <meft/nn/batch.hpp>
 #include <meft/nn/linear.hpp>
+#include <meft/nn/norm.hpp>
 #include <meft/ops/pooling.hpp>
 #include <meft/ops/shape.hpp>
 
@@ -26,14 +27,20 @@ inline Pooling pooling_from(std::string_view name, Where where = Where::current(
 /// How a family classifies: names in its checkpoints, and where it drops.
 struct HeadSpec {
   Pooling pooling = Pooling::first;
-  bool dense = true;            // a layer with tanh in front
+  bool dense = true;            // a layer in front
   bool bias = true;             // of the last layer
   bool dropout_before = false;  // of the row too, before the dense layer
   double dropout = 0;
   const char *dense_name = "pooler.dense", *output_name = "classifier";
+  // Of the layer in front:
+  Activation activation = Activation::tanh;
+  bool dense_bias = true;
+  std::optional<double> norm{};  // behind it: its epsilon
+  NormKind norm_kind = NormKind::layer;
+  const char* norm_name = "";
 };
 
-/// pooled = tanh(dense(row)), or the row itself; logits = output(dropout(pooled)). [sequences, labels].
+/// pooled = norm(activation(dense(row))), or the row itself; logits = output(dropout(pooled)). [sequences, labels].
 template <Real T, Backend B = Cpu>
 struct Classifier {
   std::optional<Linear<T, B>> dense{};
@@ -43,6 +50,9 @@ struct Classifier {
   std::uint32_t site = 0;
   bool dropout_before = false;
   const char *dense_name = "pooler.dense", *output_name = "classifier";
+  Activation activation = Activation::tanh;
+  std::optional<Norm<T, B>> norm{};
+  const char* norm_name = "";
 
   /// A head without dense layer, weights N(0, 0.02²).
   static Classifier make(Index width, Index labels, Key key = {}) {
@@ -52,12 +62,14 @@ struct Classifier {
   Var<T, B> pool(const Hidden<T, B>& h) const {
     auto row = rows(h);
     if (dropout_before) row = drop(row, h, 1);
-    return dense ? dense->activated(row, Activation::tanh) : row;
+    if (dense) row = dense->activated(row, activation);
+    return norm ? (*norm)(row) : row;
   }
   Var<T, B> operator()(const Hidden<T, B>& h) const { return output(drop(pool(h), h, 0)); }
 
   static void parts(auto& self, auto&& visit) {
     visit(self.dense_name, self.dense);
+    visit(self.norm_name, self.norm);
     visit(self.output_name, self.output);
   }
 

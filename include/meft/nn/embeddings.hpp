@@ -25,6 +25,7 @@ struct EmbeddingSpec {
   Index first_position = 0;                        // the row of a sequence's first token
   double scale = 1;                                // of the word
   std::optional<double> norm{};                    // of the sum: its epsilon
+  NormKind norm_kind = NormKind::layer;
   float dropout = 0;
 };
 
@@ -55,7 +56,7 @@ struct TokenEmbeddings {
     if (!out.word.defined()) out.word = Parameter<T, B>::empty({spec.vocabulary, word_width});
     if (spec.positions) out.position = Parameter<T, B>::empty({spec.positions, width});
     if (spec.types) out.type = Parameter<T, B>::empty({spec.types, width});
-    if (spec.norm) out.norm = Norm<T, B>::empty(width, *spec.norm);
+    if (spec.norm) out.norm = Norm<T, B>::empty(width, *spec.norm, spec.norm_kind);
     if (word_width != width) out.project = Linear<T, B>::empty(word_width, width, false);
     return out;
   }

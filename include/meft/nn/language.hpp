@@ -19,14 +19,18 @@ struct LanguageNames {
 
 /// How a family predicts words.
 struct LanguageSpec {
-  bool transform = false;                    // BERT's, with a bias of the table's rows
+  bool transform = false;                    // BERT's
   Activation activation = Activation::gelu;  // of the transform
   double epsilon = 1e-12;                    // of its norm
   LanguageNames names{};
+  NormKind norm_kind = NormKind::layer;
+  bool bias = true, dense_bias = true;  // of the table's rows, and of the transform
+  double scale = 1;                     // of what is multiplied with the table
 };
 
-/// logits = f(h)·wordᵀ + bias, f = LN(activation(dense(h))) in BERT's family and the identity elsewhere. The table is
-/// the embedding's own, or the head's where it is `untied`. The logits of a batch never exist whole.
+/// logits = f(h)·wordᵀ + bias, f = LN(activation(dense(h))) in BERT's family, a multiple in T5 and the identity
+/// elsewhere. The table is the embedding's own, or the head's where it is `untied`. The logits of a batch never exist
+/// whole.
 template <Real T, Backend B = Cpu>
 struct LanguageHead {
   Parameter<T, B> word;    // [vocabulary, width]; unless untied shared with the embedding, which owns and names it
@@ -36,20 +40,24 @@ struct LanguageHead {
   Activation activation = Activation::gelu;
   LanguageNames names{};
   bool untied = false;
+  double scale = 1;
 
   /// Over the table `word`; other parameters are uninitialised.
   static LanguageHead empty(const LanguageSpec& spec, const Parameter<T, B>& word) {
-    LanguageHead out{.word = word, .activation = spec.activation, .names = spec.names};
+    LanguageHead out{.word = word, .activation = spec.activation, .names = spec.names, .scale = spec.scale};
     if (!spec.transform) return out;
     const Index width = word.shape()[1];
-    out.bias = Parameter<T, B>::empty({word.shape()[0]});
-    out.dense = Linear<T, B>::empty(width, width);
-    out.norm = Norm<T, B>::empty(width, spec.epsilon);
+    if (spec.bias) out.bias = Parameter<T, B>::empty({word.shape()[0]});
+    out.dense = Linear<T, B>::empty(width, width, spec.dense_bias);
+    out.norm = Norm<T, B>::empty(width, spec.epsilon, spec.norm_kind);
     return out;
   }
 
   /// What is multiplied with the table. [tokens, width].
-  Var<T, B> transform(const Var<T, B>& h) const { return dense ? (*norm)(dense->activated(h, activation)) : h; }
+  Var<T, B> transform(const Var<T, B>& h) const {
+    if (dense) return (*norm)(dense->activated(h, activation));
+    return scale == 1 ? h : h * static_cast<T>(scale);
+  }
 
   /// Mean cross entropy over the tokens whose label is not −100. labels [tokens].
   Var<T, B> loss(const Var<T, B>& h, const Tensor<std::int32_t, B>& labels) const {

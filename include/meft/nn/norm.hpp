@@ -1,17 +1,24 @@
-// Owns: the norm module, of either kind.
+// Owns: the norm module, of every kind.
 #pragma once
 
 #include <meft/nn/module.hpp>
+#include <meft/ops/arithmetic.hpp>
 #include <meft/ops/residual.hpp>
 
 namespace meft::nn {
 
-enum class NormKind { layer, rms };
+enum class NormKind {
+  layer,
+  layer_no_bias,
+  rms,
+  rms_plus_one  // weights are kept less one, as Gemma's are
+};
 
-/// y = (x − mean)/√(variance + ε)·weight + bias over the last axis, or RMS norm, y = x/√(mean(x²) + ε)·weight.
+/// y = (x − mean)/√(variance + ε)·weight + bias over the last axis, or RMS norm, y = x/√(mean(x²) + ε)·weight. Without
+/// a weight y = x.
 template <Real T, Backend B = Cpu>
 struct Norm {
-  Parameter<T, B> weight, bias;  // [width]; an RMS norm has no bias
+  Parameter<T, B> weight, bias;  // [width]
   double epsilon = 1e-12;
   NormKind kind = NormKind::layer;
 
@@ -20,19 +27,31 @@ struct Norm {
     if (kind == NormKind::layer) out.bias = Parameter<T, B>::empty({width});
     return out;
   }
-  /// A layer norm.
-  static Norm identity(Index width, double epsilon) {
-    return {Parameter<T, B>::ones({width}), Parameter<T, B>::zeros({width}), epsilon};
+  /// With the weights of one that only norms.
+  static Norm identity(Index width, double epsilon, NormKind kind = NormKind::layer) {
+    Norm out = empty(width, epsilon, kind);
+    out.reset();
+    return out;
+  }
+  /// The weights become so.
+  void reset() {
+    if (!weight.defined()) return;
+    const UseScope use(Use::parameter);
+    weight.value() = Tensor<T, B>::full(weight.shape(), kind == NormKind::rms_plus_one ? T(0) : T(1));
+    if (bias.defined()) bias.value().zero();
   }
 
   Var<T, B> operator()(const Var<T, B>& x) const {
-    return kind == NormKind::rms ? rms_norm(x, weight, epsilon) : layer_norm(x, weight, bias, epsilon);
+    if (!weight.defined()) return x;
+    if (kind == NormKind::rms) return rms_norm(x, weight, epsilon);
+    if (kind == NormKind::rms_plus_one) return rms_norm(x, weight + T(1), epsilon);
+    return layer_norm(x, weight, bias, epsilon);
   }
 
   /// The same of x + dropout(t, p, key, first_element).
   Var<T, B> of_sum(const Var<T, B>& x, const Var<T, B>& t, double p, Key key, std::uint64_t first_element) const {
-    return kind == NormKind::rms ? (*this)(residual(x, t, p, key, first_element))
-                                 : residual_norm(x, t, weight, bias, epsilon, p, key, first_element);
+    return kind == NormKind::layer ? residual_norm(x, t, weight, bias, epsilon, p, key, first_element)
+                                   : (*this)(residual(x, t, p, key, first_element));
   }
 
   static void parts(auto& self, auto&& visit) {

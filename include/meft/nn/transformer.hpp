@@ -17,6 +17,7 @@ struct LayerNames {
   const char *attention_scale = "", *mlp_scale = "";
   const char* gate = "";
   const char *query_norm = "", *key_norm = "";
+  const char *attention_post_norm = "", *mlp_post_norm = "";
 };
 
 /// What a family and its configuration make of a layer.
@@ -27,23 +28,27 @@ struct LayerSpec {
   Activation activation = Activation::gelu;
   bool gated = false;  // down(activation(gate(x)) ⊙ up(x)) in place of down(activation(up(x)))
   NormKind norm = NormKind::layer;
-  double epsilon = 1e-12;   // of the norms
-  bool norm_first = false;  // pre-norm: each block norms its input; post-norm: its sum with the residual
+  double epsilon = 1e-12;      // of the norms
+  bool norm_first = false;     // pre-norm: each block norms its input; post-norm: its sum with the residual
+  bool attention_norm = true;  // else what attention reads is not normed
+  bool sandwich = false;       // what each block gives is normed too, before it meets the residual
+  double scale = 0;            // of attention's scores; 0: 1/√(head width)
   bool causal = false;
   bool cross = false;    // a block that attends to the context's first side input, between the two others
   bool scaled = false;   // LayerScale (Touvron et al., arXiv 2103.17239): a factor for each feature of a block's output
   bool bias = true;      // of the linear layers, those of queries, keys and values apart
   bool qkv_bias = true;  // of these
-  std::optional<bool> output_bias{};   // of attention's last one, where that is another than `bias`
-  bool head_norms = false;             // of each head's queries and keys
-  Index window = 0;                    // of causal self-attention: the most tokens that a token sees; 0: all
-  std::optional<RotarySpec> rotary{};  // position, in self-attention; none: in what enters the layers
+  std::optional<bool> output_bias{};       // of attention's last one, where that is another than `bias`
+  bool head_norms = false;                 // of each head's queries and keys
+  Index window = 0;                        // of self-attention: the most tokens that a token sees, on each side; 0: all
+  std::optional<RotarySpec> rotary{};      // position, in self-attention; none: in what enters the layers, or
+  std::optional<RelativeSpec> relative{};  // a table that the layers share
   float dropout = 0, attention_dropout = 0, activation_dropout = 0;
 };
 
 /// With B one of attention, cross attention, feed-forward network, and drop its dropout: post-norm (Vaswani et al.,
-/// arXiv 1706.03762) y = LN(x + drop(B(x))), pre-norm (Xiong et al., arXiv 2002.04745) y = x + drop(B(LN(x))). x
-/// [tokens, width] → the same.
+/// arXiv 1706.03762) y = LN(x + drop(B(x))), pre-norm (Xiong et al., arXiv 2002.04745) y = x + drop(B(LN(x))), between
+/// two norms y = x + drop(LN(B(LN(x)))). x [tokens, width] → the same.
 template <Real T, Backend B = Cpu>
 struct TransformerLayer {
   const LayerNames* names = nullptr;
@@ -60,6 +65,7 @@ struct TransformerLayer {
   std::optional<Norm<T, B>> cross_norm{};
   Parameter<T, B> attention_scale{}, mlp_scale{};  // [width], or none
   std::optional<Linear<T, B>> gate{};              // of the feed-forward block
+  std::optional<Norm<T, B>> attention_post_norm{}, mlp_post_norm{};
 
   // What methods add. Sequential: t + adapter(t) on a block's output t. Parallel: adapter(what the block reads) added.
   enum class Placement { sequential, parallel };
@@ -95,12 +101,17 @@ struct TransformerLayer {
                            site};
     layer.attention.rotary = spec.rotary;
     layer.attention.window = spec.window;
+    layer.attention.scale = spec.scale;
+    if (!spec.attention_norm) layer.attention_norm = {{}, {}, spec.epsilon, spec.norm};
+    if (spec.sandwich)
+      for (auto* of : {&layer.attention_post_norm, &layer.mlp_post_norm}) *of = norm();
     if (spec.head_norms)
       for (auto* of : {&layer.attention.query_norm, &layer.attention.key_norm})
         *of = Norm<T, B>::empty(head_width, spec.epsilon, spec.norm);
     if (spec.gated) layer.gate = Linear<T, B>::empty(spec.width, spec.ffn, spec.bias);
     if (spec.cross) {
       layer.cross = attention(false, more + site);
+      layer.cross->scale = spec.scale;
       layer.cross_norm = norm();
     }
     if (spec.scaled)
@@ -110,18 +121,18 @@ struct TransformerLayer {
 
   /// The attention blocks: over the sequence, then over the side input where there is one.
   Var<T, B> attend(const Var<T, B>& x, const Context<T, B>& c) const {
-    auto h = block(x, attention_norm, c, 1, attention_scale, attention_adapter,
+    auto h = block(x, attention_norm, attention_post_norm, c, 1, attention_scale, attention_adapter,
                    [&](const Var<T, B>& in) { return attention(mapped(in, attention_map, c), c); });
     if (!cross) return h;
     require(!c.sides.empty(), "transformer layer: cross attention needs a side input");
-    return block(h, *cross_norm, c, more + 1, {}, {},
+    return block(h, *cross_norm, {}, c, more + 1, {}, {},
                  [&](const Var<T, B>& in) { return (*cross)(mapped(in, cross_map, c), c.sides.front(), c); });
   }
 
   /// The feed-forward block.
   Var<T, B> feed(const Var<T, B>& h, const Context<T, B>& c) const {
     return block(
-        h, mlp_norm, c, 2, mlp_scale, mlp_adapter,
+        h, mlp_norm, mlp_post_norm, c, 2, mlp_scale, mlp_adapter,
         [&](const Var<T, B>& in) {
           const auto inner = scaled(hidden(mapped(in, mlp_map, c), c), hidden_scale);
           return down(inner);  // what `inner` was made from is freed by now
@@ -141,6 +152,7 @@ struct TransformerLayer {
     visit(self.names->query_norm, self.attention.query_norm);
     visit(self.names->key_norm, self.attention.key_norm);
     visit(self.names->attention_norm, self.attention_norm);
+    visit(self.names->attention_post_norm, self.attention_post_norm);
     if (self.cross) {
       visit(self.names->cross_query, self.cross->query);
       visit(self.names->cross_key, self.cross->key);
@@ -153,6 +165,7 @@ struct TransformerLayer {
     visit(self.names->down, self.down);
     visit("hidden_scale", self.hidden_scale);
     visit(self.names->mlp_norm, self.mlp_norm);
+    visit(self.names->mlp_post_norm, self.mlp_post_norm);
     visit(self.names->attention_scale, self.attention_scale);
     visit(self.names->mlp_scale, self.mlp_scale);
     visit("attention_prefix", self.attention.prefix);
@@ -184,11 +197,13 @@ struct TransformerLayer {
 
   /// f in its residual, with norm, dropout from the site at `offset`, and what is there of scale and adapter.
   template <class F>
-  Var<T, B> block(const Var<T, B>& x, const Norm<T, B>& norm, const Context<T, B>& c, std::uint32_t offset,
-                  const Parameter<T, B>& scale, const std::optional<Adapter<T, B>>& adapter, const F& f,
+  Var<T, B> block(const Var<T, B>& x, const Norm<T, B>& norm, const std::optional<Norm<T, B>>& post_norm,
+                  const Context<T, B>& c, std::uint32_t offset, const Parameter<T, B>& scale,
+                  const std::optional<Adapter<T, B>>& adapter, const F& f,
                   Placement placement = Placement::sequential) const {
     const auto in = norm_first ? norm(x) : x;
     auto t = f(in);
+    if (post_norm) t = (*post_norm)(t);
     float p = c.run.training ? dropout : 0;
     if (scale.defined() || adapter) {
       t = scaled(dropped(t, c, offset), scale);

@@ -13,12 +13,15 @@ namespace meft {
 /// out = softmax(scale · q·kᵀ)·v for each sequence and head (Dao et al., arXiv 2205.14135); with P the probabilities,
 /// dv = Pᵀ·do, ds = P ⊙ (do·vᵀ − Σ do ⊙ out), dq = scale · ds·k, dk = scale · dsᵀ·q.
 /// Grouped queries (Ainslie et al., arXiv 2305.13245): heads h·g … h·g + g − 1 read head h of k and v, whose gradients
-/// are summed over them in ascending order.
+/// are summed over them in ascending order. A bias b [heads, 2·reach + 1] of relative position, where it is not empty,
+/// is added to the scores: s = scale · q·kᵀ + b[h, j − p], p the query's place, db[h, d] = Σ ds/scale at the distance
+/// d.
 struct Attention {
   static constexpr const char* name = "attention";
+  static constexpr bool last_may_be_empty = true;
   template <Scalar T, Backend B>
   struct Saved {
-    Tensor<T, B> q, k, v, out, lse;
+    Tensor<T, B> q, k, v, out, lse, bias;
   };
 
   Offsets queries, keys;  // of the same number of sequences
@@ -30,49 +33,55 @@ struct Attention {
   Key key{};
   Index first_row = 0;                   // number of the first query row in the whole batch, for the replay
   Precision precision = Precision::f32;  // bf16: on CUDA in bf16 where cuDNN runs it; the CPU computes in T
-  Index window = 0;                      // where causal: a query sees no more than the last so many keys; 0: all
+  Index window = 0;  // where causal: a query sees the last so many keys; else those less far away on both sides; 0: all
 
   template <Real T, Backend B>
-  auto forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& q, const Tensor<T, B>& k,
-               const Tensor<T, B>& v) const {
+  auto forward(Saved<T, B>& saved, Needs<4> need, const Tensor<T, B>& q, const Tensor<T, B>& k, const Tensor<T, B>& v,
+               const Tensor<T, B>& bias) const {
     require(q.rank() == 2 && k.shape() == v.shape() && k.rank() == 2, "attention: q, k and v are not alike", q, k, v);
     require(heads > 0 && q.dim(1) > 0 && q.dim(1) % heads == 0,
             "attention: the width is not a multiple of the number of heads", q, heads);
     require(key_heads >= 0 && (key_heads == 0 || heads % key_heads == 0),
             "attention: the number of heads is not a multiple of that of the keys'", heads, key_heads);
-    require(k.dim(1) == spec<T>(q.dim(1)).key_row(), "attention: q, k and v are not alike", q, k, v);
+    require(k.dim(1) == spec<T, B>(q.dim(1)).key_row(), "attention: q, k and v are not alike", q, k, v);
     require(queries.tokens() == q.dim(0), "attention: the query offsets do not cover the rows", q, queries.tokens());
     require(keys.tokens() == k.dim(0), "attention: the key offsets do not cover the rows", k, keys.tokens());
     require(queries.sequences() == keys.sequences(), "attention: queries and keys have different numbers of sequences",
             queries.sequences(), keys.sequences());
     require(keys.longest() < (1 << 24), "attention: a sequence longer than 2^24 keys", keys.longest());
     require(dropout >= 0 && dropout < 1, "attention: a dropout outside [0, 1)", dropout);
-    require(window == 0 || (window > 0 && causal), "attention: a window without causal attention, or less than 0",
-            window);
+    require(window >= 0, "attention: a window less than 0", window);
+    require(!bias.defined() || (bias.rank() == 2 && bias.dim(0) == heads && bias.dim(1) % 2),
+            "attention: the bias is not [heads, an odd number of distances]", bias, heads);
     Tensor<T, B> out(q.shape()), lse({q.dim(0), heads});
     const auto spans = list_spans();
-    attention(B{}, spec<T>(q.dim(1)), queries.sequences(), spans.data(), q.data(), k.data(), v.data(), out.data(),
+    attention(B{}, spec(q.dim(1), bias), queries.sequences(), spans.data(), q.data(), k.data(), v.data(), out.data(),
               lse.data());
-    if (need.any()) saved = {q, k, v, out, lse};
+    if (need.any()) saved = {q, k, v, out, lse, bias};
     return out;
   }
 
   template <Real T, Backend B>
-  auto backward(const Saved<T, B>& s, Needs<3> need, const Tensor<T, B>& dout) const {
-    Tensor<T, B> dq(s.q.shape()), dk(s.k.shape()), dv(s.v.shape());
+  auto backward(const Saved<T, B>& s, Needs<4> need, const Tensor<T, B>& dout) const {
+    Tensor<T, B> dq(s.q.shape()), dk(s.k.shape()), dv(s.v.shape()), dbias;
+    if (need[3]) dbias = Tensor<T, B>(s.bias.shape());
     const auto spans = list_spans();
-    attention_backward(B{}, spec<T>(s.q.dim(1)), queries.sequences(), spans.data(), s.q.data(), s.k.data(), s.v.data(),
-                       s.out.data(), s.lse.data(), dout.data(), dq.data(), dk.data(), dv.data());
+    attention_backward(B{}, spec(s.q.dim(1), s.bias), queries.sequences(), spans.data(), s.q.data(), s.k.data(),
+                       s.v.data(), s.out.data(), s.lse.data(), dout.data(), dq.data(), dk.data(), dv.data(),
+                       need[3] ? dbias.data() : static_cast<T*>(nullptr));
     return grads(
-        need, [&] { return dq; }, [&] { return dk; }, [&] { return dv; });
+        need, [&] { return dq; }, [&] { return dk; }, [&] { return dv; }, [&] { return dbias; });
   }
 
  private:
-  template <class T>
-  AttentionSpec<T> spec(Index row) const {
+  template <Real T, Backend B>
+  AttentionSpec<T> spec(Index row, const Tensor<T, B>& bias = {}) const {
     const Index width = row / heads;
     const double by = scale != 0 ? scale : 1.0 / std::sqrt(static_cast<double>(width));
-    return {heads, width, causal, static_cast<T>(by), dropout, key, first_row, precision, key_heads, window};
+    AttentionSpec<T> out{heads, width,     causal,    static_cast<T>(by), dropout,
+                         key,   first_row, precision, key_heads,          window};
+    if (bias.defined()) out.bias = bias.data(), out.reach = bias.dim(1) / 2;
+    return out;
   }
   std::vector<Span> list_spans() const {
     std::vector<Span> out;
@@ -82,10 +91,15 @@ struct Attention {
   }
 };
 
-/// q [query tokens, heads · width], k and v [key tokens, key_heads · width] → like q.
+/// q [query tokens, heads · width], k and v [key tokens, key_heads · width], bias [heads, 2·reach + 1] or empty → like
+/// q.
+template <Operand Q, Operand K, Operand V, Operand X>
+VarOf<Q> attention(const Q& q, const K& k, const V& v, const X& bias, Attention spec, Where where = Where::current()) {
+  return apply(where, std::move(spec), q, k, v, bias);
+}
 template <Operand Q, Operand K, Operand V>
 VarOf<Q> attention(const Q& q, const K& k, const V& v, Attention spec, Where where = Where::current()) {
-  return apply(where, std::move(spec), q, k, v);
+  return attention(q, k, v, VarOf<Q>(), std::move(spec), where);
 }
 
 }  // namespace meft

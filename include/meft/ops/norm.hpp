@@ -7,10 +7,11 @@
 
 namespace meft {
 
-/// y = x̂·gamma + beta,  x̂ = (x − mean)·rstd,  rstd = 1/√(variance + epsilon), over the last axis.
-/// dx = rstd·(g − mean(g) − x̂·mean(g·x̂)),  g = dy·gamma;  dgamma = Σ dy·x̂;  dbeta = Σ dy.
+/// y = x̂·gamma + beta, without beta where it is empty,  x̂ = (x − mean)·rstd,  rstd = 1/√(variance + epsilon), over the
+/// last axis. dx = rstd·(g − mean(g) − x̂·mean(g·x̂)),  g = dy·gamma;  dgamma = Σ dy·x̂;  dbeta = Σ dy.
 struct LayerNorm {
   static constexpr const char* name = "layer_norm";
+  static constexpr bool last_may_be_empty = true;
   template <Scalar T, Backend B>
   struct Saved {
     Tensor<T, B> x, mean, rstd, gamma;
@@ -23,7 +24,8 @@ struct LayerNorm {
     check(x, gamma, beta);
     const Index rows = x.shape().outer(-1);
     Tensor<T, B> y(x.shape()), mean(Shape{rows}), rstd(Shape{rows});
-    layer_norm(B{}, rows, x.dim(-1), x.data(), gamma.data(), beta.data(), static_cast<T>(epsilon), y.data(),
+    layer_norm(B{}, rows, x.dim(-1), x.data(), gamma.data(),
+               beta.defined() ? beta.data() : static_cast<const T*>(nullptr), static_cast<T>(epsilon), y.data(),
                mean.data(), rstd.data());
     keep(saved, need, x, gamma, mean, rstd);
     return y;
@@ -49,7 +51,7 @@ struct LayerNorm {
   static void check(const Tensor<T, B>& x, const Tensor<T, B>& gamma, const Tensor<T, B>& beta) {
     require(x.rank() >= 1 && x.dim(-1) > 0, "layer_norm: nothing to normalise", x);
     require(gamma.rank() == 1 && gamma.dim(0) == x.dim(-1), "layer_norm: gamma differs from the last axis", x, gamma);
-    require(beta.shape() == gamma.shape(), "layer_norm: gamma and beta differ", gamma, beta);
+    require(!beta.defined() || beta.shape() == gamma.shape(), "layer_norm: gamma and beta differ", gamma, beta);
   }
   template <Real T, Backend B>
   static void keep(auto& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& gamma,
@@ -109,7 +111,7 @@ struct RmsNorm {
   double epsilon;
 };
 
-/// x [.., n] normalised over its last axis; gamma and beta [n].
+/// x [.., n] normalised over its last axis; gamma [n], beta [n] or empty.
 template <Operand X, Operand G, Operand H>
 VarOf<X> layer_norm(const X& x, const G& gamma, const H& beta, double epsilon = 1e-5, Where where = Where::current()) {
   return apply(where, LayerNorm{epsilon}, x, gamma, beta);

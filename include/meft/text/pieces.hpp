@@ -1,4 +1,4 @@
-// Owns: SentencePiece's view of text in Hugging Face's form, as Llama 2 and Mistral have it: spaces as U+2581,
+// Owns: SentencePiece's view of text in Hugging Face's form, as Llama 2, Mistral and Gemma have it: spaces as U+2581,
 // characters that a vocabulary lacks as bytes <0x0A>. Must not know: merges. Source: tokenizers' Prepend, Replace,
 // Metaspace and ByteFallback; Kudo and Richardson, arXiv 1808.06226.
 #pragma once
@@ -32,9 +32,29 @@ class Pieces {
     if (normalizer) out.read_normalizer(*normalizer);
     const bool meta = words && words->at("type").string() == "Metaspace";
     if (!out.replaces_ && !meta) return std::nullopt;
-    if (words && !meta) words->at("type").wrong("\"Metaspace\", or no pre-tokenizer");
+    if (words && !meta && !(out.replaces_ && splits_spaces(*words)))
+      words->at("type").wrong("\"Metaspace\", or no pre-tokenizer");
     if (meta) out.read_metaspace(*words);
-    if (const auto decoder = root.find("decoder")) out.read_decoder(*decoder);
+    if (const auto decoder = root.find("decoder")) out.joins_bytes_ = false, out.read_decoder(*decoder);
+    return out;
+  }
+
+  /// The same of what a unigram tokenizer has behind its normalizer: Metaspace, perhaps WhitespaceSplit before it.
+  static Pieces read_words(const JsonField& root) {
+    Pieces out;
+    out.cuts_ = false;
+    if (const auto words = root.find("pre_tokenizer")) {
+      if (words->at("type").string() == "Sequence") {
+        const JsonField list = words->at("pretokenizers");
+        const bool two = list.array().size() == 2;
+        if (!two || list.at(0).at("type").string() != "WhitespaceSplit") list.wrong("WhitespaceSplit and Metaspace");
+        out.parts_ = true;
+        out.read_metaspace(list.at(1));
+      } else {
+        out.read_metaspace(*words);
+      }
+    }
+    if (const auto decoder = root.find("decoder")) out.joins_bytes_ = false, out.read_decoder(*decoder);
     return out;
   }
 
@@ -71,20 +91,12 @@ class Pieces {
   /// `first`: the text is the beginning of what is encoded.
   template <class Visit>
   bool each_word(std::string_view text, bool first, const Visit& visit) const {
-    std::string out;
-    if (meta_) {
-      append_replaced(text, out);
-      if ((scheme_ == Scheme::always || (scheme_ == Scheme::first && first)) && !out.starts_with(space))
-        out.insert(0, space);
-      text = out;
-    }
-    const bool each_space = meta_ && splits_;
-    if (!each_space && !cuts_) return visit(text);
-    for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
-      end = std::min(text.find(space, begin + 1), text.size());
-      while (!each_space && end < text.size() && text.substr(0, end).ends_with(space))
-        end = std::min(text.find(space, end + 1), text.size());
-      if (!visit(text.substr(begin, end - begin))) return false;
+    if (!parts_) return each_word_of(text, first, visit);
+    for (std::size_t at = 0, end = 0; at < text.size(); at = end) {
+      const auto length = [&](std::size_t i) { return decode(text, i).length; };
+      while (at < text.size() && is_space(decode(text, at).code)) at += length(at);
+      for (end = at; end < text.size() && !is_space(decode(text, end).code);) end += length(end);
+      if (end > at && !each_word_of(text.substr(at, end - at), first && at == 0, visit)) return false;
     }
     return true;
   }
@@ -100,16 +112,22 @@ class Pieces {
       const auto id = first < ascii_.size() ? ascii_[first] : vocab.find(character);
       const bool known = id >= 0 || (fallback && has_bytes(character));
       if (id >= 0) ids.push_back(id);
-      else if (known)
-        for (const char c : character) ids.push_back(bytes_[static_cast<unsigned char>(c)]);
+      else if (known) append_bytes(character, ids);
       else if (missing >= 0 && !(fuses && fuse)) ids.push_back(missing);
       fuses = !known;
     }
   }
+  /// Whether there are tokens for all bytes of a text, and these.
+  bool has_bytes(std::string_view text) const {
+    return std::all_of(text.begin(), text.end(), [&](char c) { return bytes_[static_cast<unsigned char>(c)] >= 0; });
+  }
+  void append_bytes(std::string_view text, std::vector<std::int32_t>& ids) const {
+    for (const char c : text) ids.push_back(bytes_[static_cast<unsigned char>(c)]);
+  }
 
   /// Appends a token's text to `out`; of bytes it waits for those that follow.
   void append_token(std::string_view token, std::string& bytes, std::string& out) const {
-    if (token.size() == 6 && token.starts_with("<0x") && token.back() == '>') {
+    if (joins_bytes_ && token.size() == 6 && token.starts_with("<0x") && token.back() == '>') {
       const int high = digit(token[3]), low = digit(token[4]);
       if (high >= 0 && low >= 0) {
         bytes += static_cast<char>(high * 16 + low);
@@ -134,17 +152,38 @@ class Pieces {
  private:
   enum class Scheme { always, first, never };
 
+  template <class Visit>
+  bool each_word_of(std::string_view text, bool first, const Visit& visit) const {
+    std::string out;
+    if (meta_) {
+      append_replaced(text, out);
+      if ((scheme_ == Scheme::always || (scheme_ == Scheme::first && first)) && !out.starts_with(space))
+        out.insert(0, space);
+      text = out;
+    }
+    const bool each_space = meta_ && splits_;
+    if (!each_space && !cuts_) return visit(text);
+    for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+      end = std::min(text.find(space, begin + 1), text.size());
+      while (!each_space && end < text.size() && text.substr(0, end).ends_with(space))
+        end = std::min(text.find(space, end + 1), text.size());
+      if (!visit(text.substr(begin, end - begin))) return false;
+    }
+    return true;
+  }
+
+  /// Gemma's, which finds none: they are U+2581 by then.
+  static bool splits_spaces(const JsonField& field) {
+    if (field.at("type").string() != "Split") return false;
+    const auto space = field.at("pattern").find("String");
+    return space && space->string() == " ";
+  }
   static int digit(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
   static void append_replaced(std::string_view text, std::string& out) {
     for (const char c : text)
       if (c == ' ') out += space;
       else out += c;
   }
-  bool has_bytes(std::string_view character) const {
-    return std::all_of(character.begin(), character.end(),
-                       [&](char c) { return bytes_[static_cast<unsigned char>(c)] >= 0; });
-  }
-
   void read_normalizer(const JsonField& field) {
     const JsonField type = field.at("type");
     if (type.string() == "Sequence") {
@@ -187,7 +226,9 @@ class Pieces {
       const bool usual = field.at("content").string() == " " && field.at("stop").integer(0, 0) == 0;
       if (!usual) field.at("content").wrong("a space");
       strips_ = field.at("start").integer(0, 1) == 1;
-    } else if (type.string() != "Replace" && type.string() != "ByteFallback" && type.string() != "Fuse") {
+    } else if (type.string() == "ByteFallback") {
+      joins_bytes_ = true;
+    } else if (type.string() != "Replace" && type.string() != "Fuse") {
       type.wrong("\"Replace\", \"ByteFallback\", \"Fuse\", \"Strip\" or \"Metaspace\"");
     }
   }
@@ -196,7 +237,9 @@ class Pieces {
   std::array<std::int32_t, 128> ascii_{};
   Scheme scheme_ = Scheme::always;
   bool prepends_ = false, replaces_ = false, meta_ = false, splits_ = true, strips_ = false;
-  bool cuts_ = true;  // no merge goes over the beginning of a word
+  bool cuts_ = true;         // no merge goes over the beginning of a word
+  bool parts_ = false;       // white space ends a word, and is in none
+  bool joins_bytes_ = true;  // tokens of bytes are shown as these
 };
 
 }  // namespace meft::text

@@ -1,4 +1,4 @@
-// Owns: choosing the tokenizer of a checkpoint by the files of its folder, and using either in the same way.
+// Owns: choosing the tokenizer of a checkpoint by the files of its folder, and using each in the same way.
 // Must not know: models and batches.
 #pragma once
 
@@ -16,11 +16,12 @@
 #include <meft/text/bpe.hpp>
 #include <meft/text/encoding.hpp>
 #include <meft/text/tokenizer_files.hpp>
+#include <meft/text/unigram.hpp>
 #include <meft/text/wordpiece.hpp>
 
 namespace meft::text {
 
-/// A WordPiece or a Bpe; their documentation holds. Immutable after construction.
+/// A WordPiece, a Bpe or a Unigram; their documentation holds. Immutable after construction.
 class Tokenizer {
  public:
   /// Reads `folder`: the model.type of tokenizer.json decides; without that file, vocab.txt means WordPiece, vocab.json
@@ -29,6 +30,7 @@ class Tokenizer {
   explicit Tokenizer(const TokenizerFiles& files) : tokenizer_(choose(files)) {}
   Tokenizer(WordPiece tokenizer) : tokenizer_(std::move(tokenizer)) {}  // NOLINT: either is a Tokenizer
   Tokenizer(Bpe tokenizer) : tokenizer_(std::move(tokenizer)) {}        // NOLINT
+  Tokenizer(Unigram tokenizer) : tokenizer_(std::move(tokenizer)) {}    // NOLINT
 
   /// One text with its special tokens, cut to `max_length` tokens.
   Encoding encode(std::string_view text, std::size_t max_length = 512, Where where = Where::current()) const {
@@ -88,12 +90,13 @@ class Tokenizer {
     return std::visit([](const auto& t) { return t.mask(); }, tokenizer_);
   }
 
-  const std::variant<WordPiece, Bpe>& kind() const { return tokenizer_; }
+  const std::variant<WordPiece, Bpe, Unigram>& kind() const { return tokenizer_; }
 
  private:
-  using Either = std::variant<WordPiece, Bpe>;
+  using Either = std::variant<WordPiece, Bpe, Unigram>;
 
   static Either choose(const TokenizerFiles& files) {
+    if (files.unigram) return Unigram(files);
     if (files.bpe) return Bpe(files);
     return WordPiece(files);
   }

@@ -36,9 +36,9 @@ inline std::optional<nlohmann::json> read_json(const std::filesystem::path& fold
 
 /// A folder's tokenizer but for its vocabulary, merges and template.
 struct TokenizerFiles {
-  /// Whose rules hold. For bert, roberta and gpt2 tokenizer.json gives vocabulary, merges and added tokens, and the
-  /// rest is what the class makes of tokenizer_config.json. plain is tokenizer.json as it stands.
-  enum class Kind { plain, bert, roberta, gpt2 };
+  /// Whose rules hold. For bert, mpnet, roberta and gpt2 tokenizer.json gives vocabulary, merges and added tokens, and
+  /// the rest is what the class makes of tokenizer_config.json. plain is tokenizer.json as it stands.
+  enum class Kind { plain, bert, mpnet, roberta, gpt2 };
 
   /// A token and, for messages, the file and field that give it. An id of −1: its id in the vocabulary, or the next.
   struct Given {
@@ -60,11 +60,11 @@ struct TokenizerFiles {
   std::filesystem::path folder;
   std::optional<nlohmann::json> json;  ///< tokenizer.json
   Kind kind = Kind::plain;
-  bool bpe = false;                                  ///< byte-level BPE, not WordPiece
+  bool bpe = false, unigram = false;                 ///< not WordPiece
   std::map<std::string, Given, std::less<>> named;   ///< by `bos_token`, `pad_token` …
   std::vector<Given> added;                          ///< found in texts as they stand; in the order of their ids
-  bool lowercase = true, chinese_characters = true;  ///< bert: do_lower_case, tokenize_chinese_chars
-  std::optional<bool> strip_accents;                 ///< bert
+  bool lowercase = true, chinese_characters = true;  ///< bert, mpnet: do_lower_case, tokenize_chinese_chars
+  std::optional<bool> strip_accents;                 ///< bert, mpnet
   bool add_prefix_space = false;                     ///< roberta, gpt2
   bool add_bos = false, add_eos = false;             ///< gpt2 without tokenizer.json
   bool cut_left = false;                             ///< truncation_side
@@ -110,7 +110,9 @@ struct TokenizerFiles {
     if (json) {
       const JsonField model = root().at("model");
       const auto type = model.find("type");
-      if (type && type->string() != "WordPiece" && type->string() != "BPE") type->wrong("\"WordPiece\" or \"BPE\"");
+      unigram = type && type->string() == "Unigram";
+      if (type && !unigram && type->string() != "WordPiece" && type->string() != "BPE")
+        type->wrong("\"WordPiece\", \"BPE\" or \"Unigram\"");
       bpe = type ? type->string() == "BPE" : model.find("merges").has_value();
     } else if (!is_there(path("vocab.txt"))) {
       if (!is_there(path("vocab.json")) || !is_there(path("merges.txt")))
@@ -132,6 +134,10 @@ struct TokenizerFiles {
       kind = found;
       types = gives_types;
     };
+    if (unigram) {
+      types = among(model, {"albert", "xlnet"});
+      return;
+    }
     if (name == "BertJapaneseTokenizer") type->wrong("a class that splits words as BertTokenizer does");
     if (bpe) {
       if (among(name, {"RobertaTokenizer", "BartTokenizer", "LongformerTokenizer"})) set(Kind::roberta, false);
@@ -144,6 +150,7 @@ struct TokenizerFiles {
       return;
     }
     if (name == "DistilBertTokenizer") set(Kind::bert, false);
+    else if (name == "MPNetTokenizer" || (!json && generic && model == "mpnet")) set(Kind::mpnet, false);
     else if (among(name, {"BertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "LayoutLMTokenizer",
                           "SqueezeBertTokenizer", "LxmertTokenizer"}))
       set(Kind::bert, true);
@@ -240,16 +247,17 @@ struct TokenizerFiles {
       one.token.content = content;
       one.token.id = -1;
     };
-    const bool bert = kind == Kind::bert;
+    const bool bert = kind == Kind::bert, mpnet = kind == Kind::mpnet;
     if (kind == Kind::gpt2)
       for (const std::string_view key : {"bos_token", "eos_token", "unk_token"}) name(key, "<|endoftext|>");
-    if (kind == Kind::roberta) name("bos_token", "<s>"), name("eos_token", "</s>");
-    if (!bert && kind != Kind::roberta) return;
-    name("unk_token", bert ? "[UNK]" : "<unk>");
+    if (kind == Kind::roberta || mpnet) name("bos_token", "<s>"), name("eos_token", "</s>");
+    if (!bert && !mpnet && kind != Kind::roberta) return;
+    name("unk_token", bert || mpnet ? "[UNK]" : "<unk>");
     name("sep_token", bert ? "[SEP]" : "</s>");
     name("pad_token", bert ? "[PAD]" : "<pad>");
     name("cls_token", bert ? "[CLS]" : "<s>");
     name("mask_token", bert ? "[MASK]" : "<mask>");
+    named["mask_token"].token.lstrip = mpnet;
   }
 
   /// Takes over what `file` names; null takes a name away. Returns its further special tokens.

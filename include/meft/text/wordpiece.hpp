@@ -1,6 +1,6 @@
-// Owns: BERT's tokenizer: text to WordPiece ids, the same as Hugging Face's, from tokenizer.json or vocab.txt.
-// Must not know: models and batches.
-// WordPiece: a word is cut greedily into the longest pieces that the vocabulary has (Wu et al. 2016, arXiv 1609.08144).
+// Owns: BERT's and MPNet's tokenizer: text to WordPiece ids, the same as Hugging Face's, from tokenizer.json or
+// vocab.txt. Must not know: models and batches. WordPiece: a word is cut greedily into the longest pieces that the
+// vocabulary has (Wu et al. 2016, arXiv 1609.08144).
 #pragma once
 
 #include <algorithm>
@@ -49,7 +49,8 @@ class WordPiece : public Encoder<WordPiece> {
       bos_ = required(files, "cls_token", source_);
       eos_ = required(files, "sep_token", source_);
       missing_ = named(files, {"unk_token"});
-      template_ = Template::bert(bos_, eos_);
+      template_ =
+          files.kind == TokenizerFiles::Kind::mpnet ? Template::roberta(bos_, eos_) : Template::bert(bos_, eos_);
     }
     add_tokens(files);
     unk_ = missing_;

@@ -67,10 +67,11 @@ MEFT_INLINE inline void drop_keys(const AttentionSpec<T>& spec, Index row, Index
   map_run(keep, n, x, x, bits);
 }
 
-/// How many of the keys [k0, k0 + n) query i sees.
+/// How many of the keys [k0, k0 + n) query i sees, or has before it.
 template <class T>
 Index visible(const AttentionSpec<T>& spec, const Span& s, Index i, Index k0, Index n) {
-  return spec.causal ? std::clamp<Index>(i + s.keys - s.queries + 1 - k0, 0, n) : n;
+  if (!spec.causal && !spec.window) return n;
+  return std::clamp<Index>(i + s.keys - s.queries + (spec.causal ? 1 : spec.window) - k0, 0, n);
 }
 
 /// How many of those, the first ones, lie before its window.
@@ -79,14 +80,31 @@ Index outside(const AttentionSpec<T>& spec, const Span& s, Index i, Index k0, In
   return spec.window ? std::clamp<Index>(i + s.keys - s.queries + 1 - spec.window - k0, 0, n) : 0;
 }
 
-/// The scaled scores of a tile; what a query must not see is −∞.
+/// f(n scores from x, n places of a head's bias from b) for the keys [k0, k0 + n) of query i; where distances are all
+/// one place, of one score after the other.
+template <class T, class F>
+MEFT_INLINE inline void at_distances(const AttentionSpec<T>& spec, const Span& s, Index i, Index k0, Index n, T* x,
+                                     const F& f) {
+  const Index at = k0 - (i + s.keys - s.queries) + spec.reach;  // the place of key k0
+  const Index first = std::clamp<Index>(-at, 0, n), last = std::clamp<Index>(spec.distances() - at, first, n);
+  for (Index j = 0; j < first; ++j) f(Index{1}, x + j, Index{0});
+  if (last > first) f(last - first, x + first, at + first);
+  for (Index j = last; j < n; ++j) f(Index{1}, x + j, 2 * spec.reach);
+}
+
+/// The scores of a tile, scaled and with their bias; what a query must not see is −∞.
 template <class T>
-MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Index i0, Index rows, Index k0, Index n,
-                               Strided<T> q, Strided<T> k, T* out) {
+MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Index head, Index i0, Index rows, Index k0,
+                               Index n, Strided<T> q, Strided<T> k, T* out) {
+  const T* bias = spec.bias ? spec.bias + head * spec.distances() : nullptr;
   block_product<T>({rows, n, spec.width, q, out, key_tile}, {k.data, k.column, k.row});
   for (Index i = 0; i < rows; ++i) {
     T* row = out + i * key_tile;
     map_run([c = spec.scale](T x) MEFT_INLINE { return x * c; }, n, row, row);
+    if (bias)
+      at_distances(spec, s, i0 + i, k0, n, row, [bias](Index count, T* x, Index place) MEFT_INLINE {
+        for (Index j = 0; j < count; ++j) x[j] += bias[place + j];
+      });
     std::fill(row, row + outside(spec, s, i0 + i, k0, n), -std::numeric_limits<T>::infinity());
     for (Index j = visible(spec, s, i0 + i, k0, n); j < n; ++j) row[j] = -std::numeric_limits<T>::infinity();
   }
@@ -110,7 +128,7 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
       const Index n = std::min(key_tile, s.keys - k0);
       if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
       if (outside(spec, s, i0, k0, n) == n) continue;
-      scores<T>(spec, s, i0, rows, k0, n, {q + first * ld + at, ld, 1}, {k + (s.k + k0) * ldk + at_k, ldk, 1}, p);
+      scores<T>(spec, s, head, i0, rows, k0, n, {q + first * ld + at, ld, 1}, {k + (s.k + k0) * ldk + at_k, ldk, 1}, p);
       for (Index i = 0; i < rows; ++i) {
         T* row = p + i * key_tile;
         const T high = fold(n, top[i], Larger{}, [row](Index j) MEFT_INLINE { return row[j]; });
@@ -130,7 +148,7 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
     }
     for (Index i = 0; i < rows; ++i) {
       // A query that sees no key has the result 0, and so its gradients; one whose scores are all -∞ has NaN.
-      const bool any = visible(spec, s, i0 + i, 0, s.keys) > 0;
+      const bool any = visible(spec, s, i0 + i, 0, s.keys) > outside(spec, s, i0 + i, 0, s.keys);
       const T scale = any ? T(1) / total[i] : T(0);
       map_run([scale](T x) MEFT_INLINE { return x * scale; }, spec.width, o + i * ld, o + i * ld);
       lse[(first + i) * spec.heads + head] = any ? top[i] + Log{}(total[i]) : T(0);
@@ -138,11 +156,11 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
   }
 }
 
-/// Adds what one head gives to dk and dv.
+/// Adds what one head gives to dk and dv, and `scale` times what it gives to its row of dbias, where that is not null.
 template <class T>
 MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q,
                                              const T* k, const T* v, const T* out, const T* lse, const T* dout, T* dq,
-                                             T* dk, T* dv) {
+                                             T* dk, T* dv, T* dbias) {
   const Index ld = spec.row(), at = head * spec.width;
   const Index ldk = spec.key_row(), at_k = head / spec.group() * spec.width;
   T p[query_tile * key_tile], dp[query_tile * key_tile], delta[query_tile];
@@ -157,7 +175,7 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
       const Index n = std::min(key_tile, s.keys - k0), keys = (s.k + k0) * ldk + at_k;
       if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
       if (outside(spec, s, i0, k0, n) == n) continue;
-      scores<T>(spec, s, i0, rows, k0, n, {q + origin, ld, 1}, {k + keys, ldk, 1}, p);
+      scores<T>(spec, s, head, i0, rows, k0, n, {q + origin, ld, 1}, {k + keys, ldk, 1}, p);
       block_product<T>({rows, n, spec.width, {dout + origin, ld, 1}, dp, key_tile}, {v + keys, 1, ldk});
       for (Index i = 0; i < rows; ++i) {
         T *pi = p + i * key_tile, *di = dp + i * key_tile;
@@ -166,6 +184,10 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
         if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, di);
         map_run([drop, c = spec.scale](T x, T d) MEFT_INLINE { return x * (d - drop) * c; }, n, di, pi, di);
         if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, pi);
+        if (dbias)
+          at_distances(spec, s, i0 + i, k0, n, di, [dbias](Index count, const T* d, Index place) MEFT_INLINE {
+            for (Index j = 0; j < count; ++j) dbias[place + j] += d[j];
+          });
       }
       block_product<T>({n, spec.width, rows, {p, 1, key_tile}, dv + keys, ldk, Start::accumulate},
                        {dout + origin, ld, 1});
@@ -181,7 +203,7 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
 template <class T>
 MEFT_INLINE inline void attend_group_backward(const AttentionSpec<T>& spec, const Span& s, Index key_head, const T* q,
                                               const T* k, const T* v, const T* out, const T* lse, const T* dout, T* dq,
-                                              T* dk, T* dv) {
+                                              T* dk, T* dv, T* dbias) {
   for (T* d : {dk, dv})
     for (Index j = 0; j < s.keys; ++j) {
       T* const row = d + (s.k + j) * spec.key_row() + key_head * spec.width;
@@ -189,7 +211,8 @@ MEFT_INLINE inline void attend_group_backward(const AttentionSpec<T>& spec, cons
     }
   const Index first = key_head * spec.group();
   for (Index head = first; head < first + spec.group(); ++head)
-    attend_head_backward(spec, s, head, q, k, v, out, lse, dout, dq, dk, dv);
+    attend_head_backward(spec, s, head, q, k, v, out, lse, dout, dq, dk, dv,
+                         dbias ? dbias + head * spec.distances() : nullptr);
 }
 
 }  // namespace cpu
@@ -205,13 +228,18 @@ void attention(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span,
 
 template <Real T>
 void attention_backward(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
-                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv) {
+                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias) {
   const Index key_heads = spec.heads / spec.group();
-  parallel_for(spans * key_heads, [&](Index task) {
-    vectorised([&]() MEFT_INLINE {
-      cpu::attend_group_backward(spec, span[task / key_heads], task % key_heads, q, k, v, out, lse, dout, dq, dk, dv);
-    });
+  // Of a bias's gradient each head has a row, to which its sequences add in their order.
+  const Index each = dbias ? spans : 1;
+  if (dbias) std::fill(dbias, dbias + spec.heads * spec.distances(), T(0));
+  parallel_for(spans / std::max<Index>(each, 1) * key_heads, [&](Index task) {
+    for (Index i = task / key_heads * each, end = i + each; i < end; ++i)
+      vectorised([&]() MEFT_INLINE {
+        cpu::attend_group_backward(spec, span[i], task % key_heads, q, k, v, out, lse, dout, dq, dk, dv, dbias);
+      });
   });
+  for (Index i = 0; dbias && i < spec.heads * spec.distances(); ++i) dbias[i] /= spec.scale;
 }
 
 }  // namespace meft

@@ -9,8 +9,9 @@
 
 namespace meft {
 
-/// How heads attend. Query i of a causal sequence sees the keys up to i + (keys − queries), of a `window` no more than
-/// the last so many of them.
+/// How heads attend. Query i of a sequence stands at place p = i + (keys − queries). Where causal it sees the keys up
+/// to p, of a `window` no more than the last so many of them; otherwise a window leaves the keys less than so far from
+/// p.
 template <class T>
 struct AttentionSpec {
   Index heads, width;  // a row of queries holds heads · width elements
@@ -22,13 +23,18 @@ struct AttentionSpec {
   Index first_row = 0;
   Precision precision = Precision::f32;  // bf16: a backend that has such kernels rounds q, k, v and probabilities
   Index key_heads = 0;  // of keys and values, each read by as many neighbouring heads; a divisor of heads; 0: heads
-  Index window = 0;     // of causal sequences; 0: all keys
+  Index window = 0;     // 0: all keys
+  const T* bias =
+      nullptr;      // [heads, 2·reach + 1], or none: of relative position. Added to the scaled score of key j is
+  Index reach = 0;  // that of its head and of the distance j − p, those beyond ± reach as at ± reach
 
   /// How many heads read one of the keys'.
   MEFT_HD Index group() const { return key_heads ? heads / key_heads : 1; }
   /// Elements of a row of queries, and of keys or values.
   MEFT_HD Index row() const { return heads * width; }
   MEFT_HD Index key_row() const { return heads / group() * width; }
+  /// Places of the bias for a head.
+  MEFT_HD Index distances() const { return 2 * reach + 1; }
 };
 
 /// One sequence's rows of the packed queries and keys.
@@ -42,9 +48,10 @@ template <Backend B, Real T>
 void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
                T* out, T* lse);
 /// Gradients of the above from dout; every element of dq, dk and dv that belongs to a span is written. Those of a key
-/// are added over the heads that read it, ascending.
+/// are added over the heads that read it, ascending. `dbias`, like the bias, where it is not null: Σ over all scores at
+/// a distance; nothing as large as the scores is kept for it.
 template <Backend B, Real T>
 void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
-                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv);
+                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias);
 
 }  // namespace meft

@@ -1,0 +1,137 @@
+// Owns: SentencePiece's precompiled map of characters, as tokenizers' Precompiled applies it. Must not know: tokens.
+// Source: Kudo and Richardson, arXiv 1808.06226, section 3.3; the trie is one of darts-clone.
+#pragma once
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <meft/base/error.hpp>
+#include <meft/text/unicode.hpp>
+
+namespace meft::text {
+
+/// The bytes that base64 stands for; nothing where it is none.
+inline std::optional<std::string> from_base64(std::string_view text) {
+  while (text.ends_with('=')) text.remove_suffix(1);
+  std::string out;
+  out.reserve(text.size() / 4 * 3 + 3);
+  std::uint32_t bits = 0;
+  int count = 0;
+  for (const char c : text) {
+    const int value = c >= 'A' && c <= 'Z'   ? c - 'A'
+                      : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                      : c >= '0' && c <= '9' ? c - '0' + 52
+                      : c == '+'             ? 62
+                      : c == '/'             ? 63
+                                             : -1;
+    if (value < 0) return std::nullopt;
+    bits = bits << 6 | static_cast<std::uint32_t>(value);
+    if ((count += 6) >= 8) out += static_cast<char>(bits >> (count -= 8) & 0xFF);
+  }
+  return out;
+}
+
+/// Characters, or two and more that belong together, to what takes their place.
+class Charsmap {
+ public:
+  /// Of the map's bytes: how many the trie has, the trie, the texts, each with a zero at its end. Throws Error for what
+  /// does not fit.
+  explicit Charsmap(const std::string& bytes) {
+    std::uint32_t size = 0;
+    if (bytes.size() >= sizeof size) std::memcpy(&size, bytes.data(), sizeof size);
+    if (size == 0 || size % sizeof(std::uint32_t) || size > bytes.size() - sizeof size)
+      fail("a precompiled_charsmap of " + std::to_string(bytes.size()) + " bytes has no trie of " +
+           std::to_string(size));
+    units_.resize(size / sizeof(std::uint32_t));
+    std::memcpy(units_.data(), bytes.data() + sizeof size, size);
+    texts_ = bytes.substr(sizeof size + size);
+    if (!is_utf8(texts_)) fail("the texts of a precompiled_charsmap are not UTF-8");
+    for (unsigned c = 0; c < ascii_.size(); ++c) {
+      const char one = static_cast<char>(c);
+      if (const auto found = find({&one, 1})) ascii_[c] = std::string(*found);
+    }
+  }
+
+  /// Appends what the map makes of `text`, which must be UTF-8. A grapheme cluster of less than six bytes gives way as
+  /// a whole to what its shortest known start stands for; so does each character of another.
+  void append(std::string_view text, std::string& out) const {
+    for (std::size_t at = 0; at < text.size();) {
+      const auto byte = static_cast<unsigned char>(text[at]);
+      const auto next = at + 1 < text.size() ? static_cast<unsigned char>(text[at + 1]) : 0u;
+      if (byte < 0x80 && next < 0x80 && byte != '\r') {
+        if (ascii_[byte]) out += *ascii_[byte];
+        else out += text[at];
+        ++at;
+        continue;
+      }
+      const auto cluster = text.substr(at, cluster_length(text, at));
+      at += cluster.size();
+      if (cluster.size() < 6)
+        if (const auto found = find(cluster)) {
+          out += *found;
+          continue;
+        }
+      for (std::size_t i = 0; i < cluster.size();) {
+        const auto character = cluster.substr(i, decode(cluster, i).length);
+        out += find(character).value_or(character);
+        i += character.size();
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t longest = 256;  // text; more is none
+
+  static std::size_t cluster_length(std::string_view text, std::size_t at) {
+    auto last = decode(text, at);
+    std::size_t end = at + last.length;
+    utf8proc_int32_t state = 0;
+    while (end < text.size()) {
+      const auto next = decode(text, end);
+      if (utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(last.code),
+                                           static_cast<utf8proc_int32_t>(next.code), &state))
+        break;
+      end += next.length;
+      last = next;
+    }
+    return end - at;
+  }
+
+  /// What the shortest start of `key` that the trie has stands for.
+  std::optional<std::string_view> find(std::string_view key) const {
+    const auto offset = [](std::uint32_t unit) { return (unit >> 10) << ((unit & (1u << 9)) >> 6); };
+    std::size_t node = offset(units_[0]);
+    for (const char c : key) {
+      const auto byte = static_cast<unsigned char>(c);
+      node ^= byte;
+      if (byte == 0 || node >= units_.size()) return std::nullopt;
+      const std::uint32_t unit = units_[node];
+      if ((unit & (1u << 31 | 0xFFu)) != byte) return std::nullopt;
+      node ^= offset(unit);
+      if (node >= units_.size()) return std::nullopt;
+      if (unit >> 8 & 1) return text_at(units_[node] & 0x7FFFFFFFu);
+    }
+    return std::nullopt;
+  }
+  std::optional<std::string_view> text_at(std::size_t begin) const {
+    if (begin >= texts_.size() || (static_cast<unsigned char>(texts_[begin]) & 0xC0) == 0x80) return std::nullopt;
+    const auto end = std::min(texts_.find('\0', begin), texts_.size());
+    if (end - begin > longest) return std::nullopt;
+    return std::string_view(texts_).substr(begin, end - begin);
+  }
+
+  std::vector<std::uint32_t> units_;
+  std::string texts_;
+  std::array<std::optional<std::string>, 128> ascii_{};
+};
+
+}  // namespace meft::text
