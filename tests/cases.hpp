@@ -329,14 +329,14 @@ std::vector<CaseOn<B>> matrix_cases() {
        {{200, 32}, {200, 32}, {200, 32}},
        [](auto& x) { return attention(x[0], x[1], x[2], attention_spec(x[0].dim(0), x[1].dim(0), false, 0.3f)); },
        {42, 42, 42, 42, 14}},
-      {"prefix_attention",
-       {{7, 6}, {7, 6}, {7, 6}, {3, 6}, {3, 6}},
-       {{200, 32}, {200, 32}, {200, 32}, {70, 32}, {70, 32}},
+      {"prefix_attention, relative position",
+       {{7, 6}, {7, 6}, {7, 6}, {3, 6}, {3, 6}, {2, 5}},
+       {{200, 32}, {200, 32}, {200, 32}, {70, 32}, {70, 32}, {2, 65}},
        [](auto& x) {
          const auto spec = attention_spec(x[0].dim(0), x[1].dim(0), false, 0.3f);
-         return prefix_attention(x[0], x[1], x[2], x[3], x[4], spec);
+         return prefix_attention(x[0], x[1], x[2], x[3], x[4], x[5], spec);
        },
-       {42, 42, 42, 42, 14, 18, 18}},
+       {42, 42, 42, 42, 14, 10, 18, 18}},
       {"prefix_attention grouped, causal",
        {{7, 12}, {7, 4}, {7, 4}, {2, 4}, {2, 4}},
        {{200, 48}, {200, 16}, {200, 16}, {5, 16}, {5, 16}},
