@@ -7,8 +7,8 @@
 
 namespace meft {
 
-/// y = x̂·gamma + beta, without beta where it is empty,  x̂ = (x − mean)·rstd,  rstd = 1/√(variance + epsilon), over the
-/// last axis. dx = rstd·(g − mean(g) − x̂·mean(g·x̂)),  g = dy·gamma;  dgamma = Σ dy·x̂;  dbeta = Σ dy.
+/// y = x̂·gamma + beta, or without beta,  x̂ = (x − mean)·rstd,  rstd = 1/√(variance + epsilon), over the last axis.
+/// dx = rstd·(g − mean(g) − x̂·mean(g·x̂)),  g = dy·gamma;  dgamma = Σ dy·x̂;  dbeta = Σ dy.
 struct LayerNorm {
   static constexpr const char* name = "layer_norm";
   static constexpr bool last_may_be_empty = true;
