@@ -241,7 +241,7 @@ TEST_CASE(
   CHECK(!encoder.layers.at(0).attention_norm);
   CHECK(encoder.layers.at(1).attention_norm);
   modern["classifier_pooling"] = "max";
-  CHECK(refused(modern).find("classifier_pooling: expected cls or mean, found max") != std::string::npos);
+  CHECK(refused(modern).find("classifier_pooling: expected cls or mean, found") != std::string::npos);
   auto mpnet = sizes;
   mpnet.update({{"model_type", "mpnet"},
                 {"vocab_size", 40},
