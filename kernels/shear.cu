@@ -50,7 +50,9 @@ template <class Word>
 __device__ void unsheared(const Shear& s, Word& x, double f, std::int32_t r, unsigned long long& worst) {
   constexpr double most = static_cast<double>(std::numeric_limits<Word>::max());
   const double rounded = rint(f * s.scale);
-  bool good = fabs(rounded) < most && fabs(static_cast<double>(x) - rounded) < most;
+  // In 32 bits n·q and round(f·2ˢ) may each go further than their sum, as `sheared` allows.
+  constexpr double terms = sizeof(Word) == 4 ? 0x1p33 : most;
+  bool good = fabs(rounded) < terms && fabs(static_cast<double>(x) - rounded) < terms;
   const long long whole = good ? static_cast<long long>(x) - static_cast<long long>(rounded) : 0, q = whole / s.n;
   good = good && q * s.n == whole && fabs(static_cast<double>(q) * s.d + r) <= most;
   if (!good) {

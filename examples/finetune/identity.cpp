@@ -31,8 +31,9 @@ void take_method(Flags& f, const meft::JsonField& config, const std::string& pat
   for (std::size_t i = 0; i < count; ++i) {
     const auto o = meft::method_options(f.method)[i];  // what is needed depends on those before it
     const std::string name(o.about.name);
-    if (!o.about.needs.empty() || (!config.find(name) && o.about.stated != meft::Stated::always)) continue;
-    const auto text = text_of(config.at(name).value());
+    const bool before = !config.find(name) && o.about.stated != meft::Stated::always;  // the option was there
+    if (!o.about.needs.empty() || (before && o.about.before.empty())) continue;
+    const auto text = before ? std::string(o.about.before) : text_of(config.at(name).value());
     if (!meft::set_option(f.method, name, text))
       meft::fail(path + ": config: " + name + ": expected " + o.expected + ", found", text);
   }
@@ -84,7 +85,9 @@ nlohmann::json describe(const Flags& f) {
   const auto options = meft::method_options(f.method);
   for (std::size_t i = 0; i < options.size(); ++i) {
     const auto& about = options[i].about;
-    if (about.stated == meft::Stated::changed && options[i].value == usual[i].value) continue;
+    if (about.stated == meft::Stated::changed &&
+        (about.before.empty() ? options[i].value == usual[i].value : options[i].text() == about.before))
+      continue;
     if (about.needs.empty()) out[std::string(about.name)] = json_of(options[i]);
   }
   return out;

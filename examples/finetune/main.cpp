@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
               << finetune::printable(finetune::remedy(error, flags)) << ".\n";
   } catch (const meft::StreamError& error) {  // outside of training: what was trained has its streams from there
     std::cerr << "finetune: " << finetune::printable(error.message()) << "\nTrain with "
-              << finetune::printable(finetune::remedy(error)) << ".\n";
+              << finetune::printable(finetune::remedy_of_range()) << ".\n";
   } catch (const meft::Error& error) {
     std::cerr << "finetune: " << finetune::printable(finetune::in_flags(error.message())) << "\n";
   } catch (const std::exception& error) {

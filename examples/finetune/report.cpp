@@ -39,6 +39,12 @@ std::string joined(const std::vector<std::string>& names, std::size_t most = 4) 
   return out + (names.size() > most ? ", ... (" + std::to_string(names.size()) + ")" : "");
 }
 
+/// Of 1 feature or more, with a wider range.
+std::string features(const Widened& w) {
+  return std::to_string(w.features) + (w.features == 1 ? " feature has" : " features have") +
+         " a wider range, the widest +-" + grouped(std::int64_t{1} << (31 - w.least));
+}
+
 }  // namespace
 
 std::string grouped(std::int64_t number) {
@@ -155,6 +161,12 @@ train::Observer Progress::observer(const std::string& folder) {
                 say("epoch " + of(r.epoch, r.epochs) + " done at step " + std::to_string(r.step) +
                     format(": train loss %.4f; dev ", r.mean_loss) + text(r.scores) + (r.best ? "  (best)" : ""));
               },
+          .widened =
+              [this](const train::RangeReport& r) {
+                end_line();
+                say("a stream left its range at step " + std::to_string(r.step) +
+                    ", which is done again: " + features(r.by) + " now");
+              },
           .scoring = [this](std::size_t done, std::size_t of) { pass("scoring dev examples", done, of); }};
 }
 
@@ -195,6 +207,18 @@ void say_batch(const Offsets& batch) {
       " tokens, the longest " + std::to_string(batch.longest()) + ")");
 }
 
+void say_range(const Widened& range) {
+  if (range.features) say("streams: " + features(range) + " (" + std::to_string(range.least) + " fraction bits)");
+}
+
+void say_distance(const train::StartDistance& start) {
+  say(start.divergence
+          ? format("at the start the model's predictions are %.4f nats a token from the plain model's "
+                   "(Kullback-Leibler divergence)",
+                   start.value)
+          : format("at the start the model's pooled features have a cosine of %.4f to the plain model's", start.value));
+}
+
 void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_t steps) {
   say(std::to_string(train) + " examples to train on, " + std::to_string(dev) +
       (goal.held_out ? " held out" : " to score on") + "; task " + goal.task + ", " + std::to_string(steps) + " steps");
@@ -204,29 +228,23 @@ void say_scores(const std::vector<task::Score>& scores, std::size_t examples, co
   say(std::to_string(examples) + " " + set + " examples: " + text(scores));
 }
 
-std::string remedy(const StreamError& error) {
-  const int bits = error.sufficient_fraction_bits();
-  std::string out;
-  if (bits > 0)
-    out = "--fraction-bits " + std::to_string(bits) + " (a range of +-" +
-          grouped(Index{1} << (error.word_bits - 1 - bits)) + "), ";
-  return out + "--streams rounded, which has no range, or a method without streams: --method " +
+std::string remedy_of_range() {
+  return "--streams rounded, which has no range, or a method without streams: --method " +
          method_names([](const AnyMethod& m) { return !method_facts(m).reversible; });
 }
 
 std::string remedy(const train::StepError& error, const Flags& flags) {
-  std::optional<StreamError> range;
+  bool range = false;
   try {
     std::rethrow_if_nested(error);
   } catch (const StreamError& inner) {
-    if (std::isfinite(inner.value)) range = inner;
+    range = std::isfinite(inner.value);
   } catch (const std::exception&) {
   }
   std::string out;
   if (error.trained) out = "A lower --lr may help";
-  else if (range) out = "The checkpoint's own values are as large as this; they run with " + remedy(*range);
+  else if (range) out = "The checkpoint's own values are too large for any range; they run with " + remedy_of_range();
   else return "Look at the checkpoint and at the data: it failed before anything was learned";
-  if (error.trained && range) out += "; if the loss was falling, so may, in a new run, " + remedy(*range);
   if (error.kept >= 0)
     out += "; --resume with another --lr goes on from step " + std::to_string(error.kept) + " in " + flags.output +
            ", --overwrite begins anew";

@@ -9,6 +9,7 @@
 
 #include <meft/checkpoints/hf.hpp>
 #include <meft/train/observer.hpp>
+#include <meft/train/prepare.hpp>
 #include <meft/train/trainer.hpp>
 
 #include "flags.hpp"
@@ -66,13 +67,17 @@ void say_cost(const std::string& name, meft::Index trained, double weight_bytes,
               double activation_bytes);
 /// The largest batch, by which activation was expected.
 void say_batch(const meft::Offsets& batch);
+/// Features whose values need a wider range than the others'.
+void say_range(const meft::Widened& range);
+/// How far the method's model starts from the plain one.
+void say_distance(const meft::train::StartDistance& start);
 /// How many examples, of which task, in how many steps.
 void say_start(const Goal& goal, std::size_t train, std::size_t dev, std::int64_t steps);
 void say_scores(const std::vector<meft::task::Score>& scores, std::size_t examples, const std::string& set);
 /// What helps a run whose numbers went out of range, by flags.
 std::string remedy(const meft::train::StepError& error, const Flags& flags);
-/// What holds a value that left the range of the streams.
-std::string remedy(const meft::StreamError& error);
+/// What holds a value that is too large for the streams.
+std::string remedy_of_range();
 void say_outcome(const Flags& flags, const meft::train::Outcome& outcome, std::int64_t steps);
 
 }  // namespace finetune

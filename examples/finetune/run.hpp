@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <meft/checkpoints/export.hpp>
+#include <meft/checkpoints/streams.hpp>
 #include <meft/nn/merge.hpp>
 #include <meft/task/choice_learner.hpp>
 #include <meft/task/line_likelihood.hpp>
@@ -116,6 +117,7 @@ class Runner {
     }
     checkpoints::choose_as_in<float, B>(*earlier_->saved, learner);
     checkpoints::load_trained(*earlier_->saved, nn::trainable<float, B>(learner), nn::indices<B>(learner));
+    checkpoints::load_ranges(*earlier_->saved, learner.body.ranges());
     return learner;
   }
 
@@ -158,6 +160,7 @@ class Runner {
         checkpoints::choose_as_in<float, B>(io::Safetensors(files.state), learner);
       return true;
     }
+    say_range(train::calibrate(learner, data.train, options.batch, options.seed));
     Progress progress;
     return train::prepare(learner, flags_.method, data.train, options.batch, options.seed,
                           progress.watch("choosing what trains", stop_));
@@ -171,6 +174,8 @@ class Runner {
     train::Trainer trainer(learner, data.train, data.dev, options, progress.observer(flags_.output));
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
     say_loaded(loaded_);
+    if (!options.resume || !is_there(train::RunFiles(options.folder).state))
+      if (const auto far = train::start_distance(learner, data.train, options.batch)) say_distance(*far);
     remove_leavings(flags_);
     say_memory("start", train::MemoryReport::of(B::pool()));
     const auto outcome = trainer.run();
@@ -184,7 +189,9 @@ class Runner {
   template <class Learner, class Data>
   bool evaluate(const Learner& learner, const Data& set, const Goal& goal, const std::string& name) const {
     Progress progress;
-    const auto scores = learner.scores(set, goal.metrics, at_once(), progress.watch("scoring", stop_));
+    const auto watch = progress.watch("scoring", stop_);
+    const auto scores =
+        in_range(learner.body.ranges(), [&] { return learner.scores(set, goal.metrics, at_once(), watch); });
     progress.end_line();
     if (!scores) return false;
     say_scores(*scores, set.size(), name);
@@ -223,10 +230,11 @@ class Runner {
   }
 
   /// What `predict` finds, which is told to show how far it is and to ask whether to stop.
-  template <class Predict>
-  auto predicted(Predict&& predict) const {
+  template <class Learner, class Predict>
+  auto predicted(const Learner& learner, Predict&& predict) const {
     Progress progress;
-    return predict(progress.watch("predicting", stop_));
+    const auto watch = progress.watch("predicting", stop_);
+    return in_range(learner.body.ranges(), [&] { return predict(watch); });
   }
 
   /// A kind of task: read(sets) gives its examples, ask() what --predict names, make(classes) the learner,
@@ -260,8 +268,8 @@ class Runner {
         [&] { return texts_to_predict(flags_, tokenizer, earlier_->pair); },
         [&](const auto& classes) { return classifier<Learner>(classes); },
         [&](const auto& learner, const auto& asked) {
-          const auto found =
-              predicted([&](const Watch& watch) { return task::predict(learner, asked.encoded, at_once(), watch); });
+          const auto found = predicted(
+              learner, [&](const Watch& watch) { return task::predict(learner, asked.encoded, at_once(), watch); });
           return found.size() == asked.rows.size() &&
                  write_predictions(flags_, table_of(found, earlier_->labels, asked.rows, earlier_->pair), found.size());
         },
@@ -278,7 +286,7 @@ class Runner {
                   else return classifier<task::ChoiceLearner<Model>>({});
                 },
                 [&](const auto& learner, const auto& asked) {
-                  const auto found = predicted([&](const Watch& watch) {
+                  const auto found = predicted(learner, [&](const Watch& watch) {
                     if constexpr (causal) return learner.option_log_likelihoods(asked.encoded, at_once(), watch);
                     else return learner.option_logits(asked.encoded, watch);
                   });
@@ -294,7 +302,7 @@ class Runner {
                 [&] { return lines_to_predict(flags_); }, [&](const auto&) { return language_model(); },
                 [&](const auto& learner, const auto& asked) {
                   const auto cut = cutting(flags_, tokenizer, family_);
-                  const auto found = predicted([&](const Watch& watch) {
+                  const auto found = predicted(learner, [&](const Watch& watch) {
                     return task::line_likelihoods(learner, tokenizer, asked, cut.first, cut.second, at_once(), watch);
                   });
                   return found && write_predictions(flags_, table_of(*found, asked), asked.size());
@@ -303,22 +311,22 @@ class Runner {
   }
 
   bool images() {
-    return task(
-        [&](Sets) { return Images(flags_, earlier_ ? &earlier_->labels : nullptr); },
-        [&] { return ImagesToPredict(flags_); }, [&](const auto& classes) { return classifier<Learner>(classes); },
-        [&](const auto& learner, const auto& asked) {
-          const auto found =
-              predicted([&](const Watch& watch) { return task::predict(learner, asked.set, at_once(), watch); });
-          return found.size() == asked.set.size() &&
-                 write_predictions(flags_, table_of(found, earlier_->labels, asked.inputs.names), found.size());
-        },
-        [&](const auto& data) {
-          const auto box = data.processor.output();
-          const auto& patches = *spec_.patches;
-          const Index tokens = patches.leading + (box.height / patches.patch) * (box.width / patches.patch);
-          const std::size_t most = std::min(static_cast<std::size_t>(flags_.batch), data.train.size());
-          return Offsets::of_lengths(std::vector(most, static_cast<std::int32_t>(tokens)));
-        });
+    return task([&](Sets) { return Images(flags_, earlier_ ? &earlier_->labels : nullptr); },
+                [&] { return ImagesToPredict(flags_); },
+                [&](const auto& classes) { return classifier<Learner>(classes); },
+                [&](const auto& learner, const auto& asked) {
+                  const auto found = predicted(
+                      learner, [&](const Watch& watch) { return task::predict(learner, asked.set, at_once(), watch); });
+                  return found.size() == asked.set.size() &&
+                         write_predictions(flags_, table_of(found, earlier_->labels, asked.inputs.names), found.size());
+                },
+                [&](const auto& data) {
+                  const auto box = data.processor.output();
+                  const auto& patches = *spec_.patches;
+                  const Index tokens = patches.leading + (box.height / patches.patch) * (box.width / patches.patch);
+                  const std::size_t most = std::min(static_cast<std::size_t>(flags_.batch), data.train.size());
+                  return Offsets::of_lengths(std::vector(most, static_cast<std::int32_t>(tokens)));
+                });
   }
 
   Flags flags_;

@@ -101,6 +101,10 @@ struct Row {
 
 const std::vector<Row>& rows() {
   static const MeftOptions options{.stack = stack_options(), .dropout = 0.1f, .adapter_norm = true};
+  static const auto balanced = [](MeftOptions from) {
+    from.coupling = Coupling::balanced;
+    return from;
+  }(options);
   static const auto mix = std::vector<std::string>{"readout.mix"};
   static const auto reversible = in_layer(adapter("mlp_adapter") + adapter("reversible_adapter", true)) + mix;
   static const auto updates = in_layer({"attention.self.query.lora_A.weight", "attention.self.query.lora_B.weight",
@@ -173,6 +177,11 @@ const std::vector<Row>& rows() {
       {Meft3{.options = options, .inside = turned}, in_basis + mix},
       {Mezo<Full>{}, model_names("")},
       {Mezo<LowRank>{{3, 6}}, updates},
+      // Beyond the registry's: the other coupling.
+      {Meft1{.bottleneck = 4, .lambda = {-1, 4}, .options = balanced}, reversible},
+      {Meft2{.bottleneck = 4, .options = balanced}, reversible},
+      {Meft3{.bottleneck = 4, .options = balanced},
+       in_layer(adapter("attention_adapter") + adapter("mlp_adapter")) + mix},
   };
   return all;
 }
@@ -325,7 +334,7 @@ TEST_CASE("methods: exact streams give the bits of stored ones") {
     CHECK(Subject(method, false, 3).bits() == exact);
     ++checked;
   }
-  CHECK(checked == 21);
+  CHECK(checked == 24);
 }
 
 TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, and takes no factor beside it") {
@@ -357,7 +366,7 @@ TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, a
 
 TEST_CASE("methods: every one of the registry has a row here; the names of what trains") {
   const auto all = methods_and_insides();
-  REQUIRE(rows().size() == all.size());
+  REQUIRE(rows().size() == all.size() + 3);
   for (std::size_t i = 0; i < all.size(); ++i) {
     const auto& row = rows()[i];
     CHECK(method_title(row.method) == method_title(all[i]));

@@ -12,7 +12,9 @@
 #include <meft/checkpoints/hf.hpp>
 #include <meft/method/registry.hpp>
 #include <meft/ops/loss.hpp>
+#include <meft/task/language_learner.hpp>
 #include <meft/text/tokenizer.hpp>
+#include <meft/train/prepare.hpp>
 
 #include "golden.hpp"
 
@@ -165,4 +167,38 @@ TEST_CASE("real weights: SmolLM2 in blocks of four bits: transformers' logits an
   const double error = std::sqrt(difference / norm);
   MESSAGE("SmolLM2: relative error of the logits ", error);
   CHECK(error < 1e-4);
+
+  // Under MEFT1 no flag is needed: feature 507, which reaches 24,926, has a range of its own.
+  const task::Blocks data{{std::vector(ids.begin(), ids.begin() + 32)}};
+  std::vector<float> gradients[2];
+  for (const auto streams : {Streams::exact, Streams::stored}) {
+    task::LanguageLearner<decltype(smol)> learner{smol, {}, head};
+    freeze(learner.head);
+    const StackOptions stack{.streams = streams, .readout = readout_from("plm")};
+    learner.body = adapt(
+        learner.model, Meft1{.options = {.stack = stack, .coupling = Coupling::balanced, .start = AdapterStart::zero}},
+        {.seed = 1});
+    const auto range = train::calibrate(learner, data, 1, 0);
+    const auto& bits = learner.body.ranges().at(0)->bits();
+    REQUIRE(bits.size() == 576);
+    CHECK(bits[507] == range.least);
+    CHECK((range.least >= 14 && range.least <= 16));
+    CHECK(range.features < 10);
+    const auto start = train::start_distance(learner, data, 1);
+    REQUIRE(start);
+    CHECK(start->divergence);
+    CHECK(start->value < 0.07);
+    MESSAGE("SmolLM2, balanced coupling: ", start->value, " nats a token from the plain model; ", range.features,
+            " features have fewer than 20 fraction bits, the fewest ", range.least);
+    const std::uint32_t first[] = {0};
+    Tape tape;
+    tape.backward(learner.loss(learner.batch(data, first, {1, 0, true})));
+    for (const auto& [name, p] : nn::trainable<float, Cpu>(learner)) {
+      const auto g = p.gradient().defined() ? p.gradient().values() : std::vector<float>{};
+      auto& all = gradients[streams == Streams::exact];
+      all.insert(all.end(), g.begin(), g.end());
+    }
+  }
+  CHECK(gradients[0].size() > 100000);
+  CHECK(gradients[0] == gradients[1]);
 }

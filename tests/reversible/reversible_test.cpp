@@ -65,6 +65,7 @@ struct Model {
   Lambda lambda{1, 10}, beta{1, 10};
   StackOptions options{.slice_tokens = 40};
   Index reversible_layers = -1;
+  Coupling coupling = Coupling::paper;
 
   Chain<float> build() const {
     auto layers = transformer(depth, dropout);
@@ -74,6 +75,8 @@ struct Model {
       const MeftOptions meft{.stack = options,
                              .reversible_layers = reversible_layers,
                              .dropout = static_cast<float>(dropout),
+                             .coupling = coupling,
+                             .start = AdapterStart::paper,
                              .deviation = 0.3};
       if (scheme == Scheme::meft1) return couple(layers, Meft1{6, lambda, {}, meft});
       if (scheme == Scheme::meft2) return couple(layers, Meft2{6, {}, lambda, meft});
@@ -250,6 +253,107 @@ TEST_CASE("reversible: every factor, 32- and 64-bit words") {
             {.scheme = scheme, .depth = 6, .dropout = 0.1, .lambda = lambda, .beta = {7, 8}, .options = options});
       }
     }
+}
+
+TEST_CASE("reversible: the balanced coupling is exact too, and its function is F - lambda * x") {
+  for (const auto scheme : {Scheme::meft1, Scheme::meft2, Scheme::meft3})
+    for (const Lambda lambda : {Lambda{1, 10}, {-1, 4}, {1, 1}, {-7, 8}}) {
+      CAPTURE(scheme_names[static_cast<int>(scheme)]);
+      CAPTURE(lambda.text());
+      const Model m{.scheme = scheme,
+                    .depth = 6,
+                    .dropout = 0.1,
+                    .lambda = lambda,
+                    .beta = {1, 3},
+                    .coupling = Coupling::balanced};
+      const auto balanced = check_exact(m);
+      auto paper = m;
+      paper.coupling = Coupling::paper;
+      CHECK_FALSE(run(paper.build()) == balanced);
+    }
+  // Both streams start alike, so that a first layer sees no difference between them.
+  const Function<float> f = linear_function(Parameter<float>(random({width, width}, 50, 0.2)));
+  const Context<float> context{Offsets({0, 2, 5})};
+  const auto x = random({5, width}, 400), z = random({5, width}, 401);
+  auto step = shear<float, Cpu>(0, 1, {1, 3}, f);
+  step.balanced = true;
+  const StackOptions options{.readout = {Readout::Kind::carrier}, .carrier = 0};
+  const ReversibleStack<float> stack(Layers{{step}}, options);
+  const auto same = stack(x, context).value().values(), other = stack(z, x, context).value().values(),
+             plain = f(x, context).value().values();
+  for (std::size_t i = 0; i < plain.size(); ++i) {
+    CHECK(std::fabs(same[i] - plain[i]) < 3e-6f);
+    CHECK(std::fabs(other[i] - (plain[i] + (z.data()[i] - x.data()[i]) / 3)) < 3e-6f);
+  }
+}
+
+TEST_CASE("reversible: features with a range of their own: found by a pass, exact, and the others keep their bits") {
+  constexpr std::size_t large = 7;
+  auto start = random({offsets().tokens(), width}, 900);
+  const auto layers = [&](float by) {
+    const Parameter<float> w(random({width, width}, 50, 0.2));
+    const Function<float> f = [=](const Var<float>& x, const Context<float>&) {
+      auto factor = Tensor<float>::full({width}, 1);
+      factor.data()[large] = by;
+      return tanh(linear(x, w)) * factor;
+    };
+    return Layers(4, coupling<float, Cpu>(f, f, {1, 10}, {1, 1}, true));
+  };
+  const auto bits_of = [&](const ReversibleStack<float>& stack) {
+    std::vector<float> out;
+    Tape tape;
+    const auto x = tape.watch(start);
+    const auto y = stack(x, training());
+    append(out, y.value());
+    tape.backward(mse(y, random(y.shape(), 901)));
+    append(out, tape.gradient(x));
+    return out;
+  };
+  const auto look = [&](const ReversibleStack<float>& stack, bool must = false) {
+    return widen<float, Cpu>({stack.range()}, must, [&] { (void)stack(start, training()); });
+  };
+  for (const bool balanced : {false, true}) {
+    auto wide = layers(20000);
+    for (auto& layer : wide) layer[0].balanced = balanced;
+    const ReversibleStack<float> exact(wide, {.slice_tokens = 40}),
+        stored(wide, {.streams = Streams::stored, .slice_tokens = 40});
+    CHECK(message_of([&] { (void)exact(start, training()); }).find("left the fixed-point range") != std::string::npos);
+    for (const auto* stack : {&exact, &stored}) {
+      const auto found = look(*stack);
+      CHECK(found.features == 1);
+      const auto& bits = stack->range()->bits();
+      REQUIRE(bits.size() == width);
+      for (std::size_t j = 0; j < width; ++j) CHECK((j == large ? bits[j] == found.least : bits[j] == 20));
+      CHECK((found.least >= 13 && found.least <= 16));
+    }
+    const auto one = with_threads(1, [&] { return bits_of(stored); });
+    CHECK(with_threads(1, [&] { return bits_of(exact); }) == one);
+    CHECK(with_threads(2, [&] { return bits_of(exact); }) == one);
+    CHECK(look(exact).features == 0);  // it is wide enough
+  }
+
+  // Values that fit need no units: the same bits as without a look.
+  const ReversibleStack<float> narrow(layers(3), {.slice_tokens = 40}), looked(layers(3), {.slice_tokens = 40});
+  CHECK(look(looked).features == 0);
+  CHECK(looked.range()->bits().empty());
+  CHECK(bits_of(looked) == bits_of(narrow));
+  // Where a value left its range and none is near it now, the nearest gets one bit less.
+  CHECK(look(looked, true).features == 1);
+  CHECK(looked.range()->bits()[large] == 19);
+  // 20 fraction bits, or units of any powers of two: what is not rounded has the same bits.
+  CHECK(in_range<float, Cpu>({looked.range()}, [&] {
+          start.data()[large] = 30000;
+          return looked(start, training()).value().data()[large];
+        }) > 200);
+  CHECK(looked.range()->least() == 15);
+  start.data()[large + width] = std::nanf("");
+  CHECK_THROWS_AS((void)in_range<float>(StreamRanges<float, Cpu>{looked.range()},
+                                        [&] { return looked(start, training()).value().size(); }),
+                  StreamError);
+  CHECK(looked.range()->least() == 15);
+  check_error({"fraction bits are not in [1, the stack's]", "21, 20"}, [&] { looked.range()->set({20, 21}); });
+  looked.range()->set(std::vector<int>(5, 12));
+  check_error({"range is that of another width"}, [&] { (void)looked(start, training()); });
 }
 
 TEST_CASE("reversible: the adapters that MEFT trains need no gradient of the input") {
@@ -731,7 +835,7 @@ TEST_CASE("reversible: a weight that changes before the backward pass is an erro
   CHECK(message(Streams::exact, false).find("f is not deterministic") != std::string::npos);
 }
 
-TEST_CASE("reversible: a value out of range is told with its place, and with the fraction bits that hold it") {
+TEST_CASE("reversible: a value out of range is told with its place") {
   const auto error_of = [](float value, StackOptions options, std::size_t layer) {
     auto x = random({5, width}, 400);
     const Function<float> f = [value](const Var<float>& in, const Context<float>&) {
@@ -754,28 +858,9 @@ TEST_CASE("reversible: a value out of range is told with its place, and with the
   CHECK(input.value == doctest::Approx(-2729.8));
   CHECK(input.fraction_bits == 20);
   CHECK(input.word_bits == 32);
-  CHECK(input.sufficient_fraction_bits(1) == 19);
-  CHECK(input.sufficient_fraction_bits() == 17);  // four times as much fits
-  CHECK(error_of(2100, {}, 2).sufficient_fraction_bits(1) == 19);
-  CHECK(error_of(4096, {}, 99).sufficient_fraction_bits(1) == 19);
-  CHECK(error_of(4097, {}, 99).sufficient_fraction_bits(1) == 18);
-  CHECK(error_of(1e6f, {.streams = Streams::stored}, 2).sufficient_fraction_bits() == 9);
-  CHECK(error_of(3e8f, {}, 2).sufficient_fraction_bits() == 0);  // 31 bits do not hold it with the margin
-  CHECK(error_of(3e8f, {}, 2).sufficient_fraction_bits(1) == 2);
-  CHECK(error_of(INFINITY, {}, 99).sufficient_fraction_bits(1) == 0);
-  CHECK(error_of(std::nanf(""), {}, 3).sufficient_fraction_bits(1) == 0);
   const auto layer = error_of(9000, {}, 3);
   CHECK_FALSE(layer.place.input);
   CHECK(layer.place.layer == 3);
-  // What it names runs.
-  for (const float value : {2729.8f, 1e6f}) {
-    auto x = random({5, width}, 400);
-    x.data()[7] = value;
-    const ReversibleStack<float> stack(layers_with(99, {}),
-                                       {.fraction_bits = error_of(value, {}, 99).sufficient_fraction_bits()});
-    Tape tape;
-    CHECK_NOTHROW(tape.backward(mse(stack(tape.watch(x), Context<float>{Offsets({0, 2, 5})}), x)));
-  }
 }
 
 // --- errors ---------------------------------------------------------------------------------------------------------

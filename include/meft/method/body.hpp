@@ -113,6 +113,14 @@ struct Body {
 
   nn::Hidden<T, B> operator()(nn::Hidden<T, B> h) const { return chain(std::move(h)); }
 
+  /// The ranges of the chains' streams, where they have one.
+  StreamRanges<T, B> ranges() const {
+    StreamRanges<T, B> out;
+    for (const auto* list : {&chain, &decoder})
+      if (list->stack.depth() && list->stack.range()) out.push_back(list->stack.range());
+    return out;
+  }
+
   /// The most tokens that a step takes through the layers at once, in whole sequences: beside a network, all that is
   /// kept is a part's. 0: the batch goes as a whole.
   Index longest_part() const { return chain.side ? side_tokens<B> : 0; }

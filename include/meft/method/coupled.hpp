@@ -13,15 +13,36 @@
 
 namespace meft {
 
+/// paper: y = λ·x + F. balanced: y = λ·(x − other) + F, which adds to the model no more than what the last layer
+/// changed. After BDIA (Zhang et al., arXiv 2407.09093), without its factor.
+enum class Coupling { paper, balanced };
+/// Of the adapters: the up-projection at zero, so that they add nothing, or N(0, deviation²) as the rest.
+enum class AdapterStart { zero, paper };
+
+inline Coupling coupling_from(std::string_view name, Where where = Where::current()) {
+  if (name == "balanced") return Coupling::balanced;
+  require(name == "paper", {"coupling: expected paper or balanced, found", where}, name);
+  return Coupling::paper;
+}
+inline const char* name_of(Coupling c) { return c == Coupling::balanced ? "balanced" : "paper"; }
+inline AdapterStart adapter_start_from(std::string_view name, Where where = Where::current()) {
+  if (name == "zero") return AdapterStart::zero;
+  require(name == "paper", {"adapter start: expected zero or paper, found", where}, name);
+  return AdapterStart::paper;
+}
+inline const char* name_of(AdapterStart s) { return s == AdapterStart::zero ? "zero" : "paper"; }
+
 /// What the three have in common. The pre-trained weights stay frozen; adapters train. Or another method's updates
 /// `inside` the layers: these alone, without adapters, so that what trains is what trains under that method on its own.
 /// Of a layer's two functions the one that is an adapter is then nothing, and the factor beside it one.
 struct MeftOptions {
   StackOptions stack{};
-  Index reversible_layers = -1;  // the highest so many are reversible, the others frozen and plain; -1: all
-  float dropout = 0;             // inside the adapters
-  bool adapter_norm = false;     // a LayerNorm in front of the reversible adapter
-  double deviation = 0.02;       // of the adapters' initial weights
+  Index reversible_layers = -1;              // the highest so many are reversible, the others frozen and plain; -1: all
+  float dropout = 0;                         // inside the adapters
+  bool adapter_norm = false;                 // a LayerNorm in front of the reversible adapter
+  Coupling coupling = Coupling::paper;       // of the functions that are the model's; an adapter's has none
+  AdapterStart start = AdapterStart::paper;  // of the adapters
+  double deviation = 0.02;                   // of the adapters' initial weights
 };
 
 /// F is the layer with a parallel adapter in its feed-forward block, G an adapter; swapped. y1 = λ·x1 + F(x2).
@@ -62,7 +83,8 @@ void add_adapters(nn::TransformerLayer<T, B>& layer, const Method& method, std::
   const auto& options = method.options;
   const auto adapter = [&](std::uint32_t place, std::optional<double> norm_epsilon = {}) {
     return nn::Adapter<T, B>::make(layer.width(), method.bottleneck, layer.activation, options.dropout,
-                                   layer.site + place, seed, norm_epsilon, options.deviation);
+                                   layer.site + place, seed, norm_epsilon, options.deviation,
+                                   options.start == AdapterStart::zero);
   };
   layer.mlp_adapter = adapter(4);
   layer.mlp_placement = nn::TransformerLayer<T, B>::Placement::parallel;
@@ -97,12 +119,14 @@ struct Described<M> {
           OneOf{"exact|rounded|stored", [](std::string_view s) { return streams_from(s); },
                 [](Streams s) { return name_of(s); }},
           common.stack.streams);
-    visit(Option{.name = "fraction-bits",
-                 .help = "of a stream's 32-bit numbers; fewer give a wider range, +-2^(31 - N), in coarser steps",
-                 .stated = Stated::since,
-                 .needs = common.stack.streams == Streams::rounded ? "streams exact or stored" : "",
-                 .found = "streams rounded, which has no range"},
-          Whole{1, 29}, common.stack.fraction_bits);
+    visit(
+        Option{.name = "fraction-bits",
+               .help = "of a stream's 32-bit numbers, at most; a feature whose values need a range beyond +-2^(31 - N) "
+                       "has fewer",
+               .stated = Stated::since,
+               .needs = common.stack.streams == Streams::rounded ? "streams exact or stored" : "",
+               .found = "streams rounded, which has no range"},
+        Whole{1, 29}, common.stack.fraction_bits);
     const Option lambda{"lambda", "factor of the first stream"}, beta{"beta", "factor of the second stream"};
     visit(kind == 2 ? adapting(lambda) : lambda, Factor{}, m.lambda);
     visit(kind == 1 ? adapting(beta) : beta, Factor{}, m.beta);
@@ -111,6 +135,20 @@ struct Described<M> {
         OneOf{"average|plm|learned|scaled", [](std::string_view s) { return readout_from(s); },
               [](const Readout& r) { return name_of(r); }},
         common.stack.readout);
+    visit(Option{.name = "coupling",
+                 .help = "paper: F + lambda * x; balanced: F + lambda * (x - the other stream), nearer to the model",
+                 .stated = Stated::changed,
+                 .before = "paper"},
+          OneOf{"paper|balanced", [](std::string_view s) { return coupling_from(s); },
+                [](Coupling c) { return name_of(c); }},
+          common.coupling);
+    visit(adapting({.name = "adapter-start",
+                    .help = "zero: adapters add nothing at first; paper: they start at random",
+                    .stated = Stated::changed,
+                    .before = "paper"}),
+          OneOf{"zero|paper", [](std::string_view s) { return adapter_start_from(s); },
+                [](AdapterStart s) { return name_of(s); }},
+          common.start);
     visit(adapting({"bottleneck", "width of the adapters"}), Whole{1, 65536}, m.bottleneck);
     visit(Option{"reversible-layers", "only the highest N layers"}, LayerCount{}, common.reversible_layers);
     visit(adapting({.name = "adapter-deviation",
@@ -195,6 +233,8 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method
             : kind == 2 ? coupling<T, B>(small, attend, method.lambda, method.beta, true)
                         : coupling<T, B>(attend, {}, method.lambda, method.beta, false);
     added[kind == 1 ? 0 : 1].then = feed;  // the whole layer is feed(attend(x))
+    if (options.coupling == Coupling::balanced)
+      for (std::size_t k = 0; k < 2; ++k) added[k].balanced = kind == 3 || k == (kind == 1 ? 0 : 1);
     if (kind != 3 && !small) added.erase(added.begin() + (kind == 1 ? 1 : 0));
   }
   options.stack.carrier = detail::carrier_of(kind);

@@ -77,6 +77,7 @@ struct Option {
   std::string_view name, help;
   std::string_view shown = "";  // behind the help, in place of the default
   Stated stated = Stated::always;
+  std::string_view before = "";             // what it is in a file that lacks it, and is not stated; empty: the default
   std::string_view needs = "", found = "";  // not read as the others are: what it needs, and what was found
 };
 

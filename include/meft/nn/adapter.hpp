@@ -18,11 +18,14 @@ struct Adapter {
   std::uint32_t site = 0;
   std::optional<Norm<T, B>> norm{};  // of the input
 
-  /// Weights N(0, deviation²), biases zero; a norm when `norm_epsilon` is given.
+  /// Weights N(0, deviation²), biases zero, with `adds_nothing` the weights of `up` too; a norm when `norm_epsilon` is
+  /// given.
   static Adapter make(Index width, Index bottleneck, Activation activation, float dropout, std::uint32_t site,
-                      std::uint64_t seed, std::optional<double> norm_epsilon = {}, double deviation = 0.02) {
+                      std::uint64_t seed, std::optional<double> norm_epsilon = {}, double deviation = 0.02,
+                      bool adds_nothing = false) {
     Adapter out{Linear<T, B>::normal(width, bottleneck, {seed, 2 * site, 0}, deviation),
                 Linear<T, B>::normal(bottleneck, width, {seed, 2 * site + 1, 0}, deviation), activation, dropout, site};
+    if (adds_nothing) out.up.weight.value().zero();
     if (norm_epsilon) out.norm = Norm<T, B>::identity(width, *norm_epsilon);
     return out;
   }

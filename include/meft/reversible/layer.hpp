@@ -1,7 +1,6 @@
 // Owns: a reversible layer as a list of shears and swaps, and the options of a stack of them.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -10,6 +9,7 @@
 
 #include <meft/base/lambda.hpp>
 #include <meft/reversible/context.hpp>
+#include <meft/reversible/phases.hpp>
 
 namespace meft {
 
@@ -20,12 +20,14 @@ using Function = std::function<Var<T, B>(const Var<T, B>& x, const Context<T, B>
 
 /// x[dst] ← λ·x[dst] + then(f(x[src])); without `then` it is f alone, without both a swap of the two streams. `then`
 /// sees each row on its own and no side. It goes through a slice in chunks of rows, forward, undo and backward of one
-/// before the next, so that a wide hidden layer never exists for a long sequence.
+/// before the next, so that a wide hidden layer never exists for a long sequence. Balanced, it is λ·(x[dst] − x[src])
+/// in place of λ·x[dst].
 template <Real T, Backend B = Cpu>
 struct Step {
   int dst = 0, src = 1;
   Lambda lambda{};
   Function<T, B> f{}, then{};
+  bool balanced = false;
 
   bool swaps() const { return !f && !then; }
 };
@@ -55,11 +57,6 @@ struct Readout {
   enum class Kind { average, carrier, learned, mix, scaled, concat };
   Kind kind = Kind::average;
   double first = 0.5, second = 0.5;  // mix: y = first·x[0] + second·x[1]; scaled: first·carrier + second·other
-};
-
-/// Worker time of the backward passes, in nanoseconds, for benches: computing inputs back (f run again) and gradients.
-struct Phases {
-  std::atomic<std::int64_t> undo{0}, gradient{0};
 };
 
 struct StackOptions {

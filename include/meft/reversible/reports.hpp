@@ -16,7 +16,7 @@
 namespace meft {
 
 /// A value of a stream outside its fixed-point range, or not finite: where it was, and what would have held it. Such a
-/// stack takes fewer fraction_bits, a word of 64 bits, or rounded streams, which have no range.
+/// stack takes a wider range (`widen`), a word of 64 bits, or rounded streams, which have none.
 class StreamError : public NumberError {
  public:
   /// A step of a layer; or, at the start, what the stack was given.
@@ -30,23 +30,19 @@ class StreamError : public NumberError {
     }
   };
 
-  StreamError(Place at, double found, int bits_of_word, int bits_of_fraction, Where where = Where::current())
+  /// `by_feature`: the stack has features of fewer bits, and `found` is in the unit in which they have as many.
+  StreamError(Place at, double found, int bits_of_word, int bits_of_fraction, bool by_feature = false,
+              Where where = Where::current())
       : NumberError("reversible stack: a stream left the fixed-point range: " + at.text() + ", value " +
                         std::to_string(found) + ", range +-" +
                         std::to_string(std::ldexp(1.0, bits_of_word - 1 - bits_of_fraction)) + " (" +
-                        std::to_string(bits_of_fraction) + " fraction bits)",
+                        std::to_string(bits_of_fraction) + " fraction bits" +
+                        (by_feature ? ", in a unit in which each feature has as many)" : ")"),
                     where),
         place(at),
         value(found),
         word_bits(bits_of_word),
         fraction_bits(bits_of_fraction) {}
-
-  /// The most fraction bits whose range is at least `margin` times the value; 0 where none is, as for infinity and NaN.
-  int sufficient_fraction_bits(double margin = 4) const {
-    for (int bits = fraction_bits; bits > 0; --bits)
-      if (std::fabs(value) * margin <= std::ldexp(1.0, word_bits - 1 - bits)) return bits;
-    return 0;
-  }
 
   Place place;
   double value;
@@ -91,8 +87,8 @@ class ShearLedger {
   /// A shear of a layer's step; or, first of all, a stream that is encoded.
   using Place = StreamError::Place;
 
-  ShearLedger(int word_bits, int fraction_bits)
-      : kept_(std::make_shared<Kept>(Kept{word_bits, fraction_bits, {}, {}})) {}
+  ShearLedger(int word_bits, int fraction_bits, bool by_feature)
+      : kept_(std::make_shared<Kept>(Kept{word_bits, fraction_bits, by_feature, {}, {}})) {}
 
   /// The number of the next shear.
   std::size_t add(Place place) {
@@ -123,12 +119,13 @@ class ShearLedger {
  private:
   struct Kept {
     int word_bits, fraction_bits;
+    bool by_feature;
     std::vector<Place> places;
     std::vector<ShearSlot> seen;  // of the forward pass
 
     std::string name(std::size_t i) const { return places[i].text(); }
     [[noreturn]] void overflow(std::size_t i) const {
-      throw StreamError(places[i], report_of(seen[i], fraction_bits).value, word_bits, fraction_bits);
+      throw StreamError(places[i], report_of(seen[i], fraction_bits).value, word_bits, fraction_bits, by_feature);
     }
   };
 

@@ -1,8 +1,6 @@
 // Owns: one pass of a batch through a reversible stack: streams, digits, slices; forward, undo and backward of a slice.
 #pragma once
 
-#include <time.h>
-
 #include <array>
 #include <memory>
 #include <type_traits>
@@ -13,6 +11,7 @@
 #include <meft/base/compose.hpp>
 #include <meft/ops/checkpoint.hpp>
 #include <meft/reversible/layer.hpp>
+#include <meft/reversible/range.hpp>
 #include <meft/reversible/reports.hpp>
 #include <meft/reversible/slices.hpp>
 
@@ -25,12 +24,15 @@ class StackRun {
   static constexpr bool fixed = !std::is_same_v<Word, T>;
   using Layers = std::vector<ReversibleLayer<T, B>>;
 
-  StackRun(std::shared_ptr<const Layers> layers, const StackOptions& options, const Context<T, B>& context, bool record)
+  StackRun(std::shared_ptr<const Layers> layers, const StackOptions& options, StreamRange<T, B>& range,
+           const Context<T, B>& context, bool record)
       : layers_(std::move(layers)),
         options_(options),
+        range_(range.watched() ? &range : nullptr),
+        units_(range.units()),
         context_(context),
         record_(record),
-        ledger_(options.word_bits, options.fraction_bits),
+        ledger_(options.word_bits, options.fraction_bits, units_.differ()),
         slices_(cut(context.offsets, slice_tokens<B>(options))) {
     for (auto& side : context_.sides)
       side.value = side.value.value();  // constants: the node adds their gradients itself
@@ -44,12 +46,15 @@ class StackRun {
       const UseScope use(Use::streams);
       stream_[i] = Tensor<Word, B>({rows_, width_});
       if constexpr (fixed)
-        to_fixed(B{}, rows_ * width_, x[i].data(), stream_[i].data(), options_.fraction_bits, ledger_.at(i));
+        to_fixed(B{}, rows_ * width_, units_.entered(x[i]).data(), stream_[i].data(), options_.fraction_bits,
+                 ledger_.at(i));
       else B::copy(stream_[i].data(), x[i].data(), x[i].bytes());
     }
+    show();
     for (std::size_t l = 0; l < layers_->size(); ++l) {
       for_slices<B>(count(), [&](Index s) { forward_slice(l, s); });
       swap_after(l);
+      show();
     }
     if constexpr (fixed) ledger_.end_forward();
   }
@@ -113,26 +118,6 @@ class StackRun {
     }
   };
 
-  /// Adds the time since it was last asked to one phase or the other, where phases are asked for.
-  class Lap {
-   public:
-    explicit Lap(Phases* to) : to_(to), last_(to ? nanoseconds() : 0) {}
-    void undone() {
-      if (to_) to_->undo += since();
-    }
-    void differentiated() {
-      if (to_) to_->gradient += since();
-    }
-
-   private:
-    std::int64_t since() {
-      const auto now = nanoseconds();
-      return now - std::exchange(last_, now);
-    }
-    Phases* to_;
-    std::int64_t last_;
-  };
-
   Index count() const { return static_cast<Index>(slices_.size()); }
 
   template <class X>
@@ -147,8 +132,17 @@ class StackRun {
   }
 
   void decode(const Tensor<Word, B>& from, Tensor<T, B>& to) const {
-    if constexpr (fixed) from_fixed(B{}, from.size(), from.data(), to.data(), options_.fraction_bits);
-    else B::copy(to.data(), from.data(), from.bytes());
+    if constexpr (fixed) {
+      from_fixed(B{}, from.size(), from.data(), to.data(), options_.fraction_bits);
+      units_.leave(to);
+    } else B::copy(to.data(), from.data(), from.bytes());
+  }
+
+  /// Shows the streams to whoever looks for their range.
+  void show() const {
+    if constexpr (std::is_same_v<Word, T>)
+      if (range_)
+        for (const auto& x : stream_) range_->see(x);
   }
 
   Tensor<T, B> read(int stream, Index s) const {
@@ -226,21 +220,38 @@ class StackRun {
       if (step.swaps()) continue;
       const auto context = slice_context(s);
       auto first = run(step.f, read(step.src, s), context, k);
-      const auto to = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
-      if (!step.then) add(l, k, kept, to, first.y.value(), record_ && !tapes);
+      const Index rows = first.y.shape()[0];
+      if (!step.then) add(l, k, kept, s, {0, rows}, first.y.value(), record_ && !tapes);
       else
-        for (const Chunk& c : chunks(to.dim(0))) {
+        for (const Chunk& c : chunks(rows)) {
           auto then = run(step.then, first.y.value().rows(c.first, c.last), context.chunk(c.first, c.last), k);
-          add(l, k, kept, to.rows(c.first, c.last), then.y.value(), record_ && !tapes);
+          add(l, k, kept, s, c, then.y.value(), record_ && !tapes);
           keep(std::move(then));
         }
       keep(std::move(first));
     }
   }
 
-  /// x ← λ·x + f, with what undoes it kept.
-  void add(std::size_t l, std::size_t k, Kept& kept, Tensor<Word, B> x, const Tensor<T, B>& f, bool keep) {
+  /// Rows of a slice of a stream.
+  Tensor<Word, B> rows_of(int stream, Index s, const Chunk& c) const {
+    return slice_rows(stream_[static_cast<std::size_t>(stream)], s).rows(c.first, c.last);
+  }
+  /// What a step adds to λ·x[dst], in the units of fixed point: f, or f − λ·x[src] where it is balanced.
+  Tensor<T, B> added(const Step<T, B>& step, Index s, const Chunk& c, const Tensor<T, B>& f) const {
+    if (!step.balanced) return fixed ? units_.entered(f) : f;
+    Tensor<T, B> out(f.shape());
+    decode(rows_of(step.src, s, c), out);
+    map(B{}, Mix<T>{static_cast<T>(-step.lambda.value()), T(1)}, out.size(), out.data(), std::as_const(out).data(),
+        f.data());
+    if (fixed) units_.enter(out);
+    return out;
+  }
+
+  /// x ← λ·x + f for rows of a slice, with what undoes it kept.
+  void add(std::size_t l, std::size_t k, Kept& kept, Index s, const Chunk& c, const Tensor<T, B>& given, bool keep) {
     const auto& step = (*layers_)[l][k];
+    auto x = rows_of(step.dst, s, c);
+    const auto f = added(step, s, c, given);
     if constexpr (fixed) {
       const UseScope use(Use::digits);
       Tensor<std::uint32_t, B> words({digit_words<Word>(B{}, x.size(), step.lambda)});
@@ -251,8 +262,10 @@ class StackRun {
   }
 
   /// x ← (x − f)/λ.
-  void undo(std::size_t l, std::size_t k, Kept& kept, Tensor<Word, B> x, const Tensor<T, B>& f) {
+  void undo(std::size_t l, std::size_t k, Kept& kept, Index s, const Chunk& c, const Tensor<T, B>& given) {
     const auto& step = (*layers_)[l][k];
+    auto x = rows_of(step.dst, s, c);
+    const auto f = added(step, s, c, given);
     if constexpr (fixed) {
       unshear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, kept.digits.back().data(),
               ledger_.at(--kept.slot));
@@ -261,17 +274,16 @@ class StackRun {
   }
 
   /// Undoes and differentiates `then` chunk by chunk; gives the gradient of its input h, empty where none arrived.
-  Tensor<T, B> backward_chunks(std::size_t l, std::size_t k, Kept& kept, bool stored, const Var<T, B>& h,
-                               const Context<T, B>& context, const Tensor<Word, B>& x, const Tensor<T, B>& dy,
-                               Tape& collected, Lap& lap) {
+  Tensor<T, B> backward_chunks(std::size_t l, std::size_t k, Kept& kept, Index s, bool stored, const Var<T, B>& h,
+                               const Context<T, B>& context, const Tensor<T, B>& dy, Tape& collected, Lap& lap) {
     const auto& f = (*layers_)[l][k].then;
     Tensor<T, B> dh;
-    const auto all = chunks(x.dim(0));
+    const auto all = chunks(dy.dim(0));
     for (auto c = all.rbegin(); c != all.rend(); ++c) {
       const auto then = stored ? kept.pop()
                                : record(f, h.value().rows(c->first, c->last), h.recorded(),
                                         context.chunk(c->first, c->last), no_side, l, k);
-      if (!stored) undo(l, k, kept, x.rows(c->first, c->last), then.y.value());
+      if (!stored) undo(l, k, kept, s, *c, then.y.value());
       lap.undone();
       if (!then.y.recorded()) continue;
       then.tape->backward(then.y, dy.rows(c->first, c->last));
@@ -298,13 +310,12 @@ class StackRun {
       if (step.swaps()) continue;
       const bool into_source = input || k > 0;
       const auto context = slice_context(s);
-      const auto x = slice_rows(stream_[static_cast<std::size_t>(step.dst)], s);
       auto dy = slice_rows(gradient[static_cast<std::size_t>(step.dst)], s);
       const auto first =
           stored ? kept.pop() : record(step.f, read(step.src, s), into_source, context, side_wanted, l, k);
       Tensor<T, B> dh = dy;  // of what f gave
-      if (step.then) dh = backward_chunks(l, k, kept, stored, first.y, context, x, dy, collected, lap);
-      else if (!stored) undo(l, k, kept, x, first.y.value());
+      if (step.then) dh = backward_chunks(l, k, kept, s, stored, first.y, context, dy, collected, lap);
+      else if (!stored) undo(l, k, kept, s, {0, dy.dim(0)}, first.y.value());
       lap.undone();
       if (first.y.recorded() && dh.defined()) {
         first.tape->backward(first.y, std::move(dh));
@@ -320,14 +331,12 @@ class StackRun {
       if (into_source && !(step.lambda == Lambda{1, 1}))
         map(B{}, WithRight<Mul, T>{{}, static_cast<T>(step.lambda.value())}, dy.size(), dy.data(),
             std::as_const(dy).data());
+      if (into_source && step.balanced) {
+        auto dx = slice_rows(gradient[static_cast<std::size_t>(step.src)], s);
+        map(B{}, Sub{}, dx.size(), dx.data(), std::as_const(dx).data(), std::as_const(dy).data());
+      }
       lap.differentiated();
     }
-  }
-
-  static std::int64_t nanoseconds() {
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1'000'000'000 + now.tv_nsec;
   }
 
   void add_to(Tensor<T, B> into, const Tensor<T, B>& x) const {
@@ -356,6 +365,8 @@ class StackRun {
 
   std::shared_ptr<const Layers> layers_;
   StackOptions options_;
+  StreamRange<T, B>* range_;  // that is being looked for
+  StreamUnits<T, B> units_;
   Context<T, B> context_;
   bool record_;
   ShearLedger<B> ledger_;

@@ -156,11 +156,14 @@ class ReversibleStack {
     require(slice_tokens<B>(options_) > 0, {"reversible stack: slice_tokens is positive", where},
             options_.slice_tokens);
     layers_ = std::make_shared<const Layers>(std::move(layers));
+    range_ = std::make_shared<StreamRange<T, B>>(options_.word_bits, options_.fraction_bits);
     if (options_.readout.kind == Readout::Kind::learned) mix_ = Parameter<T, B>::ones({1});
   }
 
   std::size_t depth() const { return layers_ ? layers_->size() : 0; }
   const StackOptions& options() const { return options_; }
+  /// The range of its streams, which copies share; null where they have none.
+  StreamRange<T, B>* range() const { return options_.streams == Streams::rounded ? nullptr : range_.get(); }
   /// α of the learned read-out, which starts at the carrier stream alone.
   Parameter<T, B>& mix() { return mix_; }
 
@@ -181,12 +184,14 @@ class ReversibleStack {
             {"reversible stack: the streams are not two equal matrices", where}, x0, x1);
     require(context.offsets.tokens() == x0.dim(0), {"reversible stack: the offsets do not cover the rows", where}, x0,
             context.offsets.tokens());
+    require(range_->bits().empty() || std::ssize(range_->bits()) == x0.dim(1),
+            {"reversible stack: its range is that of another width", where}, x0, range_->bits().size());
     for (const auto& side : context.sides)
       require(side.offsets.sequences() == context.offsets.sequences(),
               {"reversible stack: a side input has another number of sequences", where}, side.offsets.sequences(),
               context.offsets.sequences());
     try {
-      if (options_.streams == Streams::rounded) return run_in<T>(x0, x1, context, where);
+      if (options_.streams == Streams::rounded || range_->watched()) return run_in<T>(x0, x1, context, where);
       if (options_.word_bits == 32) return run_in<std::int32_t>(x0, x1, context, where);
       return run_in<std::int64_t>(x0, x1, context, where);
     } catch (Error& error) {
@@ -212,7 +217,7 @@ class ReversibleStack {
       node->mix = mix.value().clone();
       node->mix_node = node_of(mix);
     }
-    node->run = std::make_unique<detail::StackRun<T, B, Word>>(layers_, options_, context, tape != nullptr);
+    node->run = std::make_unique<detail::StackRun<T, B, Word>>(layers_, options_, *range_, context, tape != nullptr);
     node->run->forward({x0.value(), x1.value()});
     auto y = Output::read(*node->run, options_.readout, options_.carrier, node->mix);
     if (!tape) return Tape::unrecorded<T, B>("reversible stack", std::move(y), {&x0, &x1});
@@ -222,6 +227,7 @@ class ReversibleStack {
 
   std::shared_ptr<const Layers> layers_;
   StackOptions options_;
+  std::shared_ptr<StreamRange<T, B>> range_;
   Parameter<T, B> mix_;
 };
 

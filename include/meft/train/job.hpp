@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <meft/nn/module.hpp>
+#include <meft/reversible/range.hpp>
 #include <meft/reversible/slices.hpp>
 #include <meft/task/asked.hpp>
 #include <meft/task/metric.hpp>
@@ -34,7 +35,8 @@ struct Job {
   /// Tokens of a part of a batch, where the body takes it in parts, and of each example; 0: it takes it as a whole.
   Index longest_part = 0;
   std::vector<std::uint32_t> tokens{};
-  nn::Indices<B> indices{};  // of the elements that train of weights, where not the whole of them does
+  nn::Indices<B> indices{};     // of the elements that train of weights, where not the whole of them does
+  StreamRanges<T, B> ranges{};  // of the body's stacks, which outlives the job
 
   /// A batch in the parts of whole examples that are trained on one after the other, their gradients added.
   std::vector<std::vector<std::uint32_t>> parts(std::vector<std::uint32_t> rows) const {
@@ -54,6 +56,7 @@ struct Job {
   static Job of(L& learner, const Data& train, const DevData& dev) {
     Job out{nn::trainable<T, B>(learner), train.lengths(), dev.size(), {}, {}, {}, {}};
     if constexpr (requires { learner.body.longest_part(); }) out.longest_part = learner.body.longest_part();
+    if constexpr (requires { learner.body.ranges(); }) out.ranges = learner.body.ranges();
     if (out.longest_part > 0) {
       if constexpr (requires { learner.trained_lengths(train); }) out.tokens = learner.trained_lengths(train);
       else out.tokens = out.lengths;

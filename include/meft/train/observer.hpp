@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <meft/reversible/range.hpp>
 #include <meft/task/metric.hpp>
 #include <meft/train/memory.hpp>
 
@@ -33,6 +34,12 @@ struct EpochReport {
   double mean_loss = 0;
   std::vector<task::Score> scores;
   bool best = false;
+};
+
+/// A step, or the scoring behind it, in which a value left its stream's range: it is done again.
+struct RangeReport {
+  std::int64_t step = 0;
+  Widened by{};
 };
 
 /// An option that a resumed run does not have as it was.
@@ -65,6 +72,7 @@ struct Observer {
   std::function<void(const StartReport&)> started{};
   std::function<void(const StepReport&)> stepped{};
   std::function<void(const EpochReport&)> evaluated{};
+  std::function<void(const RangeReport&)> widened{};
   std::function<void(std::size_t done, std::size_t of)> scoring{};  // dev examples, before each batch of them
 };
 

@@ -1,6 +1,7 @@
 // Owns: the options of a training run. Must not know: how training goes, and what a command line calls them.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -9,6 +10,7 @@
 
 #include <meft/io/json.hpp>
 #include <meft/method/option.hpp>
+#include <meft/optim/schedule.hpp>
 #include <meft/train/optimizers.hpp>
 
 namespace meft::train {
@@ -38,6 +40,12 @@ struct TrainOptions {
   std::int64_t save_steps = 0;                       // save the state every so many steps; 0: never
   double save_seconds = 60;                          // and every so many seconds; 0: never
   std::function<bool()> stop{};                      // asked between batches; true: save and return
+
+  /// Of the rate in the step behind `step` of `steps`.
+  double factor(std::int64_t step, std::int64_t steps) const {
+    const auto rises = static_cast<std::int64_t>(std::ceil(warmup * static_cast<double>(steps)));
+    return schedule == Schedule::constant && step >= rises ? 1.0 : optim::linear_schedule(step, rises, steps);
+  }
 };
 
 }  // namespace meft::train

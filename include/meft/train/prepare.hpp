@@ -1,10 +1,15 @@
-// Owns: showing a method the training examples before a run.
+// Owns: what is done with training examples before a run: streams get their ranges, a method chooses, and how far the
+// model that it made is from the plain one is measured.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include <meft/method/any.hpp>
 
@@ -24,6 +29,120 @@ bool prepare(L& learner, const AnyMethod& method, const Data& data, std::size_t 
     return one.counted == 0 ? Var<T, B>() : learner.loss(one);
   };
   return meft::prepare(learner.model, learner.body, method, preview);
+}
+
+/// Gives the features of streams whose values are large a wider range, by a pass over a few batches from all of `data`.
+template <class L, class Data>
+Widened calibrate(const L& learner, const Data& data, std::size_t batch, std::uint64_t seed) {
+  const auto ranges = learner.body.ranges();
+  if (ranges.empty()) return {};
+  const std::size_t size = data.lengths().size(), each = std::min<std::size_t>(batch, 8), batches = 4;
+  return widen(ranges, false, [&] {
+    for (std::size_t b = 0; b < batches; ++b) {
+      std::vector<std::uint32_t> rows;
+      for (std::size_t i = 0; i < each; ++i)
+        rows.push_back(static_cast<std::uint32_t>((b * each + i) * size / (batches * each)));
+      rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+      (void)learner.model.run(learner.batch(data, rows, Run{seed, 0, false}), learner.body);
+    }
+  });
+}
+
+/// How far a model starts from the plain one.
+struct StartDistance {
+  bool divergence = false;  // in which measure: KL(plain, wrapped) in nats a token, else the cosine of pooled vectors
+  double value = 0;
+};
+
+namespace detail {
+
+/// The layers as they were before a method added to them, one after the other. Updates of weights add nothing at first.
+template <Real T, Backend B>
+Body<T, B> plain_of(const Body<T, B>& body) {
+  const auto plain = [](const Chain<T, B>& chain) {
+    Chain<T, B> out{.layers = chain.layers, .plain = chain.layers.size()};
+    for (auto& layer : out.layers) {
+      layer.attention_adapter = layer.mlp_adapter = layer.reversible_adapter = {};
+      layer.attention.prefix = {};
+      if (layer.cross) layer.cross->prefix = {};
+    }
+    return out;
+  };
+  return {plain(body.chain), plain(body.decoder)};
+}
+
+/// Σ over rows of KL(softmax(p) ‖ softmax(q)).
+template <class T>
+double divergence(const std::vector<T>& p, const std::vector<T>& q, std::size_t classes) {
+  double sum = 0;
+  const auto lse = [&](const T* x) {
+    const double most = static_cast<double>(*std::max_element(x, x + classes));
+    double total = 0;
+    for (std::size_t i = 0; i < classes; ++i) total += std::exp(static_cast<double>(x[i]) - most);
+    return most + std::log(total);
+  };
+  for (std::size_t at = 0; at < p.size(); at += classes) {
+    const double zp = lse(&p[at]), zq = lse(&q[at]);
+    for (std::size_t i = at; i < at + classes; ++i) {
+      const double lp = static_cast<double>(p[i]) - zp;
+      sum += std::exp(lp) * (lp - (static_cast<double>(q[i]) - zq));
+    }
+  }
+  return sum;
+}
+
+/// Σ over rows of the cosine.
+template <class T>
+double cosine(const std::vector<T>& a, const std::vector<T>& b, std::size_t width) {
+  double sum = 0;
+  for (std::size_t at = 0; at < a.size(); at += width) {
+    double ab = 0, aa = 0, bb = 0;
+    for (std::size_t i = at; i < at + width; ++i) {
+      const auto x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
+      ab += x * y, aa += x * x, bb += y * y;
+    }
+    sum += ab / std::sqrt(aa * bb);
+  }
+  return sum;
+}
+
+}  // namespace detail
+
+/// Of a reversible body, on the first examples of `data`; nothing of others.
+template <class L, class Data>
+std::optional<StartDistance> start_distance(const L& learner, const Data& data, std::size_t batch) {
+  if (learner.body.chain.stack.depth() == 0) return {};
+  const NoTape none;
+  const auto lengths = data.lengths();
+  std::vector<std::uint32_t> rows;
+  std::size_t tokens_of_rows = 0;
+  for (std::size_t i = 0; i < std::min({batch, lengths.size(), std::size_t{8}}); ++i) {
+    tokens_of_rows += lengths[i];
+    if (i > 0 && tokens_of_rows > 1024) break;  // it should cost no more than a step
+    rows.push_back(static_cast<std::uint32_t>(i));
+  }
+  const auto one = learner.batch(data, rows, Run{});
+  const auto plain = learner.model.run(one, detail::plain_of(learner.body)),
+             wrapped = learner.model.run(one, learner.body);
+  if constexpr (requires { learner.head.pool(plain); }) {
+    auto head = learner.head;
+    head.dense.reset(), head.norm.reset();
+    const auto a = head.pool(plain), b = head.pool(wrapped);
+    return StartDistance{
+        false, detail::cosine(a.value().values(), b.value().values(), static_cast<std::size_t>(a.shape()[1])) /
+                   static_cast<double>(a.shape()[0])};
+  } else {
+    double sum = 0;
+    const Index tokens = plain.value.shape()[0], step = 64;
+    for (Index first = 0; first < tokens; first += step) {
+      const auto logits = [&](const auto& h) {
+        return learner.head.logits(h.value.value().rows(first, std::min(tokens, first + step))).value();
+      };
+      const auto p = logits(plain);
+      sum += detail::divergence(p.values(), logits(wrapped).values(), static_cast<std::size_t>(p.dim(1)));
+    }
+    return StartDistance{true, sum / static_cast<double>(tokens)};
+  }
 }
 
 }  // namespace meft::train

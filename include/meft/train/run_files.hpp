@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include <meft/io/file.hpp>
 
@@ -21,6 +22,15 @@ struct RunFiles {
         metrics(name + "/metrics.json"),
         adapter(name + "/adapter.safetensors"),
         state(name + "/state.safetensors") {}
+
+  /// Throws where a new run would overwrite another; `resume`: one was to go on, but there is no state.
+  void require_free(bool resume, Where where = Where::current()) const {
+    for (const auto& file : resume ? std::vector{adapter, metrics, log} : std::vector{adapter, state})
+      if (is_there(file))
+        fail({resume ? "trainer: cannot resume: " + file + " is there, but no " + state
+                     : "trainer: " + file + " is there already: resume that run, overwrite it, or take another folder",
+              where});
+  }
 
   /// Removes them, the state last. Errors: one that cannot be removed.
   void remove(Where where = Where::current()) const {

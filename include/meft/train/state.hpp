@@ -36,6 +36,7 @@ struct Place {
   bool finished = false;
   std::uint64_t log_bytes = 0;  // of the log that belong to what is done
   std::vector<EpochScores> epochs;
+  nlohmann::json fraction_bits{};  // of the streams' features, as checkpoints/streams.hpp has them
 
   const EpochScores& best() const { return epochs[static_cast<std::size_t>(best_epoch)]; }
 };
@@ -64,17 +65,19 @@ inline nlohmann::json to_json(const Place& p) {
     for (const auto& s : e.scores) scores.push_back({s.name, train::to_json(s.value)});
     epochs.push_back({{"loss", e.loss}, {"step", e.step}, {"epoch", e.epoch}, {"scores", scores}});
   }
-  return {{"epoch", p.epoch},
-          {"group", p.group},
-          {"step", p.step},
-          {"batches", p.batches},
-          {"loss", p.loss},
-          {"recent_loss", p.recent_loss},
-          {"recent_steps", p.recent_steps},
-          {"best_epoch", p.best_epoch},
-          {"finished", p.finished},
-          {"log_bytes", p.log_bytes},
-          {"epochs", epochs}};
+  nlohmann::json out{{"epoch", p.epoch},
+                     {"group", p.group},
+                     {"step", p.step},
+                     {"batches", p.batches},
+                     {"loss", p.loss},
+                     {"recent_loss", p.recent_loss},
+                     {"recent_steps", p.recent_steps},
+                     {"best_epoch", p.best_epoch},
+                     {"finished", p.finished},
+                     {"log_bytes", p.log_bytes},
+                     {"epochs", epochs}};
+  if (!p.fraction_bits.is_null()) out["fraction_bits"] = p.fraction_bits;
+  return out;
 }
 
 inline Place place_from(const nlohmann::json& tree, const std::string& path) {
@@ -93,6 +96,7 @@ inline Place place_from(const nlohmann::json& tree, const std::string& path) {
   p.best_epoch = whole(root, "best_epoch", -1);
   p.finished = root.at("finished").boolean();
   p.log_bytes = static_cast<std::uint64_t>(whole(root, "log_bytes"));
+  if (const auto bits = root.find("fraction_bits")) p.fraction_bits = bits->value();
   const JsonField epochs = root.at("epochs");
   for (std::size_t i = 0; i < epochs.array().size(); ++i) {
     const JsonField e = epochs.at(i), scores = e.at("scores");

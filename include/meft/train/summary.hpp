@@ -1,4 +1,4 @@
-// Owns: metrics.json: how a run went, as a program reads it.
+// Owns: metrics.json and the lines of log.jsonl: how a run went, as a program reads it.
 #pragma once
 
 #include <string>
@@ -28,6 +28,31 @@ inline nlohmann::ordered_json memory_json(std::size_t activation, const MemoryRe
           {"resident_own_bytes", m.resident.own},
           {"resident_file_bytes", m.resident.file},
           {"resident_peak_bytes", m.resident.peak}};
+}
+
+/// Lines of the log: of steps, whose mean loss is `loss`; of an epoch; of a step that was done again.
+inline nlohmann::ordered_json log_line(const StepReport& r, double loss, double seconds) {
+  return {{"step", r.step},
+          {"epoch", r.epoch},
+          {"loss", loss},
+          {"rate", r.rate},
+          {"gradient_norm", r.gradient_norm},
+          {"sequences_per_second", r.sequences_per_second},
+          {"activation_bytes", r.activation_bytes},
+          {"reserved_bytes", r.memory.held},
+          {"resident_own_bytes", r.memory.resident.own},
+          {"resident_file_bytes", r.memory.resident.file},
+          {"seconds", seconds}};
+}
+inline nlohmann::ordered_json log_line(const EpochReport& r, nlohmann::ordered_json memory, double seconds) {
+  nlohmann::ordered_json line{{"step", r.step}, {"epoch", r.epoch}, {"train_loss", r.mean_loss}, {"best", r.best}};
+  for (const auto& s : r.scores) line["dev"][s.name] = to_json(s.value);
+  line["memory"] = std::move(memory);
+  line["seconds"] = seconds;
+  return line;
+}
+inline nlohmann::ordered_json log_line(const RangeReport& r) {
+  return {{"step", r.step}, {"widened_features", r.by.features}, {"least_fraction_bits", r.by.least}};
 }
 
 struct RunSizes {

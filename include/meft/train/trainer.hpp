@@ -16,9 +16,9 @@
 #include <utility>
 #include <vector>
 
+#include <meft/checkpoints/streams.hpp>
 #include <meft/data/batches.hpp>
 #include <meft/memory/pool.hpp>
-#include <meft/optim/schedule.hpp>
 #include <meft/train/job.hpp>
 #include <meft/train/observer.hpp>
 #include <meft/train/options.hpp>
@@ -100,7 +100,7 @@ class Trainer {
       report.resumed = o_.resume && is_there(files_.state);
       report.nothing_to_resume = o_.resume && !report.resumed;
       if (report.resumed) report.changed = resume(where);
-      else require_free(where);
+      else files_.require_free(o_.resume, where);
       // What the log says of steps that will be done again goes.
       place_.log_bytes = restore_log(files_.log, place_.log_bytes, where);
       if (!report.changed.empty()) save();  // so that a later resumption goes on with what changed
@@ -114,18 +114,6 @@ class Trainer {
     if (observer_.started) observer_.started(report);
   }
 
-  /// Throws where a new run would overwrite another.
-  void require_free(Where where) const {
-    const auto blocking =
-        o_.resume ? std::vector{files_.adapter, files_.metrics, files_.log} : std::vector{files_.adapter, files_.state};
-    for (const auto& file : blocking)
-      if (is_there(file))
-        fail({o_.resume
-                  ? "trainer: cannot resume: " + file + " is there, but no " + files_.state
-                  : "trainer: " + file + " is there already: resume that run, overwrite it, or take another folder",
-              where});
-  }
-
   std::vector<Change> resume(Where where) {
     const bool there = is_there(files_.adapter);
     try {
@@ -136,6 +124,7 @@ class Trainer {
       throw;
     }
     auto [place, changed] = load_state(files_.state, *optimizer_, o_.run, o_.may_change, job_.indices, where);
+    checkpoints::set_ranges(job_.ranges, place.fraction_bits, files_.state, where);
     place_ = place;
     kept_ = place_.step;
     if (place_.step > steps_)
@@ -151,12 +140,7 @@ class Trainer {
   }
 
   /// Of the coming step's rate.
-  double factor() const {
-    const auto warmup = static_cast<std::int64_t>(std::ceil(o_.warmup * static_cast<double>(steps_)));
-    return o_.schedule == Schedule::constant && place_.step >= warmup
-               ? 1.0
-               : optim::linear_schedule(place_.step, warmup, steps_);
-  }
+  double factor() const { return o_.factor(place_.step, steps_); }
 
   bool stopped() const { return o_.stop && o_.stop(); }
   double seconds() const { return std::chrono::duration<double>(Clock::now() - started_).count(); }
@@ -165,9 +149,7 @@ class Trainer {
   bool epoch() {
     if (place_.group >= groups_ || place_.step >= steps_) return true;
     make_plan();
-    if (job_.expect)
-      job_.expect(std::span(std::as_const(plan_)).subspan(first_batch()), static_cast<std::uint32_t>(place_.epoch));
-    next_.reset();
+    expect();
     while (place_.group < groups_ && place_.step < steps_) {
       if (!step()) {
         optimizer_->zero_gradients();
@@ -180,6 +162,13 @@ class Trainer {
       if (due) save();
     }
     return true;
+  }
+
+  /// Says which batches come.
+  void expect() {
+    if (job_.expect)
+      job_.expect(std::span(std::as_const(plan_)).subspan(first_batch()), static_cast<std::uint32_t>(place_.epoch));
+    next_.reset();
   }
 
   /// The running epoch's steps: each has `accumulate` batches, a batch as many parts as the job trains it in.
@@ -212,12 +201,27 @@ class Trainer {
 
   /// One optimizer step over the next batches of the plan. False when stopped before its end.
   bool step() {
-    try {
-      return add_gradients_and_step();
-    } catch (const NumberError& error) {
-      optimizer_->zero_gradients();
-      fail_at("step", place_.step + 1, error);
-    }
+    for (;;) try {
+        return add_gradients_and_step();
+      } catch (const NumberError& error) {
+        optimizer_->zero_gradients();
+        const auto forward = [&] {
+          expect();
+          for (std::size_t i = first_batch(); i < end_batch(); ++i) (void)job_.loss(batch(i));
+          expect();
+        };
+        if (!widened(error, place_.step + 1, forward)) fail_at("step", place_.step + 1, error);
+      }
+  }
+
+  /// Gives the streams a wider range where leaving theirs is what went wrong, by what they hold in forward().
+  bool widened(const NumberError& error, std::int64_t step, const std::function<void()>& forward) {
+    const RangeReport report{step, widen_after(error, job_.ranges, forward)};
+    if (report.by.features == 0) return false;
+    passes_ = Steps<T, B>(job_.loss, o_.recordings, optimizer_.get());  // what was recorded has the units of before
+    notes_.push_back(log_line(report));
+    if (observer_.widened) observer_.widened(report);
+    return true;
   }
 
   [[noreturn]] void fail_at(const char* what, std::int64_t step, const NumberError& error) const {
@@ -264,6 +268,7 @@ class Trainer {
     ++place_.recent_steps;
     // A run that fails in its first step leaves nothing in its folder; the state comes before all other files.
     if (kept_ < 0) save();
+    log_notes();
     activation_ = std::max(activation_, report.activation_bytes);
 
     report.peak_activation_bytes = activation_;
@@ -285,21 +290,24 @@ class Trainer {
   /// The scores of dev examples; nothing when stopped. What ends it, an example that cannot be read for one, does not
   /// cost the epoch: the state is saved.
   std::optional<std::vector<task::Score>> dev_scores() {
-    try {
-      const Measure measure(B::pool());
-      auto scores = job_.scores(o_.metrics, scored_at_once(o_.batch), [this](std::size_t done, std::size_t of) {
+    const auto pass = [this] {
+      return job_.scores(o_.metrics, scored_at_once(o_.batch), [this](std::size_t done, std::size_t of) {
         if (observer_.scoring) observer_.scoring(done, of);
         return stopped();
       });
-      activation_ = std::max(activation_, measure.activation());
-      if (!scores) save();
-      return scores;
-    } catch (const NumberError& error) {
-      fail_at("scores after step", place_.step, error);
-    } catch (const Error&) {
-      if (kept_ != place_.step) save();
-      throw;
-    }
+    };
+    for (;;) try {
+        const Measure measure(B::pool());
+        auto scores = pass();
+        activation_ = std::max(activation_, measure.activation());
+        if (!scores) save();
+        return scores;
+      } catch (const NumberError& error) {
+        if (!widened(error, place_.step, [&] { (void)pass(); })) fail_at("scores after step", place_.step, error);
+      } catch (const Error&) {
+        if (kept_ != place_.step) save();
+        throw;
+      }
   }
 
   /// Scores at an epoch's end, or where the last step cut it short. False when stopped, with the state saved.
@@ -321,11 +329,14 @@ class Trainer {
     }
     place_.finished = place_.step >= steps_;
     if (!o_.folder.empty()) {
-      log_epoch(report);
+      log_notes();
+      log(log_line(report, memory_json(activation_, memory_), seconds()));
       // The state comes last: until it is there, a resumed run makes the same files again.
-      if (report.best)
-        checkpoints::save_trained(files_.adapter, job_.parameters,
-                                  {{"format", "meft-adapter-1"}, {"config", o_.config.dump()}}, job_.indices);
+      if (report.best) {
+        io::Metadata about{{"format", "meft-adapter-1"}, {"config", o_.config.dump()}};
+        checkpoints::add_ranges(about, job_.ranges);
+        checkpoints::save_trained(files_.adapter, job_.parameters, about, job_.indices);
+      }
       io::write_atomically(files_.metrics, summary(place_, o_.main_metric, memory_json(activation_, memory_),
                                                    {job_.lengths.size(), job_.scored, optimizer_->parameters()})
                                                    .dump(2) +
@@ -341,6 +352,7 @@ class Trainer {
 
   void save() {
     if (o_.folder.empty()) return;
+    place_.fraction_bits = checkpoints::ranges_to_json(job_.ranges);
     save_state(files_.state, *optimizer_, place_, o_.run, job_.indices);
     kept_ = place_.step;
     saved_ = Clock::now();
@@ -354,25 +366,12 @@ class Trainer {
   void log_step(const StepReport& r) {
     const double mean =
         std::exchange(place_.recent_loss, 0) / static_cast<double>(std::exchange(place_.recent_steps, 0));
-    if (o_.folder.empty()) return;
-    log({{"step", r.step},
-         {"epoch", r.epoch},
-         {"loss", mean},
-         {"rate", r.rate},
-         {"gradient_norm", r.gradient_norm},
-         {"sequences_per_second", r.sequences_per_second},
-         {"activation_bytes", r.activation_bytes},
-         {"reserved_bytes", memory_.held},
-         {"resident_own_bytes", memory_.resident.own},
-         {"resident_file_bytes", memory_.resident.file},
-         {"seconds", seconds()}});
+    if (!o_.folder.empty()) log(log_line(r, mean, seconds()));
   }
-  void log_epoch(const EpochReport& r) {
-    nlohmann::ordered_json line{{"step", r.step}, {"epoch", r.epoch}, {"train_loss", r.mean_loss}, {"best", r.best}};
-    for (const auto& s : r.scores) line["dev"][s.name] = to_json(s.value);
-    line["memory"] = memory_json(activation_, memory_);
-    line["seconds"] = seconds();
-    log(line);
+  /// What is told of steps that were done again, once they are done.
+  void log_notes() {
+    for (const auto& line : std::exchange(notes_, {}))
+      if (!o_.folder.empty()) log(line);
   }
 
   Outcome outcome(bool finished) const { return {finished, place_, activation_, memory_, seconds()}; }
@@ -385,6 +384,7 @@ class Trainer {
   Steps<T, B> passes_;
   std::vector<std::vector<std::uint32_t>> plan_;  // the running epoch's batches, in parts where the job has such
   std::vector<std::size_t> begins_;               // where each step's begin, and where the last one's end
+  std::vector<nlohmann::ordered_json> notes_;     // lines of the log of the coming step
   std::optional<Batch> next_;                     // was made while the device worked
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;
   Place place_;
