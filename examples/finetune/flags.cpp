@@ -119,6 +119,21 @@ std::string otherwise(double meft::Recipe::*value) {
   return out;
 }
 
+/// Names with commas between them.
+std::vector<std::string> names_in(const std::string& flag, const std::string& text) {
+  std::vector<std::string> out;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t comma = std::min(text.find(',', at), text.size());
+    out.push_back(text.substr(at, comma - at));
+    at = comma + 1;
+  }
+  auto sorted = out;
+  std::sort(sorted.begin(), sorted.end());
+  if (sorted.size() < 2 || sorted[0].empty() || std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
+    throw FlagError(flag, "at least two names with commas between them, each once", "`" + text + "`");
+  return out;
+}
+
 /// `100` steps or `30s`.
 void take_save_every(const std::string& text, Flags& flags) {
   double found{};
@@ -177,6 +192,16 @@ void check(Flags& f) {
     require(!f.columns.regression || !f.columns.threshold, "--regression", "no --threshold beside it", "both");
     require(!given("pooling") || f.kind() == Kind::texts || f.kind() == Kind::images, "--pooling",
             "a task that classifies", "--task " + f.task);
+    require(!f.ranks() || f.kind() == Kind::texts || f.kind() == Kind::choices, "--losses",
+            "a task of texts with classes, or of questions with options", "--task " + f.task);
+    require(!f.ranks() || !(f.task == "stsb" || f.columns.regression), "--losses", "a task with classes",
+            f.columns.regression ? "--regression" : "--task stsb");
+    require(!f.ranks() || !given("pooling"), "--pooling", "no --losses beside it, which need no head", "both");
+    for (const char* flag : {"template", "label-words"}) {
+      require(!given(flag) || f.ranks() || f.loads(), std::string("--") + flag, "--losses beside it", "nothing");
+      require(!given(flag) || f.kind() == Kind::texts, std::string("--") + flag, "a task of texts with classes",
+              "--task " + f.task);
+    }
     require(!f.augment || f.kind() == Kind::images, "--augment", "--task images", "--task " + f.task);
   }
 }
@@ -247,18 +272,7 @@ bool parse(int argc, char** argv, Flags& f) {
             });
   add.value(
       "--label-names", "tsv: the classes in order, for labels that are names or numbers from 0 [those found]",
-      "A,B,...", [&](const std::string& s) {
-        f.columns.label_names.clear();
-        for (std::size_t at = 0; at <= s.size();) {
-          const std::size_t comma = std::min(s.find(',', at), s.size());
-          f.columns.label_names.push_back(s.substr(at, comma - at));
-          at = comma + 1;
-        }
-        auto sorted = f.columns.label_names;
-        std::sort(sorted.begin(), sorted.end());
-        if (sorted.size() < 2 || sorted[0].empty() || std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
-          throw FlagError("--label-names", "at least two names with commas between them, each once", "`" + s + "`");
-      });
+      "A,B,...", [&](const std::string& s) { f.columns.label_names = names_in("--label-names", s); });
   add.flag("--regression", f.columns.regression, "tsv: labels are numbers to be predicted");
   add.choice("--header", std::array{"auto", "yes", "no"},
              "tsv: line 1 names the columns [auto: if any is given by name]", [&](auto& s) {
@@ -287,6 +301,15 @@ bool parse(int argc, char** argv, Flags& f) {
   add.choice("--pooling", std::array{"model", "first", "mean", "last", "first_and_mean"},
              "of tokens for the head [model: as the family does it]", [&](auto& s) { f.pooling = s; });
   add.flag("--augment", f.augment, "images: random crops and flips");
+
+  add.group("Answers that a language model ranks");
+  add.choice("--losses", std::array{"likelihood", "ranking", "tfew"},
+             "classes as words, and options, by their likelihood, in place of a head: of the right answer, its share "
+             "among the answers, or T-Few's three",
+             [&](auto& s) { f.losses = s; });
+  add.text("--template", f.prompt, "the text with {text}, {pair} and {label} in it [the task's]");
+  add.value("--label-words", "a word for each class, in their order [the task's]", "A,B,...",
+            [&](const std::string& s) { f.label_words = names_in("--label-words", s); });
 
   add.group("Training");
   const auto share = [](double x) { return x >= 0 && x < 1; };

@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <meft/base/json.hpp>
 #include <meft/data/form.hpp>
@@ -40,6 +41,8 @@ struct Flags {
   meft::AdaptOptions adapt{.precision = meft::Precision::f32};
   std::string pooling = "model";  // the family's own
   bool augment = false;
+  std::string losses, prompt;            // of ranked answers: task::Losses by name; the template that asks
+  std::vector<std::string> label_words;  // a class each
 
   std::int64_t batch = 16, accumulate = 1, epochs = 3, max_steps = 0, max_length = 128, threads = 0;
   meft::Recipe recipe;  // the method's, but for what is given
@@ -52,6 +55,8 @@ struct Flags {
   std::set<std::string> given;  // names of the flags on the command line, without dashes
 
   Kind kind() const;
+  /// A language model ranks answers; no head is made.
+  bool ranks() const { return !losses.empty(); }
   /// Uses what an earlier run left instead of training.
   bool loads() const { return eval_only || !predict.empty() || !merge.empty(); }
   /// Where predictions go.

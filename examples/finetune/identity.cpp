@@ -80,6 +80,9 @@ nlohmann::json describe(const Flags& f) {
   }
   if (facts.recomputes) out["recompute"] = f.adapt.recompute;
   if (f.recipe.schedule == meft::Schedule::constant) out["schedule"] = "constant";
+  if (f.ranks()) out["losses"] = f.losses;
+  if (!f.prompt.empty()) out["template"] = f.prompt;
+  if (!f.label_words.empty()) out["label-words"] = f.label_words;
   if (f.device != "cpu") out["device"] = f.device;
   const auto usual = meft::method_options(meft::method_named(meft::method_name(f.method)));
   const auto options = meft::method_options(f.method);
@@ -114,6 +117,9 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
   take_method(f, all, path);
   read(all.at("pooling"), f.pooling);
   if_there("augment", f.augment);
+  if_there("losses", f.losses);
+  if_there("template", f.prompt);
+  if_there("label-words", f.label_words);
   std::string precision = "f32";
   if_there("precision", precision);
   f.adapt.precision = meft::precision_from(precision);

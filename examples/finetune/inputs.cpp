@@ -5,6 +5,7 @@
 #include <meft/checkpoints/tokenizer.hpp>
 #include <meft/data/batches.hpp>
 #include <meft/data/lines.hpp>
+#include <meft/task/template.hpp>
 
 #include "help.hpp"
 #include "report.hpp"
@@ -63,6 +64,38 @@ task::EncodedChoices encode(const Flags& flags, const text::Tokenizer& tokenizer
   if (!family.causal) check_pairs(flags, tokenizer, family);
   return family.causal ? task::encode_causal(tokenizer, set, length(flags))
                        : task::encode_pairs(tokenizer, set, length(flags));
+}
+
+/// How ranked answers become tokens.
+task::RankedForm ranked_form(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family) {
+  check_bos(flags, tokenizer, family);
+  const auto one = [](std::int32_t id) { return id < 0 ? task::Tokens{} : task::Tokens{id}; };
+  task::RankedForm out{.max_length = length(flags), .before = one(tokenizer.bos())};
+  if (family.causal) return out;
+  out.after = one(tokenizer.eos());
+  if (family.decodes) {
+    out.answered = task::Answered::by_decoder;
+    out.start = one(tokenizer.bos());
+    out.end = one(tokenizer.eos());
+    return out;
+  }
+  out.answered = task::Answered::at_mask;
+  out.mask = tokenizer.mask();
+  if (out.mask < 0) fail(flags.model + ": the tokenizer has no mask token, at which --losses has a masked model answer");
+  if (flags.kind() == Kind::choices)
+    throw FlagError("--losses", "a model that can go on with the options of --task " + flags.task + ", which are texts",
+                    flags.model + ", which predicts masked tokens");
+  return out;
+}
+
+task::RankedQuestions ranked(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family,
+                             const std::vector<data::Example>& examples, bool pairs) {
+  return task::rank_classes(tokenizer, examples, task::Template(flags.prompt, pairs), flags.label_words,
+                            ranked_form(flags, tokenizer, family));
+}
+task::RankedQuestions ranked(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family,
+                             const std::vector<data::Choice>& questions) {
+  return task::rank_options(tokenizer, questions, ranked_form(flags, tokenizer, family));
 }
 
 }  // namespace
@@ -140,6 +173,62 @@ Questions read_questions(const Flags& flags, const text::Tokenizer& tokenizer, c
   return out;
 }
 
+void set_asking(Flags& flags, const Family& family) {
+  if (flags.kind() != Kind::texts) return;
+  const auto usual = task::asking(flags.task);
+  if (flags.prompt.empty()) {
+    if (!usual) throw FlagError("--template", "a text with {text} and {label}, as --task " + flags.task + " has none", "nothing");
+    flags.prompt = family.causal || family.decodes ? usual->causal : usual->masked;
+  }
+  if (flags.label_words.empty()) {
+    if (!usual) throw FlagError("--label-words", "a word for each class, as --task " + flags.task + " has none", "nothing");
+    flags.label_words = usual->words;
+  }
+}
+
+Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
+  Ranked out;
+  const auto take = [&](const auto& data, const auto& encode) {
+    out.goal.held_out = data.held_out;
+    out.dev = encode(data.dev);
+    if (data.test_labelled) out.more.emplace_back("test", encode(data.test));
+    say_files(flags.data, data.files);
+    if (sets == Sets::dev) return;
+    out.train = encode(data.train);
+    out.goal.task = flags.task;
+    out.goal.model = fingerprint_of_model(flags.model);
+    out.goal.data = fingerprint_of(data);
+    say_cut(out.train.cut, out.train.size(), flags.max_length, "training examples");
+    say_cut(out.dev.cut, out.dev.size(), flags.max_length, "dev examples");
+  };
+  if (flags.kind() == Kind::choices) {
+    out.goal.metrics = {out.goal.main_metric = "accuracy"};
+    take(data::choices(flags.task, flags.data),
+         [&](const std::vector<data::Choice>& set) { return ranked(flags, tokenizer, family, set); });
+    return out;
+  }
+  const auto data = data::load(flags.task, flags.data, flags.columns);
+  if (data.task.regression()) throw FlagError("--losses", "a task with classes", "--task " + flags.task);
+  if (flags.label_words.size() != data.task.label_names.size()) {
+    std::string names;
+    for (const auto& name : data.task.label_names) names += (names.empty() ? "" : ", ") + name;
+    throw FlagError("--label-words", "a word for each class (" + names + ")",
+                    std::to_string(flags.label_words.size()));
+  }
+  out.goal.labels = data.task.label_names;
+  out.goal.metrics = data.task.metrics;
+  out.goal.main_metric = data.task.main_metric;
+  out.goal.pair = data.task.pair;
+  const auto encode = [&](const std::vector<data::Example>& set) {
+    return ranked(flags, tokenizer, family, set, data.task.pair);
+  };
+  for (const auto& split : data.more_dev) out.more.emplace_back(split.name + " dev", encode(split.examples));
+  take(data, encode);
+  for (const auto& left : data.left_out) say(left.text());
+  if (sets != Sets::dev) say_classes(out.goal, out.train.labels);
+  return out;
+}
+
 std::pair<task::BlockOptions, std::optional<task::MaskOptions>> cutting(const Flags& flags,
                                                                         const text::Tokenizer& tokenizer,
                                                                         const Family& family) {
@@ -198,7 +287,10 @@ Images::Images(const Flags& flags, const std::vector<std::string>* trained)
   if (!flags.loads()) say_classes(goal, train.labels);
 }
 
-Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths) {
+namespace {
+
+/// The examples of the batch with the most tokens of the run.
+std::vector<std::uint32_t> largest_rows(const Flags& flags, const std::vector<std::uint32_t>& lengths) {
   std::vector<std::uint32_t> largest;
   std::uint64_t most = 0;
   for (std::int64_t epoch = 0; epoch < std::min<std::int64_t>(flags.epochs, 8); ++epoch)
@@ -209,8 +301,20 @@ Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& leng
       for (const auto row : rows) tokens += lengths[row];
       if (tokens > most) most = tokens, largest = std::move(rows);
     }
+  return largest;
+}
+
+}  // namespace
+
+Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths) {
   std::vector<std::int32_t> out;
-  for (const auto row : largest) out.push_back(static_cast<std::int32_t>(lengths[row]));
+  for (const auto row : largest_rows(flags, lengths)) out.push_back(static_cast<std::int32_t>(lengths[row]));
+  return Offsets::of_lengths(out);
+}
+Offsets largest_batch(const Flags& flags, const task::RankedQuestions& questions) {
+  std::vector<std::int32_t> out;
+  for (const auto row : largest_rows(flags, questions.lengths()))
+    for (const auto length : questions.sequences(row)) out.push_back(length);
   return Offsets::of_lengths(out);
 }
 
@@ -248,6 +352,20 @@ QuestionsToPredict questions_to_predict(const Flags& flags, const text::Tokenize
     QuestionsToPredict out{data::choice_inputs(flags.task, flags.predict), {}};
     out.encoded = encode(flags, tokenizer, family, out.rows);
     say_cut(out.encoded.cut, out.encoded.ids.size(), flags.max_length, "questions with an option");
+    return out;
+  });
+}
+
+RankedToPredict ranked_to_predict(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family,
+                                  bool pair) {
+  const bool texts = flags.kind() == Kind::texts;
+  const std::string expected = !texts ? "a file of questions, JSON lines" : pair ? "a file of pairs of texts" : "a file of texts";
+  return predicted(flags, expected, false, [&] {
+    RankedToPredict out;
+    if (texts) out.texts = data::load_inputs(flags.task, flags.predict, flags.columns);
+    else out.questions = data::choice_inputs(flags.task, flags.predict);
+    out.encoded = texts ? ranked(flags, tokenizer, family, out.texts, pair) : ranked(flags, tokenizer, family, out.questions);
+    say_cut(out.encoded.cut, out.encoded.size(), flags.max_length, texts ? "texts" : "questions");
     return out;
   });
 }

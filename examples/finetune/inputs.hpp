@@ -15,6 +15,7 @@
 #include <meft/task/encoded.hpp>
 #include <meft/task/images.hpp>
 #include <meft/task/language_learner.hpp>
+#include <meft/task/ranked.hpp>
 #include <meft/text/tokenizer.hpp>
 
 #include "goal.hpp"
@@ -24,7 +25,7 @@ namespace finetune {
 /// What the program asks of the family.
 struct Family {
   meft::Index longest = 0, vocabulary = 0;
-  bool causal = false;
+  bool causal = false, decodes = false;
   meft::Index types = 2;  // rows for token types
 };
 
@@ -58,6 +59,16 @@ struct Questions {
 };
 Questions read_questions(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
 
+/// Texts with classes, or questions, whose answers a language model ranks.
+struct Ranked {
+  Goal goal;
+  meft::task::RankedQuestions train, dev;
+  More<meft::task::RankedQuestions> more;
+};
+/// Gives the flags the task's template and label words where they have none. Throws FlagError where that has none too.
+void set_asking(Flags& flags, const Family& family);
+Ranked read_ranked(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
+
 /// Lines of text: a causal model predicts the next token, an encoder masked ones.
 struct Lines {
   Goal goal;
@@ -85,6 +96,9 @@ struct Images {
 /// The lengths of the sequences of the batch with the most tokens of the run.
 meft::Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths);
 
+/// The same of questions with all of their answers.
+meft::Offsets largest_batch(const Flags& flags, const meft::task::RankedQuestions& questions);
+
 /// What --predict names, read; each throws an error that names the flag and what it expects.
 struct TextsToPredict {
   std::vector<meft::data::Example> rows;
@@ -98,6 +112,15 @@ struct QuestionsToPredict {
 };
 QuestionsToPredict questions_to_predict(const Flags& flags, const meft::text::Tokenizer& tokenizer,
                                         const Family& family);
+
+/// Either texts or questions have rows.
+struct RankedToPredict {
+  std::vector<meft::data::Example> texts;
+  std::vector<meft::data::Choice> questions;
+  meft::task::RankedQuestions encoded;
+};
+RankedToPredict ranked_to_predict(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family,
+                                  bool pair);
 
 std::vector<std::string> lines_to_predict(const Flags& flags);
 

@@ -15,6 +15,7 @@
 #include <meft/nn/merge.hpp>
 #include <meft/task/choice_learner.hpp>
 #include <meft/task/line_likelihood.hpp>
+#include <meft/task/ranking_learner.hpp>
 #include <meft/train/estimate.hpp>
 #include <meft/train/prepare.hpp>
 
@@ -52,8 +53,10 @@ class Runner {
     if (longest && longest - front < 2)
       throw FlagError("--virtual-tokens", "at least two of the model's " + std::to_string(longest) + " places left",
                       std::to_string(front));
-    family_ = {longest ? longest - front : 0, spec_.embeddings.vocabulary, spec_.causal};
+    family_ = {longest ? longest - front : 0, spec_.embeddings.vocabulary, spec_.causal,
+               spec_.decoder.has_value()};
     if (spec_.embeddings.types) family_.types = spec_.embeddings.types;
+    if (flags_.ranks()) return ranking();
     switch (flags_.kind()) {
       case Kind::texts: return texts();
       case Kind::choices: return spec_.causal ? choices_with<true>() : choices_with<false>();
@@ -94,10 +97,11 @@ class Runner {
                                        &loaded_, names);
     return with_trained(adapted(Learner{std::move(model), {}, std::move(head)}));
   }
-  task::LanguageLearner<Model> language_model() {
+  template <class L = task::LanguageLearner<Model>>
+  L language_model() {
     auto model = load();
     auto head = checkpoints::load_language_head(flags_.model, model, flags_.seed, &loaded_);
-    auto learner = adapted(task::LanguageLearner<Model>{std::move(model), {}, std::move(head)});
+    auto learner = adapted(L{std::move(model), {}, std::move(head)});
     if (!trains_all()) freeze(learner.head);
     return with_trained(std::move(learner));
   }
@@ -308,6 +312,30 @@ class Runner {
                   return found && write_predictions(flags_, table_of(*found, asked), asked.size());
                 },
                 [&](const auto& data) { return largest_batch(flags_, data.train.lengths()); });
+  }
+
+  /// Texts and questions whose answers a language model ranks.
+  bool ranking() {
+    const auto tokenizer = tokenizer_of(flags_, family_);
+    set_asking(flags_, family_);
+    return task([&](Sets sets) { return read_ranked(flags_, tokenizer, family_, sets); },
+                [&] { return ranked_to_predict(flags_, tokenizer, family_, earlier_->pair); },
+                [&](const auto&) {
+                  auto learner = language_model<task::RankingLearner<Model>>();
+                  learner.losses = task::losses_from(flags_.losses);
+                  return learner;
+                },
+                [&](const auto& learner, const auto& asked) {
+                  const auto found = predicted(
+                      [&](const Watch& watch) { return learner.answer_scores(asked.encoded, at_once(), watch); });
+                  if (!found) return false;
+                  if (flags_.kind() == Kind::choices)
+                    return write_predictions(flags_, table_of(*found, asked.questions), asked.questions.size());
+                  const task::Predictions all{earlier_->labels.size(), {found->begin(), found->end()}};
+                  return write_predictions(flags_, table_of(all, earlier_->labels, asked.texts, earlier_->pair),
+                                           all.size());
+                },
+                [&](const auto& data) { return largest_batch(flags_, data.train); });
   }
 
   bool images() {

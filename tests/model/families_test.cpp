@@ -25,6 +25,7 @@
 #include <meft/task/choice_learner.hpp>
 #include <meft/task/language_learner.hpp>
 #include <meft/task/learner.hpp>
+#include <meft/task/ranking_learner.hpp>
 #include <meft/train/steps.hpp>
 
 #include "folder.hpp"
@@ -747,4 +748,69 @@ TEST_CASE(
   cpu::listing = false;
   cpu::draws = {};
   set_threads(threads_before);
+}
+
+// On the files of golden/ranking, made by make_ranking.py.
+TEST_CASE("families: ranked answers: losses, gradients and scores as transformers' logits give them") {
+  for (const std::string folder : {"opt_lm", "roberta_lm", "bart"}) {
+    CAPTURE(folder);
+    const Values values(golden() + "/ranking/" + folder + ".safetensors");
+    auto model = checkpoints::hf<double>(golden() + "/" + folder);
+    auto head = checkpoints::load_language_head(golden() + "/" + folder, model);
+    task::RankingLearner<Transformer<double>> learner{std::move(model), {}, std::move(head)};
+    learner.body = adapt(learner.model, Full{});
+    const auto lists = [&](const std::string& name, const std::string& offsets) {
+      const auto flat = values.integer(name), starts = values.integer(offsets);
+      std::vector<task::Tokens> out;
+      for (std::size_t i = 0; i + 1 < starts.size(); ++i)
+        out.emplace_back(flat.begin() + starts[i], flat.begin() + starts[i + 1]);
+      return out;
+    };
+    const bool decodes = folder == "bart", masked = folder == "roberta_lm";
+    task::RankedQuestions data{.answered = masked    ? task::Answered::at_mask
+                                           : decodes ? task::Answered::by_decoder
+                                                     : task::Answered::behind,
+                               .prompts = lists("prompts", "prompt_offsets"),
+                               .answers = lists("answers", "answer_offsets"),
+                               .skipped = decodes};
+    if (masked) data.masks = values.integer("masks");
+    for (const auto right : values.integer("right")) data.labels.push_back(static_cast<float>(right));
+    data.first.clear();
+    for (const auto at : values.integer("first")) data.first.push_back(static_cast<std::uint32_t>(at));
+    REQUIRE(data.size() == 3);
+
+    const std::uint32_t rows[] = {0, 1, 2}, some[] = {2, 0}, one[] = {1};
+    const auto batch = learner.batch(data, rows, {});
+    CHECK(batch.counted == 3);
+    const auto loss_of = [&](std::span<const std::uint32_t> questions) {
+      return learner.loss(learner.batch(data, questions, {})).value().item();
+    };
+    for (const char* name : {"likelihood", "ranking", "tfew"}) {
+      CAPTURE(name);
+      learner.losses = task::losses_from(name);
+      const double expected = values.real(std::string("loss.") + name)[0];
+      CHECK(loss_of(rows) == doctest::Approx(expected).epsilon(1e-12));
+      // Questions weigh alike however they are batched; one without a wrong answer has its likelihood alone.
+      CHECK((2 * loss_of(some) + loss_of(one)) / 3 == doctest::Approx(expected).epsilon(1e-12));
+    }
+    const auto beta = learner.answer_scores(data, 2, [] { return false; });
+    REQUIRE(beta);
+    Comparison scores(values), gradients(values);
+    scores.add("beta", Tensor<double>::from({std::ssize(*beta)}, *beta));
+    CHECK(scores.worst() < 1e-12);
+    CHECK_FALSE(learner.answer_scores(data, 2, [](std::size_t done, std::size_t) { return done == 2; }));
+    {
+      Tape tape;
+      tape.backward(learner.loss(batch));
+    }
+    nn::for_each_parameter(learner.model, [&](const std::string& name, Parameter<double>& p) {
+      const std::string full = "gradient." + std::string(learner.model.spec.prefix) + name;
+      if (values.file.contains(full)) gradients.gradient(full, p.gradient(), p.shape());
+    });
+    CHECK(gradients.names().size() == 2);
+    CHECK_MESSAGE(gradients.worst() < 1e-11, gradients.at());
+    data.labels[1] = NAN;
+    CHECK_THROWS_AS((void)learner.batch(data, one, {}), Error);
+    CHECK(loss_of(some) > 0);
+  }
 }

@@ -3,15 +3,20 @@
 // files are read too.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <numeric>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include <meft/autodiff/gradcheck.hpp>
 #include <meft/data/choice.hpp>
 #include <meft/task/choice.hpp>
 #include <meft/task/encoded.hpp>
 #include <meft/task/metric.hpp>
+#include <meft/task/ranked.hpp>
+#include <meft/task/ranking_loss.hpp>
 #include <meft/text/wordpiece.hpp>
 
 #include "folder.hpp"
@@ -432,4 +437,123 @@ TEST_CASE("choice: the real files") {
   CHECK(book.train[0].context == "The sun is responsible for");
   CHECK(book.train[0].options[3] == "plants sprouting, blooming and wilting");
   CHECK(book.train[0].answer == 3);
+}
+
+TEST_CASE("ranked: a template and a word a class: at a mask, behind the text, as a decoder's target") {
+  const std::vector<data::Example> examples{{"abc", "xy", 1}, {"abcdefgh", "uvw", 0}, {"", "", 1}};
+  const std::vector<std::string> words{"n", "yes"}, letters{"n", "y"};
+  const auto pattern = [](const char* text, bool pairs = true) { return task::Template(text, pairs); };
+  const auto text = [](const task::Tokens& ids) {
+    std::string out;
+    for (const auto id : ids) out += id == 3 ? '_' : id == 4 ? '$' : id == 2 ? '^' : static_cast<char>(id - 10);
+    return out;
+  };
+  const auto texts = [&](const std::vector<task::Tokens>& all) {
+    Names out;
+    for (const auto& ids : all) out.push_back(text(ids));
+    return out;
+  };
+  task::RankedForm form{.answered = task::Answered::behind, .max_length = 20, .before = {2}};
+  const auto behind = task::rank_classes(Bytes{}, examples, pattern("{text}? {label}, {pair}"), words, form);
+  CHECK(texts(behind.prompts) == Names{"^abc?", "^abcdefgh?", "^?"});
+  CHECK(texts(behind.answers) == Names{" n, xy", " yes, xy", " n, uvw", " yes, uvw", " n, ", " yes, "});
+  CHECK(behind.first == std::vector<std::uint32_t>{0, 2, 4, 6});
+  CHECK(behind.labels == std::vector<float>{1, 0, 1});
+  CHECK(behind.cut == 0);
+  CHECK(behind.sequences(0) == std::vector<std::int32_t>{11, 13});
+  CHECK(behind.lengths() == std::vector<std::uint32_t>{24, 36, 14});
+
+  // The longest text loses tokens first, the template none.
+  form.max_length = 14;
+  const auto cut = task::rank_classes(Bytes{}, examples, pattern("{text}? {label}, {pair}"), words, form);
+  CHECK(cut.cut == 1);
+  CHECK(texts(cut.prompts)[1] == "^abc?");
+  CHECK(texts(cut.answers)[3] == " yes, uv");
+  form.max_length = 7;
+  CHECK(message_of([&] { task::rank_classes(Bytes{}, examples, pattern("{text}? {label}, {pair}"), words, form); }) ==
+        "template: no room for it in sequences of 7 tokens");
+
+  form = {.answered = task::Answered::by_decoder, .max_length = 20, .before = {2}, .after = {4}, .start = {2}, .end = {4}};
+  const auto decoded = task::rank_classes(Bytes{}, examples, pattern("{text} or {pair}? {label}"), words, form);
+  CHECK(texts(decoded.prompts)[0] == "^abc or xy?$");
+  CHECK(texts(decoded.answers)[1] == "^ yes$");
+  CHECK(decoded.skipped == 1);
+  CHECK(decoded.sequences(0) == std::vector<std::int32_t>{12, 4, 6});
+
+  form = {.answered = task::Answered::at_mask, .max_length = 20, .before = {2}, .after = {4}, .mask = 3};
+  const auto masked = task::rank_classes(Bytes{}, examples, pattern("{label}: {text} or {pair}"), letters, form);
+  CHECK(texts(masked.prompts)[0] == "^_: abc or xy$");
+  CHECK(masked.masks == std::vector<std::int32_t>{1, 1, 1});
+  CHECK(texts(masked.answers)[1] == "y");
+  CHECK(masked.sequences(0) == std::vector<std::int32_t>{14});
+  CHECK(message_of([&] { task::rank_classes(Bytes{}, examples, pattern("{label} {text}{pair}"), words, form); }) ==
+        "label words: expected one token for `yes`, found 3");
+  CHECK(contains(message_of([&] { task::rank_classes(Bytes{}, examples, pattern("{label} {text}{pair}"), Names{"n", "n"}, form); }),
+                 "another token than the other classes'"));
+
+  for (const auto& [bad, pairs, says] :
+       std::vector<std::tuple<const char*, bool, const char*>>{{"{text} {word}", false, "{text}, {pair} or {label} in braces"},
+                                                               {"{text", false, "in braces"},
+                                                               {"{text}", false, "{label} once"},
+                                                               {"{label} {text} {label}", false, "{label} once"},
+                                                               {"{label}", false, "expected {text}"},
+                                                               {"{text} {label}", true, "expected {pair}"},
+                                                               {"{text} {pair} {label}", false, "no {pair}"}})
+    CHECK_MESSAGE(contains(message_of([&, b = bad, p = pairs] { task::Template(b, p); }), says), bad);
+  for (const char* name : {"cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte"}) {
+    const auto known = task::asking(name);
+    REQUIRE(known);
+    const bool pairs = known->masked.find("{pair}") != std::string_view::npos;
+    CHECK_NOTHROW(task::Template(known->masked, pairs));
+    CHECK_NOTHROW(task::Template(known->causal, pairs));
+    CHECK(known->words.size() == (name == "mnli"s ? 3 : 2));
+  }
+  CHECK_FALSE(task::asking("stsb"));
+
+  const std::vector<data::Choice> questions{{"long context ", {"a", "bcd"}, 1}, {"q", {"x", "y", "z"}}};
+  form = {.answered = task::Answered::behind, .max_length = 10, .before = {2}};
+  const auto options = task::rank_options(Bytes{}, questions, form);
+  CHECK(texts(options.prompts) == Names{"^text", "^q"});
+  CHECK(texts(options.answers) == Names{"  a", "  bcd", " x", " y", " z"});
+  CHECK(options.cut == 1);
+  CHECK((options.labels[0] == 1 && std::isnan(options.labels[1])));
+  form.answered = task::Answered::at_mask;
+  CHECK(contains(message_of([&] { task::rank_options(Bytes{}, questions, form); }), "a mask stands for one word"));
+}
+
+TEST_CASE("ranked: T-Few's losses by hand: answers of unequal length, none wrong, a word of probability one") {
+  // Question 0: right 2 words, wrong 1 and 3; question 1: right 1 word, none wrong.
+  const std::vector<double> p{0.5, 0.25, 0.125, 0.75, 0.5, 0.25, 0.5};
+  std::vector<double> lp;
+  for (const double x : p) lp.push_back(std::log(x));
+  const auto answers = Offsets::of_lengths(std::vector<std::int32_t>{2, 1, 1, 3}),
+             wrong = Offsets::of_lengths(std::vector<std::int32_t>{2, 0});
+  const double right = (lp[0] + lp[1]) / 2, one = lp[3], three = (lp[4] + lp[5] + lp[6]) / 3;
+  const double likelihood = -(right + lp[2]) / 2,
+               ranking = -(right - std::log(std::exp(right) + std::exp(one) + std::exp(three))) / 2,
+               unlikelihood = -(std::log(1 - 0.75) + std::log(1 - 0.5) + std::log(1 - 0.25) + std::log(1 - 0.5)) / 4 / 2;
+  const Tensor<double> x = Tensor<double>::from({7}, lp);
+  const auto loss = [&](task::Losses which) {
+    return task::ranking_loss(which, Var<double>(x), answers, wrong).value().item();
+  };
+  CHECK(loss(task::Losses::likelihood) == doctest::Approx(likelihood).epsilon(1e-14));
+  CHECK(loss(task::Losses::ranking) == doctest::Approx(ranking).epsilon(1e-14));
+  CHECK(loss(task::Losses::tfew) == doctest::Approx(likelihood + ranking + unlikelihood).epsilon(1e-14));
+  for (const auto which : {task::Losses::likelihood, task::Losses::ranking, task::Losses::tfew})
+    CHECK(gradcheck([&](const auto& in) { return task::ranking_loss(which, in[0], answers, wrong); }, {x}) < 1e-7);
+  // None wrong at all; a wrong word that is certain costs much and no more.
+  const auto sure = Tensor<float>::from({2}, {-1.0f, 0.0f});
+  const auto pair = Offsets::of_lengths(std::vector<std::int32_t>{1, 1});
+  CHECK(task::ranking_loss(task::Losses::tfew, Var<float>(sure), pair, Offsets::of_lengths(std::vector<std::int32_t>{0, 0}))
+            .value()
+            .item() == doctest::Approx(0.5));
+  Tape tape;
+  const auto watched = tape.watch(sure.clone());
+  const auto worst = task::ranking_loss(task::Losses::tfew, watched, pair, Offsets::of_lengths(std::vector<std::int32_t>{1}));
+  CHECK(worst.value().item() == doctest::Approx(1 + 1.3132617 + 24 * std::log(2.0)));
+  tape.backward(worst);
+  CHECK(std::isfinite(tape.gradient(watched).values()[1]));
+  CHECK(contains(message_of([&] { task::ranking_loss(task::Losses::tfew, Var<double>(x), answers, pair); }),
+                 "answers, questions and words differ"));
+  CHECK(contains(message_of([] { task::losses_from("hinge"); }), "expected likelihood, ranking or tfew"));
 }

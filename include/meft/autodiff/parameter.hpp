@@ -5,9 +5,28 @@
 #include <utility>
 
 #include <meft/autodiff/tape.hpp>
+#include <meft/base/parallel.hpp>
 #include <meft/tensor/random.hpp>
 
 namespace meft {
+
+/// The seed of draw `number` of several with one key; the first is the key's own.
+inline std::uint64_t sample_seed(std::uint64_t seed, std::uint64_t number) { return number ? mix(seed, number) : seed; }
+
+/// While it lives, this thread reads perturbed parameters with draw `number` of their noise, times `factor`. What it
+/// reads them for runs in place, on this thread.
+class SampleScope {
+ public:
+  SampleScope(std::uint64_t number, double factor)
+      : before_(std::exchange(detail::Sample::current(), {number, factor})) {}
+  ~SampleScope() { detail::Sample::current() = before_; }
+  SampleScope(const SampleScope&) = delete;
+  SampleScope& operator=(const SampleScope&) = delete;
+
+ private:
+  detail::Sample before_;
+  InPlace in_place_;
+};
 
 /// A handle: copies are the same parameter, so a module may be copied or moved without losing its gradient.
 template <Real T, Backend B = Cpu>
@@ -45,6 +64,12 @@ class Parameter {
     stored_->trainable = on;
     if (!on) stored_->gradient = {};
   }
+  /// Whether losses say how it changes, gradients never: tapes take it for a constant.
+  bool probed() const { return stored_->probed; }
+  void set_probed(bool on) {
+    stored_->probed = on;
+    if (on) set_trainable(false);
+  }
   /// Makes the gradient zero, allocating it when needed, so that it lives before a step is measured.
   void zero_gradient(Where where = Where::current()) {
     require(defined(), {"zero_gradient: the parameter is empty", where});
@@ -66,8 +91,8 @@ class Parameter {
   }
   /// Adds the noise of row rows[i] of the first axis to row i of y.
   void perturb_rows(const Tensor<std::int32_t, B>& rows, Tensor<T, B>& y) const {
-    add_noise(B{}, rows.size(), y.shape().inner(0), rows.data(), 0, stored_->noise, 1, stored_->scale,
-              std::as_const(y).data(), y.data());
+    add_noise(B{}, rows.size(), y.shape().inner(0), rows.data(), 0, noise(), 1, scale(), std::as_const(y).data(),
+              y.data());
   }
 
   /// As an operand: a leaf of the current tape when it is trainable, a constant otherwise.
@@ -80,8 +105,13 @@ class Parameter {
  private:
   [[gnu::cold, gnu::noinline]] Tensor<T, B> perturbed_rows(Index begin, Index end) const {
     require(!Tape::current(), "a perturbed parameter was read while a tape records: it has no gradient", shape());
-    return meft::perturbed(std::as_const(stored_->value), begin, end, stored_->noise, stored_->scale);
+    return meft::perturbed(std::as_const(stored_->value), begin, end, noise(), scale());
   }
+  [[gnu::cold, gnu::noinline]] Key noise() const {
+    return {sample_seed(stored_->noise.seed, detail::Sample::current().number), stored_->noise.site,
+            stored_->noise.step};
+  }
+  [[gnu::cold, gnu::noinline]] double scale() const { return stored_->scale * detail::Sample::current().factor; }
 
   std::shared_ptr<detail::Stored<T, B>> stored_;
 };

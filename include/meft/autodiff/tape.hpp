@@ -129,11 +129,23 @@ inline void check_unchanged(const char* op, std::uint64_t written, std::uint64_t
                 "optimizer stepped, or data() was taken of its value while that is not const");
 }
 
+/// Which of several draws a thread reads perturbed parameters with, and times what: see SampleScope.
+struct Sample {
+  std::uint64_t number = 0;
+  double factor = 1;
+
+  static Sample& current() {
+    thread_local Sample sample;
+    return sample;
+  }
+};
+
 /// What a parameter's handles share.
 template <class T, class B>
 struct Stored {
   Tensor<T, B> value, gradient;
   bool trainable = true;
+  bool probed = false;  // see Parameter::set_probed
   Key noise{};  // with scale ≠ 0 the value is read as value + scale·z: see Parameter::perturb
   double scale = 0;
 

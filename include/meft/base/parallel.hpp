@@ -35,6 +35,9 @@ class Crew {
     if (const TryLock mine(job_mutex_); mine) settle();
   }
 
+  /// Whether loops of the calling thread run in place from now on. Gives what was so before.
+  [[gnu::cold, gnu::noinline]] static bool alone(bool on) { return std::exchange(inside(), on); }
+
   /// A body and its range, handed out in chunks of `grain`.
   struct Job {
     std::int64_t count, grain;
@@ -174,6 +177,18 @@ inline int workers() { return detail::Crew::get().available(); }
 /// Sets it (at least 1); while a loop runs, from the next one on. Results do not change with it. A forked child begins
 /// with 1.
 inline void set_threads(int count) { detail::Crew::get().resize(count < 1 ? 1 : count); }
+
+/// While it lives, loops that this thread starts run in place, so that all of them see what belongs to the thread.
+class InPlace {
+ public:
+  InPlace() : before_(detail::Crew::alone(true)) {}
+  ~InPlace() { detail::Crew::alone(before_); }
+  InPlace(const InPlace&) = delete;
+  InPlace& operator=(const InPlace&) = delete;
+
+ private:
+  bool before_;
+};
 
 /// Calls body(i) for i in [0, count), each exactly once, numbers handed out in ascending order; rethrows the first
 /// exception. Loops inside a loop run in place.

@@ -75,7 +75,9 @@ inline std::string class_name(const io::Config& config, Predicts what, Where whe
   const auto& family = detail::family_of(config, where);
   const auto spec = family.read(config);
   const char* end = what == Predicts::classes ? (spec.patches ? "ForImageClassification" : "ForSequenceClassification")
-                                              : (spec.causal ? "ForCausalLM" : "ForMaskedLM");
+                                              : (spec.causal    ? "ForCausalLM"
+                                                 : spec.decoder ? "ForConditionalGeneration"
+                                                                : "ForMaskedLM");
   return std::string(what == Predicts::classes && family.classifiers ? family.classifiers : family.classes) + end;
 }
 

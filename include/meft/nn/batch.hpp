@@ -24,18 +24,23 @@ struct Batch {
   Tensor<std::int32_t, B> options{};
   /// What the gradient of its loss is multiplied by, a scalar; none: by 1.
   Tensor<float, B> weight{};
-  Index counted = -1;  // what its loss is the mean over: sequences, tokens, questions; -1: not told
+  /// For ranked answers, whose words are `labels`: the right one of each question, then the others, question by
+  /// question. rows [words]: of the hidden states from which each word is predicted. An encoder's batch has the answers
+  /// as its last sequences where a decoder is to give them.
+  Tensor<std::int32_t, B> rows{};
+  Offsets answers{}, wrong{};  // the words of each answer; the wrong answers of each question
+  Index counted = -1;          // what its loss is the mean over: sequences, tokens, questions; -1: not told
 
   /// f(tensor) for each, defined or not.
   template <class F>
   void for_each_input(const F& f) {
-    f(ids), f(types), f(labels), f(targets), f(pixels), f(options), f(weight);
+    f(ids), f(types), f(labels), f(targets), f(pixels), f(options), f(weight), f(rows);
   }
   template <class F>
   void for_each_input(const F& f) const {
-    f(ids), f(types), f(labels), f(targets), f(pixels), f(options), f(weight);
+    f(ids), f(types), f(labels), f(targets), f(pixels), f(options), f(weight), f(rows);
   }
-  static constexpr std::size_t inputs = 7;
+  static constexpr std::size_t inputs = 8;
 
   /// Packs sequences of equal-length ids and types.
   static Batch pack(const std::vector<std::vector<std::int32_t>>& ids,

@@ -68,6 +68,10 @@ struct LanguageHead {
     return label_log_likelihood(transform(h).value(), word, bias.defined() ? bias.variable().value() : Tensor<T, B>{},
                                 labels);
   }
+  /// The same of each row, with gradients. h [n, width], words [n] → [n].
+  Var<T, B> log_likelihoods(const Var<T, B>& h, const Tensor<std::int32_t, B>& words) const {
+    return token_log_likelihood(transform(h), word, bias, words);
+  }
   /// All logits [tokens, vocabulary]: for a few tokens.
   Var<T, B> logits(const Var<T, B>& h) const { return linear(transform(h), word, bias); }
 

@@ -109,12 +109,12 @@ void for_each_parameter(Module& module, const F& f, const std::string& prefix = 
 template <Real T, Backend B>
 using Named = std::vector<std::pair<std::string, Parameter<T, B>>>;
 
-/// The trained parameters, in walking order.
+/// The parameters that training changes, in walking order.
 template <Real T, Backend B, class Module>
 Named<T, B> trainable(Module& module) {
   Named<T, B> out;
   for_each_parameter(module, [&](const std::string& name, Parameter<T, B>& p) {
-    if (p.trainable()) out.push_back({name, p});
+    if (p.trainable() || p.probed()) out.push_back({name, p});
   });
   return out;
 }

@@ -144,6 +144,85 @@ Tensor<T, B> label_log_likelihood(const Tensor<T, B>& x, const W& w, const Tenso
   return out;
 }
 
+/// y = ln p(label) of each row under softmax(z), z = x·wᵀ + b, 0 where the label is `ignore`; with g = dy·([label] −
+/// softmax(z)):  dx = g·w, dw = gᵀ·x, db = Σ g. The logits are made anew for the gradients.
+template <Backend B>
+struct TokenLogLikelihood {
+  static constexpr const char* name = "token_log_likelihood";
+  static constexpr bool last_may_be_empty = true;
+  template <Scalar T, Backend>
+  struct Saved {
+    Tensor<T, B> x, w, bias;
+  };
+
+  template <Real T>
+  Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& w,
+                       const Tensor<T, B>& bias) const {
+    if (need.any()) saved = {x, w, bias};
+    return label_log_likelihood(x, w, bias, labels, ignore);
+  }
+
+  template <Real T>
+  auto backward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
+    const auto &x = saved.x, &w = saved.w, &bias = saved.bias;
+    const Index counted = detail::check_language(name, x, w, bias, labels, ignore), width = w.dim(1), words = w.dim(0);
+    std::array<Tensor<T, B>, 3> out;
+    if (need[0]) out[0] = Tensor<T, B>::zeros(x.shape());
+    if (need[1]) out[1] = Tensor<T, B>::zeros(w.shape());
+    if (need[2]) out[2] = Tensor<T, B>::zeros(bias.shape());
+    const auto minus = map(Neg{}, dy), one = Tensor<T, B>::full(Shape{}, T(1));
+    const auto weighed = [](Tensor<T, B>& rows, const Tensor<T, B>& by) {
+      map_broadcast(B{}, Mul{}, rows.shape(), rows.data(), rows.shape(), std::as_const(rows).data(),
+                    Shape{by.size(), 1}, by.data());
+    };
+    detail::for_label_chunks(
+        x, w, bias, labels, ignore, counted, [&](const auto& numbers, const auto& classes, auto& part, auto& z) {
+          const Index n = numbers.size();
+          Tensor<T, B> loss(Shape{n}), lse(Shape{n}), by(Shape{n});
+          gather_rows(B{}, n, 1, minus.data(), numbers.data(), by.data());
+          cross_entropy(B{}, n, words, std::as_const(z).data(), classes.data(), ignore, loss.data(), lse.data());
+          cross_entropy_backward(B{}, n, words, std::as_const(z).data(), classes.data(), ignore,
+                                 std::as_const(lse).data(), one.data(), 1, z.data());
+          const T* g = std::as_const(z).data();
+          if (need[0]) {
+            Tensor<T, B> d({n, width});
+            gemm(B{}, Product<T>{n, width, words, {g, words, 1}, d.data(), width}, Strided<T>{w.data(), width, 1});
+            weighed(d, by);
+            scatter_rows(B{}, n, width, std::as_const(d).data(), numbers.data(), out[0].data());
+          }
+          if (need[1]) {
+            weighed(part, by);
+            gemm(B{}, Product<T>{words, width, n, {g, 1, words}, out[1].data(), width, Start::accumulate},
+                 Strided<T>{std::as_const(part).data(), width, 1});
+          }
+          if (need[2]) {
+            weighed(z, by);
+            const auto d = sum_axis(z, 0);
+            map(B{}, Add{}, words, out[2].data(), std::as_const(out[2]).data(), d.data());
+          }
+        });
+    return out;
+  }
+
+  Tensor<std::int32_t, B> labels;
+  std::int32_t ignore;
+};
+
+/// label_log_likelihood with gradients. x [n, h], w [words, h], b [words] or empty, labels [n] → [n].
+template <Operand X, Operand W, Operand Bias, Backend B>
+VarOf<X> token_log_likelihood(const X& x, const W& w, const Bias& bias, const Tensor<std::int32_t, B>& labels,
+                              std::int32_t ignore = -100, Where where = Where::current()) {
+  return apply(where, TokenLogLikelihood<B>{labels, ignore}, x, w, bias);
+}
+/// The same over a parameter, which may be perturbed: then without gradients.
+template <Operand X, Real T, Backend B, Operand Bias>
+VarOf<X> token_log_likelihood(const X& x, const Parameter<T, B>& w, const Bias& bias,
+                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
+                              Where where = Where::current()) {
+  if (!w.perturbed()) return apply(where, TokenLogLikelihood<B>{labels, ignore}, x, w, bias);
+  return label_log_likelihood(as_var(x).value(), w, as_var(bias).value(), labels, ignore);
+}
+
 /// linear_cross_entropy over a parameter, which may be perturbed: then without gradients.
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> linear_cross_entropy(const X& x, const Parameter<T, B>& w, const Bias& bias,

@@ -39,17 +39,22 @@ class Recordings {
  public:
   /// What a recording depends on besides the values of its inputs.
   struct Shapes {
-    Offsets offsets;
+    Offsets offsets, answers, wrong;
     std::array<Shape, nn::Batch<B>::inputs> inputs;
     bool training;
     std::uint64_t seed;
 
-    explicit Shapes(const nn::Batch<B>& of) : offsets(of.offsets), training(of.run.training), seed(of.run.seed) {
+    explicit Shapes(const nn::Batch<B>& of)
+        : offsets(of.offsets),
+          answers(of.answers),
+          wrong(of.wrong),
+          training(of.run.training),
+          seed(of.run.seed) {
       std::size_t i = 0;
       of.for_each_input([&](const auto& x) { inputs[i++] = x.defined() ? x.shape() : Shape{0}; });
     }
     bool operator==(const Shapes& other) const {
-      return std::ranges::equal(offsets.values(), other.offsets.values()) && inputs == other.inputs &&
+      return offsets == other.offsets && answers == other.answers && wrong == other.wrong && inputs == other.inputs &&
              training == other.training && seed == other.seed;
     }
   };

@@ -1,0 +1,182 @@
+// Owns: a language model with its method as one thing to train, on questions whose answers it ranks by the mean
+// log-likelihood of their words. Must not know: how training goes, files.
+#pragma once
+
+#include <cmath>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <meft/method/body.hpp>
+#include <meft/nn/language.hpp>
+#include <meft/task/asked.hpp>
+#include <meft/task/metric.hpp>
+#include <meft/task/ranked.hpp>
+#include <meft/task/ranking_loss.hpp>
+
+namespace meft::task {
+
+/// `body` runs the model's layers as a method has it, `head` predicts words.
+template <class Model>
+struct RankingLearner {
+  using T = typename Model::value_type;
+  using B = typename Model::backend;
+
+  Model model;
+  Body<T, B> body;
+  nn::LanguageHead<T, B> head;
+  Losses losses = Losses::tfew;
+
+  /// The questions with all of their answers, as `loss` takes them. Errors: the right answer of one is not told.
+  nn::Batch<B> batch(const RankedQuestions& data, std::span<const std::uint32_t> questions, Run run) const {
+    std::vector<std::uint32_t> right;
+    for (const std::uint32_t q : questions) {
+      require(!std::isnan(data.labels.at(q)), "ranked answers: a question whose right answer is not told", q);
+      right.push_back(static_cast<std::uint32_t>(data.labels[q]));
+    }
+    return batch_of(data, questions, right, run);
+  }
+
+  Var<T, B> loss(const nn::Batch<B>& batch) const {
+    return ranking_loss(losses, log_likelihoods(batch), batch.answers, batch.wrong);
+  }
+
+  /// The mean log-likelihood of each answer's words, `each` questions at a time; nothing when stopped.
+  template <class Stop>
+  std::optional<std::vector<double>> answer_scores(const RankedQuestions& data, std::size_t each,
+                                                   const Stop& stop) const {
+    const NoTape none;
+    std::vector<double> out(data.answers.size());
+    for (std::size_t begin = 0; begin < data.size(); begin += each) {
+      if (asked(stop, begin, data.size())) return {};
+      std::vector<std::uint32_t> questions(std::min(each, data.size() - begin));
+      std::iota(questions.begin(), questions.end(), static_cast<std::uint32_t>(begin));
+      const std::vector<std::uint32_t> firsts(questions.size(), 0);
+      const auto batch = batch_of(data, questions, firsts, {});
+      const auto found = log_likelihoods(batch).value().values();
+      Index next = 0;
+      const auto take = [&](std::size_t answer) {
+        double sum = 0;
+        for (Index i = batch.answers.begin(next); i < batch.answers.end(next); ++i)
+          sum += static_cast<double>(found[static_cast<std::size_t>(i)]);
+        out[answer] = sum / static_cast<double>(batch.answers.length(next++));
+      };
+      for (const auto q : questions) take(data.first[q]);
+      for (const auto q : questions)
+        for (std::size_t i = data.first[q] + std::size_t{1}; i < data.first[q + std::size_t{1}]; ++i) take(i);
+    }
+    return out;
+  }
+
+  /// What `metrics` says of the likeliest answers, by number; nothing when stopped.
+  template <class Stop>
+  std::optional<std::vector<Score>> scores(const RankedQuestions& data, const std::vector<std::string>& names,
+                                           std::size_t each, const Stop& stop) const {
+    const auto found = answer_scores(data, each, stop);
+    if (!found) return {};
+    std::vector<std::uint32_t> counts;
+    for (std::size_t q = 0; q < data.size(); ++q) counts.push_back(data.count(q));
+    const auto best = best_options({*found, counts});
+    return metrics(names, std::vector<float>(best.begin(), best.end()), data.labels);
+  }
+
+  /// Each parameter once, under the checkpoint's names.
+  static void parts(auto& self, auto&& visit) {
+    visit("", self.model);
+    self.body.own(self.body, visit);
+    visit("", self.head);
+  }
+
+ private:
+  /// ln p of each word of the batch's answers.
+  Var<T, B> log_likelihoods(const nn::Batch<B>& batch) const {
+    return head.log_likelihoods(gather(hidden(batch).value, batch.rows), batch.labels);
+  }
+
+  nn::Hidden<T, B> hidden(const nn::Batch<B>& batch) const {
+    if (!model.decodes()) return model.run(batch, body);
+    const Index prompts = batch.wrong.sequences(), all = batch.offsets.sequences(), begin = batch.offsets.end(prompts - 1);
+    const auto part = [&](Index first, Index last) {
+      const Index from = batch.offsets.begin(first), to = batch.offsets.end(last - 1);
+      return nn::Batch<B>{std::as_const(batch.ids).rows(from, to), std::as_const(batch.types).rows(from, to),
+                          batch.offsets.part(first, last), batch.run};
+    };
+    auto encoded = body.chain(model.embed(part(0, prompts)));
+    // Each answer reads its question's rows.
+    std::vector<std::int32_t> rows, lengths;
+    const auto add = [&](Index q) {
+      for (Index i = batch.offsets.begin(q); i < batch.offsets.end(q); ++i) rows.push_back(static_cast<std::int32_t>(i));
+      lengths.push_back(static_cast<std::int32_t>(batch.offsets.length(q)));
+    };
+    for (Index q = 0; q < prompts; ++q) add(q);
+    for (Index q = 0; q < prompts; ++q)
+      for (Index i = 0; i < batch.wrong.length(q); ++i) add(q);
+    if (static_cast<Index>(rows.size()) > begin) {
+      encoded.value = gather(encoded.value, Tensor<std::int32_t, B>::from({std::ssize(rows)}, rows));
+      encoded.context.offsets = Offsets::of_lengths(lengths);
+    }
+    return model.finish(body.decoder(model.embed_decoder(part(prompts, all), encoded)));
+  }
+
+  /// With answer right[i] of question i in front of its others.
+  static nn::Batch<B> batch_of(const RankedQuestions& data, std::span<const std::uint32_t> questions,
+                               std::span<const std::uint32_t> right, Run run) {
+    std::vector<Tokens> sequences;
+    Tokens words, rows, lengths, wrong;
+    std::int32_t begin = 0;  // of the next sequence, among the rows that words are predicted from
+    if (data.answered != Answered::behind)
+      for (const auto q : questions) sequences.push_back(data.prompts.at(q));
+    std::vector<std::int32_t> masks;
+    for (const auto q : questions) {
+      if (data.answered == Answered::at_mask) masks.push_back(begin + data.masks.at(q));
+      if (data.answered == Answered::at_mask) begin += static_cast<std::int32_t>(data.prompts[q].size());
+    }
+    const auto add = [&](std::size_t i, std::uint32_t number) {
+      const std::uint32_t q = questions[i];
+      const Tokens& answer = data.answers.at(data.first.at(q) + number);
+      const auto size = static_cast<std::int32_t>(answer.size());
+      std::int32_t skipped = 0, row = begin - 1;  // of a decoder, the token at `row` is what comes before
+      if (data.answered == Answered::at_mask) {
+        row = masks[i];
+      } else if (data.answered == Answered::by_decoder) {
+        skipped = data.skipped;
+        row = begin + skipped;
+        sequences.push_back(answer);
+        begin += size;
+      } else {
+        Tokens whole = data.prompts.at(q);
+        row += static_cast<std::int32_t>(whole.size());
+        whole.insert(whole.end(), answer.begin(), answer.end());
+        begin += static_cast<std::int32_t>(whole.size());
+        sequences.push_back(std::move(whole));
+      }
+      for (std::int32_t t = skipped; t < size; ++t) {
+        words.push_back(answer[static_cast<std::size_t>(t)]);
+        rows.push_back(row++);
+      }
+      lengths.push_back(size - skipped);
+    };
+    for (std::size_t i = 0; i < questions.size(); ++i) add(i, right[i]);
+    for (std::size_t i = 0; i < questions.size(); ++i) {
+      const std::uint32_t count = data.count(questions[i]);
+      for (std::uint32_t number = 0; number < count; ++number)
+        if (number != right[i]) add(i, number);
+      wrong.push_back(static_cast<std::int32_t>(count) - 1);
+    }
+    std::vector<Tokens> types;
+    for (const auto& sequence : sequences) types.emplace_back(sequence.size(), 0);
+    auto out = nn::Batch<B>::pack(sequences, types);
+    out.run = run;
+    out.labels = Tensor<std::int32_t, B>::from({std::ssize(words)}, words);
+    out.rows = Tensor<std::int32_t, B>::from({std::ssize(rows)}, rows);
+    out.answers = Offsets::of_lengths(lengths);
+    out.wrong = Offsets::of_lengths(wrong);
+    out.counted = static_cast<Index>(questions.size());
+    return out;
+  }
+};
+
+}  // namespace meft::task
