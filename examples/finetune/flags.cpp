@@ -232,15 +232,15 @@ void set_method_options(Flags& f) {
       throw FlagError("--" + std::string(o.about.name), "--" + std::string(o.about.needs),
                       "--" + std::string(o.about.found));
   const auto usual = meft::method_recipe(f.method);
-  const auto unless_given = [&](const char* flag, auto meft::Recipe::*value) {
-    if (!f.given.contains(flag)) f.recipe.*value = usual.*value;
+  const auto given = std::exchange(f.recipe, usual);
+  const auto if_given = [&](const char* flag, auto meft::Recipe::*value) {
+    if (f.given.contains(flag)) f.recipe.*value = given.*value;
   };
-  unless_given("lr", &meft::Recipe::rate);
-  unless_given("warmup", &meft::Recipe::warmup);
-  unless_given("weight-decay", &meft::Recipe::decay);
-  unless_given("clip", &meft::Recipe::clip);
-  unless_given("schedule", &meft::Recipe::schedule);
-  f.recipe.epsilon = usual.epsilon;
+  if_given("lr", &meft::Recipe::rate);
+  if_given("warmup", &meft::Recipe::warmup);
+  if_given("weight-decay", &meft::Recipe::decay);
+  if_given("clip", &meft::Recipe::clip);
+  if_given("schedule", &meft::Recipe::schedule);
 }
 
 bool parse(int argc, char** argv, Flags& f) {
@@ -270,9 +270,8 @@ bool parse(int argc, char** argv, Flags& f) {
                 throw FlagError("--threshold", "a number of at least 0", "`" + s + "`");
               f.columns.threshold = found;
             });
-  add.value(
-      "--label-names", "tsv: the classes in order, for labels that are names or numbers from 0 [those found]",
-      "A,B,...", [&](const std::string& s) { f.columns.label_names = names_in("--label-names", s); });
+  add.value("--label-names", "tsv: the classes in order, for labels that are names or numbers from 0 [those found]",
+            "A,B,...", [&](const std::string& s) { f.columns.label_names = names_in("--label-names", s); });
   add.flag("--regression", f.columns.regression, "tsv: labels are numbers to be predicted");
   add.choice("--header", std::array{"auto", "yes", "no"},
              "tsv: line 1 names the columns [auto: if any is given by name]", [&](auto& s) {

@@ -110,7 +110,9 @@ void write_peft(const Flags& flags, const model::TransformerSpec& spec, const ch
   if (tokens && !loaded.initialised.empty()) return;  // a head that is neither in the checkpoint nor trained
   checkpoints::write_peft(flags.output, io::Safetensors(adapter), spec, flags.method,
                           {.model = fs::canonical(flags.model).string(),
-                           .task = tokens         ? spec.causal ? "CAUSAL_LM" : spec.decoder ? "SEQ_2_SEQ_LM" : ""
+                           .task = tokens         ? spec.causal    ? "CAUSAL_LM"
+                                                    : spec.decoder ? "SEQ_2_SEQ_LM"
+                                                                   : ""
                                    : spec.patches ? ""
                                                   : "SEQ_CLS"});
 }

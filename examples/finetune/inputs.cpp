@@ -81,7 +81,8 @@ task::RankedForm ranked_form(const Flags& flags, const text::Tokenizer& tokenize
   }
   out.answered = task::Answered::at_mask;
   out.mask = tokenizer.mask();
-  if (out.mask < 0) fail(flags.model + ": the tokenizer has no mask token, at which --losses has a masked model answer");
+  if (out.mask < 0)
+    fail(flags.model + ": the tokenizer has no mask token, at which --losses has a masked model answer");
   if (flags.kind() == Kind::choices)
     throw FlagError("--losses", "a model that can go on with the options of --task " + flags.task + ", which are texts",
                     flags.model + ", which predicts masked tokens");
@@ -177,11 +178,13 @@ void set_asking(Flags& flags, const Family& family) {
   if (flags.kind() != Kind::texts) return;
   const auto usual = task::asking(flags.task);
   if (flags.prompt.empty()) {
-    if (!usual) throw FlagError("--template", "a text with {text} and {label}, as --task " + flags.task + " has none", "nothing");
+    if (!usual)
+      throw FlagError("--template", "a text with {text} and {label}, as --task " + flags.task + " has none", "nothing");
     flags.prompt = family.causal || family.decodes ? usual->causal : usual->masked;
   }
   if (flags.label_words.empty()) {
-    if (!usual) throw FlagError("--label-words", "a word for each class, as --task " + flags.task + " has none", "nothing");
+    if (!usual)
+      throw FlagError("--label-words", "a word for each class, as --task " + flags.task + " has none", "nothing");
     flags.label_words = usual->words;
   }
 }
@@ -212,8 +215,7 @@ Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const F
   if (flags.label_words.size() != data.task.label_names.size()) {
     std::string names;
     for (const auto& name : data.task.label_names) names += (names.empty() ? "" : ", ") + name;
-    throw FlagError("--label-words", "a word for each class (" + names + ")",
-                    std::to_string(flags.label_words.size()));
+    throw FlagError("--label-words", "a word for each class (" + names + ")", std::to_string(flags.label_words.size()));
   }
   out.goal.labels = data.task.label_names;
   out.goal.metrics = data.task.metrics;
@@ -359,12 +361,15 @@ QuestionsToPredict questions_to_predict(const Flags& flags, const text::Tokenize
 RankedToPredict ranked_to_predict(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family,
                                   bool pair) {
   const bool texts = flags.kind() == Kind::texts;
-  const std::string expected = !texts ? "a file of questions, JSON lines" : pair ? "a file of pairs of texts" : "a file of texts";
+  const std::string expected = !texts ? "a file of questions, JSON lines"
+                               : pair ? "a file of pairs of texts"
+                                      : "a file of texts";
   return predicted(flags, expected, false, [&] {
     RankedToPredict out;
     if (texts) out.texts = data::load_inputs(flags.task, flags.predict, flags.columns);
     else out.questions = data::choice_inputs(flags.task, flags.predict);
-    out.encoded = texts ? ranked(flags, tokenizer, family, out.texts, pair) : ranked(flags, tokenizer, family, out.questions);
+    out.encoded =
+        texts ? ranked(flags, tokenizer, family, out.texts, pair) : ranked(flags, tokenizer, family, out.questions);
     say_cut(out.encoded.cut, out.encoded.size(), flags.max_length, texts ? "texts" : "questions");
     return out;
   });

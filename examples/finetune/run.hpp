@@ -103,6 +103,8 @@ class Runner {
     auto head = checkpoints::load_language_head(flags_.model, model, flags_.seed, &loaded_);
     auto learner = adapted(L{std::move(model), {}, std::move(head)});
     if (!trains_all()) freeze(learner.head);
+    if (learner.head.word.probed())  // the head is the model's, and goes with it
+      nn::for_each_parameter(learner.head, [](const std::string&, auto& p) { p.set_probed(true); });
     return with_trained(std::move(learner));
   }
   /// Its layers run as the method has it.
@@ -139,13 +141,18 @@ class Runner {
   /// What the user gets, beside what training of everything takes.
   template <class Learner>
   void say_costs(Learner& learner, const Offsets& batch) const {
-    Index trained = 0;
-    nn::for_each_parameter(learner,
-                           [&](const std::string&, const auto& p) { trained += p.trainable() ? p.size() : 0; });
+    Index trained = 0, with_gradients = 0;
+    nn::for_each_parameter(learner, [&](const std::string&, const auto& p) {
+      trained += p.trainable() || p.probed() ? p.size() : 0;
+      with_gradients += p.trainable() ? p.size() : 0;
+    });
     auto sizes = train::step_sizes<B>(spec_, batch);
     const auto say = [&](const AnyMethod& method, bool recompute, Index trains, double weights) {
       sizes.recompute = recompute;
-      const double kept = method_recipe(method).epsilon > 0 ? 0 : 12.0 * static_cast<double>(trains);  // in float
+      const auto recipe = method_recipe(method);  // in float: two copies of what has gradients, or none
+      const double kept = recipe.inner         ? 24.0 * static_cast<double>(with_gradients)
+                          : recipe.epsilon > 0 ? 0
+                                               : 12.0 * static_cast<double>(trains);
       say_cost(method_title(method), trains, weights, kept,
                static_cast<double>(train::expected_activation<float, B>(method, sizes)));
     };
@@ -318,24 +325,24 @@ class Runner {
   bool ranking() {
     const auto tokenizer = tokenizer_of(flags_, family_);
     set_asking(flags_, family_);
-    return task([&](Sets sets) { return read_ranked(flags_, tokenizer, family_, sets); },
-                [&] { return ranked_to_predict(flags_, tokenizer, family_, earlier_->pair); },
-                [&](const auto&) {
-                  auto learner = language_model<task::RankingLearner<Model>>();
-                  learner.losses = task::losses_from(flags_.losses);
-                  return learner;
-                },
-                [&](const auto& learner, const auto& asked) {
-                  const auto found = predicted(
-                      [&](const Watch& watch) { return learner.answer_scores(asked.encoded, at_once(), watch); });
-                  if (!found) return false;
-                  if (flags_.kind() == Kind::choices)
-                    return write_predictions(flags_, table_of(*found, asked.questions), asked.questions.size());
-                  const task::Predictions all{earlier_->labels.size(), {found->begin(), found->end()}};
-                  return write_predictions(flags_, table_of(all, earlier_->labels, asked.texts, earlier_->pair),
-                                           all.size());
-                },
-                [&](const auto& data) { return largest_batch(flags_, data.train); });
+    return task(
+        [&](Sets sets) { return read_ranked(flags_, tokenizer, family_, sets); },
+        [&] { return ranked_to_predict(flags_, tokenizer, family_, earlier_->pair); },
+        [&](const auto&) {
+          auto learner = language_model<task::RankingLearner<Model>>();
+          learner.losses = task::losses_from(flags_.losses);
+          return learner;
+        },
+        [&](const auto& learner, const auto& asked) {
+          const auto found =
+              predicted([&](const Watch& watch) { return learner.answer_scores(asked.encoded, at_once(), watch); });
+          if (!found) return false;
+          if (flags_.kind() == Kind::choices)
+            return write_predictions(flags_, table_of(*found, asked.questions), asked.questions.size());
+          const task::Predictions all{earlier_->labels.size(), {found->begin(), found->end()}};
+          return write_predictions(flags_, table_of(all, earlier_->labels, asked.texts, earlier_->pair), all.size());
+        },
+        [&](const auto& data) { return largest_batch(flags_, data.train); });
   }
 
   bool images() {

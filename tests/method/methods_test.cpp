@@ -177,6 +177,7 @@ const std::vector<Row>& rows() {
       {Meft3{.options = options, .inside = turned}, in_basis + mix},
       {Mezo<Full>{}, model_names("")},
       {Mezo<LowRank>{{3, 6}}, updates},
+      {Zofo{.module = {3, 6}}, updates},
       // Beyond the registry's: the other coupling.
       {Meft1{.bottleneck = 4, .lambda = {-1, 4}, .options = balanced}, reversible},
       {Meft2{.bottleneck = 4, .options = balanced}, reversible},

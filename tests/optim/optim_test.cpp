@@ -1,5 +1,5 @@
 // Owns: AdamW against torch.optim.AdamW, clipping, what decays, gradients that are not finite; descent by two losses:
-// what it reads, how it steps, its log; the schedule.
+// what it reads, how it steps, its log; on two levels; the schedule.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -330,6 +330,217 @@ TEST_CASE("spsa: losses of several batches are weighed; a clip; what is not fini
     CHECK_THROWS_AS((void)bad.over<double>(q), Error);
   CHECK(train::rate_of(optim::Spsa{.rate = 0.25}) == 0.25);
   CHECK(train::state_over<double, Cpu>(options, nn::trainable<double, Cpu>(q))->parameters() == 6);
+}
+
+TEST_CASE("spsa: several samples a step, at once and alike at any thread count; their mean is the step") {
+  const optim::Spsa options{.rate = 0.01, .epsilon = 1e-4, .decay = 0.1, .seed = 5, .samples = 3};
+  const auto run = [&](int threads) {
+    set_threads(threads);
+    auto p = make_pair();
+    auto state = options.over<double>(p);
+    const auto loss = [&] { return bent(Read(p)); };
+    const auto none = [](double) { return 0.0; };
+    for (int k = 0; k < 4; ++k) {
+      const auto before = p.weight.value().values();
+      (void)state.measure({FunctionRef<double()>(loss), FunctionRef<double(double)>(none)}, 1, 0);
+      CHECK(p.weight.value().values() == before);
+      CHECK_FALSE(p.weight.perturbed());
+      (void)state.step();
+    }
+    set_threads(1);
+    std::vector<double> out = p.weight.value().values();
+    for (const auto& done : state.log()) out.push_back(done.g);
+    CHECK(state.steps() == 4);
+    CHECK(state.log().size() == 12);
+    auto again = make_pair();
+    auto replayed = options.over<double>(again);
+    for (const auto& done : state.log()) replayed.redo(done);
+    CHECK(again.weight.value().values() == p.weight.value().values());
+    CHECK(replayed.steps() == 4);
+    return out;
+  };
+  const auto one = run(1);
+  CHECK(one == run(2));
+  // The first sample is what a step with one takes; the others are draws of their own.
+  auto p = make_pair();
+  auto single = optim::Spsa{.rate = 0.01, .epsilon = 1e-4, .decay = 0.1, .seed = 5}.over<double>(p);
+  CHECK(probe_and_step(p, single, options.epsilon).g == doctest::Approx(one[4]).epsilon(1e-12));
+  CHECK((one[4] != one[5] && one[5] != one[6]));
+  CHECK_THROWS_AS((void)(optim::Spsa{.samples = 0}.over<double>(p)), Error);
+}
+
+TEST_CASE("spsa: the log of 20,000 steps makes the parameters again, bit for bit") {
+  const optim::Spsa options{.rate = 1e-3, .epsilon = 1e-3, .decay = 0.01, .seed = 9, .log_alone = true};
+  struct Module {
+    Parameter<float> weight{Tensor<float>::from({2, 2}, {0.5f, -1, 2, 0.25f})}, bias{Tensor<float>::from({2}, {0, 1})};
+    static void parts(auto& self, auto&& visit) {
+      visit("weight", self.weight);
+      visit("bias", self.bias);
+    }
+  };
+  const auto values = [](const Module& m) {
+    auto out = m.weight.value().values();
+    for (const float b : m.bias.value().values()) out.push_back(b);
+    return out;
+  };
+  Module m;
+  auto state = options.over<float>(m);
+  const auto loss = [&] {
+    double sum = 0;
+    for (const float w : m.weight.variable().value().values()) sum += w * w;
+    for (const float b : m.bias.variable().value().values()) sum += (b - 3) * (b - 3);
+    return sum;
+  };
+  const auto none = [](double) { return 0.0; };
+  const optim::Pass pass{FunctionRef<double()>(loss), FunctionRef<double(double)>(none)};
+  for (int k = 0; k < 20000; ++k) {
+    (void)state.measure(pass, 1, 0);
+    (void)state.step(k < 10000 ? 1 : 0.5);
+  }
+  CHECK(std::fabs(values(m)[4] - 3) < 0.1);  // it learned
+  // A state has the log alone; a run that is resumed from it goes on with the same bits.
+  std::vector<float> log;
+  state.for_each_state([&](const std::string& name, Tensor<float>& x) {
+    CHECK(name == "spsa.log");
+    log = x.values();
+  });
+  REQUIRE(log.size() == 40000);
+  Module other;
+  auto resumed = options.over<float>(other);
+  resumed.set_steps(20000);
+  resumed.for_each_state([&](const std::string&, Tensor<float>& x) {
+    x.fill([&](auto to) { std::copy(log.begin(), log.end(), to.begin()); });
+  });
+  CHECK(values(other) == values(Module()));
+  resumed.restored();
+  CHECK(values(other) == values(m));
+  resumed.restored();
+  CHECK(values(other) == values(m));
+}
+
+namespace {
+
+/// θ, which losses move, and a module of two.
+struct TwoLevels {
+  Pair theta = make_pair();
+  Parameter<double> module{Tensor<double>::from({2}, {0.3, -0.4})};
+  TwoLevels() {
+    theta.weight.set_probed(true);
+    theta.bias.set_probed(true);
+  }
+  static void parts(auto& self, auto&& visit) {
+    visit("theta", self.theta);
+    visit("module", self.module);
+  }
+  /// Σ (w·m − t)³ over θ's weight, t the batch's; its gradient of the module is added.
+  double loss(double t, double weight = 0) {
+    const auto w = theta.weight.variable().value().values(), b = theta.bias.variable().value().values(),
+               m = module.value().values();
+    double sum = 0, g[2] = {};
+    for (std::size_t i = 0; i < 4; ++i) {
+      const double e = w[i] * m[i % 2] + b[i % 2] - t;
+      sum += e * e * e;
+      g[i % 2] += 3 * e * e * w[i];
+    }
+    for (std::size_t i = 0; weight != 0 && i < 2; ++i) module.gradient().data()[i] += weight * g[i];
+    return sum;
+  }
+};
+
+/// Steps `count` of a run from what it is: batch k of the lower set is k/8, of the upper one 1 + k/8.
+void two_level_steps(TwoLevels& x, optim::BilevelState<double, Cpu>& state, std::int64_t inner, int count) {
+  for (int k = 0; k < count; ++k) {
+    const auto step = state.steps();
+    const auto part = [&](double t, int which) {
+      const auto loss = [&] { return x.loss(t); };
+      const auto gradients = [&](double weight) { return x.loss(t, weight); };
+      (void)state.measure({FunctionRef<double()>(loss), FunctionRef<double(double)>(gradients)}, 1, which);
+    };
+    part(static_cast<double>(step) / 8, 0);
+    if (step % (inner + 1) == inner) part(1 + static_cast<double>(step) / 8, 1);
+    (void)state.step();
+  }
+}
+
+}  // namespace
+
+TEST_CASE("bilevel: inner steps move s alone; p = s steps θ as losses of the upper set alone do; resumed in a cycle") {
+  const optim::Bilevel options{.rate = 1e-3, .module_rate = 0.05, .epsilon = 1e-3, .lambda = 7, .inner = 3, .seed = 5};
+  TwoLevels x;
+  auto state = options.over<double>(x);
+  CHECK(state.parameters() == 8);
+  CHECK_FALSE(x.theta.weight.gradient().defined());
+  const auto theta = x.theta.weight.value().values(), p = x.module.value().values();
+  two_level_steps(x, state, 3, 3);
+  CHECK(x.theta.weight.value().values() == theta);
+  CHECK(x.module.value().values() == p);
+  std::vector<double> lower;
+  state.for_each_state([&](const std::string& name, Tensor<double>& t) {
+    if (name == "module.lower") lower = t.values();
+  });
+  CHECK(lower != p);
+  two_level_steps(x, state, 3, 1);
+  CHECK(x.theta.weight.value().values() != theta);
+  CHECK(x.module.value().values() != p);
+  CHECK(state.log().size() == 1);
+  two_level_steps(x, state, 3, 2);
+
+  // Saved within a cycle.
+  std::vector<std::pair<std::string, std::vector<double>>> kept;
+  state.for_each_state([&](const std::string& name, Tensor<double>& t) { kept.push_back({name, t.values()}); });
+  TwoLevels other;
+  auto resumed = options.over<double>(other);
+  resumed.set_steps(6);
+  std::size_t i = 0;
+  resumed.for_each_state([&](const std::string& name, Tensor<double>& t) {
+    REQUIRE(i < kept.size());
+    CHECK(name == kept[i].first);
+    t.fill([&](auto to) { std::copy(kept[i].second.begin(), kept[i].second.end(), to.begin()); });
+    ++i;
+  });
+  CHECK(i == kept.size());
+  two_level_steps(x, state, 3, 7);
+  two_level_steps(other, resumed, 3, 7);
+  CHECK(other.theta.weight.value().values() == x.theta.weight.value().values());
+  CHECK(other.module.value().values() == x.module.value().values());
+
+  // No inner steps: s stays p where p does not move, and g is that of the upper set's losses, whatever λ is.
+  for (const double lambda : {0.0, 1e6}) {
+    auto alone = options;
+    alone.inner = 0;
+    alone.module_rate = 0;
+    alone.lambda = lambda;
+    TwoLevels a, b;
+    auto bilevel = alone.over<double>(a);
+    nn::Named<double, Cpu> moved{{"weight", b.theta.weight}, {"bias", b.theta.bias}};
+    auto mezo = optim::Spsa{.rate = 1e-3, .epsilon = 1e-3, .seed = 5}.over<double>(moved);
+    for (int k = 0; k < 5; ++k) {
+      two_level_steps(a, bilevel, 0, 1);
+      const auto loss = [&] { return b.loss(1 + k / 8.0); };
+      const auto none = [](double) { return 0.0; };
+      (void)mezo.measure({FunctionRef<double()>(loss), FunctionRef<double(double)>(none)}, 1, 0);
+      (void)mezo.step();
+      CHECK(bilevel.log()[static_cast<std::size_t>(k)].g == mezo.log()[static_cast<std::size_t>(k)].g);
+    }
+    CHECK(a.theta.weight.value().values() == b.theta.weight.value().values());
+    CHECK(a.module.value().values() == TwoLevels().module.value().values());
+  }
+  // λ = 0: the module follows Adam on the upper set.
+  auto first = options;
+  first.inner = 0;
+  first.lambda = 0;
+  first.rate = 0;
+  TwoLevels a, b;
+  auto bilevel = first.over<double>(a);
+  auto adam = optim::AdamW{.rate = 0.05}.over<double>(b.module);
+  for (int k = 0; k < 4; ++k) {
+    two_level_steps(a, bilevel, 0, 1);
+    (void)b.loss(1 + k / 8.0, 1);
+    (void)adam.step();
+    CHECK(a.module.value().values() == b.module.value().values());
+  }
+  CHECK_THROWS_AS((void)(optim::Bilevel{.lambda = -1}.over<double>(a)), Error);
+  CHECK_THROWS_AS((void)(optim::Bilevel{.inner = -1}.over<double>(a)), Error);
 }
 
 TEST_CASE("perturbed parameters: ops read them alike, whole, by rows and gathered; a tape refuses") {

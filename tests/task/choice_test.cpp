@@ -473,7 +473,8 @@ TEST_CASE("ranked: a template and a word a class: at a mask, behind the text, as
   CHECK(message_of([&] { task::rank_classes(Bytes{}, examples, pattern("{text}? {label}, {pair}"), words, form); }) ==
         "template: no room for it in sequences of 7 tokens");
 
-  form = {.answered = task::Answered::by_decoder, .max_length = 20, .before = {2}, .after = {4}, .start = {2}, .end = {4}};
+  form = {
+      .answered = task::Answered::by_decoder, .max_length = 20, .before = {2}, .after = {4}, .start = {2}, .end = {4}};
   const auto decoded = task::rank_classes(Bytes{}, examples, pattern("{text} or {pair}? {label}"), words, form);
   CHECK(texts(decoded.prompts)[0] == "^abc or xy?$");
   CHECK(texts(decoded.answers)[1] == "^ yes$");
@@ -488,17 +489,19 @@ TEST_CASE("ranked: a template and a word a class: at a mask, behind the text, as
   CHECK(masked.sequences(0) == std::vector<std::int32_t>{14});
   CHECK(message_of([&] { task::rank_classes(Bytes{}, examples, pattern("{label} {text}{pair}"), words, form); }) ==
         "label words: expected one token for `yes`, found 3");
-  CHECK(contains(message_of([&] { task::rank_classes(Bytes{}, examples, pattern("{label} {text}{pair}"), Names{"n", "n"}, form); }),
+  CHECK(contains(message_of([&] {
+                   task::rank_classes(Bytes{}, examples, pattern("{label} {text}{pair}"), Names{"n", "n"}, form);
+                 }),
                  "another token than the other classes'"));
 
-  for (const auto& [bad, pairs, says] :
-       std::vector<std::tuple<const char*, bool, const char*>>{{"{text} {word}", false, "{text}, {pair} or {label} in braces"},
-                                                               {"{text", false, "in braces"},
-                                                               {"{text}", false, "{label} once"},
-                                                               {"{label} {text} {label}", false, "{label} once"},
-                                                               {"{label}", false, "expected {text}"},
-                                                               {"{text} {label}", true, "expected {pair}"},
-                                                               {"{text} {pair} {label}", false, "no {pair}"}})
+  for (const auto& [bad, pairs, says] : std::vector<std::tuple<const char*, bool, const char*>>{
+           {"{text} {word}", false, "{text}, {pair} or {label} in braces"},
+           {"{text", false, "in braces"},
+           {"{text}", false, "{label} once"},
+           {"{label} {text} {label}", false, "{label} once"},
+           {"{label}", false, "expected {text}"},
+           {"{text} {label}", true, "expected {pair}"},
+           {"{text} {pair} {label}", false, "no {pair}"}})
     CHECK_MESSAGE(contains(message_of([&, b = bad, p = pairs] { task::Template(b, p); }), says), bad);
   for (const char* name : {"cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte"}) {
     const auto known = task::asking(name);
@@ -531,7 +534,8 @@ TEST_CASE("ranked: T-Few's losses by hand: answers of unequal length, none wrong
   const double right = (lp[0] + lp[1]) / 2, one = lp[3], three = (lp[4] + lp[5] + lp[6]) / 3;
   const double likelihood = -(right + lp[2]) / 2,
                ranking = -(right - std::log(std::exp(right) + std::exp(one) + std::exp(three))) / 2,
-               unlikelihood = -(std::log(1 - 0.75) + std::log(1 - 0.5) + std::log(1 - 0.25) + std::log(1 - 0.5)) / 4 / 2;
+               unlikelihood =
+                   -(std::log(1 - 0.75) + std::log(1 - 0.5) + std::log(1 - 0.25) + std::log(1 - 0.5)) / 4 / 2;
   const Tensor<double> x = Tensor<double>::from({7}, lp);
   const auto loss = [&](task::Losses which) {
     return task::ranking_loss(which, Var<double>(x), answers, wrong).value().item();
@@ -544,12 +548,14 @@ TEST_CASE("ranked: T-Few's losses by hand: answers of unequal length, none wrong
   // None wrong at all; a wrong word that is certain costs much and no more.
   const auto sure = Tensor<float>::from({2}, {-1.0f, 0.0f});
   const auto pair = Offsets::of_lengths(std::vector<std::int32_t>{1, 1});
-  CHECK(task::ranking_loss(task::Losses::tfew, Var<float>(sure), pair, Offsets::of_lengths(std::vector<std::int32_t>{0, 0}))
+  CHECK(task::ranking_loss(task::Losses::tfew, Var<float>(sure), pair,
+                           Offsets::of_lengths(std::vector<std::int32_t>{0, 0}))
             .value()
             .item() == doctest::Approx(0.5));
   Tape tape;
   const auto watched = tape.watch(sure.clone());
-  const auto worst = task::ranking_loss(task::Losses::tfew, watched, pair, Offsets::of_lengths(std::vector<std::int32_t>{1}));
+  const auto worst =
+      task::ranking_loss(task::Losses::tfew, watched, pair, Offsets::of_lengths(std::vector<std::int32_t>{1}));
   CHECK(worst.value().item() == doctest::Approx(1 + 1.3132617 + 24 * std::log(2.0)));
   tape.backward(worst);
   CHECK(std::isfinite(tape.gradient(watched).values()[1]));

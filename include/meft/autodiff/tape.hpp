@@ -146,7 +146,7 @@ struct Stored {
   Tensor<T, B> value, gradient;
   bool trainable = true;
   bool probed = false;  // see Parameter::set_probed
-  Key noise{};  // with scale ≠ 0 the value is read as value + scale·z: see Parameter::perturb
+  Key noise{};          // with scale ≠ 0 the value is read as value + scale·z: see Parameter::perturb
   double scale = 0;
 
   /// gradient += g, counted as gradient memory.

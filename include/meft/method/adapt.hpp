@@ -28,9 +28,9 @@ struct StepSizes {
   bool sandwich = false;     // what blocks give is normed too
   bool images = false;       // in place of text
   bool causal = false;       // no token sees a later one
-  Index tokens = 0, sequences = 0, workers = 1;
-  std::vector<Index> slices{};  // tokens of each
-  Index part = 0;               // tokens of the largest, where a batch is taken in parts
+  Index tokens = 0, sequences = 0, workers = 1, threads = 1;  // workers: on the slices of one batch
+  std::vector<Index> slices{};                                // tokens of each
+  Index part = 0;                                             // tokens of the largest, where a batch is taken in parts
   bool recompute = false;
 
   Index longest_slice() const { return slices.empty() ? 0 : *std::max_element(slices.begin(), slices.end()); }

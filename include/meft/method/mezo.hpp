@@ -11,11 +11,14 @@
 
 namespace meft {
 
-/// What `Inside` trains, by losses with noise on it, without a backward pass or dropout.
+/// What `Inside` trains, by losses with noise on it, without a backward pass or dropout. With several samples of the
+/// noise a step, their losses are computed at once, one on a worker.
 template <class Inside>
 struct Mezo {
   Inside inside{};
   double epsilon = 1e-3;
+  std::int64_t samples = 1;
+  bool log_alone = false;  // a run's state is the log of its steps, which do again what they did
 };
 
 template <class Inside>
@@ -32,20 +35,29 @@ struct Described<Mezo<Inside>> {
   static void options(auto& m, auto&& visit) {
     Described<Inside>::options(m.inside, visit);
     visit(Option{"mezo-epsilon", "share of standard noise on what trains"}, Positive{}, m.epsilon);
+    visit(Option{.name = "forward-samples", .help = "draws of the noise a step", .stated = Stated::changed},
+          Whole{1, 4096}, m.samples);
+    visit(Option{.name = "mezo-state",
+                 .help = "what a resumed run starts from: the weights, or the steps alone, which it does again",
+                 .stated = Stated::changed},
+          OneOf{"weights|log", [](std::string_view name) { return name == "log"; },
+                [](bool log) { return log ? "log" : "weights"; }},
+          m.log_alone);
   }
   static Index added(const Mezo<Inside>& m, Index width) { return Described<Inside>::added(m.inside, width); }
   /// A layer's input and output, and what a slice of each worker holds. Under noise: query, key, value, what they give
   /// and its projection; or the block's input, the hidden layer and the output; and rows of the weight. With frozen
   /// weights the block's input, and the hidden layer before and behind the activation.
   template <Real T, Backend B>
-  static Index activation(const Mezo<Inside>&, const StepSizes& s) {
+  static Index activation(const Mezo<Inside>& m, const StepSizes& s) {
     const auto rows = [](Index out, Index in) { return std::min(out, Linear::rows_at_once<B>(in)) * in; };
     const Index n = s.longest_slice(), gate = s.gated ? s.width : 0;
     const Index attention = n * (5 * s.width + gate + s.heads) + rows(s.width, s.width);
     const Index inner = whole && !s.gated ? s.ffn + s.width : s.gated ? 3 * s.ffn : 2 * s.ffn;
     const Index feed = n * (inner + s.width + (whole ? 0 : gate));
     const Index slice = whole ? std::max(attention, feed + rows(s.width, s.ffn)) : feed;
-    return s.tokens * 2 * s.width + s.workers * slice;
+    if (m.samples == 1) return s.tokens * 2 * s.width + s.workers * slice;
+    return (B::on_host ? std::min<Index>(s.threads, 2 * m.samples) : 1) * (s.tokens * 2 * s.width + slice);
   }
   static Recipe recipe(const Mezo<Inside>& m) {
     return {.rate = whole ? 1e-6 : 5e-5,
@@ -53,7 +65,9 @@ struct Described<Mezo<Inside>> {
             .decay = 0,
             .clip = 0,
             .schedule = Schedule::constant,
-            .epsilon = m.epsilon};
+            .epsilon = m.epsilon,
+            .samples = m.samples,
+            .log_alone = m.log_alone};
   }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -35,7 +36,11 @@ enum class Schedule { linear, constant };
 struct Recipe {
   double rate = 5e-4, warmup = 0.06, decay = 0.1, clip = 1.0;
   Schedule schedule = Schedule::linear;
-  double epsilon = 0;  // gradients are taken from losses at parameters ± ε·noise; 0: from backward passes
+  double epsilon = 0;        // gradients are taken from losses at parameters ± ε·noise; 0: from backward passes
+  std::int64_t samples = 1;  // draws of the noise a step
+  bool log_alone = false;    // a state keeps what steps did in place of the parameters
+  std::optional<std::int64_t> inner{};  // steps of a lower level before one of the upper; none: there is one level
+  double lambda = 0, module_rate = 0;   // of two levels: the lower loss' weight in the upper, the rate of gradients
 };
 
 /// A tensor of a method as PyPI's peft has it: how its name ends here and there, behind the changed layer's name.

@@ -15,6 +15,7 @@
 #include <meft/method/qst.hpp>
 #include <meft/method/sherl.hpp>
 #include <meft/method/unipt.hpp>
+#include <meft/method/zofo.hpp>
 
 namespace meft {
 
@@ -31,7 +32,7 @@ struct Joined<MethodList<A...>, MethodList<B...>, MethodList<C...>> {
 
 using Methods = detail::Joined<
     MethodList<Full, HeadOnly, BitFit, Houlsby>, InsertedMethods,
-    MethodList<PromptTuning, Unipt, Lst, Qst, Sherl, Losa, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>>>::type;
+    MethodList<PromptTuning, Unipt, Lst, Qst, Sherl, Losa, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>, Zofo>>::type;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

@@ -13,8 +13,14 @@
 
 namespace meft::optim {
 
+/// What an optimizer may have done with a batch.
+struct Pass {
+  FunctionRef<double()> loss;                    // without dropout, recorded nowhere
+  FunctionRef<double(double weight)> gradients;  // the loss, its gradients times the weight added to the parameters'
+};
+
 /// Parameters with what an optimizer keeps of them. A step takes in what batches gave since the one before: gradients,
-/// which a backward pass adds to the parameters', or losses, where it `probes`.
+/// which a backward pass adds to the parameters', or what it measures itself, where it `probes`.
 template <Real T, Backend B>
 class State {
  public:
@@ -42,11 +48,10 @@ class State {
   /// Forgets what batches gave.
   virtual void zero_gradients() = 0;
 
-  /// Whether a step takes losses in place of gradients: `take` is told each batch's, times its weight, once with the
-  /// parameters read as probe(1) has them and once as probe(-1); probe(0) has them read as they are.
+  /// Whether it measures each batch itself, in place of a backward pass. Gives the batch's loss; it counts `weight`
+  /// times, and is of the `part`-th of the sets that a step takes batches of.
   virtual bool probes() const { return false; }
-  virtual void probe(int) {}
-  virtual void take(double, double, double) {}
+  virtual double measure(const Pass&, double /*weight*/, int /*part*/) { return 0; }
 
   /// f(name, tensor) for all that a resumed run needs, parameters included, in a fixed order: saving, restoring. What
   /// f writes is taken over.
@@ -54,6 +59,9 @@ class State {
   void for_each_state(const F& f) {
     visit(Visitor(f));
   }
+
+  /// After what for_each_state names was read from a file.
+  virtual void restored() {}
 
   /// What the state grows by with each step.
   virtual std::size_t bytes_a_step() const { return 0; }

@@ -1,7 +1,7 @@
-// Owns: descent by two losses instead of a gradient, z ~ N(0, I) drawn anew for each step from a key:
-// g = (ℓ(θ + εz) − ℓ(θ − εz))/2ε,  θ ← θ − rate·(g·z + decay·θ).
-// Spall, IEEE Transactions on Automatic Control 37, 1992; Malladi et al. (MeZO), arXiv 2305.17333, algorithm 1. θ is
-// read with its noise, and changed by the step alone.
+// Owns: descent by losses instead of a gradient, z ~ N(0, I) drawn anew for each step from a key, as often as `samples`
+// says: g = (ℓ(θ + εz) − ℓ(θ − εz))/2ε,  θ ← θ − rate·(mean g·z + decay·θ).
+// Spall, IEEE Transactions on Automatic Control 37, 1992; Malladi et al. (MeZO), arXiv 2305.17333, algorithms 1 and 2.
+// θ is read with its noise, and changed by the step alone.
 #pragma once
 
 #include <cmath>
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <meft/base/parallel.hpp>
 #include <meft/optim/optimizer.hpp>
 
 namespace meft::optim {
@@ -17,11 +18,15 @@ namespace meft::optim {
 template <Real T, Backend B>
 class SpsaState;
 
-/// The options. Decay leaves out what has one axis: biases and norms. `clip` is of |g|, whose square is on average that
-/// of the gradient's norm; 0 is off.
+/// The options. Decay leaves out what has one axis: biases and norms. `clip` is of the root mean square of g, whose
+/// square is on average that of the gradient's norm; 0 is off. With several samples their losses are computed at once,
+/// each on a worker of its own. `log_alone`: a state keeps what steps did, and a resumed run does them again; the
+/// parameters are then as they were made.
 struct Spsa {
   double rate = 1e-6, epsilon = 1e-3, decay = 0, clip = 0;
   std::uint64_t seed = 0;
+  std::int64_t samples = 1;
+  bool log_alone = false;
 
   /// An optimizer of every trained parameter below the modules, or of Named ones. No gradients are allocated.
   template <Real T = float, Backend B = Cpu, class... Modules>
@@ -32,64 +37,131 @@ struct Spsa {
   }
 };
 
+/// The seed of draw `sample` of the noise of a run.
+inline std::uint64_t noise_seed(std::uint64_t seed, std::size_t sample = 0) {
+  return sample_seed(mix(seed, 0x7a65726f74680000u), sample);
+}
+
+/// p ← keep·p + scale·z, z the noise of the key; a vector does not decay.
+template <Real T, Backend B>
+void step_along(Parameter<T, B>& p, Key key, double keep, double scale) {
+  const T* from = std::as_const(p).value().data();
+  add_noise(B{}, 1, p.size(), nullptr, 0, key, p.shape().rank() > 1 ? keep : 1.0, scale, from, p.value().data());
+}
+
 template <Real T, Backend B>
 class SpsaState final : public State<T, B> {
  public:
-  /// What a step did: with the seed, all that it takes to do it again.
+  /// What a step did with one sample: with the seed, all that it takes to do it again.
   struct Done {
     T g, rate;
   };
 
-  explicit SpsaState(const Spsa& options, Where where = Where::current()) : options_(options) {
+  explicit SpsaState(const Spsa& options, Where where = Where::current())
+      : options_(options), differences_(static_cast<std::size_t>(std::max<std::int64_t>(1, options.samples))) {
     require(options.rate >= 0 && options.epsilon > 0 && options.decay >= 0 && options.clip >= 0,
             {"spsa: rate, decay and clip are not negative, epsilon is positive", where}, options.rate, options.epsilon,
             options.decay, options.clip);
+    require(options.samples >= 1, {"spsa: expected at least one sample, found", where}, options.samples);
   }
 
   bool probes() const override { return true; }
-  void probe(int sign) override {
+  /// Parameters are read with the coming step's noise times sign·ε from now on; 0: as they are.
+  void probe(int sign) {
     for (std::size_t i = 0; i < this->parameters_.size(); ++i)
       this->parameters_[i].second.perturb(key(i), sign * options_.epsilon);
   }
-  void take(double up, double down, double weight) override { difference_ += (up - down) * weight; }
-  void zero_gradients() override { difference_ = 0; }
+  /// Takes in the losses of a batch with the noise of a sample and with its negative, and the batch's weight.
+  void take(double up, double down, double weight, std::size_t sample = 0) {
+    differences_[sample] += (up - down) * weight;
+  }
+  void zero_gradients() override { differences_.assign(differences_.size(), 0); }
+
+  double measure(const Pass& pass, double weight, int) override {
+    struct AsTheyAre {
+      SpsaState& state;
+      ~AsTheyAre() { state.probe(0); }
+    };
+    const std::size_t samples = differences_.size();
+    std::vector<double> losses(2 * samples);
+    if (samples == 1) {
+      for (const int sign : {1, -1}) {
+        const AsTheyAre end{*this};
+        probe(sign);
+        losses[sign < 0] = pass.loss();
+      }
+    } else {
+      const AsTheyAre end{*this};
+      probe(1);
+      const auto one = [&](std::int64_t i) {
+        const SampleScope scope(static_cast<std::uint64_t>(i / 2), i % 2 ? -1 : 1);
+        losses[static_cast<std::size_t>(i)] = pass.loss();
+      };
+      const auto count = static_cast<std::int64_t>(losses.size());
+      if constexpr (B::on_host) parallel_for(count, one);
+      else
+        for (std::int64_t i = 0; i < count; ++i) one(i);
+    }
+    double sum = 0;
+    for (std::size_t i = 0; i < samples; ++i) {
+      take(losses[2 * i], losses[2 * i + 1], weight, i);
+      sum += losses[2 * i] + losses[2 * i + 1];
+    }
+    return sum / static_cast<double>(2 * samples);
+  }
 
   double step(double factor = 1.0, double weight = 1.0, Where where = Where::current()) override {
-    const double g = difference_ / (2 * options_.epsilon * weight), norm = std::fabs(g);
-    if (!std::isfinite(g)) throw NumberError("spsa: the difference of two losses is not finite", where);
-    difference_ = 0;
+    std::vector<double> g;
+    double square = 0;
+    for (const double difference : differences_) {
+      g.push_back(difference / (2 * options_.epsilon * weight));
+      square += g.back() * g.back();
+    }
+    const double norm = g.size() == 1 ? std::fabs(g[0]) : std::sqrt(square / static_cast<double>(g.size()));
+    if (!std::isfinite(norm)) throw NumberError("spsa: the difference of two losses is not finite", where);
+    zero_gradients();
     const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0;
-    redo({static_cast<T>(g * clipped), static_cast<T>(options_.rate * factor)});
+    for (const double one : g) redo({static_cast<T>(one * clipped), static_cast<T>(options_.rate * factor)});
     return norm;
   }
 
-  /// The steps so far, in order. redo of each takes a state of the same seed over the first parameters to these.
+  /// The steps so far, in order, `samples` entries each. redo of each takes a state of the same options over the first
+  /// parameters to these.
   std::span<const Done> log() const { return log_; }
   void redo(Done done) {
-    const double rate = static_cast<double>(done.rate);
-    for (std::size_t i = 0; i < this->parameters_.size(); ++i) {
-      auto& p = this->parameters_[i].second;
-      const double keep = p.shape().rank() > 1 ? 1 - rate * options_.decay : 1.0;
-      const T* from = std::as_const(p).value().data();
-      add_noise(B{}, 1, p.size(), nullptr, 0, key(i), keep, -rate * static_cast<double>(done.g), from,
-                p.value().data());
-    }
+    apply(done, log_.size());
     log_.push_back(done);
-    ++this->steps_;
+    made_ = log_.size();
+    if (log_.size() % differences_.size() == 0) ++this->steps_;
   }
 
-  std::size_t bytes_a_step() const override { return 2 * sizeof(T); }
+  std::size_t bytes_a_step() const override { return 2 * sizeof(T) * differences_.size(); }
   void set_steps(std::int64_t steps) override {
     this->steps_ = steps;
-    log_.resize(static_cast<std::size_t>(steps));
+    log_.resize(static_cast<std::size_t>(steps) * differences_.size());
+    if (!options_.log_alone) made_ = log_.size();
+  }
+  /// Does again what the parameters have not been through.
+  void restored() override {
+    for (; made_ < log_.size(); ++made_) apply(log_[made_], made_);
   }
 
  private:
   void keep(Parameter<T, B>&) override {}
 
-  /// The parameters; `spsa.log` [steps, 2], g and the rate of each.
+  /// Of entry `at` of the log: its step along its sample.
+  void apply(Done done, std::size_t at) {
+    const std::size_t samples = differences_.size(), sample = at % samples;
+    const double rate = static_cast<double>(done.rate), keep = sample == 0 ? 1 - rate * options_.decay : 1.0;
+    for (std::size_t i = 0; i < this->parameters_.size(); ++i)
+      step_along(this->parameters_[i].second, key(i, sample, static_cast<std::uint32_t>(at / samples)), keep,
+                 -rate * static_cast<double>(done.g) / static_cast<double>(samples));
+  }
+
+  /// The parameters, unless the log stands for them; `spsa.log` [steps·samples, 2], g and the rate of each.
   void visit(typename State<T, B>::Visitor f) override {
-    for (auto& [name, parameter] : this->parameters_) f(name, parameter.value());
+    if (!options_.log_alone)
+      for (auto& [name, parameter] : this->parameters_) f(name, parameter.value());
     if (log_.empty()) return;
     std::vector<T> flat;
     for (const Done& done : log_) flat.insert(flat.end(), {done.g, done.rate});
@@ -99,15 +171,16 @@ class SpsaState final : public State<T, B> {
     for (std::size_t i = 0; i < log_.size(); ++i) log_[i] = {flat[2 * i], flat[2 * i + 1]};
   }
 
-  /// Of the noise of parameter i in the coming step.
-  Key key(std::size_t i) const {
-    return {mix(options_.seed, 0x7a65726f74680000u), static_cast<std::uint32_t>(i),
-            static_cast<std::uint32_t>(this->steps_)};
+  /// Of the noise of parameter i in the coming step, or in another.
+  Key key(std::size_t i) const { return key(i, 0, static_cast<std::uint32_t>(this->steps_)); }
+  Key key(std::size_t i, std::size_t sample, std::uint32_t step) const {
+    return {noise_seed(options_.seed, sample), static_cast<std::uint32_t>(i), step};
   }
 
   Spsa options_;
-  double difference_ = 0;
+  std::vector<double> differences_;  // of each sample
   std::vector<Done> log_;
+  std::size_t made_ = 0;  // entries of the log that the parameters have been through
 };
 
 }  // namespace meft::optim

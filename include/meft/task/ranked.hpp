@@ -139,8 +139,8 @@ RankedQuestions rank_classes(const Tokenizer& tokenizer, std::span<const data::E
   for (const std::string& word : words) {
     const Tokens ids = plain_tokens(tokenizer, lead + word, where);
     if (ids.empty() || (masked && ids.size() != 1))
-      fail({"label words: expected " + std::string(masked ? "one token" : "tokens") + " for `" + word +
-                "`, found " + std::to_string(ids.size()),
+      fail({"label words: expected " + std::string(masked ? "one token" : "tokens") + " for `" + word + "`, found " +
+                std::to_string(ids.size()),
             where});
     if (masked && std::find(labels.begin(), labels.end(), ids) != labels.end())
       fail({"label words: expected another token than the other classes' for `" + word + "`, found token", where},
@@ -204,10 +204,10 @@ RankedQuestions rank_options(const Tokenizer& tokenizer, std::span<const data::C
     std::size_t longest = 0;
     for (const std::string& option : options) {
       Tokens ids = detail::target(form, plain_tokens(tokenizer, context.substr(end) + " " + option, where));
-      require(ids.size() > form.start.size() + form.end.size() && ids.size() < form.max_length,
-              {"ranked answers: expected an option of fewer tokens than a sequence has, and of one at least, found",
-               where},
-              q, ids.size());
+      require(
+          ids.size() > form.start.size() + form.end.size() && ids.size() < form.max_length,
+          {"ranked answers: expected an option of fewer tokens than a sequence has, and of one at least, found", where},
+          q, ids.size());
       longest = std::max(longest, ids.size());
       out.answers.push_back(std::move(ids));
     }

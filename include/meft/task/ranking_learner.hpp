@@ -98,7 +98,8 @@ struct RankingLearner {
 
   nn::Hidden<T, B> hidden(const nn::Batch<B>& batch) const {
     if (!model.decodes()) return model.run(batch, body);
-    const Index prompts = batch.wrong.sequences(), all = batch.offsets.sequences(), begin = batch.offsets.end(prompts - 1);
+    const Index prompts = batch.wrong.sequences(), all = batch.offsets.sequences(),
+                begin = batch.offsets.end(prompts - 1);
     const auto part = [&](Index first, Index last) {
       const Index from = batch.offsets.begin(first), to = batch.offsets.end(last - 1);
       return nn::Batch<B>{std::as_const(batch.ids).rows(from, to), std::as_const(batch.types).rows(from, to),
@@ -108,7 +109,8 @@ struct RankingLearner {
     // Each answer reads its question's rows.
     std::vector<std::int32_t> rows, lengths;
     const auto add = [&](Index q) {
-      for (Index i = batch.offsets.begin(q); i < batch.offsets.end(q); ++i) rows.push_back(static_cast<std::int32_t>(i));
+      for (Index i = batch.offsets.begin(q); i < batch.offsets.end(q); ++i)
+        rows.push_back(static_cast<std::int32_t>(i));
       lengths.push_back(static_cast<std::int32_t>(batch.offsets.length(q)));
     };
     for (Index q = 0; q < prompts; ++q) add(q);

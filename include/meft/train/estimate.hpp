@@ -36,6 +36,7 @@ StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, 
     out.slices.push_back(batch.end(last - 1) - batch.begin(first));
   for (const auto& [first, last] : meft::detail::cut(batch, side_tokens<B>))
     out.part = std::max(out.part, batch.end(last - 1) - batch.begin(first));
+  out.threads = workers;
   out.workers = B::on_host ? std::min<Index>(workers, std::ssize(out.slices)) : 1;
   return out;
 }

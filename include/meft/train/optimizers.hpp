@@ -3,10 +3,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <variant>
 
 #include <meft/method/option.hpp>
 #include <meft/optim/adamw.hpp>
+#include <meft/optim/bilevel.hpp>
 #include <meft/optim/spsa.hpp>
 
 namespace meft::train {
@@ -17,18 +19,37 @@ using AnyOf = std::variant<O...>;
 }
 
 /// Any optimizer, with its options.
-using AnyOptimizer = detail::AnyOf<optim::AdamW, optim::Spsa>;
+using AnyOptimizer = detail::AnyOf<optim::AdamW, optim::Spsa, optim::Bilevel>;
 
 /// `seed`: of one that draws.
 inline AnyOptimizer optimizer_of(const Recipe& r, std::uint64_t seed) {
+  if (r.inner)
+    return optim::Bilevel{.rate = r.rate,
+                          .module_rate = r.module_rate,
+                          .epsilon = r.epsilon,
+                          .lambda = r.lambda,
+                          .inner = *r.inner,
+                          .seed = seed};
   if (r.epsilon > 0)
-    return optim::Spsa{.rate = r.rate, .epsilon = r.epsilon, .decay = r.decay, .clip = r.clip, .seed = seed};
+    return optim::Spsa{.rate = r.rate,
+                       .epsilon = r.epsilon,
+                       .decay = r.decay,
+                       .clip = r.clip,
+                       .seed = seed,
+                       .samples = r.samples,
+                       .log_alone = r.log_alone};
   return optim::AdamW{.rate = r.rate, .decay = r.decay, .clip = r.clip};
 }
 
 /// Its learning rate.
 inline double rate_of(const AnyOptimizer& optimizer) {
   return std::visit([](const auto& o) { return o.rate; }, optimizer);
+}
+
+/// How many steps of a lower level come before one of the upper, where it has two.
+inline std::optional<std::int64_t> inner_of(const AnyOptimizer& optimizer) {
+  const auto* bilevel = std::get_if<optim::Bilevel>(&optimizer);
+  return bilevel ? std::optional(bilevel->inner) : std::nullopt;
 }
 
 /// Its state over parameters.

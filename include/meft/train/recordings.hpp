@@ -45,11 +45,7 @@ class Recordings {
     std::uint64_t seed;
 
     explicit Shapes(const nn::Batch<B>& of)
-        : offsets(of.offsets),
-          answers(of.answers),
-          wrong(of.wrong),
-          training(of.run.training),
-          seed(of.run.seed) {
+        : offsets(of.offsets), answers(of.answers), wrong(of.wrong), training(of.run.training), seed(of.run.seed) {
       std::size_t i = 0;
       of.for_each_input([&](const auto& x) { inputs[i++] = x.defined() ? x.shape() : Shape{0}; });
     }

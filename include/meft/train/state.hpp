@@ -216,6 +216,7 @@ Resumed load_state(const std::string& path, optim::State<T, B>& optimizer, const
   optimizer.for_each_state([&](const std::string& name, Tensor<T, B>& x) {
     x.fill([&](auto to) { io::copy_to(file.find(name, where), to, where); });
   });
+  optimizer.restored();
   return out;
 }
 

@@ -1,5 +1,5 @@
 // Owns: what a step does with a batch: a forward and a backward pass, on a device of batches whose shapes came before
-// by a recording; or two forward passes, for an optimizer that probes. Must not know: which batch comes when, the
+// by a recording; or what an optimizer that probes measures. Must not know: which batch comes when, the
 // optimizers.
 #pragma once
 
@@ -16,7 +16,8 @@ namespace meft::train {
 
 /// Adds the gradients of a batch's loss, times the batch's weight, to the parameters, which have gradients already. On
 /// a device, a batch of shapes that came before runs from a recording: the same bits, and the device does not wait for
-/// the host between kernels. Where its optimizer probes, it is told the batch's losses instead, without dropout.
+/// the host between kernels. Where its optimizer probes, that measures the batch instead, without dropout: of the
+/// `part`-th of the sets that a step takes batches of.
 template <Real T, Backend B>
 class Steps {
  public:
@@ -38,9 +39,9 @@ class Steps {
   /// Calls meanwhile() once, on a device while it works. A loss that is not finite ends the pass: the gradients are
   /// then of no use.
   template <class Meanwhile>
-  Result run(const nn::Batch<B>& batch, const Meanwhile& meanwhile) {
+  Result run(const nn::Batch<B>& batch, const Meanwhile& meanwhile, int part = 0) {
     if (optimizer_ && optimizer_->probes()) {
-      const auto out = probe(batch);
+      const auto out = probe(batch, part);
       meanwhile();
       return out;
     }
@@ -65,22 +66,26 @@ class Steps {
   }
 
  private:
-  Result probe(nn::Batch<B> batch) {
-    struct AsTheyAre {
-      optim::State<T, B>& optimizer;
-      ~AsTheyAre() { optimizer.probe(0); }
-    };
-    const NoTape none;
+  Result probe(nn::Batch<B> batch, int part) {
     const Measure measure(B::pool());
+    const double weight = batch.weight.defined() ? static_cast<double>(batch.counted) : 1.0;
     batch.run.training = false;
-    const auto loss = [&](int sign) {
-      const AsTheyAre end{*optimizer_};
-      optimizer_->probe(sign);
+    const auto loss = [&] {
+      const NoTape none;
       return static_cast<double>(loss_(batch).value().item());
     };
-    const double up = loss(1), down = loss(-1);
-    optimizer_->take(up, down, batch.weight.defined() ? static_cast<double>(batch.counted) : 1.0);
-    return {(up + down) / 2, measure.activation()};
+    const auto gradients = [&](double times) {
+      auto weighed = batch;
+      if (times != 1) weighed.weight = Tensor<float, B>::from(Shape{}, {static_cast<float>(times)});
+      Tape tape;
+      const auto of = loss_(weighed);
+      const auto out = static_cast<double>(of.value().item());
+      if (std::isfinite(out)) detail::backward(tape, of, weighed);
+      return out;
+    };
+    const double found = optimizer_->measure(
+        optim::Pass{FunctionRef<double()>(loss), FunctionRef<double(double)>(gradients)}, weight, part);
+    return {found, measure.activation()};
   }
 
   struct None {

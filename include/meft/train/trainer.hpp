@@ -17,11 +17,11 @@
 #include <vector>
 
 #include <meft/checkpoints/streams.hpp>
-#include <meft/data/batches.hpp>
 #include <meft/memory/pool.hpp>
 #include <meft/train/job.hpp>
 #include <meft/train/observer.hpp>
 #include <meft/train/options.hpp>
+#include <meft/train/plan.hpp>
 #include <meft/train/run_files.hpp>
 #include <meft/train/state.hpp>
 #include <meft/train/steps.hpp>
@@ -54,7 +54,8 @@ class Trainer {
         observer_(std::move(observer)),
         files_(o_.folder),
         optimizer_(state_over(o_.optimizer, job_.parameters)),
-        passes_(job_.loss, o_.recordings, optimizer_.get()) {
+        passes_(job_.loss, o_.recordings, optimizer_.get()),
+        plan_(job_.lengths, {o_.batch, o_.accumulate, o_.seed, inner_of(o_.optimizer)}) {
     require(o_.batch > 0 && o_.accumulate > 0 && o_.epochs > 0 && o_.max_steps >= 0,
             {"trainer: batch, accumulate and epochs are positive, max_steps is not negative", where}, o_.batch,
             o_.accumulate, o_.epochs, o_.max_steps);
@@ -64,8 +65,7 @@ class Trainer {
     require(!job_.lengths.empty() && job_.scored > 0, {"trainer: no examples to train on, or none to score", where},
             job_.lengths.size(), job_.scored);
     require(optimizer_->parameters() > 0, {"trainer: nothing trains", where});
-    const std::size_t batches = (job_.lengths.size() - 1) / o_.batch + 1;
-    groups_ = static_cast<std::int64_t>((batches - 1) / o_.accumulate + 1);
+    groups_ = plan_.steps();
     steps_ = groups_ * o_.epochs;
     if (o_.max_steps > 0) steps_ = std::min(steps_, o_.max_steps);
     epochs_ = (steps_ + groups_ - 1) / groups_;
@@ -148,7 +148,7 @@ class Trainer {
   /// The rest of the running epoch's steps. False when stopped, with the state saved.
   bool epoch() {
     if (place_.group >= groups_ || place_.step >= steps_) return true;
-    make_plan();
+    plan_.begin(place_.epoch, [this](Rows rows) { return job_.parts(std::move(rows)); });
     expect();
     while (place_.group < groups_ && place_.step < steps_) {
       if (!step()) {
@@ -167,33 +167,17 @@ class Trainer {
   /// Says which batches come.
   void expect() {
     if (job_.expect)
-      job_.expect(std::span(std::as_const(plan_)).subspan(first_batch()), static_cast<std::uint32_t>(place_.epoch));
+      job_.expect(std::span(plan_.rows()).subspan(plan_.first(place_.group)), static_cast<std::uint32_t>(place_.epoch));
     next_.reset();
   }
-
-  /// The running epoch's steps: each has `accumulate` batches, a batch as many parts as the job trains it in.
-  void make_plan() {
-    plan_.clear();
-    begins_.clear();
-    const auto epoch = static_cast<std::uint64_t>(place_.epoch);
-    std::size_t number = 0;
-    for (auto& rows : data::step_batches(job_.lengths, o_.batch, o_.accumulate, o_.seed, epoch)) {
-      if (number++ % o_.accumulate == 0) begins_.push_back(plan_.size());
-      for (auto& part : job_.parts(std::move(rows))) plan_.push_back(std::move(part));
-    }
-    begins_.push_back(plan_.size());
-  }
-  /// Where the batches of the coming step begin in the plan, and where they end.
-  std::size_t first_batch() const { return begins_[static_cast<std::size_t>(place_.group)]; }
-  std::size_t end_batch() const { return begins_[static_cast<std::size_t>(place_.group) + 1]; }
 
   /// The examples of a batch of the plan. Where a step has several, each weighs what it counts, so that their gradients
   /// add up to that of one large batch times what that counts.
   Batch batch(std::size_t number) {
-    const auto run = static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(number - first_batch()));
-    auto out = job_.batch(plan_[number], Run{o_.seed, run, true});
-    const auto end = std::upper_bound(begins_.begin(), begins_.end(), number);  // of the step
-    if (*end - *std::prev(end) == 1) return out;
+    const auto run =
+        static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(number - plan_.first(place_.group)));
+    auto out = job_.batch(plan_.rows()[number], Run{o_.seed, run, true});
+    if (!plan_.shares(number)) return out;
     require(out.counted >= 0, "trainer: to accumulate batches, a learner's batch tells what it counts");
     out.weight = Tensor<float, B>::from(Shape{}, {static_cast<float>(out.counted)});
     return out;
@@ -207,7 +191,7 @@ class Trainer {
         optimizer_->zero_gradients();
         const auto forward = [&] {
           expect();
-          for (std::size_t i = first_batch(); i < end_batch(); ++i) (void)job_.loss(batch(i));
+          for (std::size_t i = plan_.first(place_.group); i < plan_.end(place_.group); ++i) (void)job_.loss(batch(i));
           expect();
         };
         if (!widened(error, place_.step + 1, forward)) fail_at("step", place_.step + 1, error);
@@ -236,27 +220,30 @@ class Trainer {
   bool add_gradients_and_step() {
     StepReport report;
     double weight = 0;
-    const std::size_t first = first_batch(), end = end_batch();
+    const std::size_t first = plan_.first(place_.group), end = plan_.end(place_.group);
     for (std::size_t i = first; i < end; ++i) {
       if (stopped()) return false;
       if (!next_) next_ = batch(i);
       const Batch now = *std::exchange(next_, {});
       if (now.counted == 0) continue;  // none of its tokens is to be predicted
-      const double counts = end - first == 1 ? 1 : static_cast<double>(now.counted);
+      const double counts = plan_.shares(i) ? static_cast<double>(now.counted) : 1;
       B::Ahead::begin();
-      const auto done = passes_.run(now, [&] {
-        if constexpr (!B::on_host)
-          if (i + 1 < plan_.size()) {
-            const typename B::Ahead ahead;
-            next_ = batch(i + 1);
-          }
-      });
+      const auto done = passes_.run(
+          now,
+          [&] {
+            if constexpr (!B::on_host)
+              if (i + 1 < plan_.rows().size()) {
+                const typename B::Ahead ahead;
+                next_ = batch(i + 1);
+              }
+          },
+          static_cast<int>(i - first));
       weight += counts;
       report.loss += (done.loss - report.loss) * (counts / weight);
       if (!std::isfinite(done.loss)) throw NumberError("the loss is not finite");
       report.activation_bytes = std::max(report.activation_bytes, done.activation_bytes);
       memory_.raise(MemoryReport::of(B::pool()));
-      sequences_ += plan_[i].size();
+      sequences_ += plan_.rows()[i].size();
     }
     const double factor = this->factor();
     report.gradient_norm = optimizer_->step(factor, std::max(weight, 1.0));
@@ -382,10 +369,9 @@ class Trainer {
   RunFiles files_;
   std::unique_ptr<optim::State<T, B>> optimizer_;
   Steps<T, B> passes_;
-  std::vector<std::vector<std::uint32_t>> plan_;  // the running epoch's batches, in parts where the job has such
-  std::vector<std::size_t> begins_;               // where each step's begin, and where the last one's end
-  std::vector<nlohmann::ordered_json> notes_;     // lines of the log of the coming step
-  std::optional<Batch> next_;                     // was made while the device worked
+  Plan plan_;                                  // of the running epoch
+  std::vector<nlohmann::ordered_json> notes_;  // lines of the log of the coming step
+  std::optional<Batch> next_;                  // was made while the device worked
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;
   Place place_;
   Clock::time_point started_{}, saved_{};
