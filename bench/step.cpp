@@ -88,11 +88,13 @@ double operations(const Setup& setup) {
   const double added = 2 * rows * static_cast<double>(added_weights(method, c.hidden_size));
 
   const double forward = weights + attention + added;
-  const bool twice = facts.reversible ? setup.stack.streams != Streams::stored : recompute;
-  if (method_recipe(method).epsilon > 0) return 2 * forward * static_cast<double>(c.num_hidden_layers);
+  const auto recipe = method_recipe(method);
+  const bool inner = recipe.inner.has_value();  // a step of the lower level
+  const bool twice = facts.reversible ? setup.stack.streams != Streams::stored : recompute || inner;
+  if (recipe.epsilon > 0 && !inner) return 2 * forward * static_cast<double>(c.num_hidden_layers);
   double step = forward + (facts.beside ? added : 0);
   if (facts.trains_layers)
-    step += (facts.trains_all ? 2 : 1) * weights + 2 * attention + 2 * added + (twice ? forward : 0);
+    step += (facts.trains_all && !inner ? 2 : 1) * weights + 2 * attention + 2 * added + (twice ? forward : 0);
   return step * static_cast<double>(c.num_hidden_layers);
 }
 
@@ -121,11 +123,10 @@ Step<B>::Step(const Setup& setup) : setup_(setup), bert_(spec_of(setup)) {
   auto trained = nn::trainable<float, B>(bert_);
   for (auto& more : {nn::trainable<float, B>(body_), nn::trainable<float, B>(head_)})
     trained.insert(trained.end(), more.begin(), more.end());
-  const auto recipe = method_recipe(method);
-  optimizer_ = train::state_over(
-      train::optimizer_of({.rate = std::min(1e-4, recipe.rate), .decay = 0, .clip = 0, .epsilon = recipe.epsilon},
-                          setup.seed),
-      trained);
+  auto recipe = method_recipe(method);
+  recipe.rate = std::min(1e-4, recipe.rate);
+  recipe.decay = recipe.clip = 0;
+  optimizer_ = train::state_over(train::optimizer_of(recipe, setup.seed), trained);
   B::pool().trim();
 }
 

@@ -192,6 +192,9 @@ void check(Flags& f) {
     require(!f.columns.regression || !f.columns.threshold, "--regression", "no --threshold beside it", "both");
     require(!given("pooling") || f.kind() == Kind::texts || f.kind() == Kind::images, "--pooling",
             "a task that classifies", "--task " + f.task);
+    require(!f.prune_embeddings || (f.kind() != Kind::images && f.kind() != Kind::language && !f.ranks()),
+            "--prune-embeddings", "a task with a head of its own: a language model's reads every row",
+            f.ranks() ? "--losses" : "--task " + f.task);
     require(!f.ranks() || f.kind() == Kind::texts || f.kind() == Kind::choices, "--losses",
             "a task of texts with classes, or of questions with options", "--task " + f.task);
     require(!f.ranks() || !(f.task == "stsb" || f.columns.regression), "--losses", "a task with classes",
@@ -297,6 +300,8 @@ bool parse(int argc, char** argv, Flags& f) {
   add_method_options(add, f);
   add.choice("--precision", std::array{"f32", "bf16"}, "of frozen weights; bf16 halves them [f32]",
              [&](auto& s) { f.adapt.precision = meft::precision_from(s); });
+  add.flag("--prune-embeddings", f.prune_embeddings,
+           "of the word embeddings only the rows that the task uses are read and trained");
   add.choice("--pooling", std::array{"model", "first", "mean", "last", "first_and_mean"},
              "of tokens for the head [model: as the family does it]", [&](auto& s) { f.pooling = s; });
   add.flag("--augment", f.augment, "images: random crops and flips");

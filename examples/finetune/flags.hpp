@@ -40,7 +40,7 @@ struct Flags {
   std::map<std::string, std::string> method_options;  // by flag name, as given
   meft::AdaptOptions adapt{.precision = meft::Precision::f32};
   std::string pooling = "model";  // the family's own
-  bool augment = false;
+  bool augment = false, prune_embeddings = false;
   std::string losses, prompt;            // of ranked answers: task::Losses by name; the template that asks
   std::vector<std::string> label_words;  // a class each
 

@@ -80,6 +80,7 @@ nlohmann::json describe(const Flags& f) {
   }
   if (facts.recomputes) out["recompute"] = f.adapt.recompute;
   if (f.recipe.schedule == meft::Schedule::constant) out["schedule"] = "constant";
+  if (f.prune_embeddings) out["prune-embeddings"] = true;
   if (f.ranks()) out["losses"] = f.losses;
   if (!f.prompt.empty()) out["template"] = f.prompt;
   if (!f.label_words.empty()) out["label-words"] = f.label_words;
@@ -117,6 +118,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
   take_method(f, all, path);
   read(all.at("pooling"), f.pooling);
   if_there("augment", f.augment);
+  if_there("prune-embeddings", f.prune_embeddings);
   if_there("losses", f.losses);
   if_there("template", f.prompt);
   if_there("label-words", f.label_words);

@@ -84,7 +84,7 @@ class Runner {
 
   Model load() {
     const auto frozen = trains_all() ? std::nullopt : flags_.adapt.precision;
-    return checkpoints::hf<float, B>(flags_.model, &loaded_, frozen);
+    return checkpoints::hf<float, B>(flags_.model, &loaded_, frozen, flags_.prune_embeddings);
   }
 
   /// With a head for classes of these names, or one value. Of an earlier run, with what it trained.
@@ -99,6 +99,9 @@ class Runner {
   }
   template <class L = task::LanguageLearner<Model>>
   L language_model() {
+    if (flags_.prune_embeddings)
+      throw FlagError("--prune-embeddings", "a task with a head of its own: a language model's reads every row",
+                      "--task " + flags_.task);
     auto model = load();
     auto head = checkpoints::load_language_head(flags_.model, model, flags_.seed, &loaded_);
     auto learner = adapted(L{std::move(model), {}, std::move(head)});
@@ -111,6 +114,8 @@ class Runner {
   template <class Learner>
   Learner adapted(Learner learner) {
     whole_ = parameters(learner);
+    if (const auto& words = learner.model.embeddings; words && words->rows)
+      whole_ += (words->rows->count() - words->word.shape()[0]) * words->word.shape()[1];
     learner.body = adapt(learner.model, flags_.method, flags_.adapt);
     return learner;
   }
@@ -121,6 +126,7 @@ class Runner {
       earlier_->peft->load(nn::trainable<float, B>(learner), spec_, *peft_form(flags_.method), loaded_.initialised);
       return learner;
     }
+    checkpoints::use_rows_of(*earlier_->saved, learner.model);
     checkpoints::choose_as_in<float, B>(*earlier_->saved, learner);
     checkpoints::load_trained(*earlier_->saved, nn::trainable<float, B>(learner), nn::indices<B>(learner));
     checkpoints::load_ranges(*earlier_->saved, learner.body.ranges());
@@ -147,6 +153,7 @@ class Runner {
       with_gradients += p.trainable() ? p.size() : 0;
     });
     auto sizes = train::step_sizes<B>(spec_, batch);
+    if (const auto& words = learner.model.embeddings; words && words->rows) sizes.vocabulary = words->word.shape()[0];
     const auto say = [&](const AnyMethod& method, bool recompute, Index trains, double weights) {
       sizes.recompute = recompute;
       const auto recipe = method_recipe(method);  // in float: two copies of what has gradients, or none
@@ -177,8 +184,28 @@ class Runner {
                           progress.watch("choosing what trains", stop_));
   }
 
+  /// The rows of the word embeddings that the run will look at, where others are to be left out.
+  template <class Learner, class Data>
+  static void use_rows(Learner& learner, const Data& data) {
+    if constexpr (requires { data.train.ids; }) {
+      const auto& words = learner.model.embeddings;
+      if (!words || !words->rows) return;
+      std::vector<std::int32_t> ids;
+      if (learner.model.decodes()) ids.push_back(static_cast<std::int32_t>(learner.model.spec.decoder_start));
+      const auto add = [&](const auto& set) {
+        for (const auto& sequence : set.ids) ids.insert(ids.end(), sequence.begin(), sequence.end());
+      };
+      add(data.train);
+      add(data.dev);
+      for (const auto& set : data.more) add(set.second);
+      words->rows->use(ids);
+      say("word embeddings: " + grouped(words->word.shape()[0]) + " of " + grouped(words->rows->count()) + " rows");
+    }
+  }
+
   template <class Learner, class Data>
   bool fit(Learner& learner, const Data& data, const Offsets& largest, const train::TrainOptions& options) {
+    use_rows(learner, data);
     if (!prepare(learner, data, options)) return false;
     say_costs(learner, largest);
     Progress progress;
@@ -235,6 +262,7 @@ class Runner {
         about.problem_type = about.labels.empty() ? "regression" : "single_label_classification";
     }
     nn::merge_updates<float, B>(learner.model);
+    checkpoints::restore_rows(learner.model);
     say_merged(flags_,
                checkpoints::write_hf(flags_.merge, flags_.model, learner.model, learner.head, about, flags_.overwrite));
     return true;

@@ -17,12 +17,12 @@ from place import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results,
 FINETUNE = sys.argv[1]
 SANITIZED = "MEFT_SANITIZED" in os.environ
 LIMIT = 30000 if SANITIZED else 3000  # seconds a run, against a hang
-METHODS = ["full", "lora", "ia3", "speft", "unipt", "lst", "qst", "sherl", "losa", "meft1", "meft2", "meft3", "mezo", "mezo-lora"]
+METHODS = ["full", "lora", "ia3", "speft", "unipt", "lst", "qst", "sherl", "losa", "meft1", "meft2", "meft3", "mezo", "mezo-lora", "zofo"]
 INSIDE = ["meft1+lora", "meft3+ia3"]
 VIRTUAL = 4  # tokens
 MORE = ["prefix", "prompt", "alore", "sparsegrad"]
 # By losses alone 16 steps tell a fresh classifier nothing where its gradient is this small.
-TOO_FEW_STEPS = [(model, "sst2", method) for model in ("roberta", "bart") for method in ("mezo", "mezo-lora")]
+TOO_FEW_STEPS = [(model, "sst2", method) for model in ("roberta", "bart") for method in ("mezo", "mezo-lora", "zofo")]
 WIDTH, INNER, HEADS, LAYERS, PLACES = 16, 24, 2, 2, 48
 
 
@@ -252,17 +252,19 @@ class Place:
 def narrow(method):
     if method.startswith("meft") and "+" not in method: return ["--bottleneck", 4]
     if method in ("prefix", "prompt"): return ["--virtual-tokens", VIRTUAL]
-    return {"unipt": ["--projection", 8], "sherl": ["--projection", 8], "lst": ["--reduction", 2], "qst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24], "sparsegrad": ["--score-examples", 24]}.get(method, [])
+    return {"unipt": ["--projection", 8], "sherl": ["--projection", 8], "lst": ["--reduction", 2], "qst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24], "sparsegrad": ["--score-examples", 24],
+            "zofo": ["--zofo-inner", 2, "--zofo-rate", 0.01]}.get(method, [])
 
 
 def last_number(text):
     return text.strip().splitlines()[-1].split(": ")[-1]
 
 
-def try_all(place, model, task, methods=METHODS):
+def try_all(place, model, task, methods=METHODS, *, more=()):
+    also = more
     for method in methods:
         whole, cut = place.folder(), place.folder()
-        more = narrow(method)
+        more = [*narrow(method), *also]
         costs = [line for line in place.run(model, task, method, whole, *more).splitlines() if line.startswith(f"{method}: ")]
         nothing = "gradients and moments 0.0 MiB" in costs[0]
         if method in ("full", "mezo"):
@@ -303,6 +305,57 @@ def test_llama(place):
     try_all(place, "llama.gguf", "lm", ["full", "unipt", "meft1"])
 
 
+def test_ranked(place):
+    """Classes as words at a mask, behind the text, from a decoder; options; the three losses."""
+    letters = ("--losses", "tfew", "--template", "{text}: it is{label}.", "--label-words", "g,b")
+    try_all(place, "roberta", "sst2", ["ia3", "meft1", "mezo-lora"], more=letters)
+    try_all(place, "opt", "sst2", ["lora"], more=("--losses", "ranking"))
+    try_all(place, "opt", "arc_easy", ["ia3"], more=("--losses", "tfew"))
+    try_all(place, "bart", "sst2", ["full"], more=("--losses", "tfew"))
+    try_all(place, "bart", "arc_easy", ["ia3", "zofo"], more=("--losses", "tfew"))
+    run, table, merged = place.folder(), place.folder(), place.folder()
+    place.run("bart", "sst2", "lora", run, "--losses", "likelihood")
+    invoke = lambda *more: subprocess.run([str(x) for x in (FINETUNE, "--output", run, *more)], capture_output=True, text=True, timeout=LIMIT)
+    check(invoke("--predict", place.root / "sst2" / "dev.tsv", "--predictions", table).returncode == 0, "--predict")
+    lines = table.read_text().splitlines()
+    check(lines[0] == "label\tp(negative)\tp(positive)\ttext" and len(lines) == 21, str(lines[:2]))
+    check(invoke("--merge", merged).returncode == 0, "--merge")
+    config = json.loads((merged / "config.json").read_text())
+    check(config["architectures"] == ["BartForConditionalGeneration"], str(config))
+    for model, task, more, words in (("roberta", "arc_easy", ["--losses", "tfew"], "--losses: expected a model that can go on"),
+                                     ("roberta", "sst2", ["--losses", "tfew"], "expected one token"),
+                                     ("roberta", "sst2", [*letters[:5], "g,b,c"], "--label-words: expected a word for each class"),
+                                     ("roberta", "sst2", ["--label-words", "g,b"], "--label-words: expected --losses"),
+                                     ("opt", "lm", ["--losses", "tfew"], "--losses: expected a task of texts"),
+                                     ("opt", "sst2", ["--losses", "tfew", "--template", "{text}"], "{label} once")):
+        done = subprocess.run([str(x) for x in (FINETUNE, "--model", place.root / model, "--task", task, "--data", place.root / task, "--output",
+                                                place.folder(), *more)], capture_output=True, text=True)
+        check(done.returncode in (1, 2) and words in done.stderr, f"{model} {task} {more}: {done.returncode}: {done.stderr}")
+
+
+def test_pruned(place):
+    """--prune-embeddings changes nothing that is learned; rows that are not used are the checkpoint's."""
+    plain = ("--weight-decay", 0, "--clip", 0)
+    for model, method in (("roberta", "full"), ("opt", "mezo"), ("bart", "lora")):
+        whole, pruned = place.folder(), place.folder()
+        place.run(model, "sst2", method, whole, *plain)
+        said = place.run(model, "sst2", method, pruned, *plain, "--prune-embeddings")
+        check("word embeddings: " in said and results(pruned)["metrics"]["epochs"] == results(whole)["metrics"]["epochs"], said)
+        metrics = results(pruned)["metrics"]
+        read = last_number(place.run(model, "sst2", method, pruned, *plain, "--prune-embeddings", "--eval-only"))
+        check(f"accuracy {metrics['value']:.4f}" in read, f"{metrics}: {read}")
+        if method != "full": continue
+        out = place.folder()
+        done = subprocess.run([FINETUNE, "--output", pruned, "--merge", out], capture_output=True, text=True, timeout=LIMIT)
+        check(done.returncode == 0, done.stderr)
+        table = lambda folder, name: read_safetensors(folder / "model.safetensors")[0][name]
+        name = "roberta.embeddings.word_embeddings.weight"
+        before, after = table(place.root / model, name), table(out, name)
+        changed = [i for i in range(len(before) // (4 * WIDTH)) if before[4 * WIDTH * i:4 * WIDTH * (i + 1)] != after[4 * WIDTH * i:4 * WIDTH * (i + 1)]]
+        check(10 < len(changed) < 60, f"{len(changed)} rows of the words changed")
+    done = subprocess.run([FINETUNE, "--model", place.root / "opt", "--task", "arc_easy", "--data", place.root / "arc_easy", "--output",
+                           place.folder(), "--prune-embeddings"], capture_output=True, text=True)
+    check(done.returncode == 2 and "--prune-embeddings: expected a task with a head of its own" in done.stderr, done.stderr)
 def test_images(place):
     try_all(place, "vit", "images", METHODS + MORE)
     try_all(place, "dinov2", "images", ["full", "meft3", *INSIDE])

@@ -541,7 +541,7 @@ TEST_CASE("methods: what trains by forward passes alone follows the gradient, an
       }
       CHECK(apart[1] < apart[0] / 20);
 
-      const int draws = all || threads == 2 ? 8 : 2048;
+      const int draws = all || threads == 2 ? 8 : 4096;
       auto state = optim::Spsa{.rate = 0, .epsilon = 1e-4, .seed = 4}.over<double, Cpu>(trained);
       train::Steps<double, Cpu> steps([&](const nn::Batch<>&) { return s.loss(); }, 0, &state);
       for (int draw = 0; draw < draws; ++draw) {

@@ -26,6 +26,7 @@
 #include <meft/task/language_learner.hpp>
 #include <meft/task/learner.hpp>
 #include <meft/task/ranking_learner.hpp>
+#include <meft/train/optimizers.hpp>
 #include <meft/train/steps.hpp>
 
 #include "folder.hpp"
@@ -812,5 +813,93 @@ TEST_CASE("families: ranked answers: losses, gradients and scores as transformer
     data.labels[1] = NAN;
     CHECK_THROWS_AS((void)learner.batch(data, one, {}), Error);
     CHECK(loss_of(some) > 0);
+  }
+}
+
+namespace {
+
+using Classifier = task::Learner<Transformer<float>>;
+
+Classifier classifier(const std::string& folder, const AnyMethod& method, bool prune) {
+  const std::string path = golden() + "/" + folder;
+  auto model = checkpoints::hf<float>(path, nullptr, {}, prune);
+  auto head = checkpoints::load_head(path, model, 3);
+  Classifier out{std::move(model), {}, std::move(head)};
+  out.body = adapt(out.model, method);
+  return out;
+}
+
+/// Its rows of the words as a whole table.
+std::vector<float> words_of(const Classifier& of) {
+  const auto& embeddings = *of.model.embeddings;
+  return embeddings.rows ? embeddings.rows->whole().values() : embeddings.word.value().values();
+}
+
+}  // namespace
+
+TEST_CASE("families: pruned embeddings give the bits of whole ones; other rows stay the file's; what was trained reads back") {
+  for (const std::string folder : {"roberta", "bart"}) {
+    const auto batch = batch_of(Values(golden() + "/" + folder + "/plain.safetensors"));
+    auto ids = batch.ids.values();
+    if (folder == "bart") ids.push_back(2);  // the decoder's first
+    std::set<std::int32_t> used(ids.begin(), ids.end());
+    used.insert(0);  // is there at once
+    for (const AnyMethod& method : std::vector<AnyMethod>{Full{}, LowRank{}, Meft1{}, Mezo<Full>{}, Zofo{.inner = 0}}) {
+      CAPTURE(folder);
+      CAPTURE(method_title(method));
+      auto recipe = method_recipe(method);
+      recipe.decay = recipe.clip = 0;
+      recipe.rate = 1e-2;
+      const auto train = [&](Classifier& learner) {
+        const auto optimizer = train::state_over(train::optimizer_of(recipe, 3), nn::trainable<float, Cpu>(learner));
+        train::Steps<float, Cpu> steps([&](const nn::Batch<>& b) { return learner.loss(b); }, 0, optimizer.get());
+        std::vector<double> losses;
+        for (int step = 0; step < 3; ++step) {
+          for (const int part : {0, 1}) losses.push_back(steps.run(batch, [] {}, part).loss);
+          (void)optimizer->step();
+        }
+        return losses;
+      };
+      auto whole = classifier(folder, method, false), pruned = classifier(folder, method, true);
+      const auto file = words_of(whole);
+      CHECK(words_of(pruned) == file);
+      auto& rows = *pruned.model.embeddings->rows;
+      CHECK(pruned.model.embeddings->word.shape()[0] == 1);
+      rows.use(ids);
+      CHECK(pruned.model.embeddings->word.shape()[0] == static_cast<Index>(used.size()));
+      CHECK(train(pruned) == train(whole));
+      const auto expected = words_of(whole), found = words_of(pruned);
+      const std::size_t width = file.size() / static_cast<std::size_t>(rows.count());
+      bool trained = false;
+      for (std::size_t i = 0; i < file.size(); ++i) {
+        const bool there = used.contains(static_cast<std::int32_t>(i / width));
+        REQUIRE(found[i] == (there ? expected[i] : file[i]));
+        trained = trained || found[i] != file[i];
+      }
+      CHECK(trained == method_facts(method).trains_all);
+
+      // Saved and read back by another, to which the rows are new.
+      const test::Folder out;
+      const std::string path = out.text() + "/adapter.safetensors";
+      checkpoints::save_trained(path, nn::trainable<float, Cpu>(pruned), {}, nn::indices<Cpu>(pruned));
+      const io::Safetensors saved(path);
+      CHECK(saved.contains(rows.name()) == trained);
+      auto again = classifier(folder, method, true);
+      checkpoints::use_rows_of(saved, again.model);
+      checkpoints::load_trained(saved, nn::trainable<float, Cpu>(again), nn::indices<Cpu>(again));
+      CHECK(words_of(again) == found);
+      auto other = batch;  // ids that no step saw
+      other.ids = Tensor<std::int32_t>::full(batch.ids.shape(), 39);
+      const auto logits = again.logits(other).value().values();
+      checkpoints::restore_rows(again.model);
+      CHECK(again.model.embeddings->word.value().values() == found);
+      CHECK(again.logits(other).value().values() == logits);
+      if (!used.contains(39) && std::holds_alternative<Full>(method))
+        CHECK_THROWS_WITH_AS((void)pruned.logits(other), doctest::Contains("first time after an optimizer"), Error);
+    }
+    auto pruned = classifier(folder, HeadOnly{}, true);
+    const std::int32_t outside[] = {3, 40};
+    CHECK_THROWS_WITH_AS(pruned.model.embeddings->rows->use(outside), doctest::Contains("40 rows, found: 40"), Error);
+    CHECK_THROWS_WITH_AS((void)pruned.model.language_head(), doctest::Contains("reads all rows"), Error);
   }
 }

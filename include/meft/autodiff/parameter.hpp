@@ -70,6 +70,9 @@ class Parameter {
     stored_->probed = on;
     if (on) set_trainable(false);
   }
+  /// Which rows of a larger table the value has, if not all: their noise is that of the rows there. [n]
+  Tensor<std::int32_t, B>& numbers() { return stored_->numbers; }
+  const Tensor<std::int32_t, B>& numbers() const { return stored_->numbers; }
   /// Makes the gradient zero, allocating it when needed, so that it lives before a step is measured.
   void zero_gradient(Where where = Where::current()) {
     require(defined(), {"zero_gradient: the parameter is empty", where});

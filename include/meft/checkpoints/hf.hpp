@@ -3,12 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <meft/checkpoints/config.hpp>
@@ -91,22 +93,77 @@ std::set<std::string> load_parameters(Module& module, const CheckpointNames& nam
   return read;
 }
 
+namespace detail {
+
+/// The model's word embeddings, which have room for one row, take theirs from the file. Gives the names in it.
+template <class Model>
+std::set<std::string> read_rows_later(Model& model, const std::shared_ptr<const io::Weights>& file,
+                                      const CheckpointNames& names, Where where) {
+  using T = typename Model::value_type;
+  using B = typename Model::backend;
+  const std::string word = model.spec.names.embeddings.word;
+  const auto* entry = names.find(word);
+  if (!entry) fail({"load: " + file->path() + ": tensor " + word + " is missing", where});
+  auto& embeddings = *model.embeddings;
+  check_shape(*entry, {model.spec.embeddings.vocabulary, embeddings.word.shape()[1]}, where);
+  embeddings.spec.vocabulary = model.spec.embeddings.vocabulary;
+  embeddings.rows =
+      std::make_shared<nn::TableRows<T, B>>(embeddings.word, word + ".rows", model.spec.embeddings.vocabulary,
+                                            [file, entry, where](std::int32_t row, std::span<T> to) {
+                                              io::copy_rows_to(*entry, static_cast<std::size_t>(row), to, where);
+                                            });
+  if (model.decoder_embeddings) model.decoder_embeddings->rows = embeddings.rows;
+  return set_of(names.all(word));
+}
+
+}  // namespace detail
+
+/// Has a pruned model read the rows that a run trained, which its file names: what that holds can then be loaded.
+template <class Model>
+void use_rows_of(const io::Safetensors& file, Model& model, Where where = Where::current()) {
+  if (!model.embeddings || !model.embeddings->rows || !file.contains(model.embeddings->rows->name())) return;
+  const auto& entry = file.find(model.embeddings->rows->name(), where);
+  std::vector<std::int32_t> rows(entry.shape.size() == 1 ? static_cast<std::size_t>(entry.shape[0]) : 0);
+  io::copy_to(entry, std::span(rows), where);
+  model.embeddings->rows->use(rows, where);
+}
+
+/// Has a pruned model's word embeddings as a whole again, for what needs each row.
+template <class Model>
+void restore_rows(Model& model) {
+  if (!model.embeddings || !model.embeddings->rows) return;
+  model.embeddings->word.value() = model.embeddings->rows->whole();
+  model.embeddings->word.numbers() = {};
+  model.embeddings->rows = nullptr;
+  if (model.decoder_embeddings) model.decoder_embeddings->rows = nullptr;
+}
+
 /// Reads `folder`/config.json and the weights beside it, or both of a GGUF file: a model of whichever family it is.
 /// With `frozen`, each linear layer is frozen and packed in that precision as soon as it is read, so that its original
-/// never takes memory beside the others': for methods that train none of them.
+/// never takes memory beside the others': for methods that train none of them. With `prune` rows of the word embeddings
+/// are read when they are first used; the file stays open.
 template <Real T = float, Backend B = Cpu>
 model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = nullptr,
-                            std::optional<Precision> frozen = {}, Where where = Where::current()) {
+                            std::optional<Precision> frozen = {}, bool prune = false, Where where = Where::current()) {
   using Linear = nn::Linear<T, B>;
-  model::Transformer<T, B> model(read_spec(read_config(folder, where), where));
-  const io::Weights file(folder, where);
+  auto spec = read_spec(read_config(folder, where), where);
+  prune = prune && !spec.patches;
+  const Index vocabulary = prune ? std::exchange(spec.embeddings.vocabulary, 1) : 0;
+  model::Transformer<T, B> model(spec);
+  const auto opened = std::make_shared<const io::Weights>(folder, where);
+  const io::Weights& file = *opened;
   const auto names = detail::names_of(model, file, where);
   names.check_complete(detail::parameters_of(model), where);
-  std::set<std::string> read;
+  std::set<std::string> read, pruned;
+  if (prune) {
+    model.spec.embeddings.vocabulary = vocabulary;
+    read = detail::read_rows_later(model, opened, names, where);
+    pruned = {spec.names.embeddings.word};
+  }
   if (frozen) {
-    std::set<std::string> linear;
+    std::set<std::string> linear = pruned;
     nn::walk(model, [&](const std::string& name, Linear&) { linear.insert({name + ".weight", name + ".bias"}); });
-    read = load_parameters(model, names, "", linear, where);
+    read.merge(load_parameters(model, names, "", linear, where));
     file.forget();
     nn::walk(model, [&](const std::string& name, Linear& layer) {
       read.merge(load_parameters(layer, names, name, {}, where));
@@ -115,7 +172,7 @@ model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = null
       layer.pack();
       file.forget();
     });
-  } else read = load_parameters(model, names, "", {}, where);
+  } else read.merge(load_parameters(model, names, "", pruned, where));
   if (report) {
     if (names.wrapped()) report->notes.push_back("the checkpoint's tensors are those under `" + names.lead() + "`");
     for (const auto& name : file.names())

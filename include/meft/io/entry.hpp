@@ -228,20 +228,39 @@ void copy_to(const Entry& entry, std::span<T> out, Where where = Where::current(
   if (!out.empty()) detail::copy_elements(entry, 0, out, what, where);
 }
 
-/// The same for weights: throws as well when one is NaN or infinite, in the file or as a T, naming the first.
+namespace detail {
+
+/// Elements from `from` on.
 template <Real T>
-void copy_finite_to(const Entry& entry, std::span<T> out, Where where = Where::current()) {
+void copy_finite(const Entry& entry, std::size_t from, std::span<T> out, const std::string& what, Where where) {
   constexpr std::size_t block = 4096;  // looked at while it is in the nearest cache
-  const std::string what = detail::check_count(entry, out.size(), where);
   for (std::size_t first = 0; first < out.size(); first += block) {
     const auto part = out.subspan(first, std::min(block, out.size() - first));
-    detail::copy_elements(entry, first, part, what, where);
-    if (detail::all_finite(std::span<const T>(part))) continue;
+    copy_elements(entry, from + first, part, what, where);
+    if (all_finite(std::span<const T>(part))) continue;
     const auto wrong = std::find_if(part.begin(), part.end(), [](T value) { return !std::isfinite(value); });
-    fail({what + ": element " + std::to_string(first + static_cast<std::size_t>(wrong - part.begin())) + " is " +
+    fail({what + ": element " + std::to_string(from + first + static_cast<std::size_t>(wrong - part.begin())) + " is " +
               (std::isnan(*wrong) ? "NaN" : "infinite") + ": the checkpoint's weights are broken",
           where});
   }
+}
+
+}  // namespace detail
+
+/// The same for weights: throws as well when one is NaN or infinite, in the file or as a T, naming the first.
+template <Real T>
+void copy_finite_to(const Entry& entry, std::span<T> out, Where where = Where::current()) {
+  detail::copy_finite(entry, 0, out, detail::check_count(entry, out.size(), where), where);
+}
+
+/// Elements of a weight from row `row` of its first axis on, whole rows.
+template <Real T>
+void copy_rows_to(const Entry& entry, std::size_t row, std::span<T> out, Where where = Where::current()) {
+  std::size_t width = 1, rows = entry.shape.empty() ? 0 : static_cast<std::size_t>(entry.shape[0]);
+  for (std::size_t axis = 1; axis < entry.shape.size(); ++axis) width *= static_cast<std::size_t>(entry.shape[axis]);
+  require(width > 0 && out.size() % width == 0 && row + out.size() / width <= rows,
+          {"load: " + entry.file + ": tensor " + entry.name + " has no such rows", where}, row, out.size());
+  detail::copy_finite(entry, row * width, out, "load: " + entry.file + ": tensor " + entry.name, where);
 }
 
 }  // namespace meft::io

@@ -119,6 +119,8 @@ struct Transformer {
   /// The family's language head over the word embeddings. Throws where it has none.
   nn::LanguageHead<T, B> language_head(Where where = Where::current()) const {
     require(spec.language.has_value() && embeddings, {"language_head: the family has none", where}, spec.family);
+    require(!embeddings->rows, {"language_head: it reads all rows of the word embeddings, which are pruned", where},
+            embeddings->word.shape());
     return nn::LanguageHead<T, B>::empty(*spec.language, embeddings->word);
   }
 

@@ -1,12 +1,14 @@
 // Owns: tokens to hidden states: word, position and type, each where the family has it.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 
 #include <meft/nn/batch.hpp>
 #include <meft/nn/linear.hpp>
 #include <meft/nn/norm.hpp>
+#include <meft/nn/table_rows.hpp>
 #include <meft/nn/virtual_tokens.hpp>
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/dropout.hpp>
@@ -48,6 +50,7 @@ struct TokenEmbeddings {
   std::optional<Norm<T, B>> norm{};
   std::optional<Linear<T, B>> project{};
   std::optional<VirtualTokens<T, B>> prompt{};  // in the words' width, not scaled
+  std::shared_ptr<TableRows<T, B>> rows{};      // of the words, where not all are in memory
 
   /// Parameters are uninitialised. `word` is made, or one that is there already.
   static TokenEmbeddings empty(const EmbeddingNames& names, const EmbeddingSpec& spec, Index width, Index word_width,
@@ -63,7 +66,7 @@ struct TokenEmbeddings {
 
   Var<T, B> operator()(const Tensor<std::int32_t, B>& ids, const Tensor<std::int32_t, B>& types, const Offsets& offsets,
                        const Run& run) const {
-    Var<T, B> x = embedding(word, ids);
+    Var<T, B> x = rows ? embedding(word, rows->places(ids), ids) : embedding(word, ids);
     if (spec.scale != 1) x = x * static_cast<T>(spec.scale);
     if (prompt) x = in_front(prompt->rows, x, offsets);
     if (project) x = (*project)(x);
@@ -79,6 +82,7 @@ struct TokenEmbeddings {
 
   static void parts(auto& self, auto&& visit) {
     if (*self.names.word) visit(self.names.word, self.word);
+    if (*self.names.word && self.rows && self.rows->changes()) visit(self.rows->name(), self.rows->numbers());
     visit(self.names.position, self.position);
     visit(self.names.type, self.type);
     visit(self.names.norm, self.norm);

@@ -44,12 +44,18 @@ VarOf<X> embedding(const X& table, const Tensor<std::int32_t, B>& ids, Where whe
   return apply(where, Embedding<B>{ids}, table);
 }
 
+/// Of a table that may be perturbed; `places` are the rows of the ids where it has but some of a larger one's.
 template <Real T, Backend B>
-Var<T, B> embedding(const Parameter<T, B>& table, const Tensor<std::int32_t, B>& ids, Where where = Where::current()) {
-  if (!table.perturbed()) return apply(where, Embedding<B>{ids}, table);
-  auto y = apply(where, Embedding<B>{ids}, table.value()).value();
+Var<T, B> embedding(const Parameter<T, B>& table, const Tensor<std::int32_t, B>& places,
+                    const Tensor<std::int32_t, B>& ids, Where where = Where::current()) {
+  if (!table.perturbed()) return apply(where, Embedding<B>{places}, table);
+  auto y = apply(where, Embedding<B>{places}, table.value()).value();
   table.perturb_rows(ids, y);
   return y;
+}
+template <Real T, Backend B>
+Var<T, B> embedding(const Parameter<T, B>& table, const Tensor<std::int32_t, B>& ids, Where where = Where::current()) {
+  return embedding(table, ids, ids, where);
 }
 
 }  // namespace meft

@@ -92,6 +92,9 @@ class BilevelState final : public State<T, B> {
     for (auto& copy : copies_) copy.parameter.zero_gradient();
   }
 
+  std::size_t steps_in(std::size_t bytes) const override {
+    return (theta_.steps_in(bytes) + 1) * static_cast<std::size_t>(cycle());
+  }
   void set_steps(std::int64_t steps) override {
     this->steps_ = steps;
     theta_.set_steps(steps / cycle());

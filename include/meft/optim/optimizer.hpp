@@ -63,8 +63,8 @@ class State {
   /// After what for_each_state names was read from a file.
   virtual void restored() {}
 
-  /// What the state grows by with each step.
-  virtual std::size_t bytes_a_step() const { return 0; }
+  /// The most steps that a state of so many bytes is of.
+  virtual std::size_t steps_in(std::size_t /*bytes*/) const { return SIZE_MAX; }
 
   std::int64_t steps() const { return steps_; }
   /// Sets how many were done; before a state of so many is restored.

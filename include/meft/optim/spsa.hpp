@@ -46,7 +46,10 @@ inline std::uint64_t noise_seed(std::uint64_t seed, std::size_t sample = 0) {
 template <Real T, Backend B>
 void step_along(Parameter<T, B>& p, Key key, double keep, double scale) {
   const T* from = std::as_const(p).value().data();
-  add_noise(B{}, 1, p.size(), nullptr, 0, key, p.shape().rank() > 1 ? keep : 1.0, scale, from, p.value().data());
+  const auto& numbers = std::as_const(p).numbers();
+  const Index rows = numbers.defined() ? numbers.size() : 1;
+  add_noise(B{}, rows, p.size() / std::max<Index>(1, rows), numbers.defined() ? numbers.data() : nullptr, 0, key,
+            p.shape().rank() > 1 ? keep : 1.0, scale, from, p.value().data());
 }
 
 template <Real T, Backend B>
@@ -135,7 +138,7 @@ class SpsaState final : public State<T, B> {
     if (log_.size() % differences_.size() == 0) ++this->steps_;
   }
 
-  std::size_t bytes_a_step() const override { return 2 * sizeof(T) * differences_.size(); }
+  std::size_t steps_in(std::size_t bytes) const override { return bytes / (2 * sizeof(T) * differences_.size()); }
   void set_steps(std::int64_t steps) override {
     this->steps_ = steps;
     log_.resize(static_cast<std::size_t>(steps) * differences_.size());

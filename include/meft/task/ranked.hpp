@@ -218,7 +218,7 @@ RankedQuestions rank_options(const Tokenizer& tokenizer, std::span<const data::C
       ++out.cut;
       prompt.erase(prompt.begin(), prompt.end() - static_cast<std::ptrdiff_t>(room));
     }
-    detail::add_prompt(out, form, {{std::move(prompt)}});
+    detail::add_prompt(out, form, {detail::PromptPiece{std::move(prompt)}});
     out.labels.push_back(answer < 0 ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(answer));
   }
   return out;

@@ -192,12 +192,10 @@ Resumed load_state(const std::string& path, optim::State<T, B>& optimizer, const
   out.place = detail::place_from(run_of(file, "place", where), path);
   if (const auto at = file.metadata().find("isa"); at != file.metadata().end() && at->second != name_of(isa()))
     out.changed.push_back({"isa", at->second, name_of(isa())});
-  if (const std::size_t each = optimizer.bytes_a_step()) {
-    std::size_t bytes = 0;
-    for (const auto& name : file.names()) bytes += file.find(name, where).bytes.size();
-    require(static_cast<std::size_t>(out.place.step) <= bytes / each,
-            {path + ": state: too small for its number of steps", where}, out.place.step, bytes);
-  }
+  std::size_t bytes = 0;
+  for (const auto& name : file.names()) bytes += file.find(name, where).bytes.size();
+  require(static_cast<std::size_t>(out.place.step) <= optimizer.steps_in(bytes),
+          {path + ": state: too small for its number of steps", where}, out.place.step, bytes);
   const std::int64_t steps = optimizer.steps();
   optimizer.set_steps(out.place.step);
   try {
