@@ -53,8 +53,7 @@ class Runner {
     if (longest && longest - front < 2)
       throw FlagError("--virtual-tokens", "at least two of the model's " + std::to_string(longest) + " places left",
                       std::to_string(front));
-    family_ = {longest ? longest - front : 0, spec_.embeddings.vocabulary, spec_.causal,
-               spec_.decoder.has_value()};
+    family_ = {longest ? longest - front : 0, spec_.embeddings.vocabulary, spec_.causal, spec_.decoder.has_value()};
     if (spec_.embeddings.types) family_.types = spec_.embeddings.types;
     if (flags_.ranks()) return ranking();
     switch (flags_.kind()) {

@@ -837,7 +837,9 @@ std::vector<float> words_of(const Classifier& of) {
 
 }  // namespace
 
-TEST_CASE("families: pruned embeddings give the bits of whole ones; other rows stay the file's; what was trained reads back") {
+TEST_CASE(
+    "families: pruned embeddings give the bits of whole ones; other rows stay the file's; what was trained reads "
+    "back") {
   for (const std::string folder : {"roberta", "bart"}) {
     const auto batch = batch_of(Values(golden() + "/" + folder + "/plain.safetensors"));
     auto ids = batch.ids.values();
@@ -855,7 +857,11 @@ TEST_CASE("families: pruned embeddings give the bits of whole ones; other rows s
         train::Steps<float, Cpu> steps([&](const nn::Batch<>& b) { return learner.loss(b); }, 0, optimizer.get());
         std::vector<double> losses;
         for (int step = 0; step < 3; ++step) {
-          for (const int part : {0, 1}) losses.push_back(steps.run(batch, [] {}, part).loss);
+          for (const int part : {0, 1})
+            losses.push_back(steps
+                                 .run(
+                                     batch, [] {}, part)
+                                 .loss);
           (void)optimizer->step();
         }
         return losses;

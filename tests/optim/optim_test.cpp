@@ -369,21 +369,26 @@ TEST_CASE("spsa: several samples a step, at once and alike at any thread count; 
   CHECK_THROWS_AS((void)(optim::Spsa{.samples = 0}.over<double>(p)), Error);
 }
 
+namespace {
+
+struct Small {
+  Parameter<float> weight{Tensor<float>::from({2, 2}, {0.5f, -1, 2, 0.25f})}, bias{Tensor<float>::from({2}, {0, 1})};
+  static void parts(auto& self, auto&& visit) {
+    visit("weight", self.weight);
+    visit("bias", self.bias);
+  }
+};
+
+}  // namespace
+
 TEST_CASE("spsa: the log of 20,000 steps makes the parameters again, bit for bit") {
   const optim::Spsa options{.rate = 1e-3, .epsilon = 1e-3, .decay = 0.01, .seed = 9, .log_alone = true};
-  struct Module {
-    Parameter<float> weight{Tensor<float>::from({2, 2}, {0.5f, -1, 2, 0.25f})}, bias{Tensor<float>::from({2}, {0, 1})};
-    static void parts(auto& self, auto&& visit) {
-      visit("weight", self.weight);
-      visit("bias", self.bias);
-    }
-  };
-  const auto values = [](const Module& m) {
+  const auto values = [](const Small& m) {
     auto out = m.weight.value().values();
     for (const float b : m.bias.value().values()) out.push_back(b);
     return out;
   };
-  Module m;
+  Small m;
   auto state = options.over<float>(m);
   const auto loss = [&] {
     double sum = 0;
@@ -405,13 +410,13 @@ TEST_CASE("spsa: the log of 20,000 steps makes the parameters again, bit for bit
     log = x.values();
   });
   REQUIRE(log.size() == 40000);
-  Module other;
+  Small other;
   auto resumed = options.over<float>(other);
   resumed.set_steps(20000);
   resumed.for_each_state([&](const std::string&, Tensor<float>& x) {
     x.fill([&](auto to) { std::copy(log.begin(), log.end(), to.begin()); });
   });
-  CHECK(values(other) == values(Module()));
+  CHECK(values(other) == values(Small()));
   resumed.restored();
   CHECK(values(other) == values(m));
   resumed.restored();

@@ -559,7 +559,7 @@ TEST_CASE("ranked: T-Few's losses by hand: answers of unequal length, none wrong
   CHECK(worst.value().item() == doctest::Approx(1 + 1.3132617 + 24 * std::log(2.0)));
   tape.backward(worst);
   CHECK(std::isfinite(tape.gradient(watched).values()[1]));
-  CHECK(contains(message_of([&] { task::ranking_loss(task::Losses::tfew, Var<double>(x), answers, pair); }),
+  CHECK(contains(message_of([&] { task::ranking_loss(task::Losses::tfew, Var<double>(x), answers, pair.part(0, 1)); }),
                  "answers, questions and words differ"));
   CHECK(contains(message_of([] { task::losses_from("hinge"); }), "expected likelihood, ranking or tfew"));
 }

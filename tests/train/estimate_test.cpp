@@ -132,6 +132,7 @@ TEST_CASE("the expected activation memory is what the meter reads") {
     if (method_title(method) != method_name(method)) continue;
     if (set_option(method, "density", "0.5")) check(method, " dense", false);
     if (method_facts(method).recomputes) check(method, " recompute", true);
+    if (set_option(method, "forward-samples", "2")) check(method, " samples", false);
     if (auto* stack = stack_of(method))
       for (const auto streams : {Streams::stored, Streams::rounded}) {
         stack->streams = streams;

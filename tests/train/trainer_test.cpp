@@ -667,6 +667,41 @@ TEST_CASE("trainer: steps by losses: the differences of what batches count, cons
   }
 }
 
+TEST_CASE(
+    "plan: examples of two levels: a batch of the lower set a step, all in an epoch; one of the upper behind each K") {
+  const std::vector<std::uint32_t> lengths(100, 3);
+  train::Plan plan(lengths, {.batch = 8, .seed = 7, .inner = 3});
+  const auto whole = [](train::Rows rows) { return std::vector<train::Rows>{std::move(rows)}; };
+  std::set<std::uint32_t> upper, lower;
+  std::int64_t step = 0;
+  for (std::int64_t epoch = 0; epoch < 4; ++epoch) {
+    plan.begin(epoch, whole);
+    std::multiset<std::uint32_t> seen;
+    for (std::int64_t i = 0; i < plan.steps(); ++i, ++step) {
+      const bool outer = step % 4 == 3;
+      REQUIRE(plan.end(i) - plan.first(i) == (outer ? 2 : 1));
+      const auto& rows = plan.rows()[plan.first(i)];
+      seen.insert(rows.begin(), rows.end());
+      if (outer) upper.insert(plan.rows()[plan.first(i) + 1].begin(), plan.rows()[plan.first(i) + 1].end());
+      CHECK_FALSE(plan.shares(plan.first(i)));
+    }
+    if (epoch == 0) lower = {seen.begin(), seen.end()};
+    CHECK(std::set(seen.begin(), seen.end()) == lower);
+    CHECK(seen.size() == lower.size());
+  }
+  CHECK((lower.size() > 55 && lower.size() < 78));
+  for (const auto row : upper) CHECK_FALSE(lower.contains(row));
+  CHECK(upper.size() > 100 - lower.size() - 8);  // several passes
+  auto other = plan;
+  other.begin(2, whole);
+  plan.begin(2, whole);
+  CHECK(other.rows() == plan.rows());
+  CHECK(contains(message_of([&] { train::Plan(lengths, {.batch = 8, .accumulate = 2, .inner = 3}); }),
+                 "expected accumulate 1, found: 2"));
+  CHECK(contains(message_of([&] { train::Plan(std::span(lengths).first(1), {.batch = 8, .inner = 3}); }),
+                 "too few examples for two sets"));
+}
+
 TEST_CASE("trainer: a log that lost or gained lines is whole again after resuming") {
   const Rows data = points(8);
   const Folder folder;

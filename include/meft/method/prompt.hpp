@@ -47,7 +47,7 @@ auto adapt(Model& model, const PromptTuning& method, const AdaptOptions& options
     else {
       const UseScope use(Use::parameter);
       const auto ids = Tensor<std::int32_t, B>::from({method.tokens}, detail::some_words(model, method.tokens, key));
-      rows.value() = (embedding(model.embeddings->word, ids) * T(model.embeddings->spec.scale)).value();
+      rows.value() = (model.embeddings->words(ids) * T(model.embeddings->spec.scale)).value();
     }
     embeddings.prompt = nn::VirtualTokens<T, B>{rows};
   };

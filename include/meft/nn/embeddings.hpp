@@ -66,7 +66,7 @@ struct TokenEmbeddings {
 
   Var<T, B> operator()(const Tensor<std::int32_t, B>& ids, const Tensor<std::int32_t, B>& types, const Offsets& offsets,
                        const Run& run) const {
-    Var<T, B> x = rows ? embedding(word, rows->places(ids), ids) : embedding(word, ids);
+    Var<T, B> x = words(ids);
     if (spec.scale != 1) x = x * static_cast<T>(spec.scale);
     if (prompt) x = in_front(prompt->rows, x, offsets);
     if (project) x = (*project)(x);
@@ -75,6 +75,11 @@ struct TokenEmbeddings {
     if (type.defined()) x = x + typed(types, offsets);
     if (norm) x = (*norm)(x);
     return run.training && spec.dropout > 0 ? meft::dropout(x, spec.dropout, run.key(site)) : x;
+  }
+
+  /// The rows of the word embeddings. [ids, word width]
+  Var<T, B> words(const Tensor<std::int32_t, B>& ids) const {
+    return rows ? embedding(word, rows->places(ids), ids) : embedding(word, ids);
   }
 
   /// Of the sequences that come out, where `offsets` are those of the words.

@@ -47,17 +47,15 @@ class TableRows {
     for (const std::int32_t id : ids)
       if (id < 0 || id >= count())
         fail({name_ + ": an id outside the table of " + std::to_string(count()) + " rows, found", where}, id);
-    for (const std::int32_t id : ids) {
-      if (auto& place = places_[static_cast<std::size_t>(id)]; place < 0) place = 0, more.push_back(id);
-    }
+    for (const std::int32_t id : ids)
+      if (places_[static_cast<std::size_t>(id)] < 0) more.push_back(id);
     if (more.empty()) return;
     std::sort(more.begin(), more.end());
-    if (table_.gradient().defined()) {
-      for (const auto id : more) places_[static_cast<std::size_t>(id)] = -1;
+    more.erase(std::unique(more.begin(), more.end()), more.end());
+    if (table_.gradient().defined())
       fail({name_ + ": a row is used for the first time after an optimizer was made, so that it could not train: row",
             where},
            more[0]);
-    }
     const UseScope scope(Use::parameter);
     const Index before = table_.shape()[0], width = table_.shape()[1], all = before + std::ssize(more);
     Tensor<T, B> grown({all, width});

@@ -98,8 +98,7 @@ struct RankingLearner {
 
   nn::Hidden<T, B> hidden(const nn::Batch<B>& batch) const {
     if (!model.decodes()) return model.run(batch, body);
-    const Index prompts = batch.wrong.sequences(), all = batch.offsets.sequences(),
-                begin = batch.offsets.end(prompts - 1);
+    const Index prompts = batch.wrong.sequences(), all = batch.offsets.sequences();
     const auto part = [&](Index first, Index last) {
       const Index from = batch.offsets.begin(first), to = batch.offsets.end(last - 1);
       return nn::Batch<B>{std::as_const(batch.ids).rows(from, to), std::as_const(batch.types).rows(from, to),
@@ -107,20 +106,20 @@ struct RankingLearner {
     };
     auto encoded = body.chain(model.embed(part(0, prompts)));
     // Each answer reads its question's rows.
+    const Offsets read = encoded.context.offsets;
     std::vector<std::int32_t> rows, lengths;
     const auto add = [&](Index q) {
-      for (Index i = batch.offsets.begin(q); i < batch.offsets.end(q); ++i)
-        rows.push_back(static_cast<std::int32_t>(i));
-      lengths.push_back(static_cast<std::int32_t>(batch.offsets.length(q)));
+      for (Index i = read.begin(q); i < read.end(q); ++i) rows.push_back(static_cast<std::int32_t>(i));
+      lengths.push_back(static_cast<std::int32_t>(read.length(q)));
     };
     for (Index q = 0; q < prompts; ++q) add(q);
     for (Index q = 0; q < prompts; ++q)
       for (Index i = 0; i < batch.wrong.length(q); ++i) add(q);
-    if (static_cast<Index>(rows.size()) > begin) {
+    if (static_cast<Index>(rows.size()) > read.tokens()) {
       encoded.value = gather(encoded.value, Tensor<std::int32_t, B>::from({std::ssize(rows)}, rows));
       encoded.context.offsets = Offsets::of_lengths(lengths);
     }
-    return model.finish(body.decoder(model.embed_decoder(part(prompts, all), encoded)));
+    return model.finish(model.without_prompt(body.decoder(model.embed_decoder(part(prompts, all), encoded))));
   }
 
   /// With answer right[i] of question i in front of its others.
