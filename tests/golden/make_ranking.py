@@ -3,6 +3,7 @@
 Made with torch 2.15.0 (CPU) and transformers 5.24: python tests/golden/make_ranking.py [FOLDER]
 opt_lm, roberta_lm and bart (with its language head), .safetensors each: the questions (prompts and answers end to end, with offsets;
 first, right, masks), beta of each answer, loss.likelihood, loss.ranking, loss.tfew, and gradient.NAME of the last.
+OPT's eager attention would have probabilities in float32; PyTorch's own stays in float64.
 Written from arXiv 2205.05638, section 3.2; means are over questions.
 """
 import pathlib
@@ -33,7 +34,7 @@ def main():
     for name, kind, layer in (("opt_lm", hf.OPTForCausalLM, "model.decoder.layers.0.self_attn.q_proj.weight"),
                               ("roberta_lm", hf.RobertaForMaskedLM, "roberta.encoder.layer.0.attention.self.query.weight"),
                               ("bart", hf.BartForConditionalGeneration, "model.encoder.layers.0.self_attn.q_proj.weight")):
-        model = kind.from_pretrained(HERE / name, dtype=torch.float64, attn_implementation="eager").eval()
+        model = kind.from_pretrained(HERE / name, dtype=torch.float64, attn_implementation="sdpa").eval()
         prompts, answers, masks = [list(p) for p in PROMPTS], [list(a) for a in ANSWERS], []
         if name == "roberta_lm":
             prompts = [[0, *p[1:3], MASK, *p[3:], 2] for p in prompts]
