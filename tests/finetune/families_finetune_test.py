@@ -308,8 +308,8 @@ def test_llama(place):
 def test_ranked(place):
     """Classes as words at a mask, behind the text, from a decoder; options; the three losses."""
     letters = ("--losses", "tfew", "--template", "{text}: it is{label}.", "--label-words", "g,b")
-    try_all(place, "roberta", "sst2", ["ia3", "meft1", "mezo-lora"], more=letters)
-    try_all(place, "opt", "sst2", ["lora"], more=("--losses", "ranking"))
+    try_all(place, "roberta", "sst2", ["lora", "meft1", "mezo-lora"], more=letters)
+    try_all(place, "opt", "sst2", ["full"], more=("--losses", "ranking"))
     try_all(place, "opt", "arc_easy", ["ia3"], more=("--losses", "tfew"))
     try_all(place, "bart", "sst2", ["full"], more=("--losses", "tfew"))
     try_all(place, "bart", "arc_easy", ["ia3", "zofo"], more=("--losses", "tfew"))
