@@ -253,7 +253,7 @@ def narrow(method):
     if method.startswith("meft") and "+" not in method: return ["--bottleneck", 4]
     if method in ("prefix", "prompt"): return ["--virtual-tokens", VIRTUAL]
     return {"unipt": ["--projection", 8], "sherl": ["--projection", 8], "lst": ["--reduction", 2], "qst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24], "sparsegrad": ["--score-examples", 24],
-            "zofo": ["--zofo-inner", 2, "--zofo-rate", 0.01]}.get(method, [])
+            "zofo": ["--zofo-inner", 2, "--zofo-rate", 0.01, "--zofo-lambda", 1]}.get(method, [])
 
 
 def last_number(text):
