@@ -361,8 +361,8 @@ class Runner {
           return learner;
         },
         [&](const auto& learner, const auto& asked) {
-          const auto found =
-              predicted([&](const Watch& watch) { return learner.answer_scores(asked.encoded, at_once(), watch); });
+          const auto found = predicted(
+              learner, [&](const Watch& watch) { return learner.answer_scores(asked.encoded, at_once(), watch); });
           if (!found) return false;
           if (flags_.kind() == Kind::choices)
             return write_predictions(flags_, table_of(*found, asked.questions), asked.questions.size());
