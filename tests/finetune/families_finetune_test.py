@@ -40,8 +40,11 @@ class Tensors(dict):
         self.array(name + ".weight", rows, columns)
         self[name + ".bias"] = ([rows], [0.0] * rows)
 
+    def scale(self, name, width=WIDTH, one=1.0):
+        self[name + ".weight"] = ([width], [one] * width)
+
     def norm(self, name):
-        self[name + ".weight"] = ([WIDTH], [1.0] * WIDTH)
+        self.scale(name)
         self[name + ".bias"] = ([WIDTH], [0.0] * WIDTH)
 
 
@@ -163,6 +166,73 @@ def llama(path):
     path.write_bytes(out + bytes(-len(out) % 32) + data)
 
 
+def mpnet(folder):
+    words, t = write_tokenizer(folder, "RobertaTokenizer"), Tensors(6)
+    t.array("embeddings.word_embeddings.weight", words, WIDTH)
+    t.array("embeddings.position_embeddings.weight", PLACES + 2, WIDTH)
+    t.norm("embeddings.LayerNorm")
+    t.array("encoder.relative_attention_bias.weight", 32, HEADS)
+    for i in range(LAYERS):
+        at = f"encoder.layer.{i}."
+        for part in "qkvo": t.linear(f"{at}attention.attn.{part}", WIDTH, WIDTH)
+        for norm in ("attention", "output"): t.norm(f"{at}{norm}.LayerNorm")
+        t.linear(at + "intermediate.dense", WIDTH, INNER)
+        t.linear(at + "output.dense", INNER, WIDTH)
+    write_model(folder, {"model_type": "mpnet", "vocab_size": words, "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
+                         "num_attention_heads": HEADS, "intermediate_size": INNER, "max_position_embeddings": PLACES + 2}, t)
+
+
+def modernbert(folder):
+    words, t = write_tokenizer(folder, "RobertaTokenizer"), Tensors(7)
+    t.array("model.embeddings.tok_embeddings.weight", words, WIDTH)
+    for norm in ("model.embeddings.norm", "model.final_norm", "head.norm"): t.scale(norm)
+    t.array("head.dense.weight", WIDTH, WIDTH)
+    t["decoder.bias"] = ([words], [0.0] * words)
+    for i in range(LAYERS):
+        at = f"model.layers.{i}."
+        for norm in ("attn_norm",) * (i > 0) + ("mlp_norm",): t.scale(at + norm)
+        for part, rows, columns in (("attn.Wqkv", 3 * WIDTH, WIDTH), ("attn.Wo", WIDTH, WIDTH), ("mlp.Wi", 2 * INNER, WIDTH),
+                                    ("mlp.Wo", WIDTH, INNER)):
+            t.array(f"{at}{part}.weight", rows, columns)
+    write_model(folder, {"model_type": "modernbert", "vocab_size": words, "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
+                         "num_attention_heads": HEADS, "intermediate_size": INNER, "max_position_embeddings": PLACES,
+                         "local_attention": 8}, t)
+
+
+def gemma3(folder):
+    words, t = write_tokenizer(folder, "GPT2Tokenizer"), Tensors(8)
+    t.array("model.embed_tokens.weight", words, WIDTH)
+    t.scale("model.norm", one=0.0)
+    for i in range(LAYERS):
+        at = f"model.layers.{i}."
+        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"): t.scale(f"{at}{norm}_layernorm", one=0.0)
+        for norm in "qk": t.scale(f"{at}self_attn.{norm}_norm", WIDTH // HEADS, 0.0)
+        for part, rows, columns in (("self_attn.q_proj", WIDTH, WIDTH), ("self_attn.k_proj", WIDTH // 2, WIDTH),
+                                    ("self_attn.v_proj", WIDTH // 2, WIDTH), ("self_attn.o_proj", WIDTH, WIDTH),
+                                    ("mlp.gate_proj", INNER, WIDTH), ("mlp.up_proj", INNER, WIDTH), ("mlp.down_proj", WIDTH, INNER)):
+            t.array(f"{at}{part}.weight", rows, columns)
+    write_model(folder, {"model_type": "gemma3_text", "vocab_size": words, "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
+                         "num_attention_heads": HEADS, "num_key_value_heads": 1, "head_dim": WIDTH // HEADS, "intermediate_size": INNER,
+                         "max_position_embeddings": PLACES, "sliding_window": 8, "sliding_window_pattern": 2}, t)
+
+
+def t5(folder):
+    words, t = write_tokenizer(folder, "RobertaTokenizer"), Tensors(9)
+    t.array("shared.weight", words, WIDTH)
+    for stack, blocks in (("encoder", ("SelfAttention",)), ("decoder", ("SelfAttention", "EncDecAttention"))):
+        t.scale(stack + ".final_layer_norm")
+        t.array(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 32, HEADS)
+        for i in range(LAYERS):
+            at = f"{stack}.block.{i}.layer."
+            for number in range(len(blocks) + 1): t.scale(f"{at}{number}.layer_norm")
+            for number, block in enumerate(blocks):
+                for part in "qkvo": t.array(f"{at}{number}.{block}.{part}.weight", WIDTH, WIDTH)
+            for part, rows, columns in (("wi_0", INNER, WIDTH), ("wi_1", INNER, WIDTH), ("wo", WIDTH, INNER)):
+                t.array(f"{at}{len(blocks)}.DenseReluDense.{part}.weight", rows, columns)
+    write_model(folder, {"model_type": "t5", "vocab_size": words, "d_model": WIDTH, "d_kv": WIDTH // HEADS, "d_ff": INNER,
+                         "num_layers": LAYERS, "num_heads": HEADS, "feed_forward_proj": "gated-gelu", "pad_token_id": 1}, t)
+
+
 def vit(folder, dino=False):
     t, name = Tensors(4), "dinov2" if dino else "vit"
     t.array(name + ".embeddings.cls_token", 1, 1, WIDTH)
@@ -225,7 +295,8 @@ def make_images(folder):
 class Place:
     def __init__(self, root):
         self.root, self.number = pathlib.Path(root), 0
-        for name, make in (("roberta", roberta), ("opt", opt), ("bart", bart), ("vit", vit),
+        for name, make in (("roberta", roberta), ("opt", opt), ("bart", bart), ("vit", vit), ("mpnet", mpnet),
+                           ("modernbert", modernbert), ("gemma3", gemma3), ("t5", t5),
                            ("dinov2", lambda folder: vit(folder, True))):
             (self.root / name).mkdir()
             make(self.root / name)
@@ -356,6 +427,16 @@ def test_pruned(place):
     done = subprocess.run([FINETUNE, "--model", place.root / "opt", "--task", "arc_easy", "--data", place.root / "arc_easy", "--output",
                            place.folder(), "--prune-embeddings"], capture_output=True, text=True)
     check(done.returncode == 2 and "--prune-embeddings: expected a task with a head of its own" in done.stderr, done.stderr)
+
+
+def test_others(place):
+    try_all(place, "mpnet", "sst2", ["full", "lst", "meft1"])
+    try_all(place, "modernbert", "sst2", ["lora", "meft3"])
+    try_all(place, "modernbert", "lm", ["meft1"])
+    try_all(place, "gemma3", "lm", ["full", "meft1"])
+    try_all(place, "t5", "sst2", ["full", "meft1"])
+
+
 def test_images(place):
     try_all(place, "vit", "images", METHODS + MORE)
     try_all(place, "dinov2", "images", ["full", "meft3", *INSIDE])
