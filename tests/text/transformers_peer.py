@@ -117,7 +117,7 @@ def option_sets(lines):
     yield "MPNet, tokenizer.json that keeps case, the config does not", "mpnet", {
         "tokenizer__json": base.tokenizer_json({t: i for i, t in enumerate(mpnet)}, base.options(lower=False)),
         "tokenizer_config__json": {"tokenizer_class": "MPNetTokenizer", "do_lower_case": True, "strip_accents": False,
-                                   "mask_token": token("<mask>", lstrip=True)}}
+                                   "mask_token": {"__type": "AddedToken", **token("<mask>", lstrip=True)}}}
     yield "MPNet, vocab.txt", "mpnet", {"vocab__txt": "\n".join(mpnet) + "\n",
                                         "tokenizer_config__json": {"tokenizer_class": "MPNetTokenizer", "mask_token": "<mask>"}}
 
