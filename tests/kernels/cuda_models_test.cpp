@@ -132,7 +132,7 @@ TEST_CASE("whole steps on the device agree with the CPU, and exact streams equal
       CHECK(!stored.gradients.empty());
     }
   }
-  CHECK(steps == 80);
+  CHECK(steps == 110);
   CHECK(worst < 1e-4);
   MESSAGE(steps, " steps: largest relative difference of a gradient ", worst);
 }
