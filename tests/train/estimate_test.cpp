@@ -109,16 +109,17 @@ TEST_CASE("the expected activation memory is what the meter reads") {
                         {2, 128, 512, 4, 1000, 8, 100, 128},
                         {4, 48, 192, 4, 8000, 16, 10, 40},
                         {6, 64, 128, 2, 500, 24, 20, 30}};
-  // On one thread; on two for the first case alone.
+  // On one thread; a method by itself on two as well, for the first case.
   const auto check = [&](const AnyMethod& method, const std::string& more, bool recompute) {
-    for (const auto& k : std::span(cases).first(more.empty() ? 4 : 2)) {
+    const bool whole = more.empty() && method_title(method) == method_name(method);
+    for (const auto& k : std::span(cases).first(whole ? 4 : 2)) {
       CAPTURE(method_title(method) + more);
       CAPTURE(k.width);
       set_threads(1);
       const double alone = ratio(k, method, recompute);
       CHECK(alone > 0.93);
       CHECK(alone < 1.07);
-      if (&k != cases) continue;
+      if (&k != cases || !whole) continue;
       set_threads(2);
       const double together = ratio(k, method, recompute);
       CHECK(together > 0.5);
