@@ -93,7 +93,7 @@ auto plain_body(Model& model, const AdaptOptions& options) {
 }
 
 /// What plain layers take that a method changes.
-template <Insertable M>
+template <class M>
 Index inserted_activation(const M& method, const StepSizes& s) {
   const Kept more = Described<M>::kept(method, s);
   const Index kept = s.layer() + more.attention + more.feed;
