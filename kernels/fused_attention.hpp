@@ -70,8 +70,8 @@ dnn::Graph forward_graph(const Shape& shape);
 /// The gradients. row_sums [batch, heads, queries] in float is the caller's to lend.
 dnn::Graph backward_graph(const Shape& shape);
 
-/// Whether cuDNN takes a call on this device: bf16, no dropout, no bias, as many heads of keys as of queries, a head of the support surface, sequences that follow
-/// each other, none of them empty, and as many keys as queries where causal.
+/// Whether cuDNN takes a call on this device: bf16, no dropout, no bias, as many heads of keys as of queries, a head of
+/// the support surface, sequences that follow each other, none of them empty, and as many keys as queries where causal.
 bool takes(const AttentionSpec<float>& spec, Index spans, const Span* span);
 /// What include/meft/backend/kernels/attention.hpp declares, for calls that `takes` is true of.
 void attention(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,

@@ -1,6 +1,6 @@
-// Owns: the umbrella: tensors, tape, ops, reversible stacks, layers, methods, optimizers. Models, tokenizers, data and the
-// trainer are included by name: <meft/model/bert.hpp>, <meft/checkpoints/hf.hpp>, <meft/optim/spsa.hpp> … Never included
-// inside the library.
+// Owns: the umbrella: tensors, tape, ops, reversible stacks, layers, methods, optimizers. Models, tokenizers, data and
+// the trainer are included by name: <meft/model/bert.hpp>, <meft/checkpoints/hf.hpp>, <meft/optim/spsa.hpp> … Never
+// included inside the library.
 #pragma once
 
 #include <meft/base/random.hpp>

@@ -116,8 +116,7 @@ TEST_CASE("decoders from descriptions equal those of transformers, gradients too
   }
 }
 
-TEST_CASE(
-    "decoders from descriptions made reversible: exact equal to stored bit for bit, with dropout") {
+TEST_CASE("decoders from descriptions made reversible: exact equal to stored bit for bit, with dropout") {
   for (const std::string name : {"llama", "stablelm", "ernie"}) {
     CAPTURE(name);
     const Values plain(golden() + "/decoder_" + name + "/plain.safetensors");
