@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <meft/model/config.hpp>
+#include <meft/model/llama.hpp>
 #include <meft/model/rotary.hpp>
 
 namespace meft::model {
@@ -54,20 +55,13 @@ struct Gemma3Config {
 
 namespace gemma3 {
 
-inline constexpr nn::LayerNames layer_names{.query = "self_attn.q_proj",
-                                            .key = "self_attn.k_proj",
-                                            .value = "self_attn.v_proj",
-                                            .output = "self_attn.o_proj",
-                                            .attention_norm = "input_layernorm",
-                                            .up = "mlp.up_proj",
-                                            .down = "mlp.down_proj",
-                                            .mlp_norm = "pre_feedforward_layernorm",
-                                            .gate = "mlp.gate_proj",
-                                            .query_norm = "self_attn.q_norm",
-                                            .key_norm = "self_attn.k_norm",
-                                            .attention_post_norm = "post_attention_layernorm",
-                                            .mlp_post_norm = "post_feedforward_layernorm"};
-inline constexpr Spelling spellings[] = {{"embed_tokens.weight", "lm_head.weight", Spelling::Kind::output}};
+inline constexpr nn::LayerNames layer_names = [] {
+  auto out = llama::layer_names;
+  out.attention_post_norm = "post_attention_layernorm";
+  out.mlp_norm = "pre_feedforward_layernorm";
+  out.mlp_post_norm = "post_feedforward_layernorm";
+  return out;
+}();
 
 }  // namespace gemma3
 
@@ -93,7 +87,7 @@ inline TransformerSpec Gemma3Config::spec() const {
                       .attention_dropout = static_cast<float>(attention_dropout)};
   TransformerSpec out{.family = "gemma3",
                       .prefix = "model.",
-                      .spellings = gemma3::spellings,
+                      .spellings = llama::spellings,
                       .names = {.embeddings = {.word = "embed_tokens.weight"}, .layers = "layers", .norm = "norm"},
                       .layer_names = &gemma3::layer_names,
                       .causal = true,
