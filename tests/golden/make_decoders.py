@@ -1,4 +1,4 @@
-"""Writes what Hugging Face transformers computes for small random decoders whose parts no family of meft has yet.
+"""Writes what Hugging Face transformers computes for small random decoders that meft makes of a description alone.
 
 make_decoders.py [FOLDER]      needs torch and transformers (made with 2.15 and 5.24); FOLDER is by default this one
 
