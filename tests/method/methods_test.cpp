@@ -403,6 +403,20 @@ TEST_CASE("methods: by name, with their options as text") {
     CHECK_FALSE(set_option(copy, "colour", "1"));
   }
   check_error({"method: expected full, head", " or ", "found: meft4"}, [] { (void)method_named("meft4"); });
+  // What is inside is read, though others that could be there have options of the same names.
+  for (const auto& method : methods_and_insides()) {
+    const auto title = method_title(method);
+    const auto plus = title.find('+');
+    if (plus == title.npos) continue;
+    CAPTURE(title);
+    for (const auto& inner : method_options(method_named(title.substr(plus + 1))))
+      for (const auto& option : method_options(method))
+        if (option.about.name == inner.about.name) {
+          CAPTURE(option.about.name);
+          CHECK(option.about.needs.empty());
+          CHECK(option.text() == inner.text());
+        }
+  }
 
   AnyMethod method = Meft2{};
   for (const auto& given : std::vector<std::array<const char*, 3>>{{"lambda", "2^-3", "1/8"},

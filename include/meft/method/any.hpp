@@ -203,13 +203,17 @@ struct OptionOf {
   }
 };
 
+/// The options of a method, each name once: where several of what can be inside have it, that which is read.
 inline std::vector<OptionOf> method_options(const AnyMethod& method) {
   std::vector<OptionOf> out;
   std::visit(
       [&](const auto& m) {
         detail::DescribedOf<decltype(m)>::options(m, [&](const Option& about, const auto& kind, const auto& v) {
-          out.push_back({about, detail::shown(kind), detail::expected(kind), detail::value(kind, v),
-                         std::same_as<decltype(kind), const LayerCount&>});
+          const auto same = [&](const OptionOf& other) { return other.about.name == about.name; };
+          OptionOf found{about, detail::shown(kind), detail::expected(kind), detail::value(kind, v),
+                         std::same_as<decltype(kind), const LayerCount&>};
+          if (const auto at = std::find_if(out.begin(), out.end(), same); at == out.end()) out.push_back(found);
+          else if (about.needs.empty()) *at = found;
         });
       },
       method);
