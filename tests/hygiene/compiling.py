@@ -49,6 +49,18 @@ def check(compiler, source, *flags):
     return run(compiler, *FLAGS, "-fsyntax-only", *flags, "-x", "c++", "-", source=source)
 
 
+def precompiled(hub, folder):
+    """Where `precompile` has it."""
+    return pathlib.Path(folder) / (hub.replace("/", "-") + ".hpp")
+
+
+def precompile(compiler, hub, folder):
+    """Compiles a header for `-include`, twice in a row; returns (exit status, diagnostics)."""
+    path = precompiled(hub, folder)
+    path.write_text(f"#include <{hub}>\n#include <{hub}>\n")
+    return run(compiler, *FLAGS, "-x", "c++-header", path, "-o", f"{path}.gch")
+
+
 def each(jobs):
     """Calls the jobs two at a time; each returns a list of problems. Returns all of them."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:

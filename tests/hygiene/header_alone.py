@@ -30,16 +30,13 @@ def reached(header, folder=compiling.INCLUDE):
 
 def precompile(hub, folder):
     """Compiles the hub for `use`; alone, so that it is checked as well."""
-    text = f"#include <{hub}>\n#include <{hub}>\n"
-    path = pathlib.Path(folder) / (hub.replace("/", "-") + ".hpp")
-    path.write_text(text)
-    status, output = compiling.run(compiling.MAIN, *compiling.FLAGS, "-x", "c++-header", path, "-o", f"{path}.gch")
+    status, output = compiling.precompile(compiling.MAIN, hub, folder)
     return [f"{hub}: does not compile alone with {compiling.MAIN}\n{output[:2000]}"] if status else []
 
 
 def use(header, folder, include=compiling.INCLUDE):
     """The flags that take the largest precompiled hub among what `header` includes."""
-    inside = [pathlib.Path(folder) / (hub.replace("/", "-") + ".hpp") for hub in HUBS if hub in reached(header, include)]
+    inside = [compiling.precompiled(hub, folder) for hub in HUBS if hub in reached(header, include)]
     if not inside or compiling.defined(header):
         return ()
     return ("-Winvalid-pch", "-include", max(inside, key=lambda path: path.with_suffix(".hpp.gch").stat().st_size))

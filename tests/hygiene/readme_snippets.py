@@ -3,8 +3,9 @@
 A line `<!-- run -->` or `<!-- run ARGUMENTS -->` before a ```cpp or ```sh block runs it from the root of the repository
 ($NAME in arguments is taken from the environment; where it is not set the run is skipped and said so). A ```text block
 that directly follows a block that ran is what it must print, line by line; a line `...` stands for any lines.
-A cpp block with an #include is a whole program. Any other is put after `#include <meft/meft.hpp>`: at namespace scope
-where it starts with `///`, `template` or `struct`, else, or after a line `<!-- fragment -->`, in a function.
+A cpp block with an #include is a whole program; one that is run is an example's text, and the tests' program of its name is
+what runs, from the folder that the second argument names. All others are compiled together behind `#include <meft/meft.hpp>`:
+each in a namespace where it starts with `///`, `template` or `struct`, else, or after a line `<!-- fragment -->`, in a function.
 """
 import os
 import pathlib
@@ -19,11 +20,19 @@ ASSETS = {"MEFT_MODEL": "build/assets/minilm", "MEFT_REVIEWS": "build/assets/mov
 SCOPE = re.compile(r"\s*(///|template|struct)")
 
 
-def program(code, mark):
-    if "#include" in code:
-        return code
-    head = "#include <meft/meft.hpp>\nusing namespace meft;\n"
-    return head + (code if SCOPE.match(code) and mark != "fragment" else f"void snippet() {{\n{code}}}\n")
+def example(code):
+    """The program of the example with this text; None where there is none, or no folder of programs."""
+    texts = {path.read_text(): path.stem for path in (compiling.ROOT / "examples").glob("*.cpp")}
+    return pathlib.Path(sys.argv[2]) / texts[code] if code in texts and len(sys.argv) > 2 else None
+
+
+def fragments(blocks):
+    """One source of (place, line, code, mark)."""
+    source = "#include <meft/meft.hpp>\nusing namespace meft;\n"
+    for number, (name, line, code, mark) in enumerate(blocks):
+        inside = code if SCOPE.match(code) and mark != "fragment" else f"void snippet() {{\n#line {line} \"{name}\"\n{code}}}\n"
+        source += f"namespace block{number} {{\n#line {line} \"{name}\"\n{inside}}}\n"
+    return source
 
 
 def matches(expected, printed):
@@ -38,11 +47,13 @@ def execute(where, language, code, arguments, folder):
     if language == "sh":
         command = ["bash", "-euo", "pipefail", "-c", code, *words]
     else:
-        binary = pathlib.Path(folder) / "snippet"
-        status, text = compiling.run(compiling.MAIN, *compiling.FLAGS, "-O1", "-x", "c++", "-", "-o", binary,
-                                     "-lutf8proc", source=program(code, "run"))
-        if status:
-            return None, [f"{where}: does not compile\n{text[:3000]}"]
+        binary = example(code)
+        if not binary:
+            binary = pathlib.Path(folder) / "snippet"
+            status, text = compiling.run(compiling.MAIN, *compiling.FLAGS, "-O1", "-x", "c++", "-", "-o", binary,
+                                         "-lutf8proc", source=code)
+            if status:
+                return None, [f"{where}: does not compile\n{text[:3000]}"]
         command = [binary, *words]
     if missing := [word for word in words if word.startswith("$")]:
         print(f"skipped: {where}: not run, {missing[0]} is not set")
@@ -52,12 +63,13 @@ def execute(where, language, code, arguments, folder):
 
 
 def check(path, folder):
-    """Problems of one document, and how many cpp blocks it has."""
+    """Problems of one document, the blocks that `fragments` takes, and how many cpp blocks it has."""
     text = path.read_text()
-    problems, count, printed, end = [], 0, None, 0
+    problems, parts, count, printed, end = [], [], 0, None, 0
     for found in BLOCK.finditer(text):
         mark, arguments, language, code = found.groups()
-        where = f"{path.name}:{text[:found.start(3)].count(chr(10)) + 1}"
+        line = text[:found.start(3)].count("\n") + 2
+        where = f"{path.name}:{line - 1}"
         follows, end = text[end:found.start()].strip() == "", found.end()
         count += language == "cpp"
         if language == "text":
@@ -69,10 +81,12 @@ def check(path, folder):
             problems += wrong
         else:
             printed = None
-            if language == "cpp":
-                status, output = compiling.check(compiling.MAIN, program(code, mark), "-Wno-unused")
+            if language == "cpp" and "#include" in code:
+                status, output = compiling.check(compiling.MAIN, code, "-Wno-unused")
                 problems += [f"{where}: does not compile\n{output[:3000]}"] if status else []
-    return problems, count
+            elif language == "cpp":
+                parts.append((path.name, line, code, mark))
+    return problems, parts, count
 
 
 def self_test(folder):
@@ -95,15 +109,17 @@ if __name__ == "__main__":
         if (compiling.ROOT / place).exists():
             os.environ.setdefault(variable, str(compiling.ROOT / place))
     with tempfile.TemporaryDirectory() as scratch:
-        found = list(self_test(scratch))
+        found, together = list(self_test(scratch)), []
         for name in ("README.md", "CONTRIBUTING.md"):
             document = compiling.ROOT / name
             if not document.exists():
                 found.append(f"{name}: is missing")
                 continue
-            wrong, blocks = check(document, scratch)
+            wrong, parts, blocks = check(document, scratch)
             print(f"{name}: {blocks} cpp blocks")
             found += wrong
+            together += parts
             if name == "README.md" and not blocks:
                 found.append("README.md: has no cpp block")
-    sys.exit(compiling.report(found))
+    status, output = compiling.check(compiling.MAIN, fragments(together), "-Wno-unused")
+    sys.exit(compiling.report(found + ([f"does not compile\n{output[:3000]}"] if status else [])))
