@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <string>
@@ -12,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include <meft/method/option_text.hpp>
 #include <meft/method/preview.hpp>
 #include <meft/method/registry.hpp>
 
@@ -28,102 +28,6 @@ struct AnyOf<MethodList<M...>> {
 };
 template <class M>
 using DescribedOf = Described<std::remove_cvref_t<M>>;
-
-// A kind's values for flags and files: how help shows them, what they may be, and reading them from text.
-
-inline std::string shown(Whole) { return "N"; }
-inline std::string shown(LayerCount) { return "N"; }
-inline std::string shown(Share) { return "X"; }
-inline std::string shown(Part) { return "X"; }
-inline std::string shown(Positive) { return "X"; }
-inline std::string shown(Factor) { return "n/d|2^-k"; }
-template <class F, class G>
-std::string shown(const OneOf<F, G>& kind) {
-  return std::string(kind.names);
-}
-
-inline std::string expected(Whole w) {
-  return "an integer from " + std::to_string(w.low) + " to " + std::to_string(w.high);
-}
-inline std::string expected(LayerCount) { return "a number of layers from 1"; }
-inline std::string expected(Share) { return "a number from 0, below 1"; }
-inline std::string expected(Part) { return "a number from 0 to 1"; }
-inline std::string expected(Positive) { return "a number above 0"; }
-inline std::string expected(Factor) { return "n, n/d or 2^-k with 1 <= |n|, d <= 32768 and 0 <= k <= 15"; }
-template <class F, class G>
-std::string expected(const OneOf<F, G>& kind) {
-  return std::string(kind.names);
-}
-
-template <class V>
-bool number(std::string_view text, V& to) {
-  V found{};
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), found);
-  if (code != std::errc() || end != text.data() + text.size()) return false;
-  to = found;
-  return true;
-}
-
-/// False, with `to` as it was, for a text that is none of the kind.
-bool read(Whole w, auto& to, std::string_view text) {
-  std::int64_t found{};
-  if (!number(text, found) || found < w.low || found > w.high) return false;
-  to = static_cast<std::remove_reference_t<decltype(to)>>(found);
-  return true;
-}
-inline bool read(LayerCount, Index& to, std::string_view text) {
-  Index found = -1;
-  if (text != "all" && (!number(text, found) || found < 1)) return false;
-  to = found;
-  return true;
-}
-inline bool read(Share, double& to, std::string_view text) {
-  double found{};
-  if (!number(text, found) || !(found >= 0 && found < 1)) return false;
-  to = found;
-  return true;
-}
-inline bool read(Part, double& to, std::string_view text) {
-  double found{};
-  if (!number(text, found) || !(found >= 0 && found <= 1)) return false;
-  to = found;
-  return true;
-}
-inline bool read(Positive, double& to, std::string_view text) {
-  double found{};
-  if (!number(text, found) || !(found > 0 && std::isfinite(found))) return false;
-  to = found;
-  return true;
-}
-inline bool read(Factor, Lambda& to, std::string_view text) {
-  try {
-    to = Lambda::parse(text);
-  } catch (const Error&) {
-    return false;
-  }
-  return true;
-}
-template <class F, class G>
-bool read(const OneOf<F, G>& kind, auto& to, std::string_view text) {
-  for (std::size_t at = 0, end; at <= kind.names.size(); at = end + 1) {
-    end = std::min(kind.names.find('|', at), kind.names.size());
-    if (kind.names.substr(at, end - at) == text) return to = kind.from(text), true;
-  }
-  return false;
-}
-
-using OptionValue = std::variant<std::int64_t, double, std::string>;
-
-inline OptionValue value(Whole, auto v) { return static_cast<std::int64_t>(v); }
-inline OptionValue value(LayerCount, Index v) { return v < 0 ? OptionValue("all") : OptionValue(std::int64_t{v}); }
-inline OptionValue value(Share, double v) { return v; }
-inline OptionValue value(Part, double v) { return v; }
-inline OptionValue value(Positive, double v) { return v; }
-inline OptionValue value(Factor, Lambda v) { return v.reduced().text(); }
-template <class F, class G>
-OptionValue value(const OneOf<F, G>& kind, const auto& v) {
-  return std::string(kind.to(v));
-}
 
 }  // namespace detail
 
@@ -203,20 +107,26 @@ struct OptionOf {
   }
 };
 
+namespace detail {
+
+/// f(Option, OptionSlot) for each, in the order in which they are described.
+template <class F>
+void for_each_option(AnyMethod& method, const F& f) {
+  const EachOption each{FunctionRef<void(const Option&, const OptionSlot&)>(f)};
+  std::visit([&](auto& m) { DescribedOf<decltype(m)>::options(m, each); }, method);
+}
+
+}  // namespace detail
+
 /// The options of a method, each name once: where several of what can be inside have it, that which is read.
-inline std::vector<OptionOf> method_options(const AnyMethod& method) {
+inline std::vector<OptionOf> method_options(AnyMethod method) {
   std::vector<OptionOf> out;
-  std::visit(
-      [&](const auto& m) {
-        detail::DescribedOf<decltype(m)>::options(m, [&](const Option& about, const auto& kind, const auto& v) {
-          const auto same = [&](const OptionOf& other) { return other.about.name == about.name; };
-          OptionOf found{about, detail::shown(kind), detail::expected(kind), detail::value(kind, v),
-                         std::same_as<decltype(kind), const LayerCount&>};
-          if (const auto at = std::find_if(out.begin(), out.end(), same); at == out.end()) out.push_back(found);
-          else if (about.needs.empty()) *at = found;
-        });
-      },
-      method);
+  detail::for_each_option(method, [&](const Option& about, const detail::OptionSlot& slot) {
+    OptionOf found{about, slot.shown(), slot.expected(), slot.value(), slot.counts_layers()};
+    const auto same = [&](const OptionOf& other) { return other.about.name == about.name; };
+    if (const auto at = std::find_if(out.begin(), out.end(), same); at == out.end()) out.push_back(found);
+    else if (about.needs.empty()) *at = found;
+  });
   return out;
 }
 
@@ -224,13 +134,9 @@ inline std::vector<OptionOf> method_options(const AnyMethod& method) {
 /// values that are expected.
 [[nodiscard]] inline bool set_option(AnyMethod& method, std::string_view name, std::string_view text) {
   bool set = false;
-  std::visit(
-      [&](auto& m) {
-        detail::DescribedOf<decltype(m)>::options(m, [&](const Option& about, const auto& kind, auto& v) {
-          if (about.name == name) set = detail::read(kind, v, text);
-        });
-      },
-      method);
+  detail::for_each_option(method, [&](const Option& about, const detail::OptionSlot& slot) {
+    if (about.name == name) set = slot.read(text);
+  });
   return set;
 }
 
