@@ -11,6 +11,7 @@
 
 #include <meft/io/file.hpp>
 #include <meft/meft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/opt.hpp>

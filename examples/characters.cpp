@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <meft/io/file.hpp>
 #include <meft/meft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/model/opt.hpp>
 #include <meft/model/transformer.hpp>
 using namespace meft;

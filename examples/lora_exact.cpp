@@ -3,6 +3,7 @@
 // activation stored.
 #include <cstdio>
 #include <meft/meft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 using namespace meft;

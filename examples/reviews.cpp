@@ -3,6 +3,7 @@
 #include <meft/checkpoints/hf.hpp>
 #include <meft/data/batches.hpp>
 #include <meft/meft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/task/encoded.hpp>
 #include <meft/text/wordpiece.hpp>
 using namespace meft;

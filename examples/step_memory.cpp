@@ -2,6 +2,7 @@
 // stored, recomputed layer by layer, or come back exactly from a reversible stack.
 #include <cstdio>
 #include <meft/meft.hpp>
+#include <meft/method/registry.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 using namespace meft;

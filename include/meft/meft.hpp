@@ -1,11 +1,11 @@
-// Owns: the umbrella: tensors, tape, ops, reversible stacks, layers, methods, optimizers. Models, tokenizers, data and
-// the trainer are included by name: <meft/model/bert.hpp>, <meft/checkpoints/hf.hpp>, <meft/optim/spsa.hpp> … Never
+// Owns: the umbrella: tensors, tape, ops, reversible stacks, layers, AdamW. Models, methods, tokenizers, data and the
+// trainer are included by name: <meft/model/bert.hpp>, <meft/method/registry.hpp>, <meft/checkpoints/hf.hpp> … Never
 // included inside the library.
 #pragma once
 
 #include <meft/base/random.hpp>
-#include <meft/method/registry.hpp>
 #include <meft/nn/classifier.hpp>
+#include <meft/nn/transformer.hpp>
 #include <meft/ops/activation.hpp>
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/attention.hpp>
@@ -30,3 +30,5 @@
 #include <meft/ops/sparse_linear.hpp>
 #include <meft/optim/adamw.hpp>
 #include <meft/optim/schedule.hpp>
+#include <meft/reversible/scheme.hpp>
+#include <meft/reversible/stack.hpp>
