@@ -64,10 +64,12 @@ class Adder {
   CLI::Option* choice(const char* name, const Names& names, const std::string& help, const Take& take) {
     std::string expected;
     for (const auto& n : names) expected += (expected.empty() ? "" : "|") + std::string(n);
+    const std::string first = name;
+    const auto said = first.substr(0, first.find(','));  // another name may follow
     return value(name, help, expected, [=](const std::string& s) {
       for (const auto& n : names)
         if (s == n) return take(s);
-      throw FlagError(name, expected, "`" + s + "`");
+      throw FlagError(said, expected, "`" + s + "`");
     });
   }
   template <class Take>
@@ -171,8 +173,10 @@ void check(Flags& f) {
     const std::string method = "--method " + std::string(meft::method_name(f.method));
     const auto facts = meft::method_facts(f.method);
     set_method_options(f);
-    require(f.adapt.precision == meft::Precision::f32 || !facts.trains_all, "--precision",
-            "a method that freezes weights", method);
+    require(f.adapt.precision == meft::Precision::f32 || !facts.trains_all, "--weights",
+            "a method that freezes weights beside " + std::string(name_of(*f.adapt.precision)), method);
+    require(f.adapt.precision <= meft::Precision::bf16 || !meft::method_writes(f.method), "--weights",
+            "f32 or bf16 for a method that trains elements of the weights", method);
     require(!f.adapt.recompute || facts.recomputes, "--recompute",
             "a method that keeps activations: " +
                 meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).recomputes; }),
@@ -298,8 +302,13 @@ bool parse(int argc, char** argv, Flags& f) {
   add.choice("--method", names, trains, [&](auto& s) { f.method = meft::method_named(s); });
   add.flag("--recompute", f.adapt.recompute, "keep each layer's input only (methods that keep activations)");
   add_method_options(add, f);
-  add.choice("--precision", std::array{"f32", "bf16"}, "of frozen weights; bf16 halves them [f32]",
-             [&](auto& s) { f.adapt.precision = meft::precision_from(s); });
+  std::vector<std::string_view> kept;
+  for (const auto& k : meft::weights::kept) kept.push_back(k.name);
+  add.choice(
+      "--weights,--precision", kept,
+      "how frozen weights are kept [f32]: bf16 halves them; q8, q4, nf4: blocks of 8.5, 4.5, 4.25 bits a number; "
+      "as-stored: as they lie in the checkpoint, mapped",
+      [&](auto& s) { f.adapt.precision = meft::precision_from(s); });
   add.flag("--prune-embeddings", f.prune_embeddings,
            "of the word embeddings only the rows that the task uses are read and trained");
   add.choice("--pooling", std::array{"model", "first", "mean", "last", "first_and_mean"},
@@ -372,7 +381,7 @@ bool parse(int argc, char** argv, Flags& f) {
   }
   refuse_extras(app);
   for (const CLI::Option* option : app.get_options())
-    if (option->count() > 0) f.given.insert(option->get_name().substr(2));
+    if (option->count() > 0) f.given.insert(option->get_lnames().begin(), option->get_lnames().end());
   f.adapt.seed = f.seed;
   check(f);
   return true;

@@ -56,7 +56,7 @@ nlohmann::json describe(const Flags& f) {
   nlohmann::json out{{"task", f.task},
                      {"encoding", f.encoding},
                      {"method", meft::method_name(f.method)},
-                     {"precision", f.adapt.precision == meft::Precision::bf16 ? "bf16" : "f32"},
+                     {"precision", name_of(*f.adapt.precision)},
                      {"pooling", f.pooling},
                      {"augment", f.augment},
                      {"batch", f.batch},

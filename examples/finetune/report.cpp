@@ -197,8 +197,10 @@ void say_loaded(const checkpoints::LoadReport& report) {
   if (!report.unused.empty()) say("in the checkpoint, not used: " + joined(report.unused));
 }
 
-void say_cost(const std::string& name, Index trained, double weight_bytes, double kept_bytes, double activation_bytes) {
+void say_cost(const std::string& name, Index trained, double weight_bytes, double mapped_bytes, double kept_bytes,
+              double activation_bytes) {
   say(name + ": " + grouped(trained) + " parameters train; weights " + mebibytes(weight_bytes) +
+      (mapped_bytes > 0 ? " and " + mebibytes(mapped_bytes) + " mapped from the checkpoint" : "") +
       ", gradients and moments " + mebibytes(kept_bytes) + ", activation (expected) " + mebibytes(activation_bytes));
 }
 

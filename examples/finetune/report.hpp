@@ -62,8 +62,8 @@ void say_classes(const Goal& goal, const std::vector<float>& labels);
 /// How many of the texts lost tokens at `max_length`.
 void say_cut(std::size_t count, std::size_t of, std::int64_t max_length, const std::string& what);
 void say_loaded(const meft::checkpoints::LoadReport& report);
-/// Trained parameters, weights, gradients and moments, expected activation.
-void say_cost(const std::string& name, meft::Index trained, double weight_bytes, double kept_bytes,
+/// Trained parameters, weights in memory and in mapped files, gradients and moments, expected activation.
+void say_cost(const std::string& name, meft::Index trained, double weight_bytes, double mapped_bytes, double kept_bytes,
               double activation_bytes);
 /// The largest batch, by which activation was expected.
 void say_batch(const meft::Offsets& batch);

@@ -81,9 +81,15 @@ class Runner {
   std::size_t at_once() const { return train::scored_at_once(static_cast<std::size_t>(flags_.batch)); }
   bool trains_all() const { return method_facts(flags_.method).trains_all; }
 
+  /// How frozen weights are kept; none where everything trains.
+  std::optional<Precision> frozen() const { return trains_all() ? std::nullopt : flags_.adapt.precision; }
+
   Model load() {
-    const auto frozen = trains_all() ? std::nullopt : flags_.adapt.precision;
-    return checkpoints::hf<float, B>(flags_.model, &loaded_, frozen, flags_.prune_embeddings);
+    auto model = checkpoints::hf<float, B>(flags_.model, &loaded_, frozen(), flags_.prune_embeddings);
+    B::pool().reset_peak();  // that of reading it
+    if (frozen() > Precision::bf16 && !B::on_host)
+      loaded_.notes.push_back("on this device weights are decoded to bf16 as they are loaded");
+    return model;
   }
 
   /// With a head for classes of these names, or one value. Of an earlier run, with what it trained.
@@ -102,7 +108,7 @@ class Runner {
       throw FlagError("--prune-embeddings", "a task with a head of its own: a language model's reads every row",
                       "--task " + flags_.task);
     auto model = load();
-    auto head = checkpoints::load_language_head(flags_.model, model, flags_.seed, &loaded_);
+    auto head = checkpoints::load_language_head(flags_.model, model, flags_.seed, &loaded_, frozen());
     auto learner = adapted(L{std::move(model), {}, std::move(head)});
     if (!trains_all()) freeze(learner.head);
     if (learner.head.word.probed())  // the head is the model's, and goes with it
@@ -137,9 +143,7 @@ class Runner {
   static Index parameters(Learner& learner) {
     Index all = 0;
     nn::for_each_parameter(learner, [&](const std::string&, const auto& p) { all += p.size(); });
-    nn::walk(learner, [&](const std::string&, const nn::Linear<float, B>& l) {
-      all += l.packed.defined() ? l.packed.shape().size() : 0;
-    });
+    nn::walk(learner, [&](const std::string&, const PackedWeight<float, B>& w) { all += w.size(); });
     return all;
   }
 
@@ -153,18 +157,21 @@ class Runner {
     });
     auto sizes = train::step_sizes<B>(spec_, batch);
     if (const auto& words = learner.model.embeddings; words && words->rows) sizes.vocabulary = words->word.shape()[0];
-    const auto say = [&](const AnyMethod& method, bool recompute, Index trains, double weights) {
+    std::size_t mapped = 0;
+    nn::walk(learner, [&](const std::string&, const PackedWeight<float, B>& w) { mapped += w.mapped_bytes(); });
+    const auto say = [&](const AnyMethod& method, bool recompute, Index trains, double weights, std::size_t in_file) {
       sizes.recompute = recompute;
       const auto recipe = method_recipe(method);  // in float: two copies of what has gradients, or none
       const double kept = recipe.inner         ? 24.0 * static_cast<double>(with_gradients)
                           : recipe.epsilon > 0 ? 0
                                                : 12.0 * static_cast<double>(trains);
-      say_cost(method_title(method), trains, weights, kept,
+      say_cost(method_title(method), trains, weights, static_cast<double>(in_file), kept,
                static_cast<double>(train::expected_activation<float, B>(method, sizes)));
     };
-    say(flags_.method, flags_.adapt.recompute, trained, static_cast<double>(B::pool().read().of(Use::parameter)));
+    say(flags_.method, flags_.adapt.recompute, trained, static_cast<double>(B::pool().read().of(Use::parameter)),
+        mapped);
     if (!std::holds_alternative<ReferenceMethod>(flags_.method) || flags_.adapt.recompute)
-      say(ReferenceMethod{}, false, whole_, 4.0 * static_cast<double>(whole_));
+      say(ReferenceMethod{}, false, whole_, 4.0 * static_cast<double>(whole_), 0);
     say_batch(batch);
   }
 

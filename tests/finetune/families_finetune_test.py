@@ -340,6 +340,7 @@ def try_all(place, model, task, methods=METHODS, *, more=()):
         nothing = "gradients and moments 0.0 MiB" in costs[0]
         if method in ("full", "mezo"):
             check(nothing == (method == "mezo"), f"{model} {task}: {costs[0]}")
+        check(("mapped from the checkpoint" in costs[0]) == ("as-stored" in more), f"{model} {task}: {costs[0]}")
         metrics = json.loads((whole / "metrics.json").read_text())
         losses = [e["train_loss"] for e in metrics["epochs"]]
         falls = losses[1] < losses[0] or (model, task, method) in TOO_FEW_STEPS
@@ -373,7 +374,8 @@ def test_bart(place):
 def test_llama(place):
     try_all(place, "llama.gguf", "sst2", ["full", "lora", "meft1", "meft3"])
     try_all(place, "llama.gguf", "arc_easy", ["meft2"])
-    try_all(place, "llama.gguf", "lm", ["full", "unipt", "meft1"])
+    try_all(place, "llama.gguf", "lm", ["full", "unipt"])
+    try_all(place, "llama.gguf", "lm", ["meft1"], more=("--weights", "as-stored"))
 
 
 def test_ranked(place):

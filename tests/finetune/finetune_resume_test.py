@@ -55,7 +55,7 @@ def test_killed(place):
     kill_and_resume(place, rng, "speft", "--density", 0.1, "--score-examples", 40, "--epochs", 9)
     kill_and_resume(place, rng, "mezo", "--accumulate", 2, "--batch", 4, "--epochs", 6, "--lr", 1e-4, "--forward-samples", 2, "--mezo-state", "log")
     kill_and_resume(place, rng, "zofo", "--zofo-inner", 3, "--epochs", 9, "--lr", 1e-4)
-    kill_and_resume(place, rng, "meft3", "--inside", "lora", "--readout", "learned", "--pooling", "mean", "--epochs", 9, "--max-steps", 250)
+    kill_and_resume(place, rng, "meft3", "--inside", "lora", "--weights", "q4", "--readout", "learned", "--pooling", "mean", "--epochs", 9, "--max-steps", 250)
 
 
 def interrupt(place, folder, lines, number, *more):

@@ -8,6 +8,7 @@
 #include <meft/checkpoints/config.hpp>
 #include <meft/checkpoints/family.hpp>
 #include <meft/checkpoints/tokenizer.hpp>
+#include <meft/io/blocks.hpp>
 #include <meft/io/weights.hpp>
 #include <vector>
 
@@ -76,6 +77,12 @@ inline void gguf(std::string_view bytes) {
         may_refuse([&] { io::copy_finite_to<float>(entry, values); });
         std::vector<bf16> halves(count);
         may_refuse([&] { io::copy_to<bf16>(entry, halves); });
+        const Index rows = entry.shape.empty() ? 0 : entry.shape[0];
+        if (count == 0) continue;
+        if (const auto blocks = io::stored_blocks(entry, rows, static_cast<Index>(count) / rows, nullptr)) {
+          may_refuse([&] { io::check_finite(blocks, entry, Where::current()); });
+          blocks.decode(0, blocks.out, values.data());
+        }
       }
       (void)checkpoints::read_spec(checkpoints::read_config(path));
     });

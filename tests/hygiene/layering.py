@@ -10,14 +10,14 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-LAYER = {"base": 0, "memory": 1, "backend": 2, "tensor": 3, "autodiff": 4, "ops": 5, "reversible": 6, "nn": 7,
+LAYER = {"base": 0, "memory": 1, "weights": 1, "backend": 2, "tensor": 3, "autodiff": 4, "ops": 5, "reversible": 6, "nn": 7,
          "model": 8, "method": 8, "optim": 8, "io": 8, "text": 8, "data": 8, "checkpoints": 9, "task": 10, "train": 11}
 UMBRELLA_LAYERS = {name for name, number in LAYER.items() if number < 8} | {"optim"}
 EIGEN_USER = "backend/cpu/gemm.hpp"
 JSON_USER = "base/json.hpp"  # in base so that siblings share it; the core (layers below 8) must not see it
 THIRD_PARTY = {"nlohmann": {"io", "text", "data", "model", "checkpoints", "train"}, "utf8proc.h": {"text"}}
 DECODER, DECODERS = "data/image_decode.hpp", {"jpeglib.h", "jerror.h", "png.h", "webp/decode.h"}
-KERNELS_SEE = re.compile(r"meft/(base|memory|backend/cuda|backend/kernels)/|meft/backend/\w+\.hpp$")
+KERNELS_SEE = re.compile(r"meft/(base|memory|weights|backend/cuda|backend/kernels)/|meft/backend/\w+\.hpp$")
 CPU_INCLUDERS = {"backend", "tensor"}  # all others see backend/kernels/
 SLOW = {"iostream", "regex", "format"}
 MAX_LINES, MAX_MACROS, MAX_WIDTH = 400, 5, 130

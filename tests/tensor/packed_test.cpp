@@ -184,6 +184,31 @@ TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
         both(EmulatedTiled{});
         if (isa() >= Isa::avx512_bf16) both(cpu::Paired{});
         if (isa() >= Isa::amx) both(cpu::Tiled<cpu::Amx>{});
+
+        // In blocks it has the bits of what these decode to, on each kind of operands.
+        const Panels<Cpu, float> blocks(Blocks::of(*weights::format_named("Q4_0"), w.data(), out, in, Cpu::pool()),
+                                        Precision::q4);
+        std::vector<float> decoded(static_cast<std::size_t>(out * in));
+        blocks.unpack(decoded.data());
+        const Panels<Cpu, float> oracle(decoded.data(), out, in, Precision::bf16);
+        const auto same = [&](auto operands) {
+          using Operands = decltype(operands);
+          std::vector<float> found[2];
+          for (const bool in_blocks : {false, true}) {
+            const auto& kept = in_blocks ? blocks : oracle;
+            kept.template forward_as<Operands>(
+                {rows, out, in, {x.data(), in, 1}, got_y.data(), out, Start::bias, bias.data()});
+            kept.template backward_as<Operands>({rows, in, out, {dy.data(), out, 1}, got_dx.data(), in});
+            found[in_blocks] = got_y.values();
+            for (const float v : got_dx.values()) found[in_blocks].push_back(v);
+          }
+          CHECK(found[0] == found[1]);
+        };
+        same(cpu::Widened{});
+        same(EmulatedPairs{});
+        same(EmulatedTiled{});
+        if (isa() >= Isa::avx512_bf16) same(cpu::Paired{});
+        if (isa() >= Isa::amx) same(cpu::Tiled<cpu::Amx>{});
       }
 #endif
     }

@@ -1,21 +1,10 @@
 // Owns: how a matrix product is described to any backend.
 #pragma once
 
-#include <string_view>
-
 #include <meft/base/shape.hpp>
+#include <meft/weights/precision.hpp>
 
 namespace meft {
-
-/// In what a frozen weight is kept and multiplied. bf16: both operands are rounded to bf16, sums are in float.
-enum class Precision { f32, bf16 };
-
-/// "f32" | "bf16".
-inline Precision precision_from(std::string_view name, Where where = Where::current()) {
-  if (name == "f32") return Precision::f32;
-  require(name == "bf16", {"precision: expected f32 or bf16, found", where}, name);
-  return Precision::bf16;
-}
 
 /// A matrix with any strides: element (i, j) at data[i * row + j * column].
 template <class T>

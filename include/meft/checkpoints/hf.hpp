@@ -15,6 +15,7 @@
 
 #include <meft/checkpoints/config.hpp>
 #include <meft/checkpoints/family.hpp>
+#include <meft/checkpoints/frozen.hpp>
 #include <meft/checkpoints/labels.hpp>
 #include <meft/checkpoints/names.hpp>
 #include <meft/io/weights.hpp>
@@ -31,33 +32,6 @@ struct LoadReport {
 
 namespace detail {
 
-inline Shape shape_of(const io::Entry& entry) {
-  Shape out;
-  for (const std::int64_t d : entry.shape) out.push(d);
-  return out;
-}
-/// The same shape, or the kernel [out, channels, patch, patch] of a convolution that is a matrix [out, in] here.
-inline bool fits(const io::Entry& entry, const Shape& shape) {
-  if (entry.shape.size() > Shape::max_rank) return false;
-  const Shape found = shape_of(entry);
-  if (found == shape) return true;
-  return found.rank() == 4 && shape.rank() == 2 && found[0] == shape[0] && found.size() == shape.size() &&
-         entry.name.ends_with("projection.weight");
-}
-
-inline void check_shape(const io::Entry& entry, const Shape& shape, Where where) {
-  if (!fits(entry, shape))
-    fail({"load: " + entry.file + ": tensor " + entry.name + " has the wrong shape", where}, "expected " + shape.text(),
-         "found " + io::detail::shape_text(entry.shape));
-}
-template <Real T, Backend B>
-void fill(Parameter<T, B>& parameter, const io::Entry& entry, Where where) {
-  check_shape(entry, parameter.shape(), where);
-  parameter.value().fill([&](auto to) { io::copy_finite_to(entry, to, where); });
-}
-
-inline std::set<std::string> set_of(const std::vector<std::string>& names) { return {names.begin(), names.end()}; }
-
 template <class Model>
 std::vector<std::string> parameters_of(const Model& model) {
   std::vector<std::string> out;
@@ -69,31 +43,6 @@ template <class Model>
 CheckpointNames names_of(const Model& model, const io::Weights& file, Where where) {
   return {file, parameters_of(model), model.spec.prefix, model.spec.spellings, model.spec.tied, where};
 }
-
-}  // namespace detail
-
-/// Reads every parameter of `module` from the file of `names`. Throws naming the tensor when one is missing, has
-/// another shape, or a value that is NaN or infinite. Gives the names that were read. `within` is the module's own
-/// name; parameters named in `skipped` are left alone.
-template <class Module>
-std::set<std::string> load_parameters(Module& module, const CheckpointNames& names, const std::string& within = "",
-                                      const std::set<std::string>& skipped = {}, Where where = Where::current()) {
-  std::set<std::string> read;
-  nn::for_each_parameter(
-      module,
-      [&](const std::string& name, auto& parameter) {
-        if (skipped.contains(name)) return;
-        const auto* entry = names.find(name);
-        if (!entry) fail({"load: " + names.file().path() + ": tensor " + name + " is missing", where});
-        detail::fill(parameter, *entry, where);
-        names.check_equal(name, where);
-        read.merge(detail::set_of(names.all(name)));
-      },
-      within);
-  return read;
-}
-
-namespace detail {
 
 /// The model's word embeddings, which have room for one row, take theirs from the file. Gives the names in it.
 template <class Model>
@@ -139,9 +88,10 @@ void restore_rows(Model& model) {
 }
 
 /// Reads `folder`/config.json and the weights beside it, or both of a GGUF file: a model of whichever family it is.
-/// With `frozen`, each linear layer is frozen and packed in that precision as soon as it is read, so that its original
-/// never takes memory beside the others': for methods that train none of them. With `prune` rows of the word embeddings
-/// are read when they are first used; the file stays open.
+/// With `frozen`, each linear layer is frozen and kept in that precision as soon as it is read, so that its original
+/// never takes memory beside the others', and where that is in blocks the word embeddings are too: for methods that
+/// train none of them. As stored they lie in the file, which stays open. With `prune` rows of the word embeddings are
+/// read when they are first used; the file stays open.
 template <Real T = float, Backend B = Cpu>
 model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = nullptr,
                             std::optional<Precision> frozen = {}, bool prune = false, Where where = Where::current()) {
@@ -149,7 +99,10 @@ model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = null
   auto spec = read_spec(read_config(folder, where), where);
   prune = prune && !spec.patches;
   const Index vocabulary = prune ? std::exchange(spec.embeddings.vocabulary, 1) : 0;
-  model::Transformer<T, B> model(spec);
+  auto model = [&] {
+    const LatePages late(frozen.has_value());
+    return model::Transformer<T, B>(spec);
+  }();
   const auto opened = std::make_shared<const io::Weights>(folder, where);
   const io::Weights& file = *opened;
   const auto names = detail::names_of(model, file, where);
@@ -160,20 +113,31 @@ model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = null
     read = detail::read_rows_later(model, opened, names, where);
     pruned = {spec.names.embeddings.word};
   }
+  std::vector<std::string> else_in_bf16;
   if (frozen) {
-    std::set<std::string> linear = pruned;
-    nn::walk(model, [&](const std::string& name, Linear&) { linear.insert({name + ".weight", name + ".bias"}); });
-    read.merge(load_parameters(model, names, "", linear, where));
+    std::set<std::string> later = pruned;
+    if (auto& words = model.embeddings; words && !prune) {
+      const std::string name = spec.names.embeddings.word;
+      const auto* entry = names.find(name);
+      if (entry)
+        words->table = detail::frozen_table<T, B>(opened, *entry, words->word.shape(), *frozen, else_in_bf16, where);
+      if (words->table.defined()) {
+        words->word.value() = {};
+        if (model.decoder_embeddings) model.decoder_embeddings->table = words->table;
+        names.check_equal(name, where);
+        read.merge(detail::set_of(names.all(name)));
+      }
+    }
+    nn::walk(model, [&](const std::string& name, Linear&) { later.insert({name + ".weight", name + ".bias"}); });
+    read.merge(load_parameters(model, names, "", later, where));
     file.forget();
-    nn::walk(model, [&](const std::string& name, Linear& layer) {
-      read.merge(load_parameters(layer, names, name, {}, where));
-      freeze(layer);
-      layer.precision = *frozen;
-      layer.pack();
-      file.forget();
-    });
+    read.merge(detail::load_frozen<T, B>(model, opened, names, *frozen, else_in_bf16, where));
   } else read.merge(load_parameters(model, names, "", pruned, where));
   if (report) {
+    if (!else_in_bf16.empty())
+      report->notes.push_back(
+          "kept in bf16, since no product reads them as they are stored: " + else_in_bf16.front() +
+          (else_in_bf16.size() > 1 ? " and " + std::to_string(else_in_bf16.size() - 1) + " more" : ""));
     if (names.wrapped()) report->notes.push_back("the checkpoint's tensors are those under `" + names.lead() + "`");
     for (const auto& name : file.names())
       if (!read.contains(name) && !name.ends_with("position_ids")) report->unused.push_back(name);
@@ -225,7 +189,7 @@ template <class Head>
 void read_constant_bias(Head& head, const CheckpointNames& names, LoadReport* report, Where where) {
   const auto* entry = names.find(head.names.bias);
   if (!entry) return;
-  auto bias = std::decay_t<decltype(head.bias)>::empty({1, head.word.shape()[0]});
+  auto bias = std::decay_t<decltype(head.bias)>::empty({1, head.shape()[0]});
   fill(bias, *entry, where);
   if (report) std::erase(report->unused, entry->name);
   const auto values = bias.value().values();
@@ -319,10 +283,12 @@ auto load_head(const std::string& folder, const Model& model, Index labels, std:
 
 /// The language-model head of `model`'s family. What the checkpoint lacks is made anew: matrices N(0, 0.02²), biases
 /// zero, norms the identity. Its table is the word embeddings, unless the checkpoint has one of its own: there with
-/// `tie_word_embeddings` false, or there with other values than the embeddings.
+/// `tie_word_embeddings` false, or there with other values than the embeddings. With `frozen` a table of its own is
+/// kept as hf keeps that of the embeddings.
 template <class Model>
 auto load_language_head(const std::string& folder, const Model& model, std::uint64_t seed = 0,
-                        LoadReport* report = nullptr, Where where = Where::current()) {
+                        LoadReport* report = nullptr, std::optional<Precision> frozen = {},
+                        Where where = Where::current()) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
   auto head = model.language_head(where);
@@ -333,15 +299,21 @@ auto load_language_head(const std::string& folder, const Model& model, std::uint
     head.norm->reset();
   }
   if (head.bias.defined()) head.bias.value().zero();
-  const io::Weights file(folder, where);
-  const auto names = detail::names_of(model, file, where);
+  const auto opened = std::make_shared<const io::Weights>(folder, where);
+  const auto names = detail::names_of(model, *opened, where);
   const bool tied = model.spec.tied;
   if (const auto* table = names.find(head.names.word)) {
     const auto* input = names.find(detail::input_of(model.spec.spellings, head.names.word));
     head.untied = !tied || !input || !CheckpointNames::same(*table, *input);
     if (head.untied) {
-      head.word = Parameter<T, B>::empty(head.word.shape());
-      detail::check_shape(*table, head.word.shape(), where);  // never made anew
+      const Shape shape = head.shape();
+      detail::check_shape(*table, shape, where);  // never made anew
+      std::vector<std::string> else_in_bf16;
+      head.table = frozen ? detail::frozen_table<T, B>(opened, *table, shape, *frozen, else_in_bf16, where)
+                          : PackedWeight<T, B>();
+      head.word = head.table.defined() ? Parameter<T, B>() : Parameter<T, B>::empty(shape);
+      if (report && head.table.defined())
+        for (const auto& read : names.all(head.names.word)) std::erase(report->unused, read);
       if (report && tied)
         report->notes.push_back(table->name + " is used: it differs from the word embeddings, though the config ties " +
                                 "them");

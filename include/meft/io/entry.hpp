@@ -21,7 +21,7 @@
 #include <meft/base/json.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/base/target.hpp>
-#include <meft/io/blocks.hpp>
+#include <meft/weights/formats.hpp>
 
 namespace meft::io {
 
@@ -29,7 +29,7 @@ static_assert(std::endian::native == std::endian::little,
               "files of weights are little-endian, and so must be the machine");
 
 /// A tensor of an open file (Safetensors, Pytorch, Gguf), which owns the bytes: row-major, little-endian, perhaps
-/// unaligned; of a type by elements, or of a BlockFormat whose blocks lie along the rows.
+/// unaligned; of a type by elements, or of a weights::Format whose blocks lie along the rows.
 struct Entry {
   std::string name, dtype;
   std::vector<std::int64_t> shape;
@@ -101,7 +101,7 @@ void convert(const Entry& entry, std::size_t first, std::span<T> out, const std:
 }
 
 /// The bytes of a tensor in blocks; throws where its rows are not whole ones, or its size is beyond 63 bits.
-inline std::size_t checked_bytes(const BlockFormat& format, const std::vector<std::int64_t>& shape,
+inline std::size_t checked_bytes(const weights::Format& format, const std::vector<std::int64_t>& shape,
                                  const std::string& what, Where where) {
   const std::size_t count = checked_bytes("U8", shape, what, where);
   require(!shape.empty() && static_cast<std::size_t>(shape.back()) % format.numbers == 0,
@@ -114,7 +114,7 @@ inline std::size_t checked_bytes(const BlockFormat& format, const std::vector<st
 /// Throws unless the tensor's bytes fit its shape and it has `count` elements; gives what to call it in errors.
 inline std::string check_count(const Entry& entry, std::size_t count, Where where) {
   std::string what = entry.file + ": tensor " + show_name(entry.name);
-  const auto* format = block_format(entry.dtype);
+  const auto* format = weights::block_format(entry.dtype);
   const std::size_t bytes =
       format ? checked_bytes(*format, entry.shape, what, where) : checked_bytes(entry.dtype, entry.shape, what, where);
   require(bytes == entry.bytes.size(), {what + ": the bytes do not fit the shape", where});
@@ -127,8 +127,8 @@ inline std::string check_count(const Entry& entry, std::size_t count, Where wher
 
 /// The elements of blocks from number `first` on.
 template <class T>
-void decode_blocks(const Entry& entry, const BlockFormat& format, std::size_t first, std::span<T> out) {
-  float block[most_block];
+void decode_blocks(const Entry& entry, const weights::Format& format, std::size_t first, std::span<T> out) {
+  float block[weights::most_block];
   for (std::size_t done = 0; done < out.size();) {
     const std::size_t at = (first + done) % format.numbers, count = std::min(format.numbers - at, out.size() - done);
     format.decode(entry.bytes.data() + (first + done) / format.numbers * format.bytes, block);
@@ -145,7 +145,7 @@ template <Scalar T>
 void copy_stored(const Entry& entry, std::size_t first, std::span<T> out, const std::string& what, Where where) {
   const std::string_view dtype = entry.dtype;
   if constexpr (is_real<T>)
-    if (const auto* format = block_format(dtype)) return decode_blocks(entry, *format, first, out);
+    if (const auto* format = weights::block_format(dtype)) return decode_blocks(entry, *format, first, out);
   if (dtype == dtype_name<T>()) {
     std::memcpy(out.data(), entry.bytes.data() + first * sizeof(T), out.size_bytes());
     return;

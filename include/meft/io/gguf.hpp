@@ -341,7 +341,7 @@ class Gguf {
         fail({which + ": type " + std::to_string(type) +
                   " is not supported: expected F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K",
               where});
-      const auto* format = block_format(entry.dtype);
+      const auto* format = weights::block_format(entry.dtype);
       const std::uint64_t bytes = format ? detail::checked_bytes(*format, entry.shape, which, where)
                                          : detail::checked_bytes(entry.dtype, entry.shape, which, where);
       const auto offset = cursor.read<std::uint64_t>("an offset");

@@ -48,6 +48,18 @@ inline const MethodFacts& method_facts(const AnyMethod& method) {
                     method);
 }
 
+/// Whether it trains elements of frozen weights where they lie, itself or by what is inside.
+inline bool method_writes(const AnyMethod& method) {
+  return std::visit(
+      [](const auto& m) {
+        bool out = detail::DescribedOf<decltype(m)>::facts.writes;
+        if constexpr (requires { m.inside.name(); })
+          m.inside.visit([&](const auto& inner) { out = out || detail::DescribedOf<decltype(inner)>::facts.writes; });
+        return out;
+      },
+      method);
+}
+
 /// The methods as they are by default, and those that take another inside with each of these.
 inline std::vector<AnyMethod> methods_and_insides() {
   std::vector<AnyMethod> out;

@@ -51,7 +51,7 @@ auto adapt(Model& model, const PromptTuning& method, const AdaptOptions& options
     }
     embeddings.prompt = nn::VirtualTokens<T, B>{rows};
   };
-  const Index words = model.embeddings ? model.embeddings->word.shape()[1] : 0;
+  const Index words = model.embeddings ? model.embeddings->word_width() : 0;
   if (model.patches) add(*model.patches, model.spec.width, 0);
   if (model.embeddings) add(*model.embeddings, words, 0);
   if (model.decoder_embeddings) add(*model.decoder_embeddings, words, 1);

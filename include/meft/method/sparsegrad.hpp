@@ -32,7 +32,7 @@ struct SparseGrad {
 template <>
 struct Described<SparseGrad> {
   static constexpr std::string_view name = "sparsegrad", about = "chosen elements, in a basis, of feed-forward blocks";
-  static constexpr MethodFacts facts{.starts_as_is = true};
+  static constexpr MethodFacts facts{.writes = true, .starts_as_is = true};
   static void options(auto& m, auto&& visit) {
     visit(Option{"density", "share of the matrices' elements that trains"}, Part{}, m.density);
     visit(Option{"score-examples", "training examples that scores are computed from"}, Whole{1, 1 << 30}, m.examples);

@@ -43,7 +43,7 @@ struct Speft {
 template <>
 struct Described<Speft> {
   static constexpr std::string_view name = "speft", about = "chosen elements of the layers' matrices";
-  static constexpr MethodFacts facts{.starts_as_is = true};
+  static constexpr MethodFacts facts{.writes = true, .starts_as_is = true};
   static void options(auto& m, auto&& visit) {
     visit(Option{"density", "share of the matrices' elements that trains"}, Part{}, m.density);
     visit(Option{"salience", "score by which they are chosen"},

@@ -121,7 +121,7 @@ struct Transformer {
     require(spec.language.has_value() && embeddings, {"language_head: the family has none", where}, spec.family);
     require(!embeddings->rows, {"language_head: it reads all rows of the word embeddings, which are pruned", where},
             embeddings->word.shape());
-    return nn::LanguageHead<T, B>::empty(*spec.language, embeddings->word);
+    return nn::LanguageHead<T, B>::empty(*spec.language, embeddings->word, embeddings->table);
   }
 
   void initialise(std::uint64_t seed) { initialise_parameters<T, B>(*this, seed); }

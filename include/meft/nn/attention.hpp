@@ -76,7 +76,7 @@ struct MultiHeadAttention {
                                .dropout = context.run.training ? dropout : 0.0f,
                                .key = context.run.key(site),
                                .first_row = context.first_row,
-                               .precision = query.weight.trainable() ? Precision::f32 : query.precision,
+                               .precision = query.weight.trainable() ? Precision::f32 : arithmetic(query.precision),
                                .window = window};
     // The order in which the gradients of x are added follows that of the projections.
     const auto v = value(memory);

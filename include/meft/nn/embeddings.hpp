@@ -51,6 +51,7 @@ struct TokenEmbeddings {
   std::optional<Linear<T, B>> project{};
   std::optional<VirtualTokens<T, B>> prompt{};  // in the words' width, not scaled
   std::shared_ptr<TableRows<T, B>> rows{};      // of the words, where not all are in memory
+  PackedWeight<T, B> table{};                   // in place of the word, where it is frozen and kept in blocks
 
   /// Parameters are uninitialised. `word` is made, or one that is there already.
   static TokenEmbeddings empty(const EmbeddingNames& names, const EmbeddingSpec& spec, Index width, Index word_width,
@@ -79,14 +80,17 @@ struct TokenEmbeddings {
 
   /// The rows of the word embeddings. [ids, word width]
   Var<T, B> words(const Tensor<std::int32_t, B>& ids) const {
+    if (table.defined()) return embedding(table, ids);
     return rows ? embedding(word, rows->places(ids), ids) : embedding(word, ids);
   }
+
+  Index word_width() const { return table.defined() ? table.shape()[1] : word.shape()[1]; }
 
   /// Of the sequences that come out, where `offsets` are those of the words.
   Offsets entering(const Offsets& offsets) const { return prompt ? prompt->with(offsets) : offsets; }
 
   static void parts(auto& self, auto&& visit) {
-    if (*self.names.word) visit(self.names.word, self.word);
+    if (*self.names.word) visit(self.names.word, self.word), visit(self.names.word, self.table);
     if (*self.names.word && self.rows && self.rows->changes()) visit(self.rows->name(), self.rows->numbers());
     visit(self.names.position, self.position);
     visit(self.names.type, self.type);

@@ -41,17 +41,23 @@ struct LanguageHead {
   LanguageNames names{};
   bool untied = false;
   double scale = 1;
+  PackedWeight<T, B> table{};  // in place of the word, where it is frozen and kept in blocks
 
-  /// Over the table `word`; other parameters are uninitialised.
-  static LanguageHead empty(const LanguageSpec& spec, const Parameter<T, B>& word) {
-    LanguageHead out{.word = word, .activation = spec.activation, .names = spec.names, .scale = spec.scale};
+  /// Over the table `word`, or `table` where that is there; other parameters are uninitialised.
+  static LanguageHead empty(const LanguageSpec& spec, const Parameter<T, B>& word,
+                            const PackedWeight<T, B>& table = {}) {
+    LanguageHead out{
+        .word = word, .activation = spec.activation, .names = spec.names, .scale = spec.scale, .table = table};
     if (!spec.transform) return out;
-    const Index width = word.shape()[1];
-    if (spec.bias) out.bias = Parameter<T, B>::empty({word.shape()[0]});
+    const Index width = out.shape()[1];
+    if (spec.bias) out.bias = Parameter<T, B>::empty({out.shape()[0]});
     out.dense = Linear<T, B>::empty(width, width, spec.dense_bias);
     out.norm = Norm<T, B>::empty(width, spec.epsilon, spec.norm_kind);
     return out;
   }
+
+  /// Of the table. [vocabulary, width]
+  const Shape& shape() const { return table.defined() ? table.shape() : word.shape(); }
 
   /// What is multiplied with the table. [tokens, width].
   Var<T, B> transform(const Var<T, B>& h) const {
@@ -61,25 +67,35 @@ struct LanguageHead {
 
   /// Mean cross entropy over the tokens whose label is not −100. labels [tokens].
   Var<T, B> loss(const Var<T, B>& h, const Tensor<std::int32_t, B>& labels) const {
-    return linear_cross_entropy(transform(h), word, bias, labels);
+    return with_table([&](const auto& w) { return linear_cross_entropy(transform(h), w, bias, labels); });
   }
   /// ln p(label) of each token, 0 where it is −100. [tokens].
   Tensor<T, B> log_likelihood(const Var<T, B>& h, const Tensor<std::int32_t, B>& labels) const {
-    return label_log_likelihood(transform(h).value(), word, bias.defined() ? bias.variable().value() : Tensor<T, B>{},
-                                labels);
+    return with_table([&](const auto& w) {
+      return label_log_likelihood(transform(h).value(), w, bias.defined() ? bias.variable().value() : Tensor<T, B>{},
+                                  labels);
+    });
   }
   /// The same of each row, with gradients. h [n, width], words [n] → [n].
   Var<T, B> log_likelihoods(const Var<T, B>& h, const Tensor<std::int32_t, B>& words) const {
-    return token_log_likelihood(transform(h), word, bias, words);
+    return with_table([&](const auto& w) { return token_log_likelihood(transform(h), w, bias, words); });
   }
   /// All logits [tokens, vocabulary]: for a few tokens.
-  Var<T, B> logits(const Var<T, B>& h) const { return linear(transform(h), word, bias); }
+  Var<T, B> logits(const Var<T, B>& h) const {
+    return with_table([&](const auto& w) { return linear(transform(h), w, bias); });
+  }
 
   static void parts(auto& self, auto&& visit) {
     visit(self.names.dense, self.dense);
     visit(self.names.norm, self.norm);
     visit(self.names.bias, self.bias);
-    if (self.untied) visit(self.names.word, self.word);
+    if (self.untied) visit(self.names.word, self.word), visit(self.names.word, self.table);
+  }
+
+ private:
+  template <class F>
+  auto with_table(const F& f) const {
+    return table.defined() ? f(table) : f(word);
   }
 };
 

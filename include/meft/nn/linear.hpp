@@ -76,6 +76,7 @@ struct Linear {
 
   static void parts(auto& self, auto&& visit) {
     visit("weight", self.weight);
+    visit("weight", self.packed);
     visit("bias", self.bias);
     visit("", self.update);
   }

@@ -65,10 +65,12 @@ struct LinearCrossEntropy {
     Tensor<T, B> dx, dw, db;
   };
 
-  template <Real T>
-  Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& w,
+  /// w is a tensor, or packed and without a gradient.
+  template <Real T, class W>
+  Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const W& w,
                        const Tensor<T, B>& bias) const {
-    const Index counted = detail::check_language(name, x, w, bias, labels, ignore), width = w.dim(1), words = w.dim(0);
+    const Index counted = detail::check_language(name, x, w, bias, labels, ignore), words = w.shape()[0],
+                width = w.shape()[1];
     require(counted > 0, "linear_cross_entropy: no row counts", x, "ignored label " + std::to_string(ignore));
     if (need[0]) saved.dx = Tensor<T, B>::zeros(x.shape());
     if (need[1]) saved.dw = Tensor<T, B>::zeros(w.shape());
@@ -88,7 +90,7 @@ struct LinearCrossEntropy {
           const T* g = z.data();
           if (need[0]) {
             Tensor<T, B> d({n, width});
-            gemm(B{}, Product<T>{n, width, words, {g, words, 1}, d.data(), width}, Strided<T>{w.data(), width, 1});
+            Linear::multiply_back(n, g, w, d.data());
             scatter_rows(B{}, n, width, std::as_const(d).data(), numbers.data(), saved.dx.data());
           }
           if (need[1])
@@ -104,7 +106,7 @@ struct LinearCrossEntropy {
   }
 
   template <Real T>
-  auto backward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
+  std::array<Tensor<T, B>, 3> backward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
     const auto times = [&](Tensor<T, B>& d) {
       if constexpr (B::on_host)
         if (dy.item() == T(1)) return std::move(d);
@@ -164,8 +166,15 @@ struct TokenLogLikelihood {
 
   template <Real T>
   auto backward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
-    const auto &x = saved.x, &w = saved.w, &bias = saved.bias;
-    const Index counted = detail::check_language(name, x, w, bias, labels, ignore), width = w.dim(1), words = w.dim(0);
+    return gradients(saved, saved.w, need, dy);
+  }
+  /// w is a tensor, or packed and without a gradient.
+  template <Real T, class W>
+  std::array<Tensor<T, B>, 3> gradients(const Saved<T, B>& saved, const W& w, Needs<3> need,
+                                        const Tensor<T, B>& dy) const {
+    const auto &x = saved.x, &bias = saved.bias;
+    const Index counted = detail::check_language(name, x, w, bias, labels, ignore), words = w.shape()[0],
+                width = w.shape()[1];
     std::array<Tensor<T, B>, 3> out;
     if (need[0]) out[0] = Tensor<T, B>::zeros(x.shape());
     if (need[1]) out[1] = Tensor<T, B>::zeros(w.shape());
@@ -186,7 +195,7 @@ struct TokenLogLikelihood {
           const T* g = std::as_const(z).data();
           if (need[0]) {
             Tensor<T, B> d({n, width});
-            gemm(B{}, Product<T>{n, width, words, {g, words, 1}, d.data(), width}, Strided<T>{w.data(), width, 1});
+            Linear::multiply_back(n, g, w, d.data());
             weighed(d, by);
             scatter_rows(B{}, n, width, std::as_const(d).data(), numbers.data(), out[0].data());
           }
@@ -207,6 +216,62 @@ struct TokenLogLikelihood {
   Tensor<std::int32_t, B> labels;
   std::int32_t ignore;
 };
+
+namespace detail {
+
+/// An op of x, w and a bias with w packed and frozen.
+template <Real T, Backend B>
+struct PackedCrossEntropy {
+  static constexpr const char* name = "linear_cross_entropy";
+  static constexpr bool last_may_be_empty = true;
+  template <Scalar, Backend>
+  using Saved = typename LinearCrossEntropy<B>::template Saved<T, B>;
+  LinearCrossEntropy<B> op;
+  PackedWeight<T, B> w;
+
+  Tensor<T, B> forward(auto& saved, Needs<2> need, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
+    return op.forward(saved, Needs<3>{{need[0], false, need[1]}}, x, w, bias);
+  }
+  std::array<Tensor<T, B>, 2> backward(auto& saved, Needs<2> need, const Tensor<T, B>& dy) const {
+    auto out = op.backward(saved, Needs<3>{{need[0], false, need[1]}}, dy);
+    return {std::move(out[0]), std::move(out[2])};
+  }
+};
+template <Real T, Backend B>
+struct PackedLogLikelihood {
+  static constexpr const char* name = "token_log_likelihood";
+  static constexpr bool last_may_be_empty = true;
+  template <Scalar, Backend>
+  using Saved = typename TokenLogLikelihood<B>::template Saved<T, B>;
+  TokenLogLikelihood<B> op;
+  PackedWeight<T, B> w;
+
+  Tensor<T, B> forward(auto& saved, Needs<2> need, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
+    if (need.any()) saved = {x, {}, bias};
+    return label_log_likelihood(x, w, bias, op.labels, op.ignore);
+  }
+  std::array<Tensor<T, B>, 2> backward(auto& saved, Needs<2> need, const Tensor<T, B>& dy) const {
+    auto out = op.gradients(saved, w, Needs<3>{{need[0], false, need[1]}}, dy);
+    return {std::move(out[0]), std::move(out[2])};
+  }
+};
+
+}  // namespace detail
+
+/// linear_cross_entropy with w packed and frozen.
+template <Operand X, Real T, Backend B, Operand Bias>
+VarOf<X> linear_cross_entropy(const X& x, const PackedWeight<T, B>& w, const Bias& bias,
+                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
+                              Where where = Where::current()) {
+  return apply(where, detail::PackedCrossEntropy<T, B>{{labels, ignore}, w}, x, bias);
+}
+/// token_log_likelihood with w packed and frozen.
+template <Operand X, Real T, Backend B, Operand Bias>
+VarOf<X> token_log_likelihood(const X& x, const PackedWeight<T, B>& w, const Bias& bias,
+                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
+                              Where where = Where::current()) {
+  return apply(where, detail::PackedLogLikelihood<T, B>{{labels, ignore}, w}, x, bias);
+}
 
 /// label_log_likelihood with gradients. x [n, h], w [words, h], b [words] or empty, labels [n] → [n].
 template <Operand X, Operand W, Operand Bias, Backend B>

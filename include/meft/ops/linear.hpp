@@ -49,6 +49,21 @@ struct Linear {
     return gemm_activated(B{}, f, product(y, x, w, bias), Strided<T>{w.data(), 1, w.dim(1)}, before.data());
   }
 
+  template <Real T, Backend B>
+  static void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const PackedWeight<T, B>& w, const Tensor<T, B>& bias) {
+    w.forward(x.size() / w.shape()[1], x.data(), bias.data(), y.data());
+  }
+  /// dx[rows, in] ← g[rows, out]·w.
+  template <Real T, Backend B>
+  static void multiply_back(Index rows, const T* g, const Tensor<T, B>& w, T* dx) {
+    const Index out = w.dim(0), in = w.dim(1);
+    gemm(B{}, Product<T>{rows, in, out, {g, out, 1}, dx, in}, Strided<T>{w.data(), in, 1});
+  }
+  template <Real T, Backend B>
+  static void multiply_back(Index rows, const T* g, const PackedWeight<T, B>& w, T* dx) {
+    w.backward(rows, g, dx);
+  }
+
   /// How many rows of a perturbed weight [.., in] exist at a time.
   template <Backend B>
   static constexpr Index rows_at_once(Index in) {

@@ -1,13 +1,17 @@
 // Owns: the packed form of a frozen weight, a type of its own: it can be multiplied by and nothing else.
 #pragma once
 
+#include <meft/backend/blocks.hpp>
 #include <meft/backend/kernels/panels.hpp>
+#include <meft/backend/kernels/rows.hpp>
 #include <meft/tensor/math.hpp>
+#include <meft/weights/formats.hpp>
 
 namespace meft {
 
-/// A constant [out, in] matrix laid out once for x·Wᵀ and dy·W, in T or in bf16 (half the bytes; both operands are
-/// rounded to bf16, sums are in T). Copies share it. Empty when default-made.
+/// A constant [out, in] matrix laid out once for x·Wᵀ and dy·W, in T, in bf16 (half the bytes; both operands are
+/// rounded to bf16, sums are in T), or in the blocks of a format, which are decoded to bf16 on the way: bits are those
+/// of the decoded matrix in bf16. A device has that matrix. Copies share it. Empty when default-made.
 template <Real T, Backend B = Cpu>
 class PackedWeight {
  public:
@@ -18,13 +22,36 @@ class PackedWeight {
   explicit PackedWeight(const Tensor<T, B>& w, Precision precision = Precision::f32, Where where = Where::current()) {
     require(w.rank() == 2, {"pack: a weight is a matrix [out, in]", where}, w);
     require(w.size() > 0, {"pack: a weight without elements", where}, w);
-    panels_ = Panels<B, T>(w.data(), w.dim(0), w.dim(1), precision);
-    shape_ = w.shape();
+    const auto dtype = weights::kept_in(precision).dtype;
+    if (dtype.empty()) {
+      panels_ = Panels<B, T>(w.data(), w.dim(0), w.dim(1), arithmetic(precision));
+      shape_ = w.shape();
+      return;
+    }
+    const auto host = w.host();
+    *this = PackedWeight(Blocks::of(*weights::format_named(dtype), host.data(), w.dim(0), w.dim(1), Cpu::pool()),
+                         precision);
+  }
+  /// A matrix that stays in its blocks.
+  explicit PackedWeight(const Blocks& blocks, Precision precision = Precision::as_stored)
+      : shape_{blocks.out, blocks.in} {
+    if constexpr (B::on_host) panels_ = Panels<B, T>(blocks, precision);
+    else {
+      Tensor<T, B> w(shape_);
+      w.fill([&](std::span<T> to) { blocks.decode(0, blocks.out, to.data()); });
+      panels_ = Panels<B, T>(std::as_const(w).data(), blocks.out, blocks.in, Precision::bf16);
+    }
   }
 
   bool defined() const { return shape_.rank() == 2; }
   const Shape& shape() const { return shape_; }
+  Index size() const { return defined() ? shape_.size() : 0; }
+  /// Of memory that it owns, and of files that it is mapped from.
   std::size_t bytes() const { return panels_.bytes(); }
+  std::size_t mapped_bytes() const {
+    if constexpr (B::on_host) return panels_.blocks().mapped() ? panels_.blocks().bytes() : 0;
+    else return 0;
+  }
   Precision precision() const { return panels_.precision(); }
 
   /// y[rows, out] = x[rows, in]·Wᵀ (+ bias [out], or null).
@@ -47,6 +74,17 @@ class PackedWeight {
   Tensor<T, B> unpack() const {
     Tensor<T, B> out(shape_);
     panels_.unpack(out.data());
+    return out;
+  }
+  /// Rows of W by their numbers, as it is kept. numbers [n] → [n, in]
+  Tensor<T, B> rows(const Tensor<std::int32_t, B>& numbers) const {
+    Tensor<T, B> out({numbers.size(), shape_[1]});
+    if constexpr (B::on_host)
+      if (const auto& blocks = panels_.blocks()) {
+        parallel_for(numbers.size(), [&](Index i) { blocks.decode(numbers.data()[i], 1, out.data() + i * shape_[1]); });
+        return out;
+      }
+    gather_rows(B{}, numbers.size(), shape_[1], unpack().data(), numbers.data(), out.data());
     return out;
   }
 

@@ -1,8 +1,10 @@
-// Owns: the packed form of a constant right operand, in float or bf16, laid out once for both x·Wᵀ and dy·W.
+// Owns: the packed form of a constant right operand, in float or bf16, laid out once for both x·Wᵀ and dy·W; or in
+// blocks as they are, decoded on the way.
 #pragma once
 
 #include <meft/backend/cpu/gemm.hpp>
 #include <meft/backend/cpu/tile_amx.hpp>
+#include <meft/backend/cpu/tile_blocks.hpp>
 #include <meft/backend/kernels/panels.hpp>
 
 namespace meft {
@@ -35,14 +37,19 @@ class Panels<Cpu, T> {
       });
 #endif
   }
+  /// W stays in its blocks.
+  Panels(Blocks blocks, Precision precision)
+      : blocks_(std::move(blocks)), out_(blocks_.out), in_(blocks_.in), precision_(precision) {}
 
   Index out() const { return out_; }
   Index in() const { return in_; }
   Precision precision() const { return precision_; }
-  std::size_t bytes() const { return buffer_.capacity(); }
+  std::size_t bytes() const { return blocks_ ? blocks_.buffer.capacity() : buffer_.capacity(); }
+  const Blocks& blocks() const { return blocks_; }
 
   /// The weight in its original layout.
   void unpack(T* w) const {
+    if (blocks_) return blocks_.decode(0, out_, w);
     for (Index i = 0; i < out_; ++i)
       for (Index j = 0; j < in_; ++j) {
         const Index panel = i / 16 * 16, row = i % 16;
@@ -57,6 +64,7 @@ class Panels<Cpu, T> {
 
   /// Element indices[m], or m without indices, becomes v[m].
   void write(Index n, const std::int32_t* indices, const T* v) const {
+    require(!blocks_, "a weight is written to that is kept in blocks, expected f32 or bf16, found", blocks_dtype());
     for (Index m = 0; m < n; ++m) {
       const Index at = indices ? indices[m] : m, i = at / in_, j = at % in_, panel = i / 16 * 16, row = i % 16;
       if (!tiled()) data()[at] = narrow() ? Rounded{}(v[m]) : v[m];
@@ -80,6 +88,7 @@ class Panels<Cpu, T> {
         });
     }
 #endif
+    if (blocks_) return decoded(p, false);
     narrowed(p, {data(), 1, in_});
   }
 
@@ -101,6 +110,7 @@ class Panels<Cpu, T> {
         });
     }
 #endif
+    if (blocks_) return decoded(p, true);
     narrowed(p, {data(), in_, 1});
   }
 
@@ -108,6 +118,7 @@ class Panels<Cpu, T> {
   /// The products of a tiled bf16 weight, with operands as cpu::Widened, cpu::Paired or cpu::Tiled.
   template <class Operands>
   void forward_as(const Product<float>& p) const {
+    if (blocks_) return cpu::multiply_blocks<Operands, false>(p, blocks_);
     cpu::multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
       return Operands::right(k, columns,
                              {words() + j * pairs() + k0 / 2 * cpu::panel_width, pairs() * cpu::panel_width}, scratch);
@@ -115,6 +126,7 @@ class Panels<Cpu, T> {
   }
   template <class Operands>
   void backward_as(const Product<float>& p) const {
+    if (blocks_) return cpu::multiply_blocks<Operands, true>(p, blocks_);
     cpu::multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
       const Index elements = (k + 15) / 16 * 16 * cpu::panel_width / Operands::pack;
       return cpu::fill_panels(columns, elements, scratch, [&](Index at, Index, auto* panel) {
@@ -145,21 +157,49 @@ class Panels<Cpu, T> {
   /// The product on Eigen, A rounded first where the weight is.
   void narrowed(Product<T> p, Strided<T> w) const {
     if (!narrow()) return gemm(Cpu{}, p, w);
-    const Buffer left(Cpu::pool(), static_cast<std::size_t>(p.rows * p.depth) * sizeof(T));
+    const auto left = rounded(p);
+    gemm(Cpu{}, p, w);
+  }
+  /// p.a ← itself, rounded to bf16, in what is given.
+  static Buffer rounded(Product<T>& p) {
+    Buffer left(Cpu::pool(), static_cast<std::size_t>(p.rows * p.depth) * sizeof(T));
     T* const to = static_cast<T*>(left.data());
     for (Index i = 0; i < p.rows; ++i) map(Cpu{}, Rounded{}, p.depth, to + i * p.depth, p.a.data + i * p.a.row);
     p.a = {to, p.depth, 1};
-    gemm(Cpu{}, p, w);
+    return left;
+  }
+  /// The product with W in blocks, of which 64 rows are decoded at a time.
+  void decoded(Product<T> p, bool transposed) const {
+    constexpr Index most = 64;
+    const auto left = rounded(p);
+    const Buffer rows(Cpu::pool(), static_cast<std::size_t>(std::min(out_, most) * in_) * sizeof(T));
+    T* const w = static_cast<T*>(rows.data());
+    for (Index i = 0; i < out_; i += most) {
+      const Index count = std::min(most, out_ - i);
+      blocks_.decode(i, count, w);
+      Product<T> one = p;
+      if (transposed) {
+        one.depth = count, one.a = p.a.at(0, i);
+        if (i) one.start = Start::accumulate;
+        gemm(Cpu{}, one, Strided<T>{w, in_, 1});
+      } else {
+        one.columns = count, one.c = p.c + i;
+        if (p.bias) one.bias = p.bias + i;
+        gemm(Cpu{}, one, Strided<T>{w, 1, in_});
+      }
+    }
   }
 
   static bool tiled() { return std::is_same_v<T, float> && has_avx2(); }
-  bool narrow() const { return precision_ == Precision::bf16; }
+  bool narrow() const { return arithmetic(precision_) == Precision::bf16; }
+  std::string_view blocks_dtype() const { return blocks_ ? blocks_.format->dtype : std::string_view(); }
   Index pairs() const { return (in_ + 1) / 2; }
   static Index padded(Index n) { return (n + 15) / 16 * 16; }
   T* data() const { return static_cast<T*>(buffer_.data()); }
   std::uint32_t* words() const { return static_cast<std::uint32_t*>(buffer_.data()); }
 
   Buffer buffer_;
+  Blocks blocks_;  // in place of it
   Index out_ = 0, in_ = 0;
   Precision precision_ = Precision::f32;
 };

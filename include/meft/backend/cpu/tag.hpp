@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -12,6 +13,26 @@
 #include <meft/backend/backend.hpp>
 
 namespace meft {
+
+namespace detail {
+inline bool& late_pages() {
+  thread_local bool late = false;
+  return late;
+}
+}  // namespace detail
+
+/// While it lives, large blocks that this thread takes get their pages when they are written to: of what may be let go
+/// before it is.
+class LatePages {
+ public:
+  explicit LatePages(bool on = true) : before_(std::exchange(detail::late_pages(), on)) {}
+  ~LatePages() { detail::late_pages() = before_; }
+  LatePages(const LatePages&) = delete;
+  LatePages& operator=(const LatePages&) = delete;
+
+ private:
+  bool before_;
+};
 
 struct Cpu {
   static constexpr const char* name = "cpu";
@@ -34,7 +55,7 @@ struct Cpu {
       if (!p) return p;
       madvise(p, bytes, MADV_HUGEPAGE);  // advice: a refusal changes nothing
 #ifdef MADV_POPULATE_WRITE
-      madvise(p, bytes, MADV_POPULATE_WRITE);
+      if (!detail::late_pages()) madvise(p, bytes, MADV_POPULATE_WRITE);
 #endif
       return p;
     }

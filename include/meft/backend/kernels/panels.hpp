@@ -19,7 +19,9 @@ namespace meft {
 ///   unpack(T* w)                                            the matrix as it is kept, row-major
 ///   write(Index n, const std::int32_t* indices, const T* v)  its row-major element indices[m] becomes v[m], as it is
 ///                                                           kept; null: v is all of them. Copies see it too
-/// Rows of A are contiguous.
+/// Rows of A are contiguous. On a host there are
+///   Panels(Blocks, Precision), blocks()                     W stays in its blocks, which are decoded on the way and
+///                                                           cannot be written to
 template <Backend B, Real T>
 class Panels;
 

@@ -1,0 +1,39 @@
+// Owns: how a frozen weight can be kept, by name: a row each.
+#pragma once
+
+#include <string_view>
+
+#include <meft/base/error.hpp>
+
+namespace meft {
+
+/// In what a frozen weight is kept and multiplied. All but f32: both operands are rounded to bf16, sums are in float.
+/// q8, q4 and nf4 are blocks of a format (weights/formats.hpp); as_stored is whatever its file has, where it lies
+/// there.
+enum class Precision { f32, bf16, q8, q4, nf4, as_stored };
+
+namespace weights {
+
+struct Kept {
+  std::string_view name;
+  Precision precision;
+  std::string_view dtype = "";  // of the format that it is brought into, where it is one
+};
+inline constexpr Kept kept[] = {{"f32", Precision::f32},        {"bf16", Precision::bf16},
+                                {"q8", Precision::q8, "Q8_0"},  {"q4", Precision::q4, "Q4_0"},
+                                {"nf4", Precision::nf4, "NF4"}, {"as-stored", Precision::as_stored}};
+constexpr const Kept& kept_in(Precision p) { return kept[static_cast<int>(p)]; }
+
+}  // namespace weights
+
+/// By its name in weights::kept.
+inline Precision precision_from(std::string_view name, Where where = Where::current()) {
+  for (const auto& k : weights::kept)
+    if (k.name == name) return k.precision;
+  fail({"precision: expected f32, bf16, q8, q4, nf4 or as-stored, found", where}, name);
+}
+constexpr std::string_view name_of(Precision p) { return weights::kept_in(p).name; }
+/// What it is multiplied in: f32 or bf16.
+constexpr Precision arithmetic(Precision p) { return p == Precision::f32 ? p : Precision::bf16; }
+
+}  // namespace meft

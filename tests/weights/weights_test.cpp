@@ -1,0 +1,203 @@
+// Formats of frozen weights: what they say, what is lost in them, and products with them against the bf16 product of
+// what they decode to.
+#include <cmath>
+#include <vector>
+
+#include <meft/tensor/packed.hpp>
+#include <meft/tensor/random.hpp>
+
+#include <doctest/doctest.h>
+
+using namespace meft;
+
+namespace {
+
+Tensor<float> gaussian(const Shape& shape, std::uint32_t site) {
+  Tensor<float> out(shape);
+  fill_normal(out, {23, site, 0}, 1.0);
+  return out;
+}
+
+/// Blocks of any format, of bytes that are finite numbers.
+Blocks any_blocks(const weights::Format& format, Index out, Index in, std::uint32_t site) {
+  Blocks b{.format = &format, .out = out, .in = in};
+  b.buffer = Buffer(Cpu::pool(), b.bytes());
+  auto* const bytes = static_cast<std::byte*>(b.buffer.data());
+  b.data = bytes;
+  const auto from = gaussian({static_cast<Index>(b.bytes())}, site);
+  for (std::size_t i = 0; i < b.bytes(); ++i)
+    bytes[i] = static_cast<std::byte>(static_cast<int>(std::fabs(from.data()[i]) * 1e4f) & 255);
+  const auto scale = [&](std::size_t at, float value) {
+    for (std::size_t block = 0; block < b.bytes(); block += format.bytes) {
+      const half h(value * (1 + from.data()[block] / 8));
+      std::memcpy(bytes + block + at, &h, sizeof h);
+    }
+  };
+  if (format.numbers == weights::part) {
+    for (Index i = 0; i < out * in; ++i) {
+      const float x = from.data()[i];
+      const bf16 b16(x);
+      const half h(x);
+      if (format.bytes == 64) std::memcpy(bytes + 4 * i, &x, 4);
+      else if (format.dtype == "F16") std::memcpy(bytes + 2 * i, &h, 2);
+      else std::memcpy(bytes + 2 * i, &b16, 2);
+    }
+    return b;
+  }
+  scale(format.dtype == "Q6_K" ? 208 : 0, 0.01f);
+  if (format.dtype.ends_with("_1") || format.dtype == "Q4_K" || format.dtype == "Q5_K") scale(2, -0.02f);
+  return b;
+}
+
+std::vector<float> bf16_of(std::vector<float> x) {
+  for (float& v : x) v = static_cast<float>(bf16(v));
+  return x;
+}
+
+}  // namespace
+
+TEST_CASE("weights: what is multiplied are the decoded blocks, rounded to bf16") {
+  for (const auto& format : weights::formats) {
+    CAPTURE(format.dtype);
+    const Index out = 19, in = 512;
+    const auto blocks = any_blocks(format, out, in, 1);
+    std::vector<float> expected, found(static_cast<std::size_t>(out * in));
+    float block[weights::most_block];
+    for (std::size_t at = 0; at < blocks.bytes(); at += format.bytes) {
+      format.decode(blocks.data + at, block);
+      expected.insert(expected.end(), block, block + format.numbers);
+    }
+    blocks.decode(0, out, found.data());
+    CHECK(found == bf16_of(expected));
+    // Rows in the order of rotary pairs: the first half of a head are its even ones.
+    auto paired = blocks;
+    paired.out = 16, paired.heads = 2;
+    paired.decode(0, 16, found.data());
+    for (Index i = 0; i < 16; ++i) {
+      const Index at = i % 8, from = i - at + (at < 4 ? 2 * at : 2 * at - 7);
+      for (Index j = 0; j < in; ++j)
+        REQUIRE(found[static_cast<std::size_t>(i * in + j)] ==
+                static_cast<float>(bf16(expected[static_cast<std::size_t>(from * in + j)])));
+    }
+  }
+}
+
+TEST_CASE("weights: what is lost in a format, and the bytes that it takes") {
+  struct Row {
+    Precision precision;
+    double bits, error;  // a number, and the root of the mean square, of numbers of deviation 1
+  };
+  const auto w = gaussian({256, 1024}, 2);
+  for (const Row& row :
+       {Row{Precision::q8, 8.5, 0.0062}, Row{Precision::q4, 4.5, 0.083}, Row{Precision::nf4, 4.25, 0.092}}) {
+    CAPTURE(name_of(row.precision));
+    const PackedWeight<float> packed(w, row.precision);
+    CHECK(packed.precision() == row.precision);
+    CHECK(static_cast<double>(packed.bytes()) < 1.03 * row.bits / 8 * static_cast<double>(w.size()));
+    CHECK(packed.mapped_bytes() == 0);
+    const auto kept = packed.unpack();
+    double squares = 0;
+    for (Index i = 0; i < w.size(); ++i) {
+      const double d = static_cast<double>(kept.data()[i] - w.data()[i]);
+      squares += d * d;
+    }
+    const double error = std::sqrt(squares / static_cast<double>(w.size()));
+    CHECK(error < row.error);
+    CHECK(error > 0.8 * row.error);
+    CHECK(PackedWeight<float>(kept, row.precision).unpack().values().size() == kept.values().size());
+  }
+  // Zeros stay, whatever the row's length; the largest of a row does not move far.
+  auto zero = Tensor<float>::zeros({3, 50});
+  zero.data()[60] = 3;
+  for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4}) {
+    const auto kept = PackedWeight<float>(zero, precision).unpack();
+    for (Index i = 0; i < zero.size(); ++i) CHECK(kept.data()[i] == doctest::Approx(zero.data()[i]).epsilon(0.01));
+  }
+  const PackedWeight<float> packed(w, Precision::q4);
+  CHECK_THROWS_WITH_AS(packed.write({}, w.reshape({w.size()})), doctest::Contains("expected f32 or bf16"), Error);
+}
+
+TEST_CASE("weights: products have the bits of the decoded matrix in bf16") {
+  const auto same = [](const PackedWeight<float>& packed, Index rows) {
+    const Index out = packed.shape()[0], in = packed.shape()[1];
+    const auto x = gaussian({rows, in}, 3), dy = gaussian({rows, out}, 4), bias = gaussian({out}, 5);
+    const PackedWeight<float> oracle(packed.unpack(), Precision::bf16);
+    Tensor<float> y({rows, out}), dx({rows, in}), oracle_y({rows, out}), oracle_dx({rows, in});
+    packed.forward(rows, x.data(), bias.data(), y.data());
+    packed.backward(rows, dy.data(), dx.data());
+    oracle.forward(rows, x.data(), bias.data(), oracle_y.data());
+    oracle.backward(rows, dy.data(), oracle_dx.data());
+    if (has_avx2()) {
+      CHECK(y.values() == oracle_y.values());
+      CHECK(dx.values() == oracle_dx.values());
+    } else {
+      double far = 0;
+      for (Index i = 0; i < y.size(); ++i)
+        far = std::max(far, static_cast<double>(std::fabs(y.data()[i] - oracle_y.data()[i])));
+      for (Index i = 0; i < dx.size(); ++i)
+        far = std::max(far, static_cast<double>(std::fabs(dx.data()[i] - oracle_dx.data()[i])));
+      CHECK(far < 1e-3);
+    }
+  };
+  for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4})
+    for (const auto& size : {Shape{1, 1, 1}, Shape{3, 5, 7}, Shape{37, 33, 21}, Shape{26, 48, 400}, Shape{7, 401, 40},
+                             Shape{70, 130, 96}, Shape{5, 40, 785}}) {
+      CAPTURE(name_of(precision));
+      CAPTURE(size.text());
+      same(PackedWeight<float>(gaussian({size[1], size[2]}, 6), precision), size[0]);
+    }
+  for (const auto& format : weights::formats) {
+    CAPTURE(format.dtype);
+    auto blocks = any_blocks(format, 90, 512, 7);
+    blocks.heads = 3;
+    same(PackedWeight<float>(blocks), 30);
+  }
+}
+
+TEST_CASE("weights: in double they are those of float") {
+  const auto w = gaussian({70, 80}, 8);
+  std::vector<double> wide(w.data(), w.data() + w.size());
+  const PackedWeight<float> narrow(w, Precision::q4);
+  const PackedWeight<double> packed(Tensor<double>::from(w.shape(), wide), Precision::q4);
+  const auto a = narrow.unpack().values();
+  const auto b = packed.unpack().values();
+  for (std::size_t i = 0; i < a.size(); ++i) REQUIRE(static_cast<double>(a[i]) == b[i]);
+  const auto x = gaussian({9, 80}, 9), dy = gaussian({9, 70}, 10);
+  const auto twice = [](const Tensor<float>& t) {
+    return Tensor<double>::from(t.shape(), std::vector<double>(t.data(), t.data() + t.size()));
+  };
+  Tensor<float> y({9, 70}), dx({9, 80});
+  Tensor<double> wide_y({9, 70}), wide_dx({9, 80});
+  narrow.forward(9, x.data(), nullptr, y.data());
+  narrow.backward(9, dy.data(), dx.data());
+  packed.forward(9, twice(x).data(), nullptr, wide_y.data());
+  packed.backward(9, twice(dy).data(), wide_dx.data());
+  for (Index i = 0; i < y.size(); ++i) CHECK(static_cast<double>(y.data()[i]) == doctest::Approx(wide_y.data()[i]));
+  for (Index i = 0; i < dx.size(); ++i) CHECK(static_cast<double>(dx.data()[i]) == doctest::Approx(wide_dx.data()[i]));
+}
+
+#if MEFT_X86
+TEST_CASE("weights: panels in words hold what those of a bf16 weight do") {
+  if (!has_avx2()) return;
+  const Index out = 40, in = 48;
+  const auto blocks = Blocks::of(*weights::format_named("Q4_0"), gaussian({out, in}, 11).data(), out, in, Cpu::pool());
+  std::vector<float> w(static_cast<std::size_t>(out * in));
+  blocks.decode(0, out, w.data());
+  const auto at = [&](Index i, Index j) { return i < out && j < in ? w[static_cast<std::size_t>(i * in + j)] : 0.0f; };
+  alignas(32) float tile[256], turned[256];
+  std::uint32_t words[128];
+  for (const Index i : {Index{0}, Index{32}})
+    for (Index k = 0; k < in; k += 16) {
+      blocks.tile(i, k, tile);
+      cpu::detail::pair(tile, words);
+      for (Index q = 0; q < 8; ++q)
+        for (Index j = 0; j < 16; ++j)
+          REQUIRE(words[q * 16 + j] == cpu::bf16_pair(at(i + 2 * q, k + j), at(i + 2 * q + 1, k + j)));
+      cpu::detail::turn(tile, turned);
+      cpu::detail::pair(turned, words);
+      for (Index q = 0; q < 8; ++q)
+        for (Index r = 0; r < 16; ++r)
+          REQUIRE(words[q * 16 + r] == cpu::bf16_pair(at(i + r, k + 2 * q), at(i + r, k + 2 * q + 1)));
+    }
+}
+#endif
