@@ -72,8 +72,12 @@ MEFT_INLINE inline void load_signed(Int8& q, const std::byte* from) {
   load_words(words, from);
   q = reinterpret_cast<Int8>(words << places) >> 24;
 }
-/// out[8] ← scale·q + least.
-MEFT_INLINE inline void store_scaled(float* out, float scale, const Int8& q, float least = 0) {
+/// out[8] ← scale·q, and the same with `least` added.
+MEFT_INLINE inline void store_scaled(float* out, float scale, const Int8& q) {
+  const Float8 v = __builtin_convertvector(q, Float8) * scale;
+  store(out, v);
+}
+MEFT_INLINE inline void store_scaled(float* out, float scale, const Int8& q, float least) {
   const Float8 v = __builtin_convertvector(q, Float8) * scale + least;
   store(out, v);
 }

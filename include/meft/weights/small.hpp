@@ -32,7 +32,8 @@ struct Small {
         const Int8 bit = {0, 1, 2, 3, 4, 5, 6, 7};
         q |= ((Int8{} + static_cast<std::int32_t>(fifth >> j & 255u)) >> bit & 1) << 4;
       }
-      store_scaled(out + j, scale, q - zero, least);
+      if constexpr (has_least) store_scaled(out + j, scale, q, least);
+      else store_scaled(out + j, scale, q - zero);
     }
   }
 };
