@@ -1,8 +1,10 @@
 // Owns: the bench of one training step of any family at a published size, with random weights: activation memory, all
-// memory, seconds; and what stored full fine-tuning would take, from fewer layers where the whole does not fit.
+// memory, seconds; and what stored full fine-tuning would take, from fewer layers where the whole does not fit. Whether
+// the gradients are those of stored streams; on the emulated device, the step's bytes and launches.
 #include <sys/resource.h>
 
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -20,6 +22,7 @@
 #include <meft/task/learner.hpp>
 #include <meft/train/steps.hpp>
 
+#include "count.hpp"
 #include "device.hpp"
 #include "rate.hpp"
 
@@ -28,9 +31,11 @@ namespace {
 using namespace meft;
 
 struct Options {
-  Index batch = 1, tokens = 512, probe = 4;
+  Index batch = 1, tokens = 512, probe = 4, layers = 0;
   std::string precision = "bf16", device = "cpu", json;
   int steps = 2;
+  double attention_dropout = -1;
+  bool exact = false, count = false;
 };
 
 double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
@@ -126,8 +131,21 @@ nn::Batch<B> batch_for(const model::TransformerSpec& spec, const Options& o) {
   return batch;
 }
 
+/// The model called `name` as the options change it.
+model::TransformerSpec spec_of(const std::string& name, const Options& o) {
+  auto spec = spec_of(name);
+  if (o.layers) spec = with_layers(spec, o.layers);
+  if (o.attention_dropout >= 0) {
+    spec.layers.layer.attention_dropout = static_cast<float>(o.attention_dropout);
+    if (spec.decoder) spec.decoder->layer.attention_dropout = static_cast<float>(o.attention_dropout);
+  }
+  return spec;
+}
+
 struct Measured {
   double activation = 0, parameters = 0, seconds = 0;
+  std::vector<float> gradient{};  // of all that trains, in the first step
+  bench::Counts counts{};         // of the last step
 };
 struct Row {
   std::string name;
@@ -155,18 +173,60 @@ Measured steps(const model::TransformerSpec& spec, const Method& method, bool fr
   Measured out{0, mib(B::pool().read().of(Use::parameter)), 0};
   for (int i = 0; i < o.steps; ++i) {
     const double start = bench::now();
+    const bench::Counting counting(o.count);
     out.activation = std::max(out.activation, mib(passes.run(batch, [] {}).activation_bytes));
+    if (o.exact && i == 0)
+      nn::for_each_parameter(learner, [&](const std::string&, Parameter<float, B>& p) {
+        if (!p.trainable() || !p.gradient().defined()) return;
+        const auto values = p.gradient().values();
+        out.gradient.insert(out.gradient.end(), values.begin(), values.end());
+      });
     adam.step();
     B::synchronize();
     out.seconds = bench::now() - start;
+    out.counts = counting.counts();
     ++batch.run.step;
   }
   return out;
 }
 
+/// Whether exact MEFT1's gradients are bit for bit those of stored streams.
+template <Backend B>
+bool exact(const std::string& name, Options o) {
+  const auto spec = spec_of(name, o);
+  o.steps = 1;
+  Meft1 stored;
+  stored.options.stack.streams = Streams::stored;
+  const auto found = steps<B>(spec, Meft1{}, true, o).gradient, expected = steps<B>(spec, stored, true, o).gradient;
+  const bool same = !found.empty() && found.size() == expected.size() &&
+                    std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)) == 0;
+  std::printf("%-11s %lld layers: %zu elements of gradients %s those of stored streams\n", name.c_str(),
+              static_cast<long long>(spec.layers.count), found.size(), same ? "are bit for bit" : "DIFFER from");
+  return same;
+}
+
+/// The step's bytes and launches, from steps of few layers and one and two sequences: what a layer takes once a slice
+/// and once a sequence, and what the rest takes.
+template <Backend B>
+void count(const std::string& name, Options o) {
+  auto spec = spec_of(name, o);
+  spec.embeddings.vocabulary = std::min<Index>(spec.embeddings.vocabulary, 1024);  // only rows that are read count
+  bench::Extrapolated all{.layers = spec.layers.count,
+                          .batch = o.batch,
+                          .slices = (o.batch * o.tokens + B::slice_tokens - 1) / B::slice_tokens,
+                          .depths = {(o.probe + 1) / 2, o.probe}};
+  o.steps = 1;
+  for (int depth = 0; depth < 2; ++depth)
+    for (int batch = 0; batch < 2; ++batch) {
+      o.batch = batch + 1;
+      all.found[depth][batch] = steps<B>(with_layers(spec, all.depths[depth]), Meft1{}, true, o).counts;
+    }
+  all.print(name, o.tokens, spec.width);
+}
+
 template <Backend B>
 Row measure(const std::string& name, const Options& o) {
-  const auto spec = spec_of(name);
+  const auto spec = spec_of(name, o);
   const Index layers = spec.layers.count;
   const auto exact = steps<B>(spec, Meft1{}, true, o);
   // A device's memory is its pool's; on the host the process has more.
@@ -219,10 +279,24 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--threads", threads, "all processors by default")->check(CLI::PositiveNumber);
   app.add_option("--json", o.json, "file for the rows, a JSON object a line");
+  app.add_option("--layers", o.layers, "in place of the model's own number")->check(CLI::PositiveNumber);
+  app.add_option("--attention-dropout", o.attention_dropout, "in place of the model's own")
+      ->check(CLI::Range(0.0, 0.9));
+  app.add_flag("--exact", o.exact, "compare gradients with those of stored streams, and nothing else");
+  app.add_flag("--count", o.count, "on the emulated device: bytes and launches of a step, and nothing else");
   bench::add_device(app, o.device);
   CLI11_PARSE(app, argc, argv);
   if (threads > 0) set_threads(threads);
   try {
+    if (o.exact || o.count) {
+      bool same = true;
+      for (const auto& name : models)
+        with_device(o.device, [&]<Backend B>() {
+          if (o.count) count<B>(name, o);
+          else same = exact<B>(name, o) && same;
+        });
+      return same ? 0 : 1;
+    }
     std::printf("%s, %d threads, %s, batch %lld x %lld tokens (images: whole), frozen weights in %s; memory in MiB\n",
                 bench::processor().c_str(), meft::threads(), o.device.c_str(), static_cast<long long>(o.batch),
                 static_cast<long long>(o.tokens), o.precision.c_str());

@@ -14,6 +14,7 @@
 #include <meft/io/file.hpp>
 #include <meft/reversible/reports.hpp>
 
+#include "count.hpp"
 #include "device.hpp"
 #include "rate.hpp"
 
@@ -26,6 +27,7 @@ struct Options {
   std::vector<std::string> only;
   Index rows = 16384, width = 1024;
   int runs = 5, calls = 10, threads = 0;
+  bool count = false;
 };
 
 struct Row {
@@ -44,6 +46,7 @@ class Table {
   template <class F>
   void add(const std::string& kernel, double bytes, const F& f) {
     const bool wanted = o_.only.empty() || std::find(o_.only.begin(), o_.only.end(), kernel) != o_.only.end();
+    if (o_.count) return wanted ? show_count(kernel, bytes, f) : void();
     if (!wanted && !rows_.empty()) return;  // the copy comes first and is always measured
     const double rate = bench::rate(bytes * o_.calls, o_.runs, [&] {
       for (int k = 0; k < o_.calls; ++k) f();
@@ -57,6 +60,22 @@ class Table {
   }
 
  private:
+  template <class F>
+  void show_count(const std::string& kernel, double bytes, const F& f) const {
+    const bench::Counting counting(true);
+    f();
+    B::synchronize();
+    bench::Tally sum;
+    for (const auto& entry : counting.counts()) {
+      sum.launches += entry.second.launches;
+      sum.read += entry.second.read;
+      sum.written += entry.second.written;
+    }
+    std::printf("%-28s %9.1f %10.1f %8.1f %6llu %6.2f\n", kernel.c_str(), bytes / (1 << 20),
+                static_cast<double>(sum.read) / (1 << 20), static_cast<double>(sum.written) / (1 << 20),
+                static_cast<unsigned long long>(sum.launches), static_cast<double>(sum.read + sum.written) / bytes);
+  }
+
   void save() const {
     if (o_.json.empty()) return;
     std::string lines;
@@ -190,13 +209,15 @@ int main(int argc, char** argv) {
   app.add_option("--calls", o.calls, "in a row, to a run")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--threads", o.threads, "all processors by default")->check(CLI::PositiveNumber);
   app.add_option("--json", o.json, "file for the rows, a JSON object a line");
+  app.add_flag("--count", o.count, "on the emulated device: the bytes and launches of a call in place of its time");
   CLI11_PARSE(app, argc, argv);
 
   try {
     if (o.threads) set_threads(o.threads);
-    std::printf("%s, %lld rows of %lld floats, %d threads, %s\n\n%-28s %9s %10s %8s %7s\n", o.device.c_str(),
-                static_cast<long long>(o.rows), static_cast<long long>(o.width), meft::threads(),
-                bench::processor().c_str(), "kernel", "MiB", "ms", "GB/s", "/copy");
+    std::printf("%s, %lld rows of %lld floats, %d threads, %s\n\n", o.device.c_str(), static_cast<long long>(o.rows),
+                static_cast<long long>(o.width), meft::threads(), bench::processor().c_str());
+    if (o.count) std::printf("%-28s %9s %10s %8s %6s %6s\n", "kernel", "MiB", "MiB read", "written", "calls", "share");
+    else std::printf("%-28s %9s %10s %8s %7s\n", "kernel", "MiB", "ms", "GB/s", "/copy");
     with_device(o.device, [&]<Backend B>() { run<B>(o); });
   } catch (const std::exception& error) {
     std::fprintf(stderr, "kernels: %s\n", error.what());

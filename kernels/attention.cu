@@ -4,6 +4,7 @@
 #include <attention.cuh>
 #include <fused_attention.hpp>
 #include <row.cuh>
+#include <table.cuh>
 #include <vector>
 
 #include <meft/backend/cuda/tag.hpp>
@@ -231,10 +232,7 @@ class Tasks {
     for (Index i = 0; i < spans; ++i)
       for (Index start = 0; start < rows(span[i]); start += tile) list.push_back({span[i], start});
     count_ = static_cast<unsigned>(list.size());
-    if (!count_) return;
-    const UseScope use(Use::workspace);
-    buffer_ = Buffer(Cuda::pool(), list.size() * sizeof(Task));
-    Cuda::upload(buffer_.data(), list.data(), list.size() * sizeof(Task));
+    if (count_) buffer_ = table(list.data(), list.size() * sizeof(Task));
   }
   unsigned count() const { return count_; }
   const Task* device() const { return static_cast<const Task*>(buffer_.data()); }
@@ -274,7 +272,7 @@ template <Backend B, Real T>
 void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
                T* out, T* lse) {
   if constexpr (sizeof(T) == 4)
-    if (cuda::fused::takes(spec, spans, span)) return cuda::fused::attention(spec, spans, span, q, k, v, out, lse);
+    if (cuda::fused::attention(spec, spans, span, q, k, v, out, lse)) return;
   using namespace cuda::attend;
   const auto s = spec_of(spec);
   const Tasks tasks(tile<T>, spans, span, [](const Span& x) { return x.queries; });
@@ -289,8 +287,7 @@ template <Backend B, Real T>
 void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
                         const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias) {
   if constexpr (sizeof(T) == 4)
-    if (cuda::fused::takes(spec, spans, span))
-      return cuda::fused::attention_backward(spec, spans, span, q, k, v, out, lse, dout, dq, dk, dv);
+    if (cuda::fused::attention_backward(spec, spans, span, q, k, v, out, lse, dout, dq, dk, dv)) return;
   using namespace cuda::attend;
   const auto s = spec_of(spec);
   const Tasks by_query(tile<T>, spans, span, [](const Span&x) { return x.queries; }),

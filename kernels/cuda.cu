@@ -1,6 +1,8 @@
 // Owns: the device, its stream and its memory: what include/meft/backend/cuda/tag.hpp declares.
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -14,55 +16,82 @@ namespace cuda {
 
 namespace {
 
-/// Bytes that are staged at once on their way between pageable memory and the device.
+/// Bytes of a pinned chunk on the way between pageable memory and the device.
 constexpr std::size_t chunk = std::size_t{1} << 20;
 
-/// Two pinned chunks: while the device copies one, the host fills or empties the other.
+/// A ring of pinned chunks, filled one after the other: the host waits for the device only where it has come round.
 class Staging {
  public:
   Staging() {
-    for (int i = 0; i < 2; ++i) {
-      check(cudaMallocHost(&chunks_[i], chunk), "cudaMallocHost");
-      check(cudaEventCreateWithFlags(&done_[i], cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    for (auto& c : chunks_) {
+      void* data = nullptr;
+      check(cudaMallocHost(&data, chunk), "cudaMallocHost");
+      c.data = static_cast<std::byte*>(data);
+      check(cudaEventCreateWithFlags(&c.done, cudaEventDisableTiming), "cudaEventCreateWithFlags");
     }
   }
 
   void upload(std::byte* to, const std::byte* from, std::size_t bytes) {
     const Lock lock(mutex_);
-    int turn = 0;
-    for (std::size_t at = 0; at < bytes; at += chunk, turn ^= 1) {
-      const std::size_t count = std::min(chunk, bytes - at);
-      check(cudaEventSynchronize(done_[turn]), "cudaEventSynchronize");  // the copy that used this chunk last
-      std::memcpy(chunks_[turn], from + at, count);
-      enqueue(to + at, chunks_[turn], count, cudaMemcpyHostToDevice, turn);
+    while (bytes) {
+      const std::size_t count = std::min(chunk, bytes);
+      Chunk& c = chunk_for(count);
+      std::memcpy(c.data + c.used, from, count);
+      enqueue(c, to, c.data + c.used, count, cudaMemcpyHostToDevice);
+      to += count, from += count, bytes -= count;
     }
   }
 
   void download(std::byte* to, const std::byte* from, std::size_t bytes) {
     const Lock lock(mutex_);
-    std::size_t count[2];
-    const auto begin = [&](std::size_t at, int turn) {
-      count[turn] = std::min(chunk, bytes - at);
-      enqueue(chunks_[turn], from + at, count[turn], cudaMemcpyDeviceToHost, turn);
+    struct Part {
+      const Chunk* chunk;
+      const std::byte* data;
+      std::size_t count;
+    } next{};
+    const auto begin = [&](std::size_t at) {
+      const std::size_t count = std::min(chunk, bytes - at);
+      Chunk& c = chunk_for(count);
+      next = {&c, c.data + c.used, count};
+      enqueue(c, c.data + c.used, from + at, count, cudaMemcpyDeviceToHost);
     };
-    int turn = 0;
-    begin(0, turn);
-    for (std::size_t at = 0; at < bytes; at += chunk, turn ^= 1) {
-      if (at + chunk < bytes) begin(at + chunk, turn ^ 1);
-      check(cudaEventSynchronize(done_[turn]), "cudaEventSynchronize");
-      std::memcpy(to + at, chunks_[turn], count[turn]);
+    begin(0);
+    for (std::size_t at = 0; at < bytes; at += chunk) {
+      const Part part = next;
+      if (at + chunk < bytes) begin(at + chunk);
+      check(cudaEventSynchronize(part.chunk->done), "cudaEventSynchronize");
+      std::memcpy(to + at, part.data, part.count);
     }
   }
 
  private:
-  void enqueue(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, int turn) {
+  struct Chunk {
+    std::byte* data = nullptr;
+    std::size_t used = 0;
+    cudaStream_t by = nullptr;   // the one stream whose copies use it
+    cudaEvent_t done = nullptr;  // its last copy
+  };
+
+  /// The chunk that has room for so many bytes.
+  Chunk& chunk_for(std::size_t count) {
+    if (Chunk& now = chunks_[turn_]; now.used + count <= chunk && now.by == stream()) return now;
+    turn_ = (turn_ + 1) % std::size(chunks_);
+    Chunk& next = chunks_[turn_];
+    check(cudaEventSynchronize(next.done), "cudaEventSynchronize");
+    next.used = 0;
+    next.by = stream();
+    return next;
+  }
+  void enqueue(Chunk& c, void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+    constexpr std::size_t grain = 64;
     check(cudaMemcpyAsync(to, from, bytes, kind, stream()), "cudaMemcpyAsync");
-    check(cudaEventRecord(done_[turn], stream()), "cudaEventRecord");
+    check(cudaEventRecord(c.done, stream()), "cudaEventRecord");
+    c.used = std::min(chunk, c.used + (bytes + grain - 1) / grain * grain);
   }
 
   Mutex mutex_;
-  void* chunks_[2]{};
-  cudaEvent_t done_[2]{};
+  Chunk chunks_[8];
+  std::size_t turn_ = 0;
 };
 
 // Neither is ever destroyed: tensors may outlive main, and CUDA may be gone by then.
@@ -71,7 +100,19 @@ Staging& staging() {
   return staging;
 }
 
+/// What the pool gives back stays with the process: the driver would return it to the system whenever the host waits.
+void keep_memory() {
+  int device = 0;
+  cudaMemPool_t pool = nullptr;
+  std::uint64_t all = ~std::uint64_t{0};
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "cudaMemPoolSetAttribute");
+}
+
 void* allocate(std::size_t bytes) {
+  static const bool kept = (keep_memory(), true);
+  (void)kept;
   void* data = nullptr;
   std::optional<Aside> aside;  // recorded work has its memory before it runs
   if (recorder()) aside.emplace();

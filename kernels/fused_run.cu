@@ -4,6 +4,8 @@
 #include <fused_attention.hpp>
 #include <limits>
 #include <map>
+#include <optional>
+#include <table.cuh>
 #include <vector>
 
 #include <meft/backend/cuda/tag.hpp>
@@ -25,14 +27,20 @@ cudnnHandle_t handle() {
 }
 
 /// The plan of a shape: made the first time, which takes cuDNN up to a second, and kept, so that forward and undo
-/// agree.
-const dnn::Plan& plan_of(const Shape& shape, bool backward) {
+/// agree. Null where cuDNN has none.
+const dnn::Plan* plan_of(const Shape& shape, bool backward) {
   static Mutex& mutex = *new Mutex;
-  static auto& known = *new std::map<std::pair<Shape, bool>, dnn::Plan>;
+  static auto& known = *new std::map<std::pair<Shape, bool>, std::optional<dnn::Plan>>;
   const Lock lock(mutex);
-  if (const auto at = known.find({shape, backward}); at != known.end()) return at->second;
-  auto graph = backward ? backward_graph(shape) : forward_graph(shape);
-  return known.emplace(std::pair{shape, backward}, graph.plan(dnn::Device(handle()), true)).first->second;
+  auto at = known.find({shape, backward});
+  if (at == known.end()) {
+    at = known.emplace(std::pair{shape, backward}, std::nullopt).first;
+    try {
+      at->second = (backward ? backward_graph(shape) : forward_graph(shape)).plan(dnn::Device(handle()), true);
+    } catch (const Error&) {  // cuDNN's words: there is none
+    }
+  }
+  return at->second ? &*at->second : nullptr;
 }
 
 // Shapes are rounded up: few shapes, and so few plans.
@@ -41,33 +49,49 @@ std::int64_t power_of_two(Index n) {
   while (out < n) out *= 2;
   return out;
 }
+/// Of 128: before 9.26 a backward pass has NaN for extents of keys that are 64 more than such a multiple.
 std::int64_t multiple(Index n) { return (n + 127) / 128 * 128; }
+
+/// The shape of a call, where cuDNN takes it.
+std::optional<Shape> shape_of(const AttentionSpec<float>& spec, Index spans, const Span* span) {
+  if (spec.precision != Precision::bf16 || spec.dropout != 0 || spec.group() != 1 || spec.window || spec.bias ||
+      spans == 0 || !runs(cudnnGetVersion(), architecture(), spec.width))
+    return {};
+  Index rows = 0, queries = 0, keys = 0;
+  for (Index i = 0; i < spans; ++i) {
+    const Span& s = span[i];
+    if (s.queries == 0 || s.keys == 0 || (spec.causal && s.queries != s.keys)) return {};
+    if (i && (s.q != span[i - 1].q + span[i - 1].queries || s.k != span[i - 1].k + span[i - 1].keys)) return {};
+    rows += std::max(s.queries, s.keys);
+    queries = std::max(queries, s.queries);
+    keys = std::max(keys, s.keys);
+  }
+  const std::int64_t batch = power_of_two(spans);
+  if ((rows + batch - spans) * spec.heads * spec.width > INT32_MAX) return {};
+  return Shape{batch, spec.heads, spec.width, multiple(queries), multiple(keys), spec.causal};
+}
 
 /// A call's shape and what both passes are given.
 class Call {
  public:
-  Call(const AttentionSpec<float>& spec, Index spans, const Span* span)
-      : shape{power_of_two(spans), spec.heads, spec.width, 0, 0, spec.causal},
-        scale_(spec.scale),
-        use_(Use::workspace) {
+  Call(const Shape& shape_, const AttentionSpec<float>& spec, Index spans, const Span* span)
+      : shape(shape_), scale_(spec.scale), use_(Use::workspace) {
     const auto batch = static_cast<std::size_t>(shape.batch), given = static_cast<std::size_t>(spans);
     std::vector<std::int32_t> q(batch + 1), k(batch + 1), s(batch + 1), q_lengths(batch), k_lengths(batch);
     const Index row = spec.heads * spec.width;
     first_q_ = span[0].q, first_k_ = span[0].k;
-    for (std::size_t i = 0; i < batch; ++i) {  // past the given ones, sequences of no rows
+    for (std::size_t i = 0; i < batch; ++i) {
+      // Past the given ones, sequences of one row of zeros: before 9.25 cuDNN takes none without rows.
       const bool real = i < given;
-      q_lengths[i] = real ? static_cast<std::int32_t>(span[i].queries) : 0;
-      k_lengths[i] = real ? static_cast<std::int32_t>(span[i].keys) : 0;
+      q_lengths[i] = real ? static_cast<std::int32_t>(span[i].queries) : 1;
+      k_lengths[i] = real ? static_cast<std::int32_t>(span[i].keys) : 1;
       q[i + 1] = q[i] + static_cast<std::int32_t>(q_lengths[i] * row);
       k[i + 1] = k[i] + static_cast<std::int32_t>(k_lengths[i] * row);
       s[i + 1] = s[i] + static_cast<std::int32_t>(q_lengths[i] * spec.heads);
-      shape.queries = std::max<std::int64_t>(shape.queries, q_lengths[i]);
-      shape.keys = std::max<std::int64_t>(shape.keys, k_lengths[i]);
     }
-    shape.queries = multiple(shape.queries);
-    shape.keys = multiple(shape.keys);
-    q_elements_ = q.back();
-    k_elements_ = k.back();
+    q_elements_ = q[given];
+    k_elements_ = k[given];
+    padding_ = static_cast<Index>(batch - given) * row;
     std::vector<std::int32_t> all;
     std::vector<std::size_t> starts;
     // Each begins at a multiple of 16 bytes.
@@ -76,8 +100,7 @@ class Call {
       all.insert(all.end(), list->begin(), list->end());
       all.resize((all.size() + 3) / 4 * 4);
     }
-    numbers_ = Buffer(Cuda::pool(), all.size() * sizeof(std::int32_t));
-    Cuda::upload(numbers_.data(), all.data(), all.size() * sizeof(std::int32_t));
+    numbers_ = table(all.data(), all.size() * sizeof(std::int32_t));
     for (std::size_t i = 0; i < starts.size(); ++i)
       give(static_cast<Id>(q_offsets + static_cast<int>(i)), static_cast<std::int32_t*>(numbers_.data()) + starts[i]);
     give(scale, &scale_);
@@ -92,34 +115,52 @@ class Call {
   void give_rounded(Id id, const float* x, bool keys) {
     bf16* const to = room(id, keys);
     round_to(elements(keys), x + before(keys), to);
+    if (padding_) Cuda::zero(to + elements(keys), static_cast<std::size_t>(padding_) * sizeof(bf16));
   }
   /// Room for a result; `take` gives it back in float.
   bf16* room(Id id, bool keys) {
-    buffers_.push_back(Buffer(Cuda::pool(), static_cast<std::size_t>(elements(keys)) * sizeof(bf16)));
+    buffers_.push_back(Buffer(Cuda::pool(), static_cast<std::size_t>(elements(keys) + padding_) * sizeof(bf16)));
     give(id, buffers_.back().data());
     return static_cast<bf16*>(buffers_.back().data());
   }
   void take(const bf16* x, float* to, bool keys) const { round_to(elements(keys), x, to + before(keys)); }
-  /// lse of the call's first row on.
-  void give_lse(const float* x) { give(lse, x + first_q_ * shape.heads); }
-
-  void run(bool backward) {
-    const auto& plan = plan_of(shape, backward);
-    const Buffer workspace(Cuda::pool(), std::max<std::size_t>(plan.workspace(), 1));
-    plan.run(handle(), ids_, data_, workspace.data());
+  /// lse of the call's first row on, to be read or to be written by `run`: by a copy where it begins elsewhere than at
+  /// 16 bytes, as cuDNN wants tensors to, or has no room for rows that were added.
+  void give_lse(const float* x, bool read) {
+    float* const at = const_cast<float*>(x) + first_q_ * shape.heads;
+    if (aligned(at) && !padding_) return give(lse, at);
+    const std::size_t bytes = lse_bytes(), more = static_cast<std::size_t>(padding_ / shape.width) * sizeof(float);
+    lse_copy_ = Buffer(Cuda::pool(), bytes + more);
+    auto* const copy = static_cast<float*>(lse_copy_.data());
+    give(lse, copy);
+    if (!read) {
+      lse_result_ = at;
+      return;
+    }
+    Cuda::copy(copy, at, bytes);
+    if (more) Cuda::zero(copy + bytes / sizeof(float), more);
   }
 
-  Shape shape;
+  void run(const dnn::Plan& plan) {
+    const Buffer workspace(Cuda::pool(), std::max<std::size_t>(plan.workspace(), 1));
+    plan.run(handle(), ids_, data_, workspace.data());
+    if (lse_result_) Cuda::copy(lse_result_, lse_copy_.data(), lse_bytes());
+  }
+
+  const Shape shape;
 
  private:
+  std::size_t lse_bytes() const { return static_cast<std::size_t>(q_elements_ / shape.width) * sizeof(float); }
+  /// Of the rows that were given; there are `padding_` more in our own copies.
   Index elements(bool keys) const { return keys ? k_elements_ : q_elements_; }
   /// Elements before the call's first row.
   Index before(bool keys) const { return (keys ? first_k_ : first_q_) * shape.heads * shape.width; }
 
   float scale_, lowest_ = -std::numeric_limits<float>::infinity();
   UseScope use_;
-  Index first_q_ = 0, first_k_ = 0, q_elements_ = 0, k_elements_ = 0;
-  Buffer numbers_;
+  Index first_q_ = 0, first_k_ = 0, q_elements_ = 0, k_elements_ = 0, padding_ = 0;
+  Buffer numbers_, lse_copy_;
+  float* lse_result_ = nullptr;
   std::vector<Buffer> buffers_;
   std::vector<std::int64_t> ids_;
   std::vector<void*> data_;
@@ -127,53 +168,54 @@ class Call {
 
 }  // namespace
 
-bool takes(const AttentionSpec<float>& spec, Index spans, const Span* span) {
-  if (spec.precision != Precision::bf16 || spec.dropout != 0 || spec.group() != 1 || spec.window || spec.bias ||
-      spans == 0 || !runs(architecture(), spec.width))
-    return false;
-  Index rows = 0;
-  for (Index i = 0; i < spans; ++i) {
-    const Span& s = span[i];
-    if (s.queries == 0 || s.keys == 0 || (spec.causal && s.queries != s.keys)) return false;
-    if (i && (s.q != span[i - 1].q + span[i - 1].queries || s.k != span[i - 1].k + span[i - 1].keys)) return false;
-    rows += std::max(s.queries, s.keys);
-  }
-  return rows * spec.heads * spec.width <= INT32_MAX;
-}
-
-void attention(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
+bool attention(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
                const float* v, float* out, float* lse) {
-  Call call(spec, spans, span);
+  const auto shape = shape_of(spec, spans, span);
+  const auto* const plan = shape ? plan_of(*shape, false) : nullptr;
+  if (!plan || plan->workspace() > workspace_most) return false;
+  Call call(*shape, spec, spans, span);
   call.give_rounded(Id::q, q, false);
   call.give_rounded(Id::k, k, true);
   call.give_rounded(Id::v, v, true);
   const bf16* const result = call.room(Id::out, false);
-  call.give_lse(lse);
-  call.run(false);
+  call.give_lse(lse, false);
+  call.run(*plan);
   call.take(result, out, false);
+  return true;
 }
 
-void attention_backward(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
+bool attention_backward(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
                         const float* v, const float* out, const float* lse, const float* dout, float* dq, float* dk,
                         float* dv) {
-  Call call(spec, spans, span);
+  const auto shape = shape_of(spec, spans, span);
+  const auto* const plan = shape ? plan_of(*shape, true) : nullptr;
+  if (!plan) return false;
+  if (plan->workspace() > workspace_together && spans > 1) {
+    const auto part = [&](Index from, Index count) {
+      return attention_backward(spec, count, span + from, q, k, v, out, lse, dout, dq, dk, dv);
+    };
+    return part(0, spans / 2) && part(spans / 2, spans - spans / 2);
+  }
+  if (plan->workspace() > workspace_most) return false;
+  Call call(*shape, spec, spans, span);
   call.give_rounded(Id::q, q, false);
   call.give_rounded(Id::k, k, true);
   call.give_rounded(Id::v, v, true);
   call.give_rounded(Id::out, out, false);
   call.give_rounded(Id::dout, dout, false);
-  call.give_lse(lse);
-  const auto& s = call.shape;
-  const Buffer sums(Cuda::pool(), static_cast<std::size_t>(s.batch * s.heads * s.queries) * sizeof(float));
+  call.give_lse(lse, true);
+  const Buffer sums(Cuda::pool(),
+                    static_cast<std::size_t>(shape->batch * shape->heads * shape->queries) * sizeof(float));
   call.give(Id::row_sums, sums.data());
   const float one = 1;
   call.give(Id::one, &one);
   const bf16 *const q_result = call.room(Id::dq, false), *const k_result = call.room(Id::dk, true),
                     *const v_result = call.room(Id::dv, true);
-  call.run(true);
+  call.run(*plan);
   call.take(q_result, dq, false);
   call.take(k_result, dk, true);
   call.take(v_result, dv, true);
+  return true;
 }
 
 }  // namespace meft::cuda::fused

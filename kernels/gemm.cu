@@ -108,7 +108,7 @@ struct Chosen {
   std::size_t workspace;
 };
 
-/// The algorithm of a product, from the heuristic the first time; none only where the product has an epilogue.
+/// The algorithm of a product, from the heuristic the first time; none only where it is not needed.
 std::optional<Chosen> choose(const Key& key, const Description& product, const Layout& first, const Layout& second,
                              const Layout& result, const std::array<std::uint32_t, 3>& aligned, bool needed) {
   static Mutex& mutex = *new Mutex;
@@ -193,8 +193,14 @@ bool multiply(const Multiplication& m) {
   const Key key{
       m.operands,  m.result, m.rows,   m.columns,  m.depth,    first.transposed, first.step, second.transposed,
       second.step, m.ldc,    epilogue, aligned[0], aligned[1], aligned[2],       m.batch,    alignment(m.before, 0)};
-  const auto chosen =
-      choose(key, product, layout_first, layout_second, layout_result, aligned, m.epilogue == Epilogue::none);
+  const auto chosen = choose(key, product, layout_first, layout_second, layout_result, aligned, !epilogue);
+  if (!chosen && m.epilogue == Epilogue::none) {  // a shape that no algorithm has with a bias
+    copy_rows(Cuda{}, m.rows, m.columns, static_cast<const float*>(m.bias), 0, static_cast<float*>(m.c), m.ldc);
+    auto plain = m;
+    plain.bias = nullptr;
+    plain.accumulate = true;
+    return multiply(plain);
+  }
   if (!chosen) return false;
   const UseScope use(Use::workspace);
   Buffer workspace;

@@ -22,7 +22,7 @@ __global__ void map_elements(F f, Index begin, Index n, T* out, const In*... in)
 
 template <class F, class T, class... In>
 __global__ void map_packs(F f, Index packs, Pack<T>* out, const Pack<In>*... in) {
-  const auto apply = [&f](const Pack<In>&... x) {
+  const auto apply = [&f](const Pack<In>... x) {  // by value: a pack is one access
     Pack<T> y;
     for (int j = 0; j < Pack<T>::width; ++j) y.at[j] = f(x.at[j]...);
     return y;

@@ -2,10 +2,14 @@
 #pragma once
 
 #include <cstddef>
+#include <deque>
 #include <functional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include <meft/backend/cuda/recording.hpp>
+#include <meft/memory/buffer.hpp>
 #include <stream.cuh>
 
 namespace meft::cuda {
@@ -24,6 +28,19 @@ class Pinned {
   std::size_t used_ = 0, size_ = 0;  // of the last chunk
 };
 
+/// The tables (table.cuh) of those who enqueue work in one order: of a recording, and of what is not recorded.
+class Tables {
+ public:
+  Buffer find(const void* data, std::size_t bytes);
+
+ private:
+  struct Entry {
+    std::string content;
+    Buffer buffer;
+  };
+  std::deque<Entry> kept_;
+};
+
 struct Recorder {
   struct Read {
     const std::byte* data;
@@ -34,6 +51,7 @@ struct Recorder {
   Pinned pinned;
   std::vector<Read> reads;
   std::vector<std::function<bool()>> checks;
+  Tables tables;
   bool refused = false;
 
   bool is_input(const void* data) const;

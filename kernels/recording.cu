@@ -99,6 +99,7 @@ struct Recording::Made {
     if (graph) cudaGraphExecDestroy(graph);
     of.reads.clear();  // what they hold goes back to the shelf first
     of.checks.clear();
+    of.tables = {};
     if (--cuda::alive() == 0) Cuda::pool().trim(Shelf::recordings);
   }
 };
@@ -111,8 +112,8 @@ Recording::~Recording() = default;
 Recording::Recording(std::vector<Input> inputs, const std::function<void()>& f) {
   require(!cuda::recorder(), "recording: one is being made already");
   cuda::steps_later();
-  Cuda::synchronize();  // what was enqueued before may use the memory that is given back now
   Cuda::pool().trim();
+  Cuda::synchronize();  // what was enqueued before, and what gives memory back, is done when the recording begins
   auto made = std::make_unique<Made>();
   made->of.inputs = std::move(inputs);
 

@@ -151,8 +151,15 @@ __global__ void unshear_words(Index n, Word* x, const F* f, Shear s, bool packed
 }
 
 template <class Word, class F>
-__global__ void widen(Index n, const Word* x, F unit, F* v) {
-  for (Index i = first(); i < n; i += stride()) v[i] = static_cast<F>(x[i]) * unit;
+__global__ void widen(Index n, bool packed, const Word* x, F unit, F* v) {
+  for (Index i = 4 * first(); i < n; i += 4 * stride()) {
+    const int valid = static_cast<int>(n - i < 4 ? n - i : 4);
+    Word from[4];
+    F to[4];
+    load<4>(x + i, packed, valid, from);
+    for (int k = 0; k < 4; ++k) to[k] = static_cast<F>(from[k]) * unit;
+    store<4>(v + i, packed, valid, to);
+  }
 }
 
 template <class F>
@@ -219,7 +226,9 @@ void to_fixed(B, Index n, const F* v, Word* x, int fraction_bits, ShearSlot* slo
 template <Backend B, class Word, Real F>
 void from_fixed(B, Index n, const Word* x, F* v, int fraction_bits) {
   const F unit = static_cast<F>(std::ldexp(1.0, -fraction_bits));
-  if (n) cuda::launch(cuda::widen<Word, F>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), n, x, unit, v);
+  if (n)
+    cuda::launch(cuda::widen<Word, F>, cuda::blocks(n, 4 * cuda::threads), cuda::threads, 0, cuda::stream(), n,
+                 cuda::aligned(x, v), x, unit, v);
 }
 
 template <Backend B, Real F>

@@ -106,6 +106,7 @@ cublasStatus_t check_algorithm(const Problem& p, const Algorithm& x, std::size_t
 std::vector<cublasLtMatmulHeuristicResult_t> algorithms(const Problem& p,
                                                         const cublasLtMatmulPreferenceOpaque_t& preference) {
   std::vector<cublasLtMatmulHeuristicResult_t> out;
+  if (p.with_bias() && p.m % 2) return out;  // an odd shape has no algorithm with a bias: a device may have none either
   Algorithm plain{algorithm_magic, 1, 1, 0, CUBLASLT_REDUCTION_SCHEME_NONE, {}};
   // What an algorithm asks of its addresses is at most 16 bytes, or less where the caller promises less.
   for (int i = 0; i < 4; ++i) plain.alignment[i] = std::min<std::uint32_t>(preference.alignment[i], 16);

@@ -7,12 +7,17 @@
 #include <set>
 #include <unordered_map>
 
+#include "emulate.hpp"
 #include "include/cuda_bf16.h"
 #include "memory.hpp"
+#include "runtime.hpp"
 
 namespace emulate::dnn {
 
 namespace {
+
+std::size_t number = 91900;
+std::int64_t bytes_a_score = 2;
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
@@ -164,6 +169,11 @@ class Evaluation {
     for_each(y.dims, [&](const Four& i) {
       const std::int64_t rows = extent(o.m, i[0], y.dims[2]), columns = extent(o.n, i[0], y.dims[3]),
                          terms = extent(o.k, i[0], a.dims[3]);
+      if (fine_ && !(rows && columns && terms) && version() < takes_empty_sequences) {
+        fine_ = false;
+        std::snprintf(text_, size_, "cuDNN %zu: entry %lld of a batch has no rows", version(),
+                      static_cast<long long>(i[0]));
+      }
       double sum = 0;
       for (std::int64_t k = 0; k < terms; ++k) sum += a.at({i[0], i[1], i[2], k}) * b.at({i[0], i[1], k, i[3]});
       y.data[place++] = i[2] < rows && i[3] < columns ? sum : nan;
@@ -255,9 +265,44 @@ const char* examine(const Graph& graph) {
   return "";
 }
 
+void count_graph(const Graph& graph, const std::map<std::int64_t, void*>& data) {
+  Tally c{1, 0, 0, 0};
+  std::set<std::int64_t> results;
+  for (const auto& o : graph.operations) {
+    results.insert(o.y);
+    if (o.kind == Kind::matmul)
+      c.operations += 2.0 * static_cast<double>(graph.tensors.at(o.y).elements()) *
+                      static_cast<double>(graph.tensors.at(o.x).dims[3]);
+  }
+  for (const auto& [id, t] : graph.tensors) {
+    if (t.inner || t.by_value) continue;
+    std::int64_t elements = t.elements();
+    if (t.offsets) elements = static_cast<const std::int32_t*>(data.at(t.offsets))[t.dims[0]];
+    const std::uint64_t bytes = static_cast<std::uint64_t>(elements) * bytes_of(t.type);
+    (results.contains(id) ? c.written : c.read) += bytes;
+    if (results.contains(id)) std::memset(data.at(id), 0, bytes);
+  }
+  const auto own = static_cast<std::uint64_t>(workspace(graph));
+  c.read += own, c.written += own;
+  count("graph", c);
+}
+
+std::int64_t workspace(const Graph& graph) {
+  const Tensor* scores = nullptr;
+  int products = 0;
+  for (const auto& o : graph.operations)
+    if (o.kind == Kind::matmul && ++products == 1) scores = &graph.tensors.at(o.y);
+  return products > 2 ? scores->elements() * bytes_a_score : 256;
+}
+
+std::size_t version() { return number; }
+
 bool evaluate(const Graph& graph, const std::map<std::int64_t, void*>& data,
               const std::map<std::int64_t, double>& numbers, char* text, std::size_t size) {
   return Evaluation(graph, data, numbers, text, size).run();
 }
 
 }  // namespace emulate::dnn
+
+void emulate::set_dnn_version(std::size_t to) { dnn::number = to; }
+void emulate::set_dnn_bytes_a_score(std::int64_t bytes) { dnn::bytes_a_score = bytes; }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "dnn.hpp"
+#include "emulate.hpp"
 #include "memory.hpp"
 #include "runtime.hpp"
 
@@ -48,6 +49,7 @@ struct Object {
 };
 
 thread_local char last[256] = "";
+bool refuses_all = false;
 
 cudnnStatus_t refuse(cudnnStatus_t status, const char* why) {
   std::snprintf(last, sizeof last, "%s", why);
@@ -81,7 +83,8 @@ std::int64_t enter(Graph& graph, const Object* tensor) {
            four(*tensor, CUDNN_ATTR_TENSOR_DIMENSIONS),
            four(*tensor, CUDNN_ATTR_TENSOR_STRIDES),
            tensor->get<bool>(CUDNN_ATTR_TENSOR_IS_VIRTUAL),
-           tensor->get<bool>(CUDNN_ATTR_TENSOR_IS_BY_VALUE)};
+           tensor->get<bool>(CUDNN_ATTR_TENSOR_IS_BY_VALUE),
+           tensor->get<std::int64_t>(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT)};
   t.offsets = enter(graph, tensor->object(CUDNN_ATTR_TENSOR_RAGGED_OFFSET_DESC));
   graph.tensors[t.id] = t;
   return t.id;
@@ -157,6 +160,7 @@ using namespace emulate;
 using dnn::Object;
 using dnn::refuse;
 
+std::size_t cudnnGetVersion() { return dnn::version(); }
 cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
   if (!handle) return refuse(CUDNN_STATUS_BAD_PARAM, "no place for the handle");
   *handle = new cudnnContext;
@@ -224,6 +228,8 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
   }
   if (o->type == CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)
     o->graph = o->object(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)->graph;
+  if (o->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR && dnn::refuses_all)
+    return refuse(CUDNN_STATUS_NOT_SUPPORTED, "no plan, as the test wants it");
   if (o->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)
     o->graph = o->object(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)->graph;
   o->final = true;
@@ -246,7 +252,7 @@ cudnnStatus_t cudnnBackendGetAttribute(const cudnnBackendDescriptor_t descriptor
     case CUDNN_ATTR_ENGINECFG_ENGINE: return CUDNN_STATUS_SUCCESS;
     case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE: *count = 0; return CUDNN_STATUS_SUCCESS;
     case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE: {
-      constexpr std::int64_t bytes = 256;
+      const std::int64_t bytes = dnn::workspace(o->graph);
       std::memcpy(elements, &bytes, sizeof bytes);
       return CUDNN_STATUS_SUCCESS;
     }
@@ -270,10 +276,23 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
     if (tensor.by_value == is_device_address(data[id]))
       return refuse(CUDNN_STATUS_BAD_PARAM, "a tensor lies on the wrong side");
     if (tensor.by_value) numbers[id] = *static_cast<const float*>(data[id]);
+    else if (reinterpret_cast<std::uintptr_t>(data[id]) % static_cast<std::uintptr_t>(tensor.alignment))
+      return refuse(CUDNN_STATUS_BAD_PARAM, ("the address of tensor " + std::to_string(id) + " is no multiple of " +
+                                             std::to_string(tensor.alignment) + ", as its descriptor says")
+                                                .c_str());
   }
-  const cudaError_t code = touch_device(handle->stream, [graph = p->graph, data, numbers] {
-    char text[256];
-    if (!dnn::evaluate(graph, data, numbers, text, sizeof text)) raise_fault(cudaErrorIllegalAddress, text);
-  });
+  void* const workspace = arguments->get<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, nullptr);
+  if (!is_device_range(workspace, static_cast<std::size_t>(dnn::workspace(p->graph))))
+    return refuse(CUDNN_STATUS_BAD_PARAM, "the workspace is smaller than the plan's");
+  const cudaError_t code = touch_device(
+      handle->stream,
+      [graph = p->graph, data, numbers] {
+        if (counting()) return dnn::count_graph(graph, data);
+        char text[256];
+        if (!dnn::evaluate(graph, data, numbers, text, sizeof text)) raise_fault(cudaErrorIllegalAddress, text);
+      },
+      true);
   return code == cudaSuccess ? CUDNN_STATUS_SUCCESS : refuse(CUDNN_STATUS_EXECUTION_FAILED, cudaGetErrorString(code));
 }
+
+void emulate::set_dnn_refuses(bool refuses) { dnn::refuses_all = refuses; }

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <string>
 
 namespace emulate {
 
@@ -21,8 +23,31 @@ std::size_t device_bytes_in_use();
 /// The last fault's message, empty where there was none since the last cudaDeviceReset.
 const char* fault();
 
-/// Kernels run and fibre switches made since the program began.
+/// The cuDNN that is stood in for: its number, 91900 by default, what a deterministic backward pass of attention keeps
+/// for each score in its workspace, 2 bytes by default, and whether it has a plan for any graph.
+void set_dnn_version(std::size_t number);
+void set_dnn_bytes_a_score(std::int64_t bytes);
+void set_dnn_refuses(bool refuses);
+
+/// Kernels run and fibre switches made since the program began; how often the host waited for an event that had yet to
+/// come; calls of cudaMemcpyAsync; bytes that the pool of cudaMallocAsync gave back to the system when the host waited.
 std::uint64_t kernels_run();
 std::uint64_t switches_made();
+std::uint64_t waits_made();
+std::uint64_t copies_made();
+std::uint64_t bytes_returned();
+
+/// What was run under a name: launches, bytes of device memory read and written, arithmetic of products.
+struct Tally {
+  std::uint64_t launches = 0, read = 0, written = 0;
+  double operations = 0;
+};
+
+/// While it is on, work is counted: of a kernel, a copy or a fill each page of 4 KiB that it touches, once; of cuBLASLt
+/// and cuDNN what their arguments say. Products and cuDNN's graphs are not worked out: their results are zero.
+void set_counting(bool on);
+bool counting();
+/// By kernel's name, "copy", "product" and "graph": since counting was last set on.
+std::map<std::string, Tally> counts();
 
 }  // namespace emulate

@@ -366,6 +366,7 @@ Fault run_grid(const Grid& grid, char* text, std::size_t size) {
     char ignored[256];
     close_device_memory(ignored, sizeof ignored);
   }
+  if (counting()) count_kernel(grid.kernel);
   std::snprintf(text, size, "%s", run.text);
   return run.fault;
 }

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace emulate {
@@ -42,6 +43,8 @@ struct Arena {
   std::uint64_t count = 0;
   std::map<const char*, std::unique_ptr<Allocation>> by_pages;  // live and freed ones
   std::vector<Allocation*> opened;
+  Touched touched;
+  bool counting = false;
   Spin spin;
 
   Arena() {
@@ -76,15 +79,6 @@ thread_local int access_depth = 0;
 std::atomic<FaultHook> fault_hook{nullptr};
 struct sigaction previous_segv, previous_bus;
 
-/// Opens the allocation. The arena's lock is held.
-bool open(Arena& a, Allocation& allocation) {
-  if (allocation.open) return true;  // another thread was faster
-  if (mprotect(allocation.pages, allocation.page_bytes, PROT_READ | PROT_WRITE) != 0) return false;
-  allocation.open = true;
-  a.opened.push_back(&allocation);  // its capacity is reserved at allocation: a handler must not allocate
-  return true;
-}
-
 bool wrote(void* context) {
 #if defined(__x86_64__)
   return (static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_ERR] & 2) != 0;
@@ -92,6 +86,27 @@ bool wrote(void* context) {
   (void)context;
   return false;
 #endif
+}
+
+/// Opens the allocation, or while counting the page. The arena's lock is held.
+bool open(Arena& a, Allocation& allocation, const void* address, bool to_write) {
+  if (a.counting) {
+    const auto page = static_cast<std::size_t>(static_cast<const char*>(address) - allocation.pages) / a.page;
+    unsigned char& state = allocation.touched[page];
+    const unsigned char bit = to_write ? 2 : 1;
+    if (state >= bit) return true;  // another thread was faster
+    if (mprotect(allocation.pages + page * a.page, a.page, to_write ? PROT_READ | PROT_WRITE : PROT_READ) != 0)
+      return false;
+    state |= bit;
+    (to_write ? a.touched.written : a.touched.read) += a.page;
+    if (allocation.open) return true;
+  } else {
+    if (allocation.open) return true;  // another thread was faster
+    if (mprotect(allocation.pages, allocation.page_bytes, PROT_READ | PROT_WRITE) != 0) return false;
+  }
+  allocation.open = true;
+  a.opened.push_back(&allocation);  // its capacity is reserved at allocation: a handler must not allocate
+  return true;
 }
 
 void pass_on(int signal, siginfo_t* info, void* context) {
@@ -112,7 +127,8 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   if (device && access_depth > 0) {
     std::lock_guard lock(a.spin);
     Allocation* found = a.at_or_before(address);
-    if (found && found->alive && address < found->pages + found->page_bytes && open(a, *found)) return;
+    if (found && found->alive && address < found->pages + found->page_bytes && open(a, *found, address, wrote(context)))
+      return;
   }
   if (FaultHook hook = fault_hook.load(); hook && hook(address, wrote(context), context)) return;
   if (device) {
@@ -168,6 +184,7 @@ void* allocate_device(std::size_t bytes) {
   made->pages = pages;
   made->page_bytes = size;
   made->number = ++a.count;
+  made->touched.resize(size / a.page);
   std::memset(pages, canary_byte, static_cast<std::size_t>(made->data - pages));
   std::memset(made->data, poison_byte, bytes);
   std::memset(made->data + bytes, canary_byte, padded - bytes);
@@ -193,6 +210,10 @@ bool free_device(void* data) {
   a.used -= (found->bytes + alignment - 1) / alignment * alignment;
   return true;
 }
+
+Touched take_touched() { return std::exchange(arena().touched, {}); }
+void set_page_counting(bool on) { arena().counting = on; }
+bool counting() { return arena().counting; }
 
 void set_device_capacity(std::size_t bytes) { arena().capacity = bytes; }
 std::size_t device_capacity() { return arena().capacity; }
@@ -262,6 +283,10 @@ bool close_device_memory(char* text, std::size_t size) {
   std::lock_guard lock(a.spin);
   bool whole = true;
   for (Allocation* allocation : a.opened) {
+    if (a.counting) {
+      mprotect(allocation->pages, allocation->page_bytes, PROT_READ | PROT_WRITE);
+      std::fill(allocation->touched.begin(), allocation->touched.end(), 0);
+    }
     const char *first = allocation->data, *last = first + allocation->bytes;
     const char* low = first - std::min<std::ptrdiff_t>(first - allocation->pages, 256);
     for (const char* p = low; p < allocation->pages + allocation->page_bytes; ++p) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "emulate.hpp"
 
@@ -18,7 +19,8 @@ struct Allocation {
   std::size_t bytes = 0;
   char* pages = nullptr;  // the whole pages around it
   std::size_t page_bytes = 0;
-  std::uint64_t number = 0;  // counts allocations from 1
+  std::uint64_t number = 0;              // counts allocations from 1
+  std::vector<unsigned char> touched{};  // while counting, of each page: 1 read, 2 written
   bool open = false;
   bool alive = true;
 };
@@ -48,6 +50,13 @@ class Access {
   Access(const Access&) = delete;
   Access& operator=(const Access&) = delete;
 };
+
+/// Bytes of the pages that were read and written since the last call, while counting.
+struct Touched {
+  std::uint64_t read = 0, written = 0;
+};
+Touched take_touched();
+void set_page_counting(bool on);
 
 /// Closes what Accesses have opened. Returns false after writing which allocation had its margin overwritten.
 bool close_device_memory(char* text, std::size_t size);

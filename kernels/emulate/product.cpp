@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cfenv>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -34,6 +35,26 @@ void store(std::uint32_t type, void* to, std::uint64_t i, S value) {
   else if (type == CUDA_R_32F) static_cast<float*>(to)[i] = static_cast<float>(value);
   else static_cast<double*>(to)[i] = static_cast<double>(value);
 }
+
+/// tanh as the device's instruction gives it, to 11 bits (PTX ISA, tanh.approx.f32).
+float short_tanh(float x) {
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(std::tanh(x)) & ~std::uint32_t{0xFFF});
+}
+double short_tanh(double x) { return std::tanh(x); }
+
+/// While it lives, sums are cut off, not rounded, as those of bf16 products are on tensor cores.
+class CutOff {
+ public:
+  explicit CutOff(bool on) : before_(std::fegetround()) {
+    if (on) std::fesetround(FE_TOWARDZERO);
+  }
+  ~CutOff() { std::fesetround(before_); }
+  CutOff(const CutOff&) = delete;
+  CutOff& operator=(const CutOff&) = delete;
+
+ private:
+  int before_;
+};
 
 /// Where element (row, col) of batch 0 lies.
 std::uint64_t at(const Layout& x, std::uint64_t row, std::uint64_t col) {
@@ -73,7 +94,7 @@ struct Call {
     if (p.desc.epilogue & CUBLASLT_EPILOGUE_RELU) y = y > S(0) || y != y ? y : S(0);
     if (p.with_aux()) store(p.d.type, p.desc.aux, row + col * static_cast<std::uint64_t>(p.desc.aux_ld), y);
     if (p.desc.epilogue & CUBLASLT_EPILOGUE_GELU)  // the tanh form
-      y = S(0.5) * y * (S(1) + std::tanh(S(0.7978845608028654) * (y + S(0.044715) * y * y * y)));
+      y = S(0.5) * y * (S(1) + short_tanh(S(0.7978845608028654) * (y + S(0.044715) * y * y * y)));
     store(p.d.type, d, batch * static_cast<std::uint64_t>(p.d.batch_stride) + at(p.d, row, col), y);
   }
 
@@ -98,7 +119,10 @@ struct Call {
         const std::uint64_t from = p.k * static_cast<std::uint64_t>(part) / static_cast<std::uint64_t>(parts);
         const std::uint64_t to = p.k * static_cast<std::uint64_t>(part + 1) / static_cast<std::uint64_t>(parts);
         S sums[tile_cols][tile_rows] = {};
-        multiply(&left[0], &right[0], from, to, sums);
+        {
+          const CutOff cut(p.a.type == CUDA_R_16BF);
+          multiply(&left[0], &right[0], from, to, sums);
+        }
         for (std::uint64_t j = 0; j < cols; ++j)
           for (std::uint64_t i = 0; i < rows; ++i) {
             S sum = sums[j][i];
@@ -127,7 +151,30 @@ struct Call {
     }
   }
 
+  /// Its bytes and operations are counted, and its result is zero.
+  void run_counted() const {
+    const Problem& p = problem;
+    const auto batch = static_cast<std::uint64_t>(p.d.batch);
+    const std::uint64_t results = p.m * p.n * batch * size_of(p.d.type);
+    Tally c{1, (p.m * p.k + p.k * p.n) * batch * size_of(p.a.type), results,
+            2.0 * static_cast<double>(p.m * p.n) * static_cast<double>(p.k * batch)};
+    if (beta != S(0)) c.read += results;
+    if (p.with_aux()) c.written += results;
+    count("product", c);
+    for (std::uint64_t i = 0; i < batch * p.d.majors(); ++i) {
+      const std::uint64_t major = i % p.d.majors(), minors = p.d.minors() * size_of(p.d.type);
+      const std::uint64_t from =
+          i / p.d.majors() * static_cast<std::uint64_t>(p.d.batch_stride) + major * static_cast<std::uint64_t>(p.d.ld);
+      if (beta == S(0)) std::memset(static_cast<char*>(d) + from * size_of(p.d.type), 0, minors);
+      if (p.with_aux())
+        std::memset(
+            static_cast<char*>(p.desc.aux) + major * static_cast<std::uint64_t>(p.desc.aux_ld) * size_of(p.d.type), 0,
+            minors);
+    }
+  }
+
   void run() const {
+    if (counting()) return run_counted();
     const std::uint64_t strips = (problem.m + tile_rows - 1) / tile_rows;
     share(strips * static_cast<std::uint64_t>(problem.d.batch), problem.n * problem.k >= 4096,
           [&](std::uint64_t i) { strip(i / strips, i % strips * tile_rows); });
@@ -148,7 +195,8 @@ void run(const Problem& problem, const void* alpha, const void* beta, const void
                      d,
                      parts,
                      parts > 1 ? static_cast<S*>(workspace) : nullptr};
-  touch_device(stream, [call] { call.run(); });
+  touch_device(
+      stream, [call] { call.run(); }, true);
 }
 
 }  // namespace

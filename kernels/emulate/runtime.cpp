@@ -26,6 +26,8 @@ struct Device {
   char fault[1024] = "";
   std::map<const void*, int> shared_limit;  // by kernel
   std::map<const char*, std::size_t> pinned;
+  std::uint64_t copies = 0;
+  std::uint64_t threshold = 0, kept = 0, returned = 0;  // bytes of cudaMallocAsync's pool: free, and given back
 };
 
 /// Never destroyed, as device memory is not.
@@ -144,6 +146,15 @@ cudaError_t copy_to_symbol(const void* symbol, std::size_t size, const void* fro
   return touch_device(stream, [to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); });
 }
 
+void return_memory() {
+  Device& d = device();
+  const std::uint64_t over = d.kept > d.threshold ? d.kept - d.threshold : 0;
+  d.kept -= over;
+  d.returned += over;
+}
+std::uint64_t copies_made() { return device().copies; }
+std::uint64_t bytes_returned() { return device().returned; }
+
 const char* fault() { return device().fault; }
 
 }  // namespace emulate
@@ -185,7 +196,9 @@ cudaError_t cudaSetDevice(int number) { return note(number == 0 ? cudaSuccess : 
 cudaError_t cudaDeviceSynchronize() {
   Lock lock;
   if (const cudaError_t code = refuse_while_capturing(); code != cudaSuccess) return code;
-  return finish_all();
+  const cudaError_t code = finish_all();
+  return_memory();
+  return code;
 }
 cudaError_t cudaDeviceReset() {
   Lock lock;
@@ -270,6 +283,7 @@ cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream)
     finish_all();
     *data = allocate_device(bytes);
   }
+  if (*data) device().kept -= std::min<std::uint64_t>(device().kept, bytes);
   return *data ? cudaSuccess : note(cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
@@ -278,7 +292,8 @@ cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   const Allocation* found = find_allocation(data);
   if (!found || !found->alive || found->data != data) return note(cudaErrorInvalidValue);
   if (capturing(stream)) return note(cudaErrorNotSupported);
-  return enqueue(stream, [data] { free_device(data); });
+  device().kept += found->bytes;
+  return enqueue_free(stream, data);
 }
 cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
   Lock lock;
@@ -318,7 +333,9 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int number) {
   return cudaSuccess;
 }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
-  return note(pool && value && attribute == cudaMemPoolAttrReleaseThreshold ? cudaSuccess : cudaErrorInvalidValue);
+  if (!pool || !value || attribute != cudaMemPoolAttrReleaseThreshold) return note(cudaErrorInvalidValue);
+  std::memcpy(&device().threshold, value, sizeof device().threshold);
+  return cudaSuccess;
 }
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, std::size_t) {
   return note(pool ? cudaSuccess : cudaErrorInvalidValue);
@@ -326,6 +343,7 @@ cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, std::size_t) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   Lock lock;
+  ++device().copies;
   if (!bytes) return valid(stream) ? healthy() : note(cudaErrorInvalidResourceHandle);
   if (!to || !from) return note(cudaErrorInvalidValue);
   if (const cudaError_t code = check_copy(to, from, bytes, kind); code != cudaSuccess) return note(code);

@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <functional>
 #include <mutex>
+#include <string>
 
+#include "emulate.hpp"
 #include "include/cuda_runtime.h"
 
 namespace emulate {
@@ -25,8 +27,15 @@ void raise_fault(cudaError_t code, const char* text);
 bool valid(cudaStream_t stream);
 /// Runs `work` in the stream's order: at once, or under a shuffled schedule at some time before somebody waits for it.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
-/// The same, with device memory open.
-cudaError_t touch_device(cudaStream_t stream, std::function<void()> work);
+/// The same, with device memory open; while counting, counted as "copy", or where the caller counts it not at all.
+cudaError_t touch_device(cudaStream_t stream, std::function<void()> work, bool counted = false);
+/// Adds to what is counted under a name. The caller's work is running: nothing else is.
+void count(const std::string& name, const Tally& more);
+void count_kernel(const void* kernel);
+/// Gives device memory back in the stream's order.
+cudaError_t enqueue_free(cudaStream_t stream, void* data);
+/// The pool of cudaMallocAsync gives back to the system what it holds above its threshold: when somebody waits.
+void return_memory();
 /// Runs what is enqueued: on one stream and what that waits for, or on all.
 cudaError_t finish(cudaStream_t stream);
 cudaError_t finish_all();

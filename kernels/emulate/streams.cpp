@@ -46,6 +46,7 @@ struct CUstream_st {
   std::uint64_t number = 0;  // in order of creation
   std::deque<Work> queue;
   CUgraph_st* capture = nullptr;
+  bool freed = false;  // cudaFreeAsync was called and nobody has waited since
 };
 struct CUevent_st {
   unsigned flags = 0;
@@ -60,7 +61,7 @@ struct Streams {
   std::set<CUevent_st*> events;
   std::set<CUgraph_st*> graphs;
   std::set<CUgraphExec_st*> execs;
-  std::uint64_t turns = 0, created = 0;
+  std::uint64_t turns = 0, created = 0, waits = 0;
 };
 
 /// Never destroyed, as device memory is not.
@@ -130,12 +131,19 @@ bool capturing(cudaStream_t stream) { return stream && valid(stream) && stream->
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) { return add(stream, {std::move(work)}); }
 
-cudaError_t touch_device(cudaStream_t stream, std::function<void()> work) {
-  return enqueue(stream, [work = std::move(work)] {
+cudaError_t enqueue_free(cudaStream_t stream, void* data) {
+  if (stream) stream->freed = true;
+  return enqueue(stream, [data] { free_device(data); });
+}
+
+cudaError_t touch_device(cudaStream_t stream, std::function<void()> work, bool counted) {
+  return enqueue(stream, [work = std::move(work), counted] {
     {
       Access access;
       work();
     }
+    const Touched touched = take_touched();
+    if (counting() && !counted) count("copy", {1, touched.read, touched.written, 0});
     char text[256];
     if (!close_device_memory(text, sizeof text)) raise_fault(cudaErrorIllegalAddress, text);
   });
@@ -151,8 +159,11 @@ cudaError_t finish(cudaStream_t stream) {
 cudaError_t finish_all() {
   while (take_turn()) {
   }
+  for (CUstream_st* stream : streams().all) stream->freed = false;
   return healthy();
 }
+
+std::uint64_t waits_made() { return streams().waits; }
 
 void forget_work() {
   for (CUevent_st* event : streams().events) event->mark->captured = nullptr;
@@ -178,7 +189,7 @@ using namespace emulate;
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   Lock lock;
   if (!stream || flags > cudaStreamNonBlocking) return note(cudaErrorInvalidValue);
-  *stream = new CUstream_st{flags, ++streams().created, {}, nullptr};
+  *stream = new CUstream_st{flags, ++streams().created, {}, nullptr, false};
   streams().all.insert(*stream);
   return healthy();
 }
@@ -195,7 +206,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   Lock lock;
   if (!valid(stream)) return note(cudaErrorInvalidResourceHandle);
   if (capturing(stream)) return invalidate(*stream->capture, cudaErrorStreamCaptureUnsupported);
-  return finish(stream);
+  const cudaError_t code = finish(stream);
+  if (stream) stream->freed = false;
+  return_memory();
+  return code;
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   Lock lock;
@@ -264,6 +278,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   Lock lock;
   if (!streams().events.count(event)) return note(cudaErrorInvalidResourceHandle);
   if (event->mark->captured) return invalidate(*event->mark->captured, cudaErrorStreamCaptureUnsupported);
+  streams().waits += event->mark->done < event->mark->recorded;
   while (event->mark->done < event->mark->recorded && take_turn()) {
   }
   return healthy();
@@ -294,6 +309,8 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   Lock lock;
   if (!valid(stream)) return note(cudaErrorInvalidResourceHandle);
   if (!stream || stream->capture) return note(cudaErrorStreamCaptureUnsupported);
+  // Stricter than a device: memory whose free is pending may be given to what is captured.
+  if (stream->freed) return note(cudaErrorIllegalState);
   stream->capture = new CUgraph_st;
   stream->capture->streams.push_back(stream);
   streams().graphs.insert(stream->capture);

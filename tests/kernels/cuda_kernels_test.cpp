@@ -19,6 +19,10 @@
 #include <meft/cuda.hpp>
 #include <meft/memory/buffer.hpp>
 
+#ifdef MEFT_EMULATED
+#include <emulate/emulate.hpp>
+#endif
+
 #include "shear_report.hpp"
 #include "tools.hpp"
 
@@ -132,6 +136,7 @@ void check_shears(int bits, double magnitude, std::uint64_t seed) {
 
 struct Attended {
   std::vector<double> out, lse, dq, dk, dv, dbias{};
+  bool operator==(const Attended&) const = default;
 };
 
 /// Forward and backward of attention on a backend, in T, given in double; with a bias where there are numbers of it.
@@ -168,6 +173,26 @@ Attended attend(const AttentionSpec<double>& spec, const std::vector<Span>& span
     return {wide(out.host()), wide(lse.host()), wide(dq.host()), wide(dk.host()), wide(dv.host()), wide(dbias.host())};
   }
 }
+
+/// A call in bf16 of sequences that follow each other, of some bounds on its values.
+struct Sequences {
+  Sequences(const std::vector<Index>& lengths, Index heads, Index width, double most = 1)
+      : spec{heads, width, false, 1 / std::sqrt(static_cast<double>(width)), 0, {}, 0, Precision::bf16} {
+    for (const Index n : lengths) {
+      spans.push_back({rows, n, rows, n});
+      rows += n;
+    }
+    Random random(6);
+    for (auto* x : {&q, &k, &v, &dout}) *x = uniform_values<double>(random, rows * heads * width, -most, most);
+  }
+  Attended on_device() const { return attend<Cuda, float>(spec, spans, q, k, v, dout); }
+  Attended exact() const { return attend<Cpu, double>(spec, spans, q, k, v, dout); }
+
+  AttentionSpec<double> spec;
+  std::vector<Span> spans{};
+  Index rows = 0;
+  std::vector<double> q{}, k{}, v{}, dout{};
+};
 
 double distance(const Attended& a, const Attended& b) {
   return std::max({distance(a.out, b.out), distance(a.lse, b.lse), distance(a.dq, b.dq), distance(a.dk, b.dk),
@@ -291,7 +316,7 @@ void check_packed(Precision precision, double most) {
 }
 
 /// Where the product ends in the activation: what it gives, and that it says no elsewhere.
-void check_activated(Precision precision, double most) {
+void check_activated(Precision precision, double least) {
   Random random(9);
   for (const auto& size : std::vector<std::array<Index, 3>>{{5, 8, 3}, {33, 24, 40}, {70, 64, 128}})
     for (const Activation f : {Activation::relu, Activation::gelu_tanh})
@@ -321,12 +346,14 @@ void check_activated(Precision precision, double most) {
         REQUIRE(fused);
 #endif
         if (!fused) continue;  // a device may have no such product
+        // The epilogue's tanh has 11 bits.
+        const double most = f == Activation::gelu_tanh ? 1e-3 : least;
         const auto argument = z.host();
         std::vector<double> plain;
         for (const float v : argument)
           plain.push_back(visit(f, [&](auto g) { return static_cast<double>(g(static_cast<double>(v))); }));
         CHECK(distance(y.host(), plain) < most);
-        if (f == Activation::gelu_tanh) CHECK(distance(fused_z.host(), argument) < most);
+        if (f == Activation::gelu_tanh) CHECK(distance(fused_z.host(), argument) < least);
         CHECK_FALSE(packed.forward_activated(Activation::gelu, product(y.data()), z.data()));
       }
 }
@@ -462,7 +489,7 @@ TEST_CASE("attention in bf16 on the device: cuDNN where it runs") {
     for (const bool causal : {false, true}) {
       CAPTURE(width);
       CAPTURE(causal);
-      // Three sequences, from row 3 on; cuDNN is given four, the last of them empty.
+      // Three sequences, from row 3 on; cuDNN is given four.
       std::vector<Span> spans{{3, 5, 3, 5}, {8, 1, 8, 1}, {9, 33, 9, 33}};
       if (!causal) spans = {{3, 5, 3, 12}, {8, 1, 15, 30}, {9, 33, 45, 7}};
       const Index heads = 2, rows = 52;
@@ -477,13 +504,95 @@ TEST_CASE("attention in bf16 on the device: cuDNN where it runs") {
       const double apart = distance(got, attend<Cpu, double>(spec, spans, q, k, v, dout));
       CHECK(apart < 0.02);
       worst = std::max(worst, apart);
-      CHECK((got.out == again.out && got.lse == again.lse && got.dq == again.dq && got.dk == again.dk));
+      CHECK(got == again);
     }
 #ifdef MEFT_EMULATED
   CHECK(worst > 1e-4);  // operands were rounded
 #endif
   MESSAGE("attention in bf16 against double: ", worst);
 }
+
+TEST_CASE("attention in bf16: keys 64 more than a multiple of 128, rows whose lse is far below 0") {
+  Sequences call({64, 192, 1}, 4, 16);
+  for (auto& x : call.q) x = std::abs(x);
+  for (auto& x : call.k) x = -30 * std::abs(x);
+  const auto got = call.on_device(), expected = call.exact();
+  CHECK(*std::max_element(expected.lse.begin(), expected.lse.end()) < 0);
+  CHECK(distance(got.out, expected.out) < 0.05);
+  CHECK(distance(got.lse, expected.lse) < 0.02);
+  CHECK(distance(got.dv, expected.dv) < 0.1);
+  for (const auto* x : {&got.dq, &got.dk})
+    CHECK(std::all_of(x->begin(), x->end(), [](double v) { return std::isfinite(v); }));
+}
+
+#ifdef MEFT_EMULATED
+TEST_CASE("attention's workspace does not follow the batch or the square of a sequence") {
+  const Sequences call({40, 9, 33, 7}, 2, 8);
+  const auto whole = call.on_device();
+  const auto needed = [&](std::int64_t bytes_a_score, bool fused) {
+    emulate::set_dnn_bytes_a_score(bytes_a_score);
+    const Measure measure(Cuda::pool());
+    const auto got = call.on_device();
+    const std::size_t activation = measure.activation();
+    emulate::set_dnn_bytes_a_score(2);
+    CHECK((got == whole) == fused);
+    CHECK(distance(got, whole) < 0.02);
+    return activation;
+  };
+  constexpr std::int64_t scores = 2 * 128 * 128;  // of a sequence, as cuDNN is given it
+  CHECK(needed(2, true) < std::size_t{1} << 20);
+  const std::size_t together = needed((32 << 20) / scores, true);  // one sequence at a time
+  CHECK(together >= std::size_t{32} << 20);
+  CHECK(together < std::size_t{34} << 20);
+  CHECK(needed((257 << 20) / scores, false) < std::size_t{1} << 20);  // our own kernels
+}
+
+TEST_CASE("attention in bf16: what cuDNN refuses, and batches that are no power of two") {
+  const Sequences three({5, 1, 33}, 3, 8);
+  emulate::set_dnn_refuses(true);
+  const auto refused = three.on_device();
+  emulate::set_dnn_refuses(false);
+  CHECK(distance(refused, three.exact()) < 1e-5);  // our own kernels
+  const Sequences other({5, 1, 33}, 5, 8);
+  const auto fused = other.on_device();  // four sequences, none of them empty
+  emulate::set_dnn_version(91800);
+  const auto old = other.on_device();
+  emulate::set_dnn_version(91900);
+  CHECK(distance(old, other.exact()) < 1e-5);
+  CHECK(distance(fused, other.exact()) > 1e-4);
+  CHECK(distance(fused, other.exact()) < 0.02);
+}
+
+TEST_CASE("uploads wait for the device only when they come round") {
+  emulate::set_seed(5);
+  const auto before = emulate::waits_made();
+  const std::vector<float> values(250, 3);
+  std::vector<OnDevice<float>> all;
+  for (int i = 0; i < 200; ++i) all.emplace_back(values);
+  CHECK(emulate::waits_made() - before <= 1);
+  for (const auto& one : all) CHECK(one.host() == values);
+  emulate::set_seed(0);
+}
+
+TEST_CASE("tables of attention are uploaded once") {
+  const Sequences call({40, 9}, 2, 8);
+  const auto enqueued = [&] {
+    const auto before = emulate::copies_made();
+    (void)call.on_device();
+    return emulate::copies_made() - before;
+  };
+  const auto first = enqueued();
+  CHECK(enqueued() == first - 1);  // forward and backward have one table
+}
+
+TEST_CASE("memory that the pool gives back stays with the process") {
+  { const Buffer some(Cuda::pool(), 1 << 22); }
+  const auto before = emulate::bytes_returned();
+  Cuda::pool().trim();
+  Cuda::synchronize();
+  CHECK(emulate::bytes_returned() == before);
+}
+#endif
 
 TEST_CASE("a head that is wider than the kernels take is an error") {
   const OnDevice<float> x(Index{257}), out(Index{257}), lse(Index{1});
@@ -502,13 +611,13 @@ TEST_CASE("products on the device: every layout, start and size") {
 
 TEST_CASE("packed weights on the device: float and bf16, forward and transposed") {
   check_packed<float>(Precision::f32, 1e-5);
-  check_packed<float>(Precision::bf16, 1e-5);
+  check_packed<float>(Precision::bf16, 1e-4);  // tensor cores cut sums off
   check_packed<double>(Precision::f32, 1e-13);
 }
 
 TEST_CASE("products that end in an activation") {
   check_activated(Precision::f32, 1e-5);
-  check_activated(Precision::bf16, 1e-5);
+  check_activated(Precision::bf16, 1e-4);
   // GELU's argument is written in rows of a multiple of 8; double has no such product.
   const OnDevice<float> a(4), z(4);
   const OnDevice<double> wide(64);

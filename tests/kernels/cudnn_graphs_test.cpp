@@ -56,11 +56,13 @@ TEST_CASE("the support surface is what cuDNN says") {
         CAPTURE(architecture);
         CAPTURE(width);
         CAPTURE(causal);
-        CHECK(both_compile({16, 12, width, 128, 256, causal}, architecture) == fused::runs(architecture, width));
+        CHECK(both_compile({16, 12, width, 128, 256, causal}, architecture) ==
+              fused::runs(cudnnGetVersion(), architecture, width));
       }
-  CHECK(fused::runs(90, 64));
-  CHECK_FALSE(fused::runs(90, 60));
-  CHECK_FALSE(fused::runs(75, 64));
+  CHECK(fused::runs(91900, 90, 64));
+  CHECK_FALSE(fused::runs(91800, 90, 64));
+  CHECK_FALSE(fused::runs(91900, 90, 60));
+  CHECK_FALSE(fused::runs(91900, 75, 64));
 }
 
 TEST_CASE("a width that cuDNN refuses is an error with its words") {

@@ -126,6 +126,7 @@ enum cudnnBackendHeurMode_t {
   CUDNN_HEUR_MODE_A = 3
 };
 
+std::size_t cudnnGetVersion();
 cudnnStatus_t cudnnCreate(cudnnHandle_t* handle);
 cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream);
 const char* cudnnGetErrorString(cudnnStatus_t status);
