@@ -18,6 +18,7 @@
 #include "crew.hpp"
 #include "emulate.hpp"
 #include "memory.hpp"
+#include "runtime.hpp"
 
 constinit thread_local uint3 threadIdx{0, 0, 0};
 constinit thread_local uint3 blockIdx{0, 0, 0};

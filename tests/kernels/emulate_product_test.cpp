@@ -189,8 +189,8 @@ void sweep(std::uint64_t m, std::uint64_t n, std::uint64_t k, double tolerance) 
 TEST_CASE("products: transposes, leading dimensions, orders, batches") {
   sweep<float, float>(37, 21, 50, 1e-6);
   sweep<float, float>(1, 65, 3, 1e-6);
-  sweep<double, double>(16, 4, 17, 1e-7);  // the loops round their terms to float
-  sweep<__nv_bfloat16, float>(33, 18, 40, 1e-6);
+  sweep<double, double>(16, 4, 17, 1e-7);                 // the loops round their terms to float
+  sweep<__nv_bfloat16, float>(33, 18, 40, 5e-6);          // sums of bf16 products are cut off
   sweep<__nv_bfloat16, __nv_bfloat16>(20, 30, 25, 6e-3);  // alpha · 2⁻⁸
 }
 
@@ -201,7 +201,7 @@ TEST_CASE("epilogues") {
     CAPTURE(epilogue);
     Product<float, float> p({30, 20, 30}, {20, 10, 20}, {30, 10, 32}, false, false);
     p.epilogue = epilogue;
-    CHECK(error_of(p) < 1e-6);
+    CHECK(error_of(p) < (epilogue & CUBLASLT_EPILOGUE_GELU ? 1e-3 : 1e-6));  // a tanh of 11 bits
     Product<__nv_bfloat16, __nv_bfloat16> q({30, 20, 30}, {20, 10, 20}, {30, 10, 32}, false, false);
     q.epilogue = epilogue;
     CHECK(error_of(q) < 5e-3);

@@ -440,6 +440,15 @@ TEST_CASE("graphs: captured, not run; then run as often as launched") {
     cuda::check(cudaEventRecord(fork_off.event, main.stream), "record");
     cuda::check(cudaStreamWaitEvent(side.stream, fork_off.event), "wait");
     CHECK(cudaStreamEndCapture(main.stream, &graph) == cudaErrorStreamCaptureUnjoined);
+    // While memory is being freed none begins.
+    void* freed = nullptr;
+    cuda::check(cudaMallocAsync(&freed, 64, main.stream), "allocate");
+    cuda::check(cudaFreeAsync(freed, main.stream), "free");
+    CHECK(cudaStreamBeginCapture(main.stream, cudaStreamCaptureModeGlobal) == cudaErrorIllegalState);
+    cuda::check(cudaStreamSynchronize(main.stream), "synchronize");
+    cuda::check(cudaStreamBeginCapture(main.stream, cudaStreamCaptureModeGlobal), "begin");
+    cuda::check(cudaStreamEndCapture(main.stream, &graph), "end");
+    cuda::check(cudaGraphDestroy(graph), "destroy");
     cudaGetLastError();
   }
 }
