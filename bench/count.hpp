@@ -57,7 +57,7 @@ class Counting {
   }
 
  private:
-  bool on_;
+  [[maybe_unused]] bool on_;
 };
 
 /// A kernel's name without what all of them have.

@@ -50,6 +50,9 @@ double distance(const std::vector<T>& a, const std::vector<T>& b) {
   return worst / scale;
 }
 
+/// What a float result may be off by: GELU by tanh is an epilogue of the product, where its tanh has 11 bits.
+double allowed(const Case& c, double most) { return c.name == "linear_activation gelu_tanh" ? 1e-3 : most; }
+
 template <class T>
 void check_against_cpu(const std::vector<CaseOn<Cuda>>& device, const std::vector<Case>& host, bool big, double most) {
   REQUIRE(device.size() == host.size());
@@ -60,7 +63,7 @@ void check_against_cpu(const std::vector<CaseOn<Cuda>>& device, const std::vecto
     REQUIRE(got.size() == expected.size());
     for (std::size_t k = 0; k < got.size(); ++k) {
       CAPTURE(k);
-      CHECK(distance(got[k], expected[k]) < most);
+      CHECK(distance(got[k], expected[k]) < (sizeof(T) == 4 ? allowed(host[i], most) : most));
     }
   }
 }
@@ -73,7 +76,7 @@ void show_errors(const std::vector<CaseOn<Cuda>>& device, const std::vector<Case
     double worst = 0;
     for (std::size_t k = 0; k < got.size(); ++k)
       worst = std::max(worst, distance(std::vector<double>(got[k].begin(), got[k].end()), expected[k]));
-    CHECK(worst < 1e-4);
+    CHECK(worst < allowed(host[i], 1e-4));
     MESSAGE("error against double: ", host[i].name, ' ', worst);
   }
 }
