@@ -2,6 +2,7 @@
 // central differences, and that an element's bits do not depend on its place in a loop; eigenvectors.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -295,6 +296,35 @@ TEST_CASE("eigenvectors of a symmetric matrix, and of one of rank one") {
   CHECK(one.vectors[1] * 2 == doctest::Approx(one.vectors[0]));
   CHECK(eigenvectors(1, {-3}).vectors == std::vector<double>{1});
   CHECK(eigenvectors(2, {0, 0, 0, 0}).values == std::vector<double>{0, 0});
+  // More than two panels, the last one narrower; also where a rank is a third of the size.
+  for (const bool low_rank : {false, true}) {
+    constexpr std::size_t n = 77;
+    std::vector<double> g(n * n), b(n * n);
+    for (std::size_t i = 0; i < n * n; ++i) g[i] = low_rank && i % n > n / 3 ? 0 : std::sin(static_cast<double>(i * i));
+    const auto product = [&](const double* x, const double* y) {
+      double sum = 0;
+      for (std::size_t i = 0; i < n; ++i) sum += x[i] * y[i];
+      return sum;
+    };
+    for (std::size_t i = 0; i < n; ++i)
+      for (std::size_t j = 0; j < n; ++j) b[i * n + j] = product(g.data() + i * n, g.data() + j * n);
+    const int before = threads();
+    set_threads(1);
+    const auto of = eigenvectors(n, b);
+    set_threads(3);
+    CHECK(eigenvectors(n, b).vectors == of.vectors);
+    set_threads(before);
+    double apart = 0, skew = 0;
+    for (std::size_t k = 0; k < n; ++k) {
+      const double* v = of.vectors.data() + k * n;
+      for (std::size_t i = 0; i < n; ++i) {
+        apart = std::max(apart, std::fabs(product(b.data() + i * n, v) - of.values[k] * v[i]));
+        skew = std::max(skew, std::fabs(product(of.vectors.data() + i * n, v) - (i == k)));
+      }
+    }
+    CHECK(apart < 1e-13 * of.values[0]);
+    CHECK(skew < 1e-13);
+  }
   CHECK_THROWS_AS((void)eigenvectors(1, {NAN}), NumberError);
   CHECK_THROWS_AS((void)eigenvectors(2, {1}), Error);
 }
