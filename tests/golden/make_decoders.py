@@ -3,7 +3,6 @@
 make_decoders.py [FOLDER]      needs torch and transformers (made with 2.15 and 5.24); FOLDER is by default this one
 
 A case is a folder decoder_NAME with the files of a language model's case in make_families.py, and no config.json:
-  decoder_llama     RMS norm, SiLU-gated feed-forward, 4 heads of queries that read 2 of keys, each 6 wide, rotary position
   decoder_stablelm  layer norm, biases of queries, keys and values alone, position in a half of each head's features
   decoder_ernie     interleaved pairs, tanh's GELU in the gate, one head of keys
 Everything is computed in float64, angles too, which transformers has in float32.
@@ -31,8 +30,6 @@ SIZES = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, intermediate_si
 rope = lambda theta, **more: dict(rope_parameters=dict(rope_type="default", rope_theta=theta, **more))
 
 CASES = {
-    "llama": (hf.LlamaForCausalLM,
-              hf.LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2, head_dim=6, **rope(10000.0))),
     "stablelm": (hf.StableLmForCausalLM,
                  hf.StableLmConfig(**SIZES, num_attention_heads=2, num_key_value_heads=2, use_qkv_bias=True,
                                    **rope(10000.0, partial_rotary_factor=0.5))),
@@ -66,7 +63,7 @@ def save(path, tensors):
 
 def main():
     root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent
-    for seed, (name, (kind, config)) in enumerate(CASES.items(), start=1):
+    for seed, (name, (kind, config)) in enumerate(CASES.items(), start=2):
         model, target = random_model(seed, kind, config), root / f"decoder_{name}"
         target.mkdir(parents=True, exist_ok=True)
         generator = torch.Generator().manual_seed(100 + seed)

@@ -4,12 +4,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <meft/io/safetensors.hpp>
 #include <meft/io/state_dict.hpp>
+#include <meft/method/fpt.hpp>
+#include <meft/method/head.hpp>
 #include <meft/method/losa.hpp>
 #include <meft/method/lst.hpp>
 #include <meft/method/qst.hpp>
@@ -18,6 +22,7 @@
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
+#include <meft/model/vit.hpp>
 #include <meft/ops/reduce.hpp>
 
 #include "tools.hpp"
@@ -72,11 +77,14 @@ double apart(const std::vector<double>& a, const std::vector<double>& b) {
   return most;
 }
 
-/// Output and every gradient against golden/PATH.safetensors.
-template <class Net>
-void like_pytorch(Net net, const std::string& path, const Offsets& offsets = Offsets({0, 4, 5, 12})) {
+using Values = std::function<std::vector<double>(const std::string&)>;
+
+/// Output and every gradient against golden/PATH.safetensors; inputs(values, context) gives the taps.
+template <class Net, class Inputs>
+requires std::invocable < Inputs, const Values&, Context<double>
+& > void like_pytorch(Net net, const std::string& path, const Inputs& inputs) {
   const io::Safetensors file("golden/" + path + ".safetensors");
-  const auto values = [&](const std::string& name) {
+  const Values values = [&](const std::string& name) {
     const auto found = file.find(name);
     std::vector<double> out(found.bytes.size() / sizeof(double));
     std::memcpy(out.data(), found.bytes.data(), found.bytes.size());
@@ -84,16 +92,24 @@ void like_pytorch(Net net, const std::string& path, const Offsets& offsets = Off
   };
   nn::for_each_parameter(
       net, [&](const std::string& name, auto& p) { p.value() = Tensor<double>::from(p.shape(), values(name)); });
-  const Context<double> context{offsets};
-  Taps taps;
-  for (int i = 0; i < 4; ++i) taps.push_back(Tensor<double>::from({12, width}, values("h." + std::to_string(i))));
+  Context<double> context;
+  const Taps taps = inputs(values, context);
   Tape tape;
   const auto y = net(taps, context);
   CHECK(apart(y.value().values(), values("out")) < 1e-12);
-  tape.backward(y, Tensor<double>::from({12, width}, values("up")));
+  tape.backward(y, Tensor<double>::from(y.shape(), values("up")));
   nn::for_each_parameter(net, [&](const std::string& name, auto& p) {
     CAPTURE(name);
     CHECK(apart(p.gradient().values(), values("grad." + name)) < 1e-11);
+  });
+}
+template <class Net>
+void like_pytorch(Net net, const std::string& path, const Offsets& offsets = Offsets({0, 4, 5, 12})) {
+  like_pytorch(std::move(net), path, [&](const Values& values, Context<double>& context) {
+    context.offsets = offsets;
+    Taps taps;
+    for (int i = 0; i < 4; ++i) taps.push_back(Tensor<double>::from({12, width}, values("h." + std::to_string(i))));
+    return taps;
   });
 }
 
@@ -134,6 +150,136 @@ TEST_CASE("losa: output and every gradient are those of PyTorch; tokens are mixe
   like_pytorch(net, "losa/images", Offsets({0, 4, 8, 12}));
   const auto taps = draw_taps(3, 12);
   CHECK_THROWS_WITH_AS(net(taps, {Offsets({0, 4, 12})}), doctest::Contains("expected and found: 4, 8"), Error);
+}
+
+TEST_CASE("fpt: output and every gradient are those of PyTorch, which ranks keys by a dense matrix") {
+  const nn::LayerNames names{"q", "k", "v", "o", "n", "u", "d", "m"};
+  std::vector<nn::TransformerLayer<double>> list;
+  for (std::uint32_t i = 0; i < 2; ++i)
+    list.push_back(
+        nn::TransformerLayer<double>::empty(names, {.width = width, .heads = 2, .ffn = 8, .norm_first = true}, i));
+  const Fpt method{.prompts = 3, .image = 4, .reduction = 2, .kept = 0.4};
+  like_pytorch(FptNetwork<double>::make(method, list, {.patch = 2, .channels = 1}, 3), "fpt",
+               [&](const Values& values, Context<double>& context) {
+                 const auto tensor = [&](const std::string& name, const Shape& shape) {
+                   return Tensor<double>::from(shape, values(name));
+                 };
+                 context.offsets = Offsets({0, 9, 18});
+                 context.sides.push_back({tensor("cells", {8, 4}), Offsets({0, 4, 8})});
+                 Taps taps;
+                 for (const char* layer : {".0", ".1"}) {
+                   Taps k, v;
+                   for (const Index at : {0, 9}) {
+                     const auto rows = [&](const char* name) -> Var<double> {
+                       return tensor(name + std::string(layer), {18, width}).rows(at, at + 9);
+                     };
+                     const auto kept = detail::most_attended(rows("q"), rows("k"), rows("v"), 2, 1 / std::sqrt(3), 0.4);
+                     k.push_back(kept.first);
+                     v.push_back(kept.second);
+                   }
+                   taps.insert(taps.end(), {concat(k), concat(v)});
+                 }
+                 taps.push_back(tensor("h", {18, width}));
+                 return taps;
+               });
+}
+
+TEST_CASE("fpt: cached, streamed, together and alone images give the same bits; at the start the backbone's") {
+  model::VitConfig config;
+  config.hidden_size = 8;
+  config.num_hidden_layers = 3;
+  config.num_attention_heads = 2;
+  config.intermediate_size = 16;
+  config.image_size = 16;
+  config.patch_size = 4;
+  config.num_channels = 1;
+  const Fpt method{.prompts = 2, .image = 8, .reduction = 2, .layers = 2, .kept = 0.3};
+  struct Run {
+    model::Transformer<double> vit;
+    Body<double> body;
+    nn::Batch<> batch;
+    std::size_t layers = 0;  // how often one ran
+
+    Run(const model::VitConfig& config, const Fpt& method) : vit(config.spec()) {
+      vit.initialise(4);
+      body = adapt(vit, method, {.seed = 2});
+      batch.pixels = test::random_tensor<float>({3, 1, 16, 16}, 6);
+      batch.run = {6, 2, true};
+      auto& side = *body.chain.side;
+      side.watch = [this, watch = side.watch](const auto& x, const auto& c, const auto& next, std::size_t count) {
+        const auto counted = [&](std::size_t i, const Var<double>& h, const Context<double>& of) {
+          ++layers;
+          return next(i, h, of);
+        };
+        return watch(x, c, SideNetwork<double>::Next(counted), count);
+      };
+    }
+    std::vector<double> hidden() {
+      const NoTape none;
+      return vit.run(batch, body).value.value().values();
+    }
+    /// Those of the network, away from its start.
+    std::vector<double> gradients() {
+      std::vector<double> out;
+      Tape tape;
+      const auto y = vit.run(batch, body).value;
+      tape.backward(sum(y * test::random_tensor<double>(y.shape(), 9)));
+      for (auto& [name, p] : body.chain.side->parameters) {
+        const auto g = p.gradient().values();
+        out.insert(out.end(), g.begin(), g.end());
+        p.zero_gradient();
+      }
+      return out;
+    }
+  };
+  Run streamed(config, method);
+  auto with = method;
+  with.cache_mib = 1;
+  Run cached(config, with);
+  {
+    model::Transformer<double> vit(config.spec());
+    vit.initialise(4);
+    CHECK(streamed.hidden() == vit.run(streamed.batch, adapt(vit, HeadOnly{})).value.value().values());
+  }
+  for (auto* run : {&streamed, &cached}) {
+    std::uint32_t site = 0;
+    for (auto& [name, p] : run->body.chain.side->parameters) fill_normal(p.value(), {5, site++, 0}, 0.7);
+    run->layers = 0;
+  }
+  const auto expected = streamed.gradients();
+  CHECK(streamed.layers == 9);
+  CHECK(cached.gradients() == expected);
+  CHECK(cached.layers == 9);
+  CHECK(cached.gradients() == expected);
+  CHECK(cached.layers == 9);                                        // none ran
+  streamed.batch.run.training = cached.batch.run.training = false;  // alone an image would have another's dropout
+  const auto all = streamed.batch;
+  const auto together = streamed.hidden();
+  CHECK(cached.hidden() == together);
+  for (Index i = 0; i < 3; ++i) {
+    streamed.batch.pixels = all.pixels.rows(i, i + 1);
+    const auto alone = streamed.hidden();
+    const auto at = together.begin() + i * std::ssize(alone);
+    CHECK(apart(alone, {at, at + std::ssize(alone)}) < 1e-13);
+  }
+  cached.batch.pixels = test::random_tensor<float>({2, 1, 16, 16}, 7);
+  (void)cached.hidden();
+  CHECK(cached.layers == 15);
+
+  // A pixel of a smaller image is the mean of what it covers: here one and a half pixels each way.
+  auto& patches = *streamed.vit.patches;
+  patches.smaller = 1;
+  streamed.batch.pixels = Tensor<float>::from({1, 1, 6, 6}, std::vector<float>(36, 0));
+  for (Index i = 0; i < 36; ++i) streamed.batch.pixels.data()[i] = static_cast<float>(i % 6 + 10 * (i / 6));
+  const auto small = patches.shrunk(streamed.batch);
+  CHECK(small.offsets == Offsets({0, 1}));
+  const double means[] = {1 / 3.0, 5 / 3.0, 10 / 3.0, 14 / 3.0};
+  for (std::size_t i = 0; i < 16; ++i)
+    CHECK(small.value.value().values()[i] == doctest::Approx(means[i % 4] + 10 * means[i / 4]));
+
+  auto bert = make_bert();
+  CHECK_THROWS_WITH_AS(adapt(bert, Fpt{}), doctest::Contains("reads images, found: bert"), Error);
+  CHECK_THROWS_WITH_AS(adapt(streamed.vit, Fpt{.image = 3}), doctest::Contains("no whole patch"), Error);
 }
 
 TEST_CASE("unipt: output and every gradient are those of a dense PyTorch") {

@@ -10,6 +10,7 @@
 #include <meft/model/bert.hpp>
 #include <meft/model/llama.hpp>
 #include <meft/model/transformer.hpp>
+#include <meft/model/vit.hpp>
 #include <meft/task/learner.hpp>
 #include <meft/train/estimate.hpp>
 #include <meft/train/job.hpp>
@@ -127,6 +128,7 @@ TEST_CASE("the expected activation memory is what the meter reads") {
     }
   };
   for (auto method : methods_and_insides()) {
+    if (method_facts(method).reads_images) continue;
     (void)set_option(method, "projection", "256");
     (void)set_option(method, "scope", "local");  // something of every matrix
     check(method, "", false);
@@ -147,7 +149,7 @@ TEST_CASE("the expected activation memory of layers with gates and fewer key hea
   const int before = threads();
   set_threads(1);
   for (auto method : methods_and_insides()) {
-    if (method_name(method) == "bitfit") continue;  // there are no biases
+    if (method_name(method) == "bitfit" || method_facts(method).reads_images) continue;  // there are no biases
     for (const Case& k : {Case{3, 64, 256, 4, 500, 16, 30, 50, 2}, Case{4, 96, 128, 6, 500, 8, 60, 90, 1}}) {
       (void)set_option(method, "projection", "256");
       (void)set_option(method, "scope", "local");
@@ -162,11 +164,60 @@ TEST_CASE("the expected activation memory of layers with gates and fewer key hea
   set_threads(before);
 }
 
+TEST_CASE("the expected activation memory beside a frozen ViT, and FPT+'s share of full fine-tuning's") {
+  const int before = threads();
+  set_threads(1);
+  const auto found = [](Index layers, Index image, Index inner, const Fpt& method) {
+    model::VitConfig config;
+    config.hidden_size = 64;
+    config.num_hidden_layers = layers;
+    config.num_attention_heads = 4;
+    config.intermediate_size = inner;
+    config.image_size = image;
+    config.patch_size = 8;
+    Bert vit(config.spec());
+    vit.initialise(1);
+    auto body = adapt(vit, method);
+    auto head = nn::Classifier<float>::make(64, 2, {1, 99, 0});
+    for (auto [name, p] : nn::trainable<float, Cpu>(body)) p.zero_gradient();
+    for (auto [name, p] : nn::trainable<float, Cpu>(head)) p.zero_gradient();
+    nn::Batch<> batch;
+    batch.pixels = Tensor<float>({1, 3, image, image});
+    batch.labels = Tensor<std::int32_t>::from({1}, {1});
+    batch.run = {1, 0, true};
+    fill_normal(batch.pixels, {1, 2, 0}, 1.0);
+    const Measure measure(Cpu::pool());
+    {
+      Tape tape;
+      tape.backward(cross_entropy(head(vit.run(batch, body)), batch.labels));
+    }
+    const auto tokens = static_cast<std::int32_t>(1 + image * image / 64);
+    const auto sizes = train::step_sizes(config.spec(), Offsets({0, tokens, 2 * tokens}));
+    const auto measured = static_cast<double>(measure.activation());
+    CHECK(measured == doctest::Approx(train::expected_activation<float>(method, sizes)).epsilon(0.1));
+    return measured;
+  };
+  for (const Index image : {112, 200}) {
+    CAPTURE(image);
+    const Fpt method{.image = 32, .layers = 3};
+    CHECK(found(4, image, 256, method) == found(8, image, 256, method));  // with all that is below the last three
+    (void)found(4, image, 256, {.image = 56, .reduction = 4, .layers = 4, .kept = 0.5});
+    (void)found(4, image, 1024, method);
+  }
+  model::VitConfig base;
+  base.image_size = 512;
+  std::vector<std::int32_t> lengths(16, 1025);
+  const auto sizes = train::step_sizes(base.spec(), Offsets::of_lengths(lengths));
+  CHECK(static_cast<double>(train::expected_activation<float>(Fpt{}, sizes)) <
+        0.032 * static_cast<double>(train::expected_activation<float>(Full{}, sizes)));
+  set_threads(before);
+}
+
 TEST_CASE("beside frozen layers the activation memory is that of a part's taps") {
   const int before = threads();
   set_threads(1);
   for (auto method : all_methods()) {
-    if (!method_facts(method).beside) continue;
+    if (!method_facts(method).beside || method_facts(method).reads_images) continue;
     (void)set_option(method, "projection", "256");
     CAPTURE(method_name(method));
     const Case usual{6, 64, 256, 4, 500, 8, 62, 64};

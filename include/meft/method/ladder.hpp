@@ -78,14 +78,7 @@ struct Ladder {
       net.down.push_back(std::move(one));
     }
     net.gates = Parameter<T, B>::zeros({count, spec.gate_features ? inner : 1});
-    for (const auto& layer : beside) {
-      net.layers.push_back(narrow(layer, spec, inner));
-      nn::for_each_parameter(net.layers.back(), [&](const std::string&, auto& p) {
-        if (p.shape().rank() > 1) fill_normal(p.value(), {seed, site++, 0}, deviation);
-        else p.value().zero();
-      });
-      for (auto* one : {&net.layers.back().attention_norm, &net.layers.back().mlp_norm}) *one = norm();
-    }
+    for (const auto& layer : beside) net.layers.push_back(narrow(layer, spec, inner, seed, site));
     net.norm = norm();
     net.up = linear(inner, width);
     if (spec.residual) net.up.weight.value().zero();
@@ -93,32 +86,9 @@ struct Ladder {
     return net;
   }
 
-  Var<T, B> operator()(const typename SideNetwork<T, B>::Taps& h, const Context<T, B>& context) const {
-    const auto q = sigmoid(gates / spec.temperature);
-    auto s = down[0](h[0]);
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-      const auto at = static_cast<Index>(i);
-      const auto tap = down[i + 1](h[i + 1]);
-      s = layers[i](tap + slice(q, 0, at, at + 1) * (s - tap), context);
-    }
-    const auto out = up(norm(s));
-    if (share.defined()) return h.back() * share + out * (1 - share);
-    return spec.residual ? h.back() + out : out;
-  }
-
-  static void parts(auto& self, auto&& visit) {
-    visit("down", self.down);
-    visit("gates", self.gates);
-    visit("layer", self.layers);
-    visit("norm", self.norm);
-    visit("up", self.up);
-    visit("share", self.share);
-  }
-
- private:
-  /// A layer as `layer`, of width `inner`, uninitialised.
-  static nn::TransformerLayer<T, B> narrow(const nn::TransformerLayer<T, B>& layer, const LadderSpec& spec,
-                                           Index inner) {
+  /// A layer as `layer`, of width `inner`: matrices from N(0, 0.02²), of sites from `site` on.
+  static nn::TransformerLayer<T, B> narrow(const nn::TransformerLayer<T, B>& layer, const LadderSpec& spec, Index inner,
+                                           std::uint64_t seed, std::uint32_t& site) {
     const auto& a = layer.attention;
     auto out = nn::TransformerLayer<T, B>::empty(*layer.names,
                                                  {.width = inner,
@@ -141,7 +111,35 @@ struct Ladder {
       Index& turned = out.attention.rotary->rotated;
       turned = std::max<Index>(turned / spec.reduction / 2 * 2, 2);
     }
+    nn::for_each_parameter(out, [&](const std::string&, auto& p) {
+      if (p.shape().rank() > 1) fill_normal(p.value(), {seed, site++, 0}, deviation);
+      else p.value().zero();
+    });
+    for (auto* one : {&out.attention_norm, &out.mlp_norm})
+      *one = nn::Norm<T, B>::identity(inner, layer.mlp_norm.epsilon, layer.mlp_norm.kind);
     return out;
+  }
+
+  Var<T, B> operator()(const typename SideNetwork<T, B>::Taps& h, const Context<T, B>& context) const {
+    const auto q = sigmoid(gates / spec.temperature);
+    auto s = down[0](h[0]);
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const auto at = static_cast<Index>(i);
+      const auto tap = down[i + 1](h[i + 1]);
+      s = layers[i](tap + slice(q, 0, at, at + 1) * (s - tap), context);
+    }
+    const auto out = up(norm(s));
+    if (share.defined()) return h.back() * share + out * (1 - share);
+    return spec.residual ? h.back() + out : out;
+  }
+
+  static void parts(auto& self, auto&& visit) {
+    visit("down", self.down);
+    visit("gates", self.gates);
+    visit("layer", self.layers);
+    visit("norm", self.norm);
+    visit("up", self.up);
+    visit("share", self.share);
   }
 };
 

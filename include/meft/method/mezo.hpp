@@ -8,6 +8,7 @@
 #include <meft/method/adapt.hpp>
 #include <meft/method/full.hpp>
 #include <meft/method/low_rank.hpp>
+#include <meft/method/prefix.hpp>
 
 namespace meft {
 
@@ -15,18 +16,23 @@ namespace meft {
 /// noise a step, their losses are computed at once, one on a worker.
 template <class Inside>
 struct Mezo {
-  Inside inside{};
-  double epsilon = 1e-3;
+  Inside inside = [] {
+    Inside out;
+    if constexpr (std::same_as<Inside, PrefixTuning>) out.start = TokenStart::words;
+    return out;
+  }();
+  double epsilon = std::same_as<Inside, PrefixTuning> ? 0.1 : 1e-3;
   std::int64_t samples = 1;
   bool log_alone = false;  // a run's state is the log of its steps, which do again what they did
 };
 
 template <class Inside>
 struct Described<Mezo<Inside>> {
-  static constexpr bool whole = std::same_as<Inside, Full>;
-  static constexpr std::string_view name = whole ? "mezo" : "mezo-lora";
-  static constexpr std::string_view about =
-      whole ? "everything, by forward passes alone" : "low-rank updates, by forward passes alone";
+  static constexpr bool whole = std::same_as<Inside, Full>, prefix = std::same_as<Inside, PrefixTuning>;
+  static constexpr std::string_view name = whole ? "mezo" : prefix ? "mezo-prefix" : "mezo-lora";
+  static constexpr std::string_view about = whole    ? "everything, by forward passes alone"
+                                            : prefix ? "prefix-tuning, by forward passes alone"
+                                                     : "low-rank updates, by forward passes alone";
   static constexpr MethodFacts facts = [] {
     MethodFacts out = Described<Inside>::facts;
     out.recomputes = false;
@@ -59,8 +65,15 @@ struct Described<Mezo<Inside>> {
     if (m.samples == 1) return s.tokens * 2 * s.width + s.workers * slice;
     return (B::on_host ? std::min<Index>(s.threads, 2 * m.samples) : 1) * (s.tokens * 2 * s.width + slice);
   }
+  /// Images start from no words.
+  static void suit(Mezo<Inside>& m, std::string_view model_type) {
+    if constexpr (prefix)
+      if (model_type == "vit" || model_type == "deit" || model_type == "dinov2") m.inside.start = TokenStart::random;
+  }
   static Recipe recipe(const Mezo<Inside>& m) {
-    return {.rate = whole ? 1e-6 : 5e-5,
+    return {.rate = whole    ? 1e-6
+                    : prefix ? 1e-3
+                             : 5e-5,
             .warmup = 0,
             .decay = 0,
             .clip = 0,
@@ -75,6 +88,13 @@ template <class Model, class Inside>
 auto adapt(Model& model, const Mezo<Inside>& method, const AdaptOptions& options = {}, Where where = Where::current()) {
   require(!options.recompute, {"mezo: forward passes keep no activations that could be recomputed", where});
   return adapt(model, method.inside, options);
+}
+
+template <class Model, Real T, Backend B, class Inside>
+bool prepare(Model& model, const Body<T, B>& body, const Mezo<Inside>& method, const Preview<T, B>& preview) {
+  if constexpr (requires { prepare(model, body, method.inside, preview); })
+    return prepare(model, body, method.inside, preview);
+  else return true;
 }
 
 }  // namespace meft

@@ -18,6 +18,7 @@ struct MethodFacts {
   bool trains_all = false;      // nothing is frozen, so that no weight is packed
   bool trains_layers = true;    // gradients go through the layers
   bool writes = false;          // elements of frozen weights train where they lie: these are kept by element
+  bool reads_images = false;    // it is for models that read images alone
   bool starts_as_is = false;    // before the first step the frozen model computes what it did, bit for bit
   std::string_view apart = "";  // why nn/merge.hpp can't take it into the model's weights; empty: it can
 

@@ -4,6 +4,7 @@
 
 #include <meft/method/bitfit.hpp>
 #include <meft/method/coupled.hpp>
+#include <meft/method/fpt.hpp>
 #include <meft/method/full.hpp>
 #include <meft/method/head.hpp>
 #include <meft/method/houlsby.hpp>
@@ -30,9 +31,9 @@ struct Joined<MethodList<A...>, MethodList<B...>, MethodList<C...>> {
 
 }  // namespace detail
 
-using Methods = detail::Joined<
-    MethodList<Full, HeadOnly, BitFit, Houlsby>, InsertedMethods,
-    MethodList<PromptTuning, Unipt, Lst, Qst, Sherl, Losa, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>, Zofo>>::type;
+using Methods = detail::Joined<MethodList<Full, HeadOnly, BitFit, Houlsby>, InsertedMethods,
+                               MethodList<PromptTuning, Unipt, Lst, Qst, Sherl, Losa, Fpt, Meft1, Meft2, Meft3,
+                                          Mezo<Full>, Mezo<LowRank>, Mezo<PrefixTuning>, Zofo>>::type;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

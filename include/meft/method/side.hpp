@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <meft/base/function_ref.hpp>
 #include <meft/method/option.hpp>
 #include <meft/nn/batch.hpp>
 #include <meft/nn/linear.hpp>
@@ -63,16 +64,25 @@ struct SideNetwork {
   /// h_0 … h_L, each [tokens, width]: whole sequences, with their context → [tokens, width].
   using Taps = std::vector<Var<T, B>>;
 
+  /// What the i-th frozen layer makes of h.
+  using Next = FunctionRef<Var<T, B>(std::size_t i, const Var<T, B>& h, const Context<T, B>&)>;
+
   std::function<Var<T, B>(const Taps&, const Context<T, B>&)> run{};
+  /// What `run` gets in place of taps, from h_0 and that many layers; none: taps.
+  std::function<Taps(const Var<T, B>&, const Context<T, B>&, const Next&, std::size_t)> watch{};
   nn::Named<T, B> parameters{};
   std::size_t late = 0;  // how many of the highest layers read the network's output; h_L is then what goes into them
 
-  /// A module with parts that is called with taps and context; it may have a member `late`.
+  /// A module with parts that is called with taps and context; it may have members `late` and `watch`.
   template <class Network>
   static SideNetwork of(Network network) {
     const auto shared = std::make_shared<Network>(std::move(network));
     SideNetwork out{[shared](const Taps& taps, const Context<T, B>& c) { return (*shared)(taps, c); }, {}};
     if constexpr (requires { shared->late; }) out.late = shared->late;
+    if constexpr (requires { &Network::watch; })
+      out.watch = [shared](const Var<T, B>& x, const Context<T, B>& c, const Next& next, std::size_t count) {
+        return shared->watch(x, c, next, count);
+      };
     nn::for_each_parameter(*shared, [&](const std::string& name, auto& p) { out.parameters.push_back({name, p}); });
     return out;
   }

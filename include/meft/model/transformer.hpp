@@ -71,7 +71,9 @@ struct Transformer {
   nn::Hidden<T, B> embed(const nn::Batch<B>& batch) const {
     if (patches) {
       auto [x, offsets] = (*patches)(batch);
-      return {x, {std::move(offsets), batch.run}};
+      nn::Hidden<T, B> out{x, {std::move(offsets), batch.run}};
+      if (patches->smaller) out.context.sides.push_back(patches->shrunk(batch));
+      return out;
     }
     const auto offsets = embeddings->entering(batch.offsets);
     if (spec.context && offsets.longest() > spec.context)

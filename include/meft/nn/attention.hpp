@@ -59,6 +59,10 @@ struct MultiHeadAttention {
   Var<T, B> operator()(const Var<T, B>& x, const Side<T, B>& side, const Context<T, B>& context) const {
     return attend(x, side.value, side.offsets, context);
   }
+  /// Of sequences of x.
+  Var<T, B> queries(const Var<T, B>& x, const Offsets& offsets) const {
+    return placed(query(x), query_norm, offsets, heads);
+  }
   /// What queries are multiplied with of sequences of `memory`.
   Var<T, B> keys(const Var<T, B>& memory, const Offsets& offsets) const {
     return placed(key(memory), key_norm, offsets, key_heads);
@@ -86,7 +90,7 @@ struct MultiHeadAttention {
       return prefix ? prefix_attention(q, k, v, prefix->key, prefix->value, bias, spec)
                     : attention(q, k, v, bias, spec);
     };
-    return output(attended(placed(query(x), query_norm, context.offsets, heads)));
+    return output(attended(queries(x, context.offsets)));
   }
   /// x with its heads normed and turned.
   Var<T, B> placed(Var<T, B> x, const std::optional<Norm<T, B>>& norm, const Offsets& offsets, Index count) const {

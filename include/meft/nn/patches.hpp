@@ -57,6 +57,7 @@ struct PatchEmbeddings {
   PatchSpec spec;
   std::uint32_t site = 0;
   std::optional<VirtualTokens<T, B>> prompt{};  // behind the positions: it has none
+  Index smaller = 0;                            // patches along a side of the image that `shrunk` gives; 0: none
 
   /// Parameters are uninitialised.
   static PatchEmbeddings empty(const PatchSpec& spec, Index width, std::uint32_t site) {
@@ -103,6 +104,32 @@ struct PatchEmbeddings {
     auto offsets = Offsets::of_lengths(lengths);
     if (prompt) return {in_front(prompt->rows, y, offsets), prompt->with(offsets)};
     return {y, std::move(offsets)};
+  }
+
+  /// Of the images as `smaller` · patch wide and high ones, each pixel the mean of those that it covers: their patches
+  /// [images · smaller², channels · patch · patch].
+  Side<T, B> shrunk(const Batch<B>& batch) const {
+    const Var<T, B> x = cast<T>(batch.pixels);
+    const Index images = x.dim(0), channels = x.dim(1), side = smaller * spec.patch;
+    const auto means = [&](Index from) {  // [from, side]
+      std::vector<T> out(static_cast<std::size_t>(from * side));
+      const double by = static_cast<double>(from) / static_cast<double>(side);
+      for (Index i = 0; i < side; ++i) {
+        const double first = static_cast<double>(i) * by, last = static_cast<double>(i + 1) * by;
+        for (auto j = static_cast<Index>(first); j < from && static_cast<double>(j) < last; ++j)
+          out[static_cast<std::size_t>(j * side + i)] = static_cast<T>(
+              (std::min(last, static_cast<double>(j + 1)) - std::max(first, static_cast<double>(j))) / by);
+      }
+      return Tensor<T, B>::from({from, side}, out);
+    };
+    const auto narrow = matmul(reshape(x, {images * channels * x.dim(2), x.dim(3)}), means(x.dim(3)));
+    const auto turned = permute(reshape(narrow, {images * channels, x.dim(2), side}), {0, 2, 1});
+    const auto small = matmul(reshape(turned, {images * channels * side, x.dim(2)}), means(x.dim(2)));
+    const auto cells = reshape(small, {images, channels, smaller, spec.patch, smaller, spec.patch});
+    const std::vector<std::int32_t> lengths(static_cast<std::size_t>(images),
+                                            static_cast<std::int32_t>(smaller * smaller));
+    return {reshape(permute(cells, {0, 4, 2, 1, 5, 3}), {images * smaller * smaller, projection.in()}),
+            Offsets::of_lengths(lengths)};
   }
 
   static void parts(auto& self, auto&& visit) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <utility>
 
@@ -52,6 +53,16 @@ Index check_language(const char* op, const Tensor<T, B>& x, const W& w, const Te
   return check.counted;
 }
 
+/// Zeros, in the shape of each that is needed; w is a tensor or packed.
+template <Real T, Backend B, class W>
+std::array<Tensor<T, B>, 3> zero_gradients(Needs<3> need, const Tensor<T, B>& x, const W& w, const Tensor<T, B>& bias) {
+  std::array<Tensor<T, B>, 3> out;
+  if (need[0]) out[0] = Tensor<T, B>::zeros(x.shape());
+  if (need[1]) out[1] = Tensor<T, B>::zeros(w.shape());
+  if (need[2]) out[2] = Tensor<T, B>::zeros(bias.shape());
+  return out;
+}
+
 }  // namespace detail
 
 /// y = mean over the n counted rows of ln Σ exp(z) − z[label], z = x·wᵀ + b; with g = (softmax(z) − [label])·dy/n:
@@ -72,9 +83,8 @@ struct LinearCrossEntropy {
     const Index counted = detail::check_language(name, x, w, bias, labels, ignore), words = w.shape()[0],
                 width = w.shape()[1];
     require(counted > 0, "linear_cross_entropy: no row counts", x, "ignored label " + std::to_string(ignore));
-    if (need[0]) saved.dx = Tensor<T, B>::zeros(x.shape());
-    if (need[1]) saved.dw = Tensor<T, B>::zeros(w.shape());
-    if (need[2]) saved.db = Tensor<T, B>::zeros(bias.shape());
+    auto zeros = detail::zero_gradients(need, x, w, bias);
+    saved = {std::move(zeros[0]), std::move(zeros[1]), std::move(zeros[2])};
     const auto one = Tensor<T, B>::full(Shape{}, T(1));
     auto losses = Tensor<T, B>::zeros(Shape{x.dim(0)});
     Tensor<T, B> total{Shape{}};
@@ -175,10 +185,7 @@ struct TokenLogLikelihood {
     const auto &x = saved.x, &bias = saved.bias;
     const Index counted = detail::check_language(name, x, w, bias, labels, ignore), words = w.shape()[0],
                 width = w.shape()[1];
-    std::array<Tensor<T, B>, 3> out;
-    if (need[0]) out[0] = Tensor<T, B>::zeros(x.shape());
-    if (need[1]) out[1] = Tensor<T, B>::zeros(w.shape());
-    if (need[2]) out[2] = Tensor<T, B>::zeros(bias.shape());
+    auto out = detail::zero_gradients(need, x, w, bias);
     const auto minus = map(Neg{}, dy), one = Tensor<T, B>::full(Shape{}, T(1));
     const auto weighed = [](Tensor<T, B>& rows, const Tensor<T, B>& by) {
       map_broadcast(B{}, Mul{}, rows.shape(), rows.data(), rows.shape(), std::as_const(rows).data(),
