@@ -53,7 +53,8 @@ struct Described<Mezo<Inside>> {
   static Index added(const Mezo<Inside>& m, Index width) { return Described<Inside>::added(m.inside, width); }
   /// A layer's input and output, and what a slice of each worker holds. Under noise: query, key, value, what they give
   /// and its projection; or the block's input, the hidden layer and the output; and rows of the weight. With frozen
-  /// weights the block's input, and the hidden layer before and behind the activation.
+  /// weights the block's input, and the hidden layer before and behind the activation; or what attention to a prefix
+  /// and to the rest is joined from.
   template <Real T, Backend B>
   static Index activation(const Mezo<Inside>& m, const StepSizes& s) {
     const auto rows = [](Index out, Index in) { return std::min(out, Linear::rows_at_once<B>(in)) * in; };
@@ -61,7 +62,10 @@ struct Described<Mezo<Inside>> {
     const Index attention = n * (5 * s.width + gate + s.heads) + rows(s.width, s.width);
     const Index inner = whole && !s.gated ? s.ffn + s.width : s.gated ? 3 * s.ffn : 2 * s.ffn;
     const Index feed = n * (inner + s.width + (whole ? 0 : gate));
-    const Index slice = whole ? std::max(attention, feed + rows(s.width, s.ffn)) : feed;
+    const Index joined = n * (6 * s.queries() + 2 * s.keys() + 4 * s.heads + gate);
+    const Index slice = whole    ? std::max(attention, feed + rows(s.width, s.ffn))
+                        : prefix ? std::max(joined, feed)
+                                 : feed;
     if (m.samples == 1) return s.tokens * 2 * s.width + s.workers * slice;
     return (B::on_host ? std::min<Index>(s.threads, 2 * m.samples) : 1) * (s.tokens * 2 * s.width + slice);
   }
