@@ -2,10 +2,11 @@
 
 Every method that both have on a small random model of every family, and its other tasks; compares each trained tensor's bytes, the logged
 losses and gradient norms, and the scores. Exit status 1 where any differs. `git worktree add` makes a tree of another commit
-to build BEFORE in.
+to build BEFORE in. MEFT's coupling and its adapters' start are the paper's, which they once were by default.
 """
 import json
 import pathlib
+import subprocess
 import sys
 import tempfile
 
@@ -17,6 +18,13 @@ from finetune_methods import methods_of
 
 TASKS = [(model, "sst2") for model in ("bert", "roberta", "opt", "bart")] + [
     ("vit", "images"), ("dinov2", "images"), ("roberta", "arc_easy"), ("opt", "arc_easy"), ("roberta", "lm"), ("opt", "lm")]
+
+
+def stated(build, method):
+    """What both builds are to be told where a default of one is another's."""
+    said = subprocess.run([build, "--help"], capture_output=True, text=True).stdout
+    return [word for flag in ("--coupling", "--adapter-start") if method.startswith("meft") and flag in said
+            and not (flag == "--adapter-start" and "+" in method) for word in (flag, "paper")]
 
 
 def outcome(folder):
@@ -43,7 +51,7 @@ def main():
                     program.FINETUNE = build
                     folder = place.folder()
                     try:
-                        place.run(model, task, method, folder, "--log-every", 1, "--accumulate", 2)
+                        place.run(model, task, method, folder, "--log-every", 1, "--accumulate", 2, *stated(build, method))
                         found.append(outcome(folder))
                     except AssertionError as refused:  # a head that nothing of trains
                         found.append({"refused": str(refused).strip().splitlines()[-1]})

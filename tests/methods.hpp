@@ -15,6 +15,7 @@ inline meft::AnyMethod narrow(std::string_view name) {
   (void)meft::set_option(method, "reduction", "2");
   (void)meft::set_option(method, "virtual-tokens", "3");
   (void)meft::set_option(method, "start", "random");
+  (void)meft::set_option(method, "adapter-start", "paper");
   (void)meft::set_option(method, "density", "0.1");
   (void)meft::set_option(method, "salience", "magnitude");
   return method;

@@ -1,4 +1,4 @@
-"""One training step of BERT or OPT in PyTorch, timed and metered, for comparison with meft. Prints one JSON line per method.
+"""One training step of BERT, OPT, Llama or Qwen2 in PyTorch, timed and metered, for comparison with meft. Prints one JSON line per method.
 
     MEFTS=mefts LD_PRELOAD=./heapmeter.so python torch_step.py --model bert-base --methods full,meft1
     python torch_step.py --device cuda --compile --precision bf16 --model opt-1.3b --methods full,lora+recompute
@@ -28,11 +28,14 @@ MODELS = {  # hidden, layers, heads, ffn
     "bert-base": (768, 12, 12, 3072),
     "bert-large": (1024, 24, 16, 4096),
     "opt-1.3b": (2048, 24, 32, 8192),
+    "smollm2-135m": (576, 30, 9, 1536),
+    "qwen2.5-0.5b": (896, 24, 14, 4864),
 }
 MEFT = {"meft1": ("layer", 0.1, 1.0), "meft2": ("adapter", 1.0, 0.1), "meft3": ("attn", 0.1, 0.1)}
 PLAIN = ("full", "recompute", "lora", "lora+recompute")
 BOTTLENECK = 8
-VOCABULARY = {"bert": 30522, "opt": 50272}
+VOCABULARY = {"bert": 30522, "opt": 50272, "smollm2": 49152, "qwen2.5": 151936}
+KEY_HEADS = {"smollm2": 3, "qwen2.5": 2}  # language models: their loss is of each next word
 
 
 def arguments():
@@ -55,11 +58,15 @@ def arguments():
         if method not in PLAIN and method not in MEFT:
             parser.error(f"--methods: unknown method '{method}'")
         code = os.path.join(os.environ.get("MEFTS", ""), "models", "modeling_revbert.py")
-        if method in MEFT and options.model.startswith("opt"):
-            parser.error(f"{method}: the authors' code for OPT is another repository's: bert only")
+        if method in MEFT and family_of(options.model) != "bert":
+            parser.error(f"{method}: the authors' code for BERT alone is here")
         if method in MEFT and not os.path.isfile(code):
             parser.error(f"{method} needs the environment variable MEFTS: a checkout of BaohaoLiao/mefts")
     return options
+
+
+def family_of(model):
+    return next((family for family in VOCABULARY if model.startswith(family)), "bert")
 
 
 class Heap:
@@ -147,10 +154,18 @@ def opt(shape):
     return model, model.model.decoder.layers, lambda layer: (layer.self_attn, "q_proj", "v_proj")
 
 
+def decoder(family, shape):
+    import transformers as hf
+    kind, config = (hf.LlamaForCausalLM, hf.LlamaConfig) if family == "smollm2" else (hf.Qwen2ForCausalLM, hf.Qwen2Config)
+    del shape["num_labels"]
+    model = kind(config(**shape, num_key_value_heads=KEY_HEADS[family], tie_word_embeddings=True, use_cache=False))
+    return model, model.model.layers, lambda layer: (layer.self_attn, "q_proj", "v_proj")
+
+
 def build(method, family, shape):
     if method in MEFT:
         return reference(method, shape)
-    model, layers, projections = {"bert": bert, "opt": opt}[family](shape)
+    model, layers, projections = decoder(family, shape) if family in KEY_HEADS else {"bert": bert, "opt": opt}[family](shape)
     if method.startswith("lora"):
         for layer in layers:
             attention, *names = projections(layer)
@@ -169,7 +184,7 @@ def measure(method, options):
     import transformers
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    family = "opt" if options.model.startswith("opt") else "bert"
+    family = family_of(options.model)
     hidden, layers, heads, ffn = MODELS[options.model]
     layers = options.layers or layers
     shape = dict(vocab_size=VOCABULARY[family], hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
@@ -179,7 +194,7 @@ def measure(method, options):
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     ids = torch.randint(3, VOCABULARY[family], (options.batch, options.seq), device=options.device)
     batch = dict(input_ids=ids, attention_mask=torch.ones_like(ids),
-                 labels=torch.randint(0, 2, (options.batch,), device=options.device))
+                 labels=ids if family in KEY_HEADS else torch.randint(0, 2, (options.batch,), device=options.device))
     run = torch.compile(model) if options.compile else model
 
     seconds, activation, resident, loss = [], 0, 0, None

@@ -17,8 +17,9 @@ namespace finetune {
 namespace {
 
 constexpr std::array schedules{"linear", "constant"};
-constexpr std::array tasks{"cola", "sst2", "mrpc",       "stsb", "qqp",      "mnli",          "qnli", "rte",
-                           "tsv",  "lm",   "openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq", "images"};
+constexpr std::array tasks{"cola", "sst2",     "mrpc",          "stsb", "qqp",       "mnli",
+                           "qnli", "rte",      "tsv",           "lm",   "text2text", "openbookqa",
+                           "piqa", "arc_easy", "arc_challenge", "sciq", "images"};
 
 /// Adds flags that check their own values.
 class Adder {
@@ -184,19 +185,22 @@ void check(Flags& f) {
   }
   if (!f.task.empty()) {
     const bool tsv = f.task == "tsv";
-    for (const char* flag : {"text", "text-pair", "label", "label-names", "threshold", "regression", "header"})
-      require(!given(flag) || tsv || (!f.predict.empty() && flag == std::string_view("header")),
-              std::string("--") + flag, "--task tsv", "--task " + f.task + ", which knows its columns");
-    if (tsv && !f.loads()) {
-      require(!f.columns.text.empty(), "--text", "a column's name or its number from 1, for --task tsv", "nothing");
-      require(!f.columns.label.empty(), "--label", "a column's name or its number from 1, for --task tsv", "nothing");
-    }
+    const bool written = f.kind() == Kind::writing;
+    const std::string found = "--task " + f.task + (written ? "" : ", which knows its columns");
+    for (const char* flag : {"text", "label", "header"})
+      require(!given(flag) || tsv || written || (!f.predict.empty() && flag == std::string_view("header")),
+              std::string("--") + flag, "--task tsv or text2text", found);
+    for (const char* flag : {"text-pair", "label-names", "threshold", "regression"})
+      require(!given(flag) || tsv, std::string("--") + flag, "--task tsv", found);
+    if ((tsv || written) && !f.loads())
+      for (const auto& [flag, value] : {std::pair("--text", &f.columns.text), {"--label", &f.columns.label}})
+        require(!value->empty(), flag, "a column's name or its number from 1, for --task " + f.task, "nothing");
     require(f.columns.label_names.empty() || !f.columns.regression, "--label-names", "classes, not --regression",
             "both");
     require(!f.columns.regression || !f.columns.threshold, "--regression", "no --threshold beside it", "both");
     require(!given("pooling") || f.kind() == Kind::texts || f.kind() == Kind::images, "--pooling",
             "a task that classifies", "--task " + f.task);
-    require(!f.prune_embeddings || (f.kind() != Kind::images && f.kind() != Kind::language && !f.ranks()),
+    require(!f.prune_embeddings || f.kind() == Kind::choices || (f.kind() == Kind::texts && !f.ranks()),
             "--prune-embeddings", "a task with a head of its own: a language model's reads every row",
             f.ranks() ? "--losses" : "--task " + f.task);
     require(!f.ranks() || f.kind() == Kind::texts || f.kind() == Kind::choices, "--losses",
@@ -218,6 +222,7 @@ void check(Flags& f) {
 Kind Flags::kind() const {
   if (task == "images") return Kind::images;
   if (task == "lm") return Kind::language;
+  if (task == "text2text") return Kind::writing;
   for (const char* name : {"openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq"})
     if (task == name) return Kind::choices;
   return Kind::texts;
@@ -265,10 +270,10 @@ bool parse(int argc, char** argv, Flags& f) {
   add.text("--data", f.data, "folder with the task's files, or one file, a tenth of which is held out", "DIR|FILE");
   add.text("--output", f.output, "folder of the run [finetuned]", "DIR");
 
-  add.group("Columns of --task tsv");
-  add.text("--text", f.columns.text, "tsv: column of the text: its name, or its number from 1");
+  add.group("Columns of --task tsv and text2text");
+  add.text("--text", f.columns.text, "column of the text: its name, or its number from 1");
   add.text("--text-pair", f.columns.pair, "tsv: column of the second text");
-  add.text("--label", f.columns.label, "tsv: column of the label");
+  add.text("--label", f.columns.label, "column of the label; text2text: of the text that is to be written");
   add.value("--threshold", "tsv: labels are numbers, their sign is the class, those nearer to 0 are dropped", "X",
             [&](const std::string& s) {
               double found{};
@@ -280,8 +285,8 @@ bool parse(int argc, char** argv, Flags& f) {
   add.value("--label-names", "tsv: the classes in order, for labels that are names or numbers from 0 [those found]",
             "A,B,...", [&](const std::string& s) { f.columns.label_names = names_in("--label-names", s); });
   add.flag("--regression", f.columns.regression, "tsv: labels are numbers to be predicted");
-  add.choice("--header", std::array{"auto", "yes", "no"},
-             "tsv: line 1 names the columns [auto: if any is given by name]", [&](auto& s) {
+  add.choice("--header", std::array{"auto", "yes", "no"}, "line 1 names the columns [auto: if any is given by name]",
+             [&](auto& s) {
                f.header = s;
                f.columns.header = s == "yes"  ? meft::data::Header::present
                                   : s == "no" ? meft::data::Header::absent

@@ -28,7 +28,7 @@ class FlagError : public std::exception {
 };
 
 /// What a task works on.
-enum class Kind { texts, choices, language, images };
+enum class Kind { texts, choices, language, writing, images };
 
 struct Flags {
   std::string model, task, data, output = "finetuned", predict, predictions, merge;

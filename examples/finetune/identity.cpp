@@ -69,10 +69,12 @@ nlohmann::json describe(const Flags& f) {
                      {"clip", f.recipe.clip},
                      {"max-length", f.max_length},
                      {"seed", f.seed}};
-  if (f.task == "tsv") {
+  if (f.task == "tsv" || f.kind() == Kind::writing) {
     out["text"] = f.columns.text;
     out["label"] = f.columns.label;
     out["header"] = f.header;
+  }
+  if (f.task == "tsv") {
     out["regression"] = f.columns.regression;
     if (!f.columns.label_names.empty()) out["label-names"] = f.columns.label_names;
     if (!f.columns.pair.empty()) out["text-pair"] = f.columns.pair;

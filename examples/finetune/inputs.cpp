@@ -6,6 +6,7 @@
 #include <meft/data/batches.hpp>
 #include <meft/data/lines.hpp>
 #include <meft/task/template.hpp>
+#include <meft/task/written.hpp>
 
 #include "help.hpp"
 #include "report.hpp"
@@ -66,11 +67,16 @@ task::EncodedChoices encode(const Flags& flags, const text::Tokenizer& tokenizer
                        : task::encode_pairs(tokenizer, set, length(flags));
 }
 
-/// How ranked answers become tokens.
+}  // namespace
+
 task::RankedForm ranked_form(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family) {
   check_bos(flags, tokenizer, family);
   const auto one = [](std::int32_t id) { return id < 0 ? task::Tokens{} : task::Tokens{id}; };
   task::RankedForm out{.max_length = length(flags), .before = one(tokenizer.bos())};
+  const bool writes = flags.kind() == Kind::writing;
+  if (writes && tokenizer.eos() < 0)
+    fail(flags.model + ": the tokenizer has no eos token, at which --task " + flags.task + " stops writing");
+  if (writes) out.end = one(tokenizer.eos());
   if (family.causal) return out;
   out.after = one(tokenizer.eos());
   if (family.decodes) {
@@ -88,6 +94,8 @@ task::RankedForm ranked_form(const Flags& flags, const text::Tokenizer& tokenize
                     flags.model + ", which predicts masked tokens");
   return out;
 }
+
+namespace {
 
 task::RankedQuestions ranked(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family,
                              const std::vector<data::Example>& examples, bool pairs) {
@@ -231,6 +239,40 @@ Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const F
   return out;
 }
 
+namespace {
+
+/// The columns of --task text2text.
+data::LoadOptions written_columns(const Flags& flags) {
+  data::LoadOptions out = flags.columns;
+  out.pair = std::exchange(out.label, {});
+  out.written = true;
+  return out;
+}
+
+}  // namespace
+
+Ranked read_written(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
+  const auto data = data::load("tsv", flags.data, written_columns(flags));
+  const auto encode = [&](const std::vector<data::Example>& set) {
+    return task::encode_written(tokenizer, set, ranked_form(flags, tokenizer, family));
+  };
+  Ranked out;
+  out.goal.held_out = data.held_out;
+  out.goal.metrics = data.task.metrics;
+  out.dev = encode(data.dev);
+  if (data.test_labelled) out.more.emplace_back("test", encode(data.test));
+  say_files(flags.data, data.files);
+  if (sets == Sets::dev) return out;
+  out.train = encode(data.train);
+  out.goal.task = flags.task;
+  out.goal.model = fingerprint_of_model(flags.model);
+  out.goal.data = fingerprint_of(data);
+  out.goal.main_metric = data.task.main_metric;
+  say_cut(out.train.cut, out.train.size(), flags.max_length, "training examples");
+  say_cut(out.dev.cut, out.dev.size(), flags.max_length, "dev examples");
+  return out;
+}
+
 std::pair<task::BlockOptions, std::optional<task::MaskOptions>> cutting(const Flags& flags,
                                                                         const text::Tokenizer& tokenizer,
                                                                         const Family& family) {
@@ -371,6 +413,16 @@ RankedToPredict ranked_to_predict(const Flags& flags, const text::Tokenizer& tok
     out.encoded =
         texts ? ranked(flags, tokenizer, family, out.texts, pair) : ranked(flags, tokenizer, family, out.questions);
     say_cut(out.encoded.cut, out.encoded.size(), flags.max_length, texts ? "texts" : "questions");
+    return out;
+  });
+}
+
+RankedToPredict texts_to_write(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family) {
+  return predicted(flags, "a file of texts", false, [&] {
+    RankedToPredict out;
+    out.texts = data::load_inputs("tsv", flags.predict, written_columns(flags));
+    out.encoded = task::encode_written(tokenizer, out.texts, ranked_form(flags, tokenizer, family), false);
+    say_cut(out.encoded.cut, out.texts.size(), flags.max_length, "texts");
     return out;
   });
 }

@@ -68,6 +68,10 @@ struct Ranked {
 /// Gives the flags the task's template and label words where they have none. Throws FlagError where that has none too.
 void set_asking(Flags& flags, const Family& family);
 Ranked read_ranked(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
+/// Texts that a language model is to write, each a question with one answer.
+Ranked read_written(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family, Sets sets);
+/// How ranked answers, and texts that are written, become tokens.
+meft::task::RankedForm ranked_form(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family);
 
 /// Lines of text: a causal model predicts the next token, an encoder masked ones.
 struct Lines {
@@ -121,6 +125,9 @@ struct RankedToPredict {
 };
 RankedToPredict ranked_to_predict(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family,
                                   bool pair);
+
+/// Texts for which one is to be written.
+RankedToPredict texts_to_write(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family);
 
 std::vector<std::string> lines_to_predict(const Flags& flags);
 

@@ -136,6 +136,19 @@ std::string table_of(const std::vector<double>& scores, const std::vector<data::
   return table.text();
 }
 
+std::string table_of(const std::vector<std::string>& written, const std::vector<data::Example>& inputs) {
+  Table table;
+  table.cell("written");
+  table.cell("text");
+  table.end_row();
+  for (std::size_t i = 0; i < written.size(); ++i) {
+    table.cell(written[i]);
+    table.cell(inputs.at(i).text);
+    table.end_row();
+  }
+  return table.text();
+}
+
 std::string table_of(const std::vector<task::LineLikelihood>& found, const std::vector<std::string>& lines) {
   Table table;
   for (const char* name : {"log_likelihood", "tokens", "perplexity", "text"}) table.cell(name);

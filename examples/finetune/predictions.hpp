@@ -27,6 +27,8 @@ std::string table_of(const meft::task::Predictions& predictions, const std::vect
                      const std::vector<std::string>& images);
 /// The number of the chosen option from 0, its text, the score of each option, the question's id and text.
 std::string table_of(const std::vector<double>& scores, const std::vector<meft::data::Choice>& questions);
+/// The texts that were written for the inputs.
+std::string table_of(const std::vector<std::string>& written, const std::vector<meft::data::Example>& inputs);
 /// `log_likelihood` (the sum), `tokens`, `perplexity`, the line.
 std::string table_of(const std::vector<meft::task::LineLikelihood>& found, const std::vector<std::string>& lines);
 

@@ -55,7 +55,7 @@ class Runner {
                       std::to_string(front));
     family_ = {longest ? longest - front : 0, spec_.embeddings.vocabulary, spec_.causal, spec_.decoder.has_value()};
     if (spec_.embeddings.types) family_.types = spec_.embeddings.types;
-    if (flags_.ranks()) return ranking();
+    if (flags_.ranks() || flags_.kind() == Kind::writing) return ranking();
     switch (flags_.kind()) {
       case Kind::texts: return texts();
       case Kind::choices: return spec_.causal ? choices_with<true>() : choices_with<false>();
@@ -355,19 +355,25 @@ class Runner {
                 [&](const auto& data) { return largest_batch(flags_, data.train.lengths()); });
   }
 
-  /// Texts and questions whose answers a language model ranks.
+  /// Texts and questions whose answers a language model ranks, and texts that it writes.
   bool ranking() {
+    const bool writes = flags_.kind() == Kind::writing;
+    if (writes && !spec_.causal && !spec_.decoder) refuse("another task: an encoder writes no text");
     const auto tokenizer = tokenizer_of(flags_, family_);
-    set_asking(flags_, family_);
+    if (!writes) set_asking(flags_, family_);
     return task(
-        [&](Sets sets) { return read_ranked(flags_, tokenizer, family_, sets); },
-        [&] { return ranked_to_predict(flags_, tokenizer, family_, earlier_->pair); },
+        [&](Sets sets) { return (writes ? read_written : read_ranked)(flags_, tokenizer, family_, sets); },
+        [&] {
+          return writes ? texts_to_write(flags_, tokenizer, family_)
+                        : ranked_to_predict(flags_, tokenizer, family_, earlier_->pair);
+        },
         [&](const auto&) {
           auto learner = language_model<task::RankingLearner<Model>>();
-          learner.losses = task::losses_from(flags_.losses);
+          learner.losses = writes ? task::Losses::words : task::losses_from(flags_.losses);
           return learner;
         },
         [&](const auto& learner, const auto& asked) {
+          if (writes) return write(learner, asked, tokenizer);
           const auto found = predicted(
               learner, [&](const Watch& watch) { return learner.answer_scores(asked.encoded, at_once(), watch); });
           if (!found) return false;
@@ -377,6 +383,18 @@ class Runner {
           return write_predictions(flags_, table_of(all, earlier_->labels, asked.texts, earlier_->pair), all.size());
         },
         [&](const auto& data) { return largest_batch(flags_, data.train); });
+  }
+  template <class Learner>
+  bool write(const Learner& learner, const RankedToPredict& asked, const text::Tokenizer& tokenizer) const {
+    const auto form = ranked_form(flags_, tokenizer, family_);
+    const auto found = predicted(learner, [&](const Watch& watch) {
+      return task::write(learner, asked.encoded, form.start, form.end.front(), task::WrittenRoom(form).written,
+                         at_once(), watch);
+    });
+    if (!found) return false;
+    std::vector<std::string> texts;
+    for (const auto& ids : *found) texts.push_back(tokenizer.decode(ids));
+    return write_predictions(flags_, table_of(texts, asked.texts), texts.size());
   }
 
   bool images() {

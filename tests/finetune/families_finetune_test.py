@@ -277,6 +277,15 @@ def make_lines(folder):
         (folder / name).write_text("".join(" ".join(rng.choice(PLAIN + GOOD) for _ in range(rng.randint(2, 9))) + "\n" for _ in range(count)))
 
 
+def make_pairs(folder):
+    """A word, and whether it is a good one."""
+    folder.mkdir()
+    for name, count in (("train.tsv", 48), ("dev.tsv", 12), ("test.tsv", 6)):
+        rng = random.Random(name)
+        words = [rng.choice(GOOD + BAD) for _ in range(count)]
+        (folder / name).write_text("".join(f"{word}\t{'good' if word in GOOD else 'bad'}\n" for word in ["source", *words]).replace("source\tbad", "source\ttarget"))
+
+
 def make_images(folder):
     """Class k of CIFAR-10 is a shade of its own."""
     rng = random.Random(9)
@@ -304,6 +313,7 @@ class Place:
         make_data(self.root / "sst2", 60, 20)
         make_questions(self.root / "arc_easy")
         make_lines(self.root / "lm")
+        make_pairs(self.root / "text2text")
         make_images(self.root / "images")
 
     def folder(self):
@@ -404,6 +414,30 @@ def test_ranked(place):
         done = subprocess.run([str(x) for x in (FINETUNE, "--model", place.root / model, "--task", task, "--data", place.root / task, "--output",
                                                 place.folder(), *more)], capture_output=True, text=True)
         check(done.returncode in (1, 2) and words in done.stderr, f"{model} {task} {more}: {done.returncode}: {done.stderr}")
+
+
+def test_written(place):
+    """Texts for texts: trained, scored, written."""
+    columns = ("--text", "source", "--label", "target")
+    try_all(place, "t5", "text2text", ["meft1"], more=columns)
+    try_all(place, "llama.gguf", "text2text", ["lora"], more=columns)
+    run, table = place.folder(), place.folder()
+    said = place.run("bart", "text2text", "full", run, *columns, "--epochs", 20, rate=0.003)
+    check("6 test examples: log_likelihood" in said, said)
+    metrics = results(run)["metrics"]
+    check(metrics["dev"]["exact_match"] == 1 and abs(metrics["dev"]["perplexity"] - 1) < 0.2, f"{metrics['dev']}")
+    done = subprocess.run([str(x) for x in (FINETUNE, "--output", run, "--predict", place.root / "text2text" / "dev.tsv", "--predictions", table)],
+                          capture_output=True, text=True, timeout=LIMIT)
+    check(done.returncode == 0, done.stderr)
+    wanted = [line.split("\t")[::-1] for line in (place.root / "text2text" / "dev.tsv").read_text().splitlines()[1:]]
+    check([line.split("\t") for line in table.read_text().splitlines()] == [["written", "text"], *wanted], table.read_text())
+    for model, more, words in (("roberta", columns, "--task: expected another task: an encoder writes no text"),
+                               ("t5", columns[:2], "--label: expected a column's name"),
+                               ("t5", (*columns, "--text-pair", "2"), "--text-pair: expected --task tsv, found --task text2text"),
+                               ("t5", (*columns, "--losses", "tfew"), "--losses: expected a task of texts")):
+        done = subprocess.run([str(x) for x in (FINETUNE, "--model", place.root / model, "--task", "text2text", "--data", place.root / "text2text",
+                                                "--output", place.folder(), *more)], capture_output=True, text=True)
+        check(done.returncode in (1, 2) and words in done.stderr, f"{model} {more}: {done.returncode}: {done.stderr}")
 
 
 def test_pruned(place):

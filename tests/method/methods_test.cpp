@@ -121,7 +121,8 @@ struct Row {
 };
 
 const std::vector<Row>& rows() {
-  static const MeftOptions options{.stack = stack_options(), .dropout = 0.1f, .adapter_norm = true};
+  static const MeftOptions options{
+      .stack = stack_options(), .dropout = 0.1f, .adapter_norm = true, .start = AdapterStart::paper};
   static const auto balanced = [](MeftOptions from) {
     from.coupling = Coupling::balanced;
     return from;
@@ -486,10 +487,15 @@ TEST_CASE("methods: by name, with their options as text") {
   CHECK(m.options.stack.readout.kind == Readout::Kind::scaled);
 
   CHECK(stack_of(method)->fraction_bits == 29);
-  AnyMethod opt = Meft1{}, bert = Meft1{}, plain = LowRank{};
-  suit_family(opt, "opt");
-  suit_family(bert, "bert");
-  suit_family(plain, "opt");
+  AnyMethod opt = Meft1{}, bert = Meft1{}, llama = Meft2{}, plain = LowRank{};
+  suit_family(opt, {"opt", true});
+  suit_family(bert, {"bert", false});
+  suit_family(llama, {"llama", true});
+  suit_family(plain, {"opt", true});
+  CHECK(std::get<Meft1>(opt).options.coupling == Coupling::paper);
+  CHECK(std::get<Meft1>(bert).options.coupling == Coupling::paper);
+  CHECK(std::get<Meft2>(llama).options.coupling == Coupling::balanced);
+  CHECK(std::get<Meft1>(bert).options.start == AdapterStart::zero);
   CHECK(std::get<Meft1>(opt).options.stack.readout.kind == Readout::Kind::scaled);
   CHECK(std::get<Meft1>(bert).options.stack.readout.kind == Readout::Kind::average);
   CHECK(stack_of(plain) == nullptr);

@@ -284,7 +284,9 @@ TEST_CASE("speft: scores, mask, values and losses do not depend on chain, thread
     set_threads(count);
     Small<float> s(method);
     s.body.chain =
-        couple(s.bert.layers, Meft1{.bottleneck = 4, .options = {.stack = {.streams = streams, .slice_tokens = 5}}},
+        couple(s.bert.layers,
+               Meft1{.bottleneck = 4,
+                     .options = {.stack = {.streams = streams, .slice_tokens = 5}, .start = AdapterStart::paper}},
                {.seed = 3});
     std::vector<double> out;
     const auto preview = s.preview();

@@ -124,8 +124,10 @@ TEST_CASE("decoders from descriptions made reversible: exact equal to stored bit
       layer.dropout = layer.attention_dropout = layer.activation_dropout = 0.1f;
       model::Transformer<float> model(spec);
       model.initialise(3);
-      const auto body =
-          adapt(model, Meft1{.bottleneck = 3, .options = {.stack = {.streams = streams, .slice_tokens = 8}}});
+      const auto body = adapt(model, Meft1{.bottleneck = 3,
+                                           .options = {.stack = {.streams = streams, .slice_tokens = 8},
+                                                       .coupling = Coupling::balanced,
+                                                       .start = AdapterStart::paper}});
       Tape tape;
       const auto h = model.run(batch, body);
       const auto loss = model.language_head().loss(h.value, batch.labels);
@@ -236,6 +238,15 @@ TEST_CASE(
   CHECK(encoder.layers.at(1).attention_norm);
   modern["classifier_pooling"] = "max";
   CHECK(refused(modern).find("classifier_pooling: expected cls or mean, found") != std::string::npos);
+  auto llama = sizes;
+  llama.update({{"model_type", "llama"}, {"vocab_size", 40}, {"max_position_embeddings", 24}, {"rope_theta", 3e3}});
+  const auto angle = [&] { return read(llama).layers.layer.rotary->frequency(3); };
+  const double plain = angle();
+  llama["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", 4.0}};  // within the context the same
+  CHECK(angle() == plain);
+  llama["rope_scaling"]["rope_type"] = "longrope";
+  CHECK(refused(llama).find("rope_type: expected default, dynamic, linear, llama3 or yarn, found") != std::string::npos);
+  CHECK(refused(llama).find("longrope") != std::string::npos);
   auto mpnet = sizes;
   mpnet.update({{"model_type", "mpnet"},
                 {"vocab_size", 40},

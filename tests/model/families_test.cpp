@@ -228,7 +228,7 @@ double meft_error(const Case& c, const std::string& method, Streams streams, std
   StackOptions stack{.streams = streams, .slice_tokens = 8};  // three slices of the texts, one an image
   if (sizeof(T) == 8) stack.word_bits = 64, stack.fraction_bits = 40;
   if (method.ends_with("_scaled")) stack.readout = readout_from("scaled");
-  const MeftOptions options{.stack = stack};
+  const MeftOptions options{.stack = stack, .coupling = Coupling::paper, .start = AdapterStart::paper};
   const auto adapted = [&](auto& model) {
     return method.starts_with("meft1")   ? adapt(model, Meft1{.bottleneck = 3, .options = options})
            : method.starts_with("meft2") ? adapt(model, Meft2{.bottleneck = 3, .options = options})
@@ -431,7 +431,11 @@ std::vector<double> check_tasks(const Case& c, const std::function<Body<T>(Trans
 /// f(name, adapt) for every method, with dropout where it has its own; adapt(model) gives the body.
 template <class F>
 void for_each_method(const F& f) {
-  const MeftOptions meft{.stack = {.slice_tokens = 1 << 20}, .dropout = 0.1f, .adapter_norm = true};
+  const MeftOptions meft{.stack = {.slice_tokens = 1 << 20},
+                         .dropout = 0.1f,
+                         .adapter_norm = true,
+                         .coupling = Coupling::paper,
+                         .start = AdapterStart::paper};
   auto highest = meft;
   highest.reversible_layers = 1;
   f("full", [](auto& m) { return adapt(m, Full{}); });
@@ -484,7 +488,9 @@ TEST_CASE("families: batches cut into smaller ones add up to the same loss and g
       bits[streams == Streams::exact] = check_tasks<float>(
           c,
           [&](Transformer<float>& model) {
-            return adapt(model, Meft1{.bottleneck = 3, .options = {.stack = {.streams = streams, .slice_tokens = 8}}});
+            return adapt(model, Meft1{.bottleneck = 3,
+                                      .options = {.stack = {.streams = streams, .slice_tokens = 8},
+                                                  .start = AdapterStart::paper}});
           },
           1e-4);
     CHECK(bits[0] == bits[1]);
@@ -753,7 +759,7 @@ TEST_CASE(
 
 // On the files of golden/ranking, made by make_ranking.py.
 TEST_CASE("families: ranked answers: losses, gradients and scores as transformers' logits give them") {
-  for (const std::string folder : {"opt_lm", "roberta_lm", "bart"}) {
+  for (const std::string folder : {"opt_lm", "roberta_lm", "bart", "t5_lm"}) {
     CAPTURE(folder);
     const Values values(golden() + "/ranking/" + folder + ".safetensors");
     auto model = checkpoints::hf<double>(golden() + "/" + folder);
@@ -767,13 +773,13 @@ TEST_CASE("families: ranked answers: losses, gradients and scores as transformer
         out.emplace_back(flat.begin() + starts[i], flat.begin() + starts[i + 1]);
       return out;
     };
-    const bool decodes = folder == "bart", masked = folder == "roberta_lm";
+    const bool bart = folder == "bart", decodes = bart || folder == "t5_lm", masked = folder == "roberta_lm";
     task::RankedQuestions data{.answered = masked    ? task::Answered::at_mask
                                            : decodes ? task::Answered::by_decoder
                                                      : task::Answered::behind,
                                .prompts = lists("prompts", "prompt_offsets"),
                                .answers = lists("answers", "answer_offsets"),
-                               .skipped = decodes};
+                               .skipped = bart};
     if (masked) data.masks = values.integer("masks");
     for (const auto right : values.integer("right")) data.labels.push_back(static_cast<float>(right));
     data.first.clear();
@@ -800,15 +806,51 @@ TEST_CASE("families: ranked answers: losses, gradients and scores as transformer
     scores.add("beta", Tensor<double>::from({std::ssize(*beta)}, *beta));
     CHECK(scores.worst() < 1e-12);
     CHECK_FALSE(learner.answer_scores(data, 2, [](std::size_t done, std::size_t) { return done == 2; }));
-    {
+    const auto compare = [&](const std::string& kind) {
       Tape tape;
       tape.backward(learner.loss(batch));
-    }
-    nn::for_each_parameter(learner.model, [&](const std::string& name, Parameter<double>& p) {
-      const std::string full = "gradient." + std::string(learner.model.spec.prefix) + name;
-      if (values.file.contains(full)) gradients.gradient(full, p.gradient(), p.shape());
-    });
+      nn::for_each_parameter(learner.model, [&](const std::string& name, Parameter<double>& p) {
+        auto full = kind + std::string(learner.model.spec.prefix) + name;
+        if (!values.file.contains(full)) full = kind + name;  // a model whose classifier alone has a prefix
+        if (values.file.contains(full)) gradients.gradient(full, p.gradient(), p.shape());
+        p.zero_gradient();
+      });
+    };
+    compare("gradient.");
     CHECK(gradients.names().size() == 2);
+    if (!masked) {  // texts that are written
+      learner.losses = task::Losses::words;
+      CHECK(loss_of(rows) == doctest::Approx(values.real("loss.words")[0]).epsilon(1e-12));
+      compare("words.");
+      CHECK(gradients.names().size() == 4);
+      const auto wanted = lists("written", "written_offsets");
+      const std::int32_t end = folder == "t5_lm" ? 1 : 2;
+      const auto never = [](auto...) { return false; };
+      const auto written = [&](std::size_t each) {
+        return *task::write(learner, data, bart ? task::Tokens{0} : task::Tokens{}, end, 8, each, never);
+      };
+      auto found = written(2);
+      CHECK(found == written(3));
+      for (std::size_t q = 0; q < 3; ++q) {
+        if (found[q].size() < 8) found[q].push_back(end);  // generate() gives it
+        CHECK(found[q] == wanted[q]);
+      }
+      CHECK_FALSE(task::write(learner, data, {}, end, 8, 3, [](auto...) { return true; }));
+      // What it writes is what greedy decoding matches exactly; a text with another word is not.
+      task::RankedQuestions own{.answered = data.answered, .prompts = data.prompts, .skipped = bart};
+      for (std::size_t q = 0; q < 3; ++q) {
+        own.answers.push_back(found[q]);
+        if (bart) own.answers.back().insert(own.answers.back().begin(), 0);
+        own.first.push_back(static_cast<std::uint32_t>(q + 1));
+        own.labels.push_back(0);
+      }
+      own.answers[1].back() = (own.answers[1].back() + 1) % 30;
+      const auto marks = learner.scores(own, {}, 2, never);
+      REQUIRE((marks && marks->size() == 3));
+      CHECK((*marks)[2].value == doctest::Approx(2.0 / 3));
+      CHECK((*marks)[1].value == doctest::Approx(std::exp(-(*marks)[0].value)));
+      CHECK((*marks)[0].value == doctest::Approx(-learner.loss(learner.batch(own, rows, {})).value().item()));
+    }
     CHECK_MESSAGE(gradients.worst() < 1e-11, gradients.at());
     data.labels[1] = NAN;
     CHECK_THROWS_AS((void)learner.batch(data, one, {}), Error);

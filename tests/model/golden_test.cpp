@@ -69,7 +69,8 @@ std::vector<Case> cases() {
 
 template <Real T>
 Chain<T> wire(std::vector<nn::TransformerLayer<T>>& layers, const Case& c, const StackOptions& stack) {
-  const MeftOptions options{.stack = stack, .adapter_norm = c.norm};
+  const MeftOptions options{
+      .stack = stack, .adapter_norm = c.norm, .coupling = Coupling::paper, .start = AdapterStart::paper};
   if (c.method == "meft1") return couple(layers, Meft1{c.bottleneck, c.lambda, c.beta, options});
   if (c.method == "meft2") return couple(layers, Meft2{c.bottleneck, c.lambda, c.beta, options});
   REQUIRE(c.method == "meft3");

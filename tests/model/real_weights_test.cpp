@@ -34,7 +34,7 @@ std::string weights(const std::string& name) {
 /// The gradient of the lowest layer's trained parameters under MEFT1 on random reactions.
 std::vector<float> lowest_gradient(const std::string& folder, Streams streams) {
   auto bert = checkpoints::hf(folder);
-  const auto body = adapt(bert, Meft1{.options = {.stack = {.streams = streams}}});
+  const auto body = adapt(bert, Meft1{.options = {.stack = {.streams = streams}, .start = AdapterStart::paper}});
   const auto head = nn::Classifier<float>::make(bert.hidden(), 2, {1, 2, 3});
   std::vector<std::vector<std::int32_t>> ids, types;
   for (int i = 0; i < 4; ++i) {

@@ -45,6 +45,7 @@ struct LoadOptions {
   std::optional<double> threshold{};  // labels are numbers: the sign is the class (negative 0, positive 1), and rows
                                       // whose |label| is below the threshold, or 0, are dropped
   std::vector<std::string> label_names{};  // fixed classes in order; empty: those in the training file, sorted
+  bool written = false;                    // the pair is what is to be written; there are no labels
   std::uint64_t split_seed = 0;            // picks the held-out tenth
 };
 
@@ -228,8 +229,10 @@ inline Source open(const LoadOptions& options, Table table, bool labelled) {
     if (!needed) return Table::none;
     fail(table.name() + ":1: option " + option + ": no column `" + wanted + "`: found " + columns_of(table));
   };
-  const Columns at{column(options.text, "text", true), column(options.pair, "text-pair", !options.pair.empty()),
-                   column(options.label, "label", labelled)};
+  const bool pair = !options.pair.empty() && (labelled || !options.written);
+  const Columns at{column(options.text, "text", true),
+                   column(options.pair, options.written ? "label" : "text-pair", pair),
+                   column(options.label, "label", labelled && !options.written)};
   return {std::move(table), at, 0};
 }
 

@@ -122,6 +122,12 @@ inline Task tsv_task(const LoadOptions& options, const std::vector<Source>& trai
             .metrics = {"pearson", "spearman", "pearson_spearman"},
             .main_metric = "pearson_spearman"};
   if (options.regression) return task;
+  if (options.written) {
+    task.labels = 0;
+    task.metrics = {"log_likelihood", "perplexity", "exact_match"};
+    task.main_metric = "log_likelihood";
+    return task;
+  }
   if (!options.label_names.empty()) task.label_names = options.label_names;
   else task.label_names = options.threshold ? Names{"negative", "positive"} : classes(train, options);
   task.labels = static_cast<int>(task.label_names.size());
@@ -210,7 +216,7 @@ inline Dataset load(const std::string& name, const std::string& path, const Load
 
   std::vector<Source> sources;
   for (const std::string& file : files.train) sources.push_back(open_file(file, true));
-  if (!form && !options.regression && !options.threshold && options.label_names.empty())
+  if (!form && !options.regression && !options.threshold && !options.written && options.label_names.empty())
     options.label_names =
         fitting_names(sources, std::filesystem::path(files.train[0]).parent_path().string(), options.label);
   data.task = form ? form->task : tsv_task(options, sources);
@@ -223,8 +229,9 @@ inline Dataset load(const std::string& name, const std::string& path, const Load
   else add(data.dev, files.dev, true);
   need_rows(data.dev, files.dev.empty() ? files.train[0] : files.dev[0]);
   add(data.test, files.test, false);
-  data.test_labelled = !data.test.empty() && std::none_of(data.test.begin(), data.test.end(),
-                                                          [](const Example& e) { return std::isnan(e.label); });
+  data.test_labelled = !data.test.empty() && std::none_of(data.test.begin(), data.test.end(), [&](const Example& e) {
+    return options.written ? e.pair.empty() : std::isnan(e.label);
+  });
   if (!files.more_dev.empty()) add(data.more_dev.emplace_back(Split{"mismatched", {}}).examples, files.more_dev, true);
   if (!files.more_test.empty())
     add(data.more_test.emplace_back(Split{"mismatched", {}}).examples, files.more_test, false);
@@ -249,7 +256,7 @@ inline bool may_be_header(const Table& table) {
 inline std::vector<Example> load_inputs(const std::string& name, const std::string& path, const LoadOptions& options) {
   const Form* form = form_of(name, options, true);
   Table table = open_any(form, path, options, true);
-  const bool pair = form ? form->task.pair : !options.pair.empty();
+  const bool pair = form ? form->task.pair : !options.pair.empty() && !options.written;
   const std::size_t texts = pair ? 2 : 1;
   Source source{std::move(table), {0, pair ? 1 : Table::none, Table::none}, 0};
   const Names title = form ? form->text : column_number(options.text) ? Names{} : Names{options.text};

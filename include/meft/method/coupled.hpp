@@ -37,12 +37,12 @@ inline const char* name_of(AdapterStart s) { return s == AdapterStart::zero ? "z
 /// Of a layer's two functions the one that is an adapter is then nothing, and the factor beside it one.
 struct MeftOptions {
   StackOptions stack{};
-  Index reversible_layers = -1;              // the highest so many are reversible, the others frozen and plain; -1: all
-  float dropout = 0;                         // inside the adapters
-  bool adapter_norm = false;                 // a LayerNorm in front of the reversible adapter
-  Coupling coupling = Coupling::paper;       // of the functions that are the model's; an adapter's has none
-  AdapterStart start = AdapterStart::paper;  // of the adapters
-  double deviation = 0.02;                   // of the adapters' initial weights
+  Index reversible_layers = -1;             // the highest so many are reversible, the others frozen and plain; -1: all
+  float dropout = 0;                        // inside the adapters
+  bool adapter_norm = false;                // a LayerNorm in front of the reversible adapter
+  Coupling coupling = Coupling::paper;      // of the functions that are the model's; an adapter's has none
+  AdapterStart start = AdapterStart::zero;  // of the adapters
+  double deviation = 0.02;                  // of the adapters' initial weights
 };
 
 /// F is the layer with a parallel adapter in its feed-forward block, G an adapter; swapped. y1 = λ·x1 + F(x2).
@@ -137,6 +137,7 @@ struct Described<M> {
         common.stack.readout);
     visit(Option{.name = "coupling",
                  .help = "paper: F + lambda * x; balanced: F + lambda * (x - the other stream), nearer to the model",
+                 .shown = "paper; decoders but OPT: balanced",
                  .stated = Stated::changed,
                  .before = "paper"},
           OneOf{"paper|balanced", [](std::string_view s) { return coupling_from(s); },
@@ -157,9 +158,12 @@ struct Described<M> {
           Share{}, common.deviation);
   }
 
-  /// The read-out that MEFT's authors use for a `model_type`.
-  static void suit(M& m, std::string_view model_type) {
-    m.options.stack.readout = readout_from(model_type == "opt" ? "scaled" : "average");
+  /// OPT has its authors' read-out. Other decoders start near the model: what is added at each of many layers in front
+  /// of a head that is not new costs more than it gives.
+  static void suit(M& m, const FamilyFacts& family) {
+    const bool opt = family.model_type == "opt";
+    m.options.stack.readout = readout_from(opt ? "scaled" : "average");
+    m.options.coupling = family.causal && !opt ? Coupling::balanced : Coupling::paper;
   }
 
   static Index added(const M& m, Index width) {

@@ -57,9 +57,10 @@ RotarySpec read_rotary(const auto& c, const auto& rope, double theta, Index head
     fail("config: head_dim and partial_rotary_factor: expected an even number from 2 to 512 of features to turn, found",
          out.rotated, c.path());
   const std::string type = rope.text("rope_type", rope.text("type", "default"));
-  if (type == "default") return out;
+  // Dynamic bases change beyond max_position_embeddings, where a sequence is refused.
+  if (type == "default" || type == "dynamic") return out;
   if (type != "linear" && type != "llama3" && type != "yarn")
-    fail("config: rope_type: expected default, linear, llama3 or yarn, found", type, c.path());
+    fail("config: rope_type: expected default, dynamic, linear, llama3 or yarn, found", type, c.path());
   const Index positions = c.integer("max_position_embeddings", 2048, {1, Index{1} << 31}),
               within = rope.integer("original_max_position_embeddings", positions, {1, Index{1} << 31});
   const auto original = static_cast<double>(c.integer("original_max_position_embeddings", within, {1, Index{1} << 31}));

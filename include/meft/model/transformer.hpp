@@ -101,10 +101,18 @@ struct Transformer {
   }
   /// The hidden states of a batch, with the layers run by `body`, a meft::Body.
   nn::Hidden<T, B> run(const nn::Batch<B>& batch, const auto& body) const {
+    auto h = encode(batch, body);
+    return decodes() ? decode(batch, h, body) : finish(without_prompt(std::move(h)));
+  }
+  /// What the first list of layers gives: of a model with a decoder that which its layers read.
+  nn::Hidden<T, B> encode(const nn::Batch<B>& batch, const auto& body) const {
     auto h = body.chain(embed(batch));
     if (encoder_norm) h.value = dropped((*encoder_norm)(h.value), batch.run, 3);
-    if (decodes()) h = body.decoder(embed_decoder(batch, h));
-    return finish(without_prompt(std::move(h)));
+    return h;
+  }
+  /// What the decoder gives for the batch's tokens, each sequence of which reads its rows of `encoded`.
+  nn::Hidden<T, B> decode(const nn::Batch<B>& batch, const nn::Hidden<T, B>& encoded, const auto& body) const {
+    return finish(without_prompt(body.decoder(embed_decoder(batch, encoded))));
   }
   /// Of what the last list of layers gives, the rows that are no virtual token's.
   nn::Hidden<T, B> without_prompt(nn::Hidden<T, B> h) const {

@@ -16,6 +16,7 @@
 #include <meft/task/metric.hpp>
 #include <meft/task/ranked.hpp>
 #include <meft/task/ranking_loss.hpp>
+#include <meft/task/written.hpp>
 
 namespace meft::task {
 
@@ -71,16 +72,35 @@ struct RankingLearner {
     return out;
   }
 
-  /// What `metrics` says of the likeliest answers, by number; nothing when stopped.
+  /// What `metrics` says of the likeliest answers, by number, or `written_scores` of the answers; nothing when stopped.
   template <class Stop>
   std::optional<std::vector<Score>> scores(const RankedQuestions& data, const std::vector<std::string>& names,
                                            std::size_t each, const Stop& stop) const {
+    if (losses == Losses::words) return written_scores(*this, data, each, stop);
     const auto found = answer_scores(data, each, stop);
     if (!found) return {};
     std::vector<std::uint32_t> counts;
     for (std::size_t q = 0; q < data.size(); ++q) counts.push_back(data.count(q));
     const auto best = best_options({*found, counts});
     return metrics(names, std::vector<float>(best.begin(), best.end()), data.labels);
+  }
+
+  /// The hidden states that words are predicted from, by batch.rows.
+  nn::Hidden<T, B> hidden(const nn::Batch<B>& batch) const {
+    if (!model.decodes()) return model.run(batch, body);
+    const Index prompts = batch.wrong.sequences(), all = batch.offsets.sequences();
+    const auto part = [&](Index first, Index last) {
+      const Index from = batch.offsets.begin(first), to = batch.offsets.end(last - 1);
+      return nn::Batch<B>{std::as_const(batch.ids).rows(from, to), std::as_const(batch.types).rows(from, to),
+                          batch.offsets.part(first, last), batch.run};
+    };
+    auto encoded = model.encode(part(0, prompts), body);
+    std::vector<Index> readers;  // each answer reads its question's rows
+    for (Index q = 0; q < prompts; ++q) readers.push_back(q);
+    for (Index q = 0; q < prompts; ++q)
+      readers.insert(readers.end(), static_cast<std::size_t>(batch.wrong.length(q)), q);
+    encoded = read_again(std::move(encoded), readers);
+    return model.decode(part(prompts, all), encoded, body);
   }
 
   /// Each parameter once, under the checkpoint's names.
@@ -94,32 +114,6 @@ struct RankingLearner {
   /// ln p of each word of the batch's answers.
   Var<T, B> log_likelihoods(const nn::Batch<B>& batch) const {
     return head.log_likelihoods(gather(hidden(batch).value, batch.rows), batch.labels);
-  }
-
-  nn::Hidden<T, B> hidden(const nn::Batch<B>& batch) const {
-    if (!model.decodes()) return model.run(batch, body);
-    const Index prompts = batch.wrong.sequences(), all = batch.offsets.sequences();
-    const auto part = [&](Index first, Index last) {
-      const Index from = batch.offsets.begin(first), to = batch.offsets.end(last - 1);
-      return nn::Batch<B>{std::as_const(batch.ids).rows(from, to), std::as_const(batch.types).rows(from, to),
-                          batch.offsets.part(first, last), batch.run};
-    };
-    auto encoded = body.chain(model.embed(part(0, prompts)));
-    // Each answer reads its question's rows.
-    const Offsets read = encoded.context.offsets;
-    std::vector<std::int32_t> rows, lengths;
-    const auto add = [&](Index q) {
-      for (Index i = read.begin(q); i < read.end(q); ++i) rows.push_back(static_cast<std::int32_t>(i));
-      lengths.push_back(static_cast<std::int32_t>(read.length(q)));
-    };
-    for (Index q = 0; q < prompts; ++q) add(q);
-    for (Index q = 0; q < prompts; ++q)
-      for (Index i = 0; i < batch.wrong.length(q); ++i) add(q);
-    if (static_cast<Index>(rows.size()) > read.tokens()) {
-      encoded.value = gather(encoded.value, Tensor<std::int32_t, B>::from({std::ssize(rows)}, rows));
-      encoded.context.offsets = Offsets::of_lengths(lengths);
-    }
-    return model.finish(model.without_prompt(body.decoder(model.embed_decoder(part(prompts, all), encoded))));
   }
 
   /// With answer right[i] of question i in front of its others.

@@ -18,8 +18,9 @@ namespace meft::task {
 
 /// With β(a) = mean ln p of the words of answer a and y the right one of a question, means over questions of
 /// likelihood −β(y); ranking −ln softmax(β)[y] over its answers; tfew, their sum and the unlikelihood of the wrong
-/// answers' words, −Σ ln(1 − p)/their number. With one word an answer, ranking is cross entropy over these words.
-enum class Losses { likelihood, ranking, tfew };
+/// answers' words, −Σ ln(1 − p)/their number. With one word an answer, ranking is cross entropy over these words. words
+/// is the mean of −ln p over the words of all right answers, as of texts that are to be written.
+enum class Losses { likelihood, ranking, tfew, words };
 
 inline Losses losses_from(std::string_view name, Where where = Where::current()) {
   if (name == "likelihood") return Losses::likelihood;
@@ -35,6 +36,7 @@ Var<T, B> ranking_loss(Losses losses, const Var<T, B>& log_p, const Offsets& ans
   const Index questions = wrong.sequences(), count = answers.sequences();
   require(questions > 0 && count == questions + wrong.tokens() && log_p.size() == answers.tokens(),
           "ranking_loss: answers, questions and words differ", questions, count, log_p.size());
+  if (losses == Losses::words) return mean(slice(log_p, 0, 0, answers.end(questions - 1))) * T(-1);
   const auto beta = mean_rows(reshape(log_p, {-1, 1}), answers);
   Var<T, B> loss;
   const auto add = [&](const Var<T, B>& term) { loss = loss.defined() ? loss + term : term; };
