@@ -289,7 +289,7 @@ nlohmann::ordered_json json(const Row& row, const Options& o) {
           {"parameter_bytes", bytes(row.exact.parameters)},
           {"resident_bytes", bytes(row.resident)},
           {"step_seconds", row.exact.seconds},
-          {"full_activation_bytes", bytes(row.full)},
+          {"full_activation_bytes", o.alone ? nlohmann::ordered_json() : nlohmann::ordered_json(bytes(row.full))},
           {"threads", threads()},
           {"processor", bench::processor()}};
 }
@@ -336,14 +336,15 @@ int main(int argc, char** argv) {
     std::printf("%s, %d threads, %s, batch %lld x %lld tokens (images: whole), frozen weights in %s; memory in MiB\n",
                 bench::processor().c_str(), meft::threads(), o.device.c_str(), static_cast<long long>(o.batch),
                 static_cast<long long>(o.tokens), o.precision.c_str());
-    std::printf("%-11s %6s %7s %10s %9s %8s %13s %9s\n", "model", "layers", "meft1", "weights", "resident", "s/step",
+    std::printf("%-12s %6s %7s %10s %9s %8s %13s %9s\n", "model", "layers", "meft1", "weights", "resident", "s/step",
                 "full (stored)", "share");
     std::string lines;
     for (const auto& name : models) {
       const Row r = with_device(o.device, [&]<Backend B>() { return measure<B>(name, o); });
-      std::printf("%-11s %6lld %7.1f %10.1f %9.1f %8.2f %13.1f %8.2f%%\n", name.c_str(),
-                  static_cast<long long>(r.layers), r.exact.activation, r.exact.parameters, r.resident, r.exact.seconds,
-                  r.full, 100 * r.exact.activation / r.full);
+      std::printf("%-12s %6lld %7.1f %10.1f %9.1f %8.2f", name.c_str(), static_cast<long long>(r.layers),
+                  r.exact.activation, r.exact.parameters, r.resident, r.exact.seconds);
+      if (o.alone) std::printf("\n");
+      else std::printf(" %13.1f %8.2f%%\n", r.full, 100 * r.exact.activation / r.full);
       std::fflush(stdout);
       lines += json(r, o).dump() + "\n";
       if (!o.json.empty()) io::write_atomically(o.json, lines);

@@ -446,4 +446,5 @@ def main():
     (root / "families.json").write_text(f"[\n{rows}\n]\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

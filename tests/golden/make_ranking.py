@@ -15,6 +15,8 @@ import torch
 import transformers as hf
 from safetensors.torch import save_file
 
+import make_families  # has T5 stay in float64
+
 torch.set_default_dtype(torch.float64)
 HERE = pathlib.Path(__file__).parent
 PROMPTS, ANSWERS, RIGHT = [[2, 7, 9, 30], [2, 11], [2, 5, 6, 8, 21, 33]], [[[4], [12, 13, 14], [25, 9]], [[17, 3]], [[8, 8], [31]]], [1, 0, 0]
