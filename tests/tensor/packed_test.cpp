@@ -5,6 +5,7 @@
 
 #include <meft/tensor/packed.hpp>
 #include <meft/tensor/random.hpp>
+#include <meft/weights/formats.hpp>
 
 #include <doctest/doctest.h>
 

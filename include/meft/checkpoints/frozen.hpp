@@ -17,7 +17,7 @@ namespace detail {
 
 /// Whether weights so kept lie in blocks.
 inline bool keeps_blocks(Precision precision) {
-  return precision == Precision::as_stored || !weights::kept_in(precision).dtype.empty();
+  return precision == Precision::as_stored || weights::made_in(precision) != nullptr;
 }
 
 }  // namespace detail
@@ -81,8 +81,7 @@ PackedWeight<T, B> frozen_table(const std::shared_ptr<const io::Weights>& file, 
   else {
     Tensor<T> rows(shape);
     rows.fill([&](auto to) { io::copy_finite_to(entry, to, where); });
-    out = PackedWeight<T, B>(Blocks::of(*weights::format_named(weights::kept_in(Precision::q8).dtype), rows.data(),
-                                        shape[0], shape[1], Cpu::pool()),
+    out = PackedWeight<T, B>(Blocks::of(*weights::made_in(Precision::q8), rows.data(), shape[0], shape[1], Cpu::pool()),
                              Precision::q8);
   }
   file->forget();

@@ -5,7 +5,7 @@
 #include <meft/backend/kernels/panels.hpp>
 #include <meft/backend/kernels/rows.hpp>
 #include <meft/tensor/math.hpp>
-#include <meft/weights/formats.hpp>
+#include <meft/weights/made.hpp>
 
 namespace meft {
 
@@ -22,15 +22,14 @@ class PackedWeight {
   explicit PackedWeight(const Tensor<T, B>& w, Precision precision = Precision::f32, Where where = Where::current()) {
     require(w.rank() == 2, {"pack: a weight is a matrix [out, in]", where}, w);
     require(w.size() > 0, {"pack: a weight without elements", where}, w);
-    const auto dtype = weights::kept_in(precision).dtype;
-    if (dtype.empty()) {
+    const auto* format = weights::made_in(precision);
+    if (!format) {
       panels_ = Panels<B, T>(w.data(), w.dim(0), w.dim(1), arithmetic(precision));
       shape_ = w.shape();
       return;
     }
     const auto host = w.host();
-    *this = PackedWeight(Blocks::of(*weights::format_named(dtype), host.data(), w.dim(0), w.dim(1), Cpu::pool()),
-                         precision);
+    *this = PackedWeight(Blocks::of(*format, host.data(), w.dim(0), w.dim(1), Cpu::pool()), precision);
   }
   /// A matrix that stays in its blocks.
   explicit PackedWeight(const Blocks& blocks, Precision precision = Precision::as_stored)

@@ -109,21 +109,35 @@ MEFT_INLINE inline void round_to_bf16(float* x, std::size_t n) {
   }
 }
 
+/// F::part, compiled once for the base target.
+template <class F>
+[[gnu::noinline]] void one_part(const std::byte* block, std::size_t i, float* out) {
+  F::part(block, i, out);
+}
+
 template <class F>
 void decode(const std::byte* block, float* out) {
-  for (std::size_t i = 0; i < F::numbers / part; ++i) F::part(block, i, out + i * part);
+  for (std::size_t i = 0; i < F::numbers / part; ++i) one_part<F>(block, i, out + i * part);
 }
 
 template <class F>
 void tile(const std::byte* const* rows, std::size_t at, std::size_t count, float* out) {
   const std::size_t begin = at / F::numbers * F::bytes, i = at % F::numbers / part;
-  vectorised([&]() MEFT_INLINE {
-    float* const to = out;
-    const std::byte* const* const from = rows;
-    const std::size_t skip = begin, which = i, n = count;
-    for (std::size_t r = 0; r < n; ++r) F::part(from[r] + skip, which, to + r * part);
-    round_to_bf16(to, n * part);
-  });
+#if MEFT_X86
+  if (has_avx2()) {
+    meft::detail::run_avx2([&]() MEFT_INLINE {
+      float* const to = out;
+      const std::byte* const* const from = rows;
+      const std::size_t skip = begin, which = i, n = count;
+      for (std::size_t r = 0; r < n; ++r) F::part(from[r] + skip, which, to + r * part);
+      round_to_bf16(to, n * part);
+    });
+  } else
+#endif
+  {
+    for (std::size_t r = 0; r < count; ++r) one_part<F>(rows[r] + begin, i, out + r * part);
+    round_to_bf16(out, count * part);
+  }
   if (count < part) std::memset(out + count * part, 0, (part - count) * part * sizeof(float));
 }
 

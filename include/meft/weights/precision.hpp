@@ -8,7 +8,7 @@
 namespace meft {
 
 /// In what a frozen weight is kept and multiplied. All but f32: both operands are rounded to bf16, sums are in float.
-/// q8, q4 and nf4 are blocks of a format (weights/formats.hpp); as_stored is whatever its file has, where it lies
+/// q8, q4 and nf4 are blocks of a format (weights/made.hpp); as_stored is whatever its file has, where it lies
 /// there.
 enum class Precision { f32, bf16, q8, q4, nf4, as_stored };
 
@@ -17,11 +17,10 @@ namespace weights {
 struct Kept {
   std::string_view name;
   Precision precision;
-  std::string_view dtype = "";  // of the format that it is brought into, where it is one
 };
-inline constexpr Kept kept[] = {{"f32", Precision::f32},        {"bf16", Precision::bf16},
-                                {"q8", Precision::q8, "Q8_0"},  {"q4", Precision::q4, "Q4_0"},
-                                {"nf4", Precision::nf4, "NF4"}, {"as-stored", Precision::as_stored}};
+inline constexpr Kept kept[] = {{"f32", Precision::f32}, {"bf16", Precision::bf16},
+                                {"q8", Precision::q8},   {"q4", Precision::q4},
+                                {"nf4", Precision::nf4}, {"as-stored", Precision::as_stored}};
 constexpr const Kept& kept_in(Precision p) { return kept[static_cast<int>(p)]; }
 
 }  // namespace weights

@@ -118,7 +118,7 @@ class Panels<Cpu, T> {
   /// The products of a tiled bf16 weight, with operands as cpu::Widened, cpu::Paired or cpu::Tiled.
   template <class Operands>
   void forward_as(const Product<float>& p) const {
-    if (blocks_) return cpu::multiply_blocks<Operands, false>(p, blocks_);
+    if (blocks_) return cpu::multiply_blocks<Operands>(p, blocks_, false);
     cpu::multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
       return Operands::right(k, columns,
                              {words() + j * pairs() + k0 / 2 * cpu::panel_width, pairs() * cpu::panel_width}, scratch);
@@ -126,7 +126,7 @@ class Panels<Cpu, T> {
   }
   template <class Operands>
   void backward_as(const Product<float>& p) const {
-    if (blocks_) return cpu::multiply_blocks<Operands, true>(p, blocks_);
+    if (blocks_) return cpu::multiply_blocks<Operands>(p, blocks_, true);
     cpu::multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
       const Index elements = (k + 15) / 16 * 16 * cpu::panel_width / Operands::pack;
       return cpu::fill_panels(columns, elements, scratch, [&](Index at, Index, auto* panel) {

@@ -31,8 +31,8 @@ MEFT_AVX2 inline void pair(const float* tile, std::uint32_t* to) {
 
 /// C[rows, columns] = start + A · Wᵀ, or A · W where it is `transposed`, with W in blocks: 16 × 16 of its numbers are
 /// decoded at a time, into the panels of a task that is at them.
-template <class Operands, bool transposed>
-void multiply_blocks(const Product<float>& p, const Blocks& w) {
+template <class Operands>
+void multiply_blocks(const Product<float>& p, const Blocks& w, bool transposed) {
   using Element = typename Operands::Element;
   constexpr bool paired = std::is_same_v<Element, std::uint32_t>;
   multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, Element* scratch) {
