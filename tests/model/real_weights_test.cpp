@@ -23,7 +23,7 @@ namespace {
 using namespace meft;
 
 /// The folder of a checkpoint, or nothing, said.
-std::string weights(const std::string& name) {
+std::string shared_weights(const std::string& name) {
   const char* shared = std::getenv("MEFT_SHARED");
   const std::string folder = shared ? std::string(shared) + "/weights/" + name : "";
   if (shared && std::filesystem::exists(folder)) return folder;
@@ -59,7 +59,7 @@ std::vector<float> lowest_gradient(const std::string& folder, Streams streams) {
 }  // namespace
 
 TEST_CASE("real weights: a protein RoBERTa gives each residue the probability that transformers gives") {
-  const std::string folder = weights("sapiens-roberta");
+  const std::string folder = shared_weights("sapiens-roberta");
   if (folder.empty()) return;
   checkpoints::LoadReport report;
   auto roberta = checkpoints::hf<double>(folder, &report);
@@ -79,7 +79,7 @@ TEST_CASE("real weights: a protein RoBERTa gives each residue the probability th
 }
 
 TEST_CASE("real weights: 12 layers of a chemistry BERT, exact equals stored and rounded does not") {
-  const std::string folder = weights("rxnfp-bert");
+  const std::string folder = shared_weights("rxnfp-bert");
   if (folder.empty()) return;
   const auto stored = lowest_gradient(folder, Streams::stored);
   CHECK(!stored.empty());
