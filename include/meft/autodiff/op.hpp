@@ -157,9 +157,9 @@ namespace detail {
   std::size_t i = 0;
   for (const bool full : filled)
     if (++i; !full && !(last && i == filled.size()))
-      throw Error(std::string(op) + ": input " + std::to_string(i) + " of " + std::to_string(filled.size()) +
-                      ": the tensor is empty: it was default-made and never given a value",
-                  where);
+      refuse_empty(joined({op, ": input ", decimal(static_cast<long long>(i), false), " of ",
+                           decimal(static_cast<long long>(filled.size()), false)}),
+                   where);
 }
 }  // namespace detail
 

@@ -113,20 +113,16 @@ struct Slot : Node {
 
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse(const char* op, const char* maker, const char* what,
                                                           Argument x, Where where) {
-  std::string text(op);
-  text += ": its input, the result of `";
-  text += maker;
-  text += "`, was ";
-  text += what;
-  fail({text, where}, x);
+  fail({joined({op, ": its input, the result of `", maker, "`, was ", what}), where}, x);
 }
 
 /// Throws when a parameter that an op keeps was written to after that op was made.
 inline void check_unchanged(const char* op, std::uint64_t written, std::uint64_t made) {
   if (written >= made) [[unlikely]]
-    throw Error(std::string(op) +
+    throw Error(
+        joined({op,
                 ": a parameter was changed between the forward and the backward pass, which needs it as it was: an "
-                "optimizer stepped, or data() was taken of its value while that is not const");
+                "optimizer stepped, or data() was taken of its value while that is not const"}));
 }
 
 /// Which of several draws a thread reads perturbed parameters with, and times what: see SampleScope.

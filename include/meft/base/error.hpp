@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <exception>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -30,21 +31,29 @@ namespace detail {
   return text;
 }
 
+/// The parts one behind the other: one function for all messages, to compile fast.
+[[gnu::cold, gnu::noinline]] inline std::string joined(std::initializer_list<std::string_view> parts) {
+  std::string out;
+  for (const auto part : parts) out.append(part.data(), part.size());
+  return out;
+}
+
 /// `text` with control characters as `\n`, `\r`, `\t` or `\x1b`: names come from files and must not break the line.
-[[gnu::cold, gnu::noinline]] inline std::string on_one_line(std::string text) {
+[[gnu::cold, gnu::noinline]] inline std::string on_one_line(std::string_view text) {
+  std::string out;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto c = static_cast<unsigned char>(text[i]),
                next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
     const bool two = c == 0xc2 && next >= 0x80 && next < 0xa0;  // U+0080 to U+009F
-    if (c >= 0x20 && c != 0x7f && !two) continue;
-    char shown[12];
+    char shown[12] = {text[i]};
     if (c == '\n' || c == '\r' || c == '\t')
       std::snprintf(shown, sizeof shown, "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
-    else std::snprintf(shown, sizeof shown, two ? "\\u%04x" : "\\x%02x", two ? next : c);
-    text.replace(i, two ? 2 : 1, shown);
-    i += std::char_traits<char>::length(shown) - 1;
+    else if (c < 0x20 || c == 0x7f || two)
+      std::snprintf(shown, sizeof shown, two ? "\\u%04x" : "\\x%02x", two ? next : c);
+    out.append(shown, std::char_traits<char>::length(shown));
+    i += two;
   }
-  return text;
+  return out;
 }
 }  // namespace detail
 
@@ -52,8 +61,7 @@ namespace detail {
 /// is the message followed by ` (file:line)`; `message()` leaves the place out.
 class Error : public std::exception {
  public:
-  explicit Error(std::string message, Where where = Where::current())
-      : message_(detail::on_one_line(std::move(message))) {
+  explicit Error(std::string_view message, Where where = Where::current()) : message_(detail::on_one_line(message)) {
     at(where);
   }
 
@@ -63,17 +71,13 @@ class Error : public std::exception {
   /// Points the error at another place: ops use it to name their caller's line instead of their own.
   [[gnu::cold, gnu::noinline]] void at(Where where) {
     const std::string_view file = where.file;
-    full_ = message_;
-    full_ += " (";
-    full_ += file.substr(file.rfind('/') + 1);
-    full_ += ':';
-    full_ += detail::decimal(where.line, false);
-    full_ += ')';
+    const auto line = detail::decimal(where.line, false);
+    full_ = detail::joined({message_, " (", file.substr(file.rfind('/') + 1), ":", line, ")"});
   }
 
   /// Puts the name of what was being done in front: `layer 3: shear: …`.
   [[gnu::cold, gnu::noinline]] void within(std::string_view outer, Where where = Where::current()) {
-    message_ = detail::on_one_line(std::string(outer)) + ": " + message_;
+    message_ = detail::joined({detail::on_one_line(outer), ": ", message_});
     at(where);
   }
 
@@ -85,7 +89,7 @@ class Error : public std::exception {
 /// apart from what no learning rate causes.
 class NumberError : public Error {
  public:
-  explicit NumberError(std::string message, Where where = Where::current()) : Error(std::move(message), where) {}
+  explicit NumberError(std::string_view message, Where where = Where::current()) : Error(message, where) {}
 };
 
 namespace detail {
@@ -110,6 +114,8 @@ struct Argument {
   template <class X>
   Argument(const X& x)  // NOLINT: whatever has a text is an argument
       : value(&x), text([](const void* p) { return describe(*static_cast<const X*>(p)); }), shaped(Shaped<X>) {}
+  Argument(const char* x)  // NOLINT: one function for literals of every length
+      : value(x), text([](const void* p) { return std::string(static_cast<const char*>(p)); }) {}
 
   const void* value = nullptr;
   std::string (*text)(const void*) = nullptr;
@@ -143,15 +149,11 @@ struct Message {
   const char* separator = ": ";
   for (const detail::Argument* x : {&x0, &x1, &x2, &x3, &x4}) {
     if (!x->text) break;
-    out += separator;
+    out = detail::joined({out, separator, {&name, x->shaped ? 1u : 0u}, x->shaped ? " is " : "", x->text(x->value)});
+    name = static_cast<char>(name + x->shaped);
     separator = ", ";
-    if (x->shaped) {
-      out += name++;
-      out += " is ";
-    }
-    out += x->text(x->value);
   }
-  throw Error(std::move(out), message.where);
+  throw Error(out, message.where);
 }
 
 /// Throws Error unless `ok`: `require(x.dim(-1) == w.dim(-2), "matmul: inner dimensions differ", x, w)`.

@@ -53,7 +53,8 @@ class Shape {
       require(d >= 0, {"shape: a negative extent", where}, *this);
       none = none || d == 0;
       if (d && __builtin_mul_overflow(n, d, &n))
-        fail({"shape: the size overflows 64 bits", where}, *this, std::to_string(each) + " bytes an element");
+        fail({"shape: the size overflows 64 bits", where}, *this,
+             detail::joined({detail::decimal(static_cast<long long>(each), false), " bytes an element"}));
     }
     return none ? 0 : static_cast<std::size_t>(n);
   }
@@ -99,12 +100,9 @@ class Shape {
   /// `[32, 768]`
   [[gnu::cold, gnu::noinline]] std::string text() const {
     std::string out = "[";
-    for (int i = 0; i < rank_; ++i) {
-      if (i) out += ", ";
-      out += detail::decimal(dims_[static_cast<std::size_t>(i)], true);
-    }
-    out += ']';
-    return out;
+    for (int i = 0; i < rank_; ++i)
+      out = detail::joined({out, i ? ", " : "", detail::decimal(dims_[static_cast<std::size_t>(i)], true)});
+    return detail::joined({out, "]"});
   }
   const Shape& shape() const { return *this; }
 

@@ -28,9 +28,9 @@ struct Reduction {
   [[gnu::cold, gnu::noinline]] Reduction(const char* op, const Shape& x, const Over& over) {
     for (int axis : over.axes) {
       const int i = axis < 0 ? axis + x.rank() : axis;
-      if (i < 0 || i >= x.rank()) fail(std::string(op) + ": no such axis", x, axis);
+      if (i < 0 || i >= x.rank()) fail(joined({op, ": no such axis"}), x, axis);
       auto& mark = gone[static_cast<std::size_t>(i)];
-      if (mark) fail(std::string(op) + ": an axis is named twice", x, axis);
+      if (mark) fail(joined({op, ": an axis is named twice"}), x, axis);
       mark = true;
     }
     if (over.axes.empty()) gone.fill(true);

@@ -14,8 +14,8 @@
 namespace meft {
 
 namespace detail {
-[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_empty(const char* op, Where where) {
-  throw Error(std::string(op) + ": the tensor is empty: it was default-made and never given a value", where);
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_empty(std::string_view op, Where where) {
+  throw Error(joined({op, ": the tensor is empty: it was default-made and never given a value"}), where);
 }
 }  // namespace detail
 
