@@ -21,6 +21,7 @@
 
 #include "folder.hpp"
 #include "inputs.hpp"
+#include "learners.hpp"
 #include "memory.hpp"
 #include "merge.hpp"
 #include "predictions.hpp"
@@ -79,74 +80,6 @@ class Runner {
   }
 
   std::size_t at_once() const { return train::scored_at_once(static_cast<std::size_t>(flags_.batch)); }
-  bool trains_all() const { return method_facts(flags_.method).trains_all; }
-
-  /// How frozen weights are kept; none where everything trains.
-  std::optional<Precision> frozen() const { return trains_all() ? std::nullopt : flags_.adapt.precision; }
-
-  Model load() {
-    auto model = checkpoints::hf<float, B>(flags_.model, &loaded_, frozen(), flags_.prune_embeddings);
-    B::pool().reset_peak();  // that of reading it
-    if (frozen() > Precision::bf16 && !B::on_host)
-      loaded_.notes.push_back("on this device weights are decoded to bf16 as they are loaded");
-    return model;
-  }
-
-  /// With a head for classes of these names, or one value. Of an earlier run, with what it trained.
-  template <class Learner>
-  Learner classifier(const std::vector<std::string>& names) {
-    auto model = load();
-    std::optional<nn::Pooling> pooling;
-    if (flags_.pooling != "model") pooling = nn::pooling_from(flags_.pooling);
-    auto head = checkpoints::load_head(flags_.model, model, names.empty() ? 1 : std::ssize(names), pooling, flags_.seed,
-                                       &loaded_, names);
-    return with_trained(adapted(Learner{std::move(model), {}, std::move(head)}));
-  }
-  template <class L = task::LanguageLearner<Model>>
-  L language_model() {
-    if (flags_.prune_embeddings)
-      throw FlagError("--prune-embeddings", "a task with a head of its own: a language model's reads every row",
-                      "--task " + flags_.task);
-    auto model = load();
-    auto head = checkpoints::load_language_head(flags_.model, model, flags_.seed, &loaded_, frozen());
-    auto learner = adapted(L{std::move(model), {}, std::move(head)});
-    if (!trains_all()) freeze(learner.head);
-    if (learner.head.word.probed())  // the head is the model's, and goes with it
-      nn::for_each_parameter(learner.head, [](const std::string&, auto& p) { p.set_probed(true); });
-    return with_trained(std::move(learner));
-  }
-  /// Its layers run as the method has it.
-  template <class Learner>
-  Learner adapted(Learner learner) {
-    whole_ = parameters(learner);
-    if (const auto& words = learner.model.embeddings; words && words->rows)
-      whole_ += (words->rows->count() - words->word.shape()[0]) * words->word.shape()[1];
-    learner.body = adapt(learner.model, flags_.method, flags_.adapt);
-    return learner;
-  }
-  template <class Learner>
-  Learner with_trained(Learner learner) const {
-    if (!earlier_) return learner;
-    if (earlier_->peft) {
-      earlier_->peft->load(nn::trainable<float, B>(learner), spec_, *peft_form(flags_.method), loaded_.initialised);
-      return learner;
-    }
-    checkpoints::use_rows_of(*earlier_->saved, learner.model);
-    checkpoints::choose_as_in<float, B>(*earlier_->saved, learner);
-    checkpoints::load_trained(*earlier_->saved, nn::trainable<float, B>(learner), nn::indices<B>(learner));
-    checkpoints::load_ranges(*earlier_->saved, learner.body.ranges());
-    return learner;
-  }
-
-  /// All of a model's and its head's.
-  template <class Learner>
-  static Index parameters(Learner& learner) {
-    Index all = 0;
-    nn::for_each_parameter(learner, [&](const std::string&, const auto& p) { all += p.size(); });
-    nn::walk(learner, [&](const std::string&, const PackedWeight<float, B>& w) { all += w.size(); });
-    return all;
-  }
-
   /// What the user gets, beside what training of everything takes.
   template <class Learner>
   void say_costs(Learner& learner, const Offsets& batch) const {
@@ -171,7 +104,7 @@ class Runner {
     say(flags_.method, flags_.adapt.recompute, trained, static_cast<double>(B::pool().read().of(Use::parameter)),
         mapped);
     if (!std::holds_alternative<ReferenceMethod>(flags_.method) || flags_.adapt.recompute)
-      say(ReferenceMethod{}, false, whole_, 4.0 * static_cast<double>(whole_), 0);
+      say(ReferenceMethod{}, false, learners_.parameters(), 4.0 * static_cast<double>(learners_.parameters()), 0);
     say_batch(batch);
   }
 
@@ -217,7 +150,7 @@ class Runner {
     Progress progress;
     train::Trainer trainer(learner, data.train, data.dev, options, progress.observer(flags_.output));
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
-    say_loaded(loaded_);
+    say_loaded(learners_.loaded());
     if (!options.resume || !is_there(train::RunFiles(options.folder).state))
       if (const auto far = train::start_distance(learner, data.train, options.batch)) say_distance(*far);
     remove_leavings(flags_);
@@ -225,7 +158,7 @@ class Runner {
     const auto outcome = trainer.run();
     progress.end_line();
     say_outcome(flags_, outcome, trainer.steps());
-    write_peft(flags_, spec_, loaded_);
+    write_peft(flags_, spec_, learners_.loaded());
     return outcome.finished && evaluate_more(learner, data);
   }
 
@@ -311,7 +244,7 @@ class Runner {
     return task(
         [&](Sets sets) { return read_texts(flags_, tokenizer, family_, sets); },
         [&] { return texts_to_predict(flags_, tokenizer, earlier_->pair); },
-        [&](const auto& classes) { return classifier<Learner>(classes); },
+        [&](const auto& classes) { return learners_.template classifier<Learner>(classes); },
         [&](const auto& learner, const auto& asked) {
           const auto found = predicted(
               learner, [&](const Watch& watch) { return task::predict(learner, asked.encoded, at_once(), watch); });
@@ -327,8 +260,8 @@ class Runner {
     return task([&](Sets sets) { return read_questions(flags_, tokenizer, family_, sets); },
                 [&] { return questions_to_predict(flags_, tokenizer, family_); },
                 [&](const auto&) {
-                  if constexpr (causal) return language_model();
-                  else return classifier<task::ChoiceLearner<Model>>({});
+                  if constexpr (causal) return learners_.language_model();
+                  else return learners_.template classifier<task::ChoiceLearner<Model>>({});
                 },
                 [&](const auto& learner, const auto& asked) {
                   const auto found = predicted(learner, [&](const Watch& watch) {
@@ -344,7 +277,7 @@ class Runner {
     if (spec_.decoder) refuse("another task: a model with encoder and decoder has no --task lm");
     const auto tokenizer = tokenizer_of(flags_, family_);
     return task([&](Sets sets) { return read_lines(flags_, tokenizer, family_, sets); },
-                [&] { return lines_to_predict(flags_); }, [&](const auto&) { return language_model(); },
+                [&] { return lines_to_predict(flags_); }, [&](const auto&) { return learners_.language_model(); },
                 [&](const auto& learner, const auto& asked) {
                   const auto cut = cutting(flags_, tokenizer, family_);
                   const auto found = predicted(learner, [&](const Watch& watch) {
@@ -368,7 +301,7 @@ class Runner {
                         : ranked_to_predict(flags_, tokenizer, family_, earlier_->pair);
         },
         [&](const auto&) {
-          auto learner = language_model<task::RankingLearner<Model>>();
+          auto learner = learners_.template language_model<task::RankingLearner<Model>>();
           learner.losses = writes ? task::Losses::words : task::losses_from(flags_.losses);
           return learner;
         },
@@ -400,7 +333,7 @@ class Runner {
   bool images() {
     return task([&](Sets) { return Images(flags_, earlier_ ? &earlier_->labels : nullptr); },
                 [&] { return ImagesToPredict(flags_); },
-                [&](const auto& classes) { return classifier<Learner>(classes); },
+                [&](const auto& classes) { return learners_.template classifier<Learner>(classes); },
                 [&](const auto& learner, const auto& asked) {
                   const auto found = predicted(
                       learner, [&](const Watch& watch) { return task::predict(learner, asked.set, at_once(), watch); });
@@ -421,8 +354,7 @@ class Runner {
   Family family_;
   std::optional<Earlier> earlier_;
   model::TransformerSpec spec_;
-  checkpoints::LoadReport loaded_;
-  Index whole_ = 0;  // parameters without what the method adds
+  Learners<B> learners_{flags_, earlier_, spec_};
 };
 
 template <Backend B>
