@@ -104,7 +104,7 @@ void remove_leavings(const Flags& flags) {
 
 void write_peft(const Flags& flags, const model::TransformerSpec& spec, const checkpoints::LoadReport& loaded) {
   const std::string adapter = train::RunFiles(flags.output).adapter;
-  if (!peft_form(flags.method) || !exists(adapter)) return;
+  if (!checkpoints::peft_form(flags.method, spec) || !exists(adapter)) return;
   if (spec.fused()) return;  // peft updates the one matrix that the checkpoint has
   const bool tokens = flags.ranks() || flags.kind() == Kind::language || (flags.kind() == Kind::choices && spec.causal);
   if (tokens && !loaded.initialised.empty()) return;  // a head that is neither in the checkpoint nor trained

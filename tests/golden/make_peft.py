@@ -12,7 +12,7 @@ The model and the batch are those of a case of make_bert.py or make_families.py.
                       cross attention and images, both must be equal; tokens are given their own positions, which peft moves by 3
   prompt.safetensors  peft's PromptTuningConfig, 3 rows before the words (BART: the encoder's and the decoder's, images: before the
                       patches, by hand); the head reads what it reads without them
-  peft_ia3, peft_lora  folders that peft's save_pretrained wrote of the same values
+  peft_ia3, peft_lora, peft_prefix, peft_prompt  folders that peft's save_pretrained wrote of the same values
 peft's `feedforward_modules` scale the input of a block's second linear layer: meft's hidden_scale. Its own choice of modules
 for BERT, `output.dense`, would scale the attention's output too, which the paper does not: they are given here in full.
 """
@@ -281,6 +281,21 @@ def write_prompt(folder, seed):
     write_virtual(folder, "prompt", wanted, hidden[:, ROWS:], model, real, plain)
 
 
+def write_joined(folder, name):
+    """As peft's users save a prefix or a prompt: the values of NAME.safetensors."""
+    model, own = load(folder), load_file(folder / f"{name}.safetensors")
+    heads = [place for place, _ in model.named_children() if place in HEADS] + ["pooler"] * hasattr(model.base_model, "pooler")
+    kind = dict(prefix=PrefixTuningConfig, prompt=PromptTuningConfig)[name]
+    columns = ["virtual_tokens"] if name == "prompt" else [f"{place}.{part}" for place, *_ in attentions(model) for part in ("key", "value")]
+    tuned = get_peft_model(model, kind(task_type="SEQ_CLS", num_virtual_tokens=ROWS, modules_to_save=heads)).double()
+    with torch.no_grad(): tuned.prompt_encoder["default"].embedding.weight.copy_(torch.cat([own[place] for place in columns], 1))
+    tuned.peft_config["default"].base_model_name_or_path = "the folder above"
+    out = folder / f"peft_{name}"
+    tuned.save_pretrained(out)
+    (out / "README.md").unlink()
+    for path in out.iterdir(): path.chmod(0o644)
+
+
 def main():
     root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent
     for number, folder in enumerate(CASES):
@@ -289,6 +304,8 @@ def main():
     for number, folder in enumerate(VIRTUAL):
         write_prefix(root / folder, 7100 + number)
         write_prompt(root / folder, 7200 + number)
+    for folder in ("bert", "opt"):
+        for name in ("prefix", "prompt"): write_joined(root / folder, name)
 
 
 if __name__ == "__main__": main()

@@ -572,10 +572,16 @@ TEST_CASE("families: prefixes and prompts equal PyPI's peft, ALoRE its equation:
 TEST_CASE("families: what PyPI's peft wrote is read; what is written is what peft wrote; what is neither is refused") {
   const meft::test::Folder out;
   for (const std::string folder : {"bert", "opt", "bart"})
-    for (const std::string name : {"ia3", "lora"}) {
+    for (const std::string name : {"ia3", "lora", "prefix", "prompt"}) {
       CAPTURE(folder);
       CAPTURE(name);
       const std::string at = golden() + "/" + folder;
+      const bool joined = name.starts_with("pr");
+      if (joined && folder == "bart") {  // an encoder and a decoder
+        CHECK(checkpoints::peft_form(method_named(name), checkpoints::read_spec(checkpoints::read_config(at))) ==
+              nullptr);
+        continue;
+      }
       const checkpoints::PeftAdapter adapter(at + "/peft_" + name);
       const auto method = adapter.method();
       CHECK(method_name(method) == name);
@@ -616,8 +622,10 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
         out.put(checkpoints::peft_config, config.dump());
         return meft::test::message_of([&] { (void)checkpoints::PeftAdapter(out.text()).method(); });
       };
-      CHECK(wrong("peft_type", "LOHA").find("expected LORA or IA3, found") != std::string::npos);
-      CHECK(wrong("fan_in_fan_out", true).find("fan_in_fan_out") != std::string::npos);
+      CHECK(wrong("peft_type", "LOHA").find("expected LORA or IA3 or PREFIX_TUNING or PROMPT_TUNING, found") !=
+            std::string::npos);
+      if (const std::string key = joined ? "prefix_projection" : "fan_in_fan_out"; name != "prompt")
+        CHECK(wrong(key, true).find(key) != std::string::npos);
       if (name == "lora") {
         CHECK(wrong("r", 0).find("expected an integer in [1, 65536], found 0") != std::string::npos);
         (void)wrong("r", 60000);
@@ -642,7 +650,9 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
       };
       const auto method_tensor = [&](auto& list) -> io::NamedTensor& {
         return *std::find_if(list.begin(), list.end(), [&](const auto& t) {
-          return t.name.find(name == "lora" ? ".lora_A." : ".ia3_l") != std::string::npos;
+          return t.name.find(joined           ? "prompt_embeddings"
+                             : name == "lora" ? ".lora_A."
+                                              : ".ia3_l") != std::string::npos;
         });
       };
       CHECK(refused([&](auto& list) { method_tensor(list).name += "x"; }).find("is missing") != std::string::npos);

@@ -3,9 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -40,6 +43,7 @@ class PeftNames {
   std::optional<PeftPlace> place(const std::string& ours) const {
     for (const auto& tensor : form_->tensors) {
       const std::string end = "." + std::string(tensor.ours);
+      if (form_->joined && (ours == tensor.ours || ours.ends_with(end))) return PeftPlace{ours, &tensor};
       if (!ours.ends_with(end)) continue;
       std::string module = ours.substr(0, ours.size() - end.size());
       if (tensor.shape == PeftTensor::Shape::row) module += "." + std::string(spec_->layer_names->down);
@@ -49,10 +53,30 @@ class PeftNames {
   }
   /// Of any. BERT's pooler is a part of the model there.
   std::string theirs(const std::string& ours) const {
-    if (const auto at = place(ours)) return lead + at->module + "." + std::string(at->tensor->theirs);
-    return std::string(lead) + (ours.starts_with("pooler.") ? spec_->prefix : "") + ours;
+    if (const auto at = place(ours))
+      return form_->joined ? joined : lead() + at->module + "." + std::string(at->tensor->theirs);
+    return lead() + (ours.starts_with("pooler.") ? spec_->prefix : "") + ours;
   }
-  static constexpr const char* lead = "base_model.model.";
+  std::string lead() const { return form_->joined ? "base_model." : "base_model.model."; }
+
+  static constexpr const char* joined = "prompt_embeddings";
+  /// Where the columns of each of these parameters, by their names here and widths, begin there; `count` in all.
+  struct Columns {
+    std::map<std::string, std::int64_t> first;
+    std::int64_t count = 0;
+  };
+  Columns columns(std::vector<std::pair<std::string, std::int64_t>> widths) const {
+    const auto order = [&](const auto& one) {
+      const auto* tensor = place(one.first)->tensor;
+      return std::tuple(one.first.size() - tensor->ours.size(),
+                        one.first.substr(0, one.first.size() - tensor->ours.size()),
+                        tensor);  // a higher layer's number is longer or comes later
+    };
+    std::sort(widths.begin(), widths.end(), [&](const auto& a, const auto& b) { return order(a) < order(b); });
+    Columns out;
+    for (const auto& [name, width] : widths) out.first[name] = std::exchange(out.count, out.count + width);
+    return out;
+  }
 
  private:
   const model::TransformerSpec* spec_;
@@ -67,6 +91,12 @@ inline nlohmann::json number_of(double value) {
 
 }  // namespace detail
 
+/// The method in peft's files for such a model; null where peft has none of the kind.
+inline const PeftForm* peft_form(const AnyMethod& method, const model::TransformerSpec& spec) {
+  const auto* form = meft::peft_form(method);
+  return form && form->joined && (spec.decoder || spec.patches) ? nullptr : form;
+}
+
 /// What stands in adapter_config.json besides the method.
 struct PeftBase {
   std::string model;  // the checkpoint's folder
@@ -77,14 +107,19 @@ struct PeftBase {
 /// put into layers, a head's, is listed as modules_to_save.
 inline void write_peft(const std::string& folder, const io::Safetensors& trained, const model::TransformerSpec& spec,
                        const AnyMethod& method, const PeftBase& base, Where where = Where::current()) {
-  const auto* form = peft_form(method);
-  require(form != nullptr, {"peft: has no such method", where}, method_name(method));
+  const auto* form = peft_form(method, spec);
+  require(form != nullptr, {"peft: has no such method for the model", where}, method_name(method), spec.family);
   const detail::PeftNames names(spec, *form);
   std::vector<io::NamedTensor> tensors;
+  std::vector<std::pair<std::string, std::int64_t>> columns;
   std::set<std::string> target, feedforward, whole;
   for (const auto& name : trained.names()) {
     const auto& entry = trained.find(name, where);
     const auto place = names.place(name);
+    if (form->joined && place) {
+      columns.emplace_back(name, entry.shape[1]);
+      continue;
+    }
     tensors.push_back({names.theirs(name), entry.dtype, place ? place->shape(entry.shape) : entry.shape, entry.bytes});
     if (!place) whole.insert(name.substr(0, name.find('.')));
     else {
@@ -92,10 +127,32 @@ inline void write_peft(const std::string& folder, const io::Safetensors& trained
       if (place->tensor->shape == PeftTensor::Shape::row) feedforward.insert(place->module);
     }
   }
-  nlohmann::json config{{"peft_type", form->type},
-                        {"base_model_name_or_path", base.model},
-                        {"inference_mode", true},
-                        {"target_modules", target}};
+  nlohmann::json config{{"peft_type", form->type}, {"base_model_name_or_path", base.model}, {"inference_mode", true}};
+  std::vector<std::byte> rows;
+  if (!form->joined) config["target_modules"] = target;
+  else {
+    const auto& layer = spec.layers.layer;
+    const auto all = names.columns(columns);
+    const bool keys = form->tensors.size() > 1;  // and values, of each layer
+    config["token_dim"] = all.count / std::ssize(columns);
+    config["num_layers"] = spec.layers.count;
+    config["num_attention_heads"] = keys && layer.key_heads ? layer.key_heads : layer.heads;
+    config["num_transformer_submodules"] = 1;
+    if (keys) config["encoder_hidden_size"] = all.count / std::ssize(columns), config["prefix_projection"] = false;
+    else config["prompt_tuning_init"] = "RANDOM";
+    std::string dtype;
+    std::int64_t count = 0;
+    for (const auto& [name, width] : columns) {
+      const auto& entry = trained.find(name, where);
+      dtype = entry.dtype, count = entry.shape[0];
+      const auto one = io::dtype_bytes(dtype), part = static_cast<std::size_t>(width) * one;
+      rows.resize(static_cast<std::size_t>(count * all.count) * one);
+      for (std::int64_t row = 0; row < count; ++row)
+        std::memcpy(rows.data() + static_cast<std::size_t>(row * all.count + all.first.at(name)) * one,
+                    entry.bytes.data() + static_cast<std::size_t>(row) * part, part);
+    }
+    tensors.push_back({names.joined, dtype, {count, all.count}, rows});
+  }
   config["task_type"] = base.task.empty() ? nlohmann::json() : nlohmann::json(base.task);
   config["modules_to_save"] = whole.empty() ? nlohmann::json() : nlohmann::json(whole);
   if (!feedforward.empty()) config["feedforward_modules"] = feedforward;
@@ -166,7 +223,9 @@ struct PeftAdapter {
   }
   /// The rows of a head's last layer, of classes; 0 where it is not there.
   Index classes(const model::TransformerSpec& spec, Where where = Where::current()) const {
-    const std::string name = detail::PeftNames::lead + std::string(spec.head.output_name) + ".weight";
+    const auto* form = peft_form(method(where), spec);
+    require(form != nullptr, {"peft: has no such method for the model", where}, config.path(), spec.family);
+    const std::string name = detail::PeftNames(spec, *form).lead() + std::string(spec.head.output_name) + ".weight";
     if (!weights.contains(name)) return 0;
     const auto& entry = weights.find(name, where);
     if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1)
@@ -184,12 +243,16 @@ struct PeftAdapter {
     std::set<std::string> left;
     for (const auto& name : weights.names()) left.insert(name);
     std::vector<const io::Entry*> found;
+    std::vector<std::pair<std::string, std::int64_t>> widths;
+    if (form.joined)
+      for (const auto& [ours, p] : trained)
+        if (names.place(ours)) widths.emplace_back(ours, p.shape()[1]);
+    const auto columns = names.columns(std::move(widths));
     for (const auto& [ours, p] : trained) {
       const auto place = names.place(ours);
       std::string theirs = names.theirs(ours);
       // A model without a head has no prefix.
-      if (const std::string lead = detail::PeftNames::lead;
-          !weights.contains(theirs) && theirs.starts_with(lead + spec.prefix))
+      if (const std::string lead = names.lead(); !weights.contains(theirs) && theirs.starts_with(lead + spec.prefix))
         theirs = lead + theirs.substr(lead.size() + std::string(spec.prefix).size());
       found.push_back(nullptr);
       if (!weights.contains(theirs)) {
@@ -201,6 +264,7 @@ struct PeftAdapter {
       const auto& entry = *(found.back() = &weights.find(theirs, where));
       std::vector<std::int64_t> shape(p.shape().begin(), p.shape().end());
       if (place) shape = place->shape(std::move(shape));
+      if (place && form.joined) shape[1] = columns.count;
       if (entry.shape != shape)
         fail({"load: " + weights.path() + ": tensor " + theirs + " has the wrong shape", where},
              "expected " + io::detail::shape_text(shape), "found " + io::detail::shape_text(entry.shape));
@@ -209,8 +273,17 @@ struct PeftAdapter {
       fail({"load: " + weights.path() + ": a tensor that this method does not train", where}, *left.begin());
     std::vector<std::vector<T>> values;
     for (std::size_t i = 0; i < trained.size(); ++i) {
-      values.emplace_back(found[i] ? static_cast<std::size_t>(trained[i].second.size()) : 0);
-      if (found[i]) io::copy_finite_to(*found[i], std::span<T>(values.back()), where);
+      const auto& [ours, p] = trained[i];
+      values.emplace_back(found[i] ? static_cast<std::size_t>(p.size()) : 0);
+      const auto at = columns.first.find(ours);
+      if (at == columns.first.end()) {
+        if (found[i]) io::copy_finite_to(*found[i], std::span<T>(values.back()), where);
+        continue;
+      }
+      std::vector<T> all(static_cast<std::size_t>(p.shape()[0] * columns.count));
+      io::copy_finite_to(*found[i], std::span<T>(all), where);
+      for (Index row = 0, width = p.shape()[1]; row < p.shape()[0]; ++row)
+        std::copy_n(all.begin() + row * columns.count + at->second, width, values.back().begin() + row * width);
     }
     for (std::size_t i = 0; i < trained.size(); ++i)
       if (auto& p = trained[i].second; found[i]) p.value() = Tensor<T, B>::from(p.shape(), values[i]);

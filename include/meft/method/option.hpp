@@ -66,6 +66,9 @@ struct PeftForm {
   std::string_view type;
   std::span<const PeftTensor> tensors;
   std::span<const std::string_view> without{};
+  /// Its tensors [rows, n] are columns of one, `prompt_embeddings`, layer after layer: of models with one list of
+  /// layers that read words.
+  bool joined = false;
 };
 
 /// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;

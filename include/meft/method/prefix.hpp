@@ -2,7 +2,9 @@
 // without their reparametrisation.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include <meft/method/adapt.hpp>
@@ -28,6 +30,10 @@ struct Described<PrefixTuning> {
   static Index added(const PrefixTuning& m, Index width) { return 2 * width * m.tokens; }
   static Kept kept(const PrefixTuning&, const StepSizes&) { return {}; }
   static Recipe recipe(const PrefixTuning&) { return {.rate = 1e-2}; }
+  static constexpr std::array<PeftTensor, 2> tensors{{{"attention_prefix.key", ""}, {"attention_prefix.value", ""}}};
+  static constexpr std::array<std::string_view, 1> without{"prefix_projection"};
+  static constexpr PeftForm peft{"PREFIX_TUNING", tensors, without, true};
+  static void peft_numbers(auto& m, auto&& visit) { visit("num_virtual_tokens", m.tokens); }
 };
 
 /// N(0, 1), as PyPI's peft has them.

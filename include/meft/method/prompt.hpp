@@ -2,6 +2,8 @@
 // 2104.08691; before images as Jia et al., arXiv 2203.12119, have it.
 #pragma once
 
+#include <array>
+
 #include <meft/method/adapt.hpp>
 #include <meft/method/virtual_tokens.hpp>
 #include <meft/nn/embeddings.hpp>
@@ -33,6 +35,9 @@ struct Described<PromptTuning> {
   }
   /// The authors' rate is 0.3, of rows alone: a head that is new does not learn at it.
   static Recipe recipe(const PromptTuning&) { return {.rate = 1e-2}; }
+  static constexpr std::array<PeftTensor, 1> tensors{{{"virtual_tokens", ""}}};
+  static constexpr PeftForm peft{"PROMPT_TUNING", tensors, {}, true};
+  static void peft_numbers(auto& m, auto&& visit) { visit("num_virtual_tokens", m.tokens); }
 };
 
 template <class Model>
