@@ -334,7 +334,7 @@ def narrow(method):
     if method.startswith("meft") and "+" not in method: return ["--bottleneck", 4]
     if method in ("prefix", "prompt"): return ["--virtual-tokens", VIRTUAL]
     return {"unipt": ["--projection", 8], "sherl": ["--projection", 8], "lst": ["--reduction", 2], "qst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24], "sparsegrad": ["--score-examples", 24],
-            "zofo": ["--zofo-inner", 2, "--zofo-rate", 0.01, "--zofo-lambda", 1]}.get(method, [])
+            "fpt": ["--side-image", 8, "--reduction", 2, "--virtual-tokens", 2], "zofo": ["--zofo-inner", 2, "--zofo-rate", 0.01, "--zofo-lambda", 1]}.get(method, [])
 
 
 def last_number(text):
@@ -476,7 +476,7 @@ def test_others(place):
 
 
 def test_images(place):
-    try_all(place, "vit", "images", METHODS + MORE)
+    try_all(place, "vit", "images", METHODS + MORE + ["fpt"])
     try_all(place, "dinov2", "images", ["full", "meft3", *INSIDE])
 
 
