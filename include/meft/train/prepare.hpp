@@ -36,13 +36,13 @@ template <class L, class Data>
 Widened calibrate(const L& learner, const Data& data, std::size_t batch, std::uint64_t seed) {
   const auto ranges = learner.body.ranges();
   if (ranges.empty()) return {};
-  const std::size_t size = data.lengths().size(), each = std::min<std::size_t>(batch, 8), batches = 4;
+  const std::size_t size = data.lengths().size(), each = std::min<std::size_t>(batch, 8),
+                    seen = std::min(size, 4 * each);
   return widen(ranges, false, [&] {
-    for (std::size_t b = 0; b < batches; ++b) {
+    for (std::size_t first = 0; first < seen; first += each) {
       std::vector<std::uint32_t> rows;
-      for (std::size_t i = 0; i < each; ++i)
-        rows.push_back(static_cast<std::uint32_t>((b * each + i) * size / (batches * each)));
-      rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+      for (std::size_t i = first; i < std::min(seen, first + each); ++i)
+        rows.push_back(static_cast<std::uint32_t>(i * size / seen));
       (void)learner.model.run(learner.batch(data, rows, Run{seed, 0, false}), learner.body);
     }
   });
