@@ -22,9 +22,9 @@ FLAGS = {  # of the methods that are not taken as they are
     "head": [],
     "bitfit": [],
     "lora": ["--lora-rank", "16", "--precision", "bf16"],
-    "meft1": ["--readout", "plm", "--bottleneck", "64", "--precision", "bf16"],
-    "meft2": ["--readout", "plm", "--bottleneck", "64", "--precision", "bf16"],
-    "meft3": ["--readout", "plm", "--bottleneck", "64", "--precision", "bf16"],
+    "meft1": ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16"],
+    "meft2": ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16"],
+    "meft3": ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16"],
 }
 OTHERS = ["--precision", "bf16"]
 RATES = ["2e-4", "1e-3"]

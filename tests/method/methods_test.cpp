@@ -498,6 +498,7 @@ TEST_CASE("methods: by name, with their options as text") {
   CHECK(std::get<Meft1>(bert).options.start == AdapterStart::zero);
   CHECK(std::get<Meft1>(opt).options.stack.readout.kind == Readout::Kind::scaled);
   CHECK(std::get<Meft1>(bert).options.stack.readout.kind == Readout::Kind::average);
+  CHECK(std::get<Meft2>(llama).options.stack.readout.kind == Readout::Kind::carrier);
   CHECK(stack_of(plain) == nullptr);
 }
 

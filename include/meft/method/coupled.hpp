@@ -130,11 +130,11 @@ struct Described<M> {
     const Option lambda{"lambda", "factor of the first stream"}, beta{"beta", "factor of the second stream"};
     visit(kind == 2 ? adapting(lambda) : lambda, Factor{}, m.lambda);
     visit(kind == 1 ? adapting(beta) : beta, Factor{}, m.beta);
-    visit(
-        Option{"readout", "output from the two streams", "average; OPT: scaled, the model's plus a tenth of the other"},
-        OneOf{"average|plm|learned|scaled", [](std::string_view s) { return readout_from(s); },
-              [](const Readout& r) { return name_of(r); }},
-        common.stack.readout);
+    visit(Option{"readout", "output from the two streams",
+                 "average; OPT: scaled, the model's plus a tenth of the other; other decoders: plm"},
+          OneOf{"average|plm|learned|scaled", [](std::string_view s) { return readout_from(s); },
+                [](const Readout& r) { return name_of(r); }},
+          common.stack.readout);
     visit(Option{.name = "coupling",
                  .help = "paper: F + lambda * x; balanced: F + lambda * (x - the other stream), nearer to the model",
                  .shown = "paper; decoders but OPT: balanced",
@@ -161,9 +161,9 @@ struct Described<M> {
   /// OPT has its authors' read-out. Other decoders start near the model: what is added at each of many layers in front
   /// of a head that is not new costs more than it gives.
   static void suit(M& m, const FamilyFacts& family) {
-    const bool opt = family.model_type == "opt";
-    m.options.stack.readout = readout_from(opt ? "scaled" : "average");
-    m.options.coupling = family.causal && !opt ? Coupling::balanced : Coupling::paper;
+    const bool opt = family.model_type == "opt", near = family.causal && !opt;
+    m.options.stack.readout = readout_from(opt ? "scaled" : near ? "plm" : "average");
+    m.options.coupling = near ? Coupling::balanced : Coupling::paper;
   }
 
   static Index added(const M& m, Index width) {
