@@ -45,6 +45,10 @@ def test_trains(place):
 
 def test_methods(place):
     for method in methods_of(FINETUNE):
+        if method == "fpt":
+            error = execute(place.command(place.folder(), method=method), 1).stderr
+            check("fpt: expected a model that reads images, found: bert" in error, error)
+            continue
         folder = run(place, "--max-steps", 6, method=method)
         tensors, _ = read_safetensors(folder / "adapter.safetensors")
         check("classifier.bias" in tensors, method)
