@@ -245,7 +245,8 @@ TEST_CASE(
   llama["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", 4.0}};  // within the context the same
   CHECK(angle() == plain);
   llama["rope_scaling"]["rope_type"] = "longrope";
-  CHECK(refused(llama).find("rope_type: expected default, dynamic, linear, llama3 or yarn, found") != std::string::npos);
+  CHECK(refused(llama).find("rope_type: expected default, dynamic, linear, llama3 or yarn, found") !=
+        std::string::npos);
   CHECK(refused(llama).find("longrope") != std::string::npos);
   auto mpnet = sizes;
   mpnet.update({{"model_type", "mpnet"},
