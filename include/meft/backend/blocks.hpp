@@ -36,11 +36,11 @@ struct Blocks {
     return data + static_cast<std::size_t>(i) * row_bytes();
   }
 
-  /// to[16, 16] ← W[i…, k…] as it is multiplied with, rounded to bf16; zeros beyond the last row. k is a multiple
-  /// of 16.
-  void tile(Index i, Index k, float* to) const {
+  /// to[16, 16] ← W[i…, k…] as it is multiplied with, rounded to bf16; zeros beyond the last row, and beyond `most`
+  /// rows. k is a multiple of 16.
+  void tile(Index i, Index k, float* to, Index most = static_cast<Index>(weights::part)) const {
     const std::byte* rows[weights::part] = {};
-    const Index count = std::min<Index>(static_cast<Index>(weights::part), out - i);
+    const Index count = std::min(most, out - i);
     for (Index r = 0; r < count; ++r) rows[r] = row(i + r);
     format->tile(rows, static_cast<std::size_t>(k), static_cast<std::size_t>(count), to);
   }
@@ -50,12 +50,14 @@ struct Blocks {
   void decode(Index i, Index count, T* to) const {
     alignas(32) float room[weights::part * weights::part];
     constexpr Index side = static_cast<Index>(weights::part);
-    for (Index begin = 0; begin < count; begin += side)
+    for (Index begin = 0; begin < count; begin += side) {
+      const Index rows = std::min(side, count - begin);
       for (Index k = 0; k < in; k += side) {
-        tile(i + begin, k, room);
-        for (Index r = 0; r < std::min(side, count - begin); ++r)
+        tile(i + begin, k, room, rows);
+        for (Index r = 0; r < rows; ++r)
           std::copy_n(room + r * side, std::min(side, in - k), to + (begin + r) * in + k);
       }
+    }
   }
 
   /// The nearest matrix in the format. Errors: none; w is finite.
