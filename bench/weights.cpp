@@ -105,16 +105,7 @@ double divergence(const Learner& p, const Learner& q, const nn::Batch<>& batch) 
     auto plain = l.model;
     return plain.run(batch, adapt(plain, HeadOnly{})).value.value();
   };
-  const auto a = hidden(p), b = hidden(q);
-  double sum = 0;
-  const Index tokens = a.dim(0), step = 64;
-  for (Index first = 0; first < tokens; first += step) {
-    const Index last = std::min(tokens, first + step);
-    const auto wide = p.head.logits(a.rows(first, last)).value();
-    sum += train::detail::divergence(wide.values(), q.head.logits(b.rows(first, last)).value().values(),
-                                     static_cast<std::size_t>(wide.dim(1)));
-  }
-  return sum / static_cast<double>(tokens);
+  return train::divergence(p.head, hidden(p), q.head, hidden(q));
 }
 
 /// A table of the formats of one checkpoint. The resident bytes are the process's: of one format where there is one.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include <meft/autodiff/op.hpp>
@@ -125,6 +126,11 @@ struct LinearCrossEntropy {
     return grads(
         need, [&] { return times(saved.dx); }, [&] { return times(saved.dw); }, [&] { return times(saved.db); });
   }
+  /// The same, whatever w was.
+  template <Real T>
+  auto gradients(Saved<T, B>& saved, const auto& /*w*/, Needs<3> need, const Tensor<T, B>& dy) const {
+    return backward(saved, need, dy);
+  }
 
   Tensor<std::int32_t, B> labels;
   std::int32_t ignore;
@@ -167,10 +173,14 @@ struct TokenLogLikelihood {
     Tensor<T, B> x, w, bias;
   };
 
-  template <Real T>
-  Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const Tensor<T, B>& w,
+  /// w is a tensor, or packed and then not kept.
+  template <Real T, class W>
+  Tensor<T, B> forward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& x, const W& w,
                        const Tensor<T, B>& bias) const {
-    if (need.any()) saved = {x, w, bias};
+    if (need.any()) {
+      saved = {x, {}, bias};
+      if constexpr (std::is_same_v<W, Tensor<T, B>>) saved.w = w;
+    }
     return label_log_likelihood(x, w, bias, labels, ignore);
   }
 
@@ -227,38 +237,21 @@ struct TokenLogLikelihood {
 namespace detail {
 
 /// An op of x, w and a bias with w packed and frozen.
-template <Real T, Backend B>
-struct PackedCrossEntropy {
-  static constexpr const char* name = "linear_cross_entropy";
+template <class Op, Real T, Backend B>
+struct WithPacked {
+  static constexpr const char* name = Op::name;
   static constexpr bool last_may_be_empty = true;
   template <Scalar, Backend>
-  using Saved = typename LinearCrossEntropy<B>::template Saved<T, B>;
-  LinearCrossEntropy<B> op;
+  using Saved = typename Op::template Saved<T, B>;
+  Op op;
   PackedWeight<T, B> w;
 
+  static Needs<3> of_three(Needs<2> need) { return {{need[0], false, need[1]}}; }
   Tensor<T, B> forward(auto& saved, Needs<2> need, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
-    return op.forward(saved, Needs<3>{{need[0], false, need[1]}}, x, w, bias);
+    return op.forward(saved, of_three(need), x, w, bias);
   }
   std::array<Tensor<T, B>, 2> backward(auto& saved, Needs<2> need, const Tensor<T, B>& dy) const {
-    auto out = op.backward(saved, Needs<3>{{need[0], false, need[1]}}, dy);
-    return {std::move(out[0]), std::move(out[2])};
-  }
-};
-template <Real T, Backend B>
-struct PackedLogLikelihood {
-  static constexpr const char* name = "token_log_likelihood";
-  static constexpr bool last_may_be_empty = true;
-  template <Scalar, Backend>
-  using Saved = typename TokenLogLikelihood<B>::template Saved<T, B>;
-  TokenLogLikelihood<B> op;
-  PackedWeight<T, B> w;
-
-  Tensor<T, B> forward(auto& saved, Needs<2> need, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
-    if (need.any()) saved = {x, {}, bias};
-    return label_log_likelihood(x, w, bias, op.labels, op.ignore);
-  }
-  std::array<Tensor<T, B>, 2> backward(auto& saved, Needs<2> need, const Tensor<T, B>& dy) const {
-    auto out = op.gradients(saved, w, Needs<3>{{need[0], false, need[1]}}, dy);
+    auto out = op.gradients(saved, w, of_three(need), dy);
     return {std::move(out[0]), std::move(out[2])};
   }
 };
@@ -270,14 +263,14 @@ template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> linear_cross_entropy(const X& x, const PackedWeight<T, B>& w, const Bias& bias,
                               const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
                               Where where = Where::current()) {
-  return apply(where, detail::PackedCrossEntropy<T, B>{{labels, ignore}, w}, x, bias);
+  return apply(where, detail::WithPacked<LinearCrossEntropy<B>, T, B>{{labels, ignore}, w}, x, bias);
 }
 /// token_log_likelihood with w packed and frozen.
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> token_log_likelihood(const X& x, const PackedWeight<T, B>& w, const Bias& bias,
                               const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
                               Where where = Where::current()) {
-  return apply(where, detail::PackedLogLikelihood<T, B>{{labels, ignore}, w}, x, bias);
+  return apply(where, detail::WithPacked<TokenLogLikelihood<B>, T, B>{{labels, ignore}, w}, x, bias);
 }
 
 /// label_log_likelihood with gradients. x [n, h], w [words, h], b [words] or empty, labels [n] → [n].

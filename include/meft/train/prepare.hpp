@@ -108,6 +108,20 @@ double cosine(const std::vector<T>& a, const std::vector<T>& b, std::size_t widt
 
 }  // namespace detail
 
+/// KL(p ‖ q) of what two heads predict of rows of hidden states, in nats a row. Logits exist some rows at a time.
+template <class Head, Real T, Backend B>
+double divergence(const Head& p, const Tensor<T, B>& of_p, const Head& q, const Tensor<T, B>& of_q) {
+  double sum = 0;
+  const Index rows = of_p.dim(0), step = 64;
+  for (Index first = 0; first < rows; first += step) {
+    const Index last = std::min(rows, first + step);
+    const auto wide = p.logits(of_p.rows(first, last)).value();
+    sum += detail::divergence(wide.values(), q.logits(of_q.rows(first, last)).value().values(),
+                              static_cast<std::size_t>(wide.dim(1)));
+  }
+  return sum / static_cast<double>(rows);
+}
+
 /// Of a reversible body, on the first examples of `data`; nothing of others.
 template <class L, class Data>
 std::optional<StartDistance> start_distance(const L& learner, const Data& data, std::size_t batch) {
@@ -132,16 +146,7 @@ std::optional<StartDistance> start_distance(const L& learner, const Data& data, 
         false, detail::cosine(a.value().values(), b.value().values(), static_cast<std::size_t>(a.shape()[1])) /
                    static_cast<double>(a.shape()[0])};
   } else {
-    double sum = 0;
-    const Index tokens = plain.value.shape()[0], step = 64;
-    for (Index first = 0; first < tokens; first += step) {
-      const auto logits = [&](const auto& h) {
-        return learner.head.logits(h.value.value().rows(first, std::min(tokens, first + step))).value();
-      };
-      const auto p = logits(plain);
-      sum += detail::divergence(p.values(), logits(wrapped).values(), static_cast<std::size_t>(p.dim(1)));
-    }
-    return StartDistance{true, sum / static_cast<double>(tokens)};
+    return StartDistance{true, divergence(learner.head, plain.value.value(), learner.head, wrapped.value.value())};
   }
 }
 
