@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(g++ cmake make libeigen3-dev nlohmann-json3-dev libutf8proc-dev libcli11-dev
+packages=(g++ cmake make nlohmann-json3-dev libutf8proc-dev libcli11-dev
   libjpeg62-turbo-dev libpng-dev python3 python3-pip)
 missing=()
 for package in "${packages[@]}"; do

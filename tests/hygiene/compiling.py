@@ -3,9 +3,7 @@
 The first argument of a test names its main compiler; by default it is the first of COMPILERS.
 """
 import concurrent.futures
-import os
 import pathlib
-import shlex
 import shutil
 import subprocess
 import sys
@@ -14,10 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 INCLUDE = ROOT / "include"
 COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
 MAIN = sys.argv[1] if len(sys.argv) > 1 else COMPILERS[0]
-EIGEN = next((path for path in ("/usr/include/eigen3", "/usr/local/include/eigen3") if os.path.isdir(path)), None)
 FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread", f"-I{INCLUDE}"]
-FLAGS += ["-isystem", EIGEN] if EIGEN else shlex.split(
-    subprocess.run(["pkg-config", "--cflags", "eigen3"], capture_output=True, text=True).stdout)
 
 
 def headers():

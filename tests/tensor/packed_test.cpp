@@ -1,6 +1,9 @@
-// Packed weights against a plain sum in double: every shape of edge, both precisions, on each kind of operands.
+// Products against Eigen's, packed weights against a plain sum in double: every shape of edge, both precisions, on each
+// kind of operands.
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include <meft/tensor/packed.hpp>
@@ -8,6 +11,7 @@
 #include <meft/weights/formats.hpp>
 
 #include <doctest/doctest.h>
+#include <Eigen/Core>
 
 using namespace meft;
 
@@ -213,6 +217,51 @@ TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
       }
 #endif
     }
+}
+
+TEST_CASE_TEMPLATE("gemm: any strides, start and shape, equal to Eigen's product", T, float, double) {
+  using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  /// A matrix in memory, row by row or column by column, with two elements between the lines that stay zero.
+  struct Lines {
+    Lines(const Matrix& m, bool turned) : row(turned ? 1 : m.cols() + 2), column(turned ? m.rows() + 2 : 1) {
+      elements.resize(static_cast<std::size_t>((m.rows() + 2) * (m.cols() + 2)));
+      for (Index i = 0; i < m.rows(); ++i)
+        for (Index j = 0; j < m.cols(); ++j) elements[at(i, j)] = static_cast<T>(m(i, j));
+    }
+    std::size_t at(Index i, Index j) const { return static_cast<std::size_t>(i * row + j * column); }
+    Strided<T> view() const { return {elements.data(), row, column}; }
+    Index row, column;
+    std::vector<T> elements;
+  };
+  for (const std::array<Index, 3>& size : std::initializer_list<std::array<Index, 3>>{
+           {1, 1, 1}, {4, 8, 128}, {5, 3, 0}, {70, 19, 131}, {3, 33, 257}, {130, 64, 300}})
+    for (const bool a_turned : {false, true})
+      for (const bool b_turned : {false, true})
+        for (const Start start : {Start::zero, Start::bias, Start::accumulate}) {
+          const Index rows = size[0], columns = size[1], depth = size[2];
+          CAPTURE(rows);
+          CAPTURE(columns);
+          CAPTURE(depth);
+          const Matrix a = Matrix::Random(rows, depth), b = Matrix::Random(depth, columns),
+                       c = Matrix::Random(rows, columns), bias = Matrix::Random(1, columns);
+          const Lines left(a, a_turned), right(b, b_turned), row(bias, false);
+          Lines out(c, false);
+          gemm(Cpu{},
+               Product<T>{rows, columns, depth, left.view(), out.elements.data(), out.row, start, row.elements.data()},
+               right.view());
+          Matrix expected = a * b;
+          if (start == Start::bias) expected.rowwise() += bias.row(0);
+          if (start == Start::accumulate) expected += c;
+          double worst = 0;
+          for (Index i = 0; i < rows; ++i)
+            for (Index j = 0; j < columns + 2; ++j)
+              worst = std::max(worst, std::abs(out.elements[out.at(i, j)] - (j < columns ? expected(i, j) : 0)));
+          // Higham, Accuracy and Stability of Numerical Algorithms, 3.1: of a sum in any order, operands rounded
+          // before.
+          const double terms = depth ? (a.cwiseAbs() * b.cwiseAbs()).maxCoeff() : 0.0;
+          CHECK(worst <=
+                static_cast<double>(depth + 3) * static_cast<double>(std::numeric_limits<T>::epsilon()) * (terms + 2));
+        }
 }
 
 TEST_CASE("packed: bf16 takes half the bytes and unpacks to the rounded weight") {

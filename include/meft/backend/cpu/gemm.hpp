@@ -1,9 +1,8 @@
-// Owns: C = A·B for strided operands. The library's only Eigen user.
-// Float on AVX2 runs on our tile; every other case runs on Eigen's kernel. Work is cut by fixed sizes, and each sum
-// runs over k in one order, so the thread count changes nothing.
+// Owns: C = A·B for strided operands.
+// Float on AVX2 runs on the tiles of tile.hpp; other types and processors on one that the compiler vectorises. Work is
+// cut by fixed sizes, and each sum runs over k in one order, so the thread count changes nothing.
 #pragma once
 
-#include <Eigen/Core>
 #include <algorithm>
 #include <type_traits>
 
@@ -78,48 +77,66 @@ void multiply(const Product<float>& p, const Right& right) {
 }
 #endif
 
-namespace detail {
-
+/// The tile for any type and processor: vectors of 16 bytes, two for each of four rows.
 template <class T>
-struct Blocking : Eigen::internal::level3_blocking<T, T> {
-  Blocking(Index rows, Index columns, Index depth)
-      : workspace(Cpu::pool(),
-                  static_cast<std::size_t>(std::min<Index>(depth, 256) * (std::min<Index>(rows, 96) + columns + 32)) *
-                      sizeof(T)) {
-    this->m_mc = std::min<Index>(rows, 96);
-    this->m_nc = columns;
-    this->m_kc = std::min<Index>(depth, 256);
-    this->m_blockA = static_cast<T*>(workspace.data());
-    this->m_blockB = this->m_blockA + (this->m_kc * this->m_mc + 15) / 16 * 16;
+struct Plain {
+  typedef T Vector __attribute__((vector_size(16)));  // NOLINT: clang drops the alignment of an alias declaration
+  static constexpr Index rows = 4, lanes = 16 / sizeof(T), columns = 2 * lanes;
+
+  /// C[rows ≤ 4, columns] = start + A[rows, k] · panel[k, columns].
+  MEFT_INLINE static void multiply(const Product<T>& p, const T* panel) {
+    Vector acc[rows][2] = {};
+    const T* a[rows];
+    for (Index i = 0; i < rows; ++i) a[i] = p.a.data + std::min(i, p.rows - 1) * p.a.row;
+    const Index depth = p.depth, step = p.a.column;
+    for (Index k = 0, from = 0; k < depth; ++k, from += step, panel += columns) {
+      Vector first, second;
+      std::memcpy(&first, panel, sizeof first);
+      std::memcpy(&second, panel + lanes, sizeof second);
+#pragma GCC unroll 4
+      for (Index i = 0; i < rows; ++i) {
+        acc[i][0] += a[i][from] * first;
+        acc[i][1] += a[i][from] * second;
+      }
+    }
+    T sums[rows][columns];
+#pragma GCC unroll 4
+    for (Index i = 0; i < rows; ++i) {
+      std::memcpy(sums[i], &acc[i][0], sizeof(Vector));
+      std::memcpy(sums[i] + lanes, &acc[i][1], sizeof(Vector));
+    }
+    for (Index i = 0; i < p.rows; ++i)
+      for (Index j = 0; j < p.columns; ++j) {
+        T& c = p.c[i * p.ldc + j];
+        c = sums[i][j] + (p.start == Start::zero ? T(0) : p.start == Start::bias ? p.bias[j] : c);
+      }
   }
-  Buffer workspace;
 };
 
-template <class T, int A, int B>
-void eigen_product(const Product<T>& p, Strided<T> b) {
-  Blocking<T> blocking(p.rows, p.columns, p.depth);
-  Eigen::internal::general_matrix_matrix_product<Index, T, A, false, T, B, false, Eigen::RowMajor, 1>::run(
-      p.rows, p.columns, p.depth, p.a.data, A == Eigen::RowMajor ? p.a.row : p.a.column, b.data,
-      B == Eigen::RowMajor ? b.row : b.column, p.c, 1, p.ldc, T(1), blocking, nullptr);
-}
-
+/// C = start + A·B on this thread.
 template <class T>
-void eigen_block(const Product<T>& p, Strided<T> b) {
-  for (Index i = 0; i < p.rows; ++i) {
-    T* c = p.c + i * p.ldc;
-    if (p.start == Start::zero) std::fill(c, c + p.columns, T(0));
-    if (p.start == Start::bias) std::copy(p.bias, p.bias + p.columns, c);
-  }
-  if (!p.rows || !p.columns || !p.depth) return;
-  constexpr int row = Eigen::RowMajor, column = Eigen::ColMajor;
-  const bool ra = p.a.column == 1, rb = b.column == 1;
-  if (ra && rb) eigen_product<T, row, row>(p, b);
-  else if (ra) eigen_product<T, row, column>(p, b);
-  else if (rb) eigen_product<T, column, row>(p, b);
-  else eigen_product<T, column, column>(p, b);
+MEFT_INLINE inline void plain_product(const Product<T>& p, Strided<T> b) {
+  using Tile = Plain<T>;
+  constexpr Index depth = 128;
+  T panel[depth * Tile::columns] = {};
+  for (Index j0 = 0; j0 < p.columns; j0 += Tile::columns)
+    for (Index k0 = 0; k0 < std::max<Index>(p.depth, 1); k0 += depth) {
+      Product<T> one = p;
+      one.columns = std::min(Tile::columns, p.columns - j0);
+      one.depth = std::min(depth, p.depth - k0);
+      for (Index k = 0; k < one.depth; ++k)
+        for (Index j = 0; j < one.columns; ++j)
+          panel[k * Tile::columns + j] = b.data[(k0 + k) * b.row + (j0 + j) * b.column];
+      if (k0) one.start = Start::accumulate;
+      else if (p.bias) one.bias = p.bias + j0;
+      for (Index i0 = 0; i0 < p.rows; i0 += Tile::rows) {
+        one.rows = std::min(Tile::rows, p.rows - i0);
+        one.a = p.a.at(i0, k0);
+        one.c = p.c + i0 * p.ldc + j0;
+        Tile::multiply(one, panel);
+      }
+    }
 }
-
-}  // namespace detail
 }  // namespace cpu
 
 template <Real T>
@@ -150,7 +167,7 @@ void gemm(Cpu, const Product<T>& p, Strided<T> b) {
     part.rows = end - begin;
     part.a = p.a.at(begin, 0);
     part.c = p.c + begin * p.ldc;
-    cpu::detail::eigen_block(part, b);
+    vectorised([&]() MEFT_INLINE { cpu::plain_product(part, b); });
   });
 }
 

@@ -10,7 +10,7 @@
 namespace meft {
 
 /// A constant matrix W[n, k] (a linear layer's weight, [out, in]): in panels of 16 rows of W where the tiles run,
-/// row-major where Eigen does (bf16 there: rounded, but kept in T).
+/// row-major where they do not (bf16 there: rounded, but kept in T).
 template <Real T>
 class Panels<Cpu, T> {
  public:
@@ -154,7 +154,7 @@ class Panels<Cpu, T> {
     MEFT_INLINE T operator()(T x) const { return static_cast<T>(cpu::RoundToBf16{}(static_cast<float>(x))); }
   };
 
-  /// The product on Eigen, A rounded first where the weight is.
+  /// The product of row-major weights, A rounded first where the weight is.
   void narrowed(Product<T> p, Strided<T> w) const {
     if (!narrow()) return gemm(Cpu{}, p, w);
     const auto left = rounded(p);
