@@ -1,50 +1,55 @@
 """Each file in must_not_compile/ is a mistake that the compiler must reject with the message the file expects.
 
-The first line of a file is `// expect: REGEX`. With -DOK the mistake is left out and the file must compile. What most of them
-include is precompiled.
+The first line of a file is `// expect: REGEX`. With -DOK the mistake is left out and the file must compile. All are compiled
+together, each in a namespace of its own behind what all include; one that defines a macro before it includes is compiled alone.
 """
 import functools
 import pathlib
 import re
 import sys
-import tempfile
 
 import compiling
 
 FOLDER = pathlib.Path(__file__).with_suffix("")
-HUB = "meft/ops/matmul.hpp"
 
 
-def reject(compiler, path, folder):
-    source = path.read_text()
-    expected = re.match(r"// expect: (.+)\n", source)
-    if not expected or "#ifdef OK" not in source:
+def source_of(paths):
+    sources = [(path, path.read_text().split("\n")) for path in paths]
+    out = "".join(line + "\n" for _, lines in sources for line in lines if line.startswith("#") and "include" in line)
+    for path, lines in sources:
+        text = "\n".join("" if line.startswith("#include") else line for line in lines)
+        out += f'namespace {path.stem} {{\n#line 1 "{path.name}"\n{text}}}\n'
+    return out
+
+
+def errors(text):
+    """Each error with what stands around it: g++ says before it where it comes from, clang++ after it."""
+    parts = re.split(r"^(.*\berror: .*\n)", text, flags=re.M)
+    return ["".join(parts[i - 1:i + 2]) for i in range(1, len(parts), 2)]
+
+
+def reject(compiler, path, text):
+    """Problems of a file in what the compiler said of it and of others."""
+    expected = re.match(r"// expect: (.+)\n", path.read_text())
+    if not expected or "#ifdef OK" not in path.read_text():
         return [f"{path.name}: needs a first line `// expect: REGEX` and a variant that compiles under `#ifdef OK`"]
-    status, text = compiling.check(compiler, source, "-include", compiling.precompiled(HUB, folder))
-    if status == 0:
+    about = [error for error in errors(text) if f"{path.name}:" in error]
+    if not about:
         return [f"{path.name}: compiles with {compiler}; it must not"]
-    if not re.search(expected[1], text):
-        return [f"{path.name}: {compiler} does not say `{expected[1]}` but\n{text[:2000]}"]
+    if not any(re.search(expected[1], error) for error in about):
+        return [f"{path.name}: {compiler} does not say `{expected[1]}` but\n{''.join(about)[:2000]}"]
     return []
 
 
-def accept(compiler, paths, folder):
-    """All with -DOK, each in a namespace of its own behind what it includes."""
-    sources = [(path, path.read_text().split("\n")) for path in paths]
-    source = "#define MEFT_CUDA\n" + "".join(line + "\n" for _, lines in sources for line in lines if line.startswith("#include"))
-    for path, lines in sources:
-        text = "\n".join("" if line.startswith("#include") or "define MEFT_CUDA" in line else line for line in lines)
-        source += f'namespace {path.stem} {{\n#line 1 "{path.name}"\n{text}}}\n'
-    status, text = compiling.check(compiler, source, "-DOK", "-include", compiling.precompiled(HUB, folder))
-    return [f"with -DOK does not compile with {compiler}\n{text[:2000]}"] if status else []
-
-
-def problems(compiler, files):
-    with tempfile.TemporaryDirectory() as folder:
-        status, text = compiling.precompile(compiler, HUB, folder)
-        if status:
-            return [f"{HUB} does not compile with {compiler}\n{text[:2000]}"]
-        return sum((reject(compiler, path, folder) for path in files), accept(compiler, files, folder))
+def problems(compiler, paths):
+    if len(paths) == 1:  # the file as it is
+        name, source = paths[0].name, f'#line 1 "{paths[0].name}"\n' + paths[0].read_text()
+    else:
+        name, source = "the files together", source_of(paths)
+    _, text = compiling.check(compiler, source)
+    status, output = compiling.check(compiler, source, "-DOK")
+    return (sum((reject(compiler, path, text) for path in paths), []) +
+            ([f"{name}: with -DOK does not compile with {compiler}\n{output[:2000]}"] if status else []))
 
 
 if __name__ == "__main__":
@@ -52,4 +57,7 @@ if __name__ == "__main__":
     if not files:
         sys.exit(f"must_not_compile: no .cpp file in {FOLDER}")
     print(f"{len(files)} files with {' and '.join(compiling.COMPILERS)}")
-    sys.exit(compiling.report(compiling.each([functools.partial(problems, compiler, files) for compiler in compiling.COMPILERS])))
+    alone = [path for path in files if "#define" in path.read_text()]
+    groups = [[path for path in files if path not in alone], *([path] for path in alone)]
+    sys.exit(compiling.report(compiling.each([functools.partial(problems, compiler, paths)
+                                              for compiler in compiling.COMPILERS for paths in groups])))
