@@ -1,6 +1,6 @@
 """Fuzzes harnesses of tests/fuzz, all at the same time: fuzz.py PROGRAM HARNESS...
 
-Starts from the seeds below and from regressions/HARNESS, each, and runs for MEFT_FUZZ_SECONDS (default 60; 0: the seeds alone).
+Starts from the seeds below and from regressions/HARNESS, each, and runs for MEFT_FUZZ_SECONDS (default 20; 0: the seeds alone).
 An input that crashes, hangs, leaks or takes more than 2 GiB is kept beside PROGRAM and fails the test; mend the cause
 and add the input to regressions/HARNESS. The time decides how much is tried, never the verdict on what was tried.
 `planted` is a bug that the fuzzer must find.
@@ -152,7 +152,7 @@ def fuzz(program, name, folder, *more):
 
 def run(program, name):
     """Exit status."""
-    seconds = int(os.environ.get("MEFT_FUZZ_SECONDS", "60"))
+    seconds = int(os.environ.get("MEFT_FUZZ_SECONDS", "20"))
     memory = pathlib.Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         folder = pathlib.Path(folder)
