@@ -41,8 +41,8 @@ struct Four {
 };
 
 /// Σ x·y; and to ← to + by·x meanwhile, where by is given.
-MEFT_INLINE inline double product(std::size_t n, const double* x, const double* y, double by = 0,
-                                  double* to = nullptr) {
+MEFT_INLINE inline double scalar_product(std::size_t n, const double* x, const double* y, double by = 0,
+                                         double* to = nullptr) {
   constexpr std::size_t step = 16;
   Four::Lanes sums[4] = {};
   std::size_t i = 0;
@@ -112,12 +112,12 @@ inline void tridiagonalise(std::size_t n, std::vector<double>& a, std::vector<do
         beside[k] = reflector(m, x + first);
         std::fill(p, p + n, 0.0);
         for (std::size_t i = first; i < n; ++i)
-          p[i] += row(i)[i] * x[i] + product(n - i - 1, row(i) + i + 1, x + i + 1, x[i], p + i + 1);
+          p[i] += row(i)[i] * x[i] + scalar_product(n - i - 1, row(i) + i + 1, x + i + 1, x[i], p + i + 1);
         for (std::size_t t = begin; t < k; ++t) {
           const double *v = row(t) + first, *u = w.data() + (t - begin) * n + first;
-          subtract(m, product(m, u, x + first), v, product(m, v, x + first), u, p + first);
+          subtract(m, scalar_product(m, u, x + first), v, scalar_product(m, v, x + first), u, p + first);
         }
-        subtract(m, 0.5 * product(m, p + first, x + first), x + first, 0, x + first, p + first);
+        subtract(m, 0.5 * scalar_product(m, p + first, x + first), x + first, 0, x + first, p + first);
       }
     });
     parallel_chunks(static_cast<std::int64_t>(n - end), 64, [&](std::int64_t from, std::int64_t until) {
