@@ -1,11 +1,16 @@
 // Owns: products with a constant right operand: include/meft/backend/cuda/panels.hpp. In bf16 the weight is kept so,
-// and the left operand is rounded on the way; in double both are rounded but kept in double.
+// and the left operand is rounded on the way; in double both are rounded but kept in double. Of blocks a panel of rows
+// is decoded, multiplied with and overwritten by the next.
+#include <algorithm>
+#include <blocks.cuh>
 #include <convert.cuh>
 #include <gemm.cuh>
 #include <type_traits>
 
 #include <meft/backend/cuda/panels.hpp>
 #include <meft/backend/kernels/gemm.hpp>
+#include <meft/backend/kernels/rows.hpp>
+#include <vector>
 
 namespace meft {
 
@@ -43,7 +48,35 @@ Panels<Cuda, T>::Panels(const T* w, Index out, Index in, Precision precision)
 }
 
 template <Real T>
-bool Panels<Cuda, T>::multiply(const Product<T>& p, Index row, Index column, Then f, T* before) const {
+Panels<Cuda, T>::Panels(const Blocks& w, Precision precision)
+    : format_(w.format), out_(w.out), in_(w.in), precision_(precision) {
+  const UseScope use(Use::parameter);
+  buffer_ = Buffer(Cuda::pool(), w.bytes());
+  auto* const to = static_cast<std::byte*>(buffer_.data());
+  if (!w.heads) {
+    Cuda::upload(to, w.data, w.bytes());
+    return;
+  }
+  const Index some = std::max<Index>(1, (Index{1} << 20) / static_cast<Index>(w.row_bytes()));
+  std::vector<std::byte> rows;  // in order
+  for (Index i = 0; i < out_; i += some) {
+    rows.clear();
+    for (Index r = i; r < std::min(i + some, out_); ++r) rows.insert(rows.end(), w.row(r), w.row(r) + w.row_bytes());
+    Cuda::upload(to + static_cast<std::size_t>(i) * w.row_bytes(), rows.data(), rows.size());
+  }
+}
+
+template <Real T>
+template <class To>
+void Panels<Cuda, T>::decode(Index first, Index count, const std::int32_t* numbers, To* to) const {
+  const auto row_bytes = static_cast<Index>(format_->row_bytes(static_cast<std::size_t>(in_)));
+  cuda::decode_blocks(weights::Every{}, format_->dtype, count, in_, row_bytes,
+                      static_cast<const std::byte*>(buffer_.data()) + first * row_bytes, numbers, to);
+}
+
+template <Real T>
+bool Panels<Cuda, T>::multiply(const Product<T>& p, bool transposed, Then f, T* before) const {
+  const Index row = transposed ? in_ : 1, column = transposed ? 1 : in_;
   if (precision_ == Precision::f32) {
     const Strided<T> w{static_cast<const T*>(buffer_.data()), row, column};
     if (f) return gemm_activated(Cuda{}, *f, p, w, before);
@@ -59,42 +92,77 @@ bool Panels<Cuda, T>::multiply(const Product<T>& p, Index row, Index column, The
   const Buffer left(Cuda::pool(), static_cast<std::size_t>(p.rows * p.depth) * sizeof(Kept));
   auto* const rounded = static_cast<Kept*>(left.data());
   cuda::round_to(p.rows * p.depth, p.a.data, rounded);
-  const Strided<Kept> a{rounded, p.depth, 1}, w{static_cast<const Kept*>(buffer_.data()), row, column};
-  if constexpr (std::is_same_v<Kept, T>) {
+  const auto product = [&](const Product<T>& q, Strided<Kept> a, const Kept* weight, T* argument) {
+    const Strided<Kept> w{weight, row, column};
+    if constexpr (std::is_same_v<Kept, T>) {
+      auto own = q;
+      own.a = a;
+      gemm(Cuda{}, own, w);
+    } else if (q.rows && q.columns && q.depth)
+      return cuda::multiply(cuda::Multiplication{CUDA_R_16BF, CUDA_R_32F, q.rows, q.columns, q.depth, cuda::bytes_of(a),
+                                                 cuda::bytes_of(w), q.c, q.ldc, q.start == Start::accumulate,
+                                                 q.start == Start::bias ? q.bias : nullptr, 1, epilogue, argument});
+    return !f;
+  };
+  const Strided<Kept> a{rounded, p.depth, 1};
+  if (!format_) return product(p, a, static_cast<const Kept*>(buffer_.data()), before);
+
+  const Index each = std::min(out_, std::max<Index>(16, cuda::most_decoded / in_ / 16 * 16));
+  const Buffer panel(Cuda::pool(), static_cast<std::size_t>(each * in_) * sizeof(Kept));
+  auto* const decoded = static_cast<Kept*>(panel.data());
+  for (Index i = 0; i < out_; i += each) {
+    const Index count = std::min(each, out_ - i);
+    decode(i, count, nullptr, decoded);
     auto q = p;
-    q.a = a;
-    gemm(Cuda{}, q, w);
-  } else if (p.rows && p.columns && p.depth)
-    return cuda::multiply(cuda::Multiplication{CUDA_R_16BF, CUDA_R_32F, p.rows, p.columns, p.depth, cuda::bytes_of(a),
-                                               cuda::bytes_of(w), p.c, p.ldc, p.start == Start::accumulate,
-                                               p.start == Start::bias ? p.bias : nullptr, 1, epilogue, before});
-  return !f;
+    if (transposed) {
+      q.depth = count;
+      if (i) q.start = Start::accumulate;
+      product(q, a.at(0, i), decoded, nullptr);
+    } else {
+      q.columns = count, q.c += i;
+      if (q.bias) q.bias += i;
+      if (!product(q, a, decoded, before ? before + i : nullptr)) return false;
+    }
+  }
+  return true;
 }
 
 template <Real T>
 void Panels<Cuda, T>::forward(const Product<T>& p) const {
-  multiply(p, 1, in_);
+  multiply(p, false);
 }
 template <Real T>
 bool Panels<Cuda, T>::forward_activated(Activation f, const Product<T>& p, T* before) const {
-  return multiply(p, 1, in_, f, before);
+  return multiply(p, false, f, before);
 }
 template <Real T>
 void Panels<Cuda, T>::backward(const Product<T>& p) const {
-  multiply(p, in_, 1);
+  multiply(p, true);
 }
 
 template <Real T>
 void Panels<Cuda, T>::unpack(T* w) const {
   const Index n = out_ * in_;
   if (n == 0) return;
+  if (format_) return decode(0, out_, nullptr, w);
   if constexpr (sizeof(T) == 4)
     if (precision_ == Precision::bf16) return cuda::round_to(n, static_cast<const bf16*>(buffer_.data()), w);
   Cuda::copy(w, buffer_.data(), static_cast<std::size_t>(n) * sizeof(T));
 }
 
 template <Real T>
+void Panels<Cuda, T>::rows(Index n, const std::int32_t* numbers, T* y) const {
+  if (format_) return decode(0, n, numbers, y);
+  const UseScope use(Use::workspace);
+  const Buffer all(Cuda::pool(), static_cast<std::size_t>(out_ * in_) * sizeof(T));
+  unpack(static_cast<T*>(all.data()));
+  gather_rows(Cuda{}, n, in_, static_cast<const T*>(all.data()), numbers, y);
+}
+
+template <Real T>
 void Panels<Cuda, T>::write(Index n, const std::int32_t* indices, const T* v) const {
+  require(!format_, "a weight is written to that is kept in blocks, expected f32 or bf16, found",
+          format_ ? format_->dtype : "");
   if (n == 0) return;
   using Kept = cuda::Kept<T>;
   const unsigned grid = cuda::blocks(n);

@@ -23,6 +23,7 @@
 #include <emulate/emulate.hpp>
 #endif
 
+#include "any_blocks.hpp"
 #include "shear_report.hpp"
 #include "tools.hpp"
 
@@ -612,6 +613,78 @@ TEST_CASE("packed weights on the device: float and bf16, forward and transposed"
   check_packed<float>(Precision::f32, 1e-5);
   check_packed<float>(Precision::bf16, 1e-4);  // tensor cores cut sums off
   check_packed<double>(Precision::f32, 1e-13);
+}
+
+TEST_CASE("weights in blocks on the device: each format, decoded a panel at a time") {
+  const Index before = cuda::most_decoded, rows = 5;
+  for (const auto& format : weights::formats) {
+    CAPTURE(format.dtype);
+    auto blocks = any_blocks(format, 40, format.numbers == 256 ? 256 : 96, 1);
+    blocks.heads = 2;
+    const Index out = blocks.out, in = blocks.in;
+    cuda::most_decoded = 16 * in;  // panels of 16, 16 and 8 rows
+    std::vector<float> w(static_cast<std::size_t>(out * in));
+    blocks.decode(0, out, w.data());
+    const OnDevice<float> dw(w), unpacked(out * in), some(3 * in);
+    const Panels<Cuda, float> packed(blocks, Precision::as_stored), oracle(dw.data(), out, in, Precision::bf16);
+    CHECK(packed.precision() == Precision::as_stored);
+    CHECK(packed.bytes() < blocks.bytes() + 512);
+    packed.unpack(unpacked.data());
+    CHECK(unpacked.host() == w);
+    const OnDevice<std::int32_t> numbers(std::vector<std::int32_t>{39, 0, 17});
+    packed.rows(3, numbers.data(), some.data());
+    const auto found = some.host();
+    for (Index i = 0; i < 3 * in; ++i) {
+      const Index from = i < in ? 39 : i < 2 * in ? 0 : 17;
+      REQUIRE(found[static_cast<std::size_t>(i)] == w[static_cast<std::size_t>(from * in + i % in)]);
+    }
+    CHECK_THROWS_AS(packed.write(3, numbers.data(), some.data()), Error);
+
+    Random random(7);
+    const OnDevice<float> x(uniform_values<float>(random, rows * in, -1, 1)),
+        dy(uniform_values<float>(random, rows * out, -1, 1)), bias(uniform_values<float>(random, out, -1, 1));
+    for (const Start start : {Start::zero, Start::bias, Start::accumulate}) {
+      const OnDevice<float> y(rows * out), expected(rows * out), dx(rows * in), expected_dx(rows * in);
+      const auto forward = [&](const OnDevice<float>& to) {
+        return Product<float>{rows, out, in, {x.data(), in, 1}, to.data(), out, start, bias.data()};
+      };
+      const auto backward = [&](const OnDevice<float>& to) {
+        const Start own = start == Start::bias ? Start::zero : start;
+        return Product<float>{rows, in, out, {dy.data(), out, 1}, to.data(), in, own};
+      };
+      for (int again = 0; again < 2; ++again) {  // accumulates once more
+        packed.forward(forward(y)), oracle.forward(forward(expected));
+        packed.backward(backward(dx)), oracle.backward(backward(expected_dx));
+      }
+      CHECK(distance(y.host(), expected.host()) < 1e-5);
+      CHECK(distance(dx.host(), expected_dx.host()) < 1e-4);  // added in another order
+#ifdef MEFT_EMULATED
+      const auto bits = dx.host();
+      emulate::set_seed(3);
+      const OnDevice<float> other(rows * in);
+      packed.backward(backward(other)), packed.backward(backward(other));
+      CHECK(other.host() == bits);
+      emulate::set_seed(0);
+#endif
+    }
+    const auto activated = [&](const Panels<Cuda, float>& panels, const OnDevice<float>& y) {
+      const Product<float> p{rows, out, in, {x.data(), in, 1}, y.data(), out, Start::bias, bias.data()};
+      return panels.forward_activated(Activation::relu, p, y.data());
+    };
+    const OnDevice<float> y(rows * out), expected(rows * out);
+    CHECK(activated(packed, y) == activated(oracle, expected));
+    CHECK(distance(y.host(), expected.host()) < 1e-5);
+  }
+  // What a product has beside it: the left side in bf16 and one panel.
+  const auto blocks = any_blocks(weights::formats[0], 512, 128, 2);
+  const Panels<Cuda, float> packed(blocks, Precision::as_stored);
+  cuda::most_decoded = 16 * 128;
+  const OnDevice<float> x(Index{128}), y(Index{512});
+  const std::size_t held = Cuda::pool().read().total;
+  Cuda::pool().reset_peak();
+  packed.forward({1, 512, 128, {x.data(), 128, 1}, y.data(), 512});
+  CHECK(Cuda::pool().read().peak - held < 8192);
+  cuda::most_decoded = before;
 }
 
 TEST_CASE("products that end in an activation") {

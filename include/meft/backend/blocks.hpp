@@ -36,13 +36,21 @@ struct Blocks {
     return data + static_cast<std::size_t>(i) * row_bytes();
   }
 
-  /// to[16, 16] ← W[i…, k…] as it is multiplied with, rounded to bf16; zeros beyond the last row, and beyond `most`
-  /// rows. k is a multiple of 16.
-  void tile(Index i, Index k, float* to, Index most = static_cast<Index>(weights::part)) const {
-    const std::byte* rows[weights::part] = {};
-    const Index count = std::min(most, out - i);
-    for (Index r = 0; r < count; ++r) rows[r] = row(i + r);
-    format->tile(rows, static_cast<std::size_t>(k), static_cast<std::size_t>(count), to);
+  /// Where rows from i on begin, at most 16, or `most`: a format's tile is of them. Those beyond the last are none.
+  struct Rows {
+    const std::byte* at[weights::part] = {};
+    std::size_t count = 0;
+  };
+  Rows rows(Index i, Index most = static_cast<Index>(weights::part)) const {
+    Rows out;
+    const Index count = std::min(most, this->out - i);
+    for (Index r = 0; r < count; ++r) out.at[out.count++] = row(i + r);
+    return out;
+  }
+  /// to[16, 16] ← numbers [k, k + 16) of the rows as they are multiplied with, rounded to bf16; zeros for those that
+  /// are none. k is a multiple of 16.
+  void tile(const Rows& rows, Index k, float* to) const {
+    format->tile(rows.at, static_cast<std::size_t>(k), rows.count, to);
   }
 
   /// to[count, in] ← rows i to i + count, as they are multiplied with.
@@ -51,10 +59,11 @@ struct Blocks {
     alignas(32) float room[weights::part * weights::part];
     constexpr Index side = static_cast<Index>(weights::part);
     for (Index begin = 0; begin < count; begin += side) {
-      const Index rows = std::min(side, count - begin);
+      const Index some = std::min(side, count - begin);
+      const Rows from = rows(i + begin, some);
       for (Index k = 0; k < in; k += side) {
-        tile(i + begin, k, room, rows);
-        for (Index r = 0; r < rows; ++r)
+        tile(from, k, room);
+        for (Index r = 0; r < some; ++r)
           std::copy_n(room + r * side, std::min(side, in - k), to + (begin + r) * in + k);
       }
     }

@@ -3,7 +3,6 @@
 
 #include <meft/backend/blocks.hpp>
 #include <meft/backend/kernels/panels.hpp>
-#include <meft/backend/kernels/rows.hpp>
 #include <meft/tensor/math.hpp>
 #include <meft/weights/made.hpp>
 
@@ -11,7 +10,7 @@ namespace meft {
 
 /// A constant [out, in] matrix laid out once for x·Wᵀ and dy·W, in T, in bf16 (half the bytes; both operands are
 /// rounded to bf16, sums are in T), or in the blocks of a format, which are decoded to bf16 on the way: bits are those
-/// of the decoded matrix in bf16. A device has that matrix. Copies share it. Empty when default-made.
+/// of the decoded matrix in bf16. Copies share it. Empty when default-made.
 template <Real T, Backend B = Cpu>
 class PackedWeight {
  public:
@@ -33,14 +32,7 @@ class PackedWeight {
   }
   /// A matrix that stays in its blocks.
   explicit PackedWeight(const Blocks& blocks, Precision precision = Precision::as_stored)
-      : shape_{blocks.out, blocks.in} {
-    if constexpr (B::on_host) panels_ = Panels<B, T>(blocks, precision);
-    else {
-      Tensor<T, B> w(shape_);
-      w.fill([&](std::span<T> to) { blocks.decode(0, blocks.out, to.data()); });
-      panels_ = Panels<B, T>(std::as_const(w).data(), blocks.out, blocks.in, Precision::bf16);
-    }
-  }
+      : panels_(blocks, precision), shape_{blocks.out, blocks.in} {}
 
   bool defined() const { return shape_.rank() == 2; }
   const Shape& shape() const { return shape_; }
@@ -78,12 +70,7 @@ class PackedWeight {
   /// Rows of W by their numbers, as it is kept. numbers [n] → [n, in]
   Tensor<T, B> rows(const Tensor<std::int32_t, B>& numbers) const {
     Tensor<T, B> out({numbers.size(), shape_[1]});
-    if constexpr (B::on_host)
-      if (const auto& blocks = panels_.blocks()) {
-        parallel_for(numbers.size(), [&](Index i) { blocks.decode(numbers.data()[i], 1, out.data() + i * shape_[1]); });
-        return out;
-      }
-    gather_rows(B{}, numbers.size(), shape_[1], unpack().data(), numbers.data(), out.data());
+    panels_.rows(numbers.size(), numbers.data(), out.data());
     return out;
   }
 

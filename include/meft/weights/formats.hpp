@@ -1,16 +1,17 @@
-// Owns: the list of formats, a row each.
+// Owns: every format as a row.
 #pragma once
 
-#include <meft/weights/groups.hpp>
-#include <meft/weights/nf4.hpp>
-#include <meft/weights/plain.hpp>
-#include <meft/weights/small.hpp>
+#include <array>
+
+#include <meft/weights/list.hpp>
 
 namespace meft::weights {
 
-inline constexpr Format formats[] = {format_of<Q4_0>(), format_of<Q4_1>(), format_of<Q5_0>(), format_of<Q5_1>(),
-                                     format_of<Q8_0>(), format_of<Q4_K>(), format_of<Q5_K>(), format_of<Q6_K>(),
-                                     format_of<Nf4>(),  format_of<F32>(),  format_of<F16>(),  format_of<Bf16>()};
+template <class... F>
+constexpr std::array<Format, sizeof...(F)> rows_of(List<F...>) {
+  return {format_of<F>()...};
+}
+inline constexpr auto formats = rows_of(Every{});
 
 /// The format of that name in files, or null.
 inline const Format* format_named(std::string_view dtype) {

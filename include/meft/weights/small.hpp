@@ -16,26 +16,38 @@ template <bool has_least, bool has_fifth>
 struct Small {
   static constexpr std::size_t numbers = 32, head = has_least ? 4 : 2, extra = has_fifth ? 4 : 0,
                                bytes = head + extra + 16;
+  static constexpr unsigned bits = has_fifth ? 5 : 4;
   static constexpr int zero = has_least ? 0 : has_fifth ? 16 : 8;
 
-  MEFT_INLINE static void part(const std::byte* block, std::size_t i, float* out) {
-    const float scale = half_at(block), least = has_least ? half_at(block + 2) : 0;
-    std::uint32_t fifth = 0;
-    if constexpr (has_fifth) {
-      std::memcpy(&fifth, block + head, sizeof fifth);
-      fifth >>= 16 * i;
-    }
-    for (std::size_t j = 0; j < 16; j += 8) {
+  static constexpr auto scales = [] {
+    std::array<std::size_t, has_least ? 2 : 1> at{};
+    for (std::size_t i = 0; i < at.size(); ++i) at[i] = 2 * i;
+    return at;
+  }();
+
+  MEFT_HD static float number(const std::byte* block, std::size_t i, const float* s) {
+    std::uint32_t q = byte_at(block + head + extra + i % 16) >> (i < 16 ? 0 : 4) & 15;
+    if constexpr (has_fifth) q |= (byte_at(block + head + i / 8) >> i % 8 & 1) << 4;
+    const float by = s[0] * static_cast<float>(static_cast<int>(q) - zero);
+    if constexpr (has_least) return by + s[1];
+    else return by;
+  }
+#if MEFT_X86
+  MEFT_INLINE static void part(const std::byte* block, std::size_t i, const float* s, Float8& low, Float8& high) {
+    const auto eight = [&](std::size_t j, Float8& to) MEFT_INLINE {
       Int8 q;
       load_bits(q, block + head + extra + j, i ? 4 : 0, 15);
       if constexpr (has_fifth) {
         const Int8 bit = {0, 1, 2, 3, 4, 5, 6, 7};
-        q |= ((Int8{} + static_cast<std::int32_t>(fifth >> j & 255u)) >> bit & 1) << 4;
+        q |= ((Int8{} + static_cast<std::int32_t>(byte_at(block + head + 2 * i + j / 8))) >> bit & 1) << 4;
       }
-      if constexpr (has_least) store_scaled(out + j, scale, q, least);
-      else store_scaled(out + j, scale, q - zero);
-    }
+      scaled(to, s[0], q - zero);
+      if constexpr (has_least) to += s[1];
+    };
+    eight(0, low);
+    eight(8, high);
   }
+#endif
 };
 
 }  // namespace detail
@@ -89,15 +101,22 @@ struct Q5_1 : detail::Small<true, true> {
 struct Q8_0 {
   static constexpr std::string_view dtype = "Q8_0";
   static constexpr std::size_t numbers = 32, bytes = 34;
+  static constexpr unsigned bits = 8;
 
-  MEFT_INLINE static void part(const std::byte* block, std::size_t i, float* out) {
-    const float scale = half_at(block);
-    for (std::size_t j = 0; j < 16; j += 8) {
-      Int8 q;
-      load_signed(q, block + 2 + 16 * i + j);
-      store_scaled(out + j, scale, q);
-    }
+  static constexpr std::array<std::size_t, 1> scales = {0};
+
+  MEFT_HD static float number(const std::byte* block, std::size_t i, const float* s) {
+    return s[0] * static_cast<float>(static_cast<std::int8_t>(block[2 + i]));
   }
+#if MEFT_X86
+  MEFT_INLINE static void part(const std::byte* block, std::size_t i, const float* s, Float8& low, Float8& high) {
+    Int8 first, second;
+    load_signed(first, block + 2 + 16 * i);
+    load_signed(second, block + 10 + 16 * i);
+    scaled(low, s[0], first);
+    scaled(high, s[0], second);
+  }
+#endif
   static void encode(const float* x, std::byte* block) {
     float most = 0;
     for (std::size_t i = 0; i < numbers; ++i) most = std::max(most, std::fabs(x[i]));

@@ -49,17 +49,11 @@ class Panels<Cpu, T> {
 
   /// The weight in its original layout.
   void unpack(T* w) const {
-    if (blocks_) return blocks_.decode(0, out_, w);
-    for (Index i = 0; i < out_; ++i)
-      for (Index j = 0; j < in_; ++j) {
-        const Index panel = i / 16 * 16, row = i % 16;
-        if (!tiled()) w[i * in_ + j] = data()[i * in_ + j];
-        else if (!narrow()) w[i * in_ + j] = data()[panel * in_ + j * 16 + row];
-        else {
-          const std::uint32_t word = words()[panel * pairs() + j / 2 * 16 + row];
-          w[i * in_ + j] = static_cast<T>(std::bit_cast<float>(j % 2 ? word & 0xffff0000u : word << 16));
-        }
-      }
+    parallel_for(out_, [&](Index i) { row(i, w + i * in_); });
+  }
+  /// Rows of it by their numbers. y [n, in]
+  void rows(Index n, const std::int32_t* numbers, T* y) const {
+    parallel_for(n, [&](Index i) { row(numbers[i], y + i * in_); });
   }
 
   /// Element indices[m], or m without indices, becomes v[m].
@@ -149,6 +143,20 @@ class Panels<Cpu, T> {
     else f(cpu::Widened{});
   }
 #endif
+
+  /// to[in] ← row i.
+  void row(Index i, T* to) const {
+    if (blocks_) return blocks_.decode(i, 1, to);
+    const Index panel = i / 16 * 16, at = i % 16;
+    for (Index j = 0; j < in_; ++j) {
+      if (!tiled()) to[j] = data()[i * in_ + j];
+      else if (!narrow()) to[j] = data()[panel * in_ + j * 16 + at];
+      else {
+        const std::uint32_t word = words()[panel * pairs() + j / 2 * 16 + at];
+        to[j] = static_cast<T>(std::bit_cast<float>(j % 2 ? word & 0xffff0000u : word << 16));
+      }
+    }
+  }
 
   struct Rounded {
     MEFT_INLINE T operator()(T x) const { return static_cast<T>(cpu::RoundToBf16{}(static_cast<float>(x))); }

@@ -39,14 +39,18 @@ void multiply_blocks(const Product<float>& p, const Blocks& w, bool transposed) 
     const Index elements = round_up(k, 16) * panel_width / Operands::pack;
     return fill_panels(columns, elements, scratch, [&](Index at, Index, Element* panel) {
       alignas(32) float tile[16 * 16], turned[16 * 16];
+      Blocks::Rows rows;
+      if (!transposed) rows = w.rows(j + at);
       for (Index done = 0; done < k; done += 16) {
         Element* const to = panel + done * panel_width / Operands::pack;
+        if (transposed) rows = w.rows(k0 + done);
+        const Index first = transposed ? j + at : k0 + done;
         if constexpr (paired) {
-          if (transposed) w.tile(k0 + done, j + at, tile);
-          else w.tile(j + at, k0 + done, turned), detail::turn(turned, tile);
+          if (transposed) w.tile(rows, first, tile);
+          else w.tile(rows, first, turned), detail::turn(turned, tile);
           detail::pair(tile, to);
-        } else if (transposed) w.tile(k0 + done, j + at, to);
-        else w.tile(j + at, k0 + done, tile), detail::turn(tile, to);
+        } else if (transposed) w.tile(rows, first, to);
+        else w.tile(rows, first, tile), detail::turn(tile, to);
       }
     });
   });

@@ -17,11 +17,12 @@ namespace meft {
 ///   forward_activated(Activation f, const Product<T>& p, T* before)   C = f(start + A·Wᵀ), as gemm_activated
 ///   backward(const Product<T>& p)                           C[rows, in] = start + A[rows, out]·W
 ///   unpack(T* w)                                            the matrix as it is kept, row-major
+///   rows(Index n, const std::int32_t* numbers, T* y)        rows of it by their numbers. y [n, in]
 ///   write(Index n, const std::int32_t* indices, const T* v)  its row-major element indices[m] becomes v[m], as it is
 ///                                                           kept; null: v is all of them. Copies see it too
-/// Rows of A are contiguous. On a host there are
-///   Panels(Blocks, Precision), blocks()                     W stays in its blocks, which are decoded on the way and
+///   Panels(Blocks, Precision)                               W stays in its blocks, which are decoded on the way and
 ///                                                           cannot be written to
+/// Rows of A are contiguous. On a host there is blocks().
 template <Backend B, Real T>
 class Panels;
 
