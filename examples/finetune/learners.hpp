@@ -65,8 +65,6 @@ class Learners {
   Model load() {
     auto model = checkpoints::hf<float, B>(flags_.model, &loaded_, frozen(), flags_.prune_embeddings);
     B::pool().reset_peak();  // that of reading it
-    if (frozen() > Precision::bf16 && !B::on_host)
-      loaded_.notes.push_back("on this device weights are decoded to bf16 as they are loaded");
     return model;
   }
 

@@ -60,7 +60,7 @@ struct Llama {
       for (std::size_t at = 0; at < x.size() / format->numbers; ++at)
         format->encode(&x[at * format->numbers], reinterpret_cast<std::byte*>(&out[at * format->bytes]));
     }
-    if (name == "token_embd.weight")  // scales that make every number one of bf16
+    if (name == "token_embd.weight" && dtype != "F32")  // scales that make every number one of bf16
       for (std::size_t at = 0; at < out.size(); at += format->bytes) {
         const half scale(0x1p-9f);
         std::memcpy(&out[at], &scale, 2);
@@ -74,21 +74,25 @@ struct Llama {
     bytes(name, {width}, 0, out);
   }
 
-  static Llama whole() {
+  /// With each matrix in `dtype`, where there is one.
+  static Llama whole(const std::string& dtype = "") {
     Llama f;
-    f.matrix("token_embd.weight", words, width, "Q8_0");
+    const auto matrix = [&](const std::string& name, Index rows, Index columns, const std::string& its) {
+      f.matrix(name, rows, columns, dtype.empty() ? its : dtype);
+    };
+    matrix("token_embd.weight", words, width, "Q8_0");
     for (const std::string at : {"blk.0.", "blk.1."}) {
-      f.matrix(at + "attn_q.weight", width, width, "Q4_0");
-      f.matrix(at + "attn_k.weight", width / 2, width, "Q8_0");
-      f.matrix(at + "attn_v.weight", width / 2, width, "F16");
-      f.matrix(at + "attn_output.weight", width, width, "Q4_0");
-      f.matrix(at + "ffn_gate.weight", ffn, width, "BF16");
-      f.matrix(at + "ffn_up.weight", ffn, width, "Q4_0");
-      f.matrix(at + "ffn_down.weight", width, ffn, "F32");
+      matrix(at + "attn_q.weight", width, width, "Q4_0");
+      matrix(at + "attn_k.weight", width / 2, width, "Q8_0");
+      matrix(at + "attn_v.weight", width / 2, width, "F16");
+      matrix(at + "attn_output.weight", width, width, "Q4_0");
+      matrix(at + "ffn_gate.weight", ffn, width, "BF16");
+      matrix(at + "ffn_up.weight", ffn, width, "Q4_0");
+      matrix(at + "ffn_down.weight", width, ffn, "F32");
       f.norm(at + "attn_norm.weight"), f.norm(at + "ffn_norm.weight");
     }
     f.norm("output_norm.weight");
-    f.matrix("output.weight", words, width, "Q4_0");
+    matrix("output.weight", words, width, "Q4_0");
     return f;
   }
   std::string file() const {
@@ -220,16 +224,13 @@ TEST_CASE("frozen: what no product reads is kept in bf16, and said; broken scale
   const test::Folder folder;
   auto file = Llama::whole();
   const auto path = folder.put("m.gguf", file.file());
-  std::vector<std::string> other;
   const auto owner = std::make_shared<const io::Weights>(path);
   auto entry = owner->find("model.layers.0.self_attn.v_proj.weight");
   entry.dtype = "I16";
-  CHECK_FALSE(checkpoints::stored_weight<float, Cpu>(entry, 32, 64, owner, other).defined());
+  CHECK_FALSE(checkpoints::stored_weight<float, Cpu>(entry, 32, 64, owner).defined());
   entry.dtype = "F16", entry.shape = {64, 32};
-  CHECK_FALSE(checkpoints::stored_weight<float, Cpu>(entry, 128, 8, owner, other).defined());
-  CHECK_FALSE(checkpoints::stored_weight<float, Cpu>(entry, 64, 64, owner, other).defined());
-  CHECK(other.size() == 3);
-  CHECK(other[0] == "blk.0.attn_v.weight (I16)");
+  CHECK_FALSE(checkpoints::stored_weight<float, Cpu>(entry, 128, 8, owner).defined());
+  CHECK_FALSE(checkpoints::stored_weight<float, Cpu>(entry, 64, 64, owner).defined());
 
   const half nan(std::numeric_limits<float>::quiet_NaN());
   std::memcpy(&file.data[0], &nan, 2);
@@ -238,14 +239,46 @@ TEST_CASE("frozen: what no product reads is kept in bf16, and said; broken scale
                        Error);
   // A folder of weights in double: none is read as it is.
   checkpoints::LoadReport report;
-  (void)checkpoints::hf(golden() + "/llama_lm", &report, Precision::as_stored);
+  const auto wide = golden() + "/llama_lm";
+  const auto model = checkpoints::hf(wide, &report, Precision::as_stored);
   REQUIRE(!report.notes.empty());
   CHECK(report.notes[0].starts_with("kept in bf16, since no product reads them as they are stored: "));
+  CHECK(model.embeddings->table.precision() == Precision::bf16);  // the table too
+  CHECK_FALSE(model.embeddings->word.defined());
+}
+
+TEST_CASE("frozen: what is stored in no more bits than it is brought into stays as it is") {
+  const test::Folder folder;
+  const auto file = Llama::whole();
+  const auto path = folder.put("m.gguf", file.file());
+  const auto owner = std::make_shared<const io::Weights>(path);
+  std::set<std::string> kept;
+  for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4}) {
+    CAPTURE(name_of(precision));
+    const auto* format = weights::made_in(precision);
+    checkpoints::LoadReport report;
+    const auto model = checkpoints::hf(path, &report, precision);
+    std::size_t expected = 0;
+    nn::walk(model, [&](const std::string& name, const nn::Linear<float>& l) {
+      const auto& entry = owner->find("model." + name + ".weight");
+      const auto* stored = weights::block_format(entry.dtype);
+      const bool stays = stored && stored->bits <= format->bits;
+      CAPTURE(name);
+      CHECK(l.packed.precision() == (stays ? Precision::as_stored : precision));
+      CHECK(l.packed.mapped_bytes() == (stays ? entry.bytes.size() : 0));
+      if (stays) kept.insert(entry.dtype), expected += entry.bytes.size();
+    });
+    expected += owner->find("model.embed_tokens.weight").bytes.size();  // Q8_0
+    CHECK(mapped(model) == expected);
+    REQUIRE(!report.notes.empty());
+    CHECK(report.notes[0].starts_with("kept as they are stored, in no more bits: token_embd.weight (Q8_0) and "));
+  }
+  CHECK(kept == std::set<std::string>{"Q4_0", "Q8_0"});
 }
 
 TEST_CASE("frozen: weights are brought into blocks as they are read") {
   const test::Folder folder;
-  const auto path = folder.put("m.gguf", Llama::whole().file());
+  const auto path = folder.put("m.gguf", Llama::whole("F32").file());
   const auto plain = checkpoints::hf(path);
   for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4}) {
     CAPTURE(name_of(precision));
@@ -270,5 +303,13 @@ TEST_CASE("frozen: weights are brought into blocks as they are read") {
     learner.head = nn::Classifier<float>::make(learner.model.hidden(), 2, {1, 9, 0});
     learner.head.pooling = nn::Pooling::last;
     CHECK(gradients(learner, batch()) == classified(checkpoints::hf(path, nullptr, precision), method));
+    // Exact is stored, at any thread count.
+    const auto head = checkpoints::load_language_head(path, model, 0, nullptr, precision);
+    const auto exact = predicted(model, head, Streams::exact);
+    CHECK(exact == predicted(model, head, Streams::stored));
+    const int before = threads();
+    set_threads(before == 1 ? 2 : 1);
+    CHECK(exact == predicted(model, head, Streams::exact));
+    set_threads(before);
   }
 }

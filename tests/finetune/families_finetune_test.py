@@ -516,6 +516,15 @@ def test_device(place):
             scores = [last_number(place.run(model, task, method, folder, "--eval-only", *more, "--device", name, rate=1e-3))
                       for folder, name in ((device, "cuda"), (device, "cpu"), (host, "cuda"))]
             check(scores[0] == scores[1], f"{model} {task} {method}: read back by the device and by the CPU: {scores}")
+    # Blocks are decoded on the device: as they lie in a file, and made. Both sides are rounded to bf16 there and here.
+    for model, task, method, weights in (("llama.gguf", "lm", "meft1", "as-stored"), ("roberta", "sst2", "lora", "q4")):
+        losses, more = [], (*narrow(method), "--weights", weights)
+        for name in ("cpu", "cuda"):
+            folder = place.folder()
+            place.run(model, task, method, folder, *more, "--device", name, rate=1e-3)
+            losses.append([e["train_loss"] for e in json.loads((folder / "metrics.json").read_text())["epochs"]])
+        apart = max(abs(a - b) / a for a, b in zip(*losses))
+        check(apart < 1e-3, f"{model} {task} {method} --weights {weights}: losses {losses}")
     print(f"cuda against cpu: losses differ by at most {worst:.1e}")
 
 

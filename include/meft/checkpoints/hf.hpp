@@ -113,14 +113,13 @@ model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = null
     read = detail::read_rows_later(model, opened, names, where);
     pruned = {spec.names.embeddings.word};
   }
-  std::vector<std::string> else_in_bf16;
+  KeptOtherwise kept;
   if (frozen) {
     std::set<std::string> later = pruned;
     if (auto& words = model.embeddings; words && !prune) {
       const std::string name = spec.names.embeddings.word;
       const auto* entry = names.find(name);
-      if (entry)
-        words->table = detail::frozen_table<T, B>(opened, *entry, words->word.shape(), *frozen, else_in_bf16, where);
+      if (entry) words->table = detail::frozen_table<T, B>(opened, *entry, words->word.shape(), *frozen, kept, where);
       if (words->table.defined()) {
         words->word.value() = {};
         if (model.decoder_embeddings) model.decoder_embeddings->table = words->table;
@@ -131,13 +130,10 @@ model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = null
     nn::walk(model, [&](const std::string& name, Linear&) { later.insert({name + ".weight", name + ".bias"}); });
     read.merge(load_parameters(model, names, "", later, where));
     file.forget();
-    read.merge(detail::load_frozen<T, B>(model, opened, names, *frozen, else_in_bf16, where));
+    read.merge(detail::load_frozen<T, B>(model, opened, names, *frozen, kept, where));
   } else read.merge(load_parameters(model, names, "", pruned, where));
   if (report) {
-    if (!else_in_bf16.empty())
-      report->notes.push_back(
-          "kept in bf16, since no product reads them as they are stored: " + else_in_bf16.front() +
-          (else_in_bf16.size() > 1 ? " and " + std::to_string(else_in_bf16.size() - 1) + " more" : ""));
+    kept.tell(report->notes);
     if (names.wrapped()) report->notes.push_back("the checkpoint's tensors are those under `" + names.lead() + "`");
     for (const auto& name : file.names())
       if (!read.contains(name) && !name.ends_with("position_ids")) report->unused.push_back(name);
@@ -308,9 +304,10 @@ auto load_language_head(const std::string& folder, const Model& model, std::uint
     if (head.untied) {
       const Shape shape = head.shape();
       detail::check_shape(*table, shape, where);  // never made anew
-      std::vector<std::string> else_in_bf16;
-      head.table = frozen ? detail::frozen_table<T, B>(opened, *table, shape, *frozen, else_in_bf16, where)
-                          : PackedWeight<T, B>();
+      KeptOtherwise kept;
+      if (frozen) head.table = detail::frozen_table<T, B>(opened, *table, shape, *frozen, kept, where);
+      else head.table = {};
+      if (report) kept.tell(report->notes);
       head.word = head.table.defined() ? Parameter<T, B>() : Parameter<T, B>::empty(shape);
       if (report && head.table.defined())
         for (const auto& read : names.all(head.names.word)) std::erase(report->unused, read);
