@@ -1,4 +1,4 @@
-"""Exact MEFT1 beside PyTorch on the same step: time and activation memory, and their ratios.
+"""Exact MEFT1 beside PyTorch on the same step: time, tokens a second and activation memory, and their ratios.
 
     python compare.py --meft families.jsonl --torch torch.jsonl
 
@@ -34,12 +34,14 @@ def main():
             continue
         met += 1
         model, batch, seq = size
-        print(f"{model}, {batch} x {seq} tokens: meft1 takes {ours['step_seconds']:.3f} s and "
+        print(f"{model}, {batch} x {seq} tokens: meft1 takes {ours['step_seconds']:.3f} s, "
+              f"{batch * seq / ours['step_seconds']:.1f} tokens/s, and "
               f"{ours['activation_bytes'] / 2**20:.1f} MiB of activations, {ours['precision']}")
-        print(f"{'PyTorch':<18} {'precision':>9} {'s/step':>9} {'meft1 /':>9} {'MiB':>10} {'meft1 /':>9}")
+        print(f"{'PyTorch':<18} {'precision':>9} {'s/step':>9} {'meft1 /':>9} {'tokens/s':>9} {'meft1 /':>9} {'MiB':>10} {'meft1 /':>9}")
         for method, row in torch[size].items():
             print(f"{method:<18} {row['precision']:>9} {row['step_seconds']:>9.3f} "
-                  f"{ours['step_seconds'] / row['step_seconds']:>9.3f} {row['activation_bytes'] / 2**20:>10.1f} "
+                  f"{ours['step_seconds'] / row['step_seconds']:>9.3f} {batch * seq / row['step_seconds']:>9.1f} "
+                  f"{row['step_seconds'] / ours['step_seconds']:>9.3f} {row['activation_bytes'] / 2**20:>10.1f} "
                   f"{ours['activation_bytes'] / row['activation_bytes']:>9.4f}")
     if not met:
         parser.exit(1, f"compare.py: {options.meft} and {options.torch} have no size in common\n")

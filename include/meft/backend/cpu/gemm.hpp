@@ -33,29 +33,34 @@ struct Floats {
   static constexpr Index pack = 1;       // elements of the matrix in one of these
   static constexpr Index tile_rows = 4;  // tasks begin at multiples of it
 
-  /// A[rows, k], copied to `to` where its rows lie multiples of 2 KiB apart: tiles of 12 rows would find them in the
-  /// same few sets of the first-level cache.
+  /// A[rows, k], copied to `to` where its rows lie multiples of 2 KiB apart: they would share a few sets of the caches.
   static Strided<float> left(Index rows, Index k, Strided<float> a, float* to) {
-    if (isa() < Isa::avx512 || a.column != 1 || a.row % 512 || rows < 12) return a;
+    if (a.column != 1 || a.row % 512 || rows < 12) return a;
     for (Index i = 0; i < rows; ++i)
       std::memcpy(to + i * k, a.data + i * a.row, static_cast<std::size_t>(k) * sizeof(float));
     return {to, k, 1};
   }
-  static void multiply(Index rows, Index k, Strided<float> left, Block<float> block, const Corner& at) {
-    multiply_block(rows, k, left, block, at);
+  static void multiply(Index rows, Index k, const Strided<float>& left, Block<float> block, const Corner& at,
+                       const Ahead& ahead) {
+    multiply_block(rows, k, left, block, at, ahead);
   }
 };
 
+/// For `multiply` where what a block is made from isn't known.
+struct NoAhead {
+  Ahead operator()(Index, Index, Index, Index) const { return {}; }
+};
+
 /// C = start + A·B with operands as Floats (or Widened, Paired, Tiled of tile_bf16.hpp, tile_amx.hpp).
-/// `right(first_column, columns, k0, depth, scratch)` gives a block of B. How the columns are cut into tasks changes no
-/// sum.
-template <class Operands, class Right>
-void multiply(const Product<float>& p, const Right& right) {
+/// `right(first_column, columns, k0, depth, scratch)` gives a block of B, `ahead` of the same without scratch what it is
+/// made from. How the columns are cut into tasks changes no sum.
+template <class Operands, class Right, class Source = NoAhead>
+void multiply(const Product<float>& p, const Right& right, const Source& ahead = {}) {
   using Element = typename Operands::Element;
   const Index depth = round_up(balanced(p.depth, depth_block * Operands::pack), 16 * Operands::pack);
   const Index rows_each = round_up(balanced(p.rows, row_block), Operands::tile_rows), wide = columns_at_once();
   const Index row_tasks = (p.rows + rows_each - 1) / rows_each;
-  const Index wanted = row_tasks ? (4 * workers() + row_tasks - 1) / row_tasks : 1;
+  const Index threads = workers(), wanted = threads > 1 && row_tasks ? (4 * threads + row_tasks - 1) / row_tasks : 1;
   const Index columns_each = std::max(column_block, round_up((p.columns + wanted - 1) / wanted, wide));
   const Index column_tasks = (p.columns + columns_each - 1) / columns_each;
   parallel_for(row_tasks * column_tasks, [&](Index task) {
@@ -68,9 +73,14 @@ void multiply(const Product<float>& p, const Right& right) {
       const auto left = Operands::left(rows, k, p.a.at(i0, k0), copy);
       for (Index j = j0; j < j1; j += wide) {
         const Index columns = std::min(wide, j1 - j);
+        const bool last = j + wide >= j1;
+        const Index next_j = last ? j0 : j + wide, next_k0 = last ? k0 + depth : k0;
         Operands::multiply(
             rows, k, left, right(j, columns, k0, k, scratch),
-            {p.c + i0 * p.ldc + j, p.ldc, columns, k0 ? Start::accumulate : p.start, p.bias ? p.bias + j : nullptr});
+            {p.c + i0 * p.ldc + j, p.ldc, columns, k0 ? Start::accumulate : p.start, p.bias ? p.bias + j : nullptr},
+            next_k0 < p.depth
+                ? ahead(next_j, std::min(wide, j1 - next_j), next_k0, std::min(depth, p.depth - next_k0))
+                : Ahead{});
       }
     }
   });
@@ -155,11 +165,18 @@ void gemm(Cpu, const Product<T>& p, Strided<T> b) {
 #if MEFT_X86
   if constexpr (std::is_same_v<T, float>)
     if (has_avx2())
-      return cpu::multiply<cpu::Floats>(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
-        return cpu::fill_panels(columns, k * cpu::panel_width, scratch, [&](Index at, Index width, float* panel) {
-          cpu::pack_panel(k, b.at(k0, j + at), width, panel);
-        });
-      });
+      return cpu::multiply<cpu::Floats>(
+          p,
+          [&](Index j, Index columns, Index k0, Index k, float* scratch) {
+            return cpu::fill_panels(columns, k * cpu::panel_width, scratch, [&](Index at, Index width, float* panel) {
+              cpu::pack_panel(k, b.at(k0, j + at), width, panel);
+            });
+          },
+          [&](Index j, Index columns, Index k0, Index k) {
+            const bool turned = b.row == 1;
+            return cpu::Ahead{reinterpret_cast<const char*>(b.at(k0, j).data), turned ? columns : k,
+                              4 * (turned ? k : columns), 4 * (turned ? b.column : b.row)};
+          });
 #endif
   constexpr Index rows = 64;
   parallel_chunks(p.rows, rows, [&](Index begin, Index end) {

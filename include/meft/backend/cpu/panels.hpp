@@ -77,9 +77,12 @@ class Panels<Cpu, T> {
     if constexpr (std::is_same_v<T, float>) {
       if (tiled() && narrow()) return in_words([&](auto operands) { forward_as<decltype(operands)>(p); });
       if (tiled())
-        return cpu::multiply<cpu::Floats>(p, [&](Index j, Index, Index k0, Index, float*) {
-          return cpu::Block<float>{data() + j * in_ + k0 * cpu::panel_width, in_ * cpu::panel_width};
-        });
+        return cpu::multiply<cpu::Floats>(
+            p,
+            [&](Index j, Index, Index k0, Index, float*) {
+              return cpu::Block<float>{data() + j * in_ + k0 * cpu::panel_width, in_ * cpu::panel_width};
+            },
+            [&](Index j, Index columns, Index k0, Index k) { return ahead(j, columns, k0, k, in_); });
     }
 #endif
     if (blocks_) return decoded(p, false);
@@ -95,13 +98,16 @@ class Panels<Cpu, T> {
     if constexpr (std::is_same_v<T, float>) {
       if (tiled() && narrow()) return in_words([&](auto operands) { backward_as<decltype(operands)>(p); });
       if (tiled())
-        return cpu::multiply<cpu::Floats>(p, [&](Index j, Index columns, Index k0, Index k, float* scratch) {
-          return cpu::fill_panels(columns, k * cpu::panel_width, scratch, [&](Index at, Index width, float* panel) {
-            for (Index done = 0; done < k; done += 16)  // k runs over rows of W; 16 of them share a panel
-              cpu::pack_panel(std::min<Index>(16, k - done), {data() + (k0 + done) * in_ + (j + at) * 16, 1, 16}, width,
-                              panel + done * 16);
-          });
-        });
+        return cpu::multiply<cpu::Floats>(
+            p,
+            [&](Index j, Index columns, Index k0, Index k, float* scratch) {
+              return cpu::fill_panels(columns, k * cpu::panel_width, scratch, [&](Index at, Index width, float* panel) {
+                for (Index done = 0; done < k; done += 16)  // k runs over rows of W; 16 of them share a panel
+                  cpu::pack_panel(std::min<Index>(16, k - done), {data() + (k0 + done) * in_ + (j + at) * 16, 1, 16},
+                                  width, panel + done * 16);
+              });
+            },
+            [&](Index j, Index columns, Index k0, Index k) { return ahead(k0, k, j, columns, in_); });
     }
 #endif
     if (blocks_) return decoded(p, true);
@@ -113,23 +119,29 @@ class Panels<Cpu, T> {
   template <class Operands>
   void forward_as(const Product<float>& p) const {
     if (blocks_) return cpu::multiply_blocks<Operands>(p, blocks_, false);
-    cpu::multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
-      return Operands::right(k, columns,
-                             {words() + j * pairs() + k0 / 2 * cpu::panel_width, pairs() * cpu::panel_width}, scratch);
-    });
+    cpu::multiply<Operands>(
+        p,
+        [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
+          return Operands::right(
+              k, columns, {words() + j * pairs() + k0 / 2 * cpu::panel_width, pairs() * cpu::panel_width}, scratch);
+        },
+        [&](Index j, Index columns, Index k0, Index k) { return ahead(j, columns, k0 / 2, (k + 1) / 2, pairs()); });
   }
   template <class Operands>
   void backward_as(const Product<float>& p) const {
     if (blocks_) return cpu::multiply_blocks<Operands>(p, blocks_, true);
-    cpu::multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
-      const Index elements = (k + 15) / 16 * 16 * cpu::panel_width / Operands::pack;
-      return cpu::fill_panels(columns, elements, scratch, [&](Index at, Index, auto* panel) {
-        for (Index done = 0; done < k; done += 16)
-          Operands::transposed(pairs() - (j + at) / 2,
-                               words() + (k0 + done) * pairs() + (j + at) / 2 * cpu::panel_width,
-                               panel + done * cpu::panel_width / Operands::pack);
-      });
-    });
+    cpu::multiply<Operands>(
+        p,
+        [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
+          const Index elements = (k + 15) / 16 * 16 * cpu::panel_width / Operands::pack;
+          return cpu::fill_panels(columns, elements, scratch, [&](Index at, Index, auto* panel) {
+            for (Index done = 0; done < k; done += 16)
+              Operands::transposed(pairs() - (j + at) / 2,
+                                   words() + (k0 + done) * pairs() + (j + at) / 2 * cpu::panel_width,
+                                   panel + done * cpu::panel_width / Operands::pack);
+          });
+        },
+        [&](Index j, Index columns, Index k0, Index k) { return ahead(k0, k, j / 2, (columns + 1) / 2, pairs()); });
   }
 #endif
 
@@ -157,6 +169,14 @@ class Panels<Cpu, T> {
       }
     }
   }
+
+#if MEFT_X86
+  /// Of the panels of `rows` rows of W from `row` on, `count` places from `first` on, 64 bytes each; a panel has `all`.
+  cpu::Ahead ahead(Index row, Index rows, Index first, Index count, Index all) const {
+    return {static_cast<const char*>(buffer_.data()) + 4 * (row * all + first * 16), (rows + 15) / 16, 64 * count,
+            64 * all};
+  }
+#endif
 
   struct Rounded {
     MEFT_INLINE T operator()(T x) const { return static_cast<T>(cpu::RoundToBf16{}(static_cast<float>(x))); }

@@ -39,6 +39,27 @@ struct Corner {
   Corner below(Index rows) const { return {c + rows * ldc, ldc, columns, start, bias}; }
 };
 
+/// What the next block is made from, in equal pieces: it is fetched into the second-level cache while this one is
+/// multiplied.
+struct Ahead {
+  const char* data = nullptr;
+  Index pieces = 0, bytes = 0, step = 0;  // step: in bytes, from one piece to the next
+  Index at = 0;                           // in the first piece
+
+  /// The lines of all pieces.
+  Index lines() const { return pieces * ((bytes + 63) / 64); }
+  /// Fetches the next lines.
+  MEFT_INLINE void fetch(Index count) {
+    for (; pieces > 0 && count-- > 0; at += 64) {
+      if (at >= bytes) {
+        data += step, at = 0;
+        if (--pieces == 0) return;
+      }
+      __builtin_prefetch(data + at, 0, 2);
+    }
+  }
+};
+
 #if MEFT_X86
 namespace detail {
 
@@ -95,14 +116,17 @@ MEFT_INLINE inline void end(const Corner& at, const Edge<M, W>& edge, const V (&
 
 /// C[M, 16·panels] = start + A[M, k] · block.
 template <class V, int M, int Panels>
-MEFT_INLINE inline void tile_float(Index k, Strided<float> a, Block<float> block, const Corner& at) {
+MEFT_INLINE inline void tile_float(Index k, const Strided<float>& a, Block<float> block, const Corner& at) {
   constexpr int width = 16 * Panels, lanes = sizeof(V) / sizeof(float), parts = width / lanes;
   const Edge<M, width> edge(at);
   V acc[M][parts];
   begin(at, edge, acc);
   const float* row[M];
 #pragma GCC unroll 16
-  for (int i = 0; i < M; ++i) row[i] = a.data + i * a.row;
+  for (int i = 0; i < M; ++i) {
+    row[i] = a.data + i * a.row;
+    __builtin_prefetch(edge.out + (M + i) * edge.ld, 1);  // of the next tile
+  }
   for (Index p = 0, from = 0; p < k; ++p, from += a.column) {
     V b[parts];
 #pragma GCC unroll 4
@@ -115,11 +139,11 @@ MEFT_INLINE inline void tile_float(Index k, Strided<float> a, Block<float> block
 }
 
 template <int M>
-MEFT_AVX2 inline void tile_avx2(Index k, Strided<float> a, Block<float> block, const Corner& at) {
+MEFT_AVX2 inline void tile_avx2(Index k, const Strided<float>& a, Block<float> block, const Corner& at) {
   tile_float<Float8, M, 1>(k, a, block, at);
 }
 template <int M>
-MEFT_AVX512 inline void tile_avx512(Index k, Strided<float> a, Block<float> block, const Corner& at) {
+MEFT_AVX512 inline void tile_avx512(Index k, const Strided<float>& a, Block<float> block, const Corner& at) {
   tile_float<Float16, M, 2>(k, a, block, at);
 }
 
@@ -161,11 +185,14 @@ inline Corner with_bias(Corner at, float (&room)[most_panels * panel_width]) {
 inline Index columns_at_once() { return isa() >= Isa::avx512 ? most_panels * panel_width : panel_width; }
 
 /// C[rows, columns ≤ columns_at_once()] = start + A[rows, k] · block, tile by tile.
-inline void multiply_block(Index rows, Index k, Strided<float> a, Block<float> block, Corner at) {
+inline void multiply_block(Index rows, Index k, const Strided<float>& a, Block<float> block, Corner at,
+                           Ahead ahead = {}) {
   alignas(64) float room[most_panels * panel_width];
   at = with_bias(at, room);
   Index i = 0;
+  const Index lines = ahead.lines() * 6 / std::max<Index>(rows, 6) + 1;  // with six rows
   const auto next = [&](auto tile, Index height) {
+    ahead.fetch(height <= 6 ? lines : 2 * lines);
     tile(k, a.at(i, 0), block, at.below(i));
     i += height;
   };
@@ -176,7 +203,8 @@ inline void multiply_block(Index rows, Index k, Strided<float> a, Block<float> b
     while (i < rows) next(tile_avx512<1>, 1);
     return;
   }
-  while (i + 6 <= rows) next(tile_avx2<6>, 6);
+  while (i + 8 < rows || i + 6 == rows) next(tile_avx2<6>, 6);
+  while (rows - i > 6) next(tile_avx2<4>, 4);  // tiles of one or two rows would wait for their sums
   switch (rows - i) {
     case 1: return next(tile_avx2<1>, 1);
     case 2: return next(tile_avx2<2>, 2);

@@ -167,7 +167,8 @@ struct Tiled : Paired {
   static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
     return Paired::left(rows, k, a, to, round_up((k + 1) / 2, tile_side));
   }
-  static void multiply(Index rows, Index k, Strided<std::uint32_t> left, Block<std::uint32_t> block, const Corner& at) {
+  static void multiply(Index rows, Index k, const Strided<std::uint32_t>& left, Block<std::uint32_t> block,
+                       const Corner& at, const Ahead&) {
     multiply_tiles<Tiles>(rows, (k + 1) / 2, left, block, at);
   }
 };

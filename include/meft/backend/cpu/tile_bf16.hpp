@@ -35,7 +35,7 @@ typedef std::uint16_t Half32 __attribute__((vector_size(64)));  // NOLINT
 /// builtin differs between compilers.
 template <int M, int Panels>
 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))) inline void tile_dot(
-    Index pairs, Strided<std::uint32_t> a, Block<std::uint32_t> block, const Corner& at) {
+    Index pairs, const Strided<std::uint32_t>& a, Block<std::uint32_t> block, const Corner& at) {
   const Edge<M, 16 * Panels> edge(at);
   Float16 acc[M][Panels];
   begin(at, edge, acc);
@@ -68,11 +68,14 @@ __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))
 }  // namespace detail
 
 /// C[rows, columns ≤ 32] = start + A[rows, pairs] · block, on AVX512-BF16.
-inline void multiply_pairs(Index rows, Index pairs, Strided<std::uint32_t> a, Block<std::uint32_t> block, Corner at) {
+inline void multiply_pairs(Index rows, Index pairs, const Strided<std::uint32_t>& a, Block<std::uint32_t> block,
+                           Corner at, Ahead ahead = {}) {
   alignas(64) float room[most_panels * panel_width];
   at = with_bias(at, room);
   Index i = 0;
+  const Index lines = ahead.lines() * 12 / std::max<Index>(rows, 12) + 1;  // with twelve rows
   const auto next = [&](auto tile, Index height) {
+    ahead.fetch(lines);
     tile(pairs, a.at(i, 0), block, at.below(i));
     i += height;
   };
@@ -155,8 +158,9 @@ struct Widened {
     });
   }
   static void transposed(Index pairs, const std::uint32_t* words, float* to) { widen_transposed(pairs, words, to); }
-  static void multiply(Index rows, Index k, Strided<float> left, Block<float> block, const Corner& at) {
-    multiply_block(rows, k, left, block, at);
+  static void multiply(Index rows, Index k, const Strided<float>& left, Block<float> block, const Corner& at,
+                       const Ahead& ahead) {
+    multiply_block(rows, k, left, block, at, ahead);
   }
 };
 
@@ -185,8 +189,9 @@ struct Paired {
   static void transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
     pair_transposed(pairs, words, to);
   }
-  static void multiply(Index rows, Index k, Strided<std::uint32_t> left, Block<std::uint32_t> block, const Corner& at) {
-    multiply_pairs(rows, (k + 1) / 2, left, block, at);
+  static void multiply(Index rows, Index k, const Strided<std::uint32_t>& left, Block<std::uint32_t> block,
+                       const Corner& at, const Ahead& ahead) {
+    multiply_pairs(rows, (k + 1) / 2, left, block, at, ahead);
   }
 };
 #endif  // MEFT_X86
