@@ -40,7 +40,7 @@ MEFT_INLINE inline void block_product(const Product<T>& p, Strided<T> b) {
           const auto block = fill_panels(columns, k * panel_width, panels, [&](Index at, Index width, float* panel) {
             pack_panel(k, b.at(k0, j + at), width, panel);
           });
-          multiply_block(p.rows, k, p.a.at(0, k0), block,
+          multiply_block(p.rows, k, {p.a.at(0, k0)}, block,
                          {p.c + j, p.ldc, columns, k0 ? Start::accumulate : p.start, nullptr});
         }
       }

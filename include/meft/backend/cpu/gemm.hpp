@@ -19,7 +19,7 @@ namespace cpu {
 
 constexpr Index depth_block = 384;   // in words; a multiple of 16, so that blocks of transposed panels begin at one
 constexpr Index row_block = 264;     // with depth_block, the left block stays in the second-level cache
-constexpr Index column_block = 128;  // the least columns of a task
+constexpr Index column_block = 128;  // the least columns of a task, where there are more
 
 inline Index balanced(Index total, Index most) {
   const Index parts = (total + most - 1) / most;
@@ -33,14 +33,17 @@ struct Floats {
   static constexpr Index pack = 1;       // elements of the matrix in one of these
   static constexpr Index tile_rows = 4;  // tasks begin at multiples of it
 
-  /// A[rows, k], copied to `to` where its rows lie multiples of 2 KiB apart: they would share a few sets of the caches.
-  static Strided<float> left(Index rows, Index k, Strided<float> a, float* to) {
-    if (a.column != 1 || a.row % 512 || rows < 12) return a;
+  /// A[rows, k] for so many columns: in panels where tiles have six rows and there are columns enough, and copied to
+  /// `to` where its rows lie multiples of 2 KiB apart: they would share a few sets of the caches.
+  static Rows left(Index rows, Index k, Index columns, const Strided<float>& a, float* to) {
+    const bool wide = isa() >= Isa::avx512;
+    if (a.column != 1 || rows < 12 || (wide ? a.row % 512 != 0 : columns < column_block)) return {a};
+    if (!wide) return in_panels(rows, k, a, to);
     for (Index i = 0; i < rows; ++i)
       std::memcpy(to + i * k, a.data + i * a.row, static_cast<std::size_t>(k) * sizeof(float));
-    return {to, k, 1};
+    return {{to, k, 1}};
   }
-  static void multiply(Index rows, Index k, const Strided<float>& left, Block<float> block, const Corner& at,
+  static void multiply(Index rows, Index k, const Rows& left, Block<float> block, const Corner& at,
                        const Ahead& ahead) {
     multiply_block(rows, k, left, block, at, ahead);
   }
@@ -61,16 +64,17 @@ void multiply(const Product<float>& p, const Right& right, const Source& ahead =
   const Index rows_each = round_up(balanced(p.rows, row_block), Operands::tile_rows), wide = columns_at_once();
   const Index row_tasks = (p.rows + rows_each - 1) / rows_each;
   const Index threads = workers(), wanted = threads > 1 && row_tasks ? (4 * threads + row_tasks - 1) / row_tasks : 1;
-  const Index columns_each = std::max(column_block, round_up((p.columns + wanted - 1) / wanted, wide));
+  const Index parts = std::clamp<Index>(p.columns / column_block, 1, wanted);
+  const Index columns_each = round_up(std::max<Index>((p.columns + parts - 1) / parts, 1), wide);
   const Index column_tasks = (p.columns + columns_each - 1) / columns_each;
   parallel_for(row_tasks * column_tasks, [&](Index task) {
     const Index i0 = task % row_tasks * rows_each, rows = std::min(rows_each, p.rows - i0);
     const Index j0 = task / row_tasks * columns_each, j1 = std::min(j0 + columns_each, p.columns);
     alignas(64) Element scratch[most_panels * (depth_block + 1) * panel_width];
-    alignas(64) Element copy[round_up(row_block, Operands::tile_rows) * depth_block];
+    alignas(64) Element copy[round_up(row_block, Operands::tile_rows) * depth_block + 2];
     for (Index k0 = 0; k0 < std::max<Index>(p.depth, 1); k0 += depth) {
       const Index k = std::min(depth, p.depth - k0);
-      const auto left = Operands::left(rows, k, p.a.at(i0, k0), copy);
+      const auto left = Operands::left(rows, k, j1 - j0, p.a.at(i0, k0), copy);
       for (Index j = j0; j < j1; j += wide) {
         const Index columns = std::min(wide, j1 - j);
         const bool last = j + wide >= j1;

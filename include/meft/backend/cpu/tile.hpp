@@ -171,6 +171,19 @@ MEFT_AVX2 inline void transpose8(const float* in, Index ldi, float* out, Index l
   }
 }
 
+/// out[j * 8 + i] = in[i * ldi + j] for six rows i and 8 columns j.
+MEFT_AVX2 inline void transpose_six(const float* in, Index ldi, float* out) {
+  alignas(32) float rows[64];
+#pragma GCC unroll 6
+  for (int i = 0; i < 6; ++i) {
+    Float8 v;
+    load(v, in + i * ldi);
+    store(rows + i * 8, v);
+  }
+  for (int i = 6; i < 8; ++i) store(rows + i * 8, Float8{});
+  transpose8(rows, 8, out, 8);
+}
+
 }  // namespace detail
 
 /// `at` with a bias row that may be read up to whole panels; `room` holds it where it has to be copied.
@@ -181,19 +194,56 @@ inline Corner with_bias(Corner at, float (&room)[most_panels * panel_width]) {
   return at;
 }
 
+/// How a left operand lies for multiply_block: as it is, or where it is in panels, each six rows as a[k][6], rows that
+/// are left over behind them as they are, all without a gap.
+struct Rows {
+  Strided<float> a;
+  bool panels = false;
+};
+
+/// How many of the rows go in tiles of six: tiles of one or two rows would wait for their sums.
+inline Index in_sixes(Index rows) {
+  const Index rest = rows % 6;
+  return rows - rest - (rows > 6 && (rest == 1 || rest == 2) ? 6 : 0);
+}
+
+/// A[rows, k] in panels, in `to` with 2 elements to spare. A's rows are contiguous.
+MEFT_AVX2 inline Rows in_panels(Index rows, Index k, const Strided<float>& a, float* to) {
+  const Index sixes = in_sixes(rows);
+  for (Index i = 0; i < sixes; i += 6) {
+    const float* from = a.data + i * a.row;
+    float* panel = to + i * k;
+    Index p = 0;
+    alignas(32) float turned[64];
+    for (; p + 8 <= k; p += 8, panel += 48) {
+      detail::transpose_six(from + p, a.row, turned);
+      for (Index q = 0; q < 8; ++q) {  // the last two of each are overwritten by the next
+        detail::Float8 v;
+        detail::load(v, turned + q * 8);
+        detail::store(panel + q * 6, v);
+      }
+    }
+    for (; p < k; ++p, panel += 6)
+      for (Index r = 0; r < 6; ++r) panel[r] = from[r * a.row + p];
+  }
+  for (Index i = sixes; i < rows; ++i)
+    std::memcpy(to + i * k, a.data + i * a.row, static_cast<std::size_t>(k) * sizeof(float));
+  return {{to, k, 1}, true};
+}
+
 /// How many columns a product goes through at a time: two panels where there are 32 vector registers.
 inline Index columns_at_once() { return isa() >= Isa::avx512 ? most_panels * panel_width : panel_width; }
 
 /// C[rows, columns ≤ columns_at_once()] = start + A[rows, k] · block, tile by tile.
-inline void multiply_block(Index rows, Index k, const Strided<float>& a, Block<float> block, Corner at,
-                           Ahead ahead = {}) {
+inline void multiply_block(Index rows, Index k, const Rows& left, Block<float> block, Corner at, Ahead ahead = {}) {
   alignas(64) float room[most_panels * panel_width];
   at = with_bias(at, room);
   Index i = 0;
   const Index lines = ahead.lines() * 6 / std::max<Index>(rows, 6) + 1;  // with six rows
   const auto next = [&](auto tile, Index height) {
     ahead.fetch(height <= 6 ? lines : 2 * lines);
-    tile(k, a.at(i, 0), block, at.below(i));
+    if (left.panels && height == 6) tile(k, {left.a.data + i * k, 1, 6}, block, at.below(i));
+    else tile(k, left.a.at(i, 0), block, at.below(i));
     i += height;
   };
   using namespace detail;
@@ -203,8 +253,8 @@ inline void multiply_block(Index rows, Index k, const Strided<float>& a, Block<f
     while (i < rows) next(tile_avx512<1>, 1);
     return;
   }
-  while (i + 8 < rows || i + 6 == rows) next(tile_avx2<6>, 6);
-  while (rows - i > 6) next(tile_avx2<4>, 4);  // tiles of one or two rows would wait for their sums
+  while (i < in_sixes(rows)) next(tile_avx2<6>, 6);
+  while (rows - i > 6) next(tile_avx2<4>, 4);
   switch (rows - i) {
     case 1: return next(tile_avx2<1>, 1);
     case 2: return next(tile_avx2<2>, 2);

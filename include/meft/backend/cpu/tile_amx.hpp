@@ -164,8 +164,8 @@ template <class Tiles>
 struct Tiled : Paired {
   static constexpr Index tile_rows = 2 * tile_side;
 
-  static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
-    return Paired::left(rows, k, a, to, round_up((k + 1) / 2, tile_side));
+  static Strided<std::uint32_t> left(Index rows, Index k, Index, Strided<float> a, std::uint32_t* to) {
+    return rounded(rows, k, a, to, round_up((k + 1) / 2, tile_side));
   }
   static void multiply(Index rows, Index k, const Strided<std::uint32_t>& left, Block<std::uint32_t> block,
                        const Corner& at, const Ahead&) {

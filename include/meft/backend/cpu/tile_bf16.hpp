@@ -144,12 +144,26 @@ struct Widened {
   static constexpr Index pack = 1;  // elements of the matrix in one of these
   static constexpr Index tile_rows = 4;
 
-  /// A[rows, k] rounded, in `to`. A's rows are contiguous.
-  static Strided<float> left(Index rows, Index k, Strided<float> a, float* to) {
-    vectorised([&]() MEFT_INLINE {
-      for (Index i = 0; i < rows; ++i) map_run(RoundToBf16{}, k, to + i * k, a.data + i * a.row);
-    });
-    return {to, k, 1};
+  /// A[rows, k] rounded, in `to`; in panels where tiles have six rows and there are columns enough. A's rows are
+  /// contiguous.
+  static Rows left(Index rows, Index k, Index columns, const Strided<float>& a, float* to) {
+    const auto round = [&](Index first, Index count, float* out) {
+      vectorised([&]() MEFT_INLINE {
+        for (Index i = 0; i < count; ++i) map_run(RoundToBf16{}, k, out + i * k, a.data + (first + i) * a.row);
+      });
+    };
+    if (isa() >= Isa::avx512 || columns < 2 * panel_width) {
+      round(0, rows, to);
+      return {{to, k, 1}};
+    }
+    const Index sixes = in_sixes(rows);
+    alignas(64) float six[6 * 512];
+    for (Index i = 0; i < sixes; i += 6) {
+      round(i, 6, six);
+      in_panels(6, k, {six, k, 1}, to + i * k);
+    }
+    round(sixes, rows - sixes, to + sixes * k);
+    return {{to, k, 1}, true};
   }
   /// The block of `panels` panels, `step` words apart, as elements.
   static Block<float> right(Index k, Index columns, Block<std::uint32_t> words, float* to) {
@@ -158,7 +172,7 @@ struct Widened {
     });
   }
   static void transposed(Index pairs, const std::uint32_t* words, float* to) { widen_transposed(pairs, words, to); }
-  static void multiply(Index rows, Index k, const Strided<float>& left, Block<float> block, const Corner& at,
+  static void multiply(Index rows, Index k, const Rows& left, Block<float> block, const Corner& at,
                        const Ahead& ahead) {
     multiply_block(rows, k, left, block, at, ahead);
   }
@@ -170,11 +184,11 @@ struct Paired {
   static constexpr Index pack = 2;
   static constexpr Index tile_rows = 4;
 
-  static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
-    return left(rows, k, a, to, (k + 1) / 2);
+  static Strided<std::uint32_t> left(Index rows, Index k, Index, Strided<float> a, std::uint32_t* to) {
+    return rounded(rows, k, a, to, (k + 1) / 2);
   }
   /// Rows `step` words apart, zero from the last pair on.
-  static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to, Index step) {
+  static Strided<std::uint32_t> rounded(Index rows, Index k, Strided<float> a, std::uint32_t* to, Index step) {
     const Index blocks = k / 32;
     for (Index i = 0; i < rows; ++i) {
       const float* row = a.data + i * a.row;
