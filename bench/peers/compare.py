@@ -37,7 +37,8 @@ def main():
         print(f"{model}, {batch} x {seq} tokens: meft1 takes {ours['step_seconds']:.3f} s, "
               f"{batch * seq / ours['step_seconds']:.1f} tokens/s, and "
               f"{ours['activation_bytes'] / 2**20:.1f} MiB of activations, {ours['precision']}")
-        print(f"{'PyTorch':<18} {'precision':>9} {'s/step':>9} {'meft1 /':>9} {'tokens/s':>9} {'meft1 /':>9} {'MiB':>10} {'meft1 /':>9}")
+        print(f"{'PyTorch':<18} {'precision':>9} {'s/step':>9} {'meft1 /':>9} {'tokens/s':>9} {'meft1 /':>9} {'MiB':>10} "
+              f"{'meft1 /':>9}")
         for method, row in torch[size].items():
             print(f"{method:<18} {row['precision']:>9} {row['step_seconds']:>9.3f} "
                   f"{ours['step_seconds'] / row['step_seconds']:>9.3f} {batch * seq / row['step_seconds']:>9.1f} "

@@ -80,6 +80,12 @@ Index outside(const AttentionSpec<T>& spec, const Span& s, Index i, Index k0, In
   return spec.window ? std::clamp<Index>(i + s.keys - s.queries + 1 - spec.window - k0, 0, n) : 0;
 }
 
+/// How many of the queries [i0, i0 + rows), the first ones, see no key from k0 on; not all of them.
+template <class T>
+Index unseeing(const AttentionSpec<T>& spec, const Span& s, Index i0, Index rows, Index k0) {
+  return spec.causal ? std::clamp<Index>(k0 - (i0 + s.keys - s.queries), 0, rows - 1) : 0;
+}
+
 /// f(n scores from x, n places of a head's bias from b) for the keys [k0, k0 + n) of query i; where distances are all
 /// one place, of one score after the other.
 template <class T, class F>
@@ -128,8 +134,10 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
       const Index n = std::min(key_tile, s.keys - k0);
       if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
       if (outside(spec, s, i0, k0, n) == n) continue;
-      scores<T>(spec, s, head, i0, rows, k0, n, {q + first * ld + at, ld, 1}, {k + (s.k + k0) * ldk + at_k, ldk, 1}, p);
-      for (Index i = 0; i < rows; ++i) {
+      const Index i1 = unseeing(spec, s, i0, rows, k0);
+      scores<T>(spec, s, head, i0 + i1, rows - i1, k0, n, {q + (first + i1) * ld + at, ld, 1},
+                {k + (s.k + k0) * ldk + at_k, ldk, 1}, p + i1 * key_tile);
+      for (Index i = i1; i < rows; ++i) {
         T* row = p + i * key_tile;
         const T high = fold(n, top[i], Larger{}, [row](Index j) MEFT_INLINE { return row[j]; });
         if (high == -std::numeric_limits<T>::infinity()) {  // no key of this tile weighs anything
@@ -143,7 +151,7 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
         top[i] = high;
         if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, row);
       }
-      block_product<T>({rows, spec.width, n, {p, key_tile, 1}, o, ld, Start::accumulate},
+      block_product<T>({rows - i1, spec.width, n, {p + i1 * key_tile, key_tile, 1}, o + i1 * ld, ld, Start::accumulate},
                        {v + (s.k + k0) * ldk + at_k, ldk, 1});
     }
     for (Index i = 0; i < rows; ++i) {
@@ -175,9 +183,11 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
       const Index n = std::min(key_tile, s.keys - k0), keys = (s.k + k0) * ldk + at_k;
       if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
       if (outside(spec, s, i0, k0, n) == n) continue;
-      scores<T>(spec, s, head, i0, rows, k0, n, {q + origin, ld, 1}, {k + keys, ldk, 1}, p);
-      block_product<T>({rows, n, spec.width, {dout + origin, ld, 1}, dp, key_tile}, {v + keys, 1, ldk});
-      for (Index i = 0; i < rows; ++i) {
+      const Index i1 = unseeing(spec, s, i0, rows, k0), seeing = rows - i1, of = origin + i1 * ld;
+      T *const p1 = p + i1 * key_tile, *const dp1 = dp + i1 * key_tile;
+      scores<T>(spec, s, head, i0 + i1, seeing, k0, n, {q + of, ld, 1}, {k + keys, ldk, 1}, p1);
+      block_product<T>({seeing, n, spec.width, {dout + of, ld, 1}, dp1, key_tile}, {v + keys, 1, ldk});
+      for (Index i = i1; i < rows; ++i) {
         T *pi = p + i * key_tile, *di = dp + i * key_tile;
         const T shift = lse[(first + i) * spec.heads + head], drop = delta[i];
         map_run([shift](T x) MEFT_INLINE { return Exp{}(x - shift); }, n, pi, pi);
@@ -189,11 +199,11 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
             for (Index j = 0; j < count; ++j) dbias[place + j] += d[j];
           });
       }
-      block_product<T>({n, spec.width, rows, {p, 1, key_tile}, dv + keys, ldk, Start::accumulate},
-                       {dout + origin, ld, 1});
-      block_product<T>({n, spec.width, rows, {dp, 1, key_tile}, dk + keys, ldk, Start::accumulate},
-                       {q + origin, ld, 1});
-      block_product<T>({rows, spec.width, n, {dp, key_tile, 1}, dq + origin, ld, Start::accumulate},
+      block_product<T>({n, spec.width, seeing, {p1, 1, key_tile}, dv + keys, ldk, Start::accumulate},
+                       {dout + of, ld, 1});
+      block_product<T>({n, spec.width, seeing, {dp1, 1, key_tile}, dk + keys, ldk, Start::accumulate},
+                       {q + of, ld, 1});
+      block_product<T>({seeing, spec.width, n, {dp1, key_tile, 1}, dq + of, ld, Start::accumulate},
                        {k + keys, ldk, 1});
     }
   }
