@@ -30,7 +30,7 @@ double rounded(float x, Precision p) {
 #if MEFT_X86
 /// cpu::Paired with the processor's instructions written out, so that any machine can run it.
 struct EmulatedPairs : cpu::Paired {
-  static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
+  static Strided<std::uint32_t> left(Index rows, Index k, Index, Strided<float> a, std::uint32_t* to) {
     const Index pairs = (k + 1) / 2;
     for (Index i = 0; i < rows; ++i)
       for (Index p = 0; p < pairs; ++p) {
@@ -47,7 +47,7 @@ struct EmulatedPairs : cpu::Paired {
       for (Index i = 0; i < 16; ++i) to[o / 2 * 16 + i] = element(o, i) | element(o + 1, i) << 16;
   }
   static void multiply(Index rows, Index k, Strided<std::uint32_t> left, cpu::Block<std::uint32_t> block,
-                       const cpu::Corner& at) {
+                       const cpu::Corner& at, const cpu::Ahead&) {
     const Index pairs = (k + 1) / 2;
     for (Index i = 0; i < rows; ++i)
       for (Index j = 0; j < at.columns; ++j) {
@@ -95,11 +95,11 @@ struct EmulatedTiles {
 
 /// cpu::Tiled on those.
 struct EmulatedTiled : cpu::Tiled<EmulatedTiles> {
-  static Strided<std::uint32_t> left(Index rows, Index k, Strided<float> a, std::uint32_t* to) {
+  static Strided<std::uint32_t> left(Index rows, Index k, Index, Strided<float> a, std::uint32_t* to) {
     const Index step = cpu::round_up((k + 1) / 2, 16);
     for (Index i = 0; i < rows; ++i) {
       std::memset(to + i * step, 0, static_cast<std::size_t>(step) * sizeof *to);
-      EmulatedPairs::left(1, k, a.at(i, 0), to + i * step);
+      EmulatedPairs::left(1, k, 0, a.at(i, 0), to + i * step);
     }
     return {to, step, 1};
   }
