@@ -201,10 +201,8 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
       }
       block_product<T>({n, spec.width, seeing, {p1, 1, key_tile}, dv + keys, ldk, Start::accumulate},
                        {dout + of, ld, 1});
-      block_product<T>({n, spec.width, seeing, {dp1, 1, key_tile}, dk + keys, ldk, Start::accumulate},
-                       {q + of, ld, 1});
-      block_product<T>({seeing, spec.width, n, {dp1, key_tile, 1}, dq + of, ld, Start::accumulate},
-                       {k + keys, ldk, 1});
+      block_product<T>({n, spec.width, seeing, {dp1, 1, key_tile}, dk + keys, ldk, Start::accumulate}, {q + of, ld, 1});
+      block_product<T>({seeing, spec.width, n, {dp1, key_tile, 1}, dq + of, ld, Start::accumulate}, {k + keys, ldk, 1});
     }
   }
 }

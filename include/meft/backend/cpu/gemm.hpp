@@ -55,8 +55,8 @@ struct NoAhead {
 };
 
 /// C = start + A·B with operands as Floats (or Widened, Paired, Tiled of tile_bf16.hpp, tile_amx.hpp).
-/// `right(first_column, columns, k0, depth, scratch)` gives a block of B, `ahead` of the same without scratch what it is
-/// made from. How the columns are cut into tasks changes no sum.
+/// `right(first_column, columns, k0, depth, scratch)` gives a block of B, `ahead` of the same without scratch what it
+/// is made from. How the columns are cut into tasks changes no sum.
 template <class Operands, class Right, class Source = NoAhead>
 void multiply(const Product<float>& p, const Right& right, const Source& ahead = {}) {
   using Element = typename Operands::Element;
@@ -82,9 +82,8 @@ void multiply(const Product<float>& p, const Right& right, const Source& ahead =
         Operands::multiply(
             rows, k, left, right(j, columns, k0, k, scratch),
             {p.c + i0 * p.ldc + j, p.ldc, columns, k0 ? Start::accumulate : p.start, p.bias ? p.bias + j : nullptr},
-            next_k0 < p.depth
-                ? ahead(next_j, std::min(wide, j1 - next_j), next_k0, std::min(depth, p.depth - next_k0))
-                : Ahead{});
+            next_k0 < p.depth ? ahead(next_j, std::min(wide, j1 - next_j), next_k0, std::min(depth, p.depth - next_k0))
+                              : Ahead{});
       }
     }
   });
