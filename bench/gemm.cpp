@@ -13,6 +13,7 @@
 #include <meft/tensor/packed.hpp>
 
 #include "device.hpp"
+#include "products.hpp"
 #include "rate.hpp"
 
 namespace {
@@ -72,15 +73,6 @@ bench::Peak peak(Index square, int runs) {
   else return {measure<B>({square, square, square}, Precision::f32, runs).forward, "square product"};
 }
 
-std::pair<Index, Index> parse(const std::string& shape) {
-  long long in = 0, out = 0;
-  int end = 0;
-  const int read = std::sscanf(shape.c_str(), "%lldx%lld%n", &in, &out, &end);
-  require(read == 2 && static_cast<std::size_t>(end) == shape.size() && in > 0 && out > 0,
-          "--shapes: expected INxOUT, found", shape);
-  return {in, out};
-}
-
 /// A rate and its share of the peak.
 std::string show(std::optional<double> rate, double peak) {
   char text[40] = "        -      -";
@@ -91,36 +83,28 @@ std::string show(std::optional<double> rate, double peak) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<Index> rows{128, 512, 2048, 4096};
-  std::vector<std::string> shapes{"384x384",  "384x1536",  "1536x384",  "768x768",  "768x3072",
-                                  "3072x768", "1024x1024", "1024x4096", "4096x1024"};
+  bench::ProductFlags flags{
+      {128, 512, 2048, 4096},
+      {"384x384", "384x1536", "1536x384", "768x768", "768x3072", "3072x768", "1024x1024", "1024x4096", "4096x1024"}};
   std::vector<std::string> chosen{"f32"};
-  std::string json, device = "cpu";
+  std::string device = "cpu";
   Index square = 4096;
-  int threads = 0, runs = 5;
   CLI::App app("Rates of matrix products at the shapes of transformer layers.");
   bench::add_device(app, device);
   app.add_option("--square", square, "on a device, extent of the square product that shares are of")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--rows", rows, "tokens a,b,c")->delimiter(',')->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--shapes", shapes, "layers INxOUT,…")->delimiter(',')->capture_default_str();
   app.add_option("--precision", chosen, "a,b,c")
       ->delimiter(',')
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
-  app.add_option("--runs", runs, "measured calls, after one that is not")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  app.add_option("--threads", threads, "all processors by default")->check(CLI::PositiveNumber);
-  app.add_option("--json", json, "file for the rows, a JSON object a line");
+  flags.add(app);
   CLI11_PARSE(app, argc, argv);
 
   try {
-    std::vector<std::pair<Index, Index>> layers;
-    for (const auto& shape : shapes) layers.push_back(parse(shape));
-    if (threads) set_threads(threads);
-    const auto best = with_device(device, [&]<Backend B>() { return peak<B>(square, runs); });
+    const auto layers = flags.layers();
+    if (flags.threads) set_threads(flags.threads);
+    const auto best = with_device(device, [&]<Backend B>() { return peak<B>(square, flags.runs); });
     std::printf("%s, %s, %d threads, peak %.1f GFLOP/s (float, %s); GFLOP/s and shares of the peak\n\n", device.c_str(),
                 bench::processor().c_str(), meft::threads(), best.rate, best.with);
     std::printf("%-9s %6s %6s %6s %9s %6s %9s %6s %9s %6s %9s %6s %9s %6s\n", "precision", "rows", "in", "out",
@@ -129,17 +113,17 @@ int main(int argc, char** argv) {
     std::string lines;
     for (const auto& precision : chosen)
       for (const auto& layer : layers)
-        for (const Index count : rows) {
+        for (const Index count : flags.rows) {
           const Size size{count, layer.first, layer.second};
           const auto rates =
-              with_device(device, [&]<Backend B>() { return measure<B>(size, precision_from(precision), runs); });
+              with_device(device, [&]<Backend B>() { return measure<B>(size, precision_from(precision), flags.runs); });
           std::printf("%-9s %6lld %6lld %6lld %s %s %s %s %s\n", precision.c_str(), static_cast<long long>(size.rows),
                       static_cast<long long>(size.in), static_cast<long long>(size.out),
                       show(rates.forward, best.rate).c_str(), show(rates.backward, best.rate).c_str(),
                       show(rates.unpacked, best.rate).c_str(), show(rates.activated, best.rate).c_str(),
                       show(rates.mapped, best.rate).c_str());
           std::fflush(stdout);
-          if (json.empty()) continue;
+          if (flags.json.empty()) continue;
           nlohmann::ordered_json row{{"device", device},
                                      {"precision", precision},
                                      {"rows", size.rows},
@@ -155,7 +139,7 @@ int main(int argc, char** argv) {
           if (rates.unpacked) row["unpacked"] = *rates.unpacked;
           if (rates.activated) row["with_relu"] = *rates.activated, row["then_relu"] = *rates.mapped;
           lines += row.dump() + "\n";
-          io::write_atomically(json, lines);
+          io::write_atomically(flags.json, lines);
         }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gemm: %s\n", error.what());

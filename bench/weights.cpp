@@ -21,6 +21,7 @@
 #include <meft/train/steps.hpp>
 
 #include "device.hpp"
+#include "products.hpp"
 #include "rate.hpp"
 
 namespace {
@@ -153,19 +154,14 @@ void measure_model(const std::string& path, const std::string& text, const std::
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<Index> rows{256, 1024};
-  std::vector<std::string> shapes{"384x1536", "768x768", "768x3072", "3072x768", "4096x4096"};
+  bench::ProductFlags flags{{256, 1024}, {"384x1536", "768x768", "768x3072", "3072x768", "4096x4096"}, 10};
   std::vector<std::string> chosen{"q8", "q4", "nf4"};
-  std::string json, model, text;
-  int threads = 0, runs = 10, steps = 2;
+  std::string model, text;
+  int steps = 2;
   Index batch = 1, tokens = 256;
   CLI::App app("Formats of frozen weights: bytes, error, and products' rates beside those of bf16.");
   app.add_option("--weights", chosen, "formats a,b,c")->delimiter(',')->capture_default_str();
-  app.add_option("--rows", rows, "tokens a,b,c")->delimiter(',')->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--shapes", shapes, "layers INxOUT,…")->delimiter(',')->capture_default_str();
-  app.add_option("--runs", runs, "measured calls, after one that is not")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  flags.add(app);
   app.add_option("--model", model, "a language model's checkpoint, in place of products");
   app.add_option("--text", text, "a file to predict, for the divergence from float; without, tokens are random");
   app.add_option("--batch", batch, "sequences a step")->check(CLI::PositiveNumber)->capture_default_str();
@@ -173,11 +169,9 @@ int main(int argc, char** argv) {
   app.add_option("--steps", steps, "steps, of which the last is timed")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--threads", threads, "all processors by default")->check(CLI::PositiveNumber);
-  app.add_option("--json", json, "file for the rows, a JSON object a line");
   CLI11_PARSE(app, argc, argv);
   try {
-    if (threads) set_threads(threads);
+    if (flags.threads) set_threads(flags.threads);
     if (!model.empty()) return measure_model(model, text, chosen, batch, tokens, steps), 0;
     std::printf("%s, %d threads; bits a number, error relative to the weights' size, GFLOP/s and shares of bf16's\n\n",
                 bench::processor().c_str(), meft::threads());
@@ -185,17 +179,15 @@ int main(int argc, char** argv) {
                 "forward", "/bf16", "backward", "/bf16");
     std::string lines;
     for (const auto& name : chosen)
-      for (const auto& shape : shapes)
-        for (const Index count : rows) {
-          long long in = 0, out = 0;
-          require(std::sscanf(shape.c_str(), "%lldx%lld", &in, &out) == 2 && in > 0 && out > 0,
-                  "--shapes: expected INxOUT, found", shape);
-          const auto row = measure({count, in, out}, precision_from(name), runs);
+      for (const auto& layer : flags.layers())
+        for (const Index count : flags.rows) {
+          const auto in = static_cast<long long>(layer.first), out = static_cast<long long>(layer.second);
+          const auto row = measure({count, in, out}, precision_from(name), flags.runs);
           std::printf("%-9s %6lld %6lld %6lld %6.3f %8.5f %9.1f %6.3f %9.1f %6.3f\n", name.c_str(),
                       static_cast<long long>(count), in, out, row.bits, row.error, row.forward,
                       row.forward / row.bf16_forward, row.backward, row.backward / row.bf16_backward);
           std::fflush(stdout);
-          if (json.empty()) continue;
+          if (flags.json.empty()) continue;
           lines += nlohmann::ordered_json{{"weights", name},
                                           {"rows", count},
                                           {"in", in},
@@ -211,7 +203,7 @@ int main(int argc, char** argv) {
                                           {"processor", bench::processor()}}
                        .dump() +
                    "\n";
-          io::write_atomically(json, lines);
+          io::write_atomically(flags.json, lines);
         }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "weights: %s\n", error.what());
