@@ -1,33 +1,31 @@
-"""Scores of a checkpoint on GLUE tasks by method: three epochs, several seeds, the learning rate chosen on the first.
+"""Scores of a checkpoint on GLUE tasks by method: three epochs, or `--steps`, several seeds, the learning rate chosen on the first
+of two: 0.4 and 2 times the program's default for the method.
 
     python3 bench/scores.py --finetune build/release/examples/finetune --model DIR --data DIR --output DIR
 
-`--data` holds a folder a task, as GLUE ships them. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
+Methods that the program refuses for the checkpoint, as one that reads images alone, are left out. `--data` holds a folder a task, as GLUE ships them. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
 that was stopped goes on from its folder in `--output`, so that a call does what is still to be done, on any machine. Prints a
 Markdown table of what is there: mean of the seeds, standard deviation. `--table` prints it and runs nothing. `--means FILE` writes
-the mean over the tasks of each method that has them all, for the bench `methods`.
+the mean over the tasks of each method that has them all, for the bench `methods`. Runs of so many `--steps` have rows, and a
+table, of their own.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
 from pathlib import Path
 
-from finetune_methods import methods_of
+from finetune_methods import Refused, methods_of, rates_of, train
 
 METRIC = {"cola": "matthews", "sst2": "accuracy", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
 FLAGS = {  # of the methods that are not taken as they are
     "full": [],
-    "head": [],
-    "bitfit": [],
     "lora": ["--lora-rank", "16", "--precision", "bf16"],
     "meft1": ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16"],
     "meft2": ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16"],
     "meft3": ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16"],
 }
-OTHERS = ["--precision", "bf16"]
-RATES = ["2e-4", "1e-3"]
+TIMES = [0.4, 2]
 SST2_ROWS = 8000
 
 
@@ -40,38 +38,45 @@ def shortened(folder, output):
     return output
 
 
-class Scores:
-    """Dev metrics by task, method, rate and seed, in a JSON file with a line a run."""
+def written(rate):
+    """2e-4 in place of 0.0002."""
+    digits, exponent = f"{rate:.3e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
-    def __init__(self, path):
+
+class Scores:
+    """Dev metrics by task, method, rate and seed of runs of so many steps (0: three epochs), in a JSON file with a line a run."""
+
+    def __init__(self, path, steps):
         self.path = path
+        self.steps = steps
         rows = json.loads(path.read_text()) if path.exists() else []
-        self.known = {(row["task"], row["method"], row["rate"], row["seed"]): row["score"] for row in rows}
+        self.others = [row for row in rows if row.get("steps", 0) != steps]
+        self.known = {(row["task"], row["method"], row["rate"], row["seed"]): row["score"] for row in rows if row.get("steps", 0) == steps}
 
     def add(self, run, value):
         self.known[run] = value
         keys = ("task", "method", "rate", "seed")
-        lines = [json.dumps(dict(zip(keys, key), score=value)) for key, value in sorted(self.known.items())]
+        more = {"steps": self.steps} if self.steps else {}
+        rows = self.others + [dict(zip(keys, key), **more, score=value) for key, value in sorted(self.known.items())]
+        lines = [json.dumps(row) for row in sorted(rows, key=lambda row: row.get("steps", 0))]
         partial = self.path.with_suffix(".partial")
         partial.write_text("[\n" + ",\n".join(lines) + "\n]\n")
         partial.replace(self.path)
 
     def best_rate(self, task, method, seed):
-        """The rate with the best score on a seed; None until every rate was tried."""
-        tried = {rate: self.known.get((task, method, rate, seed)) for rate in RATES}
-        return None if None in tried.values() else max(tried, key=tried.get)
+        """The rate with the best score on a seed, the lower of equals; None until every rate was tried."""
+        tried = {rate: value for (*of, rate, on), value in self.known.items() if (*of, on) == (task, method, seed)}
+        return max(tried, key=lambda rate: (tried[rate], -float(rate))) if len(tried) == len(TIMES) else None
 
 
 def score(run, data, args):
     """The dev metric of the best epoch."""
     task, method, rate, seed = run
-    output = args.output / f"{task}-{method}-{rate}-{seed}"
-    command = [args.finetune, "--model", args.model, "--task", task, "--data", data, "--method", method, *FLAGS.get(method, OTHERS),
-               "--pooling", "mean", "--lr", rate, "--seed", seed, "--epochs", args.epochs, "--threads", args.threads,
-               "--output", output]
-    if (output / "state.safetensors").exists():
-        command.append("--resume")
-    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+    output = args.output / "-".join([task, method, rate, seed] + [str(args.steps)] * (args.steps > 0))
+    train(args.finetune, ["--model", args.model, "--task", task, "--data", data, "--method", method, *FLAGS.get(method, []),
+                          "--pooling", "mean", "--lr", rate, "--seed", seed, "--epochs", args.epochs, "--max-steps", args.steps,
+                          "--threads", args.threads, "--output", output])
     return json.loads((output / "metrics.json").read_text())["dev"][METRIC[task]]
 
 
@@ -117,9 +122,10 @@ def main():
     parser.add_argument("--methods", nargs="+", help="those of the program or, where none is run, those with scores")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--epochs", default="3")
+    parser.add_argument("--steps", type=int, default=0, metavar="N", help="a run's; 0: --epochs")
     parser.add_argument("--threads", default="0")
     args = parser.parse_args()
-    scores = Scores(args.results)
+    scores = Scores(args.results, args.steps)
     if (args.table or args.means) and not args.methods:
         args.methods = sorted({method for _, method, _, _ in scores.known})
     if args.means:
@@ -140,16 +146,22 @@ def main():
     if "sst2" in data:
         data["sst2"] = shortened(data["sst2"], args.output / "sst2-data")
 
+    rates, refused = rates_of(args.finetune), set()
     for seed in args.seeds:
         for task in args.tasks:
             for method in args.methods:
-                rates = RATES if seed == args.seeds[0] else [scores.best_rate(task, method, args.seeds[0])]
-                for rate in rates:
+                tried = [written(rates[method] * times) for times in TIMES]
+                for rate in tried if seed == args.seeds[0] else [scores.best_rate(task, method, args.seeds[0])]:
                     run = (task, method, rate, seed)
-                    if run in scores.known:
+                    if run in scores.known or method in refused:
                         continue
-                    scores.add(run, score(run, data[task], args))
-                    print(*run, f"{scores.known[run]:.4f}", flush=True)
+                    try:
+                        scores.add(run, score(run, data[task], args))
+                        print(*run, f"{scores.known[run]:.4f}", flush=True)
+                    except Refused as why:
+                        refused.add(method)
+                        print(f"without {method}: {why}", flush=True)
+    args.methods = [method for method in args.methods if method not in refused]
     print(table(scores, args))
 
 

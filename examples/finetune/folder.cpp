@@ -174,13 +174,13 @@ Earlier peft_run(Flags& flags) {
   Earlier out{.peft = checkpoints::PeftAdapter(flags.output)};
   const std::string path = out.peft->config.path();
   if (flags.task.empty()) throw FlagError("--task", "what was trained, which " + path + " does not say", "nothing");
-  const auto method = out.peft->method();
+  const auto spec = checkpoints::read_spec(checkpoints::read_config(flags.model));
+  const auto method = out.peft->method(spec);
   if (flags.given.contains("method") && method.index() != flags.method.index())
     throw FlagError("--method", std::string(method_name(method)) + ", as in " + path,
                     std::string(method_name(flags.method)));
   flags.method = method;
   require_same_options(flags, path);
-  const auto spec = checkpoints::read_spec(checkpoints::read_config(flags.model));
   out.peft->check_size(spec);
   out.labels = classes_of(flags, out.peft->classes(spec));
   if (!flags.given.contains("max-length") && spec.longest())

@@ -148,7 +148,9 @@ class Runner {
     if (!prepare(learner, data, options)) return false;
     say_costs(learner, largest);
     Progress progress;
-    train::Trainer trainer(learner, data.train, data.dev, options, progress.observer(flags_.output));
+    auto renewing = options;
+    renewing.renewal = train::renewal(learner, flags_.method, data.train, options.batch, options.seed, options.stop);
+    train::Trainer trainer(learner, data.train, data.dev, renewing, progress.observer(flags_.output));
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
     say_loaded(learners_.loaded());
     if (!options.resume || !is_there(train::RunFiles(options.folder).state))

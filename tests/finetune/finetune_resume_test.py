@@ -52,9 +52,9 @@ def test_killed(place):
     kill_and_resume(place, rng, "full", "--accumulate", 4, "--batch", 2, "--epochs", 4, "--recompute")
     kill_and_resume(place, rng, "lora", "--precision", "bf16", "--epochs", 9)
     kill_and_resume(place, rng, "unipt", "--projection", 8, "--accumulate", 2, "--batch", 32, "--epochs", 9)  # in parts
-    kill_and_resume(place, rng, "speft", "--density", 0.1, "--score-examples", 40, "--epochs", 9)
+    kill_and_resume(place, rng, "speft", "--density", 0.1, "--score-examples", 40, "--mask-steps", 25, "--value-decay", "yes", "--epochs", 9)
     kill_and_resume(place, rng, "mezo", "--accumulate", 2, "--batch", 4, "--epochs", 6, "--lr", 1e-4, "--forward-samples", 2, "--mezo-state", "log")
-    kill_and_resume(place, rng, "zofo", "--zofo-inner", 3, "--epochs", 9, "--lr", 1e-4)
+    kill_and_resume(place, rng, "zofo-prefix", "--zofo-inner", 3, "--epochs", 9, "--lr", 1e-4)
     kill_and_resume(place, rng, "meft3", "--inside", "lora", "--weights", "q4", "--readout", "learned", "--pooling", "mean", "--epochs", 9, "--max-steps", 250)
 
 

@@ -12,9 +12,11 @@ The model and the batch are those of a case of make_bert.py or make_families.py.
                       cross attention and images, both must be equal; tokens are given their own positions, which peft moves by 3
   prompt.safetensors  peft's PromptTuningConfig, 3 rows before the words (BART: the encoder's and the decoder's, images: before the
                       patches, by hand); the head reads what it reads without them
-  peft_ia3, peft_lora, peft_prefix, peft_prompt  folders that peft's save_pretrained wrote of the same values
+  ia3_default.safetensors  (IA)³ on the modules that peft chooses for BERT itself
+  peft_ia3, peft_ia3_default, peft_lora, peft_prefix, peft_prompt  folders that peft's save_pretrained wrote of the same values
 peft's `feedforward_modules` scale the input of a block's second linear layer: meft's hidden_scale. Its own choice of modules
-for BERT, `output.dense`, would scale the attention's output too, which the paper does not: they are given here in full.
+for BERT, `output.dense`, scales what attention's output layer reads too, which the paper does not (meft's attended_scale): in all
+but ia3_default they are given here in full.
 """
 import pathlib
 import re
@@ -49,10 +51,11 @@ HEADS = ("bert.pooler", "classifier", "classification_head", "score")
 
 def configs(folder):
     factors, second, updated = CASES[folder]
+    default = dict(target_modules=["key", "value", "output.dense"], feedforward_modules=["output.dense"])
     return {
         "ia3": (IA3Model, IA3Config(target_modules=f"{factors}|{second}", feedforward_modules=second)),
         "lora": (LoraModel, LoraConfig(r=3, lora_alpha=6, lora_dropout=0.0, target_modules=updated)),
-    }
+    } | ({"ia3_default": (IA3Model, IA3Config(**default))} if folder == "bert" else {})
 
 
 def meft_name(name, prefix):
@@ -60,7 +63,8 @@ def meft_name(name, prefix):
     name = name.removeprefix("model.").removeprefix(prefix)
     if name.endswith(".ia3_l.default"):
         place = name.removesuffix(".ia3_l.default")
-        hidden = re.sub(r"\.(output\.dense|fc2)$", ".hidden_scale", place)
+        hidden = re.sub(r"\.attention\.output\.dense$", ".attended_scale", place)
+        hidden = re.sub(r"\.(output\.dense|fc2)$", ".hidden_scale", hidden)
         return hidden if hidden != place else place + ".scale"
     return name.replace(".default.weight", ".weight")
 
@@ -102,7 +106,7 @@ def write_method(folder, seed, name, kind, config):
     with torch.no_grad():
         for place, p in sorted(tuned.named_parameters()):
             if not p.requires_grad: continue
-            p.copy_((1.0 if name == "ia3" else 0.0) + 0.3 * torch.randn(*p.shape, generator=generator))
+            p.copy_((1.0 if name.startswith("ia3") else 0.0) + 0.3 * torch.randn(*p.shape, generator=generator))
             added[meft_name(place, prefix)] = p
     wanted = dict(added)
     for place, p in model.named_parameters():
@@ -113,7 +117,7 @@ def write_method(folder, seed, name, kind, config):
     out = results(tuned, taken, real)
     loss = torch.nn.functional.cross_entropy(out["logits"], target)
     grads = torch.autograd.grad(loss, list(wanted.values()))
-    flat = lambda t: t.detach().flatten() if name == "ia3" else t.detach()
+    flat = lambda t: t.detach().flatten() if name.startswith("ia3") else t.detach()
     tensors = {place: flat(p) for place, p in added.items()}
     tensors |= {"gradient." + place: flat(g) if place in added else g for place, g in zip(wanted, grads)}
     tensors |= dict(out, loss=loss.reshape(1))

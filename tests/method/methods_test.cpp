@@ -132,6 +132,14 @@ const std::vector<Row>& rows() {
   static const auto updates = in_layer({"attention.self.query.lora_A.weight", "attention.self.query.lora_B.weight",
                                         "attention.self.value.lora_A.weight", "attention.self.value.lora_B.weight"});
   static const auto factors = in_layer({"attention.self.key.scale", "attention.self.value.scale", "hidden_scale"});
+  static const auto more_factors =
+      in_layer({"attention.self.key.scale", "attention.self.value.scale", "attended_scale", "hidden_scale"});
+  static const auto with_maps = [](MeftOptions from) {
+    from.maps = true;
+    from.map = {.terms = 3, .rank = 2, .scale = 0.5};
+    return from;
+  }(options);
+  static const auto beside = in_layer({"reversible_map.down", "reversible_map.mix", "reversible_map.up"});
   static const PrefixTuning prefix{.tokens = 3};
   static const auto before = in_layer({"attention_prefix.key", "attention_prefix.value"});
   static const Alore alore{.terms = 3, .rank = 2, .scale = 0.5};
@@ -204,8 +212,14 @@ const std::vector<Row>& rows() {
       {Mezo<Full>{}, model_names("")},
       {Mezo<LowRank>{{3, 6}}, updates},
       {Mezo<PrefixTuning>{prefix}, before},
-      {Zofo{.module = {3, 6}}, updates},
-      // Beyond the registry's: the other coupling.
+      {Zofo<LowRank>{.module = {3, 6}}, updates},
+      {Zofo<PrefixTuning>{.module = prefix}, before},
+      // Beyond the registry's: the other coupling, factors as peft has them, sums of products beside layers.
+      {Meft1{.bottleneck = 4, .options = with_maps}, in_layer(adapter("mlp_adapter")) + beside + mix},
+      {Meft2{.bottleneck = 4, .options = with_maps}, in_layer(adapter("mlp_adapter")) + beside + mix},
+      {Meft1{.beta = {1, 2}, .options = with_maps, .inside = alore}, maps + beside + mix},
+      {Ia3{.attended = true}, more_factors},
+      {Meft1{.options = options, .inside = Ia3{.attended = true}}, more_factors + mix},
       {Meft1{.bottleneck = 4, .lambda = {-1, 4}, .options = balanced}, reversible},
       {Meft2{.bottleneck = 4, .options = balanced}, reversible},
       {Meft3{.bottleneck = 4, .options = balanced},
@@ -362,7 +376,7 @@ TEST_CASE("methods: exact streams give the bits of stored ones") {
     CHECK(Subject(method, false, 3).bits() == exact);
     ++checked;
   }
-  CHECK(checked == 24);
+  CHECK(checked == 28);
 }
 
 TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, and takes no factor beside it") {
@@ -394,10 +408,10 @@ TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, a
 
 TEST_CASE("methods: every one of the registry has a row here; the names of what trains") {
   const auto all = methods_and_insides();
-  REQUIRE(rows().size() == all.size() + 3);
-  for (std::size_t i = 0; i < all.size(); ++i) {
+  REQUIRE(rows().size() == all.size() + 8);
+  for (std::size_t i = 0; i < rows().size(); ++i) {
     const auto& row = rows()[i];
-    CHECK(method_title(row.method) == method_title(all[i]));
+    if (i < all.size()) CHECK(method_title(row.method) == method_title(all[i]));
     CAPTURE(method_title(row.method));
     const std::vector<std::string> head{"pooler.dense.weight", "pooler.dense.bias", "classifier.weight",
                                         "classifier.bias"};

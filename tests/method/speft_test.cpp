@@ -125,13 +125,13 @@ struct Small {
     return out;
   }
   /// All elements of the matrices, as they are multiplied with.
-  std::vector<T> weights() {
+  std::vector<T> weights() { return weights_of(bert); }
+  static std::vector<T> weights_of(model::Transformer<T>& of) {
     std::vector<T> out;
-    for (auto& one : matrices()) {
-      const auto& linear = one.second;
+    nn::walk(of.layers, [&](const std::string&, nn::Linear<T>& linear) {
       const auto w = (linear.packed.defined() ? linear.packed.unpack() : linear.weight.value()).values();
       out.insert(out.end(), w.begin(), w.end());
-    }
+    });
     return out;
   }
 };
@@ -183,6 +183,113 @@ TEST_CASE("speft: without elements it is training of the head, with all of them 
   };
   ends(float{});
   ends(double{});
+}
+
+/// Training of some steps by a state that is kept, from a step on.
+template <Real T>
+void go_on(Small<T>& s, optim::AdamWState<T, Cpu>& optimizer, std::uint32_t first, std::uint32_t last) {
+  for (std::uint32_t i = first; i < last; ++i) {
+    auto batch = s.batches[i % 2];
+    batch.run = {6, i, true};
+    Tape tape;
+    tape.backward(s.loss(batch));
+    optimizer.step();
+  }
+}
+
+TEST_CASE("speft: chosen anew, what was learned stays; files bring it back, and what was there before") {
+  for (const auto precision : {Precision::f32, Precision::bf16}) {
+    const Speft method{.density = 0.1, .every = 2};
+    const AdaptOptions options{.precision = precision};
+    auto s = Small<float>::chosen(method, options);
+    const auto plain = Small<float>(method, options).weights();
+    auto optimizer = optim::AdamW{.rate = 3e-2}.over<float>(s);
+    const test::Folder folder;
+    const auto write = [&](const std::string& name) {
+      checkpoints::save_trained(folder.text() + "/" + name, nn::trainable<float, Cpu>(s), {}, nn::indices<Cpu>(s));
+    };
+    go_on(s, optimizer, 0, 2);
+    write("first");
+    const auto first = s.mask();
+    const auto last = s.loss(s.batches[0]).value().item();
+    const auto before = s.weights();
+    CHECK(before != plain);
+    for (int twice = 0; twice < 2; ++twice) {  // the second time there is nothing new to keep
+      CHECK(prepare(s.bert, s.body, method, s.preview()));
+      CHECK(s.weights() == before);
+      CHECK(s.mask() != first);
+      CHECK(s.mask().size() == first.size());
+    }
+    const auto held = nn::indices<Cpu>(s);
+    CHECK(std::count_if(held.begin(), held.end(), [](const auto& one) { return one.first.ends_with("held_values"); }) >
+          0);
+    CHECK(s.loss(s.batches[0]).value().item() == last);
+    std::vector<std::string> anew;
+    for (const auto& one : nn::trainable<float, Cpu>(s))
+      if (one.first.ends_with("sparse.values")) anew.push_back(one.first);
+    optimizer.follow(nn::trainable<float, Cpu>(s), anew);
+    go_on(s, optimizer, 2, 4);
+    write("second");
+    const auto after = s.weights();
+    const auto bits = s.loss(s.batches[1]).value().item();
+    CHECK(after != before);
+
+    const auto load = [&](Small<float>& to, const std::string& name) {
+      const io::Safetensors file(folder.text() + "/" + name);
+      checkpoints::choose_as_in<float, Cpu>(file, to);
+      checkpoints::load_trained(file, nn::trainable<float, Cpu>(to), nn::indices<Cpu>(to));
+    };
+    Small<float> other(method, options);
+    load(other, "second");
+    CHECK(other.mask() == s.mask());
+    CHECK(other.loss(s.batches[1]).value().item() == bits);
+    CHECK(other.weights() == after);
+    load(other, "first");  // what the second alone changed goes
+    CHECK(other.mask() == first);
+    CHECK(other.loss(s.batches[0]).value().item() == last);
+    CHECK(other.weights() == before);
+    load(s, "second");
+    auto merged = s.bert;
+    nn::merge_updates<float, Cpu>(merged);
+    CHECK(Small<float>::weights_of(merged) == after);
+  }
+}
+
+// The first step behind a choice is that of a new optimizer: of 1 − β the moments' shares cancel.
+TEST_CASE(
+    "speft: moments of what is chosen anew begin anew, a head's go on; decay goes to the start, and not to zero") {
+  const Speft method{.density = 0.1, .every = 2, .decays = true};
+  auto s = Small<double>::chosen(method);
+  auto optimizer = optim::AdamW{.rate = 1e-2, .decay = 0.5}.over<double>(s);
+  go_on(s, optimizer, 0, 2);
+  CHECK(prepare(s.bert, s.body, method, s.preview()));
+  std::vector<std::string> anew;
+  auto named = nn::trainable<double, Cpu>(s);
+  for (const auto& one : named)
+    if (one.first.ends_with("sparse.values")) anew.push_back(one.first);
+  REQUIRE(!anew.empty());
+  optimizer.follow(named, anew);
+  std::vector<std::vector<double>> values;
+  for (const auto& one : named) values.push_back(one.second.value().values());
+  go_on(s, optimizer, 2, 3);
+  for (std::size_t i = 0; i < named.size(); ++i) {
+    if (!named[i].first.ends_with("sparse.values")) continue;
+    const auto now = named[i].second.value().values();
+    for (std::size_t j = 0; j < now.size(); ++j)
+      if (now[j] != values[i][j]) CHECK(std::fabs(now[j] - values[i][j]) == doctest::Approx(1e-2).epsilon(1e-3));
+  }
+  // Without a gradient a value goes back to where it started: by rate·decay of what it is away.
+  std::size_t at = 0;
+  while (named[at].first != anew[0]) ++at;
+  auto p = named[at].second;
+  const auto start = p.anchor().values();
+  CHECK(start == values[at]);
+  auto plain = optim::AdamW{.rate = 0.1, .decay = 0.5}.over<double>(named);
+  const auto away = p.value().values();
+  plain.step();
+  const auto now = p.value().values();
+  for (std::size_t j = 0; j < now.size(); ++j)
+    CHECK(now[j] == doctest::Approx(away[j] + 0.05 * (start[j] - away[j])).epsilon(1e-12));
 }
 
 TEST_CASE("speft: the mask is one sort of the scores of the dense gradient, of equals the first") {

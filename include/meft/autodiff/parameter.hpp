@@ -73,6 +73,9 @@ class Parameter {
   /// Which rows of a larger table the value has, if not all: their noise is that of the rows there. [n]
   Tensor<std::int32_t, B>& numbers() { return stored_->numbers; }
   const Tensor<std::int32_t, B>& numbers() const { return stored_->numbers; }
+  /// What decay takes the value to, where that is not zero: it then decays whatever its axes.
+  Tensor<T, B>& anchor() { return stored_->anchor; }
+  const Tensor<T, B>& anchor() const { return stored_->anchor; }
   /// Makes the gradient zero, allocating it when needed, so that it lives before a step is measured.
   void zero_gradient(Where where = Where::current()) {
     require(defined(), {"zero_gradient: the parameter is empty", where});

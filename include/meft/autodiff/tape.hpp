@@ -142,6 +142,7 @@ struct Stored {
   Tensor<T, B> value, gradient;
   bool trainable = true;
   bool probed = false;                // see Parameter::set_probed
+  Tensor<T, B> anchor{};              // see Parameter::anchor
   Tensor<std::int32_t, B> numbers{};  // of a larger table's rows, where the value has some of them
   Key noise{};                        // with scale ≠ 0 the value is read as value + scale·z: see Parameter::perturb
   double scale = 0;

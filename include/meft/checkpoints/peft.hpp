@@ -29,7 +29,7 @@ struct PeftPlace {
 
   std::vector<std::int64_t> shape(std::vector<std::int64_t> ours) const {
     if (tensor->shape == PeftTensor::Shape::column) ours.push_back(1);
-    if (tensor->shape == PeftTensor::Shape::row) ours.insert(ours.begin(), 1);
+    if (tensor->row()) ours.insert(ours.begin(), 1);
     return ours;
   }
 };
@@ -46,7 +46,7 @@ class PeftNames {
       if (form_->joined && (ours == tensor.ours || ours.ends_with(end))) return PeftPlace{ours, &tensor};
       if (!ours.ends_with(end)) continue;
       std::string module = ours.substr(0, ours.size() - end.size());
-      if (tensor.shape == PeftTensor::Shape::row) module += "." + std::string(spec_->layer_names->down);
+      if (tensor.row()) module += "." + std::string(reader(tensor));
       return PeftPlace{spec_->prefix + module, &tensor};
     }
     return {};
@@ -56,6 +56,13 @@ class PeftNames {
     if (const auto at = place(ours))
       return form_->joined ? joined : lead() + at->module + "." + std::string(at->tensor->theirs);
     return lead() + (ours.starts_with("pooler.") ? spec_->prefix : "") + ours;
+  }
+  /// The projection that reads what the tensor is multiplied with, by its name in a layer.
+  const char* reader(const PeftTensor& tensor) const {
+    const auto& names = *spec_->layer_names;
+    return tensor.shape == PeftTensor::Shape::hidden     ? names.down
+           : tensor.shape == PeftTensor::Shape::attended ? names.output
+                                                         : names.cross_output;
   }
   std::string lead() const { return form_->joined ? "base_model." : "base_model.model."; }
 
@@ -124,7 +131,7 @@ inline void write_peft(const std::string& folder, const io::Safetensors& trained
     if (!place) whole.insert(name.substr(0, name.find('.')));
     else {
       target.insert(place->module);
-      if (place->tensor->shape == PeftTensor::Shape::row) feedforward.insert(place->module);
+      if (place->tensor->row()) feedforward.insert(place->module);
     }
   }
   nlohmann::json config{{"peft_type", form->type}, {"base_model_name_or_path", base.model}, {"inference_mode", true}};
@@ -204,7 +211,21 @@ struct PeftAdapter {
             folder + (meft::is_there(folder + "/" + peft_model) ? std::string("/") + peft_model : "/adapter_model.bin"),
             where) {}
 
-  AnyMethod method(Where where = Where::current()) const { return peft_method(config, where); }
+  /// That of the configuration, with what the tensors of such a model say of it.
+  AnyMethod method(const model::TransformerSpec& spec, Where where = Where::current()) const {
+    auto out = peft_method(config, where);
+    const auto* form = meft::peft_form(out);
+    const detail::PeftNames names(spec, *form);
+    const auto there = weights.names();
+    for (const auto& tensor : form->tensors) {
+      if (tensor.option.empty()) continue;
+      const std::string reader = names.reader(tensor), end = "." + reader + "." + std::string(tensor.theirs);
+      if (!reader.empty() &&
+          std::any_of(there.begin(), there.end(), [&](const std::string& name) { return name.ends_with(end); }))
+        (void)set_option(out, tensor.option, tensor.value);
+    }
+    return out;
+  }
 
   /// Throws when the file has fewer numbers than the configured method adds to the model: before these are made.
   void check_size(const model::TransformerSpec& spec, Where where = Where::current()) const {
@@ -215,7 +236,7 @@ struct PeftAdapter {
       found += entry.bytes.size() / std::max<std::size_t>(io::dtype_bytes(entry.dtype), 1);
     }
     // Half: what reads a layer's input is as wide as it, what is written may be narrower.
-    if (const auto expected = added_weights(method(where), spec.width) / 2 * layers;
+    if (const auto expected = added_weights(method(spec, where), spec.width) / 2 * layers;
         found < static_cast<std::size_t>(expected))
       fail({"load: " + weights.path() + ": " + config.path() + " tells of at least " + std::to_string(expected) +
                 " numbers, found " + std::to_string(found),
@@ -223,7 +244,7 @@ struct PeftAdapter {
   }
   /// The rows of a head's last layer, of classes; 0 where it is not there.
   Index classes(const model::TransformerSpec& spec, Where where = Where::current()) const {
-    const auto* form = peft_form(method(where), spec);
+    const auto* form = peft_form(method(spec, where), spec);
     require(form != nullptr, {"peft: has no such method for the model", where}, config.path(), spec.family);
     const std::string name = detail::PeftNames(spec, *form).lead() + std::string(spec.head.output_name) + ".weight";
     if (!weights.contains(name)) return 0;

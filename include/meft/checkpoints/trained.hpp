@@ -125,8 +125,9 @@ bool may_choose(Module& module) {
   return out;
 }
 
-/// Has the elements train that a file says were chosen of each packed weight below `module`: what such a file holds can
-/// then be loaded. Throws for indices that are not ascending or outside their weight.
+/// Has the elements train that a file says were chosen of each packed weight below `module`, in place of those that do,
+/// and those that trained before be what it says: what such a file holds can then be loaded. Throws for indices that
+/// are not ascending or outside their weight.
 template <Real T, Backend B, class Module>
 void choose_as_in(const io::Safetensors& file, Module& module, Where where = Where::current()) {
   const auto names = file.names();
@@ -134,7 +135,30 @@ void choose_as_in(const io::Safetensors& file, Module& module, Where where = Whe
   nn::walk(module, [&](const std::string& name, nn::Linear<T, B>& layer) {
     auto* sparse = std::get_if<nn::Sparse<T, B>>(&layer.update);
     if (!sparse) return;
-    const std::string values = name + ".sparse.values", indices = name + ".sparse.indices";
+    const std::string values = name + ".sparse.values", indices = name + ".sparse.indices",
+                      held = name + ".sparse.held_indices", held_values = name + ".sparse.held_values";
+    const auto elements = [&](const std::string& what) {
+      const auto& entry = file.find(what, where);
+      std::vector<std::int32_t> out(entry.shape.size() == 1 ? static_cast<std::size_t>(entry.shape[0]) : 0);
+      io::copy_to(entry, std::span(out), where);
+      const Index size = layer.in() * layer.out();
+      std::int64_t last = -1;
+      for (const std::int64_t at : out)
+        if (at <= std::exchange(last, at) || at >= size)
+          fail({"load: " + file.path() + ": " + what + ": expected ascending indices below " + std::to_string(size) +
+                    ", found",
+                where},
+               at);
+      return out;
+    };
+    sparse->restore(layer.packed);
+    if (there.contains(held)) {
+      const auto at = elements(held);
+      std::vector<T> to(at.size());
+      io::copy_finite_to(detail::entry_of(file, held_values, {static_cast<Index>(at.size())}, where), std::span(to),
+                         where);
+      sparse->hold(layer.packed, at, to);
+    }
     if (sparse->turned && sparse->turned->first) {
       const auto square = [&](const std::string& what, Index n) {
         const UseScope use(Use::parameter);
@@ -152,17 +176,7 @@ void choose_as_in(const io::Safetensors& file, Module& module, Where where = Whe
       fail({"load: " + file.path() + ": " + values + ": the basis of these is not there", where});
     const auto w = layer.packed.unpack().values();
     if (!there.contains(indices)) return sparse->choose_all(w);
-    const auto& entry = file.find(indices, where);
-    std::vector<std::int32_t> chosen(entry.shape.size() == 1 ? static_cast<std::size_t>(entry.shape[0]) : 0);
-    io::copy_to(entry, std::span(chosen), where);
-    std::int64_t last = -1;
-    for (const std::int64_t at : chosen)
-      if (at <= std::exchange(last, at) || at >= std::ssize(w))
-        fail({"load: " + file.path() + ": " + indices + ": expected ascending indices below " +
-                  std::to_string(w.size()) + ", found",
-              where},
-             at);
-    sparse->choose(chosen, w);
+    sparse->choose(elements(indices), w);
   });
 }
 

@@ -60,6 +60,22 @@ inline bool method_writes(const AnyMethod& method) {
       method);
 }
 
+/// After how many steps of a run it chooses anew what trains, itself or by what is inside; 0: never.
+inline std::int64_t method_renews(const AnyMethod& method) {
+  std::int64_t out = 0;
+  const auto one = [&](const auto& m) {
+    if constexpr (requires { detail::DescribedOf<decltype(m)>::renews(m); })
+      out = detail::DescribedOf<decltype(m)>::renews(m);
+  };
+  std::visit(
+      [&](const auto& m) {
+        if constexpr (requires { m.inside.visit(one); }) m.inside.visit(one);
+        else one(m);
+      },
+      method);
+  return out;
+}
+
 /// The methods as they are by default, and those that take another inside with each of these.
 inline std::vector<AnyMethod> methods_and_insides() {
   std::vector<AnyMethod> out;

@@ -34,7 +34,8 @@ inline const char* name_of(AdapterStart s) { return s == AdapterStart::zero ? "z
 
 /// What the three have in common. The pre-trained weights stay frozen; adapters train. Or another method's updates
 /// `inside` the layers: these alone, without adapters, so that what trains is what trains under that method on its own.
-/// Of a layer's two functions the one that is an adapter is then nothing, and the factor beside it one.
+/// Of a layer's two functions the one that is an adapter is then nothing, and the factor beside it one. With `maps`
+/// that function is a sum of Kronecker products, s·H·x of ALoRE, with or without a method inside.
 struct MeftOptions {
   StackOptions stack{};
   Index reversible_layers = -1;             // the highest so many are reversible, the others frozen and plain; -1: all
@@ -43,6 +44,8 @@ struct MeftOptions {
   Coupling coupling = Coupling::paper;      // of the functions that are the model's; an adapter's has none
   AdapterStart start = AdapterStart::zero;  // of the adapters
   double deviation = 0.02;                  // of the adapters' initial weights
+  bool maps = false;                        // of Meft1 and Meft2
+  Alore map{};                              // the options of that; with Alore inside they are its
 };
 
 /// F is the layer with a parallel adapter in its feed-forward block, G an adapter; swapped. y1 = λ·x1 + F(x2).
@@ -77,6 +80,16 @@ inline constexpr int meft_kind = std::same_as<M, Meft1>   ? 1
                                  : std::same_as<M, Meft2> ? 2
                                                           : 3;
 
+/// What is beside the layer.
+template <MeftMethod M>
+Alore map_of(const M& method) {
+  Alore out = method.options.map;
+  method.inside.visit([&](const auto& inner) {
+    if constexpr (std::same_as<std::decay_t<decltype(inner)>, Alore>) out = inner;
+  });
+  return out;
+}
+
 /// The adapters of a reversible layer.
 template <MeftMethod Method, Real T, Backend B>
 void add_adapters(nn::TransformerLayer<T, B>& layer, const Method& method, std::uint64_t seed) {
@@ -89,7 +102,7 @@ void add_adapters(nn::TransformerLayer<T, B>& layer, const Method& method, std::
   layer.mlp_adapter = adapter(4);
   layer.mlp_placement = nn::TransformerLayer<T, B>::Placement::parallel;
   if (meft_kind<Method> == 3) layer.attention_adapter = adapter(3);
-  else
+  else if (!options.maps)
     layer.reversible_adapter =
         adapter(5, options.adapter_norm ? std::optional(layer.attention_norm.epsilon) : std::nullopt);
 }
@@ -128,8 +141,21 @@ struct Described<M> {
                .found = "streams rounded, which has no range"},
         Whole{1, 29}, common.stack.fraction_bits);
     const Option lambda{"lambda", "factor of the first stream"}, beta{"beta", "factor of the second stream"};
-    visit(kind == 2 ? adapting(lambda) : lambda, Factor{}, m.lambda);
-    visit(kind == 1 ? adapting(beta) : beta, Factor{}, m.beta);
+    visit(kind == 2 && !common.maps ? adapting(lambda) : lambda, Factor{}, m.lambda);
+    visit(kind == 1 && !common.maps ? adapting(beta) : beta, Factor{}, m.beta);
+    if constexpr (kind != 3) {
+      visit(Option{.name = "beside",
+                   .help = "the function beside a layer: an adapter, with --inside nothing; or alore's sum of products",
+                   .stated = Stated::changed},
+            OneOf{"adapter|alore", [](std::string_view s) { return s == "alore"; },
+                  [](bool maps) { return maps ? "alore" : "adapter"; }},
+            common.maps);
+      if (!m.inside.template is<Alore>())
+        Described<Alore>::options(common.map, [&](Option about, const auto& of, auto& value) {
+          if (!common.maps) about.needs = "beside alore", about.found = "beside adapter";
+          visit(about, of, value);
+        });
+    }
     visit(Option{"readout", "output from the two streams",
                  "average; OPT: scaled, the model's plus a tenth of the other; other decoders: plm"},
           OneOf{"average|plm|learned|scaled", [](std::string_view s) { return readout_from(s); },
@@ -167,9 +193,9 @@ struct Described<M> {
   }
 
   static Index added(const M& m, Index width) {
-    Index out = m.inside ? 0 : 4 * width * m.bottleneck;
+    Index out = m.inside ? 0 : (m.options.maps ? 2 : 4) * width * m.bottleneck;
     m.inside.visit([&](const auto& method) { out = Described<std::decay_t<decltype(method)>>::added(method, width); });
-    return out;
+    return out + (m.options.maps ? Described<Alore>::added(detail::map_of(m), width) / 2 : 0);
   }
   /// Of a stack: streams, their gradients and digits, and what the workers' slices hold. A slice under differentiation
   /// holds one function's graph, input, output and gradients on their way; of the feed-forward block those of a chunk.
@@ -214,10 +240,18 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method
           depth);
   require(method.bottleneck >= 1, {"meft: the bottleneck is not positive", where}, method.bottleneck);
   const std::size_t plain = static_cast<std::size_t>(depth - reversible);
+  if (options.maps) {
+    require(kind != 3, {"meft3: both of its functions are the layer's: none is a sum of products", where});
+    const Alore map = detail::map_of(method);
+    for (std::size_t i = plain; i < layers.size(); ++i)
+      layers[i].reversible_map =
+          nn::KroneckerMap<T, B>::make(layers[i].width(), map.terms, map.rank, map.scale,
+                                       static_cast<float>(map.dropout), layers[i].site + 5, adapted.seed);
+  }
   if (method.inside) {
     const Lambda beside = kind == 1 ? method.beta : kind == 2 ? method.lambda : Lambda{};
-    require(beside.reduced(where) == Lambda{1, 1}, {"meft: without an adapter the factor beside it is one", where},
-            beside.text());
+    require(options.maps || beside.reduced(where) == Lambda{1, 1},
+            {"meft: without an adapter the factor beside it is one", where}, beside.text());
     ChangedLayers<T, B> changed;
     for (std::size_t i = plain; i < layers.size(); ++i) changed.push_back(&layers[i]);
     method.inside.visit([&](const auto& inner) { insert(changed, inner, adapted); });
@@ -230,6 +264,8 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method
     Function<T, B> small;
     if (shared->reversible_adapter)
       small = [shared](const Var<T, B>& x, const Context<T, B>& c) { return (*shared->reversible_adapter)(x, c); };
+    if (shared->reversible_map)
+      small = [shared](const Var<T, B>& x, const Context<T, B>& c) { return shared->reversible_map->change(x, c); };
     const Function<T, B> attend = [shared](const Var<T, B>& x, const Context<T, B>& c) { return shared->attend(x, c); };
     const Function<T, B> feed = [shared](const Var<T, B>& x, const Context<T, B>& c) { return shared->feed(x, c); };
     auto& added = stack.emplace_back();

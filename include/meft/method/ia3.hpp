@@ -7,17 +7,31 @@
 namespace meft {
 
 /// A factor for each feature of keys, values and the feed-forward block's hidden layer, one at the start; cross
-/// attention has its own.
-struct Ia3 {};
+/// attention has its own. `attended`: also of what attention's last projection reads, as PyPI's peft has it for BERT
+/// unless it is told otherwise.
+struct Ia3 {
+  bool attended = false;
+};
 
 template <>
 struct Described<Ia3> {
   static constexpr std::string_view name = "ia3", about = "factors of keys, values and hidden features";
   static constexpr MethodFacts facts{.starts_as_is = true};
-  static void options(auto&, auto&&) {}
+  static void options(auto& m, auto&& visit) {
+    visit(
+        Option{.name = "ia3-form",
+               .help = "what has factors: paper, or peft: for BERT as peft, what attention's last projection reads too",
+               .stated = Stated::changed},
+        OneOf{"paper|peft", [](std::string_view s) { return s == "peft"; },
+              [](bool attended) { return attended ? "peft" : "paper"; }},
+        m.attended);
+  }
   static Index added(const Ia3&, Index) { return 0; }
-  static constexpr PeftTensor tensors[] = {{"hidden_scale", "ia3_l", PeftTensor::Shape::row},
-                                           {"scale", "ia3_l", PeftTensor::Shape::column}};
+  using Shape = PeftTensor::Shape;
+  static constexpr PeftTensor tensors[] = {{"hidden_scale", "ia3_l", Shape::hidden},
+                                           {"attended_scale", "ia3_l", Shape::attended, "ia3-form", "peft"},
+                                           {"cross_attended_scale", "ia3_l", Shape::cross_attended, "ia3-form", "peft"},
+                                           {"scale", "ia3_l", Shape::column}};
   static constexpr std::string_view without[] = {"fan_in_fan_out"};
   static constexpr PeftForm peft{"IA3", tensors, without};
   static void peft_numbers(auto&, auto&&) {}
@@ -26,9 +40,10 @@ struct Described<Ia3> {
 };
 
 template <Real T, Backend B>
-void insert(const ChangedLayers<T, B>& layers, const Ia3&, const AdaptOptions&) {
-  const auto scaled = [](nn::MultiHeadAttention<T, B>& attention) {
+void insert(const ChangedLayers<T, B>& layers, const Ia3& method, const AdaptOptions&) {
+  const auto scaled = [&](nn::MultiHeadAttention<T, B>& attention) {
     for (auto* linear : {&attention.key, &attention.value}) linear->update = nn::Scale<T, B>::ones(linear->out());
+    if (method.attended) attention.attended_scale = Parameter<T, B>::ones({attention.output.in()});
   };
   for (auto* layer : layers) {
     scaled(layer->attention);

@@ -39,6 +39,11 @@ class OneInside<MethodList<M...>> {
   }
 
   explicit operator bool() const { return name_ != none; }
+  /// Whether it is of this kind.
+  template <class Method>
+  bool is() const {
+    return name_ == Described<Method>::name;
+  }
   std::string_view name() const { return name_; }
 
   /// f(method) for the one that is inside.

@@ -56,10 +56,17 @@ struct PeftTensor {
   enum class Shape {
     same,
     column,  // [n, 1] of [n]
-    row      // [1, n] of [n], factors of what the feed-forward block's last projection reads: under its name there
+    // [1, n] of [n], factors of what a last projection reads, under its name there: of the feed-forward block, of
+    // attention, of cross attention
+    hidden,
+    attended,
+    cross_attended
   };
   std::string_view ours, theirs;
   Shape shape = Shape::same;
+  std::string_view option = "", value = "";  // that the method has where a file has such a tensor
+
+  bool row() const { return shape >= Shape::hidden; }
 };
 /// A method in peft's files: its type in adapter_config.json, tensors, and options there that it must not have.
 struct PeftForm {
@@ -75,9 +82,10 @@ struct PeftForm {
 /// `added(m, width)`, the weights that it adds to a layer; `activation<T, B>(m, sizes)`, the most elements of T that a
 /// training step has alive at once beside what lives between steps. Optional: `suit(m, FamilyFacts)` sets what is
 /// another by default under a family; `in_front(m)`, tokens that it puts before every sequence; `recipe(m)` is how it
-/// is trained. A method that only changes layers, whose `insert(layers, m, options)` is all that it does to a model,
-/// has `kept(m, sizes)`, and `activation` only where more follows. What peft has too says so: `peft`, a PeftForm, and
-/// peft_numbers(m, visit), which calls visit(their name, member).
+/// is trained; `renews(m)`, after how many steps what was chosen by examples is chosen anew. A method that only changes
+/// layers, whose `insert(layers, m, options)` is all that it does to a model, has `kept(m, sizes)`, and `activation`
+/// only where more follows. What peft has too says so: `peft`, a PeftForm, and peft_numbers(m, visit), which calls
+/// visit(their name, member).
 template <class M>
 struct Described;
 

@@ -16,8 +16,9 @@
 
 namespace meft {
 
-/// Chosen elements of the layers' matrices, which train in place. They are chosen once, before training, by what
-/// examples of the task say of the weights as they are: `prepare`. Until then none trains.
+/// Chosen elements of the layers' matrices, which train in place. They are chosen before training, by what examples of
+/// the task say of the weights as they are: `prepare`. Until then none trains. With `every` they are chosen anew each
+/// time that so many steps were done, by the weights as they then are; what was learned stays in them.
 struct Speft {
   /// The score of a weight w, with ḡ the mean of the batches' gradients and g that of one example.
   enum class Salience {
@@ -37,6 +38,8 @@ struct Speft {
   Salience salience = Salience::gradient;
   bool local = false;              // the share of each matrix, not of all together
   Index examples = 1024;           // that scores are computed from, drawn from the training set
+  Index every = 0;                 // steps; 0: they are chosen once
+  bool decays = false;             // the optimizer's decay takes them to what they were when they were chosen
   Index at_once = Index{1} << 27;  // elements whose gradients exist at a time; synflow and grasp need all
 };
 
@@ -59,6 +62,15 @@ struct Described<Speft> {
                 [](bool local) { return local ? "local" : "global"; }},
           m.local);
     visit(Option{"score-examples", "training examples that scores are computed from"}, Whole{1, 1 << 30}, m.examples);
+    visit(Option{.name = "mask-steps",
+                 .help = "steps after which others are chosen, by the weights as they are; 0: never",
+                 .stated = Stated::changed},
+          Whole{0, 1 << 30}, m.every);
+    visit(Option{.name = "value-decay",
+                 .help = "whether --weight-decay takes values to what they were when they were chosen",
+                 .stated = Stated::changed},
+          OneOf{"no|yes", [](std::string_view s) { return s == "yes"; }, [](bool on) { return on ? "yes" : "no"; }},
+          m.decays);
   }
   static Index added(const Speft&, Index) { return 0; }
   /// The inputs of all matrices, as where they train as a whole; the gradient of a whole one where many are chosen.
@@ -67,6 +79,7 @@ struct Described<Speft> {
     const Index kept = s.layer() + 2 * s.width + s.ffn;
     return s.plain(kept, kept, s.gradients(1) + (m.density > 0.01 ? s.width * s.ffn : 0));
   }
+  static Index renews(const Speft& m) { return m.every; }
   static Kept kept(const Speft&, const StepSizes& s) { return {2 * s.width, s.ffn}; }
   static Recipe recipe(const Speft&) { return {.rate = 5e-5}; }
 };
@@ -241,14 +254,24 @@ class Scoring {
 
 /// In every matrix of the layers.
 template <Real T, Backend B>
-void insert(const ChangedLayers<T, B>& layers, const Speft&, const AdaptOptions&) {
+void insert(const ChangedLayers<T, B>& layers, const Speft& method, const AdaptOptions&) {
   for (auto* layer : layers)
-    nn::walk(*layer, [](const std::string&, nn::Linear<T, B>& linear) { linear.update = nn::Sparse<T, B>{}; });
+    nn::walk(*layer, [&](const std::string&, nn::Linear<T, B>& linear) {
+      nn::Sparse<T, B> sparse;
+      sparse.chosen->anew = method.every > 0;
+      sparse.chosen->decays = method.decays;
+      linear.update = sparse;
+    });
 }
 
-/// Chooses what trains. False when stopped. Errors: NumberError for a score that is not finite.
+/// Chooses what trains, in place of what did. False when stopped. Errors: NumberError for a score that is not finite.
 template <class Model, Real T, Backend B>
 bool prepare(Model& model, const Body<T, B>& body, const Speft& method, const Preview<T, B>& preview) {
+  detail::for_each_layer(model, [](auto& layer) {
+    nn::walk(layer, [](const std::string&, nn::Linear<T, B>& linear) {
+      if (auto* sparse = std::get_if<nn::Sparse<T, B>>(&linear.update)) sparse->hold(linear.packed);
+    });
+  });
   return detail::Scoring<T, B>(model, body, method, preview).choose();
 }
 

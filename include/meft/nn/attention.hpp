@@ -40,6 +40,7 @@ struct MultiHeadAttention {
   double scale = 0;                                    // of the scores; 0: 1/√(head width)
   std::optional<RelativeBias<T, B>> relative{};        // another module's, which names it
   std::optional<Prefix<T, B>> prefix{};
+  Parameter<T, B> attended_scale{};  // [heads · head width], or none: a factor for each feature that `output` reads
 
   static MultiHeadAttention empty(Index width, Index heads, Index key_heads, Index head_width, bool bias,
                                   bool output_bias) {
@@ -90,7 +91,8 @@ struct MultiHeadAttention {
       return prefix ? prefix_attention(q, k, v, prefix->key, prefix->value, bias, spec)
                     : attention(q, k, v, bias, spec);
     };
-    return output(attended(queries(x, context.offsets)));
+    const auto mixed = attended(queries(x, context.offsets));
+    return output(attended_scale.defined() ? mixed * attended_scale : mixed);
   }
   /// x with its heads normed and turned.
   Var<T, B> placed(Var<T, B> x, const std::optional<Norm<T, B>>& norm, const Offsets& offsets, Index count) const {

@@ -44,7 +44,10 @@ struct KroneckerMap {
     return out;
   }
 
-  Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& c) const {
+  Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& c) const { return x + change(x, c); }
+
+  /// s·H·x.
+  Var<T, B> change(const Var<T, B>& x, const Context<T, B>& c) const {
     const Index m = mix.shape()[0], tokens = x.dim(0), part = down.shape()[1], middle = down.shape()[0], r = middle / m;
     auto z = linear(reshape(x, {tokens * m, part}), down);  // [token, row of X; term, rank]
     if (c.run.training && dropout > 0)
@@ -52,7 +55,7 @@ struct KroneckerMap {
     z = reshape(permute(reshape(z, {tokens, m, m, r}), {2, 0, 3, 1}), {m, tokens * r, m});
     z = reshape(matmul(z, mix), {m, tokens, r, m});  // [term, token, rank, row of A]
     z = reshape(permute(z, {1, 3, 0, 2}), {tokens * m, middle});
-    return x + reshape(linear(z, up), x.shape()) * T(scale);
+    return reshape(linear(z, up), x.shape()) * T(scale);
   }
 
   /// W [out, d] becomes W·(I + s·H): what a linear layer without the map in front of it has to have.

@@ -51,7 +51,12 @@ void merge(Linear<T, B>& linear, const Parameter<T, B>& factors) {
 template <Real T, Backend B, class Module>
 void merge_updates(Module& module) {
   walk(module, [](const std::string&, TransformerLayer<T, B>& layer) {
-    if (layer.hidden_scale.defined()) merge(layer.down, std::exchange(layer.hidden_scale, {}));
+    const auto scale_into = [](Parameter<T, B>& scale, Linear<T, B>& reader) {
+      if (scale.defined()) merge(reader, std::exchange(scale, {}));
+    };
+    scale_into(layer.hidden_scale, layer.down);
+    scale_into(layer.attention.attended_scale, layer.attention.output);
+    if (layer.cross) scale_into(layer.cross->attended_scale, layer.cross->output);
     const auto map_into = [](std::optional<KroneckerMap<T, B>>& map, std::initializer_list<Linear<T, B>*> readers) {
       if (!map) return;
       for (auto* linear : readers)

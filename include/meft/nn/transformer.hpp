@@ -74,6 +74,8 @@ struct TransformerLayer {
   Parameter<T, B> hidden_scale{};  // [ffn], or none: a factor for each feature behind the activation
   std::optional<KroneckerMap<T, B>> attention_map{}, cross_map{},
       mlp_map{};  // of what a block reads, behind its norm where that is first
+  std::optional<KroneckerMap<T, B>>
+      reversible_map{};  // in place of the reversible adapter: its change of what it reads
 
   /// Layer `number` of a model, its parameters uninitialised.
   static TransformerLayer empty(const LayerNames& names, const LayerSpec& spec, std::uint32_t number) {
@@ -163,6 +165,8 @@ struct TransformerLayer {
     visit(self.names->gate, self.gate);
     visit(self.names->up, self.up);
     visit(self.names->down, self.down);
+    visit("attended_scale", self.attention.attended_scale);
+    if (self.cross) visit("cross_attended_scale", self.cross->attended_scale);
     visit("hidden_scale", self.hidden_scale);
     visit(self.names->mlp_norm, self.mlp_norm);
     visit(self.names->mlp_post_norm, self.mlp_post_norm);
@@ -176,6 +180,7 @@ struct TransformerLayer {
     visit("attention_adapter", self.attention_adapter);
     visit("mlp_adapter", self.mlp_adapter);
     visit("reversible_adapter", self.reversible_adapter);
+    visit("reversible_map", self.reversible_map);
   }
 
  private:

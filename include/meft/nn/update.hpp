@@ -94,6 +94,18 @@ struct Turned {
   }
 };
 
+/// What is known of the chosen elements of a weight beside their values, where others may be chosen in their place. A
+/// handle's.
+template <Real T, Backend B = Cpu>
+struct Chosen {
+  bool anew = false;                // others may be
+  bool decays = false;              // to where they started
+  Tensor<T, B> start{};             // the values that they started with, where one of the two is so
+  Tensor<std::int32_t, B> held{};   // elements that trained before and changed: numbers, ascending,
+  Tensor<T, B> held_values{};       // what they are,
+  std::vector<T> held_originals{};  // and what they were
+};
+
 /// Chosen elements of a packed weight, which train. They stand in the weight itself, where `Linear::fold` writes them,
 /// so that y is what it is without. Or elements of its change in a basis. A handle: copies have the same elements.
 template <Real T, Backend B = Cpu>
@@ -102,6 +114,7 @@ struct Sparse {
   std::shared_ptr<Tensor<std::int32_t, B>> indices = std::make_shared<Tensor<std::int32_t, B>>();
   // [k] ascending: i·in + j of W[i, j]; empty with values: all elements, in order
   std::shared_ptr<Turned<T, B>> turned{};  // none: elements of W itself
+  std::shared_ptr<Chosen<T, B>> chosen = std::make_shared<Chosen<T, B>>();
 
   const Basis<T, B>& basis() const {
     static const Basis<T, B> none;
@@ -110,21 +123,67 @@ struct Sparse {
   bool trains() const { return values.defined(); }
 
   /// From now on `chosen` elements train, with their values in w, [out·in] row-major; {}: none does.
-  void choose(const std::vector<std::int32_t>& chosen, const std::vector<T>& w) {
+  void choose(const std::vector<std::int32_t>& elements, const std::vector<T>& w) {
     values.gradient() = values.value() = {};
+    values.anchor() = chosen->start = {};
     *indices = {};
-    if (chosen.empty()) return;
+    if (elements.empty()) return;
     std::vector<T> from;
-    for (const auto at : chosen) from.push_back(w[static_cast<std::size_t>(at)]);
+    for (const auto at : elements) from.push_back(w[static_cast<std::size_t>(at)]);
+    if (chosen->held.defined()) {
+      const auto held = chosen->held.values();
+      const auto more = chosen->held_values.values();  // the weight may have them rounded
+      for (std::size_t i = 0; i < held.size(); ++i)
+        if (const auto at = std::lower_bound(elements.begin(), elements.end(), held[i]);
+            at != elements.end() && *at == held[i])
+          from[static_cast<std::size_t>(at - elements.begin())] = more[i];
+    }
     const UseScope use(Use::parameter);
-    *indices = Tensor<std::int32_t, B>::from({static_cast<Index>(chosen.size())}, chosen);
+    *indices = Tensor<std::int32_t, B>::from({static_cast<Index>(elements.size())}, elements);
     begin(from, w);
+    if (chosen->anew || chosen->decays) chosen->start = Tensor<T, B>::from(values.shape(), from);
+    if (chosen->decays) values.anchor() = chosen->start;
   }
   /// All of them do.
   void choose_all(const std::vector<T>& w) {
     choose({}, w);
     const UseScope use(Use::parameter);
     begin(w, w);
+  }
+
+  /// What trains stays as it is from now on, and nothing trains.
+  void hold(const PackedWeight<T, B>& w) {
+    if (!trains() || !chosen->start.defined()) return;
+    write(w);
+    const auto at = indices->values();
+    const auto now = values.value().values(), start = chosen->start.values();
+    std::vector<Held> all, old;
+    for (std::size_t i = 0; i < at.size(); ++i) all.push_back({at[i], now[i], start[i]});
+    for (const auto& one : held()) {
+      const auto same = std::lower_bound(all.begin(), all.end(), one);
+      if (same != all.end() && same->at == one.at) same->original = one.original;
+      else old.push_back(one);
+    }
+    all.insert(all.end(), old.begin(), old.end());
+    std::sort(all.begin(), all.end());
+    std::erase_if(all, [](const Held& one) { return one.value == one.original; });
+    set_held(all);
+    choose({}, {});
+  }
+  /// Has elements of the weight that nothing trains of be these from now on.
+  void hold(const PackedWeight<T, B>& w, const std::vector<std::int32_t>& at, const std::vector<T>& to) {
+    const auto was = w.unpack().values();
+    std::vector<Held> all;
+    for (std::size_t i = 0; i < at.size(); ++i) all.push_back({at[i], to[i], was[static_cast<std::size_t>(at[i])]});
+    set_held(all);
+    if (!all.empty()) w.write(chosen->held, chosen->held_values);
+  }
+  /// Has the weight be what it was before anything trained, and nothing trains.
+  void restore(const PackedWeight<T, B>& w) {
+    hold(w);
+    if (!chosen->held.defined()) return;
+    w.write(chosen->held, Tensor<T, B>::from(chosen->held.shape(), chosen->held_originals));
+    set_held({});
   }
 
   /// Has the weight be what the values say.
@@ -143,6 +202,7 @@ struct Sparse {
 
   /// Where the weight is kept in bf16 the values are not: they are taken as they are.
   void merge(std::vector<double>& w, std::vector<T>& /*bias*/) const {
+    for (const auto& one : held()) w[static_cast<std::size_t>(one.at)] = static_cast<double>(one.value);
     if (!trains()) return;
     if (basis().defined()) {
       const auto wide = [](const Tensor<T, B>& x) {
@@ -164,12 +224,43 @@ struct Sparse {
   static void parts(auto& self, auto&& visit) {
     visit("sparse.indices", *self.indices);
     visit("sparse.values", self.values);
+    visit("sparse.held_indices", self.chosen->held);
+    visit("sparse.held_values", self.chosen->held_values);
     if (!self.turned || !self.turned->first) return;
     visit("sparse.basis_out", self.turned->basis->out);
     visit("sparse.basis_in", self.turned->basis->in);
   }
 
  private:
+  struct Held {
+    std::int32_t at;
+    T value, original;
+    bool operator<(const Held& other) const { return at < other.at; }
+  };
+  std::vector<Held> held() const {
+    std::vector<Held> out;
+    if (!chosen->held.defined()) return out;
+    const auto at = chosen->held.values();
+    const auto to = chosen->held_values.values();
+    for (std::size_t i = 0; i < at.size(); ++i) out.push_back({at[i], to[i], chosen->held_originals[i]});
+    return out;
+  }
+  void set_held(const std::vector<Held>& all) {
+    std::vector<std::int32_t> at;
+    std::vector<T> to;
+    chosen->held_originals.clear();
+    for (const auto& one : all) {
+      at.push_back(one.at);
+      to.push_back(one.value);
+      chosen->held_originals.push_back(one.original);
+    }
+    chosen->held = {}, chosen->held_values = {};
+    if (all.empty()) return;
+    const UseScope use(Use::parameter);
+    const Shape shape{static_cast<Index>(all.size())};
+    chosen->held = Tensor<std::int32_t, B>::from(shape, at);
+    chosen->held_values = Tensor<T, B>::from(shape, to);
+  }
   void begin(const std::vector<T>& elements, const std::vector<T>& w) {
     const Shape shape{static_cast<Index>(elements.size())};
     const auto& v = basis();

@@ -2,8 +2,10 @@
 // Loshchilov, Hutter, arXiv 1711.05101, algorithm 2; Kingma, Ba, arXiv 1412.6980.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <meft/backend/kernels/optimize.hpp>
@@ -14,7 +16,7 @@ namespace meft::optim {
 template <Real T, Backend B>
 class AdamWState;
 
-/// The options. Decay leaves out what has one axis: biases and norms. `clip` 0 is off.
+/// The options. Decay leaves out what has one axis, biases and norms, unless it has an anchor. `clip` 0 is off.
 struct AdamW {
   double rate = 5e-4, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0, clip = 0;
 
@@ -45,12 +47,36 @@ class AdamWState final : public State<T, B> {
     const double total = sum_squares(B{}, count, all.data());
     const double norm = std::sqrt(total) / weight;
     if (!std::isfinite(norm)) throw NumberError("adamw: a gradient is not finite: " + culprit(all), where);
-    const double t = static_cast<double>(++this->steps_),
-                 clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0;
-    adamw(B{}, count, all.data(),
-          AdamWStep{options_.rate * factor, options_.beta1, options_.beta2, options_.epsilon, options_.decay,
-                    1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t), clipped / weight});
+    ++this->steps_;
+    const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0;
+    for (auto& one : this->parameters_)
+      if (auto& p = one.second; p.anchor().defined() && options_.decay > 0)
+        decay(p, static_cast<T>(options_.rate * factor * options_.decay));
+    for (std::size_t i = 0, end = 0; i < all.size(); i = end) {
+      while (end < all.size() && moments_[end].since == moments_[i].since) ++end;
+      const double t = static_cast<double>(this->steps_ - moments_[i].since);
+      adamw(B{}, static_cast<Index>(end - i), all.data() + i,
+            AdamWStep{options_.rate * factor, options_.beta1, options_.beta2, options_.epsilon, options_.decay,
+                      1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t), clipped / weight});
+    }
     return norm;
+  }
+
+  void follow(nn::Named<T, B> parameters, const std::vector<std::string>& anew, Where = Where::current()) override {
+    auto before = std::exchange(this->parameters_, {});
+    auto moments = std::exchange(moments_, {});
+    this->add(std::move(parameters));
+    for (std::size_t i = 0; i < moments_.size(); ++i) {
+      const auto& name = this->parameters_[i].first;
+      const auto at = std::find_if(before.begin(), before.end(), [&](const auto& one) { return one.first == name; });
+      if (at == before.end() || std::find(anew.begin(), anew.end(), name) != anew.end())
+        moments_[i].since = this->steps_;
+      else moments_[i] = moments[static_cast<std::size_t>(at - before.begin())];
+    }
+  }
+  void made_at(const std::vector<std::string>& anew, std::int64_t steps) override {
+    for (std::size_t i = 0; i < moments_.size(); ++i)
+      if (std::find(anew.begin(), anew.end(), this->parameters_[i].first) != anew.end()) moments_[i].since = steps;
   }
 
   void zero_gradients() override {
@@ -60,6 +86,7 @@ class AdamWState final : public State<T, B> {
  private:
   struct Moments {
     Tensor<T, B> first, second;
+    std::int64_t since = 0;  // the steps that were done when they were zero
   };
 
   void keep(Parameter<T, B>& parameter) override {
@@ -83,9 +110,16 @@ class AdamWState final : public State<T, B> {
     for (std::size_t i = 0; i < moments_.size(); ++i) {
       auto& p = this->parameters_[i].second;
       out.push_back({p.size(), p.gradient().data(), p.value().data(), moments_[i].first.data(),
-                     moments_[i].second.data(), p.shape().rank() > 1});
+                     moments_[i].second.data(), p.shape().rank() > 1 && !p.anchor().defined()});
     }
     return out;
+  }
+  /// p ← p + by·(anchor − p).
+  static void decay(Parameter<T, B>& p, T by) {
+    const UseScope use(Use::workspace);
+    const auto& value = std::as_const(p).value();
+    const auto change = map(WithRight<Mul, T>{{}, by}, map(Sub{}, p.anchor(), value));
+    map(B{}, Add{}, p.size(), p.value().data(), value.data(), change.data());
   }
 
   std::string culprit(const std::vector<AdamWSlot<T>>& all) const {

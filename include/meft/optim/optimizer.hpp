@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include <meft/base/error.hpp>
 #include <meft/base/function_ref.hpp>
 #include <meft/nn/module.hpp>
 
@@ -59,6 +61,14 @@ class State {
   void for_each_state(const F& f) {
     visit(Visitor(f));
   }
+
+  /// Goes on over these parameters: with what is kept of those that it had, by name, but those in `anew`, of which it
+  /// is made anew. Throws where it cannot.
+  virtual void follow(nn::Named<T, B>, const std::vector<std::string>& /*anew*/, Where where = Where::current()) {
+    fail({"optimizer: what trains cannot change in the course of a run", where});
+  }
+  /// What is kept of these was made anew when so many steps were done.
+  virtual void made_at(const std::vector<std::string>& /*anew*/, std::int64_t /*steps*/) {}
 
   /// After what for_each_state names was read from a file.
   virtual void restored() {}

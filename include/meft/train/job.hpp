@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <meft/nn/module.hpp>
+#include <meft/nn/linear.hpp>
 #include <meft/reversible/range.hpp>
 #include <meft/reversible/slices.hpp>
 #include <meft/task/asked.hpp>
@@ -35,8 +35,10 @@ struct Job {
   /// Tokens of a part of a batch, where the body takes it in parts, and of each example; 0: it takes it as a whole.
   Index longest_part = 0;
   std::vector<std::uint32_t> tokens{};
-  nn::Indices<B> indices{};     // of the elements that train of weights, where not the whole of them does
-  StreamRanges<T, B> ranges{};  // of the body's stacks, which outlives the job
+  std::vector<std::string> chosen{};       // parameters that are chosen elements, by name
+  nn::Indices<B> indices{};                // of the elements that train of weights, where not the whole of them does
+  StreamRanges<T, B> ranges{};             // of the body's stacks, which outlives the job
+  std::function<void(Job&)> look_again{};  // at what trains, once other elements were chosen
 
   /// A batch in the parts of whole examples that are trained on one after the other, their gradients added.
   std::vector<std::vector<std::uint32_t>> parts(std::vector<std::uint32_t> rows) const {
@@ -54,7 +56,7 @@ struct Job {
   /// `expect(batches, epoch)` besides. All outlive the job.
   template <class L, class Data, class DevData>
   static Job of(L& learner, const Data& train, const DevData& dev) {
-    Job out{nn::trainable<T, B>(learner), train.lengths(), dev.size(), {}, {}, {}, {}};
+    Job out{{}, train.lengths(), dev.size(), {}, {}, {}, {}};
     if constexpr (requires { learner.body.longest_part(); }) out.longest_part = learner.body.longest_part();
     if constexpr (requires { learner.body.ranges(); }) out.ranges = learner.body.ranges();
     if (out.longest_part > 0) {
@@ -65,7 +67,15 @@ struct Job {
           for (auto& n : out.tokens)
             n = static_cast<std::uint32_t>(patches->leading + n / (patches->patch * patches->patch));
     }
-    out.indices = nn::indices<B>(learner);
+    out.look_again = [&](Job& job) {
+      job.parameters = nn::trainable<T, B>(learner);
+      job.indices = nn::indices<B>(learner);
+      job.chosen.clear();
+      nn::walk(learner, [&](const std::string& name, nn::Linear<T, B>& linear) {
+        if (linear.chosen()) job.chosen.push_back(name + ".sparse.values");
+      });
+    };
+    out.look_again(out);
     out.batch = [&](std::span<const std::uint32_t> rows, Run run) { return learner.batch(train, rows, run); };
     out.loss = [&](const nn::Batch<B>& batch) { return learner.loss(batch); };
     out.scores = [&](const std::vector<std::string>& metrics, std::size_t batch, const task::Asked& stop) {

@@ -1,6 +1,7 @@
 // Owns: the options of a training run. Must not know: how training goes, and what a command line calls them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include <meft/io/json.hpp>
+#include <meft/io/safetensors.hpp>
 #include <meft/method/option.hpp>
 #include <meft/optim/schedule.hpp>
 #include <meft/train/optimizers.hpp>
@@ -17,6 +19,19 @@ namespace meft::train {
 
 /// How many examples are scored at a time: no more than a training batch has, so that it needs no more memory.
 constexpr std::size_t scored_at_once(std::size_t batch) { return batch < 32 ? batch : 32; }
+
+/// What trains is chosen anew in the course of a run: by choose(), false when stopped, each time that `every` steps
+/// were done; or as a file of the run has it.
+struct Renewal {
+  std::int64_t every = 0;  // 0: never
+  std::function<bool()> choose{};
+  std::function<void(const io::Safetensors&)> choose_as_in{};
+
+  /// Whether others train in the step behind `steps`.
+  bool due(std::int64_t steps) const { return every > 0 && steps > 0 && steps % every == 0; }
+  /// How many steps were done when what trained in the last of `steps` was chosen.
+  std::int64_t last(std::int64_t steps) const { return std::max<std::int64_t>(0, steps - 1) / every * every; }
+};
 
 struct TrainOptions {
   std::size_t batch = 16, accumulate = 1;  // sequences a batch, batches a step
@@ -39,6 +54,7 @@ struct TrainOptions {
   std::int64_t log_every = 10;                       // steps
   std::int64_t save_steps = 0;                       // save the state every so many steps; 0: never
   double save_seconds = 60;                          // and every so many seconds; 0: never
+  Renewal renewal{};                                 // see train/prepare.hpp
   std::function<bool()> stop{};                      // asked between batches; true: save and return
 
   /// Of the rate in the step behind `step` of `steps`.

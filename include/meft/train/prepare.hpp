@@ -6,12 +6,15 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include <meft/checkpoints/trained.hpp>
 #include <meft/method/any.hpp>
+#include <meft/train/options.hpp>
 
 namespace meft::train {
 
@@ -29,6 +32,20 @@ bool prepare(L& learner, const AnyMethod& method, const Data& data, std::size_t 
     return one.counted == 0 ? Var<T, B>() : learner.loss(one);
   };
   return meft::prepare(learner.model, learner.body, method, preview);
+}
+
+/// How what a method chose by examples of `data` is chosen anew in a run of these options: for their `renewal`. All
+/// outlive the run.
+template <class L, class Data>
+Renewal renewal(L& learner, const AnyMethod& method, const Data& data, std::size_t batch, std::uint64_t seed,
+                std::function<bool()> stop) {
+  using T = typename L::T;
+  using B = typename L::B;
+  const auto stopped = [stop = std::move(stop)](std::size_t, std::size_t) { return stop && stop(); };
+  return {
+      method_renews(method),
+      [&learner, &method, &data, batch, seed, stopped] { return prepare(learner, method, data, batch, seed, stopped); },
+      [&learner](const io::Safetensors& file) { checkpoints::choose_as_in<T, B>(file, learner); }};
 }
 
 /// Gives the features of streams whose values are large a wider range, by a pass over a few batches from all of `data`.

@@ -1,6 +1,7 @@
 // Owns: metrics.json and the lines of log.jsonl: how a run went, as a program reads it.
 #pragma once
 
+#include <cmath>
 #include <string>
 
 #include <meft/io/json.hpp>
@@ -15,6 +16,9 @@ inline double value_of(const EpochScores& epoch, const std::string& metric) {
     if (s.name == metric) return s.value;
   fail("trainer: the main metric is not among the metrics", metric);
 }
+
+/// The earlier of equals is the better; what is no number is worse than any.
+inline bool better(double now, double before) { return now > before || (std::isnan(before) && !std::isnan(now)); }
 
 inline nlohmann::ordered_json memory_json(std::size_t activation, const MemoryReport& m) {
   return {{"activation_bytes", activation},

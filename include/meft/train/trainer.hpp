@@ -81,8 +81,11 @@ class Trainer {
     while (!place_.finished) {
       if (!epoch() || !score()) return outcome(false);
     }
-    if (!o_.folder.empty())
-      checkpoints::load_trained(io::Safetensors(files_.adapter), job_.parameters, job_.indices, where);
+    if (!o_.folder.empty()) {
+      const io::Safetensors best(files_.adapter);
+      if (o_.renewal.every > 0) o_.renewal.choose_as_in(best), job_.look_again(job_);
+      checkpoints::load_trained(best, job_.parameters, job_.indices, where);
+    }
     return outcome(true);
   }
 
@@ -117,7 +120,8 @@ class Trainer {
   std::vector<Change> resume(Where where) {
     const bool there = is_there(files_.adapter);
     try {
-      if (there)
+      if (there && o_.renewal.every > 0) checkpoints::require_checksum(io::Safetensors(files_.adapter, where), where);
+      else if (there)
         checkpoints::check_trained(io::Safetensors(files_.adapter, where), job_.parameters, job_.indices, where);
     } catch (Error& error) {
       error.within("trainer: cannot resume", where);
@@ -127,6 +131,7 @@ class Trainer {
     checkpoints::set_ranges(job_.ranges, place.fraction_bits, files_.state, where);
     place_ = place;
     kept_ = place_.step;
+    if (o_.renewal.every > 0) optimizer_->made_at(job_.chosen, o_.renewal.last(place_.step));
     if (place_.step > steps_)
       fail({"trainer: cannot resume: " + files_.state + " is at step " + std::to_string(place_.step) +
                 ", past the last one, " + std::to_string(steps_),
@@ -183,8 +188,19 @@ class Trainer {
     return out;
   }
 
+  /// Has others train where the coming step is their first. False when stopped: nothing chosen does then.
+  bool renewed() {
+    if (!o_.renewal.due(place_.step) || std::exchange(renewed_, place_.step) == place_.step) return true;
+    const bool done = o_.renewal.choose();
+    job_.look_again(job_);
+    optimizer_->follow(job_.parameters, job_.chosen);
+    passes_ = Steps<T, B>(job_.loss, o_.recordings, optimizer_.get());
+    return done;
+  }
+
   /// One optimizer step over the next batches of the plan. False when stopped before its end.
   bool step() {
+    if (!renewed()) return false;
     for (;;) try {
         return add_gradients_and_step();
       } catch (const NumberError& error) {
@@ -334,9 +350,6 @@ class Trainer {
     return true;
   }
 
-  /// The earlier of equals is the better; what is no number is worse than any.
-  static bool better(double now, double before) { return now > before || (std::isnan(before) && !std::isnan(now)); }
-
   void save() {
     if (o_.folder.empty()) return;
     place_.fraction_bits = checkpoints::ranges_to_json(job_.ranges);
@@ -375,7 +388,7 @@ class Trainer {
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;
   Place place_;
   Clock::time_point started_{}, saved_{};
-  std::int64_t start_step_ = 0, kept_ = -1;  // kept_: the saved state's
+  std::int64_t start_step_ = 0, kept_ = -1, renewed_ = -1;  // kept_: the saved state's; renewed_: the last choice's
   std::size_t sequences_ = 0, activation_ = 0;
   MemoryReport memory_;
 };
