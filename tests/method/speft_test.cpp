@@ -230,8 +230,8 @@ TEST_CASE("speft: chosen anew, what was learned stays; files bring it back, and 
     optimizer.follow(nn::trainable<float, Cpu>(s), anew);
     go_on(s, optimizer, 2, 4);
     write("second");
+    const auto bits = s.loss(s.batches[1]).value().item();  // which writes what trains into the weights
     const auto after = s.weights();
-    const auto bits = s.loss(s.batches[1]).value().item();
     CHECK(after != before);
 
     const auto load = [&](Small<float>& to, const std::string& name) {
