@@ -83,19 +83,32 @@ template <class V>
 MEFT_INLINE inline void store(void* to, const V& v) {
   std::memcpy(to, &v, sizeof v);
 }
-// By the instructions' names: compilers make eight numbers of a byte wide one by one.
-template <class Number, int count>
-using Memory = const Number (*)[count];
-/// q ← eight bytes, and with signs; eight numbers of two bytes.
-MEFT_INLINE inline void load_bytes(Word8& q, const std::byte* from) {
-  asm("vpmovzxbd %1, %0" : "=x"(q) : "m"(*reinterpret_cast<Memory<std::byte, 8>>(from)));
+/// q ← eight bytes, and with signs; eight numbers of two bytes. By the instructions' names for g++, which makes them
+/// wide one by one; clang takes no such operands outside of functions for AVX2, and needs no names.
+#if defined(__clang__)
+template <class Number, class V>
+MEFT_INLINE inline void widen(V& q, const void* from) {
+  typedef Number Narrow __attribute__((vector_size(8 * sizeof(Number))));
+  Narrow narrow;
+  load(narrow, from);
+  q = __builtin_convertvector(narrow, V);
 }
-MEFT_INLINE inline void load_signed(Int8& q, const std::byte* from) {
-  asm("vpmovsxbd %1, %0" : "=x"(q) : "m"(*reinterpret_cast<Memory<std::byte, 8>>(from)));
+MEFT_INLINE inline void load_bytes(Word8& q, const void* from) { widen<std::uint8_t>(q, from); }
+MEFT_INLINE inline void load_signed(Int8& q, const void* from) { widen<std::int8_t>(q, from); }
+MEFT_INLINE inline void load_halves(Word8& q, const void* from) { widen<std::uint16_t>(q, from); }
+#else
+template <class Number>
+using Eight = const Number (*)[8];
+MEFT_INLINE inline void load_bytes(Word8& q, const void* from) {
+  asm("vpmovzxbd %1, %0" : "=x"(q) : "m"(*static_cast<Eight<std::uint8_t>>(from)));
+}
+MEFT_INLINE inline void load_signed(Int8& q, const void* from) {
+  asm("vpmovsxbd %1, %0" : "=x"(q) : "m"(*static_cast<Eight<std::int8_t>>(from)));
 }
 MEFT_INLINE inline void load_halves(Word8& q, const void* from) {
-  asm("vpmovzxwd %1, %0" : "=x"(q) : "m"(*static_cast<Memory<std::uint16_t, 8>>(from)));
+  asm("vpmovzxwd %1, %0" : "=x"(q) : "m"(*static_cast<Eight<std::uint16_t>>(from)));
 }
+#endif
 /// q ← eight bytes from their bit `bit` on, of which `mask` stays.
 MEFT_INLINE inline void load_bits(Int8& q, const std::byte* from, std::uint32_t bit, std::uint32_t mask) {
   Word8 words;
@@ -108,12 +121,16 @@ MEFT_INLINE inline void scaled(Float8& to, float scale, const Int8& q) {
 }
 /// to ← table[q], q below 16.
 MEFT_INLINE inline void look_up(Float8& to, const float* table, const Int8& q) {
+#if defined(__clang__)
+  for (int i = 0; i < 8; ++i) to[i] = table[q[i]];
+#else
   Float8 low, high;
   load(low, table);
   load(high, table + 8);
   asm("vpermps %1, %2, %0" : "=x"(low) : "x"(low), "x"(q));
   asm("vpermps %1, %2, %0" : "=x"(high) : "x"(high), "x"(q));
   to = q > 7 ? high : low;
+#endif
 }
 /// x ← the nearest numbers of bf16. NaN has no place in weights.
 MEFT_INLINE inline void round_to_bf16(Float8& x) {
