@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -17,8 +18,10 @@ namespace meft::nn {
 
 namespace detail {
 
-inline std::string join(const std::string& prefix, const std::string& name) {
-  return prefix.empty() ? name : name.empty() ? prefix : prefix + "." + name;
+inline std::string join(const std::string& prefix, std::string_view name) {
+  std::string out = prefix;
+  if (!out.empty() && !name.empty()) out += '.';
+  return out += name;
 }
 
 template <class Leaf, class Part>
@@ -40,9 +43,29 @@ void visit_part(const std::string& name, Part& part, const Leaf& leaf) {
                        }) {
     for (std::size_t i = 0; i < part.size(); ++i) visit_part(join(name, std::to_string(i)), part[i], leaf);
   } else if constexpr (requires { P::parts(part, [](const char*, auto&) {}); }) {
-    P::parts(part, [&](const auto& inner, auto& member) { visit_part(join(name, inner), member, leaf); });
+    P::parts(part, [&](std::string_view inner, auto& member) { visit_part(join(name, inner), member, leaf); });
   }
 }
+
+/// The address tells a type from all others.
+template <class P>
+inline constexpr char type_of{};
+
+/// A leaf that takes every part, its type erased, so that a module's walk is compiled once whatever is looked for.
+class AnyLeaf {
+ public:
+  using Call = FunctionRef<void(const std::string&, const char* type, void* part)>;
+  explicit AnyLeaf(const Call& call) : call_(call) {}
+
+  template <class P>
+  void operator()(const std::string& name, P& part) const {
+    static_assert(!std::is_const_v<P>, "walk: a part of a module that is not const is itself not");
+    call_(name, &type_of<P>, &part);
+  }
+
+ private:
+  Call call_;
+};
 
 /// The part that a leaf takes whose call is no template.
 template <class Leaf>
@@ -75,12 +98,22 @@ struct ParameterOf<std::vector<Element, Allocator>> : ParameterOf<Element> {};
 }  // namespace detail
 
 /// Calls leaf(name, x) for every part x below `module` that `leaf` accepts: parameters, or modules of a type. Names are
-/// joined by dots; members of vectors are named by their index. A module's walk is compiled once for each type of part.
+/// joined by dots; members of vectors are named by their index. For a leaf that takes one type, and that very one, a
+/// module's walk is compiled once.
 template <class Module, class Leaf>
 void walk(Module& module, const Leaf& leaf, const std::string& prefix = "") {
-  if constexpr (requires { typename detail::TakenBy<Leaf>; })
-    detail::visit_part(prefix, module, FunctionRef<void(const std::string&, detail::TakenBy<Leaf>&)>(leaf));
-  else detail::visit_part(prefix, module, leaf);
+  if constexpr (requires { typename detail::TakenBy<Leaf>; }) {
+    using Part = detail::TakenBy<Leaf>;
+    using P = std::remove_const_t<Part>;
+    static_assert(std::is_const_v<Part> || !std::is_const_v<Module>, "walk: a const module's parts are const");
+    const auto call = [&](const std::string& name, const char* type, void* part) {
+      if (type == &detail::type_of<P>) leaf(name, *static_cast<Part*>(part));
+    };
+    detail::visit_part(prefix, const_cast<std::remove_const_t<Module>&>(module),
+                       detail::AnyLeaf(detail::AnyLeaf::Call(call)));
+  } else {
+    detail::visit_part(prefix, module, leaf);
+  }
 }
 
 /// Calls f(name, parameter) for every parameter that holds a value.
