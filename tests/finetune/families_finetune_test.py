@@ -15,6 +15,7 @@ import tempfile
 from place import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results, write_safetensors
 
 FINETUNE = sys.argv[1]
+DEVICE = os.environ.get("MEFT_FINETUNE_DEVICE", FINETUNE)  # the program for --device cuda
 SANITIZED = "MEFT_SANITIZED" in os.environ
 LIMIT = 30000 if SANITIZED else 3000  # seconds a run, against a hang
 METHODS = ["full", "lora", "ia3", "speft", "unipt", "lst", "qst", "sherl", "losa", "meft1", "meft2", "meft3", "mezo", "mezo-lora", "zofo"]
@@ -323,7 +324,7 @@ class Place:
     def run(self, model, task, method, output, *more, rate=0.01):
         method, *inside = method.split("+")
         more = (*more, *(x for name in inside for x in ("--inside", name)))
-        command = [FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
+        command = [DEVICE if "cuda" in more else FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
                    output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES - VIRTUAL * (method == "prompt") if task != "images" else 128, *more]
         done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=LIMIT)
         check(done.returncode == 0, f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
@@ -481,8 +482,8 @@ def test_images(place):
 
 
 def has_device(place):
-    """Whether this FINETUNE has the Cuda backend, and it has a device, emulated or real."""
-    done = subprocess.run([FINETUNE, "--model", place.root / "roberta", "--task", "sst2", "--data", place.root / "sst2", "--output",
+    """Whether this DEVICE has the Cuda backend, and it has a device, emulated or real."""
+    done = subprocess.run([DEVICE, "--model", place.root / "roberta", "--task", "sst2", "--data", place.root / "sst2", "--output",
                            place.folder(), "--device", "cuda", "--epochs", "1"], capture_output=True, text=True, timeout=LIMIT)
     if done.returncode == 0: return True
     check(done.returncode == 1 and ("target meft::cuda" in done.stderr or "cuda: cuda" in done.stderr),

@@ -16,7 +16,7 @@ import tempfile
 import types
 import zipfile
 
-FINETUNE = pathlib.Path(sys.argv[1]).resolve()
+FINETUNE = pathlib.Path(sys.argv[1]).absolute()  # its name says what it is
 CASES = pathlib.Path(__file__).resolve().parents[1] / "golden" / "cases"
 UNIT = {"F32": "f", "F64": "d", "F16": "e", "I64": "q"}
 
