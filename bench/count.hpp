@@ -136,7 +136,7 @@ struct Extrapolated {
     std::printf(
         "floor: products alone move %.2f GB and do %.2f TFLOP: %.1f ms\n"
         "prediction: max(%.2f GB at %.1f TB/s, %.2f TFLOP at %.0f TFLOP/s) + %.0f launches of %.1f us: "
-        "max(%.1f, %.1f) + %.1f = %.1f ms, but for the arithmetic of attention in our own kernels\n\n",
+        "max(%.1f, %.1f) + %.1f = %.1f ms, but for arithmetic outside of products\n\n",
         products.bytes * 1e-9, operations * 1e-12, 1e3 * std::max(products.bytes / device.bytes, by_operations),
         all.bytes * 1e-9, device.bytes * 1e-12, operations * 1e-12, device.operations * 1e-12, all.launches,
         device.launch * 1e6, by_bytes * 1e3, by_operations * 1e3, all.launches * device.launch * 1e3,

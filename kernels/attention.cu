@@ -3,9 +3,8 @@
 // and nobody adds to another's sums. Masked scores weigh 0, whatever they are.
 #include <attention.cuh>
 #include <fused_attention.hpp>
+#include <mma_attention.hpp>
 #include <row.cuh>
-#include <table.cuh>
-#include <vector>
 
 #include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/attention.hpp>
@@ -18,8 +17,6 @@ namespace cuda {
 namespace attend {
 
 namespace {
-
-constexpr unsigned whole = 0xffffffffu;
 
 /// drop[k]: what the weight of key first + k is multiplied by.
 template <class T>
@@ -101,33 +98,6 @@ __global__ void inner_products(Index total, Index width, const T* out, const T* 
   }
 }
 
-/// Adds a tile of slopes, those of queries from `start` and keys from `k0` on, to the places of their distances in
-/// `to`: a thread a place, so that each is added to by one, in ascending order.
-template <class T>
-__device__ void add_diagonals(const Spec<T>& s, const Span& span, Index start, Index k0, Rows<T> slopes, T* to) {
-  const Index end = s.of.distances() - 1, high = s.place(span, start, k0 + tile<T> - 1);
-  for (Index place = s.place(span, start + tile<T> - 1, k0) + static_cast<Index>(threadIdx.x); place <= high;
-       place += blockDim.x) {
-    T sum = 0;
-    for (int r = 0; r < tile<T>; ++r) {
-      const Index column = place - s.of.reach + start + r + span.keys - span.queries - k0;
-      const Index from = place == 0 || column < 0 ? 0 : column, last = place == end ? tile<T> - 1 : column;
-      for (Index j = from; j <= last && j < tile<T>; ++j) sum += slopes.at(r, j);
-    }
-    to[place] += sum;
-  }
-}
-
-/// dbias = the sum over `parts` of them, over the scale.
-template <class T>
-__global__ void bias_gradient(Index total, Index parts, T scale, const T* from, T* dbias) {
-  for (Index i = cuda::first(); i < total; i += stride()) {
-    T sum = 0;
-    for (Index part = 0; part < parts; ++part) sum += from[part * total + i];
-    dbias[i] = sum / scale;
-  }
-}
-
 template <int most, class T>
 __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, const T* lse,
                                  const T* delta, const T* dout, T* dq, T* dbias) {
@@ -166,7 +136,7 @@ __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const
     add_weighted<most>(width, slopes, mine, keys, mate, sum);
     if (!dbias) continue;
     __syncthreads();
-    add_diagonals(s, span, start, k0, slopes, dbias + (blockIdx.x * s.of.heads + head) * s.of.distances());
+    add_diagonals(s, span, start, k0, tile<T>, tile<T>, slopes, dbias + (blockIdx.x * s.of.heads + head) * s.of.distances());
   }
   if (i < span.queries) store<most>(width, mate, T(1), sum, dq + row * s.of.row() + at);
 }
@@ -223,31 +193,6 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
   store<most>(width, mate, T(1), sum_v, dv + (span.k + key) * s.of.key_row() + at_k);
 }
 
-/// The tiles of all sequences on the device; `rows(span)` says of what.
-class Tasks {
- public:
-  template <class RowsOf>
-  Tasks(Index tile, Index spans, const Span* span, const RowsOf& rows) {
-    std::vector<Task> list;
-    for (Index i = 0; i < spans; ++i)
-      for (Index start = 0; start < rows(span[i]); start += tile) list.push_back({span[i], start});
-    count_ = static_cast<unsigned>(list.size());
-    if (count_) buffer_ = table(list.data(), list.size() * sizeof(Task));
-  }
-  unsigned count() const { return count_; }
-  const Task* device() const { return static_cast<const Task*>(buffer_.data()); }
-
- private:
-  Buffer buffer_;
-  unsigned count_ = 0;
-};
-
-template <class T>
-Spec<T> spec_of(const AttentionSpec<T>& spec) {
-  require(spec.width <= widest, "attention: a head is wider than the kernels take, found and most", spec.width, widest);
-  return {spec, Keep<T>(static_cast<double>(spec.dropout)), MovingKey(spec.key)};
-}
-
 /// Calls run.operator()<most>() with the least of 64, 128 and 256 that holds the head.
 template <class Run>
 void with_width(Index width, const Run& run) {
@@ -271,8 +216,10 @@ std::size_t shared_bytes(Index width, int rows, int squares) {
 template <Backend B, Real T>
 void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
                T* out, T* lse) {
-  if constexpr (sizeof(T) == 4)
+  if constexpr (sizeof(T) == 4) {
     if (cuda::fused::attention(spec, spans, span, q, k, v, out, lse)) return;
+    if (cuda::mma::takes(spec)) return cuda::mma::attention(spec, spans, span, q, k, v, out, lse);
+  }
   using namespace cuda::attend;
   const auto s = spec_of(spec);
   const Tasks tasks(tile<T>, spans, span, [](const Span& x) { return x.queries; });
@@ -286,15 +233,16 @@ void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, c
 template <Backend B, Real T>
 void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
                         const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias) {
-  if constexpr (sizeof(T) == 4)
+  if constexpr (sizeof(T) == 4) {
     if (cuda::fused::attention_backward(spec, spans, span, q, k, v, out, lse, dout, dq, dk, dv)) return;
+    if (cuda::mma::takes(spec))
+      return cuda::mma::attention_backward(spec, spans, span, q, k, v, out, lse, dout, dq, dk, dv, dbias);
+  }
   using namespace cuda::attend;
   const auto s = spec_of(spec);
   const Tasks by_query(tile<T>, spans, span, [](const Span&x) { return x.queries; }),
       by_key(tile<T>, spans, span, [](const Span&x) { return x.keys; });
-  Index rows = 0;
-  for (Index i = 0; i < spans; ++i)
-    if (span[i].q + span[i].queries > rows) rows = span[i].q + span[i].queries;
+  const Index rows = rows_of_queries(spans, span);
   const UseScope use(Use::workspace);
   const Buffer products(Cuda::pool(), static_cast<std::size_t>(rows * spec.heads) * sizeof(T));
   T* const delta = static_cast<T*>(products.data());

@@ -4,17 +4,20 @@
 #pragma once
 
 #include <limits>
+#include <vector>
 
 #include <meft/backend/keep.hpp>
 #include <meft/backend/kernels/attention.hpp>
 #include <meft/base/functor.hpp>
 #include <moving_key.cuh>
 #include <stream.cuh>
+#include <table.cuh>
 
 namespace meft::cuda::attend {
 
 constexpr int widest = 256;  // head
 constexpr int mates = 4;     // threads of a row
+constexpr unsigned whole = 0xffffffffu;
 
 /// Rows of queries and of keys in a tile: four tiles of the widest head fit the shared memory of sm_80.
 template <class T>
@@ -106,6 +109,67 @@ template <int most, class T>
 __device__ void store(Index width, int mate, T by, const T (&sum)[most / mates], T* to) {
   for (int i = 0; i < most / mates; ++i)
     if (const Index c = mate + i * mates; c < width) to[c] = sum[i] * by;
+}
+
+/// Adds slopes, those of `rows` queries from `start` and `columns` keys from `k0` on, to the places of their distances
+/// in `to`: a thread a place, so that each is added to by one, in ascending order.
+template <class T>
+__device__ void add_diagonals(const Spec<T>& s, const Span& span, Index start, Index k0, int rows, int columns,
+                              Rows<T> slopes, T* to) {
+  const Index end = s.of.distances() - 1, high = s.place(span, start, k0 + columns - 1);
+  for (Index place = s.place(span, start + rows - 1, k0) + static_cast<Index>(threadIdx.x); place <= high;
+       place += blockDim.x) {
+    T sum = 0;
+    for (int r = 0; r < rows; ++r) {
+      const Index column = place - s.of.reach + start + r + span.keys - span.queries - k0;
+      const Index from = place == 0 || column < 0 ? 0 : column, last = place == end ? columns - 1 : column;
+      for (Index j = from; j <= last && j < columns; ++j) sum += slopes.at(r, j);
+    }
+    to[place] += sum;
+  }
+}
+
+/// dbias = the sum over `parts` of them, over the scale.
+template <class T>
+__global__ void bias_gradient(Index total, Index parts, T scale, const T* from, T* dbias) {
+  for (Index i = cuda::first(); i < total; i += stride()) {
+    T sum = 0;
+    for (Index part = 0; part < parts; ++part) sum += from[part * total + i];
+    dbias[i] = sum / scale;
+  }
+}
+
+/// The tiles of all sequences on the device; `rows(span)` says of what.
+class Tasks {
+ public:
+  template <class RowsOf>
+  Tasks(Index tile, Index spans, const Span* span, const RowsOf& rows) {
+    std::vector<Task> list;
+    for (Index i = 0; i < spans; ++i)
+      for (Index start = 0; start < rows(span[i]); start += tile) list.push_back({span[i], start});
+    count_ = static_cast<unsigned>(list.size());
+    if (count_) buffer_ = table(list.data(), list.size() * sizeof(Task));
+  }
+  unsigned count() const { return count_; }
+  const Task* device() const { return static_cast<const Task*>(buffer_.data()); }
+
+ private:
+  Buffer buffer_;
+  unsigned count_ = 0;
+};
+
+/// Rows of queries up to the last that a span has.
+inline Index rows_of_queries(Index spans, const Span* span) {
+  Index rows = 0;
+  for (Index i = 0; i < spans; ++i)
+    if (span[i].q + span[i].queries > rows) rows = span[i].q + span[i].queries;
+  return rows;
+}
+
+template <class T>
+Spec<T> spec_of(const AttentionSpec<T>& spec) {
+  require(spec.width <= widest, "attention: a head is wider than the kernels take, found and most", spec.width, widest);
+  return {spec, Keep<T>(static_cast<double>(spec.dropout)), MovingKey(spec.key)};
 }
 
 }  // namespace meft::cuda::attend

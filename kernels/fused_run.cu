@@ -4,6 +4,7 @@
 #include <fused_attention.hpp>
 #include <limits>
 #include <map>
+#include <mma_attention.hpp>
 #include <optional>
 #include <table.cuh>
 #include <vector>
@@ -190,6 +191,11 @@ bool attention_backward(const AttentionSpec<float>& spec, Index spans, const Spa
   const auto shape = shape_of(spec, spans, span);
   const auto* const plan = shape ? plan_of(*shape, true) : nullptr;
   if (!plan) return false;
+  if (mma::takes(spec)) {  // as much as dq in float: more than that is for tensor cores of our own
+    Index rows = 0;
+    for (Index i = 0; i < spans; ++i) rows += span[i].queries;
+    if (plan->workspace() > static_cast<std::size_t>(rows * spec.row()) * sizeof(float)) return false;
+  }
   if (plan->workspace() > workspace_together && spans > 1) {
     const auto part = [&](Index from, Index count) {
       return attention_backward(spec, count, span + from, q, k, v, out, lse, dout, dq, dk, dv);

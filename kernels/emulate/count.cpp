@@ -29,7 +29,7 @@ void count_kernel(const void* kernel) {
   char name[1024];
   describe_function(kernel, name, sizeof name);
   const Touched touched = take_touched();
-  count(name, {1, touched.read, touched.written, 0});
+  count(name, {1, touched.read, touched.written, static_cast<double>(take_operations())});
 }
 
 void set_counting(bool on) {

@@ -37,15 +37,38 @@ struct Place {
   unsigned line;
 };
 
-enum class Meeting : unsigned char { barrier, barrier_count, barrier_and, barrier_or, warp, shuffle, vote };
+enum class Meeting : unsigned char {
+  barrier,
+  barrier_count,
+  barrier_and,
+  barrier_or,
+  warp,
+  shuffle,
+  vote,
+  multiply,
+  load
+};
 
 /// Waits for all threads of the block; for the counting ones, combines `predicate` over them.
 int meet_block(Meeting kind, int predicate, Place place);
-/// Waits for the lanes of the mask. For a shuffle: the value of lane `source`; for a vote: the lanes with value != 0.
+/// Waits for the lanes of the mask. For a shuffle: the value of lane `source`; for a vote: the lanes with value != 0;
+/// for matrices, done of all lanes by the last that comes: what `value` points to, a Multiply or a Load.
 std::uint64_t meet_warp(Meeting kind, unsigned mask, std::uint64_t value, int source, Place place);
 /// The lane that a thread has in its warp.
 unsigned lane();
 void* dynamic_shared();
+
+/// A lane's part of mma.m16n8k16 of bf16, which adds a·b to c, and of ldmatrix.x4: its place in one of four 8×8
+/// matrices.
+struct Multiply {
+  float* c;                    // 4
+  const std::uint32_t *a, *b;  // 4, 2
+};
+struct Load {
+  const void* row;    // of matrix lane / 8, row lane % 8
+  std::uint32_t* to;  // 4
+  bool turned;        // .trans
+};
 [[noreturn]] void trap(const char* what, Place place);
 
 template <class T>
@@ -92,6 +115,16 @@ inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, EMULATE_PLACE) {
   emulate::meet_warp(emulate::Meeting::warp, mask, 0, 0, {file, line});
 }
 
+// Matrices in the registers of a warp.
+namespace emulate {
+inline void multiply(Multiply part, EMULATE_PLACE) {
+  meet_warp(Meeting::multiply, 0xFFFFFFFFu, reinterpret_cast<std::uintptr_t>(&part), 0, {file, line});
+}
+inline void load(Load part, EMULATE_PLACE) {
+  meet_warp(Meeting::load, 0xFFFFFFFFu, reinterpret_cast<std::uintptr_t>(&part), 0, {file, line});
+}
+}  // namespace emulate
+
 // Shuffles. A lane whose source falls outside its segment of `width` lanes gets its own value.
 template <emulate::Exchanged T>
 T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, EMULATE_PLACE) {
@@ -125,7 +158,6 @@ inline int __all_sync(unsigned mask, int predicate, EMULATE_PLACE) {
 }
 
 [[noreturn]] inline void __trap(EMULATE_PLACE) { emulate::trap("__trap()", {file, line}); }
-
 
 // Atomics on integers. Those on floats depend on the order and so are absent.
 template <emulate::Counted T>

@@ -44,7 +44,7 @@ struct Tally {
 };
 
 /// While it is on, work is counted: of a kernel, a copy or a fill each page of 4 KiB that it touches, once; of cuBLASLt
-/// and cuDNN what their arguments say. Products and cuDNN's graphs are not worked out: their results are zero.
+/// and cuDNN what their arguments say. Products, cuDNN's graphs and mma are not worked out: their results are zero.
 void set_counting(bool on);
 bool counting();
 /// By kernel's name, "copy", "product" and "graph": since counting was last set on.

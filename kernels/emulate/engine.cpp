@@ -308,7 +308,12 @@ std::uint64_t Worker::meet_warp(Meeting kind, unsigned mask, std::uint64_t value
     block_current();
     return self.result;
   }
-  std::uint64_t votes = 0;
+  std::uint64_t votes = 0, parts[32];
+  if (kind == Meeting::multiply || kind == Meeting::load) {
+    for (unsigned i = 0; i < 32; ++i) parts[i] = threads_[first + i].value;
+    if (kind == Meeting::multiply) multiply_lanes(parts);
+    else if (const char* wrong = load_lanes(parts)) fail(Fault::address, wrong);
+  }
   for (unsigned rest = mask; rest; rest &= rest - 1) {
     const unsigned lane = static_cast<unsigned>(std::countr_zero(rest));
     if (threads_[first + lane].value) votes |= std::uint64_t{1} << lane;

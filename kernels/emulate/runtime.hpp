@@ -32,6 +32,8 @@ cudaError_t touch_device(cudaStream_t stream, std::function<void()> work, bool c
 /// Adds to what is counted under a name. The caller's work is running: nothing else is.
 void count(const std::string& name, const Tally& more);
 void count_kernel(const void* kernel);
+/// Arithmetic of matrix instructions since the last call, while counting.
+std::uint64_t take_operations();
 /// Gives device memory back in the stream's order.
 cudaError_t enqueue_free(cudaStream_t stream, void* data);
 /// The pool of cudaMallocAsync gives back to the system what it holds above its threshold: when somebody waits.

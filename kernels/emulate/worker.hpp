@@ -73,6 +73,8 @@ inline const char* name_of(Meeting kind) {
     case Meeting::warp: return "__syncwarp";
     case Meeting::shuffle: return "a shuffle";
     case Meeting::vote: return "a vote";
+    case Meeting::multiply: return "mma";
+    case Meeting::load: return "ldmatrix";
     default: return "__syncthreads";
   }
 }
@@ -83,6 +85,10 @@ inline const char* base_name(const char* path) {
 }
 
 inline bool same(Place a, Place b) { return a.line == b.line && (a.file == b.file || !std::strcmp(a.file, b.file)); }
+
+/// Matrix instructions, of the parts of 32 lanes. What is wrong with a load; null where it was done.
+void multiply_lanes(const std::uint64_t (&parts)[32]);
+const char* load_lanes(const std::uint64_t (&parts)[32]);
 
 /// What one OS thread needs to run blocks, one after another.
 class Worker {

@@ -14,6 +14,7 @@
 
 #include <cuda_bf16.h>
 #include <emulate/emulate.hpp>
+#include <mma.cuh>
 
 #include "device_array.hpp"
 
@@ -143,6 +144,56 @@ __global__ void meet(int* here, int* met) {
   if (atomicAdd(here, 0) == 2) atomicAdd(met, 1);
 }
 
+/// c = a·b of a warp, 16×16 both: operands in fragments by the tables of PTX, or from shared memory, b there by its
+/// columns or, turned, by its rows.
+enum class Way { table, columns, rows };
+__global__ void one_product(Way way, const float* a, const float* b, float* c) {
+  constexpr int step = 24;
+  bf16 *const left = cuda::dynamic_shared<bf16>(), *const right = left + 16 * step;
+  const int lane = static_cast<int>(threadIdx.x), group = lane >> 2, in_group = lane & 3;
+  cuda::mma::Word x[4], y[4];
+  if (way == Way::table) {
+    const auto at = [&](int i) { return (i & 1) + in_group * 2; };
+    float of_a[8], of_b[2][4];
+    for (int i = 0; i < 8; ++i) {
+      const int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8, column = i < 4 ? at(i) : at(i) + 8;
+      of_a[i] = a[16 * row + column];
+    }
+    for (int i = 0; i < 4; ++i)
+      for (int n = 0; n < 2; ++n) of_b[n][i] = b[16 * (i < 2 ? at(i) : at(i) + 8) + 8 * n + group];
+    for (int i = 0; i < 4; ++i) {
+      x[i] = cuda::mma::pack(of_a[2 * i], of_a[2 * i + 1]);
+      y[i] = cuda::mma::pack(of_b[i / 2][i % 2 * 2], of_b[i / 2][i % 2 * 2 + 1]);
+    }
+  } else {
+    for (int i = lane; i < 256; i += 32) {
+      left[i / 16 * step + i % 16] = bf16(a[i]);
+      right[way == Way::rows ? i / 16 * step + i % 16 : i % 16 * step + i / 16] = bf16(b[i]);
+    }
+    __syncwarp();
+    cuda::mma::load<false>(x, left + lane % 16 * step + lane / 16 * 8);
+    if (way == Way::rows) cuda::mma::load<true>(y, right + lane % 16 * step + lane / 16 * 8);
+    else cuda::mma::load<false>(y, right + (lane / 16 * 8 + lane % 8) * step + lane / 8 % 2 * 8);
+  }
+  for (int n = 0; n < 2; ++n) {
+    float sum[4] = {0.5f, 0.5f, 0.5f, 0.5f};
+    cuda::mma::multiply(sum, x, {y[2 * n], y[2 * n + 1]});
+    for (int i = 0; i < 4; ++i) c[16 * (i < 2 ? group : group + 8) + 8 * n + in_group * 2 + (i & 1)] = sum[i];
+  }
+}
+__global__ void crooked_load(float* out) {
+  cuda::mma::Word x[4];
+  cuda::mma::load<false>(x, cuda::dynamic_shared<bf16>() + 4);
+  *out = static_cast<float>(x[0]);
+}
+__global__ void mixed_instructions(float* out) {
+  cuda::mma::Word x[4] = {};
+  float c[4] = {};
+  if (threadIdx.x < 16) cuda::mma::load<false>(x, cuda::dynamic_shared<bf16>());
+  else cuda::mma::multiply(c, x, {x[0], x[1]});
+  *out = c[0];
+}
+
 __constant__ float table[4];
 __global__ void look_up(float* out) { out[threadIdx.x] = table[threadIdx.x]; }
 
@@ -263,6 +314,28 @@ TEST_CASE("warps: shuffles with widths, votes, halves") {
       CHECK(row(11) == 4);
     }
   }
+}
+
+TEST_CASE("products of a warp: every element of the fragments in its place") {
+  const Fresh fresh;
+  // Distinct numbers of 8 bits; sums are exact.
+  std::vector<float> a(256), b(256), expected(256, 0.5f);
+  for (std::size_t i = 0; i < 256; ++i) {
+    const auto scattered = static_cast<float>(i * 37 % 256);
+    a[i] = static_cast<float>(i) - 127;
+    b[i] = scattered < 128 ? scattered : 127 - scattered;
+  }
+  for (std::size_t i = 0; i < 256; ++i)
+    for (std::size_t k = 0; k < 16; ++k) expected[i] += a[i / 16 * 16 + k] * b[k * 16 + i % 16];
+  const DeviceArray<float> left(a), right(b);
+  for (const Way way : {Way::table, Way::columns, Way::rows})
+    for (const std::uint64_t seed : {0, 1}) {
+      emulate::set_seed(seed);
+      const DeviceArray<float> out(256);
+      cuda::launch(one_product, dim3(1), dim3(32), 2 * 16 * 24 * 2, nullptr, way, left.data(), right.data(),
+                   out.data());
+      CHECK(out.host() == expected);
+    }
 }
 
 TEST_CASE("barriers that count") {
@@ -621,6 +694,14 @@ TEST_CASE("barriers and shuffles that not all threads reach") {
   CHECK(contains(text, "leaves out its own lane 0"));
   text = with_memory(reads_outside_mask, 32);
   CHECK(contains(text, "reads lane 20"));
+  const auto with_shared = [](const auto& kernel, unsigned threads) {
+    const Fresh fresh;
+    const DeviceArray<float> to(1);
+    return caught([&] { cuda::launch(kernel, dim3(1), dim3(threads), 1024, nullptr, to.data()); });
+  };
+  CHECK(contains(with_shared(crooked_load, 32), "ldmatrix reads a row that is not aligned to 16 bytes"));
+  CHECK(contains(with_shared(crooked_load, 16), "for lane 16, which the block does not have"));
+  CHECK(contains(with_shared(mixed_instructions, 32), "it is in mma while lanes that it names are elsewhere"));
 }
 
 TEST_CASE("the host touches device memory") {
