@@ -35,7 +35,7 @@ std::atomic<std::uint64_t> current_seed{[] {
   const char* text = std::getenv("MEFT_EMULATE_SEED");
   return text ? std::strtoull(text, nullptr, 10) : 0ull;
 }()};
-std::atomic<std::uint64_t> grids{0}, switches{0};
+std::atomic<std::uint64_t> grids{0}, switches{0}, operations{0};
 
 }  // namespace
 
@@ -219,7 +219,8 @@ void Worker::work(Run& run) {
   }
   sigaltstack(&before, nullptr);
   switches.fetch_add(switches_, std::memory_order_relaxed);
-  switches_ = 0;
+  operations.fetch_add(operations_, std::memory_order_relaxed);
+  switches_ = operations_ = 0;
   working = outer;
 }
 
@@ -264,6 +265,11 @@ int Worker::meet_block(Meeting kind, int predicate, Place place) {
 }
 
 std::uint64_t Worker::meet_warp(Meeting kind, unsigned mask, std::uint64_t value, int source, Place place) {
+  if ((kind == Meeting::multiply || kind == Meeting::load) && counting()) {  // counted, not worked out
+    if (kind == Meeting::multiply) operations_ += 2 * 16 * 8 * 16 / 32;
+    else std::memset(reinterpret_cast<const Load*>(value)->to, 0, 16);
+    return 0;
+  }
   Thread& self = threads_[current_];
   const unsigned own = current_ & 31u, first = current_ & ~31u;
   self.kind = kind;
@@ -399,5 +405,6 @@ void set_seed(std::uint64_t value) { current_seed = value; }
 std::uint64_t seed() { return current_seed; }
 std::uint64_t kernels_run() { return grids; }
 std::uint64_t switches_made() { return switches; }
+std::uint64_t take_operations() { return operations.exchange(0, std::memory_order_relaxed); }
 
 }  // namespace emulate

@@ -2,21 +2,16 @@
 // result, rows g and g + 8 at columns 2t and 2t + 1; of the left operand, 16×16, those rows at depths 2t, 2t + 1, 2t +
 // 8 and 2t + 9; of the right one, 16×8, column g at those depths. PTX ISA, "Matrix Fragments for mma.m16n8k16 with
 // floating point type" and "ldmatrix".
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
 #include "device.hpp"
-#include "emulate.hpp"
-#include "runtime.hpp"
 #include "worker.hpp"
 
 namespace emulate {
 namespace {
-
-std::atomic<std::uint64_t> operations{0};
 
 /// The bf16 that is the lower or the upper half of a word.
 double low(std::uint32_t word) { return std::bit_cast<float>(word << 16); }
@@ -31,13 +26,7 @@ float cut(double sum) {
 
 }  // namespace
 
-std::uint64_t take_operations() { return operations.exchange(0, std::memory_order_relaxed); }
-
 void multiply_lanes(const std::uint64_t (&parts)[32]) {
-  if (counting()) {
-    operations.fetch_add(2 * 16 * 8 * 16, std::memory_order_relaxed);
-    return;
-  }
   double a[16][16], b[16][8], c[16][8];
   for (std::size_t lane = 0; lane < 32; ++lane) {
     const auto& part = *reinterpret_cast<const Multiply*>(parts[lane]);

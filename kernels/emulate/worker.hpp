@@ -135,7 +135,7 @@ class Worker {
   Fibre* fibre_ = nullptr;  // the one that runs
   Fibre* left_ = nullptr;   // the one on which a fault ended the block
   Random random_{0};
-  std::uint64_t switches_ = 0;
+  std::uint64_t switches_ = 0, operations_ = 0;
   std::size_t page_ = 4096;
   char* shared_ = nullptr;
   char* shared_at_ = nullptr;

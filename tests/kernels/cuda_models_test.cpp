@@ -52,7 +52,7 @@ Outcome step(const std::string& folder, const AnyMethod& method, bool units, boo
   const Values plain(folder + "/plain.safetensors");
   auto model = checkpoints::hf<float, B>(folder);
   auto head = checkpoints::load_head(folder, model, plain.shape_of("logits")[1]);
-  if (narrow) nn::walk(model, [](const std::string&, nn::MultiHeadAttention<float, B>& a) { a.dropout = 0.1f; });
+  if (narrow) nn::walk(model, [](const std::string&, nn::MultiHeadAttention<float, B>& a) { a.dropout = 0.5f; });
   AdaptOptions options;
   if (narrow) options.precision = Precision::bf16;
   auto body = adapt(model, method, options);
@@ -149,11 +149,11 @@ TEST_CASE("in bf16, with dropout of attention: near the CPU's bf16, and exact st
     CAPTURE(folder);
     auto options = narrow("meft1");
     const auto device = step<Cuda>(golden() + "/" + folder, options, false, true);
-    const auto host = step<Cpu>(golden() + "/" + folder, options, false, true);
     // The CPU's attention is in float; its products alone round to 8 bits.
-    CHECK(distance(device, host) < 0.03);
-    CHECK(distance(device, step<Cpu>(golden() + "/" + folder, options, false)) >
-          0.05);  // another dropout's bits would be as far
+    const double near = distance(device, step<Cpu>(golden() + "/" + folder, options, false, true)),
+                 without = distance(device, step<Cpu>(golden() + "/" + folder, options, false));
+    CHECK(near < 0.05);
+    CHECK(without > 1.5 * near);
     stack_of(options)->streams = Streams::stored;
     const auto stored = step<Cuda>(golden() + "/" + folder, options, false, true);
     CHECK(stored.loss == device.loss);
