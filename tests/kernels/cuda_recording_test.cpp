@@ -198,7 +198,7 @@ Learner<Model> made(const std::string& folder, const AnyMethod& method, const He
                     Precision precision = Precision::f32) {
   auto model = checkpoints::hf<float, Cuda>(folder);
   auto head = head_of(model);
-  nn::walk(model, [](const std::string&, nn::MultiHeadAttention<float, Cuda>& a) { a.dropout = 0.1f; });
+  nn::walk(model, [](const std::string&, nn::TransformerLayer<float, Cuda>& l) { l.attention.dropout = 0.1f; });
   auto body = adapt(model, method, {.precision = precision});
   Learner<Model> learner{std::move(model), std::move(body), std::move(head)};
   nn::for_each_parameter(learner, [](const std::string&, auto& p) {
