@@ -156,7 +156,7 @@ TEST_CASE("in bf16, with dropout of attention: near the CPU's bf16, and exact st
     };
     const auto device = run.template operator()<Cuda>(0.1f);
     // The CPU's attention is in float; its products alone round to 8 bits.
-    CHECK(distance(device, run.template operator()<Cpu>(0.1f)) < 0.1);
+    CHECK(distance(device, run.template operator()<Cpu>(0.1f)) < 0.05);
     CHECK(device.loss != run.template operator()<Cuda>(0).loss);
     stack_of(options)->streams = Streams::stored;
     const auto stored = run.template operator()<Cuda>(0.1f);
