@@ -136,7 +136,8 @@ __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const
     add_weighted<most>(width, slopes, mine, keys, mate, sum);
     if (!dbias) continue;
     __syncthreads();
-    add_diagonals(s, span, start, k0, tile<T>, tile<T>, slopes, dbias + (blockIdx.x * s.of.heads + head) * s.of.distances());
+    add_diagonals(s, span, start, k0, tile<T>, tile<T>, slopes,
+                  dbias + (blockIdx.x * s.of.heads + head) * s.of.distances());
   }
   if (i < span.queries) store<most>(width, mate, T(1), sum, dq + row * s.of.row() + at);
 }
