@@ -126,8 +126,12 @@ void measure_model(const std::string& path, const std::string& text, const std::
   for (const auto& name : chosen) {
     const std::size_t before = Cpu::pool().read().of(Use::parameter);
     auto learner = load(path, precision_from(name));
-    double far = std::nan("");
-    if (wide) far = divergence(*wide, learner, learner.batch(data, rows, Run{}));
+    std::string far = "-";  // without a text there is no float model to be far from
+    if (wide) {
+      char digits[16];
+      std::snprintf(digits, sizeof digits, "%.5f", divergence(*wide, learner, learner.batch(data, rows, Run{})));
+      far = digits;
+    }
     const std::size_t owned = Cpu::pool().read().of(Use::parameter) - before;
     std::size_t mapped = 0;
     nn::walk(learner, [&](const std::string&, const PackedWeight<float>& w) { mapped += w.mapped_bytes(); });
@@ -145,8 +149,8 @@ void measure_model(const std::string& path, const std::string& text, const std::
       seconds = bench::now() - start, activation = std::max(activation, one.activation_bytes), loss = one.loss;
     }
     const auto resident = Resident::now();
-    std::printf("%-9s %9.1f %9.1f %9.1f %9.1f %9.1f %9.2f %9.4f %9.5f\n", name.c_str(), mib(owned), mib(mapped),
-                mib(activation), mib(resident.own), mib(resident.file), seconds, loss, far);
+    std::printf("%-9s %9.1f %9.1f %9.1f %9.1f %9.1f %9.2f %9.4f %9s\n", name.c_str(), mib(owned), mib(mapped),
+                mib(activation), mib(resident.own), mib(resident.file), seconds, loss, far.c_str());
     std::fflush(stdout);
   }
 }
