@@ -1,5 +1,6 @@
 // Owns: the bench of every method on one shape: what trains, memory by use, seconds, the error of its gradient; beside
 // them the scores that scores.py kept. Prints a table; writes JSON lines and an SVG plot of score over memory.
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <exception>
@@ -47,6 +48,16 @@ void show(const Row& row) {
   std::fflush(stdout);
 }
 
+constexpr std::array groups{"keeps activations", "keeps layers' inputs", "computes them back: reversible layers",
+                            "a network beside frozen layers", "forward passes alone"};
+/// What a step of it keeps, as a place in `groups`.
+std::size_t group_of(const std::string& name) {
+  const auto [method, recompute] = bench::Named::of(name);
+  const auto facts = method_facts(method);
+  const auto recipe = method_recipe(method);
+  return facts.reversible ? 2 : facts.beside ? 3 : recipe.epsilon > 0 && !recipe.inner ? 4 : recompute || recipe.inner;
+}
+
 std::string plot_of(const std::vector<Row>& rows, const bench::Sweep& sweep) {
   const auto& size = rows.front().setup;
   bench::plot::Figure figure;
@@ -58,8 +69,12 @@ std::string plot_of(const std::vector<Row>& rows, const bench::Sweep& sweep) {
   figure.y_label = "mean score";
   figure.points = figure.log_x = true;
   figure.x_at_points = false;
+  figure.width = 920, figure.height = 600;
+  figure.groups.assign(groups.begin(), groups.end());
   for (const auto& row : rows)
-    if (row.score) figure.lines.push_back({row.setup.method, {{bench::mib(row.cost.activation), 100 * *row.score}}});
+    if (row.score)
+      figure.lines.push_back(
+          {row.setup.method, {{bench::mib(row.cost.activation), 100 * *row.score}}, group_of(row.setup.method)});
   require(!figure.lines.empty(), "--plot: none of the methods has a score in --scores");
   return bench::plot::svg(figure);
 }

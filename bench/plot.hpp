@@ -1,6 +1,6 @@
 // Owns: a plot as SVG text: axes with ticks, linear or logarithmic, a marker for each point; lines labelled at their
-// right end, a legend on request; or points labelled beside them. Colours are those of Okabe and Ito, told apart by
-// colour-blind readers too. Must not know: meft, files.
+// right end, a legend on request; or points labelled beside them, with a colour and a marker a group. Colours are those
+// of Okabe and Ito, told apart by colour-blind readers too. Must not know: meft, files.
 #pragma once
 
 #include <algorithm>
@@ -17,12 +17,14 @@ namespace bench::plot {
 struct Line {
   std::string name;
   std::vector<std::pair<double, double>> points;  // in drawing order
+  std::size_t group = 0;                          // of a point, among the figure's
 };
 
 struct Figure {
   std::string title, subtitle, x_label, y_label;
   std::vector<Line> lines;
   bool points = false;                // each line is a point, and its name stands beside it
+  std::vector<std::string> groups{};  // of points; named in a legend, those that have any
   bool log_x = false, log_y = false;  // a linear axis of y starts at 0, but for points
   bool x_at_points = true;            // ticks where the points are, when these are at most ten
   bool legend = false;                // above the plot, besides the labels
@@ -115,34 +117,46 @@ inline Axis logarithmic(double low, double high, double from, double to) {
   return axis;
 }
 
-/// Places of labels that do not lie on each other or on a point: beside it, else above or below, further away in turn.
-inline std::vector<std::pair<double, double>> labels(const std::vector<std::pair<double, double>>& points,
-                                                     const std::vector<double>& widths, double right) {
-  struct Box {
-    double left, top, right, bottom;
-    bool meets(const Box& o) const { return left < o.right && o.left < right && top < o.bottom && o.top < bottom; }
-  };
-  std::vector<Box> taken;
-  for (const auto& [x, y] : points) taken.push_back({x - 5, y - 5, x + 5, y + 5});
-  std::vector<std::pair<double, double>> out;
+struct Box {
+  double left, top, right, bottom;
+  bool meets(const Box& o) const { return left < o.right && o.left < right && top < o.bottom && o.top < bottom; }
+  bool within(const Box& o) const { return left >= o.left && right <= o.right && top >= o.top && bottom <= o.bottom; }
+};
+
+/// Boxes for the names of points, which lie neither on each other nor on a point: beside it, else above or below,
+/// further away in turn. Those with the most neighbours choose first.
+inline std::vector<Box> labels(const std::vector<std::pair<double, double>>& points, const std::vector<double>& widths,
+                               const Box& room) {
+  std::vector<Box> taken, out(points.size());
+  std::vector<std::size_t> order;
+  std::vector<int> near(points.size());
   for (std::size_t i = 0; i < points.size(); ++i) {
     const auto [x, y] = points[i];
+    taken.push_back({x - 6, y - 6, x + 6, y + 6});
+    order.push_back(i);
+    for (const auto& [other_x, other_y] : points) near[i] += std::hypot(other_x - x, 3 * (other_y - y)) < 90;
+  }
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return near[a] < near[b]; });
+  std::reverse(order.begin(), order.end());
+  for (const std::size_t i : order) {
+    const auto [x, y] = points[i];
     const double width = widths[i];
-    const auto at = [&](double left, double middle) { return Box{left, middle - 7, left + width, middle + 7}; };
-    Box best = at(x + 8, y);
+    const auto at = [&](double left, double middle) { return Box{left, middle - 8, left + width, middle + 8}; };
+    Box best = at(x + 9, y);
     const auto fits = [&](const Box& box) {
-      return box.right <= right && std::none_of(taken.begin(), taken.end(), [&](const Box& o) { return box.meets(o); });
+      return box.within(room) && std::none_of(taken.begin(), taken.end(), [&](const Box& o) { return box.meets(o); });
     };
-    for (double away = 0; away < 80 && !fits(best); away += 4)
+    for (double away = 0; away < 140 && !fits(best); away += 4)
       for (const Box& box :
-           {at(x + 8, y - away), at(x + 8, y + away), at(x - 8 - width, y - away), at(x - 8 - width, y + away),
-            at(x - width / 2, y - 14 - away), at(x - width / 2, y + 14 + away)})
+           {at(x + 9, y - away), at(x + 9, y + away), at(x - 9 - width, y - away), at(x - 9 - width, y + away),
+            at(x - width / 2, y - 15 - away), at(x - width / 2, y + 15 + away), at(x + 9 + away, y - away),
+            at(x + 9 + away, y + away), at(x - 9 - away - width, y - away), at(x - 9 - away - width, y + away)})
         if (fits(box)) {
           best = box;
           break;
         }
     taken.push_back(best);
-    out.push_back({best.left, (best.top + best.bottom) / 2 + 4.5});
+    out[i] = best;
   }
   return out;
 }
@@ -211,12 +225,17 @@ inline std::string svg(const Figure& figure) {
                right = width - (figure.points ? 24 : 44 + names), bottom = height - 64;
   double top = figure.subtitle.empty() ? 62 : 84;
   std::string above;
-  if (figure.legend) {
+  std::vector<std::pair<std::size_t, std::string>> legend;
+  for (std::size_t i = 0; i < figure.lines.size() && figure.legend; ++i) legend.emplace_back(i, figure.lines[i].name);
+  for (std::size_t i = 0; i < figure.groups.size(); ++i)
+    if (std::any_of(figure.lines.begin(), figure.lines.end(), [&](const Line& l) { return l.group == i; }))
+      legend.emplace_back(i, figure.groups[i]);
+  if (!legend.empty()) {
     double x = left, y = top;
-    for (std::size_t i = 0; i < figure.lines.size(); ++i) {
-      const double room = text_width(figure.lines[i].name, 14) + 44;
+    for (const auto& [i, name] : legend) {
+      const double room = text_width(name, 14) + 36;
       if (x > left && x + room > width - 16) x = left, y += 22;
-      above += marker(i, x + 8, y - 5, colours[i % colours.size()]) + text(x + 20, y, figure.lines[i].name, "name");
+      above += marker(i, x + 8, y - 5, colours[i % colours.size()]) + text(x + 20, y, name, "name");
       x += room;
     }
     top = y + 24;
@@ -255,16 +274,20 @@ inline std::string svg(const Figure& figure) {
   out += text(24, (top + bottom) / 2, figure.y_label, "axis",
               " text-anchor=\"middle\" transform=\"rotate(-90 24 " + middle + ")\"");
 
+  const std::size_t marks_at = out.size();
   for (std::size_t i = 0; i < figure.lines.size(); ++i) {
-    const std::string colour = colours[i % colours.size()], dash = dashes[i / colours.size() % dashes.size()];
+    const std::size_t kind = figure.groups.empty() ? i : figure.lines[i].group;
+    const std::string colour = colours[kind % colours.size()], dash = dashes[i / colours.size() % dashes.size()];
     std::string path, marks;
     for (const auto& [x, y] : figure.lines[i].points) {
       path += (path.empty() ? "M" : "L") + pixels(across.at(x)) + " " + pixels(up.at(y));
-      marks += marker(i, across.at(x), up.at(y), colour);
+      marks += marker(kind, across.at(x), up.at(y), colour);
     }
-    out += "<path d=\"" + path + "\" fill=\"none\" stroke=\"" + colour +
-           "\" stroke-width=\"2.2\" stroke-linejoin=\"round\"" +
-           (dash.empty() ? "" : " stroke-dasharray=\"" + dash + "\"") + "/>\n" + marks;
+    if (figure.points) out += marks;
+    else
+      out += "<path d=\"" + path + "\" fill=\"none\" stroke=\"" + colour +
+             "\" stroke-width=\"2.2\" stroke-linejoin=\"round\"" +
+             (dash.empty() ? "" : " stroke-dasharray=\"" + dash + "\"") + "/>\n" + marks;
   }
 
   if (figure.points) {
@@ -274,10 +297,26 @@ inline std::string svg(const Figure& figure) {
       points.push_back({across.at(l.points.back().first), up.at(l.points.back().second)});
       widths.push_back(text_width(l.name, 14));
     }
-    const auto at = labels(points, widths, width - 4);
-    for (std::size_t i = 0; i < at.size(); ++i)
-      out += text(at[i].first, at[i].second, figure.lines[i].name, "name",
-                  " style=\"fill:" + std::string(colours[i % colours.size()]) + "\"");
+    const auto boxes = labels(points, widths, {left + 4, top - 14, width - 4, bottom - 2});
+    std::string leads, names_beside;
+    for (std::size_t i = 0; i < boxes.size(); ++i) {
+      const auto [x, y] = points[i];
+      const Box& box = boxes[i];
+      const double to_x = std::clamp(x, box.left, box.right), to_y = std::clamp(y, box.top + 3, box.bottom - 3);
+      if (std::hypot(to_x - x, to_y - y) > 14) leads += line(x, y, to_x, to_y, "lead");
+      const std::size_t kind = figure.groups.empty() ? i : figure.lines[i].group;
+      const bool before = box.right < x, over = !before && box.left < x;
+      names_beside += text(before ? box.right
+                           : over ? (box.left + box.right) / 2
+                                  : box.left,
+                           (box.top + box.bottom) / 2 + 4.5, figure.lines[i].name, "name beside",
+                           std::string(before ? " text-anchor=\"end\""
+                                       : over ? " text-anchor=\"middle\""
+                                              : "") +
+                               " style=\"fill:" + std::string(colours[kind % colours.size()]) + "\"");
+    }
+    out.insert(marks_at, leads);  // below the points
+    out += names_beside;
     return out + "</svg>\n";
   }
   std::vector<std::size_t> order;  // of the labels, from above

@@ -28,11 +28,11 @@ AnyMethod method_of(const Setup& setup, float dropout) {
   auto method = Named::of(setup.method).method;
   std::visit(
       [&](auto& m) {
-        if constexpr (requires { m.options.stack; }) m.options.stack = setup.stack;
         if constexpr (requires { m.options.dropout; }) m.options.dropout = dropout;
         if constexpr (requires { m.dropout; }) m.dropout = dropout;
       },
       method);
+  if (auto* stack = stack_of(method)) *stack = setup.stack;
   return method;
 }
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-from place import GOOD, BAD, PLAIN, check, make_data, read_safetensors, results, write_safetensors
+from place import GOOD, BAD, PLAIN, check, killed, make_data, read_safetensors, results, write_safetensors
 
 FINETUNE = sys.argv[1]
 DEVICE = os.environ.get("MEFT_FINETUNE_DEVICE", FINETUNE)  # the program for --device cuda
@@ -321,21 +321,27 @@ class Place:
         self.number += 1
         return self.root / f"run{self.number}"
 
-    def run(self, model, task, method, output, *more, rate=0.01):
+    def command(self, model, task, method, output, *more, rate=0.01):
         method, *inside = method.split("+")
         more = (*more, *(x for name in inside for x in ("--inside", name)))
-        command = [DEVICE if "cuda" in more else FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
-                   output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES - VIRTUAL * (method == "prompt") if task != "images" else 128, *more]
-        done = subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=LIMIT)
-        check(done.returncode == 0, f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+        out = [DEVICE if "cuda" in more else FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
+               output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES - VIRTUAL * method.endswith("prompt") if task != "images" else 128, *more]
+        return [str(x) for x in out]
+
+    def run(self, *what, **more):
+        command = self.command(*what, **more)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+        check(done.returncode == 0, f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
 
 def narrow(method):
     if method.startswith("meft") and "+" not in method: return ["--bottleneck", 4]
     if method in ("prefix", "prompt"): return ["--virtual-tokens", VIRTUAL]
+    if method.startswith("zofo"):
+        return ["--zofo-inner", 2, "--zofo-rate", 0.01, "--zofo-lambda", 1] + ["--virtual-tokens", VIRTUAL] * method.endswith("prompt")
     return {"unipt": ["--projection", 8], "sherl": ["--projection", 8], "lst": ["--reduction", 2], "qst": ["--reduction", 2], "speft": ["--density", 0.05, "--score-examples", 24], "sparsegrad": ["--score-examples", 24],
-            "fpt": ["--side-image", 8, "--reduction", 2, "--virtual-tokens", 2], "zofo": ["--zofo-inner", 2, "--zofo-rate", 0.01, "--zofo-lambda", 1]}.get(method, [])
+            "fpt": ["--side-image", 8, "--reduction", 2, "--virtual-tokens", 2]}.get(method, [])
 
 
 def last_number(text):
@@ -473,11 +479,17 @@ def test_others(place):
     try_all(place, "modernbert", "sst2", ["lora", "meft3"])
     try_all(place, "modernbert", "lm", ["meft1"])
     try_all(place, "gemma3", "lm", ["full", "meft1"])
-    try_all(place, "t5", "sst2", ["full", "meft1"])
+    try_all(place, "t5", "sst2", ["full", "meft1", "zofo-meft1"])
 
 
 def test_images(place):
     try_all(place, "vit", "images", METHODS + MORE + ["fpt"])
+    whole, cut = place.folder(), place.folder()  # finetune_test kills the other methods
+    flags = lambda folder: ("vit", "images", "fpt", folder, *narrow("fpt"), "--max-steps", 6)
+    place.run(*flags(whole))
+    killed(place.command(*flags(cut), "--save-every", 1), cut)
+    place.run(*flags(cut), "--resume")
+    check(results(cut) == results(whole), "fpt: a kill changed the bits")
     try_all(place, "dinov2", "images", ["full", "meft3", *INSIDE])
 
 

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import time
 
-from place import LIMIT, check, check_log, execute, lines_of, main, read_safetensors, results, run
+from place import LIMIT, check, check_log, execute, lines_of, main, make_model, read_safetensors, results, run
 
 
-def kill_and_resume(place, rng, method, *more):
-    """Runs that are killed at random instants and resumed until they finish, until six kills struck a run."""
+def kill_and_resume(place, rng, method, *more, wanted=4):
+    """Runs that are killed at random instants and resumed until they finish, until so many kills struck a run."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     whole = run(place, *more, method=method)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -40,7 +40,7 @@ def kill_and_resume(place, rng, method, *more):
             kills += status != 0
         check(results(folder) == results(whole), f"{method}: kills changed the bits")
         check([x["step"] for x in check_log(folder)] == [x["step"] for x in check_log(whole)], "the log differs")
-        if kills >= 6:
+        if kills >= wanted:
             return
     check(False, f"only {kills} kills")
 
@@ -55,7 +55,11 @@ def test_killed(place):
     kill_and_resume(place, rng, "speft", "--density", 0.1, "--score-examples", 40, "--mask-steps", 25, "--value-decay", "yes", "--epochs", 9)
     kill_and_resume(place, rng, "mezo", "--accumulate", 2, "--batch", 4, "--epochs", 6, "--lr", 1e-4, "--forward-samples", 2, "--mezo-state", "log")
     kill_and_resume(place, rng, "zofo-prefix", "--zofo-inner", 3, "--epochs", 9, "--lr", 1e-4)
-    kill_and_resume(place, rng, "meft3", "--inside", "lora", "--weights", "q4", "--readout", "learned", "--pooling", "mean", "--epochs", 9, "--max-steps", 250)
+    wide = place.root / "wide"
+    make_model(wide, width=32, inner=64)  # rows of whole blocks
+    kept = ("--model", wide, "--pooling", "mean", "--epochs")
+    kill_and_resume(place, rng, "meft3", "--inside", "lora", "--readout", "learned", *kept, 3, "--weights", "q4")
+    for weights in ("q8", "nf4", "as-stored"): kill_and_resume(place, rng, "lora", *kept, 1, "--weights", weights, wanted=2)
 
 
 def interrupt(place, folder, lines, number, *more):

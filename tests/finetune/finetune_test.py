@@ -15,7 +15,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
 from finetune_methods import methods_of
 
-from place import (BAD, FINETUNE, GOOD, LIMIT, check, check_log, execute, main, make_model, read_safetensors, results,
+from place import (BAD, FINETUNE, GOOD, LIMIT, check, check_log, execute, killed, main, make_model, read_safetensors, results,
                    run, set_config)
 
 
@@ -57,6 +57,10 @@ def test_methods(place):
         scored = execute(place.command(folder, "--eval-only", "--data", place.data, task=False)).stdout
         value = json.loads((folder / "metrics.json").read_text())["value"]
         check(f"accuracy {value:.4f}" in scored, f"{method}: {scored}, expected {value}")
+        cut = place.folder()
+        killed(place.command(cut, "--max-steps", 6, "--save-every", 1, method=method), cut)
+        execute(place.command(cut, "--max-steps", 6, "--resume", method=method))
+        check(results(cut) == results(folder), f"{method}: a kill changed the bits")
     for method in ("meft1", "meft2", "meft3"):
         exact, stored = (read_safetensors(run(place, "--max-steps", 6, "--streams", s, method=method) / "adapter.safetensors")[0] for s in ("exact", "stored"))
         check(exact == stored, f"{method}: exact and stored differ")

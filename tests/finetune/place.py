@@ -4,6 +4,7 @@ run leaves. The first argument is the program.
 import json
 import pathlib
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -130,6 +131,17 @@ def execute(command, status=0, **more):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=LIMIT, **more)
     check(done.returncode == status, f"{' '.join(command)}: status {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
     return done
+
+
+def killed(command, folder):
+    """Kills a run when its first state is there; begins anew where it was done before that was seen."""
+    for _ in range(20):
+        process = subprocess.Popen([str(x) for x in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (folder / "state.safetensors").exists(): time.sleep(0.0005)
+        process.kill()
+        if process.wait() < 0: return
+        shutil.rmtree(folder)
+    check(False, f"{' '.join(map(str, command))}: was done each time")
 
 
 def check(ok, message):

@@ -12,11 +12,11 @@ The model and the batch are those of a case of make_bert.py or make_families.py.
                       cross attention and images, both must be equal; tokens are given their own positions, which peft moves by 3
   prompt.safetensors  peft's PromptTuningConfig, 3 rows before the words (BART: the encoder's and the decoder's, images: before the
                       patches, by hand); the head reads what it reads without them
-  ia3_default.safetensors  (IA)³ on the modules that peft chooses for BERT itself
+  ia3_default.safetensors  (IA)³ on the modules that peft chooses itself
   peft_ia3, peft_ia3_default, peft_lora, peft_prefix, peft_prompt  folders that peft's save_pretrained wrote of the same values
-peft's `feedforward_modules` scale the input of a block's second linear layer: meft's hidden_scale. Its own choice of modules
-for BERT, `output.dense`, scales what attention's output layer reads too, which the paper does not (meft's attended_scale): in all
-but ia3_default they are given here in full.
+peft's `feedforward_modules` scale the input of a block's second linear layer: meft's hidden_scale. Its own choice of modules is
+another than the paper's, keys and values: for BERT `output.dense`, which is what attention's output layer reads too (meft's
+attended_scale), for OPT queries and keys, for BART queries and values. In all but ia3_default they are given here in full.
 """
 import pathlib
 import re
@@ -24,6 +24,8 @@ import sys
 
 import torch
 from peft import IA3Config, IA3Model, LoraConfig, LoraModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_MODULES
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 from transformers.models.bart.modeling_bart import shift_tokens_right
@@ -51,11 +53,12 @@ HEADS = ("bert.pooler", "classifier", "classification_head", "score")
 
 def configs(folder):
     factors, second, updated = CASES[folder]
-    default = dict(target_modules=["key", "value", "output.dense"], feedforward_modules=["output.dense"])
+    default = dict(target_modules=IA3_MODULES[folder], feedforward_modules=IA3_FEEDFORWARD[folder])
     return {
         "ia3": (IA3Model, IA3Config(target_modules=f"{factors}|{second}", feedforward_modules=second)),
         "lora": (LoraModel, LoraConfig(r=3, lora_alpha=6, lora_dropout=0.0, target_modules=updated)),
-    } | ({"ia3_default": (IA3Model, IA3Config(**default))} if folder == "bert" else {})
+        "ia3_default": (IA3Model, IA3Config(**default)),
+    }
 
 
 def meft_name(name, prefix):

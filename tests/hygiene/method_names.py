@@ -15,7 +15,8 @@ NAMED = {"bench/families.cpp": "compares one method with another at published si
          "bench/weights.cpp": "takes a step with frozen weights, and one without a method",
          "bench/same_bits.py": "leaves out where it trains nothing",
          "bench/activation_memory.cpp": "the columns of a published table", "bench/scores.py": "the rows of a published table",
-         "bench/variants.py": "the rows of a published table"}
+         "bench/variants.py": "the rows of a published table",
+         "bench/few_shot.py": "the columns of a published table, with their rates"}
 COMMENT = {"py": re.compile(r"#[^\n]*"), "other": re.compile(r"//[^\n]*|/\*.*?\*/", re.S)}
 LISTED = re.compile(r"using (?:Inserted)?Methods\s*=(.*?);", re.S)
 TYPED = re.compile(r"std::string_view name = (.*?)(?:;|,\s*about\b)", re.S)

@@ -134,6 +134,8 @@ const std::vector<Row>& rows() {
   static const auto factors = in_layer({"attention.self.key.scale", "attention.self.value.scale", "hidden_scale"});
   static const auto more_factors =
       in_layer({"attention.self.key.scale", "attention.self.value.scale", "attended_scale", "hidden_scale"});
+  static const auto other_factors =
+      in_layer({"attention.self.query.scale", "attention.self.value.scale", "hidden_scale"});
   static const auto with_maps = [](MeftOptions from) {
     from.maps = true;
     from.map = {.terms = 3, .rank = 2, .scale = 0.5};
@@ -214,12 +216,14 @@ const std::vector<Row>& rows() {
       {Mezo<PrefixTuning>{prefix}, before},
       {Zofo<LowRank>{.module = {3, 6}}, updates},
       {Zofo<PrefixTuning>{.module = prefix}, before},
+      {Zofo<PromptTuning>{.module = {.tokens = 2}}, {"virtual_tokens"}},
+      {Zofo<Meft1>{.module = {.bottleneck = 4, .options = options}}, reversible},
       // Beyond the registry's: the other coupling, factors as peft has them, sums of products beside layers.
       {Meft1{.bottleneck = 4, .options = with_maps}, in_layer(adapter("mlp_adapter")) + beside + mix},
       {Meft2{.bottleneck = 4, .options = with_maps}, in_layer(adapter("mlp_adapter")) + beside + mix},
       {Meft1{.beta = {1, 2}, .options = with_maps, .inside = alore}, maps + beside + mix},
-      {Ia3{.attended = true}, more_factors},
-      {Meft1{.options = options, .inside = Ia3{.attended = true}}, more_factors + mix},
+      {Ia3{.form = Ia3::Form::bert}, more_factors},
+      {Meft1{.options = options, .inside = Ia3{.form = Ia3::Form::bart}}, other_factors + mix},
       {Meft1{.bottleneck = 4, .lambda = {-1, 4}, .options = balanced}, reversible},
       {Meft2{.bottleneck = 4, .options = balanced}, reversible},
       {Meft3{.bottleneck = 4, .options = balanced},
@@ -376,7 +380,7 @@ TEST_CASE("methods: exact streams give the bits of stored ones") {
     CHECK(Subject(method, false, 3).bits() == exact);
     ++checked;
   }
-  CHECK(checked == 28);
+  CHECK(checked == 29);
 }
 
 TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, and takes no factor beside it") {

@@ -90,6 +90,17 @@ class PeftNames {
   const PeftForm* form_;
 };
 
+/// A projection's name in a layer.
+inline const char* name_of(const model::TransformerSpec& spec, PeftSign::Of projection) {
+  const auto& names = *spec.layer_names;
+  switch (projection) {
+    case PeftSign::Of::query: return names.query;
+    case PeftSign::Of::key: return names.key;
+    case PeftSign::Of::value: return names.value;
+    default: return names.output;
+  }
+}
+
 /// A number as an integer where it is one.
 inline nlohmann::json number_of(double value) {
   if (value == std::floor(value) && std::fabs(value) < 1e15) return static_cast<std::int64_t>(value);
@@ -214,15 +225,13 @@ struct PeftAdapter {
   /// That of the configuration, with what the tensors of such a model say of it.
   AnyMethod method(const model::TransformerSpec& spec, Where where = Where::current()) const {
     auto out = peft_method(config, where);
-    const auto* form = meft::peft_form(out);
-    const detail::PeftNames names(spec, *form);
     const auto there = weights.names();
-    for (const auto& tensor : form->tensors) {
-      if (tensor.option.empty()) continue;
-      const std::string reader = names.reader(tensor), end = "." + reader + "." + std::string(tensor.theirs);
-      if (!reader.empty() &&
-          std::any_of(there.begin(), there.end(), [&](const std::string& name) { return name.ends_with(end); }))
-        (void)set_option(out, tensor.option, tensor.value);
+    for (const auto& sign : meft::peft_form(out)->signs) {
+      const auto has = [&](PeftSign::Of projection) {
+        const std::string end = "." + std::string(detail::name_of(spec, projection)) + "." + std::string(sign.theirs);
+        return std::any_of(there.begin(), there.end(), [&](const std::string& name) { return name.ends_with(end); });
+      };
+      if (has(sign.first) && has(sign.second)) (void)set_option(out, sign.option, sign.value);
     }
     return out;
   }

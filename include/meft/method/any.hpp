@@ -256,6 +256,7 @@ inline StackOptions* stack_of(AnyMethod& method) {
   return std::visit(
       [](auto& m) -> StackOptions* {
         if constexpr (requires { m.options.stack; }) return &m.options.stack;
+        else if constexpr (requires { m.module.options.stack; }) return &m.module.options.stack;
         else return nullptr;
       },
       method);

@@ -283,13 +283,12 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method
   return chain;
 }
 
-/// MEFT on a whole model: freezes and packs it, then couples its layers.
+namespace detail {
+
+/// The layers of a model, coupled.
 template <class Model, MeftMethod Method>
-auto adapt(Model& model, const Method& method, const AdaptOptions& options = {}, Where where = Where::current()) {
-  require(!options.recompute, {"meft: reversible layers keep no activations that could be recomputed", where});
-  detail::train_none(model, options);
-  nn::pack<typename Model::value_type, typename Model::backend>(model);
-  return detail::body_of(model, [&](auto& layers) {
+auto coupled_body(Model& model, const Method& method, const AdaptOptions& options, Where where) {
+  return body_of(model, [&](auto& layers) {
     auto own = method;
     auto& reversible = own.options.reversible_layers;  // the smaller of two lists may be reversible as a whole
     if (!model.decoder_layers.empty() &&
@@ -297,6 +296,17 @@ auto adapt(Model& model, const Method& method, const AdaptOptions& options = {},
       reversible = std::min(reversible, static_cast<Index>(layers.size()));
     return couple(layers, own, options, where);
   });
+}
+
+}  // namespace detail
+
+/// MEFT on a whole model: freezes and packs it, then couples its layers.
+template <class Model, MeftMethod Method>
+auto adapt(Model& model, const Method& method, const AdaptOptions& options = {}, Where where = Where::current()) {
+  require(!options.recompute, {"meft: reversible layers keep no activations that could be recomputed", where});
+  detail::train_none(model, options);
+  nn::pack<typename Model::value_type, typename Model::backend>(model);
+  return detail::coupled_body(model, method, options, where);
 }
 
 }  // namespace meft

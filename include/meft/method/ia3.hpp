@@ -6,11 +6,18 @@
 
 namespace meft {
 
-/// A factor for each feature of keys, values and the feed-forward block's hidden layer, one at the start; cross
-/// attention has its own. `attended`: also of what attention's last projection reads, as PyPI's peft has it for BERT
-/// unless it is told otherwise.
+/// A factor for each feature of the feed-forward block's hidden layer and of what the form says, one at the start;
+/// cross attention has its own.
 struct Ia3 {
-  bool attended = false;
+  /// Keys and values, as the paper has it and PyPI's peft for Llama, Mistral and T5; what peft has for others unless it
+  /// is told otherwise: for BERT and RoBERTa, keys, values and what attention's last projection reads; for OPT, queries
+  /// and keys; for BART, Qwen and Gemma, queries and values.
+  enum class Form { paper, bert, opt, bart };
+  Form form = Form::paper;
+
+  bool queries() const { return form == Form::opt || form == Form::bart; }
+  bool keys() const { return form != Form::bart; }
+  bool values() const { return form != Form::opt; }
 };
 
 template <>
@@ -20,30 +27,53 @@ struct Described<Ia3> {
   static void options(auto& m, auto&& visit) {
     visit(
         Option{.name = "ia3-form",
-               .help = "what has factors: paper, or peft: for BERT as peft, what attention's last projection reads too",
+               .help = "what has factors beside hidden features: paper: keys, values; or by itself PyPI's peft: peft: "
+                       "for BERT, what attention's last projection reads too; peft-opt: queries, keys; peft-bart: "
+                       "queries, values (BART, Qwen, Gemma)",
                .stated = Stated::changed},
-        OneOf{"paper|peft", [](std::string_view s) { return s == "peft"; },
-              [](bool attended) { return attended ? "peft" : "paper"; }},
-        m.attended);
+        OneOf{"paper|peft|peft-opt|peft-bart",
+              [](std::string_view name) {
+                return name == "peft"        ? Ia3::Form::bert
+                       : name == "peft-opt"  ? Ia3::Form::opt
+                       : name == "peft-bart" ? Ia3::Form::bart
+                                             : Ia3::Form::paper;
+              },
+              [](Ia3::Form form) {
+                return form == Ia3::Form::bert   ? "peft"
+                       : form == Ia3::Form::opt  ? "peft-opt"
+                       : form == Ia3::Form::bart ? "peft-bart"
+                                                 : "paper";
+              }},
+        m.form);
   }
   static Index added(const Ia3&, Index) { return 0; }
   using Shape = PeftTensor::Shape;
   static constexpr PeftTensor tensors[] = {{"hidden_scale", "ia3_l", Shape::hidden},
-                                           {"attended_scale", "ia3_l", Shape::attended, "ia3-form", "peft"},
-                                           {"cross_attended_scale", "ia3_l", Shape::cross_attended, "ia3-form", "peft"},
+                                           {"attended_scale", "ia3_l", Shape::attended},
+                                           {"cross_attended_scale", "ia3_l", Shape::cross_attended},
                                            {"scale", "ia3_l", Shape::column}};
   static constexpr std::string_view without[] = {"fan_in_fan_out"};
-  static constexpr PeftForm peft{"IA3", tensors, without};
+  using Of = PeftSign::Of;
+  static constexpr PeftSign signs[] = {{Of::output, Of::output, "ia3_l", "ia3-form", "peft"},
+                                       {Of::query, Of::key, "ia3_l", "ia3-form", "peft-opt"},
+                                       {Of::query, Of::value, "ia3_l", "ia3-form", "peft-bart"}};
+  static constexpr PeftForm peft{.type = "IA3", .tensors = tensors, .without = without, .signs = signs};
   static void peft_numbers(auto&, auto&&) {}
   /// What the factors multiply, and the hidden layer's gradient behind them and times what they multiplied.
-  static Kept kept(const Ia3&, const StepSizes& s) { return {2 * s.keys(), s.ffn, s.gated ? s.ffn : 2 * s.ffn}; }
+  static Kept kept(const Ia3& m, const StepSizes& s) {
+    const Index others = (m.keys() + m.values()) * s.keys();
+    return {m.queries() * s.queries() + others, s.ffn, s.gated ? s.ffn : 2 * s.ffn};
+  }
 };
 
 template <Real T, Backend B>
 void insert(const ChangedLayers<T, B>& layers, const Ia3& method, const AdaptOptions&) {
   const auto scaled = [&](nn::MultiHeadAttention<T, B>& attention) {
-    for (auto* linear : {&attention.key, &attention.value}) linear->update = nn::Scale<T, B>::ones(linear->out());
-    if (method.attended) attention.attended_scale = Parameter<T, B>::ones({attention.output.in()});
+    const auto add = [](nn::Linear<T, B>& to) { to.update = nn::Scale<T, B>::ones(to.out()); };
+    if (method.queries()) add(attention.query);
+    if (method.keys()) add(attention.key);
+    if (method.values()) add(attention.value);
+    if (method.form == Ia3::Form::bert) attention.attended_scale = Parameter<T, B>::ones({attention.output.in()});
   };
   for (auto* layer : layers) {
     scaled(layer->attention);

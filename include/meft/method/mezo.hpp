@@ -71,7 +71,7 @@ struct Described<Mezo<Inside>> {
   }
   /// Images start from no words.
   static void suit(Mezo<Inside>& m, const FamilyFacts& family) {
-    if constexpr (prefix) suit_start(m.inside, family);
+    if constexpr (prefix) suit_start(m.inside.start, family);
   }
   static Recipe recipe(const Mezo<Inside>& m) {
     return {.rate = whole    ? 1e-6

@@ -64,11 +64,17 @@ struct PeftTensor {
   };
   std::string_view ours, theirs;
   Shape shape = Shape::same;
-  std::string_view option = "", value = "";  // that the method has where a file has such a tensor
 
   bool row() const { return shape >= Shape::hidden; }
 };
-/// A method in peft's files: its type in adapter_config.json, tensors, and options there that it must not have.
+/// The value that an option has where a file has tensors that end so of both projections.
+struct PeftSign {
+  enum class Of { query, key, value, output };
+  Of first, second;
+  std::string_view theirs, option, value;
+};
+/// A method in peft's files: its type in adapter_config.json, tensors, options there that it must not have, and what
+/// the tensors say of its own; the last sign counts.
 struct PeftForm {
   std::string_view type;
   std::span<const PeftTensor> tensors;
@@ -76,6 +82,7 @@ struct PeftForm {
   /// Its tensors [rows, n] are columns of one, `prompt_embeddings`, layer after layer: of models with one list of
   /// layers that read words.
   bool joined = false;
+  std::span<const PeftSign> signs{};
 };
 
 /// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;

@@ -36,12 +36,6 @@ struct Described<PrefixTuning> {
   static void peft_numbers(auto& m, auto&& visit) { visit("num_virtual_tokens", m.tokens); }
 };
 
-/// Images start from no words.
-inline void suit_start(PrefixTuning& method, const FamilyFacts& family) {
-  const auto& type = family.model_type;
-  if (type == "vit" || type == "deit" || type == "dinov2") method.start = TokenStart::random;
-}
-
 /// N(0, 1), as PyPI's peft has them.
 template <Real T, Backend B>
 void insert(const ChangedLayers<T, B>& layers, const PrefixTuning& method, const AdaptOptions& options) {

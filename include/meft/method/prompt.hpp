@@ -31,7 +31,8 @@ struct Described<PromptTuning> {
   static Index activation(const PromptTuning& m, const StepSizes& s) {
     auto longer = s;
     longer.tokens += m.tokens * s.sequences;
-    return longer.plain(s.layer(), s.layer(), longer.gradients(2)) + longer.tokens * s.norm();
+    const Index normed = s.causal ? 0 : longer.tokens * s.norm();  // the embeddings of most encoders are
+    return longer.plain(s.layer(), s.layer(), longer.gradients(2)) + normed;
   }
   /// The authors' rate is 0.3, of rows alone: a head that is new does not learn at it.
   static Recipe recipe(const PromptTuning&) { return {.rate = 1e-2}; }
@@ -40,18 +41,19 @@ struct Described<PromptTuning> {
   static void peft_numbers(auto& m, auto&& visit) { visit("num_virtual_tokens", m.tokens); }
 };
 
+namespace detail {
+
 template <class Model>
-auto adapt(Model& model, const PromptTuning& method, const AdaptOptions& options = {}) {
+void add_prompts(Model& model, const PromptTuning& method, std::uint64_t seed) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
-  detail::train_none(model, options);
   const auto add = [&](auto& embeddings, Index width, std::uint32_t list) {
-    const Key key{options.seed, detail::virtual_site + list, 0};
+    const Key key{seed, virtual_site + list, 0};
     auto rows = Parameter<T, B>::empty({method.tokens, width});
     if (method.start == TokenStart::random) fill_normal(rows.value(), key, 1.0);
     else {
       const UseScope use(Use::parameter);
-      const auto ids = Tensor<std::int32_t, B>::from({method.tokens}, detail::some_words(model, method.tokens, key));
+      const auto ids = Tensor<std::int32_t, B>::from({method.tokens}, some_words(model, method.tokens, key));
       rows.value() = (model.embeddings->words(ids) * T(model.embeddings->spec.scale)).value();
     }
     embeddings.prompt = nn::VirtualTokens<T, B>{rows};
@@ -60,6 +62,14 @@ auto adapt(Model& model, const PromptTuning& method, const AdaptOptions& options
   if (model.patches) add(*model.patches, model.spec.width, 0);
   if (model.embeddings) add(*model.embeddings, words, 0);
   if (model.decoder_embeddings) add(*model.decoder_embeddings, words, 1);
+}
+
+}  // namespace detail
+
+template <class Model>
+auto adapt(Model& model, const PromptTuning& method, const AdaptOptions& options = {}) {
+  detail::train_none(model, options);
+  detail::add_prompts(model, method, options.seed);
   return detail::plain_body(model, options);
 }
 

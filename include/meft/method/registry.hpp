@@ -31,10 +31,10 @@ struct Joined<MethodList<A...>, MethodList<B...>, MethodList<C...>> {
 
 }  // namespace detail
 
-using Methods =
-    detail::Joined<MethodList<Full, HeadOnly, BitFit, Houlsby>, InsertedMethods,
-                   MethodList<PromptTuning, Unipt, Lst, Qst, Sherl, Losa, Fpt, Meft1, Meft2, Meft3, Mezo<Full>,
-                              Mezo<LowRank>, Mezo<PrefixTuning>, Zofo<LowRank>, Zofo<PrefixTuning>>>::type;
+using Methods = detail::Joined<
+    MethodList<Full, HeadOnly, BitFit, Houlsby>, InsertedMethods,
+    MethodList<PromptTuning, Unipt, Lst, Qst, Sherl, Losa, Fpt, Meft1, Meft2, Meft3, Mezo<Full>, Mezo<LowRank>,
+               Mezo<PrefixTuning>, Zofo<LowRank>, Zofo<PrefixTuning>, Zofo<PromptTuning>, Zofo<Meft1>>>::type;
 
 /// What the program does without --method, and what it compares methods with.
 using DefaultMethod = Meft1;

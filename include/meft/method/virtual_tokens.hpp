@@ -25,6 +25,12 @@ inline constexpr OneOf token_starts{
     "random|words", [](std::string_view s) { return s == "words" ? TokenStart::words : TokenStart::random; },
     [](TokenStart s) { return s == TokenStart::words ? "words" : "random"; }};
 
+/// Images start from no words.
+inline void suit_start(TokenStart& start, const FamilyFacts& family) {
+  const auto& type = family.model_type;
+  if (type == "vit" || type == "deit" || type == "dinov2") start = TokenStart::random;
+}
+
 namespace detail {
 
 constexpr std::uint32_t virtual_site = 0x70000000u;  // and above: what virtual tokens are drawn from
