@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <meft/backend/cpu/kernels.hpp>
+#include <meft/backend/kernels/bottleneck.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/io/file.hpp>
 #include <meft/reversible/reports.hpp>
@@ -130,8 +131,8 @@ void run(const Options& o) {
     layer_norm(B{}, rows, width, a.data(), gamma.data(), beta.data(), 1e-5f, y.data(), mean.data(), rstd.data());
   });
   table.add("residual dropout layer norm", 4 * array, [&] {
-    residual_norm(B{}, rows, width, a.data(), b.data(), 0.1, key, 0, gamma.data(), beta.data(), 1e-5f, s.data(),
-                  y.data(), mean.data(), rstd.data());
+    residual_norm(B{}, rows, width, a.data(), b.data(), static_cast<const float*>(nullptr), 0.1, key, 0, gamma.data(),
+                  beta.data(), 1e-5f, s.data(), y.data(), mean.data(), rstd.data());
   });
   const auto centre = std::as_const(mean).data(), spread = std::as_const(rstd).data();
   table.add("layer norm backward", 3 * array,
@@ -181,6 +182,19 @@ void run(const Options& o) {
     }
   }
 
+  if constexpr (!B::on_host) {
+    constexpr Index inner = 8;
+    const auto down = bench::random<B>({inner, width}, 6), up = bench::random<B>({width, inner}, 7),
+               bias = bench::random<B>({inner}, 8);
+    Tensor<float, B> z({rows, inner}), by_down({inner, width}), by_up({width, inner}), by_bias({inner});
+    const BottleneckWeights<float> weights{width, inner, down.data(), bias.data(), up.data(), gamma.data()};
+    table.add("bottleneck", 2 * array,
+              [&] { bottleneck(B{}, Activation::gelu, rows, weights, a.data(), z.data(), y.data()); });
+    table.add("bottleneck backward", 3 * array, [&] {
+      bottleneck_backward(B{}, Activation::gelu, rows, weights, a.data(), std::as_const(z).data(), b.data(), false,
+                          y.data(), {by_down.data(), by_bias.data(), by_up.data(), sums.data()});
+    });
+  }
   const auto labels = numbers<B>(rows, width), places = numbers<B>(rows, rows);
   table.add("cross entropy", array,
             [&] { cross_entropy(B{}, rows, width, a.data(), labels.data(), -100, mean.data(), rstd.data()); });

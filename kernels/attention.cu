@@ -273,7 +273,14 @@ void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span
                  static_cast<Index>(by_query.count()), spec.scale, static_cast<const T*>(by_tile), dbias);
 }
 
+template <Backend B, Real T>
+bool attention_rounds(B, [[maybe_unused]] const AttentionSpec<T>& spec) {
+  if constexpr (sizeof(T) == 4) return cuda::mma::takes(spec);
+  else return false;
+}
+
 #define EVERY(T)                                                                                                    \
+  template bool attention_rounds(Cuda, const AttentionSpec<T>&);                                                    \
   template void attention(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, T*, T*); \
   template void attention_backward(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, \
                                    const T*, const T*, const T*, T*, T*, T*, T*);

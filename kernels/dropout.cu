@@ -1,6 +1,7 @@
 // Owns: dropout with the masks of the CPU, alone, after a function and added: include/meft/backend/kernels/dropout.hpp.
 // A thread takes the four elements of one Philox block.
 #include <dropped.cuh>
+#include <type_traits>
 
 #include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/dropout.hpp>
@@ -14,8 +15,8 @@ namespace cuda {
 namespace {
 
 /// Element `start` + i of the stream of random bits belongs to out[i]; the first block may begin before it.
-template <class F, class T, class... In>
-__global__ void drop(F f, Index n, Index count, Keep<T> keep, MovingKey moving, std::uint64_t start, T* out,
+template <class F, class T, class U, class... In>
+__global__ void drop(F f, Index n, Index count, Keep<U> keep, MovingKey moving, std::uint64_t start, T* out,
                      const In*... in) {
   const Key key = moving.now();
   const Index skip = static_cast<Index>(start % 4);
@@ -23,18 +24,18 @@ __global__ void drop(F f, Index n, Index count, Keep<T> keep, MovingKey moving, 
     const auto words = philox(key, start / 4 + static_cast<std::uint64_t>(b));
     for (int k = 0; k < 4; ++k) {
       const Index i = 4 * b + k - skip;
-      if (0 <= i && i < n) out[i] = keep(f(in[i]...), words[static_cast<std::size_t>(k)]);
+      if (0 <= i && i < n) out[i] = static_cast<T>(keep(f(in[i]...), words[static_cast<std::size_t>(k)]));
     }
   }
 }
 
 /// The same for whole blocks of aligned floats.
-template <class F, class... In>
-__global__ void drop_packs(F f, Index count, Keep<float> keep, MovingKey moving, std::uint64_t block, Pack<float>* out,
+template <class F, class T, class... In>
+__global__ void drop_packs(F f, Index count, Keep<float> keep, MovingKey moving, std::uint64_t block, Some<T, 4>* out,
                            const Pack<In>*... in) {
   const auto apply = [&](const auto& words, const Pack<In>... x) {  // by value: a pack is one access
-    Pack<float> y;
-    for (int k = 0; k < 4; ++k) y.at[k] = keep(f(x.at[k]...), words[static_cast<std::size_t>(k)]);
+    Some<T, 4> y;
+    for (int k = 0; k < 4; ++k) y.at[k] = static_cast<T>(keep(f(x.at[k]...), words[static_cast<std::size_t>(k)]));
     return y;
   };
   const Key key = moving.now();
@@ -43,37 +44,38 @@ __global__ void drop_packs(F f, Index count, Keep<float> keep, MovingKey moving,
 }
 
 template <class T>
-__global__ void add_drop(Index n, bool packed, Dropped<T> dropped, const T* x, const T* t, T* y) {
+__global__ void add_drop(Index n, bool packed, Dropped<T> dropped, const T* x, const T* t, const T* also, T* y) {
   const Line line{n, packed};
   for (Index i = first() * Pack<T>::width; i < n; i += stride() * Pack<T>::width)
-    line.write(y, i, dropped.add(line.read(x, i), line.read(t, i), i));
+    line.write(y, i, dropped.add(line, x, t, also, 0, i));
 }
 
 }  // namespace
 
 }  // namespace cuda
 
-template <Backend B, class F, Real T, class... In>
+template <Backend B, class F, Scalar T, class... In>
 void map_dropped(B, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in) {
   if (n == 0) return;
-  const Keep<T> keep(p);
+  using U = std::common_type_t<In...>;
+  const Keep<U> keep(p);
   const cuda::MovingKey moving(key);
-  if constexpr (sizeof(T) == 4)
+  if constexpr (sizeof(U) == 4)
     if (first % 4 == 0 && n % 4 == 0 && cuda::aligned(out, in...))
-      return cuda::launch(cuda::drop_packs<F, In...>, cuda::blocks(n / 4), cuda::threads, 0, cuda::stream(), f, n / 4,
-                          keep, moving, first / 4, reinterpret_cast<cuda::Pack<T>*>(out),
+      return cuda::launch(cuda::drop_packs<F, T, In...>, cuda::blocks(n / 4), cuda::threads, 0, cuda::stream(), f,
+                          n / 4, keep, moving, first / 4, reinterpret_cast<cuda::Some<T, 4>*>(out),
                           reinterpret_cast<const cuda::Pack<In>*>(in)...);
   const Index count = (n + static_cast<Index>(first % 4) + 3) / 4;
-  cuda::launch(cuda::drop<F, T, In...>, cuda::blocks(count), cuda::threads, 0, cuda::stream(), f, n, count, keep,
+  cuda::launch(cuda::drop<F, T, U, In...>, cuda::blocks(count), cuda::threads, 0, cuda::stream(), f, n, count, keep,
                moving, first, out, in...);
 }
 
 template <Backend B, Real T>
-void add_dropped(B, Index n, const T* x, const T* t, T* y, double p, Key key, std::uint64_t first) {
+void add_dropped(B, Index n, const T* x, const T* t, T* y, double p, Key key, std::uint64_t first, const T* also) {
   if (n == 0) return;
   constexpr Index width = cuda::Pack<T>::width;
   cuda::launch(cuda::add_drop<T>, cuda::blocks((n + width - 1) / width), cuda::threads, 0, cuda::stream(), n,
-               n % width == 0 && cuda::aligned(x, t, y), cuda::Dropped<T>(p, key, first), x, t, y);
+               n % width == 0 && cuda::aligned(x, t, also, y), cuda::Dropped<T>(p, key, first), x, t, also, y);
 }
 
 /// What ops call of each activation, in T. To ask for a function's address has it compiled, with its kernels.
@@ -82,14 +84,19 @@ class EveryDropped {
  public:
   EveryDropped() {
     of<T>(Identity{});
+    if constexpr (sizeof(T) == 4) to<bf16, T>(Identity{});
     activations(Activations{});
   }
 
  private:
   template <class... In, class F>
-  static void of(const F&) {
-    void (*volatile address)(Cuda, const F&, Index, T*, double, Key, std::uint64_t, const In*...) =
-        map_dropped<Cuda, F, T, In...>;
+  static void of(const F& f) {
+    to<T, In...>(f);
+  }
+  template <class To, class... In, class F>
+  static void to(const F&) {
+    void (*volatile address)(Cuda, const F&, Index, To*, double, Key, std::uint64_t, const In*...) =
+        map_dropped<Cuda, F, To, In...>;
     static_cast<void>(address);
   }
   template <class... F>
@@ -101,7 +108,8 @@ class EveryDropped {
 template class EveryDropped<float>;
 template class EveryDropped<double>;
 
-template void add_dropped(Cuda, Index, const float*, const float*, float*, double, Key, std::uint64_t);
-template void add_dropped(Cuda, Index, const double*, const double*, double*, double, Key, std::uint64_t);
+template void add_dropped(Cuda, Index, const float*, const float*, float*, double, Key, std::uint64_t, const float*);
+template void add_dropped(Cuda, Index, const double*, const double*, double*, double, Key, std::uint64_t,
+                          const double*);
 
 }  // namespace meft

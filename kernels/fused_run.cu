@@ -112,19 +112,29 @@ class Call {
     ids_.push_back(id);
     data_.push_back(const_cast<void*>(data));
   }
-  /// The call's rows of queries, or of keys, rounded.
-  void give_rounded(Id id, const float* x, bool keys) {
+  /// The call's rows of queries, or of keys, rounded: to be, or already.
+  void give_rounded(Id id, const float* x, bool keys, const bf16* rounded = nullptr) {
+    if (rounded && !padding_) return give(id, rounded + before(keys));
     bf16* const to = room(id, keys);
-    round_to(elements(keys), x + before(keys), to);
+    if (rounded) Cuda::copy(to, rounded + before(keys), static_cast<std::size_t>(elements(keys)) * sizeof(bf16));
+    else round_to(elements(keys), x + before(keys), to);
     if (padding_) Cuda::zero(to + elements(keys), static_cast<std::size_t>(padding_) * sizeof(bf16));
   }
-  /// Room for a result; `take` gives it back in float.
-  bf16* room(Id id, bool keys) {
+  /// Room for a result, which `take` gives back: where it is wanted rounded, if there are no rows that were added.
+  bf16* room(Id id, bool keys, bf16* rounded = nullptr) {
+    if (rounded && !padding_) {
+      give(id, rounded + before(keys));
+      return rounded + before(keys);
+    }
     buffers_.push_back(Buffer(Cuda::pool(), static_cast<std::size_t>(elements(keys) + padding_) * sizeof(bf16)));
     give(id, buffers_.back().data());
     return static_cast<bf16*>(buffers_.back().data());
   }
-  void take(const bf16* x, float* to, bool keys) const { round_to(elements(keys), x, to + before(keys)); }
+  void take(const bf16* x, float* to, bool keys, bf16* rounded = nullptr) const {
+    if (to) round_to(elements(keys), x, to + before(keys));
+    if (rounded && x != rounded + before(keys))
+      Cuda::copy(rounded + before(keys), x, static_cast<std::size_t>(elements(keys)) * sizeof(bf16));
+  }
   /// lse of the call's first row on, to be read or to be written by `run`: by a copy where it begins elsewhere than at
   /// 16 bytes, as cuDNN wants tensors to, or has no room for rows that were added.
   void give_lse(const float* x, bool read) {
@@ -178,10 +188,10 @@ bool attention(const AttentionSpec<float>& spec, Index spans, const Span* span, 
   call.give_rounded(Id::q, q, false);
   call.give_rounded(Id::k, k, true);
   call.give_rounded(Id::v, v, true);
-  const bf16* const result = call.room(Id::out, false);
+  const bf16* const result = call.room(Id::out, false, spec.rounded.out);
   call.give_lse(lse, false);
   call.run(*plan);
-  call.take(result, out, false);
+  call.take(result, out, false, spec.rounded.out);
   return true;
 }
 
@@ -208,19 +218,21 @@ bool attention_backward(const AttentionSpec<float>& spec, Index spans, const Spa
   call.give_rounded(Id::k, k, true);
   call.give_rounded(Id::v, v, true);
   call.give_rounded(Id::out, out, false);
-  call.give_rounded(Id::dout, dout, false);
+  const auto& rounded = spec.rounded;
+  call.give_rounded(Id::dout, dout, false, rounded.dout);
   call.give_lse(lse, true);
   const Buffer sums(Cuda::pool(),
                     static_cast<std::size_t>(shape->batch * shape->heads * shape->queries) * sizeof(float));
   call.give(Id::row_sums, sums.data());
   const float one = 1;
   call.give(Id::one, &one);
-  const bf16 *const q_result = call.room(Id::dq, false), *const k_result = call.room(Id::dk, true),
-                    *const v_result = call.room(Id::dv, true);
+  const bf16 *const q_result = call.room(Id::dq, false, rounded.dq),
+                    *const k_result = call.room(Id::dk, true, rounded.dk),
+                    *const v_result = call.room(Id::dv, true, rounded.dv);
   call.run(*plan);
-  call.take(q_result, dq, false);
-  call.take(k_result, dk, true);
-  call.take(v_result, dv, true);
+  call.take(q_result, dq, false, rounded.dq);
+  call.take(k_result, dk, true, rounded.dk);
+  call.take(v_result, dv, true, rounded.dv);
   return true;
 }
 

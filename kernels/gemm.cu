@@ -167,7 +167,8 @@ bool multiply(const Multiplication& m) {
   const Operand first(m.depth, m.columns, m.b), second(m.rows, m.depth, m.a);  // Bᵀ, Aᵀ
   const Operand result(m.rows, m.columns, {static_cast<const std::byte*>(m.c), m.ldc, 1});
   Description product;
-  check(cublasLtMatmulDescCreate(product.out(), wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, m.result),
+  check(cublasLtMatmulDescCreate(product.out(), wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                 wide ? CUDA_R_64F : CUDA_R_32F),
         "cublasLtMatmulDescCreate");
   set(product, CUBLASLT_MATMUL_DESC_TRANSA, static_cast<std::int32_t>(first.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
   set(product, CUBLASLT_MATMUL_DESC_TRANSB, static_cast<std::int32_t>(second.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));

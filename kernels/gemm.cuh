@@ -12,7 +12,7 @@ enum class Epilogue { none, relu, gelu_tanh };
 
 /// C[rows, columns] = A·B + start, row-major, operands of one type.
 struct Multiplication {
-  cudaDataType operands, result;
+  cudaDataType operands, result;  // a result in bf16 has no bias and starts at zero
   Index rows, columns, depth;
   Strided<std::byte> a, b;  // steps in elements
   void* c;
@@ -24,8 +24,9 @@ struct Multiplication {
   void* before = nullptr;  // with gelu_tanh: its argument, as C
 };
 
-/// Enqueues it. Sums are in the result's type. The algorithm of a shape is chosen once and kept, so that the same
-/// product has the same bits whenever it is run. False, with nothing done, where no algorithm has the epilogue.
+/// Enqueues it. Sums are in double where the result is, else in float. The algorithm of a shape is chosen once and
+/// kept, so that the same product has the same bits whenever it is run. False, with nothing done, where no algorithm
+/// has the epilogue.
 bool multiply(const Multiplication& m);
 
 /// The epilogue for f, where this device is to use it. Before architecture 9.0 NVIDIA's kernels are slower with it than

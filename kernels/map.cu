@@ -17,14 +17,15 @@ namespace {
 
 template <class F, class T, class... In>
 __global__ void map_elements(F f, Index begin, Index n, T* out, const In*... in) {
-  for (Index i = begin + first(); i < n; i += stride()) out[i] = f(in[i]...);
+  for (Index i = begin + first(); i < n; i += stride()) out[i] = static_cast<T>(f(in[i]...));
 }
 
+/// As many elements as fill 16 bytes of what is written.
 template <class F, class T, class... In>
-__global__ void map_packs(F f, Index packs, Pack<T>* out, const Pack<In>*... in) {
-  const auto apply = [&f](const Pack<In>... x) {  // by value: a pack is one access
+__global__ void map_packs(F f, Index packs, Pack<T>* out, const Some<In, Pack<T>::width>*... in) {
+  const auto apply = [&f](const Some<In, Pack<T>::width>... x) {  // by value: a pack is one access, or two
     Pack<T> y;
-    for (int j = 0; j < Pack<T>::width; ++j) y.at[j] = f(x.at[j]...);
+    for (int j = 0; j < Pack<T>::width; ++j) y.at[j] = static_cast<T>(f(x.at[j]...));
     return y;
   };
   for (Index i = first(); i < packs; i += stride()) out[i] = apply(in[i]...);
@@ -83,13 +84,14 @@ template <Backend B, class F, class T, class... In>
 void map(B, const F& f, Index n, T* out, const In*... in) {
   if (n == 0) return;
   Index begin = 0;
-  if constexpr (((sizeof(In) == sizeof(T)) && ...))
+  if constexpr (((sizeof(In) >= sizeof(T)) && ...))
     if (cuda::aligned(out, in...)) {
       const Index packs = n / cuda::Pack<T>::width;
       begin = packs * cuda::Pack<T>::width;
       if (packs)
         cuda::launch(cuda::map_packs<F, T, In...>, cuda::blocks(packs), cuda::threads, 0, cuda::stream(), f, packs,
-                     reinterpret_cast<cuda::Pack<T>*>(out), reinterpret_cast<const cuda::Pack<In>*>(in)...);
+                     reinterpret_cast<cuda::Pack<T>*>(out),
+                     reinterpret_cast<const cuda::Some<In, cuda::Pack<T>::width>*>(in)...);
     }
   if (begin < n)
     cuda::launch(cuda::map_elements<F, T, In...>, cuda::blocks(n - begin), cuda::threads, 0, cuda::stream(), f, begin,
@@ -118,6 +120,7 @@ class Every {
     functions(Functions{});
     functions(Activations{});
     gates(Activations{});
+    if constexpr (sizeof(T) == 4) rounded(Activations{});
     operators(Operators{});
     of<T, T>(SquaredDifference{});
     of<T, T>(QuotientSlope<T>{});
@@ -130,8 +133,12 @@ class Every {
 
  private:
   template <class... In, class F>
-  static void of(const F&) {
-    void (*volatile address)(Cuda, const F&, Index, T*, const In*...) = map<Cuda, F, T, In...>;
+  static void of(const F& f) {
+    to<T, In...>(f);
+  }
+  template <class To, class... In, class F>
+  static void to(const F&) {
+    void (*volatile address)(Cuda, const F&, Index, To*, const In*...) = map<Cuda, F, To, In...>;
     static_cast<void>(address);
   }
   template <class F>
@@ -149,6 +156,12 @@ class Every {
     of<T>(f);
     if constexpr (F::needs_x || F::needs_y) of<T, T>(Slope<F>{});
     else of<T>(Slope<F>{});
+  }
+  template <class... F>
+  static void rounded(Functors<F...>) {
+    (to<bf16, T>(F{}), ...);
+    (to<bf16, T, T>(SlopeAt<F>{}), ...);
+    (of<T, T>(SlopeAt<F>{}), ...);
   }
   template <class... F>
   static void gates(Functors<F...>) {

@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(256, most <= 64 ? 2 : 1)
     // A query that sees no key has the result 0; one whose scores are all -∞ has NaN.
     const bool any = s.visible(span, i[r]) > s.outside(span, i[r]);
     const Index row = span.q + i[r];
-    store<most>(sum, r, any ? s.keep.scale / all : 0.0f, width, packed, lane, out + row * s.of.row() + p.at);
+    store<most>(sum, r, any ? s.keep.scale / all : 0.0f, width, packed, lane, row * s.of.row() + p.at, out,
+                s.of.rounded.out);
     if (lane.t == 0) lse[row * s.of.heads + p.head] = any ? (top[r] + log2f(all)) * ln_2 : 0.0f;
   });
 }
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
               *const keys = douts + rows * step<most>, *const values = keys + tile * step<most>;
   attend::Rows<float> slopes{reinterpret_cast<float*>(values + tile * step<most>), tile + 1};
   load<most>(q + p.at, s.of.row(), span.q + p.start, span.q + span.queries, rows, width, packed, queries);
-  load<most>(dout + p.at, s.of.row(), span.q + p.start, span.q + span.queries, rows, width, packed, douts);
+  load_dout<most>(s, dout, p.at, span.q + p.start, span.q + span.queries, rows, width, packed, douts);
   __syncthreads();
   const Held<most> query(queries, width, lane), dout_row(douts, width, lane);
 
@@ -170,7 +171,7 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
   }
   each<2>([&](int r) {
     if (i[r] < p.queries)
-      store<most>(sum, r, s.of.scale, width, packed, lane, dq + (span.q + i[r]) * s.of.row() + p.at);
+      store<most>(sum, r, s.of.scale, width, packed, lane, (span.q + i[r]) * s.of.row() + p.at, dq, s.of.rounded.dq);
   });
 }
 
@@ -202,7 +203,7 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
       if (!p.sight.some(q0, tile, p.start, rows)) continue;
       __syncthreads();
       load<most>(q + head * width, s.of.row(), span.q + q0, span.q + span.queries, tile, width, packed, queries);
-      load<most>(dout + head * width, s.of.row(), span.q + q0, span.q + span.queries, tile, width, packed, douts);
+      load_dout<most>(s, dout, head * width, span.q + q0, span.q + span.queries, tile, width, packed, douts);
       for (int j = static_cast<int>(threadIdx.x); j < tile; j += static_cast<int>(blockDim.x)) {
         // A query past the end weighs exp2(-∞).
         const bool there = q0 + j < p.queries;
@@ -235,8 +236,8 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
     const int key = mine + lane.g + 8 * r;
     if (key >= p.sight.keys) return;
     const Index at = (span.k + key) * s.of.key_row() + p.at_k;
-    store<most>(sum_k, r, s.of.scale, width, packed, lane, dk + at);
-    store<most>(sum_v, r, s.keep.scale, width, packed, lane, dv + at);
+    store<most>(sum_k, r, s.of.scale, width, packed, lane, at, dk, s.of.rounded.dk);
+    store<most>(sum_v, r, s.keep.scale, width, packed, lane, at, dv, s.of.rounded.dv);
   });
 }
 
@@ -266,7 +267,7 @@ void attention(const AttentionSpec<float>& spec, Index spans, const Span* span, 
   const int rows = spec.width <= 64 && longest > tile ? 2 * tile : tile;
   const Tasks tasks(rows, spans, span, [](const Span& x) { return x.queries; });
   if (!tasks.count()) return;
-  const bool packed = spec.width % 8 == 0 && aligned(q, k, v, out);
+  const bool packed = spec.width % 8 == 0 && aligned(q, k, v, out, spec.rounded.out);
   with_width(spec.width, [&]<int most>() {
     launch(forward<most>, dim3(tasks.count(), static_cast<unsigned>(spec.heads)), static_cast<unsigned>(2 * rows),
            bytes_of<most>(2 * tile), stream(), s, packed, tasks.device(), q, k, v, out, lse);
@@ -288,7 +289,8 @@ void attention_backward(const AttentionSpec<float>& spec, Index spans, const Spa
   const Buffer parts = bytes ? Buffer(Cuda::pool(), bytes) : Buffer();
   float* const by_tile = static_cast<float*>(parts.data());
   if (bytes) Cuda::zero(by_tile, bytes);
-  const bool packed = spec.width % 8 == 0 && aligned(q, k, v, dout, dq, dk, dv);
+  const auto& r = spec.rounded;
+  const bool packed = spec.width % 8 == 0 && aligned(q, k, v, dout, dq, dk, dv, r.dout, r.dq, r.dk, r.dv);
   const auto heads = static_cast<unsigned>(spec.heads), key_heads = static_cast<unsigned>(spec.heads / spec.group());
   with_width(spec.width, [&]<int most>() {
     if (by_query.count())

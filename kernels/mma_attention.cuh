@@ -95,6 +95,34 @@ __device__ void load(const float* from, Index row, Index begin, Index end, int r
   }
 }
 
+/// The same of rows that are rounded already.
+template <int most>
+__device__ void load(const bf16* from, Index row, Index begin, Index end, int rows, int width, bool packed, bf16* to) {
+  constexpr int eights = most / 8;
+  for (int i = static_cast<int>(threadIdx.x); i < rows * eights; i += static_cast<int>(blockDim.x)) {
+    const int r = i / eights, c = i % eights * 8;
+    if (c >= (width + 15) / 16 * 16) continue;
+    Some<bf16, 8> x;
+    each<8>([&](int k) { x.at[k].bits = 0; });
+    if (begin + r < end && c < width) {
+      const bf16* const at = from + (begin + r) * row + c;
+      if (packed) x = *reinterpret_cast<const Some<bf16, 8>*>(at);
+      else
+        each<8>([&](int k) {
+          if (c + k < width) x.at[k] = at[k];
+        });
+    }
+    *reinterpret_cast<Some<bf16, 8>*>(to + r * step<most> + c) = x;
+  }
+}
+/// The rows of dout from element `at` of a row on, as they are given.
+template <int most>
+__device__ void load_dout(const Spec<float>& s, const float* dout, Index at, Index begin, Index end, int rows,
+                          int width, bool packed, bf16* to) {
+  if (s.of.rounded.dout) load<most>(s.of.rounded.dout + at, s.of.row(), begin, end, rows, width, packed, to);
+  else load<most>(dout + at, s.of.row(), begin, end, rows, width, packed, to);
+}
+
 /// A left operand: 16 rows in shared memory, read again for each use, or held in registers.
 template <int most>
 struct Read {
@@ -153,18 +181,23 @@ __device__ void add_weighted(const float (&weight)[eights][4], const bf16* rows,
   });
 }
 
-/// Writes the lane's elements of row g + 8·half times `by`.
+/// Writes the lane's elements of row g + 8·half times `by`, at element `at` of what is there of the two.
 template <int most>
 __device__ void store(const float (&sum)[most / 8][4], int half, float by, int width, bool packed, const Lane& lane,
-                      float* row) {
+                      Index at, float* full, bf16* rounded) {
   each<most / 8>([&](int n) {
     const int c = 8 * n + 2 * lane.t;
     const float x = sum[n][2 * half] * by, y = sum[n][2 * half + 1] * by;
     if (packed) {
-      if (c < width) *reinterpret_cast<Pair*>(row + c) = {x, y};
-    } else {
-      if (c < width) row[c] = x;
-      if (c + 1 < width) row[c + 1] = y;
+      if (c >= width) return;
+      if (full) *reinterpret_cast<Pair*>(full + at + c) = {x, y};
+      if (rounded) *reinterpret_cast<Word*>(rounded + at + c) = pack(x, y);
+      return;
+    }
+    for (int k = 0; k < 2; ++k) {
+      if (c + k >= width) return;
+      if (full) full[at + c + k] = k ? y : x;
+      if (rounded) rounded[at + c + k] = bf16(k ? y : x);
     }
   });
 }

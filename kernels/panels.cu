@@ -89,9 +89,15 @@ bool Panels<Cuda, T>::multiply(const Product<T>& p, bool transposed, Then f, T* 
   require(p.a.column == 1 && p.a.row == p.depth, "packed product: the left operand's rows do not follow each other",
           p.a.row, p.a.column);
   const UseScope use(Use::workspace);
-  const Buffer left(Cuda::pool(), static_cast<std::size_t>(p.rows * p.depth) * sizeof(Kept));
-  auto* const rounded = static_cast<Kept*>(left.data());
-  cuda::round_to(p.rows * p.depth, p.a.data, rounded);
+  Buffer left;
+  const Kept* rounded = nullptr;
+  if constexpr (std::is_same_v<Kept, bf16>) rounded = p.rounded;
+  if (!rounded) {
+    left = Buffer(Cuda::pool(), static_cast<std::size_t>(p.rows * p.depth) * sizeof(Kept));
+    auto* const to = static_cast<Kept*>(left.data());
+    cuda::round_to(p.rows * p.depth, p.a.data, to);
+    rounded = to;
+  }
   const auto product = [&](const Product<T>& q, Strided<Kept> a, const Kept* weight, T* argument) {
     const Strided<Kept> w{weight, row, column};
     if constexpr (std::is_same_v<Kept, T>) {
@@ -99,14 +105,23 @@ bool Panels<Cuda, T>::multiply(const Product<T>& p, bool transposed, Then f, T* 
       own.a = a;
       gemm(Cuda{}, own, w);
     } else if (q.rows && q.columns && q.depth)
-      return cuda::multiply(cuda::Multiplication{CUDA_R_16BF, CUDA_R_32F, q.rows, q.columns, q.depth, cuda::bytes_of(a),
-                                                 cuda::bytes_of(w), q.c, q.ldc, q.start == Start::accumulate,
-                                                 q.start == Start::bias ? q.bias : nullptr, 1, epilogue, argument});
+      return cuda::multiply(cuda::Multiplication{
+          CUDA_R_16BF, q.rounded_c ? CUDA_R_16BF : CUDA_R_32F, q.rows, q.columns, q.depth, cuda::bytes_of(a),
+          cuda::bytes_of(w), q.rounded_c ? static_cast<void*>(q.rounded_c) : q.c, q.ldc, q.start == Start::accumulate,
+          q.start == Start::bias ? q.bias : nullptr, 1, epilogue, argument});
     return !f;
   };
   const Strided<Kept> a{rounded, p.depth, 1};
   if (!format_) return product(p, a, static_cast<const Kept*>(buffer_.data()), before);
 
+  if (p.rounded_c) {  // panels are added up in float
+    const Buffer sums(Cuda::pool(), static_cast<std::size_t>(p.rows * p.columns) * sizeof(float));
+    auto q = p;
+    q.c = static_cast<T*>(sums.data()), q.rounded_c = nullptr;
+    multiply(q, transposed);
+    cuda::round_to(p.rows * p.columns, static_cast<const T*>(q.c), p.rounded_c);
+    return true;
+  }
   const Index each = std::min(out_, std::max<Index>(16, cuda::most_decoded / in_ / 16 * 16));
   const Buffer panel(Cuda::pool(), static_cast<std::size_t>(each * in_) * sizeof(Kept));
   auto* const decoded = static_cast<Kept*>(panel.data());

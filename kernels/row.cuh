@@ -65,6 +65,18 @@ struct Line {
       if (i + k < n) row[i + k] = x.at[k];
   }
 
+  template <class T>
+  __device__ void write_rounded(bf16* row, Index i, const Pack<T>& x) const {
+    Some<bf16, Pack<T>::width> y;
+    for (int k = 0; k < Pack<T>::width; ++k) y.at[k] = bf16(static_cast<float>(x.at[k]));
+    if (packed) {
+      *reinterpret_cast<Some<bf16, Pack<T>::width>*>(row + i) = y;
+      return;
+    }
+    for (int k = 0; k < Pack<T>::width; ++k)
+      if (i + k < n) row[i + k] = y.at[k];
+  }
+
   /// f(i) for the first element of each pack of this thread.
   template <class T, class F>
   __device__ void each(const F& f) const {

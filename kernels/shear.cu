@@ -151,7 +151,7 @@ __global__ void unshear_words(Index n, Word* x, const F* f, Shear s, bool packed
 }
 
 template <class Word, class F>
-__global__ void widen(Index n, bool packed, const Word* x, F unit, F* v) {
+__global__ void widen(Index n, bool packed, const Word* x, F unit, F* v, bf16* rounded) {
   for (Index i = 4 * first(); i < n; i += 4 * stride()) {
     const int valid = static_cast<int>(n - i < 4 ? n - i : 4);
     Word from[4];
@@ -159,6 +159,12 @@ __global__ void widen(Index n, bool packed, const Word* x, F unit, F* v) {
     load<4>(x + i, packed, valid, from);
     for (int k = 0; k < 4; ++k) to[k] = static_cast<F>(from[k]) * unit;
     store<4>(v + i, packed, valid, to);
+    if (!rounded) continue;
+    Some<bf16, 4> narrow;
+    for (int k = 0; k < 4; ++k) narrow.at[k] = bf16(static_cast<float>(to[k]));
+    if (packed && valid == 4) *reinterpret_cast<Some<bf16, 4>*>(rounded + i) = narrow;
+    else
+      for (int k = 0; k < valid; ++k) rounded[i + k] = narrow.at[k];
   }
 }
 
@@ -224,11 +230,11 @@ void to_fixed(B, Index n, const F* v, Word* x, int fraction_bits, ShearSlot* slo
 }
 
 template <Backend B, class Word, Real F>
-void from_fixed(B, Index n, const Word* x, F* v, int fraction_bits) {
+void from_fixed(B, Index n, const Word* x, F* v, int fraction_bits, bf16* rounded) {
   const F unit = static_cast<F>(std::ldexp(1.0, -fraction_bits));
   if (n)
     cuda::launch(cuda::widen<Word, F>, cuda::blocks(n, 4 * cuda::threads), cuda::threads, 0, cuda::stream(), n,
-                 cuda::aligned(x, v), x, unit, v);
+                 cuda::aligned(x, v, rounded), x, unit, v, rounded);
 }
 
 template <Backend B, Real F>
@@ -248,7 +254,7 @@ void unshear_rounded(B, Index n, F* x, const F* f, Lambda lambda) {
   template void shear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*, ShearSlot*);   \
   template void unshear(Cuda, Index, Word*, const F*, Lambda, int, std::uint32_t*, ShearSlot*); \
   template void to_fixed(Cuda, Index, const F*, Word*, int, ShearSlot*);                        \
-  template void from_fixed(Cuda, Index, const Word*, F*, int);
+  template void from_fixed(Cuda, Index, const Word*, F*, int, bf16*);
 EVERY(std::int32_t, float)
 EVERY(std::int32_t, double)
 EVERY(std::int64_t, float)

@@ -3,6 +3,7 @@
 
 #include <launch.cuh>
 
+#include <meft/base/scalar.hpp>
 #include <meft/base/shape.hpp>
 
 namespace meft::cuda {
@@ -51,6 +52,11 @@ bool aligned(const T*... at) {
 template <class T>
 struct alignas(16) Pack {
   static constexpr int width = 16 / sizeof(T);
+  T at[width];
+};
+/// So many neighbours, moved together, 16 bytes an access at most.
+template <class T, int width>
+struct alignas(sizeof(T) * width < 16 ? sizeof(T) * width : 16) Some {
   T at[width];
 };
 

@@ -9,6 +9,7 @@
 #include <meft/ops/activation.hpp>
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/attention.hpp>
+#include <meft/ops/bottleneck.hpp>
 #include <meft/ops/checkpoint.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
@@ -291,16 +292,21 @@ std::vector<CaseOn<B>> matrix_cases() {
          return rms_norm(x[0], random_tensor<T, B>({x[0].dim(2)}, 5));
        },
        {48, 6, 8}},
+      {"bottleneck",
+       {{6, 7}, {3, 7}, {3}, {7, 3}, {7}},
+       {{300, 97}, {11, 97}, {11}, {97, 11}, {97}},
+       [](auto& x) { return bottleneck(x[0], x[1], x[2], x[3], x[4], Activation::gelu); },
+       {42, 18, 21, 3, 21, 7}},
       {"residual_norm",
        {{3, 5}, {3, 5}, {5}, {5}},
        {{300, 97}, {300, 97}, {97}, {97}},
        [](auto& x) { return residual_norm(x[0], x[1], x[2], x[3], 1e-5); },
        {15, 5, 3, 3}},
       {"residual_norm dropout",
-       {{3, 8}, {3, 8}, {8}, {8}},
-       {{300, 96}, {300, 96}, {96}, {96}},
+       {{3, 8}, {3, 8}, {8}, {8}, {3, 8}},
+       {{300, 96}, {300, 96}, {96}, {96}, {300, 96}},
        [](auto& x) {
-         return residual_norm(x[0], x[1], x[2], x[3], 1e-5, 0.3, {1, 2, 3}, 6);
+         return residual_norm(x[0], x[1], x[2], x[3], 1e-5, 0.3, {1, 2, 3}, 6, Hand::in_full, x[4]);
        },
        {24, 8, 3, 3}},
       // attention
@@ -505,10 +511,10 @@ std::vector<CaseOn<B>> row_cases() {
        {35}},
       {"residual", {{5, 7}, {5, 7}}, {{300, 197}, {300, 197}}, [](auto& x) { return residual(x[0], x[1]); }, {}},
       {"residual dropout",
-       {{5, 7}, {5, 7}},
-       {{300, 200}, {300, 200}},
+       {{5, 7}, {5, 7}, {5, 7}},
+       {{300, 200}, {300, 200}, {300, 200}},
        [](auto& x) {
-         return residual(x[0], x[1], 0.3, {1, 2, 3}, 5);
+         return residual(x[0], x[1], 0.3, {1, 2, 3}, 5, Hand::in_full, x[2]);
        },
        {}},
       {"cross_entropy",

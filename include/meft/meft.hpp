@@ -9,6 +9,7 @@
 #include <meft/ops/activation.hpp>
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/attention.hpp>
+#include <meft/ops/bottleneck.hpp>
 #include <meft/ops/checkpoint.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>

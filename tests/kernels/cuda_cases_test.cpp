@@ -8,6 +8,7 @@
 
 #include <meft/autodiff/tape.hpp>
 #include <meft/cuda.hpp>
+#include <meft/ops/bottleneck.hpp>
 
 #include "cases.hpp"
 #include "cuda_schedules.hpp"
@@ -175,4 +176,159 @@ TEST_CASE("on the device a NaN is never swallowed, and products of nothing are z
   const auto y = linear(Tensor<float, Cuda>(Shape{0, 4}), w);
   tape.backward(y, Tensor<float, Cuda>(y.shape()));
   for (const float v : tape.gradient(w).values()) CHECK(v == 0);
+}
+
+namespace {
+
+using OnCuda = Tensor<float, Cuda>;
+using VarOnCuda = Var<float, Cuda>;
+
+OnCuda drawn(const Shape& shape, std::uint32_t site) {
+  OnCuda out(shape);
+  fill_normal(out, {9, site, 0}, 1);
+  return out;
+}
+std::vector<float> rounded(std::vector<float> values) {
+  for (float& v : values) v = static_cast<float>(bf16(v));
+  return values;
+}
+
+/// f of three variables of a shape, and their gradients: handed on rounded they are what rounding makes of those in
+/// full, and `alone` of them are there so alone; the others have the same bits.
+template <class F>
+void check_handed(const char* name, int alone, const Shape& shape, const F& f) {
+  CAPTURE(name);
+  CAPTURE(shape.text());
+  const auto run = [&](Hand hand) {
+    Tape tape;
+    std::vector<VarOnCuda> x;
+    for (const std::uint32_t site : {1u, 2u, 3u}) x.push_back(tape.watch(drawn(shape, site)));
+    const VarOnCuda y = f(x, hand);
+    std::vector<OnCuda> out{y.value()};
+    tape.backward(y, drawn(y.shape(), 4));
+    for (const auto& v : x) out.push_back(tape.gradient(v));
+    return out;
+  };
+  const auto full = run(Hand::in_full), handed = run(Hand::rounded);
+  int found = 0;
+  for (std::size_t i = 0; i < full.size(); ++i) {
+    CAPTURE(i);
+    if (!full[i].defined()) continue;
+    const auto expected = full[i].values();
+    const bool narrow = handed[i].narrow();
+    found += narrow;
+    const std::vector<float> beside = handed[i].clone().values();
+    CHECK(beside == (narrow ? rounded(expected) : expected));
+  }
+  CHECK(found == alone);
+}
+
+}  // namespace
+
+TEST_CASE("what products alone read is handed on rounded to bf16: the bits that rounding gives, however rows lie") {
+  const Key key{1, 2, 3};
+  for (const Index width : {16, 20, 7}) {
+    const Shape shape{6, width};
+    const auto gamma = drawn({width}, 5), beta = drawn({width}, 6);
+    const PackedWeight<float, Cuda> w(drawn({24, width}, 7), Precision::bf16),
+        square(drawn({width, width}, 8), Precision::bf16);
+    check_handed("layer norm", 1, shape,
+                 [&](const auto& x, Hand hand) { return layer_norm(x[0], gamma, beta, 1e-5, hand); });
+    check_handed("rms norm", 1, shape, [&](const auto& x, Hand hand) { return rms_norm(x[0], gamma, 1e-6, hand); });
+    check_handed("residual", 1, shape,
+                 [&](const auto& x, Hand hand) { return residual(x[0], x[1], 0.3, key, 8, hand, x[2]); });
+    check_handed("residual norm", 1, shape, [&](const auto& x, Hand hand) {
+      return residual_norm(x[0], x[1], gamma, beta, 1e-5, 0.3, key, 5, hand, x[2],
+                           hand == Hand::rounded ? Hand::both : hand);
+    });
+    check_handed("linear", 1, shape, [&](const auto& x, Hand hand) { return linear(x[0], w, OnCuda(), hand); });
+    for (const Activation f : {Activation::relu, Activation::gelu})
+      check_handed("linear activation", 1, shape,
+                   [&](const auto& x, Hand hand) { return linear_activation(x[0], w, OnCuda(), f, hand); });
+    for (const float dropout : {0.0f, 0.1f})
+      check_handed("attention", 3, shape, [&](const auto& x, Hand hand) {
+        const Offsets offsets({0, 2, 6});
+        // Its own gradient comes rounded too.
+        return linear(attention(x[0], x[1], x[2],
+                                {.queries = offsets,
+                                 .keys = offsets,
+                                 .dropout = dropout,
+                                 .key = key,
+                                 .precision = Precision::bf16,
+                                 .hand = hand,
+                                 .gradients = hand}),
+                      square, OnCuda(), hand);
+      });
+    // Where an input has several readers, gradients are added to in the product that makes them.
+    const auto gradient = [&](const auto& f) {
+      Tape tape;
+      const auto x = tape.watch(drawn(shape, 1));
+      tape.backward(f(x), drawn({6, 24}, 4));
+      return tape.gradient(x);
+    };
+    const auto once = [&](const auto& x) { return linear(x, w); };
+    const auto twice = [&](const auto& x) { return linear(x, w) * 2.0f; };
+    CHECK(gradient([&](const auto& x) { return once(x) + twice(x); }).values() ==
+          map(Add{}, gradient(twice), gradient(once)).values());
+  }
+}
+
+TEST_CASE("elements kept rounded beside others are those of now, and rounded alone they are widened when asked for") {
+  auto x = drawn({4, 6}, 1);
+  const auto of_rounded = [](const OnCuda& t) {
+    OnCuda wide(t.shape());
+    from_bf16(Cuda{}, t.size(), t.rounded(), wide.data());
+    return wide.values();
+  };
+  CHECK(of_rounded(x) == rounded(x.values()));
+  CHECK(x.rounded() == std::as_const(x).rounded());  // once
+  CHECK(of_rounded(x.rows(1, 3)) == rounded(x.rows(1, 3).values()));
+  x.zero();
+  CHECK(of_rounded(x) == std::vector<float>(24));
+  const auto source = drawn({4, 6}, 2);
+  auto narrow = OnCuda::handed({4, 6}, Hand::rounded);
+  CHECK(narrow.narrow());
+  CHECK(narrow.fill_full() == nullptr);
+  to_bf16(Cuda{}, 24, source.data(), narrow.fill_rounded(Hand::rounded));
+  const std::size_t held = Cuda::pool().read().total;
+  CHECK(narrow.rows(1, 4).values() == rounded(source.rows(1, 4).values()));
+  CHECK_FALSE(narrow.narrow());
+  CHECK(Cuda::pool().read().total > held);
+  CHECK(narrow.values() == rounded(source.values()));
+}
+
+TEST_CASE(
+    "a bottleneck of any width is its two products with the activation between them, also where x has a gradient "
+    "already") {
+  const auto run = [&]<class T, Backend B>(const std::array<Index, 3>& size, Activation f, const auto& bottleneck_of) {
+    const auto [rows, width, inner] = size;
+    Tape tape;
+    std::vector<Var<T, B>> x;
+    const Shape shapes[] = {{rows, width}, {inner, width}, {inner}, {width, inner}, {width}};
+    for (std::size_t i = 0; i < 5; ++i) x.push_back(tape.watch(random_tensor<T, B>(shapes[i], 20 + i)));
+    const auto y = bottleneck_of(x, f) + x[0] * T(2);  // a gradient of x is there before
+    std::vector<std::vector<double>> out;
+    const auto keep = [&](const Tensor<T, B>& t) {
+      const auto values = t.values();
+      out.emplace_back(values.begin(), values.end());
+    };
+    keep(y.value());
+    tape.backward(y, random_tensor<T, B>(y.shape(), 30));
+    for (const auto& v : x) keep(tape.gradient(v));
+    return out;
+  };
+  for (const auto& size : std::vector<std::array<Index, 3>>{{130, 40, 11}, {3, 600, 64}})
+    for (const Activation f : {Activation::gelu, Activation::relu}) {
+      CAPTURE(size[0]);
+      CAPTURE(static_cast<int>(f));
+      const auto got = run.template operator()<float, Cuda>(
+          size, f, [](auto& x, Activation a) { return bottleneck(x[0], x[1], x[2], x[3], x[4], a); });
+      const auto expected = run.template operator()<double, Cpu>(
+          size, f, [](auto& x, Activation a) { return linear(linear_activation(x[0], x[1], x[2], a), x[3], x[4]); });
+      REQUIRE(got.size() == expected.size());
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        CAPTURE(i);
+        CHECK(distance(got[i], expected[i]) < 2e-6);
+      }
+    }
 }

@@ -666,8 +666,8 @@ TEST_CASE("every op refuses an empty tensor, and says which") {
   refuses("rms_norm: input 2 of 2", [&] { rms_norm(x, no_parameter); });
   refuses("gated: input 1 of 2", [&] { gated(none, x, Activation::silu); });
   refuses("rotary: input 1 of 1", [&] { rotary(none, Offsets({0, 2}), 1, {.rotated = 2}); });
-  refuses("residual: input 2 of 2", [&] { residual(x, none); });
-  refuses("residual_norm: input 4 of 4", [&] { residual_norm(x, x, g, none); });
+  refuses("residual: input 2 of 3", [&] { residual(x, none); });
+  refuses("residual_norm: input 4 of 5", [&] { residual_norm(x, x, g, none); });
   refuses("attention: input 3 of 4", [&] {
     attention(x, x, none, {.queries = Offsets({0, 2}), .keys = Offsets({0, 2})});
   });

@@ -132,10 +132,21 @@ struct OpNode final : Slot<T, B> {
 
   [[gnu::cold]] void backward(Tape& tape) override {
     check_unchanged(this->name, written(saved), made);
-    auto out = op.backward(saved, need, std::exchange(this->gradient, {}));
+    auto out = differentiated(tape);
     saved = {};
     for (std::size_t i = 0; i < N; ++i)
       if (need[i]) tape.add(inputs[i], std::move(out[i]));
+  }
+
+  /// On a device an op that can adds its first gradient to what is there in the product that makes it.
+  auto differentiated(Tape& tape) {
+    if constexpr (!B::on_host) {
+      if constexpr (requires(const Tensor<T, B>& dx) { op.backward(saved, need, dx, dx); }) {
+        const auto into = need[0] ? tape.template take<T, B>(inputs[0]) : Tensor<T, B>();
+        return op.backward(saved, need, std::exchange(this->gradient, {}), into);
+      }
+    }
+    return op.backward(saved, need, std::exchange(this->gradient, {}));
   }
 
   Op op;

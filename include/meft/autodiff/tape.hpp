@@ -253,6 +253,14 @@ class Tape {
     accumulate(static_cast<detail::Slot<T, B>&>(*slot).gradient, std::move(gradient));
   }
 
+  /// The gradient of a node so far, out of the node, for an op to add its own to and give back; empty where there is
+  /// none or others see it.
+  template <Real T, Backend B>
+  [[gnu::cold, gnu::noinline]] Tensor<T, B> take(int node) {
+    auto& gradient = static_cast<detail::Slot<T, B>&>(*nodes_[static_cast<std::size_t>(node)]).gradient;
+    return gradient.unique() ? std::exchange(gradient, {}) : Tensor<T, B>();
+  }
+
   /// Hands a parameter's gradient on: to the parameter, or to `collected`.
   template <Real T, Backend B>
   [[gnu::cold, gnu::noinline]] void deliver(const std::shared_ptr<detail::Stored<T, B>>& parameter,

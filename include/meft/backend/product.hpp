@@ -1,6 +1,7 @@
 // Owns: how a matrix product is described to any backend.
 #pragma once
 
+#include <meft/base/scalar.hpp>
 #include <meft/base/shape.hpp>
 #include <meft/weights/precision.hpp>
 
@@ -20,7 +21,8 @@ enum class Activation;  // base/functor.hpp
 enum class Start { zero, bias, accumulate };
 
 /// The left side, destination and start of C[rows, columns] = start + A[rows, depth] · B. `bias` has one element a
-/// column. In a batch so many matrices A follow each other in memory, and so do B and C.
+/// column. In a batch so many matrices A follow each other in memory, and so do B and C. A device's products in bf16
+/// take A rounded where it is given so, and give C rounded, without a start, where that is asked for.
 template <class T>
 struct Product {
   Index rows, columns, depth;
@@ -30,6 +32,8 @@ struct Product {
   Start start = Start::zero;
   const T* bias = nullptr;
   Index batch = 1;
+  const bf16* rounded = nullptr;  // A, in place of a.data
+  bf16* rounded_c = nullptr;      // in place of c
 };
 
 }  // namespace meft

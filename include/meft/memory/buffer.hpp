@@ -1,5 +1,5 @@
-// Owns: a shared block of pool memory, returned when the last handle goes; and, where it is asked, when it was written
-// to.
+// Owns: a shared block of pool memory, returned when the last handle goes; when it was written to, where that is asked;
+// and what is kept beside it until then.
 #pragma once
 
 #include <atomic>
@@ -25,6 +25,15 @@ class Buffer {
   Buffer() = default;
   [[gnu::cold, gnu::noinline]] Buffer(Pool& pool, std::size_t bytes, Where where = Where::current())
       : shared_(new Shared{pool, pool.take(bytes, where)}) {}
+  /// A block without memory, data() null, until `claim`.
+  [[gnu::cold, gnu::noinline]] static Buffer unclaimed(Pool& pool, std::size_t bytes) {
+    Buffer out;
+    out.shared_ = new Shared{pool, {nullptr, bytes}};
+    return out;
+  }
+  [[gnu::cold, gnu::noinline]] void claim(Where where = Where::current()) const {
+    if (!shared_->block.data) shared_->block = shared_->pool.take(shared_->block.capacity, where);
+  }
   Buffer(const Buffer& other) : shared_(other.shared_) {
     if (shared_) shared_->handles.fetch_add(1, std::memory_order_relaxed);
   }
@@ -41,6 +50,7 @@ class Buffer {
   /// The same, to be written to.
   [[gnu::cold, gnu::noinline]] void* writable() const {
     if (!shared_) return nullptr;
+    if (shared_->beside) forget_beside();
     if (shared_->written.load(std::memory_order_relaxed))
       shared_->written.store(detail::clock().load(std::memory_order_relaxed), std::memory_order_relaxed);
     return shared_->block.data;
@@ -52,6 +62,19 @@ class Buffer {
   }
   /// When `writable` was last called; 0 where that is not kept.
   std::uint64_t written() const { return shared_ ? shared_->written.load(std::memory_order_relaxed) : 0; }
+  /// Keeps `other` beside the block until that is written to: what it says of elements [first, first + count). By one
+  /// thread at a time.
+  void keep_beside(Buffer other, std::size_t first, std::size_t count) const {
+    forget_beside();
+    shared_->beside = std::exchange(other.shared_, nullptr);
+    shared_->first = first, shared_->count = count;
+  }
+  /// What is kept of elements [first, first + count), each of so many bytes; null where it is not.
+  void* beside(std::size_t first, std::size_t count, std::size_t each) const {
+    if (!shared_ || !shared_->beside || first < shared_->first || first + count > shared_->first + shared_->count)
+      return nullptr;
+    return static_cast<std::byte*>(shared_->beside->block.data) + (first - shared_->first) * each;
+  }
   std::size_t capacity() const { return shared_ ? shared_->block.capacity : 0; }
   bool unique() const { return shared_ && shared_->handles.load(std::memory_order_acquire) == 1; }
   explicit operator bool() const { return shared_ != nullptr; }
@@ -62,10 +85,17 @@ class Buffer {
     Pool::Block block;
     std::atomic<int> handles{1};
     std::atomic<std::uint64_t> written{0};
+    Shared* beside = nullptr;
+    std::size_t first = 0, count = 0;  // of the elements that it tells of
   };
+  [[gnu::cold, gnu::noinline]] void forget_beside() const noexcept {
+    Buffer old;
+    old.shared_ = std::exchange(shared_->beside, nullptr);
+  }
   [[gnu::cold, gnu::noinline]] void release() noexcept {
     if (shared_->handles.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-    shared_->pool.give(shared_->block);
+    if (shared_->beside) forget_beside();
+    if (shared_->block.data) shared_->pool.give(shared_->block);
     delete shared_;
   }
 

@@ -273,6 +273,7 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method
             : kind == 2 ? coupling<T, B>(small, attend, method.lambda, method.beta, true)
                         : coupling<T, B>(attend, {}, method.lambda, method.beta, false);
     added[kind == 1 ? 0 : 1].then = feed;  // the whole layer is feed(attend(x))
+    added[kind == 2 ? 1 : 0].reads = shared->attends_to();
     if (options.coupling == Coupling::balanced)
       for (std::size_t k = 0; k < 2; ++k) added[k].balanced = kind == 3 || k == (kind == 1 ? 0 : 1);
     if (kind != 3 && !small) added.erase(added.begin() + (kind == 1 ? 1 : 0));

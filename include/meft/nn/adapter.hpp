@@ -5,6 +5,7 @@
 
 #include <meft/nn/linear.hpp>
 #include <meft/nn/norm.hpp>
+#include <meft/ops/bottleneck.hpp>
 
 namespace meft::nn {
 
@@ -32,9 +33,20 @@ struct Adapter {
 
   Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& context) const {
     const auto& run = context.run;
-    const auto inner = down.activated(norm ? (*norm)(x) : x, activation, run.training ? dropout : 0, run.key(site),
+    const Var<T, B> in = norm ? (*norm)(x) : x;
+    if constexpr (Tensor<T, B>::rounds)
+      if (whole(run.training ? dropout : 0))
+        return bottleneck(in, down.weight, down.bias, up.weight, up.bias, activation);
+    const auto inner = down.activated(in, activation, run.training ? dropout : 0, run.key(site),
                                       static_cast<std::uint64_t>(context.first_row * down.out()));
     return up(inner);
+  }
+
+  /// Whether nothing is between the two weights but the activation, and nothing changes them.
+  bool whole(float dropped) const {
+    for (const auto* of : {&down, &up})
+      if (of->packed.defined() || of->update.index() || !of->bias.defined() || of->weight.perturbed()) return false;
+    return dropped == 0 && down.out() <= Bottleneck::widest;
   }
 
   static void parts(auto& self, auto&& visit) {

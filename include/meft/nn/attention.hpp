@@ -60,6 +60,12 @@ struct MultiHeadAttention {
   Var<T, B> operator()(const Var<T, B>& x, const Side<T, B>& side, const Context<T, B>& context) const {
     return attend(x, side.value, side.offsets, context);
   }
+  /// How x is to be handed on, where only this reads it.
+  Hand reads() const {
+    for (const auto* of : {&query, &key, &value})
+      if (of->reads() == Hand::in_full) return query.reads_too();
+    return Hand::rounded;
+  }
   /// Of sequences of x.
   Var<T, B> queries(const Var<T, B>& x, const Offsets& offsets) const {
     return placed(query(x), query_norm, offsets, heads);
@@ -82,7 +88,9 @@ struct MultiHeadAttention {
                                .key = context.run.key(site),
                                .first_row = context.first_row,
                                .precision = query.weight.trainable() ? Precision::f32 : arithmetic(query.precision),
-                               .window = window};
+                               .window = window,
+                               .hand = attended_scale.defined() || prefix ? Hand::in_full : output.reads(),
+                               .gradients = reads_gradients()};
     // The order in which the gradients of x are added follows that of the projections.
     const auto v = value(memory);
     const auto k = this->keys(memory, keys);
@@ -92,7 +100,14 @@ struct MultiHeadAttention {
                     : attention(q, k, v, bias, spec);
     };
     const auto mixed = attended(queries(x, context.offsets));
-    return output(attended_scale.defined() ? mixed * attended_scale : mixed);
+    return attended_scale.defined() ? output(mixed * attended_scale) : output(mixed, spec.hand);
+  }
+  /// How the projections' gradients are to be handed on.
+  Hand reads_gradients() const {
+    const bool alone = !query_norm && !key_norm && !rotary && !prefix;
+    for (const auto* of : {&query, &key, &value})
+      if (!alone || of->reads() == Hand::in_full) return Hand::in_full;
+    return Hand::rounded;
   }
   /// x with its heads normed and turned.
   Var<T, B> placed(Var<T, B> x, const std::optional<Norm<T, B>>& norm, const Offsets& offsets, Index count) const {

@@ -41,17 +41,20 @@ struct Norm {
     if (bias.defined()) bias.value().zero();
   }
 
-  Var<T, B> operator()(const Var<T, B>& x) const {
+  /// Handed on as said.
+  Var<T, B> operator()(const Var<T, B>& x, Hand hand = Hand::in_full) const {
     if (!weight.defined()) return x;
-    if (kind == NormKind::rms) return rms_norm(x, weight, epsilon);
-    if (kind == NormKind::rms_plus_one) return rms_norm(x, weight + T(1), epsilon);
-    return layer_norm(x, weight, bias, epsilon);
+    if (kind == NormKind::rms) return rms_norm(x, weight, epsilon, hand);
+    if (kind == NormKind::rms_plus_one) return rms_norm(x, weight + T(1), epsilon, hand);
+    return layer_norm(x, weight, bias, epsilon, hand);
   }
 
-  /// The same of x + dropout(t, p, key, first_element).
-  Var<T, B> of_sum(const Var<T, B>& x, const Var<T, B>& t, double p, Key key, std::uint64_t first_element) const {
-    return kind == NormKind::layer ? residual_norm(x, t, weight, bias, epsilon, p, key, first_element)
-                                   : (*this)(residual(x, t, p, key, first_element));
+  /// The same of the sum that `residual` gives; `hand` is not rounded alone.
+  Var<T, B> of_sum(const Var<T, B>& x, const Var<T, B>& t, double p, Key key, std::uint64_t first_element,
+                   Hand gradient, const Var<T, B>& a, Hand hand) const {
+    return kind == NormKind::layer
+               ? residual_norm(x, t, weight, bias, epsilon, p, key, first_element, gradient, a, hand)
+               : (*this)(residual(x, t, p, key, first_element, gradient, a), hand);
   }
 
   static void parts(auto& self, auto&& visit) {

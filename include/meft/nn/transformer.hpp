@@ -121,20 +121,24 @@ struct TransformerLayer {
     return layer;
   }
 
+  /// How what `attend` reads is to be handed to it.
+  Hand attends_to() const { return norm_first || attention_map ? Hand::in_full : attention.query.reads_too(); }
   /// The attention blocks: over the sequence, then over the side input where there is one.
   Var<T, B> attend(const Var<T, B>& x, const Context<T, B>& c) const {
-    auto h = block(x, attention_norm, attention_post_norm, c, 1, attention_scale, attention_adapter,
-                   [&](const Var<T, B>& in) { return attention(mapped(in, attention_map, c), c); });
+    auto h = block(
+        x, attention_norm, attention_post_norm, c, 1, attention_scale, attention_adapter,
+        {attention_map ? Hand::in_full : attention.reads(), attention.output.reads(), cross ? Hand::in_full : fed()},
+        [&](const Var<T, B>& in) { return attention(mapped(in, attention_map, c), c); });
     if (!cross) return h;
     require(!c.sides.empty(), "transformer layer: cross attention needs a side input");
-    return block(h, *cross_norm, {}, c, more + 1, {}, {},
+    return block(h, *cross_norm, {}, c, more + 1, {}, {}, {Hand::in_full, cross->output.reads(), fed()},
                  [&](const Var<T, B>& in) { return (*cross)(mapped(in, cross_map, c), c.sides.front(), c); });
   }
 
   /// The feed-forward block.
   Var<T, B> feed(const Var<T, B>& h, const Context<T, B>& c) const {
     return block(
-        h, mlp_norm, mlp_post_norm, c, 2, mlp_scale, mlp_adapter,
+        h, mlp_norm, mlp_post_norm, c, 2, mlp_scale, mlp_adapter, {fed(), down.reads()},
         [&](const Var<T, B>& in) {
           const auto inner = scaled(hidden(mapped(in, mlp_map, c), c), hidden_scale);
           return down(inner);  // what `inner` was made from is freed by now
@@ -188,7 +192,9 @@ struct TransformerLayer {
   Var<T, B> hidden(const Var<T, B>& x, const Context<T, B>& c) const {
     const float p = c.run.training ? activation_dropout : 0;
     const auto key = c.run.key(site + more + 2);
-    if (!gate) return up.activated(x, activation, p, key, first(up.out(), c));
+    if (!gate)
+      return up.activated(x, activation, p, key, first(up.out(), c),
+                          hidden_scale.defined() ? Hand::in_full : down.reads());
     return meft::dropout(gated((*gate)(x), up(x), activation), p, key, first(up.out(), c));
   }
   /// In training dropout of x from the site at `offset`.
@@ -200,23 +206,40 @@ struct TransformerLayer {
     return static_cast<std::uint64_t>(c.first_row * width);
   }
 
+  /// How what the feed-forward block reads is to be handed on.
+  Hand fed() const {
+    if (mlp_map) return Hand::in_full;
+    const bool alone = !gate && !(mlp_adapter && mlp_placement == Placement::parallel);
+    return alone ? up.reads() : up.reads_too();
+  }
+  /// Of a block: how what it reads is handed on, the gradient of what its last projection gives, and the block's result
+  /// where it is normed.
+  struct Hands {
+    Hand in, gradient, out = Hand::in_full;
+  };
+
   /// f in its residual, with norm, dropout from the site at `offset`, and what is there of scale and adapter.
   template <class F>
   Var<T, B> block(const Var<T, B>& x, const Norm<T, B>& norm, const std::optional<Norm<T, B>>& post_norm,
                   const Context<T, B>& c, std::uint32_t offset, const Parameter<T, B>& scale,
-                  const std::optional<Adapter<T, B>>& adapter, const F& f,
+                  const std::optional<Adapter<T, B>>& adapter, Hands hands, const F& f,
                   Placement placement = Placement::sequential) const {
-    const auto in = norm_first ? norm(x) : x;
+    const auto in = norm_first ? norm(x, hands.in) : x;
     auto t = f(in);
-    if (post_norm) t = (*post_norm)(t);
+    if (post_norm) t = (*post_norm)(t), hands.gradient = Hand::in_full;
     float p = c.run.training ? dropout : 0;
-    if (scale.defined() || adapter) {
+    const auto key = c.run.key(site + offset);
+    Var<T, B> beside;  // of a parallel adapter
+    if (scale.defined() || (adapter && placement == Placement::sequential)) {
       t = scaled(dropped(t, c, offset), scale);
       p = 0;
+      hands.gradient = Hand::in_full;
       if (adapter) t = t + (*adapter)(placement == Placement::parallel ? in : t, c);
-    }
-    const auto key = c.run.key(site + offset);
-    return norm_first ? residual(x, t, p, key, first(t.dim(-1), c)) : norm.of_sum(x, t, p, key, first(t.dim(-1), c));
+    } else if (adapter) beside = (*adapter)(in, c);
+    const auto element = first(t.dim(-1), c);
+    return norm_first ? residual(x, t, p, key, element, hands.gradient, beside)
+                      : norm.of_sum(x, t, p, key, element, hands.gradient, beside,
+                                    hands.out == Hand::in_full ? Hand::in_full : Hand::both);
   }
   static Var<T, B> mapped(const Var<T, B>& x, const std::optional<KroneckerMap<T, B>>& map, const Context<T, B>& c) {
     return map ? (*map)(x, c) : x;

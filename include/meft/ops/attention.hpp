@@ -34,6 +34,8 @@ struct Attention {
   Index first_row = 0;                   // number of the first query row in the whole batch, for the replay
   Precision precision = Precision::f32;  // bf16: on CUDA in bf16 where cuDNN runs it; the CPU computes in T
   Index window = 0;  // where causal: a query sees the last so many keys; else those less far away on both sides; 0: all
+  Hand hand = Hand::in_full;       // rounded: the result's reader reads it so
+  Hand gradients = Hand::in_full;  // of q, k and v
 
   template <Real T, Backend B>
   auto forward(Saved<T, B>& saved, Needs<4> need, const Tensor<T, B>& q, const Tensor<T, B>& k, const Tensor<T, B>& v,
@@ -53,27 +55,48 @@ struct Attention {
     require(window >= 0, "attention: a window less than 0", window);
     require(!bias.defined() || (bias.rank() == 2 && bias.dim(0) == heads && bias.dim(1) % 2),
             "attention: the bias is not [heads, an odd number of distances]", bias, heads);
-    Tensor<T, B> out(q.shape()), lse({q.dim(0), heads});
+    auto described = spec(q.dim(1), bias);
+    const bool round = rounds<T, B>(described, hand);
+    // The backward pass reads it in full.
+    auto out = Tensor<T, B>::handed(q.shape(), round && !need.any() ? Hand::rounded : Hand::in_full);
+    Tensor<T, B> lse({q.dim(0), heads});
+    T* const full = out.fill_full();
+    if (round) described.rounded.out = out.fill_rounded(Hand::both);
     const auto spans = list_spans();
-    attention(B{}, spec(q.dim(1), bias), queries.sequences(), spans.data(), q.data(), k.data(), v.data(), out.data(),
-              lse.data());
+    attention(B{}, described, queries.sequences(), spans.data(), q.data(), k.data(), v.data(), full, lse.data());
     if (need.any()) saved = {q, k, v, out, lse, bias};
     return out;
   }
 
   template <Real T, Backend B>
   auto backward(const Saved<T, B>& s, Needs<4> need, const Tensor<T, B>& dout) const {
-    Tensor<T, B> dq(s.q.shape()), dk(s.k.shape()), dv(s.v.shape()), dbias;
+    auto described = spec(s.q.dim(1), s.bias);
+    const Hand as = rounds<T, B>(described, gradients) ? gradients : Hand::in_full;
+    auto dq = Tensor<T, B>::handed(s.q.shape(), as), dk = Tensor<T, B>::handed(s.k.shape(), as),
+         dv = Tensor<T, B>::handed(s.v.shape(), as);
+    Tensor<T, B> dbias;
     if (need[3]) dbias = Tensor<T, B>(s.bias.shape());
+    T *const to_q = dq.fill_full(), *const to_k = dk.fill_full(), *const to_v = dv.fill_full();
+    const T* d = nullptr;
+    if (auto& r = described.rounded; as == Hand::rounded)
+      r.dq = dq.fill_rounded(as), r.dk = dk.fill_rounded(as), r.dv = dv.fill_rounded(as);
+    if constexpr (Tensor<T, B>::rounds)
+      if (dout.narrow() && rounds<T, B>(described, Hand::rounded)) described.rounded.dout = dout.rounded();
+    if (!described.rounded.dout) d = dout.data();
     const auto spans = list_spans();
-    attention_backward(B{}, spec(s.q.dim(1), s.bias), queries.sequences(), spans.data(), s.q.data(), s.k.data(),
-                       s.v.data(), s.out.data(), s.lse.data(), dout.data(), dq.data(), dk.data(), dv.data(),
+    attention_backward(B{}, described, queries.sequences(), spans.data(), s.q.data(), s.k.data(), s.v.data(),
+                       s.out.data(), s.lse.data(), d, to_q, to_k, to_v,
                        need[3] ? dbias.data() : static_cast<T*>(nullptr));
     return grads(
         need, [&] { return dq; }, [&] { return dk; }, [&] { return dv; }, [&] { return dbias; });
   }
 
  private:
+  template <Real T, Backend B>
+  static bool rounds([[maybe_unused]] const AttentionSpec<T>& spec, Hand as) {
+    if constexpr (Tensor<T, B>::rounds) return as == Hand::rounded && attention_rounds(B{}, spec);
+    else return false;
+  }
   template <Real T, Backend B>
   AttentionSpec<T> spec(Index row, const Tensor<T, B>& bias = {}) const {
     const Index width = row / heads;

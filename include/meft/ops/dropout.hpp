@@ -21,6 +21,12 @@ struct Dropout {
   }
   template <Real T, Backend B>
   std::array<Tensor<T, B>, 1> backward(const auto&, Needs<1>, Tensor<T, B> dy) const {
+    if constexpr (Tensor<T, B>::rounds)
+      if (gradient == Hand::rounded) {
+        auto dx = Tensor<T, B>::handed(dy.shape(), gradient);
+        map_dropped(B{}, Identity{}, dy.size(), dx.fill_rounded(gradient), p, key, first, std::as_const(dy).data());
+        return {dx};
+      }
     Tensor<T, B> dx = overwrite(dy);
     map_dropped(B{}, Identity{}, dy.size(), dx.data(), p, key, first, std::as_const(dy).data());
     return {dx};
@@ -28,6 +34,7 @@ struct Dropout {
   double p;
   Key key;
   std::uint64_t first;
+  Hand gradient = Hand::in_full;  // of x
 };
 
 /// y = m ⊙ f(x),  dx = m ⊙ dy ⊙ f'(x), with the mask m of Dropout, in one pass. Keeps x.

@@ -51,7 +51,7 @@ struct Linear {
 
   template <Real T, Backend B>
   static void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const PackedWeight<T, B>& w, const Tensor<T, B>& bias) {
-    w.forward(x.size() / w.shape()[1], x.data(), bias.data(), y.data());
+    w.forward(x, bias, y);
   }
   /// dx[rows, in] ← g[rows, out]·w.
   template <Real T, Backend B>
@@ -87,22 +87,31 @@ struct Linear {
     }
   }
 
+  /// `into`: what dx is added to, in its place; empty: nothing.
   template <Real T, Backend B>
-  static auto backward(const Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) {
+  static auto backward(const Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy, const Tensor<T, B>& into) {
     const Index out = dy.dim(-1), rows = dy.size() / out;
     const auto flat = dy.reshape({rows, out});
     return grads(
         need,
         [&] {
-          Tensor<T, B> dx(dy.shape().with(-1, saved.w.dim(1)));
+          const bool adds = into.defined();
+          Tensor<T, B> dx = adds ? into : Tensor<T, B>(dy.shape().with(-1, saved.w.dim(1)));
           const Index in = saved.w.dim(1);
-          gemm(B{}, Product<T>{rows, in, out, {flat.data(), out, 1}, dx.data(), in}, Strided<T>{saved.w.data(), in, 1});
+          gemm(B{},
+               Product<T>{rows, in, out, {flat.data(), out, 1}, dx.data(), in, adds ? Start::accumulate : Start::zero},
+               Strided<T>{saved.w.data(), in, 1});
           return dx;
         },
         [&] {
           return gemm(t(flat), saved.x.reshape({rows, saved.x.dim(-1)}));
         },
         [&] { return sum_axis(flat, 0); });
+  }
+
+  template <Real T, Backend B>
+  static auto backward(const Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) {
+    return backward(saved, need, dy, Tensor<T, B>());
   }
 
  private:
@@ -122,6 +131,7 @@ struct PackedLinear {
   template <Scalar, Backend>
   struct Saved {};
   PackedWeight<T, B> w;
+  Hand gradient = Hand::in_full;  // of x
 
   Tensor<T, B> forward(auto& saved, Needs<2> need, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
     Tensor<T, B> y = start(saved, need, x, bias);
@@ -134,21 +144,23 @@ struct PackedLinear {
     require(!bias.defined() || bias.size() == out, "linear: the bias has not one element a row of b", bias, w);
     return Tensor<T, B>(x.shape().with(-1, out));
   }
-  void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
-    w.forward(x.size() / w.shape()[1], x.data(), bias.data(), y.data());
-  }
+  void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const Tensor<T, B>& bias) const { w.forward(x, bias, y); }
+  /// Whether dy is read rounded to bf16, and in no other way.
+  bool reads_rounded(Needs<2> need) const { return w.rounds() && !need[1]; }
   /// As gemm_activated.
   bool multiply(Activation f, Tensor<T, B>& before, Tensor<T, B>& y, const Tensor<T, B>& x,
                 const Tensor<T, B>& bias) const {
-    return w.forward_activated(f, x.size() / w.shape()[1], x.data(), bias.data(), before.data(), y.data());
+    return w.forward_activated(f, x, bias, before.data(), y);
   }
-  auto backward(const auto&, Needs<2> need, const Tensor<T, B>& dy) const {
+  /// `into`: what dx is added to, in its place; empty: nothing.
+  auto backward(const auto&, Needs<2> need, const Tensor<T, B>& dy, const Tensor<T, B>& into = {}) const {
     const Index in = w.shape()[1], out = w.shape()[0];
     return grads(
         need,
         [&] {
-          Tensor<T, B> dx(dy.shape().with(-1, in));
-          w.backward(dy.size() / out, dy.data(), dx.data());
+          const bool adds = into.defined();
+          auto dx = adds ? into : Tensor<T, B>::handed(dy.shape().with(-1, in), w.rounds() ? gradient : Hand::in_full);
+          w.backward(dy, dx, adds);
           return dx;
         },
         [&] {
@@ -169,7 +181,7 @@ template <Real T, Backend B>
 }
 }  // namespace detail
 
-/// x [.., in], w [out, in], bias [out] → [.., out].
+/// x [.., in], w [out, in], bias [out] → [.., out]. The gradient of x is handed on as said.
 template <Operand X, Operand W, Operand Bias>
 VarOf<X> linear(const X& x, const W& w, const Bias& bias, Where where = Where::current()) {
   return apply(where, Linear{}, x, w, bias);
@@ -185,8 +197,9 @@ VarOf<X> linear(const X& x, const W& w, Where where = Where::current()) {
   return linear(x, w, VarOf<X>(), where);
 }
 template <Operand X, Real T, Backend B, Operand Bias>
-VarOf<X> linear(const X& x, const PackedWeight<T, B>& w, const Bias& bias, Where where = Where::current()) {
-  return apply(where, PackedLinear<T, B>{w}, x, bias);
+VarOf<X> linear(const X& x, const PackedWeight<T, B>& w, const Bias& bias, Hand gradient = Hand::in_full,
+                Where where = Where::current()) {
+  return apply(where, PackedLinear<T, B>{w, gradient}, x, bias);
 }
 template <Operand X, Real T, Backend B>
 VarOf<X> linear(const X& x, const PackedWeight<T, B>& w, Where where = Where::current()) {

@@ -7,6 +7,25 @@
 
 namespace meft {
 
+namespace detail {
+
+/// The norm of x, as it is to be handed on; no mean: by the root of the mean square.
+template <Real T, Backend B>
+Tensor<T, B> normed(Hand hand, const Tensor<T, B>& x, const Tensor<T, B>& gamma, const Tensor<T, B>& beta,
+                    double epsilon, T* mean, T* rstd) {
+  auto y = Tensor<T, B>::handed(x.shape(), hand);
+  T* const full = y.fill_full();
+  const auto run = [&](auto... rounded) {
+    layer_norm(B{}, x.shape().outer(-1), x.dim(-1), x.data(), gamma.data(), beta.data(), static_cast<T>(epsilon), full,
+               mean, rstd, rounded...);
+  };
+  if constexpr (Tensor<T, B>::rounds) run(y.fill_rounded(hand));
+  else run();
+  return y;
+}
+
+}  // namespace detail
+
 /// y = x̂·gamma + beta, or without beta,  x̂ = (x − mean)·rstd,  rstd = 1/√(variance + epsilon), over the last axis.
 /// dx = rstd·(g − mean(g) − x̂·mean(g·x̂)),  g = dy·gamma;  dgamma = Σ dy·x̂;  dbeta = Σ dy.
 struct LayerNorm {
@@ -23,10 +42,8 @@ struct LayerNorm {
                        const Tensor<T, B>& beta) const {
     check(x, gamma, beta);
     const Index rows = x.shape().outer(-1);
-    Tensor<T, B> y(x.shape()), mean(Shape{rows}), rstd(Shape{rows});
-    layer_norm(B{}, rows, x.dim(-1), x.data(), gamma.data(),
-               beta.defined() ? beta.data() : static_cast<const T*>(nullptr), static_cast<T>(epsilon), y.data(),
-               mean.data(), rstd.data());
+    Tensor<T, B> mean(Shape{rows}), rstd(Shape{rows});
+    auto y = detail::normed(hand, x, gamma, beta, epsilon, mean.data(), rstd.data());
     keep(saved, need, x, gamma, mean, rstd);
     return y;
   }
@@ -65,6 +82,7 @@ struct LayerNorm {
   }
 
   double epsilon;
+  Hand hand = Hand::in_full;
 };
 
 /// y = x̂·gamma,  x̂ = x·rstd,  rstd = 1/√(mean(x²) + epsilon), over the last axis. Zhang and Sennrich, arXiv 1910.07467.
@@ -82,10 +100,8 @@ struct RmsNorm {
     require(x.rank() >= 1 && x.dim(-1) > 0, "rms_norm: nothing to normalise", x);
     require(gamma.rank() == 1 && gamma.dim(0) == x.dim(-1), "rms_norm: gamma differs from the last axis", x, gamma);
     const Index rows = x.shape().outer(-1);
-    Tensor<T, B> y(x.shape()), rstd(Shape{rows});
-    T* const no_mean = nullptr;
-    layer_norm(B{}, rows, x.dim(-1), x.data(), gamma.data(), static_cast<const T*>(nullptr), static_cast<T>(epsilon),
-               y.data(), no_mean, rstd.data());
+    Tensor<T, B> rstd(Shape{rows});
+    auto y = detail::normed(hand, x, gamma, Tensor<T, B>(), epsilon, static_cast<T*>(nullptr), rstd.data());
     saved.width = x.dim(-1);
     if (need[0]) saved.gamma = gamma;
     if (need.any()) saved.x = x, saved.rstd = rstd;
@@ -109,17 +125,20 @@ struct RmsNorm {
   }
 
   double epsilon;
+  Hand hand = Hand::in_full;
 };
 
 /// x [.., n] normalised over its last axis; gamma [n], beta [n] or empty.
 template <Operand X, Operand G, Operand H>
-VarOf<X> layer_norm(const X& x, const G& gamma, const H& beta, double epsilon = 1e-5, Where where = Where::current()) {
-  return apply(where, LayerNorm{epsilon}, x, gamma, beta);
+VarOf<X> layer_norm(const X& x, const G& gamma, const H& beta, double epsilon = 1e-5, Hand hand = Hand::in_full,
+                    Where where = Where::current()) {
+  return apply(where, LayerNorm{epsilon, hand}, x, gamma, beta);
 }
 /// x [.., n] over the root of the mean of its last axis' squares; gamma [n].
 template <Operand X, Operand G>
-VarOf<X> rms_norm(const X& x, const G& gamma, double epsilon = 1e-6, Where where = Where::current()) {
-  return apply(where, RmsNorm{epsilon}, x, gamma);
+VarOf<X> rms_norm(const X& x, const G& gamma, double epsilon = 1e-6, Hand hand = Hand::in_full,
+                  Where where = Where::current()) {
+  return apply(where, RmsNorm{epsilon, hand}, x, gamma);
 }
 
 }  // namespace meft

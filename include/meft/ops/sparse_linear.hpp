@@ -55,9 +55,10 @@ struct SparseLinear {
     return whole().multiply(f, before, y, x, bias);
   }
 
-  auto backward(const Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
+  /// `into`: what dx is added to, in its place; empty: nothing.
+  auto backward(const Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy, const Tensor<T, B>& into = {}) const {
     const Needs<2> rest{{need[0], need[2]}};
-    auto of_rest = whole().backward(saved, rest, dy);
+    auto of_rest = whole().backward(saved, rest, dy, into);
     return std::array<Tensor<T, B>, 3>{std::move(of_rest[0]), need[1] ? chosen_products(dy, saved.x) : Tensor<T, B>(),
                                        std::move(of_rest[1])};
   }

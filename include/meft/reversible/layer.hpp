@@ -28,6 +28,7 @@ struct Step {
   Lambda lambda{};
   Function<T, B> f{}, then{};
   bool balanced = false;
+  Hand reads = Hand::in_full;  // how x is handed to f; not rounded alone
 
   bool swaps() const { return !f && !then; }
 };

@@ -131,9 +131,13 @@ class StackRun {
     return context_.part(first, last);
   }
 
-  void decode(const Tensor<Word, B>& from, Tensor<T, B>& to) const {
+  void decode(const Tensor<Word, B>& from, Tensor<T, B>& to, [[maybe_unused]] Hand hand = Hand::in_full) const {
     if constexpr (fixed) {
-      from_fixed(B{}, from.size(), from.data(), to.data(), options_.fraction_bits);
+      T* const full = to.data();
+      if constexpr (Tensor<T, B>::rounds)
+        from_fixed(B{}, from.size(), from.data(), full, options_.fraction_bits,
+                   to.fill_rounded(units_.differ() ? Hand::in_full : hand));
+      else from_fixed(B{}, from.size(), from.data(), full, options_.fraction_bits);
       units_.leave(to);
     } else B::copy(to.data(), from.data(), from.bytes());
   }
@@ -145,10 +149,11 @@ class StackRun {
         for (const auto& x : stream_) range_->see(x);
   }
 
-  Tensor<T, B> read(int stream, Index s) const {
-    const auto part = slice_rows(stream_[static_cast<std::size_t>(stream)], s);
+  /// What a step's f reads.
+  Tensor<T, B> read(const Step<T, B>& step, Index s) const {
+    const auto part = slice_rows(stream_[static_cast<std::size_t>(step.src)], s);
     Tensor<T, B> out(part.shape());
-    decode(part, out);
+    decode(part, out, step.reads);
     return out;
   }
 
@@ -219,7 +224,7 @@ class StackRun {
       const auto& step = layer[k];
       if (step.swaps()) continue;
       const auto context = slice_context(s);
-      auto first = run(step.f, read(step.src, s), context, k);
+      auto first = run(step.f, read(step, s), context, k);
       const Index rows = first.y.shape()[0];
       if (!step.then) add(l, k, kept, s, {0, rows}, first.y.value(), record_ && !tapes);
       else
@@ -290,6 +295,10 @@ class StackRun {
       pass_on<T, B>(*then.tape, collected);
       if (then.x.recorded())
         if (const auto d = then.tape->gradient(then.x); d.defined()) {
+          if (all.size() == 1) {
+            dh = d;
+            continue;
+          }
           if (!dh.defined()) dh = Tensor<T, B>::zeros(dy.shape());
           B::copy(dh.rows(c->first, c->last).data(), d.data(), d.bytes());
         }
@@ -311,8 +320,7 @@ class StackRun {
       const bool into_source = input || k > 0;
       const auto context = slice_context(s);
       auto dy = slice_rows(gradient[static_cast<std::size_t>(step.dst)], s);
-      const auto first =
-          stored ? kept.pop() : record(step.f, read(step.src, s), into_source, context, side_wanted, l, k);
+      const auto first = stored ? kept.pop() : record(step.f, read(step, s), into_source, context, side_wanted, l, k);
       Tensor<T, B> dh = dy;  // of what f gave
       if (step.then) dh = backward_chunks(l, k, kept, s, stored, first.y, context, dy, collected, lap);
       else if (!stored) undo(l, k, kept, s, {0, dy.dim(0)}, first.y.value());

@@ -45,6 +45,33 @@ class PackedWeight {
   }
   Precision precision() const { return panels_.precision(); }
 
+  /// Whether products read their left side rounded to bf16, and tensors keep it so.
+  bool rounds() const {
+    if constexpr (Tensor<T, B>::rounds) return precision() != Precision::f32;
+    else return false;
+  }
+  /// y [.., out] = x [.., in]·Wᵀ + bias, or an empty one.
+  void forward(const Tensor<T, B>& x, const Tensor<T, B>& bias, Tensor<T, B>& y) const {
+    panels_.forward(with(x, product(y.size() / shape_[0], nullptr, bias.data(), y.data())));
+  }
+  /// y = f of that, as the other forward_activated.
+  bool forward_activated(Activation f, const Tensor<T, B>& x, const Tensor<T, B>& bias, T* before,
+                         Tensor<T, B>& y) const {
+    return panels_.forward_activated(f, with(x, product(y.size() / shape_[0], nullptr, bias.data(), y.data())), before);
+  }
+  /// dx [.., in] = dy [.., out]·W, added to what dx holds where `adds`.
+  void backward(const Tensor<T, B>& dy, Tensor<T, B>& dx, bool adds = false) const {
+    Product<T> p{dy.size() / shape_[0],
+                 shape_[1],
+                 shape_[0],
+                 {nullptr, shape_[0], 1},
+                 dx.fill_full(),
+                 shape_[1],
+                 adds ? Start::accumulate : Start::zero};
+    if (!p.c) p.rounded_c = dx.fill_rounded(Hand::rounded);
+    panels_.backward(with(dy, p));
+  }
+
   /// y[rows, out] = x[rows, in]·Wᵀ (+ bias [out], or null).
   void forward(Index rows, const T* x, const T* bias, T* y) const { panels_.forward(product(rows, x, bias, y)); }
   /// y = f(x·Wᵀ + bias), as gemm_activated: false, with nothing done, where the backend leaves f to the caller.
@@ -75,6 +102,16 @@ class PackedWeight {
   }
 
  private:
+  /// A product with its left side.
+  Product<T> with(const Tensor<T, B>& x, Product<T> p) const {
+    if constexpr (Tensor<T, B>::rounds)
+      if (rounds()) {
+        p.rounded = x.rounded();
+        return p;
+      }
+    p.a.data = x.data();
+    return p;
+  }
   Product<T> product(Index rows, const T* x, const T* bias, T* y) const {
     return {rows, shape_[0], shape_[1], {x, shape_[1], 1}, y, shape_[0], bias ? Start::bias : Start::zero, bias};
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <meft/backend/cpu/tag.hpp>
+#include <meft/backend/kernels/bf16.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/base/shape.hpp>
 #include <meft/memory/buffer.hpp>
@@ -18,6 +19,10 @@ namespace detail {
   throw Error(joined({op, ": the tensor is empty: it was default-made and never given a value"}), where);
 }
 }  // namespace detail
+
+/// In what a result is handed on where tensors keep elements rounded to bf16 (Tensor::rounds), as products read them:
+/// in T; in T and rounded; rounded alone, which is for a result that nobody reads in another way.
+enum class Hand { in_full, both, rounded };
 
 /// A handle: copies share elements; `clone` copies them. A default-made tensor is empty (`defined()` is false), of size
 /// 0, and what needs elements is an Error.
@@ -32,6 +37,21 @@ class Tensor {
   /// Uninitialised elements from the backend's pool.
   [[gnu::cold, gnu::noinline]] explicit Tensor(const Shape& shape, Where where = Where::current())
       : buffer_(B::pool(), shape.bytes(sizeof(T), where), where), shape_(shape) {}
+
+  /// Whether elements may be kept rounded to bf16 too, or alone.
+  static constexpr bool rounds = !B::on_host && std::same_as<T, float>;
+  /// Uninitialised elements: as they are to be handed on.
+  static Tensor handed(const Shape& shape, Hand hand) {
+    if constexpr (rounds)
+      if (hand == Hand::rounded) {
+        Tensor out;
+        out.shape_ = shape;
+        out.buffer_ = Buffer::unclaimed(B::pool(), shape.bytes(sizeof(T)));
+        out.make_room();
+        return out;
+      }
+    return Tensor(shape);
+  }
 
   static Tensor zeros(const Shape& shape) {
     Tensor out(shape);
@@ -70,9 +90,37 @@ class Tensor {
   bool unique() const { return buffer_.unique(); }
   bool same(const Tensor& other) const { return data() == other.data() && shape_ == other.shape_; }
 
-  /// The elements, to be written to, and to be read.
-  T* data() { return static_cast<T*>(buffer_.writable()) + offset_; }
-  const T* data() const { return static_cast<const T*>(buffer_.data()) + offset_; }
+  /// The elements, to be written to, and to be read. Those that are there rounded alone are widened.
+  T* data() {
+    if constexpr (rounds) widen();
+    return static_cast<T*>(buffer_.writable()) + offset_;
+  }
+  const T* data() const {
+    if constexpr (rounds) widen();
+    return static_cast<const T*>(buffer_.data()) + offset_;
+  }
+  /// Where there are such: the elements rounded, made when they are first asked for and kept until the elements are
+  /// written to.
+  const bf16* rounded() const requires rounds {
+    if (!beside()) {
+      make_room();
+      to_bf16(B{}, size(), data(), beside());
+    }
+    return beside();
+  }
+  /// Whether they are there rounded alone.
+  bool narrow() const { return defined() && !buffer_.data(); }
+  /// Where a new tensor's elements are put: in T, or null where they are rounded alone; and rounded, or null. The first
+  /// is asked for first.
+  T* fill_full() { return narrow() ? nullptr : data(); }
+  bf16* fill_rounded(Hand hand) {
+    if constexpr (rounds)
+      if (hand != Hand::in_full) {
+        if (!beside()) make_room();
+        return beside();
+      }
+    return nullptr;
+  }
   /// When the elements were last asked for to be written to (detail::clock), from the first `keep_time` on; else 0.
   std::uint64_t written() const { return buffer_.written(); }
   void keep_time() const { buffer_.keep_time(); }
@@ -151,6 +199,25 @@ class Tensor {
   void filled(const char* op, Where where) const {
     if (!defined()) [[unlikely]]
       detail::refuse_empty(op, where);
+  }
+
+  bf16* beside() const {
+    return static_cast<bf16*>(
+        buffer_.beside(static_cast<std::size_t>(offset_), static_cast<std::size_t>(size()), sizeof(bf16)));
+  }
+  [[gnu::cold, gnu::noinline]] void make_room() const {
+    const auto count = static_cast<std::size_t>(size());
+    buffer_.keep_beside(Buffer(B::pool(), count * sizeof(bf16)), static_cast<std::size_t>(offset_), count);
+  }
+  void widen() const {
+    if (narrow()) [[unlikely]]
+      widen_all();
+  }
+  [[gnu::cold, gnu::noinline]] void widen_all() const {
+    const auto count = buffer_.capacity() / sizeof(T);  // of all elements: this may be a handle on some
+    buffer_.claim();
+    from_bf16(B{}, static_cast<Index>(count), static_cast<const bf16*>(buffer_.beside(0, count, sizeof(bf16))),
+              static_cast<T*>(buffer_.data()));
   }
 
   Buffer buffer_;

@@ -49,7 +49,12 @@ void map_dropped(Cpu, const F& f, Index n, T* out, double p, Key key, std::uint6
 }
 
 template <Real T>
-void add_dropped(Cpu, Index n, const T* x, const T* t, T* y, double p, Key key, std::uint64_t first) {
+void add_dropped(Cpu, Index n, const T* x, const T* t, T* y, double p, Key key, std::uint64_t first,
+                 const T* also = nullptr) {
+  if (also) {
+    add_dropped(Cpu{}, n, also, t, y, p, key, first);
+    return map(Cpu{}, Add{}, n, y, x, static_cast<const T*>(y));
+  }
   if (p == 0) return map(Cpu{}, Add{}, n, y, x, t);
   const Keep<T> keep(p);
   cpu::for_random_words(n, key, first, [&](Index i, Index count, const std::uint32_t* words) {

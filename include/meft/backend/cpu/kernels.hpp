@@ -2,6 +2,8 @@
 #pragma once
 
 #include <meft/backend/cpu/attention.hpp>
+#include <meft/backend/cpu/bf16.hpp>
+#include <meft/backend/cpu/bottleneck.hpp>
 #include <meft/backend/cpu/dropout.hpp>
 #include <meft/backend/cpu/gemm.hpp>
 #include <meft/backend/cpu/loss.hpp>

@@ -71,9 +71,9 @@ void layer_norm_weights(Cpu, Index rows, Index n, const T* x, const T* mean, con
 }
 
 template <Real T>
-void residual_norm(Cpu, Index rows, Index n, const T* x, const T* t, double p, Key key, std::uint64_t first,
-                   const T* gamma, const T* beta, T epsilon, T* s, T* y, T* mean, T* rstd) {
-  add_dropped(Cpu{}, rows * n, x, t, s, p, key, first);
+void residual_norm(Cpu, Index rows, Index n, const T* x, const T* t, const T* also, double p, Key key,
+                   std::uint64_t first, const T* gamma, const T* beta, T epsilon, T* s, T* y, T* mean, T* rstd) {
+  add_dropped(Cpu{}, rows * n, x, t, s, p, key, first, also);
   layer_norm(Cpu{}, rows, n, static_cast<const T*>(s), gamma, beta, epsilon, y, mean, rstd);
 }
 

@@ -9,6 +9,13 @@
 
 namespace meft {
 
+/// What of a call of attention is handed over rounded to bf16: dout, dq, dk and dv in place of those in T, out beside
+/// that in T, or in place of it where it is null.
+struct RoundedAttention {
+  const bf16* dout = nullptr;
+  bf16 *out = nullptr, *dq = nullptr, *dk = nullptr, *dv = nullptr;
+};
+
 /// How heads attend. Query i of a sequence stands at place p = i + (keys − queries). Where causal it sees the keys up
 /// to p, of a `window` no more than the last so many of them; otherwise a window leaves the keys less than so far from
 /// p.
@@ -27,6 +34,7 @@ struct AttentionSpec {
   const T* bias =
       nullptr;      // [heads, 2·reach + 1], or none: of relative position. Added to the scaled score of key j is
   Index reach = 0;  // that of its head and of the distance j − p, those beyond ± reach as at ± reach
+  RoundedAttention rounded{};  // where attention_rounds
 
   /// How many heads read one of the keys'.
   MEFT_HD Index group() const { return key_heads ? heads / key_heads : 1; }
@@ -53,5 +61,9 @@ void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, c
 template <Backend B, Real T>
 void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
                         const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias);
+
+/// Whether a device's kernels for such a spec take what it may say of `rounded`.
+template <Backend B, Real T>
+bool attention_rounds(B, const AttentionSpec<T>& spec);
 
 }  // namespace meft

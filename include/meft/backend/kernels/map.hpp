@@ -6,7 +6,7 @@
 namespace meft {
 
 /// out[i] = f(in[i]...): contiguous arrays of `n` elements, or of none at all (`out[i] = f()`). `out` may be an input.
-/// A device has it for the functors that kernels/map.cu lists.
+/// A device has it for the functors that kernels/map.cu lists; for activations it also rounds to bf16.
 template <Backend B, class F, class T, class... In>
 void map(B, const F& f, Index n, T* out, const In*... in);
 

@@ -25,9 +25,9 @@ void unshear(B, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, 
 /// x ← round(v·2ˢ).
 template <Backend B, class Word, Real F>
 void to_fixed(B, Index n, const F* v, Word* x, int fraction_bits, ShearSlot* slot);
-/// v ← X·2⁻ˢ.
+/// v ← X·2⁻ˢ. A device also writes v to `rounded`, rounded to bf16, where that is not null.
 template <Backend B, class Word, Real F>
-void from_fixed(B, Index n, const Word* x, F* v, int fraction_bits);
+void from_fixed(B, Index n, const Word* x, F* v, int fraction_bits, bf16* rounded = nullptr);
 
 /// The paper's reversal, kept to show what it does: x ← λ·x + f and x ← (x − f)/λ in floating point.
 template <Backend B, Real F>
