@@ -435,6 +435,31 @@ TEST_CASE("a NaN is never swallowed: attention of any length, causal too") {
         }
 }
 
+TEST_CASE("softmax's exponentials have the bits of Exp, and their sums the order of sum_of, in rows of any length") {
+  const float shift = 0.7f;
+  for (const Index n : {1, 15, 16, 17, 63, 64, 65, 200}) {
+    CAPTURE(n);
+    std::vector<float> x(static_cast<std::size_t>(n)), moved(x), expected(x), found(x);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = static_cast<float>(i * i % 131) * -0.83f;
+      moved[i] = x[i] - shift;
+    }
+    float sum = 0, expected_sum = 0;
+    cpu::map_here(Exp{}, n, expected.data(), moved.data());
+    vectorised([&]() MEFT_INLINE {
+      cpu::exp_run(n, found.data(), x.data(), shift);
+      sum = cpu::sum_exp(n, x.data(), shift);
+      expected_sum = cpu::sum_of<float>(n, [&](Index i) MEFT_INLINE { return expected[static_cast<std::size_t>(i)]; });
+    });
+    CHECK(found == expected);
+    CHECK(sum == expected_sum);
+    x.back() = -infinity, x.front() = not_a_number;
+    vectorised([&]() MEFT_INLINE { cpu::exp_run(n, found.data(), x.data(), shift); });
+    CHECK(std::isnan(found.front()));
+    CHECK((n == 1 || found.back() == 0));
+  }
+}
+
 TEST_CASE("a NaN is never swallowed: softmax, losses, reductions, norms, activations, pooling") {
   for (const Index n : {1, 2, 8, 15, 16, 17, 33})
     for (Index bad = 0; bad < n; ++bad) {

@@ -97,13 +97,14 @@ MEFT_HD Power reduce(float hi, float lo) {
   return {static_cast<std::int32_t>(bits(shifted) - bits(magic)), multiply_add(product(r, r), q, r)};
 }
 
-MEFT_HD float exp_sum(float hi, float lo) {
-  hi = select(hi > 89.0f, 89.0f, hi);
-  hi = select(hi < -104.0f, -104.0f, hi);
-  const Power p = reduce(hi, lo);
+/// The same for any hi up to 89, or any at all: what is beyond has the power of where the result is 0 or ∞.
+MEFT_HD Power reduce_below(float hi, float lo) { return reduce(select(hi < -104.0f, -104.0f, hi), lo); }
+MEFT_HD Power reduce_any(float hi, float lo) { return reduce_below(select(hi > 89.0f, 89.0f, hi), lo); }
+MEFT_HD float value(const Power& p) {
   const std::int32_t half = p.k >> 1;  // two factors: 2ᵏ alone may be out of range though the result is not
   return product((1.0f + p.tail) * power_of_two(half), power_of_two(p.k - half));
 }
+MEFT_HD float exp_sum(float hi, float lo) { return value(reduce_any(hi, lo)); }
 
 /// φ(z)·√(2π) and Φ(−z) for z ≥ 0; zero beyond 15.
 struct Tail {

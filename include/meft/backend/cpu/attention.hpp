@@ -9,6 +9,7 @@
 #include <limits>
 #include <type_traits>
 
+#include <meft/backend/cpu/exponential.hpp>
 #include <meft/backend/cpu/fold.hpp>
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/philox.hpp>
@@ -23,6 +24,13 @@ namespace meft {
 namespace cpu {
 
 constexpr Index query_tile = 96, key_tile = 64;
+constexpr Index query_block = 4 * query_tile;  // queries that share what is made of a tile of keys
+
+// Elements for panels of a tile of keys, and of a block of queries.
+template <class T>
+constexpr Index key_room = std::is_same_v<T, float> ? key_tile * 256 : 1;
+template <class T>
+constexpr Index query_room = std::is_same_v<T, float> ? query_block * 64 : 1;
 
 /// C = start + A·B for a block that fits the caches, on this thread.
 template <class T>
@@ -55,6 +63,51 @@ MEFT_INLINE inline void block_product(const Product<T>& p, Strided<T> b) {
       for (Index j = 0; j < p.columns; ++j) c[j] += a * b.data[k * b.row + j * b.column];
     }
   }
+}
+
+/// A right operand, in panels where the products of T have them and there is room.
+template <class T>
+struct Right {
+  Strided<T> b;
+  const T* panels = nullptr;  // of 16 columns each, `step` elements apart
+  Index step = 0;
+
+  Right(Strided<T> operand, [[maybe_unused]] Index depth, [[maybe_unused]] Index columns, [[maybe_unused]] T* to,
+        [[maybe_unused]] Index room)
+      : b(operand) {
+#if MEFT_X86
+    if constexpr (std::is_same_v<T, float>)
+      if (has_avx2() && depth * round_up(columns, panel_width) <= room) {
+        step = depth * panel_width;
+        panels = fill_panels(columns, step, to, [&](Index at, Index width, T* panel) {
+                   pack_panel(depth, b.at(0, at), width, panel);
+                 }).data;
+      }
+#endif
+  }
+  /// From row k of it on.
+  Right below(Index k) const {
+    Right out = *this;
+    out.b = b.at(k, 0);
+    if (panels) out.panels += k * panel_width;
+    return out;
+  }
+};
+
+/// The same.
+template <class T>
+MEFT_INLINE inline void block_product(const Product<T>& p, const Right<T>& right) {
+#if MEFT_X86
+  if constexpr (std::is_same_v<T, float>)
+    if (right.panels) {
+      const Index wide = columns_at_once();
+      for (Index j = 0; j < p.columns; j += wide)
+        multiply_block(p.rows, p.depth, {p.a}, {right.panels + j / panel_width * right.step, right.step},
+                       {p.c + j, p.ldc, std::min(wide, p.columns - j), p.start, nullptr});
+      return;
+    }
+#endif
+  block_product(p, right.b);
 }
 
 /// x[j] becomes 0 or x[j]/(1 − p) for keys [k0, k0 + n).
@@ -98,65 +151,91 @@ MEFT_INLINE inline void at_distances(const AttentionSpec<T>& spec, const Span& s
   for (Index j = last; j < n; ++j) f(Index{1}, x + j, 2 * spec.reach);
 }
 
-/// The scores of a tile, scaled and with their bias; what a query must not see is −∞.
+/// What the scores of a tile lack: their scale, unless they have a bias.
+template <class T>
+T unscaled(const AttentionSpec<T>& spec) {
+  return spec.bias || !(spec.scale > 0) ? T(1) : spec.scale;
+}
+
+/// The scores of a tile over `unscaled`, with their bias; what a query must not see, and keys beyond n, are −∞.
 template <class T>
 MEFT_INLINE inline void scores(const AttentionSpec<T>& spec, const Span& s, Index head, Index i0, Index rows, Index k0,
-                               Index n, Strided<T> q, Strided<T> k, T* out) {
+                               Index n, Strided<T> q, const Right<T>& k, T* out) {
+  constexpr T unseen = -std::numeric_limits<T>::infinity();
   const T* bias = spec.bias ? spec.bias + head * spec.distances() : nullptr;
-  block_product<T>({rows, n, spec.width, q, out, key_tile}, {k.data, k.column, k.row});
+  const bool scaled = unscaled(spec) != spec.scale;
+  block_product<T>({rows, n, spec.width, q, out, key_tile}, k);
   for (Index i = 0; i < rows; ++i) {
     T* row = out + i * key_tile;
-    map_run([c = spec.scale](T x) MEFT_INLINE { return x * c; }, n, row, row);
+    if (scaled) map_run([c = spec.scale](T x) MEFT_INLINE { return x * c; }, n, row, row);
     if (bias)
       at_distances(spec, s, i0 + i, k0, n, row, [bias](Index count, T* x, Index place) MEFT_INLINE {
         for (Index j = 0; j < count; ++j) x[j] += bias[place + j];
       });
-    std::fill(row, row + outside(spec, s, i0 + i, k0, n), -std::numeric_limits<T>::infinity());
-    for (Index j = visible(spec, s, i0 + i, k0, n); j < n; ++j) row[j] = -std::numeric_limits<T>::infinity();
+    std::fill(row, row + outside(spec, s, i0 + i, k0, n), unseen);
+    for (Index j = visible(spec, s, i0 + i, k0, n); j < key_tile; ++j) row[j] = unseen;
   }
 }
 
 template <class T>
 MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s, Index head, const T* q, const T* k,
                                     const T* v, T* out, T* lse) {
+  constexpr T unseen = -std::numeric_limits<T>::infinity();
+  const T by = unscaled(spec);
   const Index ld = spec.row(), at = head * spec.width;
   const Index ldk = spec.key_row(), at_k = head / spec.group() * spec.width;
-  T p[query_tile * key_tile], top[query_tile], total[query_tile];
-  for (Index i0 = 0; i0 < s.queries; i0 += query_tile) {
-    const Index rows = std::min(query_tile, s.queries - i0), first = s.q + i0;
+  alignas(64) T p[query_tile * key_tile], key_panels[key_room<T>], value_panels[key_room<T>];
+  T top[query_block], total[query_block];
+  /// Queries [i0, i0 + rows) at one tile of keys.
+  const auto attend = [&](Index i0, Index rows, Index k0, Index n, const Right<T>& keys, const Right<T>& values,
+                          T* high, T* sum) MEFT_INLINE {
+    const Index i1 = unseeing(spec, s, i0, rows, k0), first = s.q + i0;
+    T* const o = out + first * ld + at;
+    scores<T>(spec, s, head, i0 + i1, rows - i1, k0, n, {q + (first + i1) * ld + at, ld, 1}, keys, p + i1 * key_tile);
+    for (Index i = i1; i < rows; ++i) {
+      T* row = p + i * key_tile;
+      const T here = fold(key_tile, unseen, Larger{}, [row](Index j) MEFT_INLINE { return row[j]; });
+      const T best = Larger{}(high[i], here * by);
+      if (best == unseen) {  // no key of this tile weighs anything
+        std::fill(row, row + n, T(0));
+        continue;
+      }
+      T shrink = 1;
+      if (best != high[i]) {
+        shrink = Exp{}(high[i] - best);
+        map_run([shrink](T x) MEFT_INLINE { return x * shrink; }, spec.width, o + i * ld, o + i * ld);
+        high[i] = best;
+      }
+      exp_stride<key_tile>(row, [row, by, best](int j) MEFT_INLINE { return product(row[j], by) - best; });
+      sum[i] = sum[i] * shrink + sum_of<T>(key_tile, [row](Index j) MEFT_INLINE { return row[j]; });
+      if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, row);
+    }
+    block_product<T>({rows - i1, spec.width, n, {p + i1 * key_tile, key_tile, 1}, o + i1 * ld, ld, Start::accumulate},
+                     values);
+  };
+  for (Index b0 = 0; b0 < s.queries; b0 += query_block) {
+    const Index block = std::min(query_block, s.queries - b0), first = s.q + b0;
     T* o = out + first * ld + at;
-    for (Index i = 0; i < rows; ++i) {
-      top[i] = -std::numeric_limits<T>::infinity();
+    for (Index i = 0; i < block; ++i) {
+      top[i] = unseen;
       total[i] = 0;
       std::fill(o + i * ld, o + i * ld + spec.width, T(0));
     }
     for (Index k0 = 0; k0 < s.keys; k0 += key_tile) {
-      const Index n = std::min(key_tile, s.keys - k0);
-      if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
-      if (outside(spec, s, i0, k0, n) == n) continue;
-      const Index i1 = unseeing(spec, s, i0, rows, k0);
-      scores<T>(spec, s, head, i0 + i1, rows - i1, k0, n, {q + (first + i1) * ld + at, ld, 1},
-                {k + (s.k + k0) * ldk + at_k, ldk, 1}, p + i1 * key_tile);
-      for (Index i = i1; i < rows; ++i) {
-        T* row = p + i * key_tile;
-        const T high = fold(n, top[i], Larger{}, [row](Index j) MEFT_INLINE { return row[j]; });
-        if (high == -std::numeric_limits<T>::infinity()) {  // no key of this tile weighs anything
-          std::fill(row, row + n, T(0));
-          continue;
-        }
-        const T shrink = Exp{}(top[i] - high);
-        map_run([high](T x) MEFT_INLINE { return Exp{}(x - high); }, n, row, row);
-        total[i] = total[i] * shrink + sum_of<T>(n, [row](Index j) MEFT_INLINE { return row[j]; });
-        map_run([shrink](T x) MEFT_INLINE { return x * shrink; }, spec.width, o + i * ld, o + i * ld);
-        top[i] = high;
-        if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, row);
+      const Index n = std::min(key_tile, s.keys - k0), from = (s.k + k0) * ldk + at_k;
+      if (visible(spec, s, b0 + block - 1, k0, n) == 0) break;
+      if (outside(spec, s, b0, k0, n) == n) continue;
+      const Right<T> keys({k + from, 1, ldk}, spec.width, n, key_panels, key_room<T>);
+      const Right<T> values({v + from, ldk, 1}, n, spec.width, value_panels, key_room<T>);
+      for (Index i0 = 0; i0 < block; i0 += query_tile) {
+        const Index rows = std::min(query_tile, block - i0);
+        if (visible(spec, s, b0 + i0 + rows - 1, k0, n) == 0 || outside(spec, s, b0 + i0, k0, n) == n) continue;
+        attend(b0 + i0, rows, k0, n, keys, values, top + i0, total + i0);
       }
-      block_product<T>({rows - i1, spec.width, n, {p + i1 * key_tile, key_tile, 1}, o + i1 * ld, ld, Start::accumulate},
-                       {v + (s.k + k0) * ldk + at_k, ldk, 1});
     }
-    for (Index i = 0; i < rows; ++i) {
+    for (Index i = 0; i < block; ++i) {
       // A query that sees no key has the result 0, and so its gradients; one whose scores are all -∞ has NaN.
-      const bool any = visible(spec, s, i0 + i, 0, s.keys) > outside(spec, s, i0 + i, 0, s.keys);
+      const bool any = visible(spec, s, b0 + i, 0, s.keys) > outside(spec, s, b0 + i, 0, s.keys);
       const T scale = any ? T(1) / total[i] : T(0);
       map_run([scale](T x) MEFT_INLINE { return x * scale; }, spec.width, o + i * ld, o + i * ld);
       lse[(first + i) * spec.heads + head] = any ? top[i] + Log{}(total[i]) : T(0);
@@ -171,38 +250,51 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
                                              T* dk, T* dv, T* dbias) {
   const Index ld = spec.row(), at = head * spec.width;
   const Index ldk = spec.key_row(), at_k = head / spec.group() * spec.width;
-  T p[query_tile * key_tile], dp[query_tile * key_tile], delta[query_tile];
-  for (Index i0 = 0; i0 < s.queries; i0 += query_tile) {
-    const Index rows = std::min(query_tile, s.queries - i0), first = s.q + i0, origin = first * ld + at;
-    for (Index i = 0; i < rows; ++i) {
+  alignas(64) T p[query_tile * key_tile], dp[query_tile * key_tile];
+  alignas(64) T panels[3][key_room<T>], query_panels[query_room<T>], dout_panels[query_room<T>];
+  T delta[query_block];
+  const T by = unscaled(spec);
+  const Index tiles = query_room<T> / ((spec.width + 15) / 16 * 16) / query_tile;  // whose panels find room
+  const Index together = tiles ? std::min(tiles * query_tile, query_block) : query_block;
+  for (Index b0 = 0; b0 < s.queries; b0 += together) {
+    const Index block = std::min(together, s.queries - b0), first = s.q + b0, origin = first * ld + at;
+    for (Index i = 0; i < block; ++i) {
       const T *o = out + origin + i * ld, *d = dout + origin + i * ld;
       delta[i] = sum_of<T>(spec.width, [o, d](Index j) MEFT_INLINE { return o[j] * d[j]; });
       std::fill(dq + origin + i * ld, dq + origin + i * ld + spec.width, T(0));
     }
+    const Right<T> queries({q + origin, ld, 1}, block, spec.width, query_panels, query_room<T>);
+    const Right<T> douts({dout + origin, ld, 1}, block, spec.width, dout_panels, query_room<T>);
     for (Index k0 = 0; k0 < s.keys; k0 += key_tile) {
-      const Index n = std::min(key_tile, s.keys - k0), keys = (s.k + k0) * ldk + at_k;
-      if (visible(spec, s, i0 + rows - 1, k0, n) == 0) break;
-      if (outside(spec, s, i0, k0, n) == n) continue;
-      const Index i1 = unseeing(spec, s, i0, rows, k0), seeing = rows - i1, of = origin + i1 * ld;
-      T *const p1 = p + i1 * key_tile, *const dp1 = dp + i1 * key_tile;
-      scores<T>(spec, s, head, i0 + i1, seeing, k0, n, {q + of, ld, 1}, {k + keys, ldk, 1}, p1);
-      block_product<T>({seeing, n, spec.width, {dout + of, ld, 1}, dp1, key_tile}, {v + keys, 1, ldk});
-      for (Index i = i1; i < rows; ++i) {
-        T *pi = p + i * key_tile, *di = dp + i * key_tile;
-        const T shift = lse[(first + i) * spec.heads + head], drop = delta[i];
-        map_run([shift](T x) MEFT_INLINE { return Exp{}(x - shift); }, n, pi, pi);
-        if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, di);
-        map_run([drop, c = spec.scale](T x, T d) MEFT_INLINE { return x * (d - drop) * c; }, n, di, pi, di);
-        if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, pi);
-        if (dbias)
-          at_distances(spec, s, i0 + i, k0, n, di, [dbias](Index count, const T* d, Index place) MEFT_INLINE {
-            for (Index j = 0; j < count; ++j) dbias[place + j] += d[j];
-          });
+      const Index n = std::min(key_tile, s.keys - k0), from = (s.k + k0) * ldk + at_k;
+      if (visible(spec, s, b0 + block - 1, k0, n) == 0) break;
+      if (outside(spec, s, b0, k0, n) == n) continue;
+      const Right<T> keys_turned({k + from, 1, ldk}, spec.width, n, panels[0], key_room<T>);
+      const Right<T> values_turned({v + from, 1, ldk}, spec.width, n, panels[1], key_room<T>);
+      const Right<T> keys({k + from, ldk, 1}, n, spec.width, panels[2], key_room<T>);
+      for (Index i0 = 0; i0 < block; i0 += query_tile) {
+        const Index rows = std::min(query_tile, block - i0);
+        if (visible(spec, s, b0 + i0 + rows - 1, k0, n) == 0 || outside(spec, s, b0 + i0, k0, n) == n) continue;
+        const Index i1 = i0 + unseeing(spec, s, b0 + i0, rows, k0), seeing = i0 + rows - i1, of = origin + i1 * ld;
+        scores<T>(spec, s, head, b0 + i1, seeing, k0, n, {q + of, ld, 1}, keys_turned, p);
+        block_product<T>({seeing, n, spec.width, {dout + of, ld, 1}, dp, key_tile}, values_turned);
+        for (Index i = 0; i < seeing; ++i) {
+          T *pi = p + i * key_tile, *di = dp + i * key_tile;
+          const T shift = lse[(first + i1 + i) * spec.heads + head], drop = delta[i1 + i];
+          exp_stride<key_tile>(pi, [pi, by, shift](int j) MEFT_INLINE { return product(pi[j], by) - shift; });
+          if (spec.dropout > 0) drop_keys(spec, first + i1 + i, head, k0, n, di);
+          map_run([drop, c = spec.scale](T x, T d) MEFT_INLINE { return x * (d - drop) * c; }, n, di, pi, di);
+          if (spec.dropout > 0) drop_keys(spec, first + i1 + i, head, k0, n, pi);
+          if (dbias)
+            at_distances(spec, s, b0 + i1 + i, k0, n, di, [dbias](Index count, const T* d, Index place) MEFT_INLINE {
+              for (Index j = 0; j < count; ++j) dbias[place + j] += d[j];
+            });
+        }
+        block_product<T>({n, spec.width, seeing, {p, 1, key_tile}, dv + from, ldk, Start::accumulate}, douts.below(i1));
+        block_product<T>({n, spec.width, seeing, {dp, 1, key_tile}, dk + from, ldk, Start::accumulate},
+                         queries.below(i1));
+        block_product<T>({seeing, spec.width, n, {dp, key_tile, 1}, dq + of, ld, Start::accumulate}, keys);
       }
-      block_product<T>({n, spec.width, seeing, {p1, 1, key_tile}, dv + keys, ldk, Start::accumulate},
-                       {dout + of, ld, 1});
-      block_product<T>({n, spec.width, seeing, {dp1, 1, key_tile}, dk + keys, ldk, Start::accumulate}, {q + of, ld, 1});
-      block_product<T>({seeing, spec.width, n, {dp1, key_tile, 1}, dq + of, ld, Start::accumulate}, {k + keys, ldk, 1});
     }
   }
 }

@@ -8,6 +8,15 @@
 
 namespace meft::cpu {
 
+/// The running results joined in a fixed tree, in loops of known widths, which are vectors.
+template <class T, class Fold>
+MEFT_INLINE inline T joined(T (&lane)[16], const Fold& join) {
+  for (int j = 0; j < 8; ++j) lane[j] = join(lane[j], lane[j + 8]);
+  for (int j = 0; j < 4; ++j) lane[j] = join(lane[j], lane[j + 4]);
+  for (int j = 0; j < 2; ++j) lane[j] = join(lane[j], lane[j + 2]);
+  return join(lane[0], lane[1]);
+}
+
 /// fold(f(0), f(1) …) over [0, n): 16 running results side by side, joined in a fixed tree.
 template <class T, class Fold, class F>
 MEFT_INLINE inline T fold(Index n, T initial, const Fold& join, const F& f) {
@@ -17,9 +26,7 @@ MEFT_INLINE inline T fold(Index n, T initial, const Fold& join, const F& f) {
   for (; i + 16 <= n; i += 16)
     for (int j = 0; j < 16; ++j) lane[j] = join(lane[j], f(i + j));
   for (; i < n; ++i) lane[i % 16] = join(lane[i % 16], f(i));
-  for (int width = 8; width; width /= 2)
-    for (int j = 0; j < width; ++j) lane[j] = join(lane[j], lane[j + width]);
-  return lane[0];
+  return joined(lane, join);
 }
 
 template <class T, class F>

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 
+#include <meft/backend/cpu/exponential.hpp>
 #include <meft/backend/cpu/fold.hpp>
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/tag.hpp>
@@ -42,7 +43,7 @@ void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* lab
         const T* in = x + r * n;
         constexpr T lowest = -std::numeric_limits<T>::infinity();
         const T top = cpu::fold(n, lowest, Larger{}, [in](Index i) MEFT_INLINE { return in[i]; });
-        const T total = cpu::sum_of<T>(n, [in, top](Index i) MEFT_INLINE { return Exp{}(in[i] - top); });
+        const T total = cpu::sum_exp(n, in, top);
         const T spread = Log{}(total);
         lse[r] = top + spread;
         loss[r] = labels[r] == ignore ? T(0) : top - in[labels[r]] + spread;
@@ -64,7 +65,7 @@ void cross_entropy_backward(Cpu, Index rows, Index n, const T* x, const std::int
           continue;
         }
         const T shift = lse[r];
-        cpu::map_run([scale, shift](T v) MEFT_INLINE { return Exp{}(v - shift) * scale; }, n, out, x + r * n);
+        cpu::exp_run(n, out, x + r * n, shift, [scale](T e) MEFT_INLINE { return e * scale; });
         out[labels[r]] -= scale;
       }
     });

@@ -22,9 +22,13 @@ MEFT_INLINE inline void map_run(const F& f, Index n, T* out, const In*... in) {
   constexpr int width = 16;
   Index i = 0;
   for (; i + width <= n; i += width) {
-    T result[width];
-    for (int j = 0; j < width; ++j) result[j] = f(in[i + j]...);
-    for (int j = 0; j < width; ++j) out[i + j] = result[j];
+    // Where they are one array, an element is read before it is written.
+#ifdef __clang__
+#pragma clang loop vectorize(assume_safety)
+#else
+#pragma GCC ivdep
+#endif
+    for (int j = 0; j < width; ++j) out[i + j] = f(in[i + j]...);
   }
   if (i == n) return;
   const Index rest = n - i;

@@ -35,7 +35,7 @@ struct PhiloxLanes {
 #endif
   }
 
-  __attribute__((target("avx2"), always_inline)) void round(std::uint32_t k0, std::uint32_t k1) {
+  __attribute__((target("avx2"), always_inline)) void round(const Word4& k0, const Word4& k1) {
     Word4 p0, p1;
     multiply(c0, 0xD2511F53u, p0);
     multiply(c2, 0xCD9E8D57u, p1);
@@ -52,18 +52,33 @@ struct PhiloxLanes {
   }
 };
 
-/// Words of eight blocks from `block` on: two sets of lanes hide each other's latency.
-__attribute__((target("avx2"))) inline void philox_eight(Key key, std::uint64_t block, std::uint32_t* words) {
-  PhiloxLanes x(key, block), y(key, block + 4);
-  auto low = static_cast<std::uint32_t>(key.seed), high = static_cast<std::uint32_t>(key.seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    x.round(low, high);
-    y.round(low, high);
-    low += 0x9E3779B9u;
-    high += 0xBB67AE85u;
+/// The keys of the rounds, in every lane.
+struct PhiloxKeys {
+  Word4 k0[10], k1[10];
+
+  __attribute__((target("avx2"))) explicit PhiloxKeys(std::uint64_t seed) {
+    auto low = static_cast<std::uint32_t>(seed), high = static_cast<std::uint32_t>(seed >> 32);
+    for (int round = 0; round < 10; ++round, low += 0x9E3779B9u, high += 0xBB67AE85u) {
+      k0[round] = Word4{} + low;
+      k1[round] = Word4{} + high;
+    }
   }
-  x.store(words);
-  y.store(words + 16);
+};
+
+/// Words of 8·eights blocks from `block` on: two sets of lanes hide each other's latency.
+__attribute__((target("avx2"))) inline void philox_eights(Key key, std::uint64_t block, Index eights,
+                                                          std::uint32_t* words) {
+  const PhiloxKeys keys(key.seed);
+  for (; eights > 0; --eights, block += 8, words += 32) {
+    PhiloxLanes x(key, block), y(key, block + 4);
+#pragma GCC unroll 10
+    for (int round = 0; round < 10; ++round) {
+      x.round(keys.k0[round], keys.k1[round]);
+      y.round(keys.k0[round], keys.k1[round]);
+    }
+    x.store(words);
+    y.store(words + 16);
+  }
 }
 #endif
 
@@ -71,8 +86,10 @@ __attribute__((target("avx2"))) inline void philox_eight(Key key, std::uint64_t 
 inline void philox_words(Key key, std::uint64_t block, Index blocks, std::uint32_t* words) {
   Index b = 0;
 #if MEFT_X86
-  if (has_avx2())
-    for (; b + 8 <= blocks; b += 8) philox_eight(key, block + static_cast<std::uint64_t>(b), words + 4 * b);
+  if (has_avx2()) {
+    philox_eights(key, block, blocks / 8, words);
+    b = blocks / 8 * 8;
+  }
 #endif
   for (; b < blocks; ++b) {
     const auto four = philox(key, block + static_cast<std::uint64_t>(b));

@@ -139,24 +139,66 @@ MEFT_INLINE inline void blocks(Index n, Index per, Word* x, const F* f, const Bl
   for (Index k = 0; i + k < n; ++k) x[i + k] = px[k];
 }
 
+/// Whether every |X| and |f·2ˢ| of so many elements is below 2³⁰: then a shear's sums fit 32 bits.
+template <class F>
+MEFT_INLINE inline bool small(Index groups, const std::int32_t* x, const F* f, F limit) {
+  std::int32_t large[lanes] = {}, any = 0;
+  for (Index g = 0; g < groups; ++g, x += lanes, f += lanes)
+    for (int j = 0; j < lanes; ++j) {
+      large[j] |= !(std::fabs(f[j]) < limit);
+      large[j] |= static_cast<std::uint32_t>(x[j]) + ((1u << 30) - 1) >= (1u << 31) - 1;
+    }
+  for (const std::int32_t l : large) any |= l;
+  return !any;
+}
+
+/// round(f·2ˢ) where it is small; ties to even, as `fixed`.
+MEFT_INLINE inline std::int32_t fixed_small(float f, float scale) {
+  return static_cast<std::int32_t>(std::rint(f * scale));
+}
+MEFT_INLINE inline std::int32_t fixed_small(double f, double scale) {
+  return static_cast<std::int32_t>(f * scale + rounder - rounder);
+}
+
 template <class F>
 MEFT_INLINE inline ShearSlot shear_run(Index n, std::int32_t* x, const F* f, Lambda lambda, double scale,
                                        std::uint32_t* words) {
   const Index per = lambda.d > 1 ? digits_per_word(lambda.d) : 8;
   const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
+  const std::int32_t flip = lambda.n < 0 ? -1 : 0, base = lambda.d;
+  const F narrow = static_cast<F>(scale), limit = static_cast<F>(0x1p30 / scale);
+  // ⌊X/d⌋ = ⌊(X + ½)/d + k⌋ − k: the fraction is never near an integer; k makes the sum positive, whose floor is cheap.
+  const std::int32_t k = (1 << 30) / base + 1;
+  const double half = 0.5 * inverse + k;
   Hash hash;
   Range range{std::numeric_limits<std::int32_t>::max()};
   blocks(n, per, x, f, [&](Index b, std::int32_t* px, const F* pf) MEFT_INLINE {
     std::int32_t word[lanes] = {};
-    for (Index g = 0; g < per; ++g)
-      for (Index j = 0; j < lanes; ++j) {
-        const std::int32_t old = px[g * lanes + j];
-        hash.add(j, old);
-        const double q = (old + 0.5) * inverse - 0.5 + rounder - rounder;  // ⌊X/d⌋: the fraction is never near ½
-        word[j] = word[j] * lambda.d + static_cast<std::int32_t>(old - q * d);
-        px[g * lanes + j] = static_cast<std::int32_t>(range.check(j, sign * q + fixed(pf[g * lanes + j], scale)));
-      }
-    if (lambda.d > 1 && words)
+    if (!small(per, px, pf, limit)) {
+      for (Index g = 0; g < per; ++g)
+        for (Index j = 0; j < lanes; ++j) {
+          const std::int32_t old = px[g * lanes + j];
+          hash.add(j, old);
+          const double q = (old + 0.5) * inverse - 0.5 + rounder - rounder;  // ⌊X/d⌋: the fraction is never near ½
+          word[j] = word[j] * base + static_cast<std::int32_t>(old - q * d);
+          px[g * lanes + j] = static_cast<std::int32_t>(range.check(j, sign * q + fixed(pf[g * lanes + j], scale)));
+        }
+    } else if (base == 1) {
+      for (Index g = 0; g < per; ++g, px += lanes, pf += lanes)
+        for (Index j = 0; j < lanes; ++j) {
+          hash.add(j, px[j]);
+          px[j] = (px[j] ^ flip) - flip + fixed_small(pf[j], narrow);
+        }
+    } else {
+      for (Index g = 0; g < per; ++g, px += lanes, pf += lanes)
+        for (Index j = 0; j < lanes; ++j) {
+          const std::int32_t old = px[j], q = static_cast<std::int32_t>(old * inverse + half) - k;
+          hash.add(j, old);
+          word[j] = word[j] * base + (old - q * base);
+          px[j] = (q ^ flip) - flip + fixed_small(pf[j], narrow);
+        }
+    }
+    if (base > 1 && words)
       for (Index j = 0; j < lanes; ++j) words[b * lanes + j] = static_cast<std::uint32_t>(word[j]);
   });
   return range.slot(hash);
@@ -167,22 +209,55 @@ MEFT_INLINE inline ShearSlot unshear_run(Index n, std::int32_t* x, const F* f, L
                                          const std::uint32_t* words) {
   const Index per = digits ? digits_per_word(lambda.d) : 8;
   const double inverse = 1.0 / lambda.d, d = lambda.d, sign = lambda.n;
+  const std::int32_t flip = lambda.n < 0 ? -1 : 0, base = lambda.d;
+  const F narrow = static_cast<F>(scale), limit = static_cast<F>(0x1p30 / scale);
+  const std::int32_t most = std::numeric_limits<std::int32_t>::max() / base - 1;  // of what d is multiplied with
   Hash hash;
   Range range{std::numeric_limits<std::int32_t>::max()};
   blocks(n, per, x, f, [&](Index b, std::int32_t* px, const F* pf) MEFT_INLINE {
-    double word[lanes] = {};
-    if constexpr (digits)
-      for (Index j = 0; j < lanes; ++j) word[j] = static_cast<std::int32_t>(words[b * lanes + j]);
-    for (Index g = per - 1; g >= 0; --g)
-      for (Index j = 0; j < lanes; ++j) {
-        double y = sign * (px[g * lanes + j] - fixed(pf[g * lanes + j], scale)) * d;
-        if constexpr (digits) {
-          const double rest = (word[j] + 0.5) * inverse - 0.5 + rounder - rounder;
-          y += word[j] - rest * d;
-          word[j] = rest;
+    std::int32_t whole[32 * lanes];  // ±(X − f)
+    bool fits = small(per, px, pf, limit);
+    if (fits) {
+      std::int32_t large[lanes] = {}, any = 0;
+      for (Index g = 0; g < per; ++g)
+        for (Index j = 0; j < lanes; ++j) {
+          const std::int32_t t = px[g * lanes + j] - fixed_small(pf[g * lanes + j], narrow), w = (t ^ flip) - flip;
+          whole[g * lanes + j] = w;
+          large[j] |= w > most;
+          large[j] |= w < -most;
         }
-        px[g * lanes + j] = static_cast<std::int32_t>(range.check(j, y));
-      }
+      for (const std::int32_t l : large) any |= l;
+      fits = !any;
+    }
+    if (!fits) {
+      double word[lanes] = {};
+      if constexpr (digits)
+        for (Index j = 0; j < lanes; ++j) word[j] = static_cast<std::int32_t>(words[b * lanes + j]);
+      for (Index g = per - 1; g >= 0; --g)
+        for (Index j = 0; j < lanes; ++j) {
+          double y = sign * (px[g * lanes + j] - fixed(pf[g * lanes + j], scale)) * d;
+          if constexpr (digits) {
+            const double rest = (word[j] + 0.5) * inverse - 0.5 + rounder - rounder;
+            y += word[j] - rest * d;
+            word[j] = rest;
+          }
+          px[g * lanes + j] = static_cast<std::int32_t>(range.check(j, y));
+        }
+    } else if constexpr (digits) {
+      // Of a word W the digit of group g is ⌊W/dᵃ⌋ − d·⌊W/dᵃ⁺¹⌋ with a = per − 1 − g; none waits for another.
+      std::int32_t low[lanes];
+      for (Index j = 0; j < lanes; ++j) low[j] = static_cast<std::int32_t>(words[b * lanes + j]);
+      double power = inverse;
+      for (Index g = per - 1; g >= 0; --g, power *= inverse)
+        for (Index j = 0; j < lanes; ++j) {
+          const double middle = static_cast<std::int32_t>(words[b * lanes + j]) + 0.5;
+          const std::int32_t rest = static_cast<std::int32_t>(middle * power);
+          px[g * lanes + j] = whole[g * lanes + j] * base + (low[j] - rest * base);
+          low[j] = rest;
+        }
+    } else {
+      for (Index i = 0; i < per * lanes; ++i) px[i] = whole[i];
+    }
     for (Index g = 0; g < per; ++g)
       for (Index j = 0; j < lanes; ++j) hash.add(j, px[g * lanes + j]);
   });

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include <meft/backend/cpu/exponential.hpp>
 #include <meft/backend/cpu/fold.hpp>
 #include <meft/backend/kernels/softmax.hpp>
 #include <meft/base/compose.hpp>
@@ -19,10 +20,10 @@ void softmax(Cpu, Index rows, Index n, const T* x, T* y, bool logarithm) {
         const T top =
             cpu::fold(n, -std::numeric_limits<T>::infinity(), Larger{}, [in](Index i) MEFT_INLINE { return in[i]; });
         if (logarithm) {
-          const T total = cpu::sum_of<T>(n, [in, top](Index i) MEFT_INLINE { return Exp{}(in[i] - top); });
+          const T total = cpu::sum_exp(n, in, top);
           cpu::map_run([shift = top + Log{}(total)](T v) MEFT_INLINE { return v - shift; }, n, out, in);
         } else {
-          cpu::map_run([top](T v) MEFT_INLINE { return Exp{}(v - top); }, n, out, in);
+          cpu::exp_run(n, out, in, top);
           const T total = cpu::sum_of<T>(n, [out](Index i) MEFT_INLINE { return out[i]; });
           cpu::map_run([scale = T(1) / total](T v) MEFT_INLINE { return v * scale; }, n, out, out);
         }

@@ -79,11 +79,10 @@ MEFT_INLINE inline void store(T* to, const V& v) {
 /// Where M rows of W columns of a tile lie: in C, or where C has fewer columns in a copy.
 template <int M, int W>
 struct Edge {
-  alignas(64) float copy[M * W];
   float* out;
   Index ld;
 
-  MEFT_INLINE explicit Edge(const Corner& at) : out(at.c), ld(at.ldc) {
+  MEFT_INLINE Edge(const Corner& at, float* copy) : out(at.c), ld(at.ldc) {
     if (at.columns >= W) return;
     out = copy;
     ld = W;
@@ -111,47 +110,83 @@ MEFT_INLINE inline void end(const Corner& at, const Edge<M, W>& edge, const V (&
     for (int j = 0; j < P; ++j) store(edge.out + i * edge.ld + j * (W / P), acc[i][j]);
   if (at.columns < W)
     for (int i = 0; i < M; ++i)
-      std::memcpy(at.c + i * at.ldc, edge.copy + i * W, static_cast<std::size_t>(at.columns) * sizeof(float));
+      std::memcpy(at.c + i * at.ldc, edge.out + i * W, static_cast<std::size_t>(at.columns) * sizeof(float));
 }
 
-/// C[M, 16·panels] = start + A[M, k] · block.
+/// C[M, 16·panels] = start + A[M, k ≥ 1] · block. C's rows lie `ld` elements apart, those that it starts from
+/// `start_ld`.
 template <class V, int M, int Panels>
-MEFT_INLINE inline void tile_float(Index k, const Strided<float>& a, Block<float> block, const Corner& at) {
+MEFT_INLINE inline void tile_float(Index k, const Strided<float>& a, Block<float> block, const float* start,
+                                   Index start_ld, float* c, Index ld) {
   constexpr int width = 16 * Panels, lanes = sizeof(V) / sizeof(float), parts = width / lanes;
-  const Edge<M, width> edge(at);
   V acc[M][parts];
-  begin(at, edge, acc);
   const float* row[M];
+  if (k < 1) __builtin_unreachable();
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
+    for (int j = 0; j < parts; ++j) load(acc[i][j], start + i * start_ld + j * lanes);
     row[i] = a.data + i * a.row;
-    __builtin_prefetch(edge.out + (M + i) * edge.ld, 1);  // of the next tile
+    __builtin_prefetch(c + (M + i) * ld, 1);  // of the next tile
   }
-  for (Index p = 0, from = 0; p < k; ++p, from += a.column) {
+  for (Index p = 0; p < k; ++p) {
     V b[parts];
 #pragma GCC unroll 4
     for (int j = 0; j < parts; ++j) load(b[j], block.data + j * lanes / 16 * block.step + p * 16 + j * lanes % 16);
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
-      for (int j = 0; j < parts; ++j) acc[i][j] = row[i][from] * b[j] + acc[i][j];
+      for (int j = 0; j < parts; ++j) acc[i][j] = row[i][p * a.column] * b[j] + acc[i][j];
   }
-  end(at, edge, acc);
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i)
+    for (int j = 0; j < parts; ++j) store(c + i * ld + j * lanes, acc[i][j]);
 }
 
+// Functions of their own, not inlined: the accumulators need all registers.
 template <int M>
-MEFT_AVX2 inline void tile_avx2(Index k, const Strided<float>& a, Block<float> block, const Corner& at) {
-  tile_float<Float8, M, 1>(k, a, block, at);
+[[gnu::noinline]] MEFT_AVX2 inline void tile_avx2(Index k, Strided<float> a, Block<float> block, const float* start,
+                                                  Index start_ld, float* c, Index ld) {
+  tile_float<Float8, M, 1>(k, a, block, start, start_ld, c, ld);
 }
 template <int M>
-MEFT_AVX512 inline void tile_avx512(Index k, const Strided<float>& a, Block<float> block, const Corner& at) {
-  tile_float<Float16, M, 2>(k, a, block, at);
+[[gnu::noinline]] MEFT_AVX512 inline void tile_avx512(Index k, Strided<float> a, Block<float> block, const float* start,
+                                                      Index start_ld, float* c, Index ld) {
+  tile_float<Float16, M, 2>(k, a, block, start, start_ld, c, ld);
 }
 
-/// 8 × 8 transpose in registers: out[j * ldo + i] = in[i * ldi + j].
-MEFT_AVX2 inline void transpose8(const float* in, Index ldi, float* out, Index ldo) {
-  Float8 r[8], s[8];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) load(r[i], in + i * ldi);
+alignas(64) inline constexpr float zeros[most_panels * panel_width] = {};
+
+/// One of these: tiles of `height` rows and `width` columns.
+struct Tile {
+  void (*run)(Index k, Strided<float> a, Block<float> block, const float* start, Index start_ld, float* c, Index ld);
+  Index height, width;
+};
+
+/// `count` tiles below each other; the rows of A that one reads begin `down` elements behind those of the one before.
+/// Before each, so many lines ahead are fetched.
+inline void tiles(const Tile& tile, Index count, Index k, Strided<float> a, Index down, Block<float> block,
+                  const Corner& at, Ahead& ahead, Index lines) {
+  alignas(64) float copy[12 * most_panels * panel_width];  // of a tile where C has fewer columns
+  const bool whole = at.columns >= tile.width, add = at.start == Start::accumulate;
+  const float* const row = at.start == Start::bias ? at.bias : zeros;
+  const Index ld = whole ? at.ldc : tile.width;
+  const auto bytes = static_cast<std::size_t>(at.columns) * sizeof(float);
+  float* c = at.c;
+  for (; count > 0; --count, a.data += down, c += tile.height * at.ldc) {
+    ahead.fetch(lines);
+    float* const out = whole ? c : copy;
+    if (add && !whole) {
+      std::memset(copy, 0, sizeof copy);
+      for (Index i = 0; i < tile.height; ++i) std::memcpy(copy + i * ld, c + i * at.ldc, bytes);
+    }
+    tile.run(k, a, block, add ? out : row, add ? ld : 0, out, ld);
+    if (whole) continue;
+    for (Index i = 0; i < tile.height; ++i) std::memcpy(c + i * at.ldc, copy + i * ld, bytes);
+  }
+}
+
+/// 8 × 8 transpose in registers.
+MEFT_AVX2 MEFT_INLINE inline void turn8(Float8 (&r)[8]) {
+  Float8 s[8];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     s[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
@@ -166,22 +201,31 @@ MEFT_AVX2 inline void transpose8(const float* in, Index ldi, float* out, Index l
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    store(out + i * ldo, __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
-    store(out + (i + 4) * ldo, __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15));
+    s[i] = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    s[i + 4] = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) r[i] = s[i];
 }
 
-/// out[j * 8 + i] = in[i * ldi + j] for six rows i and 8 columns j.
-MEFT_AVX2 inline void transpose_six(const float* in, Index ldi, float* out) {
-  alignas(32) float rows[64];
+/// out[j * ldo + i] = in[i * ldi + j] for 8 rows i and columns j.
+MEFT_AVX2 MEFT_INLINE inline void transpose8(const float* in, Index ldi, float* out, Index ldo) {
+  Float8 r[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) load(r[i], in + i * ldi);
+  turn8(r);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) store(out + i * ldo, r[i]);
+}
+
+/// out[j * 6 + i] = in[i * ldi + j] for six rows i and 8 columns j; two elements behind them are written too.
+MEFT_AVX2 MEFT_INLINE inline void transpose_six(const float* in, Index ldi, float* out) {
+  Float8 r[8] = {};
 #pragma GCC unroll 6
-  for (int i = 0; i < 6; ++i) {
-    Float8 v;
-    load(v, in + i * ldi);
-    store(rows + i * 8, v);
-  }
-  for (int i = 6; i < 8; ++i) store(rows + i * 8, Float8{});
-  transpose8(rows, 8, out, 8);
+  for (int i = 0; i < 6; ++i) load(r[i], in + i * ldi);
+  turn8(r);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) store(out + i * 6, r[i]);
 }
 
 }  // namespace detail
@@ -214,15 +258,7 @@ MEFT_AVX2 inline Rows in_panels(Index rows, Index k, const Strided<float>& a, fl
     const float* from = a.data + i * a.row;
     float* panel = to + i * k;
     Index p = 0;
-    alignas(32) float turned[64];
-    for (; p + 8 <= k; p += 8, panel += 48) {
-      detail::transpose_six(from + p, a.row, turned);
-      for (Index q = 0; q < 8; ++q) {  // the last two of each are overwritten by the next
-        detail::Float8 v;
-        detail::load(v, turned + q * 8);
-        detail::store(panel + q * 6, v);
-      }
-    }
+    for (; p + 8 <= k; p += 8, panel += 48) detail::transpose_six(from + p, a.row, panel);
     for (; p < k; ++p, panel += 6)
       for (Index r = 0; r < 6; ++r) panel[r] = from[r * a.row + p];
   }
@@ -236,45 +272,60 @@ inline Index columns_at_once() { return isa() >= Isa::avx512 ? most_panels * pan
 
 /// C[rows, columns ≤ columns_at_once()] = start + A[rows, k] · block, tile by tile.
 inline void multiply_block(Index rows, Index k, const Rows& left, Block<float> block, Corner at, Ahead ahead = {}) {
+  if (k == 0) return multiply_block(rows, 1, {{detail::zeros, 0, 0}}, {detail::zeros, 0}, at);
   alignas(64) float room[most_panels * panel_width];
   at = with_bias(at, room);
   Index i = 0;
   const Index lines = ahead.lines() * 6 / std::max<Index>(rows, 6) + 1;  // with six rows
-  const auto next = [&](auto tile, Index height) {
-    ahead.fetch(height <= 6 ? lines : 2 * lines);
-    if (left.panels && height == 6) tile(k, {left.a.data + i * k, 1, 6}, block, at.below(i));
-    else tile(k, left.a.at(i, 0), block, at.below(i));
-    i += height;
-  };
   using namespace detail;
+  const auto next = [&](const Tile& tile, Index count) {
+    const bool panels = left.panels && tile.height == 6;
+    tiles(tile, count, k, panels ? Strided<float>{left.a.data + i * k, 1, 6} : left.a.at(i, 0),
+          panels ? 6 * k : tile.height * left.a.row, block, at.below(i), ahead, tile.height <= 6 ? lines : 2 * lines);
+    i += count * tile.height;
+  };
   if (isa() >= Isa::avx512 && at.columns > panel_width) {
-    while (i + 12 <= rows) next(tile_avx512<12>, 12);
-    while (i + 4 <= rows) next(tile_avx512<4>, 4);
-    while (i < rows) next(tile_avx512<1>, 1);
+    next({tile_avx512<12>, 12, 32}, rows / 12);
+    next({tile_avx512<4>, 4, 32}, (rows - i) / 4);
+    next({tile_avx512<1>, 1, 32}, rows - i);
     return;
   }
-  while (i < in_sixes(rows)) next(tile_avx2<6>, 6);
-  while (rows - i > 6) next(tile_avx2<4>, 4);
+  next({tile_avx2<6>, 6, 16}, in_sixes(rows) / 6);
+  if (rows - i > 6) next({tile_avx2<4>, 4, 16}, 1);
   switch (rows - i) {
-    case 1: return next(tile_avx2<1>, 1);
-    case 2: return next(tile_avx2<2>, 2);
-    case 3: return next(tile_avx2<3>, 3);
-    case 4: return next(tile_avx2<4>, 4);
-    case 5: return next(tile_avx2<5>, 5);
+    case 1: return next({tile_avx2<1>, 1, 16}, 1);
+    case 2: return next({tile_avx2<2>, 2, 16}, 1);
+    case 3: return next({tile_avx2<3>, 3, 16}, 1);
+    case 4: return next({tile_avx2<4>, 4, 16}, 1);
+    case 5: return next({tile_avx2<5>, 5, 16}, 1);
   }
 }
 
+namespace detail {
+
+/// A panel of 16 contiguous columns, of rows `row` elements apart.
+MEFT_AVX2 inline void pack_rows(Index k, const float* from, Index row, float* panel) {
+  for (Index p = 0; p < k; ++p)
+    for (int half = 0; half < 16; half += 8) {
+      Float8 v;
+      load(v, from + p * row + half);
+      store(panel + p * 16 + half, v);
+    }
+}
+/// One of 16 columns that lie `column` elements apart, of contiguous rows: how many of them are done, 8 at a time.
+MEFT_AVX2 inline Index pack_columns(Index k, const float* from, Index column, float* panel) {
+  Index p = 0;
+  for (; p + 8 <= k; p += 8)
+    for (int half = 0; half < 16; half += 8) transpose8(from + p + half * column, column, panel + p * 16 + half, 16);
+  return p;
+}
+
+}  // namespace detail
+
 /// Packs B[k, columns ≤ 16] into one panel.
 inline void pack_panel(Index k, Strided<float> b, Index columns, float* panel) {
-  Index p = 0;
-  if (b.column == 1 && columns == 16) {
-    for (; p < k; ++p) std::memcpy(panel + p * 16, b.data + p * b.row, 64);
-  } else if (b.row == 1 && columns == 16) {
-    for (; p + 8 <= k; p += 8) {
-      detail::transpose8(b.data + p, b.column, panel + p * 16, 16);
-      detail::transpose8(b.data + p + 8 * b.column, b.column, panel + p * 16 + 8, 16);
-    }
-  }
+  if (b.column == 1 && columns == 16) return detail::pack_rows(k, b.data, b.row, panel);
+  Index p = b.row == 1 && columns == 16 ? detail::pack_columns(k, b.data, b.column, panel) : 0;
   for (; p < k; ++p)
     for (Index j = 0; j < 16; ++j) panel[p * 16 + j] = j < columns ? b.data[p * b.row + j * b.column] : 0.0f;
 }

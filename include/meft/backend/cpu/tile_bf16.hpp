@@ -36,7 +36,8 @@ typedef std::uint16_t Half32 __attribute__((vector_size(64)));  // NOLINT
 template <int M, int Panels>
 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))) inline void tile_dot(
     Index pairs, const Strided<std::uint32_t>& a, Block<std::uint32_t> block, const Corner& at) {
-  const Edge<M, 16 * Panels> edge(at);
+  alignas(64) float copy[M * 16 * Panels];
+  const Edge<M, 16 * Panels> edge(at, copy);
   Float16 acc[M][Panels];
   begin(at, edge, acc);
   for (Index p = 0; p < pairs; ++p) {
