@@ -253,6 +253,7 @@ inline std::string svg(const Figure& figure) {
                     "sans-serif; fill: #222; }\n"
                     ".title { font-size: 18px; font-weight: 600; }\n.subtitle { font-size: 14px; fill: #555; }\n"
                     ".tick { font-size: 13px; }\n.axis { font-size: 14px; }\n.name { font-size: 14px; }\n"
+                    ".beside { paint-order: stroke; stroke: #fff; stroke-width: 3px; stroke-linejoin: round; }\n"
                     ".grid { stroke: #e4e4e4; }\n.frame { stroke: #444; }\n.lead { stroke: #999; stroke-width: 0.8; }\n"
                     "</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n";
   out += text(left, 32, figure.title, "title");
