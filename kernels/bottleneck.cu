@@ -16,6 +16,7 @@ namespace cuda {
 namespace {
 
 constexpr int some = 8;  // inner elements at a time
+constexpr unsigned back_threads = 512;
 constexpr unsigned all_lanes = 0xffffffffu;
 
 /// sum[k] = the product of a row with row j0 + k of `with`, whose elements lie `row` and `column` apart; every lane of
@@ -69,8 +70,9 @@ Index sums_of_block(const BottleneckWeights<T>& w) {
 }
 
 template <class F, class T>
-__global__ void bottleneck_back(F, Index rows, Index each, BottleneckWeights<T> w, const T* x, const T* z, const T* dy,
-                                bool adds, T* dx, T* sums) {
+__global__ void __launch_bounds__(back_threads)
+    bottleneck_back(F, Index rows, Index each, BottleneckWeights<T> w, const T* x, const T* z, const T* dy, bool adds,
+                    T* dx, T* sums) {
   const Index begin = blockIdx.x * each, count = begin + each < rows ? each : rows - begin, inner = w.inner,
               width = w.width;
   T *const active = dynamic_shared<T>(), *const slope = active + each * inner;
@@ -163,7 +165,7 @@ void bottleneck_backward(B, Activation f, Index rows, const BottleneckWeights<T>
   auto* const sums = static_cast<T*>(buffer.data());
   if (parts)
     visit(f, [&](auto g) {
-      cuda::launch(cuda::bottleneck_back<decltype(g), T>, static_cast<unsigned>(parts), 512,
+      cuda::launch(cuda::bottleneck_back<decltype(g), T>, static_cast<unsigned>(parts), cuda::back_threads,
                    static_cast<std::size_t>(2 * each * w.inner) * sizeof(T), cuda::stream(), g, rows, each, w, x, z, dy,
                    adds, dx, sums);
     });

@@ -161,6 +161,8 @@ class Every {
   static void rounded(Functors<F...>) {
     (to<bf16, T>(F{}), ...);
     (to<bf16, T, T>(SlopeAt<F>{}), ...);
+    (to<bf16, T, T>(Gate<F>{}), ...);
+    (to<bf16, T, T, T>(GateSlope<F>{}), ...);
     (of<T, T>(SlopeAt<F>{}), ...);
   }
   template <class... F>

@@ -245,6 +245,8 @@ TEST_CASE("what products alone read is handed on rounded to bf16: the bits that 
     for (const Activation f : {Activation::relu, Activation::gelu})
       check_handed("linear activation", 1, shape,
                    [&](const auto& x, Hand hand) { return linear_activation(x[0], w, OnCuda(), f, hand); });
+    check_handed("gated", 3, shape,
+                 [&](const auto& x, Hand hand) { return gated(x[0], x[1], Activation::silu, hand, hand); });
     for (const float dropout : {0.0f, 0.1f})
       check_handed("attention", 3, shape, [&](const auto& x, Hand hand) {
         const Offsets offsets({0, 2, 6});

@@ -192,10 +192,10 @@ struct TransformerLayer {
   Var<T, B> hidden(const Var<T, B>& x, const Context<T, B>& c) const {
     const float p = c.run.training ? activation_dropout : 0;
     const auto key = c.run.key(site + more + 2);
-    if (!gate)
-      return up.activated(x, activation, p, key, first(up.out(), c),
-                          hidden_scale.defined() ? Hand::in_full : down.reads());
-    return meft::dropout(gated((*gate)(x), up(x), activation), p, key, first(up.out(), c));
+    const Hand hand = p != 0 || hidden_scale.defined() ? Hand::in_full : down.reads();
+    if (!gate) return up.activated(x, activation, p, key, first(up.out(), c), hand);
+    const Hand gradients = up.reads() == Hand::rounded ? gate->reads() : Hand::in_full;
+    return meft::dropout(gated((*gate)(x), up(x), activation, hand, gradients), p, key, first(up.out(), c));
   }
   /// In training dropout of x from the site at `offset`.
   Var<T, B> dropped(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset) const {
