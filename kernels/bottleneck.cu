@@ -70,7 +70,7 @@ Index sums_of_block(const BottleneckWeights<T>& w) {
 }
 
 template <class F, class T>
-__global__ void __launch_bounds__(back_threads)
+__global__ void __launch_bounds__(back_threads, 1)
     bottleneck_back(F, Index rows, Index each, BottleneckWeights<T> w, const T* x, const T* z, const T* dy, bool adds,
                     T* dx, T* sums) {
   const Index begin = blockIdx.x * each, count = begin + each < rows ? each : rows - begin, inner = w.inner,
