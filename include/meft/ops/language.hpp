@@ -24,7 +24,8 @@ template <Real T, Backend B, class W, class F>
 void for_label_chunks(const Tensor<T, B>& x, const W& w, const Tensor<T, B>& bias,
                       const Tensor<std::int32_t, B>& labels, std::int32_t ignore, Index counted, const F& f) {
   const Index words = w.shape()[0], width = w.shape()[1];
-  const Index most = std::clamp<Index>((Index{1} << 22) / words, 16, 1024);  // rows; 16 MiB of float logits
+  Index most = std::clamp<Index>((Index{1} << 22) / words, 16, 1024);  // rows; 16 MiB of float logits
+  if (B::on_host && !bias.defined()) most = most / 12 * 12;            // whole tiles; a bias adds up chunks
   Tensor<std::int32_t, B> rows(Shape{counted}), chosen(Shape{counted});
   counted_rows(B{}, labels.size(), labels.data(), ignore, rows.data(), chosen.data());
   for (Index first = 0; first < counted; first += most) {

@@ -246,12 +246,15 @@ MEFT_INLINE inline ShearSlot unshear_run(Index n, std::int32_t* x, const F* f, L
     } else if constexpr (digits) {
       // Of a word W the digit of group g is ⌊W/dᵃ⌋ − d·⌊W/dᵃ⁺¹⌋ with a = per − 1 − g; none waits for another.
       std::int32_t low[lanes];
-      for (Index j = 0; j < lanes; ++j) low[j] = static_cast<std::int32_t>(words[b * lanes + j]);
+      double middle[lanes];
+      for (Index j = 0; j < lanes; ++j) {
+        low[j] = static_cast<std::int32_t>(words[b * lanes + j]);
+        middle[j] = low[j] + 0.5;
+      }
       double power = inverse;
       for (Index g = per - 1; g >= 0; --g, power *= inverse)
         for (Index j = 0; j < lanes; ++j) {
-          const double middle = static_cast<std::int32_t>(words[b * lanes + j]) + 0.5;
-          const std::int32_t rest = static_cast<std::int32_t>(middle * power);
+          const std::int32_t rest = static_cast<std::int32_t>(middle[j] * power);
           px[g * lanes + j] = whole[g * lanes + j] * base + (low[j] - rest * base);
           low[j] = rest;
         }

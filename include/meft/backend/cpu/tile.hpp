@@ -141,44 +141,47 @@ MEFT_INLINE inline void tile_float(Index k, const Strided<float>& a, Block<float
     for (int j = 0; j < parts; ++j) store(c + i * ld + j * lanes, acc[i][j]);
 }
 
-// Functions of their own, not inlined: the accumulators need all registers.
+// Functions of their own, not inlined: the accumulators need all registers. Of numbers alone: structures would be read
+// from the stack in larger pieces than they were written there, for which processors wait.
 template <int M>
-[[gnu::noinline]] MEFT_AVX2 inline void tile_avx2(Index k, Strided<float> a, Block<float> block, const float* start,
-                                                  Index start_ld, float* c, Index ld) {
-  tile_float<Float8, M, 1>(k, a, block, start, start_ld, c, ld);
+[[gnu::noinline]] MEFT_AVX2 inline void tile_avx2(Index k, const float* a, Index row, Index column, const float* block,
+                                                  Index step, const float* start, Index start_ld, float* c, Index ld) {
+  tile_float<Float8, M, 1>(k, {a, row, column}, {block, step}, start, start_ld, c, ld);
 }
 template <int M>
-[[gnu::noinline]] MEFT_AVX512 inline void tile_avx512(Index k, Strided<float> a, Block<float> block, const float* start,
+[[gnu::noinline]] MEFT_AVX512 inline void tile_avx512(Index k, const float* a, Index row, Index column,
+                                                      const float* block, Index step, const float* start,
                                                       Index start_ld, float* c, Index ld) {
-  tile_float<Float16, M, 2>(k, a, block, start, start_ld, c, ld);
+  tile_float<Float16, M, 2>(k, {a, row, column}, {block, step}, start, start_ld, c, ld);
 }
 
 alignas(64) inline constexpr float zeros[most_panels * panel_width] = {};
 
 /// One of these: tiles of `height` rows and `width` columns.
 struct Tile {
-  void (*run)(Index k, Strided<float> a, Block<float> block, const float* start, Index start_ld, float* c, Index ld);
+  decltype(&tile_avx2<6>) run;
   Index height, width;
 };
 
 /// `count` tiles below each other; the rows of A that one reads begin `down` elements behind those of the one before.
 /// Before each, so many lines ahead are fetched.
-inline void tiles(const Tile& tile, Index count, Index k, Strided<float> a, Index down, Block<float> block,
+inline void tiles(const Tile& tile, Index count, Index k, const Strided<float>& a, Index down, Block<float> block,
                   const Corner& at, Ahead& ahead, Index lines) {
   alignas(64) float copy[12 * most_panels * panel_width];  // of a tile where C has fewer columns
   const bool whole = at.columns >= tile.width, add = at.start == Start::accumulate;
   const float* const row = at.start == Start::bias ? at.bias : zeros;
   const Index ld = whole ? at.ldc : tile.width;
   const auto bytes = static_cast<std::size_t>(at.columns) * sizeof(float);
+  const float* from = a.data;
   float* c = at.c;
-  for (; count > 0; --count, a.data += down, c += tile.height * at.ldc) {
+  for (; count > 0; --count, from += down, c += tile.height * at.ldc) {
     ahead.fetch(lines);
     float* const out = whole ? c : copy;
     if (add && !whole) {
       std::memset(copy, 0, sizeof copy);
       for (Index i = 0; i < tile.height; ++i) std::memcpy(copy + i * ld, c + i * at.ldc, bytes);
     }
-    tile.run(k, a, block, add ? out : row, add ? ld : 0, out, ld);
+    tile.run(k, from, a.row, a.column, block.data, block.step, add ? out : row, add ? ld : 0, out, ld);
     if (whole) continue;
     for (Index i = 0; i < tile.height; ++i) std::memcpy(c + i * at.ldc, copy + i * ld, bytes);
   }
