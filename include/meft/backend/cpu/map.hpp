@@ -22,13 +22,16 @@ MEFT_INLINE inline void map_run(const F& f, Index n, T* out, const In*... in) {
   constexpr int width = 16;
   Index i = 0;
   for (; i + width <= n; i += width) {
-    // Where they are one array, an element is read before it is written.
+    // Where they are one array, an element is read before it is written. g++ would take a result through memory; clang
+    // warns of a loop that it was told to vectorise and could not.
 #ifdef __clang__
-#pragma clang loop vectorize(assume_safety)
+    T result[width];
+    for (int j = 0; j < width; ++j) result[j] = f(in[i + j]...);
+    for (int j = 0; j < width; ++j) out[i + j] = result[j];
 #else
 #pragma GCC ivdep
-#endif
     for (int j = 0; j < width; ++j) out[i + j] = f(in[i + j]...);
+#endif
   }
   if (i == n) return;
   const Index rest = n - i;
