@@ -182,7 +182,7 @@ def test_flags(place):
         (["--pooling", "max"], ["--pooling: expected model|first|mean", "found `max`"]),
         (["--lora-rank", "4"], ["--lora-rank: expected --inside lora", "found --inside none"]),
         (["--recompute"], ["--recompute: expected a method that keeps activations", "found --method meft1"]),
-        (["--method", "lora", "--streams", "exact"], ["--streams: expected --method meft1, meft2 or meft3", "found --method lora"]),
+        (["--method", "lora", "--streams", "exact"], ["--streams: expected --method meft1, meft2, meft3 or zofo-meft1", "found --method lora"]),
         (["--method", "full", "--lambda", "1/2"], ["--lambda: expected --method meft1", "found --method full"]),
         (["--weights", "q3"], ["--weights: expected f32|bf16|q8|q4|nf4|as-stored", "found `q3`"]),
         (["--method", "full", "--weights", "q4"], ["--weights: expected a method that freezes weights beside q4", "found --method full"]),
