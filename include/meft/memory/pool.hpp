@@ -177,7 +177,7 @@ class Pool {
     release(steps());
     plan_ = 0;
     steps_need_ = steps().used();
-    slack_ = 1;
+    slack_ = 2;
     planned_ = false;
   }
 
@@ -188,7 +188,7 @@ class Pool {
   std::array<Arena, 4> arenas_;
   Reading now_;
   std::size_t steps_need_ = 0, plan_ = 0;  // bytes of the arena of steps: the highest, and the next single segment
-  std::size_t slack_ = 1;                  // sixteenths that a plan adds
+  std::size_t slack_ = 2;                  // sixteenths that a plan adds
   bool planned_ = false;                   // the arena of steps began with the plan's segment
   std::size_t reserved_ = 0, system_calls_ = 0;
   bool caching_ = true;
