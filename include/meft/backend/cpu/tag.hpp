@@ -51,8 +51,8 @@ struct Cpu {
   static void* allocate(std::size_t bytes) {
 #ifdef __linux__
     if (bytes >= large) {
-      void* p = std::aligned_alloc(large / 2, bytes);
-      if (!p) return p;
+      void* p = nullptr;  // aligned_alloc wants a multiple of the alignment
+      if (posix_memalign(&p, large / 2, bytes)) return nullptr;
       madvise(p, bytes, MADV_HUGEPAGE);  // advice: a refusal changes nothing
 #ifdef MADV_POPULATE_WRITE
       if (!detail::late_pages()) madvise(p, bytes, MADV_POPULATE_WRITE);
