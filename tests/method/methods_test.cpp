@@ -468,6 +468,10 @@ TEST_CASE("methods: by name, with their options as text") {
                                                                    {"beta", "-2/4", "-1/2"},
                                                                    {"streams", "rounded", "rounded"},
                                                                    {"readout", "scaled", "scaled"},
+                                                                   {"coupling", "balanced", "balanced"},
+                                                                   {"adapter-start", "paper", "paper"},
+                                                                   {"beside", "alore", "alore"},
+                                                                   {"beside", "adapter", "adapter"},
                                                                    {"bottleneck", "65536", "65536"},
                                                                    {"reversible-layers", "3", "3"},
                                                                    {"reversible-layers", "all", "all"},
@@ -503,6 +507,20 @@ TEST_CASE("methods: by name, with their options as text") {
   CHECK((m.bottleneck == 65536 && m.options.deviation == 0.25 && m.options.reversible_layers == -1));
   CHECK((m.options.stack.streams == Streams::rounded && m.options.stack.fraction_bits == 29));
   CHECK(m.options.stack.readout.kind == Readout::Kind::scaled);
+  CHECK((m.options.coupling == Coupling::balanced && m.options.start == AdapterStart::paper && !m.options.maps));
+  // An enumeration by names in its order.
+  AnyMethod vectors = Ia3{}, chosen = Speft{};
+  CHECK(std::get<Ia3>(vectors).form == Ia3::Form::paper);
+  for (const auto& [name, form] : std::vector<std::pair<const char*, Ia3::Form>>{{"peft-bart", Ia3::Form::bart},
+                                                                                 {"peft-opt", Ia3::Form::opt},
+                                                                                 {"peft", Ia3::Form::bert},
+                                                                                 {"paper", Ia3::Form::paper}}) {
+    REQUIRE(set_option(vectors, "ia3-form", name));
+    CHECK(std::get<Ia3>(vectors).form == form);
+  }
+  CHECK((set_option(chosen, "salience", "grasp") && std::get<Speft>(chosen).salience == Speft::Salience::grasp));
+  CHECK((set_option(chosen, "value-decay", "yes") && std::get<Speft>(chosen).decays));
+  for (const char* text : {"pape", "peft|peft-opt", "|", "-opt"}) CHECK_FALSE(set_option(vectors, "ia3-form", text));
 
   CHECK(stack_of(method)->fraction_bits == 29);
   AnyMethod opt = Meft1{}, bert = Meft1{}, llama = Meft2{}, plain = LowRank{};

@@ -297,7 +297,7 @@ TEST_CASE("speft: the mask is one sort of the scores of the dense gradient, of e
   const auto w = Small<float>(Full{}).weights();
   for (const auto salience :
        {Salience::gradient, Salience::snip, Salience::force, Salience::taylor, Salience::magnitude, Salience::fisher}) {
-    CAPTURE(Speft::saliences[static_cast<std::size_t>(salience)]);
+    CAPTURE(name_at(Speft::saliences, static_cast<std::size_t>(salience)));
     std::vector<double> scores;
     for (std::size_t i = 0; i < w.size(); ++i) {
       const double g = mean[i], x = static_cast<double>(w[i]);

@@ -19,19 +19,6 @@ enum class Coupling { paper, balanced };
 /// Of the adapters: the up-projection at zero, so that they add nothing, or N(0, deviation²) as the rest.
 enum class AdapterStart { zero, paper };
 
-inline Coupling coupling_from(std::string_view name, Where where = Where::current()) {
-  if (name == "balanced") return Coupling::balanced;
-  require(name == "paper", {"coupling: expected paper or balanced, found", where}, name);
-  return Coupling::paper;
-}
-inline const char* name_of(Coupling c) { return c == Coupling::balanced ? "balanced" : "paper"; }
-inline AdapterStart adapter_start_from(std::string_view name, Where where = Where::current()) {
-  if (name == "zero") return AdapterStart::zero;
-  require(name == "paper", {"adapter start: expected zero or paper, found", where}, name);
-  return AdapterStart::paper;
-}
-inline const char* name_of(AdapterStart s) { return s == AdapterStart::zero ? "zero" : "paper"; }
-
 /// What the three have in common. The pre-trained weights stay frozen; adapters train. Or another method's updates
 /// `inside` the layers: these alone, without adapters, so that what trains is what trains under that method on its own.
 /// Of a layer's two functions the one that is an adapter is then nothing, and the factor beside it one. With `maps`
@@ -147,9 +134,7 @@ struct Described<M> {
       visit(Option{.name = "beside",
                    .help = "the function beside a layer: an adapter, with --inside nothing; or alore's sum of products",
                    .stated = Stated::changed},
-            OneOf{"adapter|alore", [](std::string_view s) { return s == "alore"; },
-                  [](bool maps) { return maps ? "alore" : "adapter"; }},
-            common.maps);
+            one_of<bool>("adapter|alore"), common.maps);
       if (!m.inside.template is<Alore>())
         Described<Alore>::options(common.map, [&](Option about, const auto& of, auto& value) {
           if (!common.maps) about.needs = "beside alore", about.found = "beside adapter";
@@ -166,16 +151,12 @@ struct Described<M> {
                  .shown = "paper; decoders but OPT: balanced",
                  .stated = Stated::changed,
                  .before = "paper"},
-          OneOf{"paper|balanced", [](std::string_view s) { return coupling_from(s); },
-                [](Coupling c) { return name_of(c); }},
-          common.coupling);
+          one_of<Coupling>("paper|balanced"), common.coupling);
     visit(adapting({.name = "adapter-start",
                     .help = "zero: adapters add nothing at first; paper: they start at random",
                     .stated = Stated::changed,
                     .before = "paper"}),
-          OneOf{"zero|paper", [](std::string_view s) { return adapter_start_from(s); },
-                [](AdapterStart s) { return name_of(s); }},
-          common.start);
+          one_of<AdapterStart>("zero|paper"), common.start);
     visit(adapting({"bottleneck", "width of the adapters"}), Whole{1, 65536}, m.bottleneck);
     visit(Option{"reversible-layers", "only the highest N layers"}, LayerCount{}, common.reversible_layers);
     visit(adapting({.name = "adapter-deviation",

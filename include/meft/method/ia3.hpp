@@ -13,6 +13,8 @@ struct Ia3 {
   /// is told otherwise: for BERT and RoBERTa, keys, values and what attention's last projection reads; for OPT, queries
   /// and keys; for BART, Qwen and Gemma, queries and values.
   enum class Form { paper, bert, opt, bart };
+  /// As options have them, in this order.
+  static constexpr std::string_view forms = "paper|peft|peft-opt|peft-bart";
   Form form = Form::paper;
 
   bool queries() const { return form == Form::opt || form == Form::bart; }
@@ -31,20 +33,7 @@ struct Described<Ia3> {
                        "for BERT, what attention's last projection reads too; peft-opt: queries, keys; peft-bart: "
                        "queries, values (BART, Qwen, Gemma)",
                .stated = Stated::changed},
-        OneOf{"paper|peft|peft-opt|peft-bart",
-              [](std::string_view name) {
-                return name == "peft"        ? Ia3::Form::bert
-                       : name == "peft-opt"  ? Ia3::Form::opt
-                       : name == "peft-bart" ? Ia3::Form::bart
-                                             : Ia3::Form::paper;
-              },
-              [](Ia3::Form form) {
-                return form == Ia3::Form::bert   ? "peft"
-                       : form == Ia3::Form::opt  ? "peft-opt"
-                       : form == Ia3::Form::bart ? "peft-bart"
-                                                 : "paper";
-              }},
-        m.form);
+        one_of<Ia3::Form>(Ia3::forms), m.form);
   }
   static Index added(const Ia3&, Index) { return 0; }
   using Shape = PeftTensor::Shape;
@@ -54,9 +43,9 @@ struct Described<Ia3> {
                                            {"scale", "ia3_l", Shape::column}};
   static constexpr std::string_view without[] = {"fan_in_fan_out"};
   using Of = PeftSign::Of;
-  static constexpr PeftSign signs[] = {{Of::output, Of::output, "ia3_l", "ia3-form", "peft"},
-                                       {Of::query, Of::key, "ia3_l", "ia3-form", "peft-opt"},
-                                       {Of::query, Of::value, "ia3_l", "ia3-form", "peft-bart"}};
+  static constexpr PeftSign signs[] = {{Of::output, Of::output, "ia3_l", "ia3-form", name_at(Ia3::forms, 1)},
+                                       {Of::query, Of::key, "ia3_l", "ia3-form", name_at(Ia3::forms, 2)},
+                                       {Of::query, Of::value, "ia3_l", "ia3-form", name_at(Ia3::forms, 3)}};
   static constexpr PeftForm peft{.type = "IA3", .tensors = tensors, .without = without, .signs = signs};
   static void peft_numbers(auto&, auto&&) {}
   /// What the factors multiply, and the hidden layer's gradient behind them and times what they multiplied.

@@ -46,9 +46,7 @@ struct Described<Mezo<Inside>> {
     visit(Option{.name = "mezo-state",
                  .help = "what a resumed run starts from: the weights, or the steps alone, which it does again",
                  .stated = Stated::changed},
-          OneOf{"weights|log", [](std::string_view name) { return name == "log"; },
-                [](bool log) { return log ? "log" : "weights"; }},
-          m.log_alone);
+          one_of<bool>("weights|log"), m.log_alone);
   }
   static Index added(const Mezo<Inside>& m, Index width) { return Described<Inside>::added(m.inside, width); }
   /// A layer's input and output, and what a slice of each worker holds. Under noise: query, key, value, what they give

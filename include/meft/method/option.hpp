@@ -2,6 +2,8 @@
 // Must not know: the methods, how a command line or a file writes an option.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -137,5 +139,22 @@ struct OneOf {
 };
 template <class From, class To>
 OneOf(std::string_view, From, To) -> OneOf<From, To>;
+
+/// The name at place `at` of a|b|c; empty behind the last.
+constexpr std::string_view name_at(std::string_view names, std::size_t at) {
+  for (; at > 0 && !names.empty(); --at) names.remove_prefix(std::min(names.find('|'), names.size() - 1) + 1);
+  return names.substr(0, names.find('|'));
+}
+/// One of an enumeration, or a bool, whose values have these names in their order.
+template <class Value>
+constexpr auto one_of(std::string_view names) {
+  return OneOf{names,
+               [names](std::string_view name) {
+                 std::size_t at = 0;
+                 for (auto one = name_at(names, at); one != name && !one.empty(); one = name_at(names, at)) ++at;
+                 return static_cast<Value>(at);
+               },
+               [names](Value value) { return name_at(names, static_cast<std::size_t>(value)); }};
+}
 
 }  // namespace meft

@@ -37,9 +37,7 @@ enum class SideStart {
   random     // the network's output alone
 };
 inline constexpr Option side_start_option{"start", "of the network: at the model as it was, or in place of its output"};
-inline constexpr OneOf side_starts{
-    "backbone|random", [](std::string_view s) { return s == "random" ? SideStart::random : SideStart::backbone; },
-    [](SideStart s) { return s == SideStart::random ? "random" : "backbone"; }};
+inline constexpr auto side_starts = one_of<SideStart>("backbone|random");
 
 inline constexpr Option projection_option{"projection", "width of the projected outputs of layers"};
 inline constexpr Whole projections{1, 65536};

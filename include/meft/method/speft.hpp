@@ -2,8 +2,6 @@
 // Language Models", arXiv 2412.13488: θ = θ0 + θ_s, θ_s zero outside of a mask of the k highest scores.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <string_view>
@@ -31,8 +29,7 @@ struct Speft {
     synflow,  // |w|·∂R/∂|w|, R the sum of what layers of absolute weights make of a row of ones. arXiv 2006.05467
     grasp     // −w·(H·ḡ), H·ḡ by central differences. Wang, Zhang, Grosse, arXiv 2002.07376
   };
-  static constexpr std::array<std::string_view, 8> saliences{"gradient",  "snip",   "force",   "taylor",
-                                                             "magnitude", "fisher", "synflow", "grasp"};
+  static constexpr std::string_view saliences = "gradient|snip|force|taylor|magnitude|fisher|synflow|grasp";
 
   double density = 0.0035;  // k: this share of the matrices' elements
   Salience salience = Salience::gradient;
@@ -49,18 +46,9 @@ struct Described<Speft> {
   static constexpr MethodFacts facts{.writes = true, .starts_as_is = true};
   static void options(auto& m, auto&& visit) {
     visit(Option{"density", "share of the matrices' elements that trains"}, Part{}, m.density);
-    visit(Option{"salience", "score by which they are chosen"},
-          OneOf{"gradient|snip|force|taylor|magnitude|fisher|synflow|grasp",
-                [](std::string_view s) {
-                  const auto at = std::find(Speft::saliences.begin(), Speft::saliences.end(), s);
-                  return static_cast<Speft::Salience>(at - Speft::saliences.begin());
-                },
-                [](Speft::Salience s) { return Speft::saliences[static_cast<std::size_t>(s)]; }},
-          m.salience);
+    visit(Option{"salience", "score by which they are chosen"}, one_of<Speft::Salience>(Speft::saliences), m.salience);
     visit(Option{"scope", "where the highest are taken: of all matrices together, or of each"},
-          OneOf{"global|local", [](std::string_view s) { return s == "local"; },
-                [](bool local) { return local ? "local" : "global"; }},
-          m.local);
+          one_of<bool>("global|local"), m.local);
     visit(Option{"score-examples", "training examples that scores are computed from"}, Whole{1, 1 << 30}, m.examples);
     visit(Option{.name = "mask-steps",
                  .help = "steps after which others are chosen, by the weights as they are; 0: never",
@@ -69,8 +57,7 @@ struct Described<Speft> {
     visit(Option{.name = "value-decay",
                  .help = "whether --weight-decay takes values to what they were when they were chosen",
                  .stated = Stated::changed},
-          OneOf{"no|yes", [](std::string_view s) { return s == "yes"; }, [](bool on) { return on ? "yes" : "no"; }},
-          m.decays);
+          one_of<bool>("no|yes"), m.decays);
   }
   static Index added(const Speft&, Index) { return 0; }
   /// The inputs of all matrices, as where they train as a whole; the gradient of a whole one where many are chosen.

@@ -21,9 +21,7 @@ enum class TokenStart {
 inline constexpr Option tokens_option{"virtual-tokens", "how many"};
 inline constexpr Whole token_counts{1, 65536};
 inline constexpr Option token_start_option{"virtual-start", "standard normal numbers, or words drawn from the model's"};
-inline constexpr OneOf token_starts{
-    "random|words", [](std::string_view s) { return s == "words" ? TokenStart::words : TokenStart::random; },
-    [](TokenStart s) { return s == TokenStart::words ? "words" : "random"; }};
+inline constexpr auto token_starts = one_of<TokenStart>("random|words");
 
 /// Images start from no words.
 inline void suit_start(TokenStart& start, const FamilyFacts& family) {
