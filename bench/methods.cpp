@@ -14,8 +14,16 @@ namespace {
 
 using namespace meft;
 
-/// Mean score by method, as `scores.py --means` writes them.
-using Scores = std::map<std::string, double>;
+/// Mean score by method, as `scores.py --means` writes them. Recomputation has the same bits, and so the same score.
+struct Scores {
+  std::string of;
+  std::map<std::string, double> by_method{};
+
+  std::optional<double> find(const std::string& name) const {
+    const auto found = by_method.find(method_title(bench::Named::of(name).method));
+    return found == by_method.end() ? std::nullopt : std::optional(found->second);
+  }
+};
 
 struct Row {
   bench::Setup setup;
@@ -58,7 +66,7 @@ std::size_t group_of(const std::string& name) {
   return facts.reversible ? 2 : facts.beside ? 3 : recipe.epsilon > 0 && !recipe.inner ? 4 : recompute || recipe.inner;
 }
 
-std::string plot_of(const std::vector<Row>& rows, const bench::Sweep& sweep) {
+std::string plot_of(const std::vector<Row>& rows, const bench::Sweep& sweep, const std::string& score) {
   const auto& size = rows.front().setup;
   bench::plot::Figure figure;
   figure.title = "Score over activation memory";
@@ -66,7 +74,7 @@ std::string plot_of(const std::vector<Row>& rows, const bench::Sweep& sweep) {
                     " layers, batch " + std::to_string(size.batch) + " x " + std::to_string(size.seq) + " tokens, " +
                     sweep.precision;
   figure.x_label = "activation memory of a step, MiB";
-  figure.y_label = "mean score";
+  figure.y_label = score;
   figure.points = figure.log_x = true;
   figure.x_at_points = false;
   figure.width = 920, figure.height = 600;
@@ -99,7 +107,10 @@ int main(int argc, char** argv) {
     require(sweep.plot.empty() || !scores_file.empty(), "--plot: the scores are missing: --scores FILE");
     if (sweep.threads) set_threads(sweep.threads);
     Scores scores;
-    if (!scores_file.empty()) scores = io::read_json(scores_file, 1 << 20).get<Scores>();
+    if (!scores_file.empty()) {
+      const auto file = io::read_json(scores_file, 1 << 20);
+      scores = {file.at("of"), file.at("scores")};
+    }
     std::printf("%s\nmemory in MiB\n\n%s\n", sweep.describe(sizes.front()).c_str(), head);
     std::vector<Row> rows;
     with_device(sweep.device, [&]<Backend B>() {
@@ -110,13 +121,13 @@ int main(int argc, char** argv) {
         if (const auto oracle = bench::stored(setup); oracle && !no_error)
           row.error = bench::relative_error(row.cost.gradient_values, bench::first_gradient<B>(*oracle));
         row.cost.gradient_values.clear();
-        if (const auto found = scores.find(method); found != scores.end()) row.score = found->second;
+        row.score = scores.find(method);
         show(row);
         rows.push_back(std::move(row));
         sweep.save_json(rows);
       }
     });
-    if (!sweep.plot.empty()) io::write_atomically(sweep.plot, plot_of(rows, sweep));
+    if (!sweep.plot.empty()) io::write_atomically(sweep.plot, plot_of(rows, sweep, scores.of));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "methods: %s\n", error.what());
     return 1;

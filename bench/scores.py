@@ -6,7 +6,7 @@ of two: 0.4 and 2 times the program's default for the method.
 Methods that the program refuses for the checkpoint, as one that reads images alone, are left out. `--data` holds a folder a task, as GLUE ships them. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
 that was stopped goes on from its folder in `--output`, so that a call does what is still to be done, on any machine. Prints a
 Markdown table of what is there: mean of the seeds, standard deviation. `--table` prints it and runs nothing. `--means FILE` writes
-the mean over the tasks of each method that has them all, for the bench `methods`. Runs of so many `--steps` have rows, and a
+the mean over the tasks of each method that has them all, and what it is of, for the bench `methods`. Runs of so many `--steps` have rows, and a
 table, of their own.
 """
 
@@ -94,9 +94,9 @@ def means(scores, args):
 
 
 def table(scores, args):
-    """A row a method; the rate of a task's cell is the one chosen on the first seed."""
-    lines = ["| method | " + " | ".join(f"{task} ({METRIC[task]})" for task in args.tasks) + " | average |",
-             "| --- |" + " ---: |" * (len(args.tasks) + 1)]
+    """A row a method; the rate of a task's cell is the one chosen on the first seed. Last, points above full fine-tuning's average."""
+    lines = ["| method | " + " | ".join(f"{task} ({METRIC[task]})" for task in args.tasks) + " | average | - full |",
+             "| --- |" + " ---: |" * (len(args.tasks) + 2)]
     averages = means(scores, args)
     for method in args.methods:
         cells = []
@@ -105,7 +105,8 @@ def table(scores, args):
             spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{100 * statistics.mean(values):.1f}{spread} ({rate}, {len(values)})" if values else "")
         average = f"{100 * averages[method]:.1f}" if method in averages else ""
-        lines.append(f"| {method} | " + " | ".join(cells) + f" | {average} |")
+        above = f"{100 * (averages[method] - averages['full']):+.1f}" if average and method != "full" and "full" in averages else ""
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {average} | {above} |")
     return "\n".join(lines)
 
 
@@ -129,7 +130,8 @@ def main():
     if (args.table or args.means) and not args.methods:
         args.methods = sorted({method for _, method, _, _ in scores.known})
     if args.means:
-        args.means.write_text(json.dumps(means(scores, args), indent=0) + "\n")
+        of = ", ".join(f"{task} {METRIC[task]}" for task in args.tasks) + f", {args.steps} steps" * (args.steps > 0)
+        args.means.write_text(json.dumps({"of": of, "scores": means(scores, args)}, indent=0) + "\n")
     if args.table:
         print(table(scores, args))
     if args.table or args.means:
