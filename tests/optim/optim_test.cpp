@@ -8,9 +8,12 @@
 #include <string>
 #include <vector>
 
+#include <meft/nn/batch.hpp>
+#include <meft/ops/activation.hpp>
 #include <meft/ops/embedding.hpp>
 #include <meft/ops/language.hpp>
 #include <meft/ops/linear_activation.hpp>
+#include <meft/ops/loss.hpp>
 #include <meft/optim/schedule.hpp>
 #include <meft/train/optimizers.hpp>
 
@@ -546,6 +549,92 @@ TEST_CASE("bilevel: inner steps move s alone; p = s steps θ as losses of the up
   }
   CHECK_THROWS_AS((void)(optim::Bilevel{.lambda = -1}.over<double>(a)), Error);
   CHECK_THROWS_AS((void)(optim::Bilevel{.inner = -1}.over<double>(a)), Error);
+}
+
+namespace {
+
+/// Three layers and a classifier of three, of the same float values in every T.
+template <Real T>
+struct Layers {
+  static constexpr Index rows = 16, width = 64, classes = 3;
+  std::vector<Parameter<T>> weights;
+  nn::Named<T, Cpu> named;
+  Tensor<T> x = random({rows, width}, 9, 1);
+
+  Layers() {
+    for (std::uint32_t i = 0; i < 4; ++i) {
+      weights.push_back(Parameter<T>(random({i < 3 ? width : classes, width}, i, 0.15)));
+      named.push_back({std::to_string(i), weights.back()});
+    }
+  }
+  static Tensor<T> random(const Shape& shape, std::uint32_t site, double deviation) {
+    Tensor<float> drawn(shape);
+    fill_normal(drawn, {29, site, 0}, deviation);
+    return nn::cast<T>(drawn);
+  }
+  Tensor<T> logits() const {
+    Var<T> h(x);
+    for (int i = 0; i < 3; ++i) h = gelu(linear(h, weights[static_cast<std::size_t>(i)]));
+    return linear(h, weights[3]).value();
+  }
+};
+
+/// Of logits: their mean cross entropy as the op has it, and summed in double.
+template <Real T>
+std::pair<double, double> loss_of(const Tensor<T>& logits) {
+  std::vector<std::int32_t> labels;
+  for (int i = 0; i < 16; ++i) labels.push_back(i % 3);
+  const double rounded =
+      static_cast<double>(cross_entropy(Var<T>(logits), Tensor<std::int32_t>::from({16}, labels)).value().item());
+  const auto y = logits.values();
+  double sum = 0;
+  for (std::size_t i = 0; i < 16; ++i) {
+    double exps = 0;
+    for (std::size_t j = 0; j < 3; ++j) exps += std::exp(static_cast<double>(y[3 * i + j]));
+    sum += std::log(exps) - static_cast<double>(y[3 * i + i % 3]);
+  }
+  return {rounded, sum / 16};
+}
+
+}  // namespace
+
+TEST_CASE(
+    "spsa: g in float is off by the rounding of two losses; losses summed in double would leave about half of it") {
+  const double epsilon = 1e-3;
+  Layers<float> narrow;
+  Layers<double> wide;
+  const optim::Spsa options{.epsilon = epsilon, .seed = 3};
+  auto narrow_state = options.over<float>(narrow.named);
+  auto wide_state = options.over<double>(wide.named);
+  double as_it_is = 0, in_double = 0, loss = 0;
+  const int draws = 64;
+  for (int draw = 0; draw < draws; ++draw) {
+    double g = 0, g_double = 0, exact = 0;
+    for (const int sign : {1, -1}) {
+      narrow_state.probe(sign);
+      wide_state.probe(sign);
+      const auto [rounded, summed] = loss_of(narrow.logits());
+      g += sign * rounded / (2 * epsilon);
+      g_double += sign * summed / (2 * epsilon);
+      exact += sign * loss_of(wide.logits()).second / (2 * epsilon);
+      loss = rounded;
+    }
+    narrow_state.probe(0);
+    wide_state.probe(0);
+    (void)narrow_state.step();  // of nothing: on to the next draw
+    (void)wide_state.step();
+    as_it_is += (g - exact) * (g - exact) / draws;
+    in_double += (g_double - exact) * (g_double - exact) / draws;
+  }
+  // Two means, each rounded to the nearest float: uniform within half a unit of their last place.
+  const double unit = std::ldexp(1.0, std::ilogb(loss) - 23), estimate = std::sqrt(2 / 12.0) * unit / (2 * epsilon);
+  CAPTURE(estimate);
+  CAPTURE(std::sqrt(as_it_is));
+  CAPTURE(std::sqrt(in_double));
+  CHECK(std::sqrt(as_it_is) < 3 * estimate);
+  CHECK(std::sqrt(as_it_is) > estimate / 2);
+  CHECK(in_double < as_it_is);
+  CHECK(std::sqrt(in_double) > std::sqrt(as_it_is) / 4);
 }
 
 TEST_CASE("perturbed parameters: ops read them alike, whole, by rows and gathered; a tape refuses") {
