@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <exception>
 #include <map>
+#include <sstream>
 
 #include <meft/io/json.hpp>
 
@@ -66,23 +67,35 @@ std::size_t group_of(const std::string& name) {
   return facts.reversible ? 2 : facts.beside ? 3 : recipe.epsilon > 0 && !recipe.inner ? 4 : recompute || recipe.inner;
 }
 
-std::string plot_of(const std::vector<Row>& rows, const bench::Sweep& sweep, const std::string& score) {
-  const auto& size = rows.front().setup;
+using Json = nlohmann::ordered_json;
+
+/// The rows that `--json` wrote.
+std::vector<Json> rows_of(const std::string& path) {
+  std::istringstream file(read_file(path));
+  std::vector<Json> out;
+  for (std::string line; std::getline(file, line);) out.push_back(Json::parse(line));
+  return out;
+}
+
+std::string plot_of(const std::vector<Json>& rows, const Scores& scores) {
+  require(!rows.empty(), "--plot: there are no rows");
+  const auto& size = rows.front();
+  const auto number = [&](const char* name) { return std::to_string(size.at(name).get<Index>()); };
   bench::plot::Figure figure;
   figure.title = "Score over activation memory";
-  figure.subtitle = "memory: " + sweep.model + ", " + std::to_string(size.config.num_hidden_layers) +
-                    " layers, batch " + std::to_string(size.batch) + " x " + std::to_string(size.seq) + " tokens, " +
-                    sweep.precision;
+  figure.subtitle = "memory: " + size.at("model").get<std::string>() + ", " + number("layers") + " layers, batch " +
+                    number("batch") + " x " + number("seq") + " tokens, " + size.at("precision").get<std::string>();
   figure.x_label = "activation memory of a step, MiB";
-  figure.y_label = score;
+  figure.y_label = scores.of;
   figure.points = figure.log_x = true;
   figure.x_at_points = false;
   figure.width = 920, figure.height = 600;
   figure.groups.assign(groups.begin(), groups.end());
-  for (const auto& row : rows)
-    if (row.score)
-      figure.lines.push_back(
-          {row.setup.method, {{bench::mib(row.cost.activation), 100 * *row.score}}, group_of(row.setup.method)});
+  for (const auto& row : rows) {
+    const std::string method = row.at("method");
+    if (const auto score = scores.find(method))
+      figure.lines.push_back({method, {{bench::mib(row.at("activation_bytes")), 100 * *score}}, group_of(method)});
+  }
   require(!figure.lines.empty(), "--plot: none of the methods has a score in --scores");
   return bench::plot::svg(figure);
 }
@@ -94,22 +107,28 @@ int main(int argc, char** argv) {
   sweep.methods = bench::every_method();
   sweep.steps = 3;
   bool no_error = false;
-  std::string scores_file;
+  std::string scores_file, rows_file;
   CLI::App app("Every method on one shape of BERT: what trains, memory, time, the error of its gradient, its score.");
   sweep.add_to(app);
   app.add_flag("--no-error", no_error, "no gradient error: spares the memory and time of the stored runs");
   app.add_option("--scores", scores_file, "file of mean scores by method, from scores.py --means");
+  app.add_option("--rows", rows_file, "file that --json wrote: they are drawn, and nothing is measured");
   CLI11_PARSE(app, argc, argv);
 
   try {
     const auto sizes = sweep.sizes();
     require(sizes.size() == 1, "methods: measures one size, found --values of", sizes.size());
     require(sweep.plot.empty() || !scores_file.empty(), "--plot: the scores are missing: --scores FILE");
+    require(rows_file.empty() || !sweep.plot.empty(), "--rows: where to draw them is missing: --plot FILE");
     if (sweep.threads) set_threads(sweep.threads);
     Scores scores;
     if (!scores_file.empty()) {
       const auto file = io::read_json(scores_file, 1 << 20);
       scores = {file.at("of"), file.at("scores")};
+    }
+    if (!rows_file.empty()) {
+      io::write_atomically(sweep.plot, plot_of(rows_of(rows_file), scores));
+      return 0;
     }
     std::printf("%s\nmemory in MiB\n\n%s\n", sweep.describe(sizes.front()).c_str(), head);
     std::vector<Row> rows;
@@ -127,7 +146,9 @@ int main(int argc, char** argv) {
         sweep.save_json(rows);
       }
     });
-    if (!sweep.plot.empty()) io::write_atomically(sweep.plot, plot_of(rows, sweep, scores.of));
+    std::vector<Json> kept;
+    for (const auto& row : rows) kept.push_back(row.json(sweep));
+    if (!sweep.plot.empty()) io::write_atomically(sweep.plot, plot_of(kept, scores));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "methods: %s\n", error.what());
     return 1;
