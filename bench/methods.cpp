@@ -58,13 +58,16 @@ void show(const Row& row) {
 }
 
 constexpr std::array groups{"keeps activations", "keeps layers' inputs", "computes them back: reversible layers",
-                            "a network beside frozen layers", "forward passes alone"};
+                            "keeps nothing of frozen layers", "forward passes alone"};
 /// What a step of it keeps, as a place in `groups`.
 std::size_t group_of(const std::string& name) {
   const auto [method, recompute] = bench::Named::of(name);
   const auto facts = method_facts(method);
   const auto recipe = method_recipe(method);
-  return facts.reversible ? 2 : facts.beside ? 3 : recipe.epsilon > 0 && !recipe.inner ? 4 : recompute || recipe.inner;
+  return facts.reversible                      ? 2
+         : !facts.trains_layers                ? 3
+         : recipe.epsilon > 0 && !recipe.inner ? 4
+                                               : recompute || recipe.inner;
 }
 
 using Json = nlohmann::ordered_json;
@@ -92,9 +95,12 @@ std::string plot_of(const std::vector<Json>& rows, const Scores& scores) {
   figure.width = 920, figure.height = 600;
   figure.groups.assign(groups.begin(), groups.end());
   for (const auto& row : rows) {
-    const std::string method = row.at("method");
-    if (const auto score = scores.find(method))
-      figure.lines.push_back({method, {{bench::mib(row.at("activation_bytes")), 100 * *score}}, group_of(method)});
+    const std::string name = row.at("method");
+    const auto [method, recompute] = bench::Named::of(name);
+    if (const auto score = scores.find(name))
+      figure.lines.push_back({method_title(method) + (recompute ? "+recompute" : ""),
+                              {{bench::mib(row.at("activation_bytes")), 100 * *score}},
+                              group_of(name)});
   }
   require(!figure.lines.empty(), "--plot: none of the methods has a score in --scores");
   return bench::plot::svg(figure);
