@@ -73,9 +73,7 @@ inline constexpr const char* isa_names[] = {"portable", "avx2", "avx512", "avx51
   return value;
 }
 /// As MEFT_ISA calls it. Results have the same bits on machines that use the same one.
-inline const char* name_of(Isa isa) {
-  return isa_names[static_cast<int>(isa)];
-}
+inline const char* name_of(Isa isa) { return isa_names[static_cast<int>(isa)]; }
 inline bool has_avx2() { return isa() >= Isa::avx2; }
 
 #if MEFT_X86
@@ -114,4 +112,12 @@ void vectorised(const Body& body) {
 #define MEFT_INLINE __attribute__((always_inline))
 #else
 #define MEFT_INLINE
+#endif
+
+/// for (int j = 0; j < width; ++j), a loop of a fixed width that is to become vectors: g++ would unroll it before it
+/// looks for them.
+#if defined(__GNUC__) && !defined(__clang__)
+#define MEFT_LANES(j, width) _Pragma("GCC unroll 1") for (int j = 0; j < (width); ++j)
+#else
+#define MEFT_LANES(j, width) for (int j = 0; j < (width); ++j)
 #endif

@@ -16,14 +16,14 @@ MEFT_INLINE inline void exp_stride(T* out, const X& x) {
   if constexpr (sizeof(T) == 4) {
     std::int32_t power[width];
     T tail[width];
-    for (int j = 0; j < width; ++j) {
+    MEFT_LANES (j, width) {
       const auto p = fast::detail::reduce_below(x(j), -0.0f);
       power[j] = p.k;
       tail[j] = p.tail;
     }
-    for (int j = 0; j < width; ++j) out[j] = fast::detail::value({power[j], tail[j]});
+    MEFT_LANES (j, width) out[j] = fast::detail::value({power[j], tail[j]});
   } else {
-    for (int j = 0; j < width; ++j) out[j] = Exp{}(x(j));
+    MEFT_LANES (j, width) out[j] = Exp{}(x(j));
   }
 }
 
@@ -50,7 +50,7 @@ template <class T, class Then = Identity>
 MEFT_INLINE inline void exp_run(Index n, T* out, const T* x, T shift, const Then& then = {}) {
   for_exponentials(n, x, shift, [&](auto width, Index i, const T* e) MEFT_INLINE {
     if (i + width <= n)
-      for (int j = 0; j < width; ++j) out[i + j] = then(e[j]);
+      MEFT_LANES (j, width.value) out[i + j] = then(e[j]);
     else
       for (Index j = 0; i + j < n; ++j) out[i + j] = then(e[j]);
   });
@@ -63,7 +63,7 @@ MEFT_INLINE inline T sum_exp(Index n, const T* x, T shift) {
   for_exponentials(n, x, shift, [&](auto width, Index i, const T* e) MEFT_INLINE {
     if (i + width <= n)
       for (int at = 0; at < width; at += 16)
-        for (int j = 0; j < 16; ++j) lane[j] += e[at + j];
+        MEFT_LANES (j, 16) lane[j] += e[at + j];
     else
       for (Index j = 0; i + j < n; ++j) lane[j] += e[j];
   });

@@ -24,7 +24,7 @@ MEFT_INLINE inline T fold(Index n, T initial, const Fold& join, const F& f) {
   for (T& x : lane) x = initial;
   Index i = 0;
   for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 16; ++j) lane[j] = join(lane[j], f(i + j));
+    MEFT_LANES (j, 16) lane[j] = join(lane[j], f(i + j));
   for (; i < n; ++i) lane[i % 16] = join(lane[i % 16], f(i));
   return joined(lane, join);
 }

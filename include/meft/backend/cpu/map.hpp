@@ -30,7 +30,7 @@ MEFT_INLINE inline void map_run(const F& f, Index n, T* out, const In*... in) {
     for (int j = 0; j < width; ++j) out[i + j] = result[j];
 #else
 #pragma GCC ivdep
-    for (int j = 0; j < width; ++j) out[i + j] = f(in[i + j]...);
+    MEFT_LANES (j, width) out[i + j] = f(in[i + j]...);
 #endif
   }
   if (i == n) return;

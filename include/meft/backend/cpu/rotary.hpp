@@ -26,7 +26,7 @@ class Turns {
       step_s_[i] = std::sin(angle_[i]);
     }
   }
-  void go_to(Index position) {
+  MEFT_INLINE void go_to(Index position) {
     if (position != at_ + 1 || position % every == 0) start(position / every * every);
     while (at_ < position) advance();
     for (Index i = 0; i < pairs_; ++i)
@@ -36,14 +36,14 @@ class Turns {
 
  private:
   static constexpr Index every = 64;
-  void start(Index position) {
+  MEFT_INLINE void start(Index position) {
     at_ = position;
     for (Index i = 0; i < pairs_; ++i) {
       c_[i] = std::cos(static_cast<double>(position) * angle_[i]);
       s_[i] = std::sin(static_cast<double>(position) * angle_[i]);
     }
   }
-  void advance() {
+  MEFT_INLINE void advance() {
     ++at_;
     for (Index i = 0; i < pairs_; ++i) {
       const double c = c_[i], s = s_[i];
@@ -89,15 +89,15 @@ void rotate_pairs(Cpu, Index rows, Index heads, Index width, const RotarySpec& s
   const cpu::Turns<T> before(spec, back);
   parallel_chunks(rows, grain, [&](Index begin, Index end) {
     auto turns = before;
-    for (Index r = begin; r < end; ++r) {
-      turns.go_to(position[r]);
-      vectorised([&]() MEFT_INLINE {
+    vectorised([&]() MEFT_INLINE {
+      for (Index r = begin; r < end; ++r) {
+        turns.go_to(position[r]);
         for (Index h = 0; h < heads; ++h) {
           const Index at = (r * heads + h) * width;
           cpu::turn(spec, width, turns.cosine, turns.sine, x + at, y + at);
         }
-      });
-    }
+      }
+    });
   });
 }
 

@@ -144,7 +144,7 @@ template <class F>
 MEFT_INLINE inline bool small(Index groups, const std::int32_t* x, const F* f, F limit) {
   std::int32_t large[lanes] = {}, any = 0;
   for (Index g = 0; g < groups; ++g, x += lanes, f += lanes)
-    for (int j = 0; j < lanes; ++j) {
+    MEFT_LANES (j, lanes) {
       large[j] |= !(std::fabs(f[j]) < limit);
       large[j] |= static_cast<std::uint32_t>(x[j]) + ((1u << 30) - 1) >= (1u << 31) - 1;
     }
@@ -176,7 +176,7 @@ MEFT_INLINE inline ShearSlot shear_run(Index n, std::int32_t* x, const F* f, Lam
     std::int32_t word[lanes] = {};
     if (!small(per, px, pf, limit)) {
       for (Index g = 0; g < per; ++g)
-        for (Index j = 0; j < lanes; ++j) {
+        MEFT_LANES (j, lanes) {
           const std::int32_t old = px[g * lanes + j];
           hash.add(j, old);
           const double q = (old + 0.5) * inverse - 0.5 + rounder - rounder;  // ⌊X/d⌋: the fraction is never near ½
@@ -185,13 +185,13 @@ MEFT_INLINE inline ShearSlot shear_run(Index n, std::int32_t* x, const F* f, Lam
         }
     } else if (base == 1) {
       for (Index g = 0; g < per; ++g, px += lanes, pf += lanes)
-        for (Index j = 0; j < lanes; ++j) {
+        MEFT_LANES (j, lanes) {
           hash.add(j, px[j]);
           px[j] = (px[j] ^ flip) - flip + fixed_small(pf[j], narrow);
         }
     } else {
       for (Index g = 0; g < per; ++g, px += lanes, pf += lanes)
-        for (Index j = 0; j < lanes; ++j) {
+        MEFT_LANES (j, lanes) {
           const std::int32_t old = px[j], q = static_cast<std::int32_t>(old * inverse + half) - k;
           hash.add(j, old);
           word[j] = word[j] * base + (old - q * base);
@@ -199,7 +199,7 @@ MEFT_INLINE inline ShearSlot shear_run(Index n, std::int32_t* x, const F* f, Lam
         }
     }
     if (base > 1 && words)
-      for (Index j = 0; j < lanes; ++j) words[b * lanes + j] = static_cast<std::uint32_t>(word[j]);
+      MEFT_LANES (j, lanes) words[b * lanes + j] = static_cast<std::uint32_t>(word[j]);
   });
   return range.slot(hash);
 }
@@ -220,7 +220,7 @@ MEFT_INLINE inline ShearSlot unshear_run(Index n, std::int32_t* x, const F* f, L
     if (fits) {
       std::int32_t large[lanes] = {}, any = 0;
       for (Index g = 0; g < per; ++g)
-        for (Index j = 0; j < lanes; ++j) {
+        MEFT_LANES (j, lanes) {
           const std::int32_t t = px[g * lanes + j] - fixed_small(pf[g * lanes + j], narrow), w = (t ^ flip) - flip;
           whole[g * lanes + j] = w;
           large[j] |= w > most;
@@ -232,9 +232,9 @@ MEFT_INLINE inline ShearSlot unshear_run(Index n, std::int32_t* x, const F* f, L
     if (!fits) {
       double word[lanes] = {};
       if constexpr (digits)
-        for (Index j = 0; j < lanes; ++j) word[j] = static_cast<std::int32_t>(words[b * lanes + j]);
+        MEFT_LANES (j, lanes) word[j] = static_cast<std::int32_t>(words[b * lanes + j]);
       for (Index g = per - 1; g >= 0; --g)
-        for (Index j = 0; j < lanes; ++j) {
+        MEFT_LANES (j, lanes) {
           double y = sign * (px[g * lanes + j] - fixed(pf[g * lanes + j], scale)) * d;
           if constexpr (digits) {
             const double rest = (word[j] + 0.5) * inverse - 0.5 + rounder - rounder;
@@ -247,13 +247,13 @@ MEFT_INLINE inline ShearSlot unshear_run(Index n, std::int32_t* x, const F* f, L
       // Of a word W the digit of group g is ⌊W/dᵃ⌋ − d·⌊W/dᵃ⁺¹⌋ with a = per − 1 − g; none waits for another.
       std::int32_t low[lanes];
       double middle[lanes];
-      for (Index j = 0; j < lanes; ++j) {
+      MEFT_LANES (j, lanes) {
         low[j] = static_cast<std::int32_t>(words[b * lanes + j]);
         middle[j] = low[j] + 0.5;
       }
       double power = inverse;
       for (Index g = per - 1; g >= 0; --g, power *= inverse)
-        for (Index j = 0; j < lanes; ++j) {
+        MEFT_LANES (j, lanes) {
           const std::int32_t rest = static_cast<std::int32_t>(middle[j] * power);
           px[g * lanes + j] = whole[g * lanes + j] * base + (low[j] - rest * base);
           low[j] = rest;
@@ -262,7 +262,7 @@ MEFT_INLINE inline ShearSlot unshear_run(Index n, std::int32_t* x, const F* f, L
       for (Index i = 0; i < per * lanes; ++i) px[i] = whole[i];
     }
     for (Index g = 0; g < per; ++g)
-      for (Index j = 0; j < lanes; ++j) hash.add(j, px[g * lanes + j]);
+      MEFT_LANES (j, lanes) hash.add(j, px[g * lanes + j]);
   });
   return range.slot(hash);
 }
