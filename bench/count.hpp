@@ -113,7 +113,8 @@ struct Extrapolated {
       const auto bytes = of(kernel, [](const Tally& c) { return c.read + c.written; });
       operations += of(kernel, [](const Tally& c) { return c.operations; }).second;
       rows.push_back({short_name(kernel), launches.second, bytes.second, launches.first, bytes.first});
-      for (Row* sum : {&all, kernel == "product" ? &products : &rows.back()}) {
+      const bool product = kernel == "product" || kernel == "product and more";
+      for (Row* sum : {&all, product ? &products : &rows.back()}) {
         if (sum == &rows.back()) continue;
         sum->launches += launches.second, sum->bytes += bytes.second;
         sum->layer_launches += launches.first, sum->layer_bytes += bytes.first;

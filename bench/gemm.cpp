@@ -28,7 +28,7 @@ struct Size {
 struct Rates {
   double forward, backward;          // x·Wᵀ and dy·W with W packed
   std::optional<double> unpacked{};  // x·Wᵀ
-  // relu(x·Wᵀ), where a product may end in it: so, and as a product and a map.
+  // relu(x·Wᵀ), on a device in bf16 rounded, where a product may end in it: so, and as a product and a map.
   std::optional<double> activated{}, mapped{};
 };
 
@@ -53,6 +53,19 @@ Rates measure(const Size& size, Precision precision, int runs) {
     const Strided<float> transposed{weight.data(), 1, in};
     rates.unpacked = rate([&] { gemm(B{}, product, transposed); });
   }
+  if constexpr (Tensor<float, B>::rounds)
+    if (packed.rounds()) {  // the result rounded, as a feed-forward block has it
+      const auto bias = bench::random<B>({out}, 3);
+      auto h = Tensor<float, B>::handed({rows, out}, Hand::rounded);
+      const auto ends = [&] { return packed.activated(Activation::relu, x, bias, nullptr, h); };
+      if (!ends()) return rates;
+      rates.activated = rate(ends);
+      rates.mapped = rate([&] {
+        packed.forward(x, bias, y);
+        map(B{}, Relu{}, y.size(), h.fill_rounded(Hand::rounded), std::as_const(y).data());
+      });
+      return rates;
+    }
   const auto activated = [&] {
     return packed.forward_activated(Activation::relu, size.rows, x.data(), nullptr, y.data(), y.data());
   };

@@ -191,8 +191,9 @@ void run(const Options& o) {
     table.add("bottleneck", 2 * array,
               [&] { bottleneck(B{}, Activation::gelu, rows, weights, a.data(), z.data(), y.data()); });
     table.add("bottleneck backward", 3 * array, [&] {
-      bottleneck_backward(B{}, Activation::gelu, rows, weights, a.data(), std::as_const(z).data(), b.data(), false,
-                          y.data(), {by_down.data(), by_bias.data(), by_up.data(), sums.data()});
+      bottleneck_backward(B{}, Activation::gelu, rows, weights, a.data(), std::as_const(z).data(), b.data(),
+                          static_cast<const float*>(nullptr), y.data(),
+                          {by_down.data(), by_bias.data(), by_up.data(), sums.data()});
     });
   }
   const auto labels = numbers<B>(rows, width), places = numbers<B>(rows, rows);

@@ -71,8 +71,8 @@ Index sums_of_block(const BottleneckWeights<T>& w) {
 
 template <class F, class T>
 __global__ void __launch_bounds__(back_threads, 1)
-    bottleneck_back(F, Index rows, Index each, BottleneckWeights<T> w, const T* x, const T* z, const T* dy, bool adds,
-                    T* dx, T* sums) {
+    bottleneck_back(F, Index rows, Index each, BottleneckWeights<T> w, const T* x, const T* z, const T* dy,
+                    const T* from, T* dx, T* sums) {
   const Index begin = blockIdx.x * each, count = begin + each < rows ? each : rows - begin, inner = w.inner,
               width = w.width;
   T *const active = dynamic_shared<T>(), *const slope = active + each * inner;
@@ -108,8 +108,9 @@ __global__ void __launch_bounds__(back_threads, 1)
           }
         bias += d;
         if (!dx) continue;
-        T* const to = dx + (begin + r) * width + c;
-        *to = j0 || adds ? *to + sum : sum;
+        const Index at = (begin + r) * width + c;
+        if (const T* const more = j0 ? dx : from) sum = more[at] + sum;
+        dx[at] = sum;
       }
       for (int k = 0; k < some; ++k)
         if (j0 + k < inner) {
@@ -157,7 +158,7 @@ void bottleneck(B, Activation f, Index rows, const BottleneckWeights<T>& w, cons
 
 template <Backend B, Real T>
 void bottleneck_backward(B, Activation f, Index rows, const BottleneckWeights<T>& w, const T* x, const T* z,
-                         const T* dy, bool adds, T* dx, const BottleneckGradients<T>& to) {
+                         const T* dy, const T* from, T* dx, const BottleneckGradients<T>& to) {
   const Index each = cuda::rows_of_block(rows, w.inner), parts = (rows + each - 1) / each,
               total = cuda::sums_of_block(w);
   const UseScope use(Use::workspace);
@@ -167,7 +168,7 @@ void bottleneck_backward(B, Activation f, Index rows, const BottleneckWeights<T>
     visit(f, [&](auto g) {
       cuda::launch(cuda::bottleneck_back<decltype(g), T>, static_cast<unsigned>(parts), cuda::back_threads,
                    static_cast<std::size_t>(2 * each * w.inner) * sizeof(T), cuda::stream(), g, rows, each, w, x, z, dy,
-                   adds, dx, sums);
+                   from, dx, sums);
     });
   cuda::launch(cuda::bottleneck_sums<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, parts, w.width,
                w.inner, static_cast<const T*>(sums), to);
@@ -176,7 +177,7 @@ void bottleneck_backward(B, Activation f, Index rows, const BottleneckWeights<T>
 #define EVERY(T)                                                                                              \
   template void bottleneck(Cuda, Activation, Index, const BottleneckWeights<T>&, const T*, T*, T*);           \
   template void bottleneck_backward(Cuda, Activation, Index, const BottleneckWeights<T>&, const T*, const T*, \
-                                    const T*, bool, T*, const BottleneckGradients<T>&);
+                                    const T*, const T*, T*, const BottleneckGradients<T>&);
 EVERY(float)
 EVERY(double)
 #undef EVERY

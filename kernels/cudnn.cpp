@@ -79,8 +79,9 @@ Tensor Graph::make(cudnnDataType_t type, const Four& dims, const Four& strides, 
   const std::int64_t id = next_++, alignment = 16;
   set(made, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, id);
   set(made, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, type);
-  set(made, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, dims.data(), 4);
-  set(made, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, strides.data(), 4);
+  const int hidden = 4 - axes_;
+  set(made, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, dims.data() + hidden, axes_);
+  set(made, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, strides.data() + hidden, axes_);
   set(made, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, alignment);
   set(made, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, inner);
   set(made, CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, by_value);
@@ -128,28 +129,39 @@ Tensor Graph::matmul(const Tensor& a, const Tensor& b, Tensor y, const Tensor& m
                y, CUDNN_ATTR_OPERATION_MATMUL_DESC, std::move(how));
 }
 
-Tensor Graph::pointwise(cudnnPointwiseMode_t mode, cudnnDataType_t math, Tensor y, const Tensor& x, const Tensor& b,
-                        const Tensor& t, std::int64_t axis) {
+Tensor Graph::pointwise(cudnnPointwiseMode_t mode, cudnnDataType_t math, const std::vector<Link>& tensors,
+                        const Tensor& y, std::int64_t axis) {
   Descriptor how = make_descriptor(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
   set(how, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, mode);
   set(how, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, math);
   if (axis >= 0) set(how, CUDNN_ATTR_POINTWISE_AXIS, CUDNN_TYPE_INT64, axis);
-  return enter(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR,
-               {{CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x},
-                {CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b},
-                {CUDNN_ATTR_OPERATION_POINTWISE_TDESC, t},
-                {CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y}},
-               y, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, std::move(how));
+  return enter(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR, tensors, y, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR,
+               std::move(how));
 }
 
 Tensor Graph::pointwise(cudnnPointwiseMode_t mode, Tensor y, const Tensor& x, const Tensor& b, const Tensor& t) {
   const bool compares =
       mode == CUDNN_POINTWISE_CMP_GE || mode == CUDNN_POINTWISE_CMP_LT || mode == CUDNN_POINTWISE_LOGICAL_AND;
-  return pointwise(mode, compares ? CUDNN_DATA_BOOLEAN : CUDNN_DATA_FLOAT, y, x, b, t, -1);
+  return pointwise(mode, compares ? CUDNN_DATA_BOOLEAN : CUDNN_DATA_FLOAT,
+                   {{CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x},
+                    {CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b},
+                    {CUDNN_ATTR_OPERATION_POINTWISE_TDESC, t},
+                    {CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y}},
+                   y);
+}
+
+Tensor Graph::slope(cudnnPointwiseMode_t mode, Tensor dx, const Tensor& dy, const Tensor& x) {
+  return pointwise(mode, CUDNN_DATA_FLOAT,
+                   {{CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x},
+                    {CUDNN_ATTR_OPERATION_POINTWISE_DYDESC, dy},
+                    {CUDNN_ATTR_OPERATION_POINTWISE_DXDESC, dx}},
+                   dx);
 }
 
 Tensor Graph::places(const Tensor& x, std::int64_t axis) {
-  return pointwise(CUDNN_POINTWISE_GEN_INDEX, CUDNN_DATA_INT32, inner(CUDNN_DATA_INT32, x.dims), x, {}, {}, axis);
+  const Tensor y = inner(CUDNN_DATA_INT32, x.dims);
+  return pointwise(CUDNN_POINTWISE_GEN_INDEX, CUDNN_DATA_INT32,
+                   {{CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x}, {CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y}}, y, axis);
 }
 
 Tensor Graph::reduce(cudnnReduceTensorOp_t by, const Tensor& x, Tensor y) {
@@ -166,7 +178,7 @@ Tensor Graph::reshape(const Tensor& x, Tensor y) {
                {{CUDNN_ATTR_OPERATION_RESHAPE_XDESC, x}, {CUDNN_ATTR_OPERATION_RESHAPE_YDESC, y}}, y);
 }
 
-Plan Graph::plan(const Device& device, bool deterministic) {
+Plan Graph::plan(const Device& device, bool deterministic, std::int64_t proposals) {
   Descriptor graph = make_descriptor(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
   set(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, operations_.data(),
       static_cast<std::int64_t>(operations_.size()));
@@ -177,16 +189,15 @@ Plan Graph::plan(const Device& device, bool deterministic) {
   set(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, CUDNN_HEUR_MODE_A);
   set(heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, device.get());
   finalize(heuristic, "the heuristic");
-  constexpr std::int64_t most = 16;
   std::vector<Descriptor> configurations;
-  std::array<cudnnBackendDescriptor_t, most> found;
+  std::array<cudnnBackendDescriptor_t, most_proposals> found;
   for (auto& f : found) {
     configurations.push_back(make_descriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR));
     f = configurations.back().get();
   }
   std::int64_t count = 0;
-  check(cudnnBackendGetAttribute(heuristic.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, most,
-                                 &count, found.data()),
+  check(cudnnBackendGetAttribute(heuristic.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                 proposals, &count, found.data()),
         "cudnnBackendGetAttribute");
   std::string why = "no engine proposed";
   for (std::int64_t i = 0; i < count; ++i) {

@@ -65,6 +65,10 @@ class Plan {
 
 class Graph {
  public:
+  /// Of tensors with so many axes, the last of their four: cuDNN has engines for a product by itself where there are
+  /// three.
+  explicit Graph(int axes = 4) : axes_(axes) {}
+
   /// A tensor that the caller holds. With `offsets` [b + 1, 1, 1, 1], batch entry i begins offsets[i] elements in.
   Tensor tensor(cudnnDataType_t type, const Four& dims, const Four& strides, const Tensor& offsets = {});
   /// One number on the host, given when the graph runs.
@@ -77,6 +81,8 @@ class Graph {
   Tensor matmul(const Tensor& a, const Tensor& b, Tensor y, const Tensor& m, const Tensor& n, const Tensor& k);
   /// Comparisons are done in booleans, all else in float.
   Tensor pointwise(cudnnPointwiseMode_t mode, Tensor y, const Tensor& x, const Tensor& b = {}, const Tensor& t = {});
+  /// dx = dy·f'(x), the derivative that the mode names; in float.
+  Tensor slope(cudnnPointwiseMode_t mode, Tensor dx, const Tensor& dy, const Tensor& x);
   /// The place of each element of x along an axis.
   Tensor places(const Tensor& x, std::int64_t axis);
   /// Over the axes where y has extent 1.
@@ -84,9 +90,10 @@ class Graph {
   /// The same elements under other axes.
   Tensor reshape(const Tensor& x, Tensor y);
 
-  /// The first plan that cuDNN's heuristics propose and that works on the device; throws Error with cuDNN's words when
-  /// none does. `deterministic` refuses engines that add in the order of arrival.
-  Plan plan(const Device& device, bool deterministic);
+  /// The first plan that works on the device among those that cuDNN's heuristics propose first; throws Error with
+  /// cuDNN's words when none does. `deterministic` refuses engines that add in the order of arrival.
+  Plan plan(const Device& device, bool deterministic, std::int64_t proposals = most_proposals);
+  static constexpr std::int64_t most_proposals = 16;
 
  private:
   Tensor make(cudnnDataType_t type, const Four& dims, const Four& strides, const Tensor& offsets, bool inner,
@@ -97,12 +104,13 @@ class Graph {
   Tensor enter(cudnnBackendDescriptorType_t type, const std::vector<Link>& tensors, const Tensor& y,
                cudnnBackendAttributeName_t setting = {}, Descriptor how = {});
   /// `axis` is negative where the mode has none.
-  Tensor pointwise(cudnnPointwiseMode_t mode, cudnnDataType_t math, Tensor y, const Tensor& x, const Tensor& b,
-                   const Tensor& t, std::int64_t axis);
+  Tensor pointwise(cudnnPointwiseMode_t mode, cudnnDataType_t math, const std::vector<Link>& tensors, const Tensor& y,
+                   std::int64_t axis = -1);
 
   std::vector<Descriptor> parts_;
   std::vector<cudnnBackendDescriptor_t> operations_;
   std::int64_t next_ = 1;
+  int axes_;
 };
 
 }  // namespace meft::cuda::dnn

@@ -3,45 +3,23 @@
 #include <convert.cuh>
 #include <fused_attention.hpp>
 #include <limits>
-#include <map>
 #include <mma_attention.hpp>
 #include <optional>
+#include <plans.hpp>
 #include <table.cuh>
 #include <vector>
 
 #include <meft/backend/cuda/tag.hpp>
-#include <meft/base/mutex.hpp>
 #include <meft/memory/buffer.hpp>
 
 namespace meft::cuda::fused {
 
 namespace {
 
-cudnnHandle_t handle() {
-  static const cudnnHandle_t handle = [] {
-    cudnnHandle_t made = nullptr;
-    dnn::check(cudnnCreate(&made), "cudnnCreate");
-    dnn::check(cudnnSetStream(made, stream()), "cudnnSetStream");
-    return made;
-  }();
-  return handle;
-}
-
-/// The plan of a shape: made the first time, which takes cuDNN up to a second, and kept, so that forward and undo
-/// agree. Null where cuDNN has none.
+/// The plan of a shape.
 const dnn::Plan* plan_of(const Shape& shape, bool backward) {
-  static Mutex& mutex = *new Mutex;
-  static auto& known = *new std::map<std::pair<Shape, bool>, std::optional<dnn::Plan>>;
-  const Lock lock(mutex);
-  auto at = known.find({shape, backward});
-  if (at == known.end()) {
-    at = known.emplace(std::pair{shape, backward}, std::nullopt).first;
-    try {
-      at->second = (backward ? backward_graph(shape) : forward_graph(shape)).plan(dnn::Device(handle()), true);
-    } catch (const Error&) {  // cuDNN's words: there is none
-    }
-  }
-  return at->second ? &*at->second : nullptr;
+  return dnn::plan_of(std::pair{shape, backward},
+                      [&] { return backward ? backward_graph(shape) : forward_graph(shape); });
 }
 
 // Shapes are rounded up: few shapes, and so few plans.
@@ -154,7 +132,7 @@ class Call {
 
   void run(const dnn::Plan& plan) {
     const Buffer workspace(Cuda::pool(), std::max<std::size_t>(plan.workspace(), 1));
-    plan.run(handle(), ids_, data_, workspace.data());
+    plan.run(dnn::handle(), ids_, data_, workspace.data());
     if (lse_result_) Cuda::copy(lse_result_, lse_copy_.data(), lse_bytes());
   }
 
@@ -185,9 +163,9 @@ bool attention(const AttentionSpec<float>& spec, Index spans, const Span* span, 
   const auto* const plan = shape ? plan_of(*shape, false) : nullptr;
   if (!plan || plan->workspace() > workspace_most) return false;
   Call call(*shape, spec, spans, span);
-  call.give_rounded(Id::q, q, false);
-  call.give_rounded(Id::k, k, true);
-  call.give_rounded(Id::v, v, true);
+  call.give_rounded(Id::q, q, false, spec.rounded.q);
+  call.give_rounded(Id::k, k, true, spec.rounded.k);
+  call.give_rounded(Id::v, v, true, spec.rounded.v);
   const bf16* const result = call.room(Id::out, false, spec.rounded.out);
   call.give_lse(lse, false);
   call.run(*plan);
@@ -214,9 +192,9 @@ bool attention_backward(const AttentionSpec<float>& spec, Index spans, const Spa
   }
   if (plan->workspace() > workspace_most) return false;
   Call call(*shape, spec, spans, span);
-  call.give_rounded(Id::q, q, false);
-  call.give_rounded(Id::k, k, true);
-  call.give_rounded(Id::v, v, true);
+  call.give_rounded(Id::q, q, false, spec.rounded.q);
+  call.give_rounded(Id::k, k, true, spec.rounded.k);
+  call.give_rounded(Id::v, v, true, spec.rounded.v);
   call.give_rounded(Id::out, out, false);
   const auto& rounded = spec.rounded;
   call.give_rounded(Id::dout, dout, false, rounded.dout);

@@ -55,7 +55,8 @@ __global__ void __launch_bounds__(256, most <= 64 ? 2 : 1)
   const Lane lane;
   const int width = p.width, rows = static_cast<int>(blockDim.x) / 2;
   bf16 *const keys = dynamic_shared<bf16>(), *const values = keys + tile * step<most>;
-  load<most>(q + p.at, s.of.row(), span.q + p.start, span.q + span.queries, rows, width, packed, keys);
+  load<most>(Given{q, s.of.rounded.q} + p.at, s.of.row(), span.q + p.start, span.q + span.queries, rows, width, packed,
+             keys);
   __syncthreads();
   const Held<most> queries(keys, width, lane);
 
@@ -65,8 +66,10 @@ __global__ void __launch_bounds__(256, most <= 64 ? 2 : 1)
   const KeyTiles range(s, p, rows);
   for (int k0 = range.begin; k0 < range.end; k0 += tile) {
     __syncthreads();
-    load<most>(k + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed, keys);
-    load<most>(v + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed, values);
+    load<most>(Given{k, s.of.rounded.k} + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed,
+               keys);
+    load<most>(Given{v, s.of.rounded.v} + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed,
+               values);
     __syncthreads();
     if (mine >= p.queries || !p.sight.some(mine, 16, k0, tile)) continue;
     float score[eights][4], high[2] = {top[0], top[1]}, shrink[2];
@@ -119,8 +122,10 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
   bf16 *const queries = dynamic_shared<bf16>(), *const douts = queries + rows * step<most>,
               *const keys = douts + rows * step<most>, *const values = keys + tile * step<most>;
   attend::Rows<float> slopes{reinterpret_cast<float*>(values + tile * step<most>), tile + 1};
-  load<most>(q + p.at, s.of.row(), span.q + p.start, span.q + span.queries, rows, width, packed, queries);
-  load_dout<most>(s, dout, p.at, span.q + p.start, span.q + span.queries, rows, width, packed, douts);
+  load<most>(Given{q, s.of.rounded.q} + p.at, s.of.row(), span.q + p.start, span.q + span.queries, rows, width, packed,
+             queries);
+  load<most>(Given{dout, s.of.rounded.dout} + p.at, s.of.row(), span.q + p.start, span.q + span.queries, rows, width,
+             packed, douts);
   __syncthreads();
   const Held<most> query(queries, width, lane), dout_row(douts, width, lane);
 
@@ -143,8 +148,10 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
   const KeyTiles range(s, p, rows);
   for (int k0 = range.begin; k0 < range.end; k0 += tile) {
     __syncthreads();
-    load<most>(k + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed, keys);
-    load<most>(v + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed, values);
+    load<most>(Given{k, s.of.rounded.k} + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed,
+               keys);
+    load<most>(Given{v, s.of.rounded.v} + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed,
+               values);
     __syncthreads();
     for (int from = 0; from < tile; from += columns) {
       const int key0 = k0 + from;
@@ -189,8 +196,10 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
   bf16 *const keys = dynamic_shared<bf16>(), *const values = keys + rows * step<most>,
               *const queries = values + rows * step<most>, *const douts = queries + tile * step<most>;
   float *const shift = reinterpret_cast<float*>(douts + tile * step<most>), *const common = shift + tile;
-  load<most>(k + p.at_k, s.of.key_row(), span.k + p.start, span.k + span.keys, rows, width, packed, keys);
-  load<most>(v + p.at_k, s.of.key_row(), span.k + p.start, span.k + span.keys, rows, width, packed, values);
+  load<most>(Given{k, s.of.rounded.k} + p.at_k, s.of.key_row(), span.k + p.start, span.k + span.keys, rows, width,
+             packed, keys);
+  load<most>(Given{v, s.of.rounded.v} + p.at_k, s.of.key_row(), span.k + p.start, span.k + span.keys, rows, width,
+             packed, values);
   __syncthreads();
   const Left key_row(keys, width, lane);
   const Read<most> value_row(values, width, lane);
@@ -202,8 +211,10 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
     for (int q0 = 0; q0 < p.queries; q0 += tile) {
       if (!p.sight.some(q0, tile, p.start, rows)) continue;
       __syncthreads();
-      load<most>(q + head * width, s.of.row(), span.q + q0, span.q + span.queries, tile, width, packed, queries);
-      load_dout<most>(s, dout, head * width, span.q + q0, span.q + span.queries, tile, width, packed, douts);
+      load<most>(Given{q, s.of.rounded.q} + head * width, s.of.row(), span.q + q0, span.q + span.queries, tile, width,
+                 packed, queries);
+      load<most>(Given{dout, s.of.rounded.dout} + head * width, s.of.row(), span.q + q0, span.q + span.queries, tile,
+                 width, packed, douts);
       for (int j = static_cast<int>(threadIdx.x); j < tile; j += static_cast<int>(blockDim.x)) {
         // A query past the end weighs exp2(-∞).
         const bool there = q0 + j < p.queries;
@@ -267,7 +278,8 @@ void attention(const AttentionSpec<float>& spec, Index spans, const Span* span, 
   const int rows = spec.width <= 64 && longest > tile ? 2 * tile : tile;
   const Tasks tasks(rows, spans, span, [](const Span& x) { return x.queries; });
   if (!tasks.count()) return;
-  const bool packed = spec.width % 8 == 0 && aligned(q, k, v, out, spec.rounded.out);
+  const auto& r = spec.rounded;
+  const bool packed = spec.width % 8 == 0 && aligned(q, k, v, out, r.q, r.k, r.v, r.out);
   with_width(spec.width, [&]<int most>() {
     launch(forward<most>, dim3(tasks.count(), static_cast<unsigned>(spec.heads)), static_cast<unsigned>(2 * rows),
            bytes_of<most>(2 * tile), stream(), s, packed, tasks.device(), q, k, v, out, lse);
@@ -290,7 +302,8 @@ void attention_backward(const AttentionSpec<float>& spec, Index spans, const Spa
   float* const by_tile = static_cast<float*>(parts.data());
   if (bytes) Cuda::zero(by_tile, bytes);
   const auto& r = spec.rounded;
-  const bool packed = spec.width % 8 == 0 && aligned(q, k, v, dout, dq, dk, dv, r.dout, r.dq, r.dk, r.dv);
+  const bool packed =
+      spec.width % 8 == 0 && aligned(q, k, v, dout, dq, dk, dv, r.q, r.k, r.v, r.dout, r.dq, r.dk, r.dv);
   const auto heads = static_cast<unsigned>(spec.heads), key_heads = static_cast<unsigned>(spec.heads / spec.group());
   with_width(spec.width, [&]<int most>() {
     if (by_query.count())

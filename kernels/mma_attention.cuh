@@ -72,55 +72,48 @@ __device__ inline float row_most(float x) {
   return fmaxf(x, __shfl_xor_sync(attend::whole, x, 2));
 }
 
+/// Rows as a call gives them: rounded already where that is not null.
+struct Given {
+  const float* full;
+  const bf16* rounded;
+  __device__ Given operator+(Index i) const { return {full + i, rounded ? rounded + i : nullptr}; }
+};
+
+/// Eight elements, rounded, or those of them before `end` and zeros. `packed`: they lie aligned to 16 bytes.
+__device__ inline Pack<Word> eight(const float* at, int end, bool packed) {
+  Pack<float> x[2] = {};
+  if (packed) each<2>([&](int k) { x[k] = reinterpret_cast<const Pack<float>*>(at)[k]; });
+  else
+    each<8>([&](int k) {
+      if (k < end) x[k / 4].at[k % 4] = at[k];
+    });
+  Pack<Word> y;
+  each<4>([&](int k) { y.at[k] = pack(x[k / 2].at[2 * k % 4], x[k / 2].at[2 * k % 4 + 1]); });
+  return y;
+}
+__device__ inline Pack<Word> eight(const bf16* at, int end, bool packed) {
+  if (packed) return *reinterpret_cast<const Pack<Word>*>(at);
+  Pack<Word> y{};
+  each<8>([&](int k) {
+    if (k < end) y.at[k / 2] |= static_cast<Word>(at[k].bits) << 16 * (k % 2);
+  });
+  return y;
+}
+
 /// Copies `rows` rows [begin, …) of a head, `row` elements apart, rounded, to shared memory; zeros from row `end` on,
 /// and up to the next multiple of 16 elements. `packed`: 8 neighbours lie aligned to 16 bytes.
 template <int most>
-__device__ void load(const float* from, Index row, Index begin, Index end, int rows, int width, bool packed, bf16* to) {
+__device__ void load(const Given& from, Index row, Index begin, Index end, int rows, int width, bool packed, bf16* to) {
   constexpr int eights = most / 8;
   for (int i = static_cast<int>(threadIdx.x); i < rows * eights; i += static_cast<int>(blockDim.x)) {
     const int r = i / eights, c = i % eights * 8;
     if (c >= (width + 15) / 16 * 16) continue;
-    Pack<float> x[2] = {};
-    if (begin + r < end && c < width) {
-      const float* const at = from + (begin + r) * row + c;
-      if (packed) each<2>([&](int k) { x[k] = reinterpret_cast<const Pack<float>*>(at)[k]; });
-      else
-        each<8>([&](int k) {
-          if (c + k < width) x[k / 4].at[k % 4] = at[k];
-        });
-    }
-    Pack<Word> y;
-    each<4>([&](int k) { y.at[k] = pack(x[k / 2].at[2 * k % 4], x[k / 2].at[2 * k % 4 + 1]); });
-    *reinterpret_cast<Pack<Word>*>(to + r * step<most> + c) = y;
+    const Index at = (begin + r) * row + c;
+    Pack<Word> x{};
+    if (begin + r < end && c < width)
+      x = from.rounded ? eight(from.rounded + at, width - c, packed) : eight(from.full + at, width - c, packed);
+    *reinterpret_cast<Pack<Word>*>(to + r * step<most> + c) = x;
   }
-}
-
-/// The same of rows that are rounded already.
-template <int most>
-__device__ void load(const bf16* from, Index row, Index begin, Index end, int rows, int width, bool packed, bf16* to) {
-  constexpr int eights = most / 8;
-  for (int i = static_cast<int>(threadIdx.x); i < rows * eights; i += static_cast<int>(blockDim.x)) {
-    const int r = i / eights, c = i % eights * 8;
-    if (c >= (width + 15) / 16 * 16) continue;
-    Some<bf16, 8> x;
-    each<8>([&](int k) { x.at[k].bits = 0; });
-    if (begin + r < end && c < width) {
-      const bf16* const at = from + (begin + r) * row + c;
-      if (packed) x = *reinterpret_cast<const Some<bf16, 8>*>(at);
-      else
-        each<8>([&](int k) {
-          if (c + k < width) x.at[k] = at[k];
-        });
-    }
-    *reinterpret_cast<Some<bf16, 8>*>(to + r * step<most> + c) = x;
-  }
-}
-/// The rows of dout from element `at` of a row on, as they are given.
-template <int most>
-__device__ void load_dout(const Spec<float>& s, const float* dout, Index at, Index begin, Index end, int rows,
-                          int width, bool packed, bf16* to) {
-  if (s.of.rounded.dout) load<most>(s.of.rounded.dout + at, s.of.row(), begin, end, rows, width, packed, to);
-  else load<most>(dout + at, s.of.row(), begin, end, rows, width, packed, to);
 }
 
 /// A left operand: 16 rows in shared memory, read again for each use, or held in registers.

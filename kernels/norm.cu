@@ -68,10 +68,10 @@ __global__ void residual_norm_rows(Index rows, Line line, Dropped<T> dropped, co
   }
 }
 
-/// `dt`, where it is not null: dropped dx, rounded.
+/// `dt`, where it is not null: dropped dx, rounded. Then `from`, where it is not null, is added to dx.
 template <class T>
 __global__ void norm_rows_back(Index rows, Line line, Dropped<T> dropped, const T* x, const T* gamma, const T* mean,
-                               const T* rstd, const T* dy, T* dx, bf16* dt) {
+                               const T* rstd, const T* dy, const T* from, T* dx, bf16* dt) {
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
     const T *in = x + r * line.n, *d = dy + r * line.n, m = mean ? mean[r] : T(0), s = rstd[r];
     const T g = mean ? line.template sum<T>([](T a, T b) { return a * b; }, d, gamma) / T(line.n) : T(0);
@@ -81,8 +81,9 @@ __global__ void norm_rows_back(Index rows, Line line, Dropped<T> dropped, const 
       const auto a = line.read(d, i), b = line.read(gamma, i), v = line.read(in, i);
       Pack<T> out;
       for (int k = 0; k < Pack<T>::width; ++k) out.at[k] = s * (a.at[k] * b.at[k] - g - (v.at[k] - m) * s * gx);
-      line.write(dx + r * line.n, i, out);
       if (dt) line.write_rounded(dt + r * line.n, i, dropped.of(out, r * line.n + i));
+      if (from) out = Dropped<T>::sum(line.read(from + r * line.n, i), out);
+      line.write(dx + r * line.n, i, out);
     });
   }
 }
@@ -128,15 +129,15 @@ template <Backend B, Real T>
 void layer_norm_backward(B, Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd, const T* dy,
                          T* dx) {
   cuda::launch_lines<T>(cuda::norm_rows_back<T>, rows, n, std::tuple(x, gamma, dy, dx), cuda::Dropped<T>(0, {}, 0), x,
-                        gamma, mean, rstd, dy, dx, static_cast<bf16*>(nullptr));
+                        gamma, mean, rstd, dy, static_cast<const T*>(nullptr), dx, static_cast<bf16*>(nullptr));
 }
 
 template <Backend B>
 void residual_norm_backward(B, Index rows, Index n, const float* s, const float* gamma, const float* mean,
-                            const float* rstd, const float* dy, double p, Key key, std::uint64_t first, float* dx,
-                            bf16* dt) {
-  cuda::launch_lines<float>(cuda::norm_rows_back<float>, rows, n, std::tuple(s, gamma, dy, dx, dt),
-                            cuda::Dropped<float>(p, key, first), s, gamma, mean, rstd, dy, dx, dt);
+                            const float* rstd, const float* dy, double p, Key key, std::uint64_t first,
+                            const float* from, float* dx, bf16* dt) {
+  cuda::launch_lines<float>(cuda::norm_rows_back<float>, rows, n, std::tuple(s, gamma, dy, from, dx, dt),
+                            cuda::Dropped<float>(p, key, first), s, gamma, mean, rstd, dy, from, dx, dt);
 }
 
 template <Backend B, Real T>
@@ -168,6 +169,6 @@ EVERY(float)
 EVERY(double)
 #undef EVERY
 template void residual_norm_backward(Cuda, Index, Index, const float*, const float*, const float*, const float*,
-                                     const float*, double, Key, std::uint64_t, float*, bf16*);
+                                     const float*, double, Key, std::uint64_t, const float*, float*, bf16*);
 
 }  // namespace meft

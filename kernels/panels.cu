@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <blocks.cuh>
 #include <convert.cuh>
+#include <fused_product.hpp>
 #include <gemm.cuh>
 #include <type_traits>
 
@@ -143,8 +144,32 @@ bool Panels<Cuda, T>::multiply(const Product<T>& p, bool transposed, Then f, T* 
 }
 
 template <Real T>
+bool Panels<Cuda, T>::multiply_ended(const Product<T>& p, cuda::fused::End end, Activation f, void* before) const {
+  if (sizeof(T) != 4 || precision_ != Precision::bf16 || format_ || !p.rounded || !p.rounded_c) return false;
+  const bool back = end == cuda::fused::End::slope;
+  if (p.ldc != p.columns || p.start == Start::accumulate) return false;
+  const cuda::fused::ProductShape shape{p.rows, p.columns, p.depth, !back, p.start == Start::bias, end, f};
+  const cuda::fused::ProductData data{p.rounded, static_cast<const bf16*>(buffer_.data()), p.rounded_c,
+                                      reinterpret_cast<const float*>(p.bias), before};
+  return cuda::fused::multiply(shape, data);
+}
+
+template <Real T>
 void Panels<Cuda, T>::forward(const Product<T>& p) const {
   multiply(p, false);
+}
+template <Real T>
+bool Panels<Cuda, T>::forward_rounded(const Product<T>& p) const {
+  if (p.start == Start::bias || format_) return multiply_ended(p, cuda::fused::End::sum);
+  return multiply(p, false);
+}
+template <Real T>
+bool Panels<Cuda, T>::activated(Activation f, const Product<T>& p, T* before) const {
+  return multiply_ended(p, cuda::fused::End::activation, f, before);
+}
+template <Real T>
+bool Panels<Cuda, T>::slope(Activation f, const Product<T>& p, const void* kept) const {
+  return multiply_ended(p, cuda::fused::End::slope, f, const_cast<void*>(kept));
 }
 template <Real T>
 bool Panels<Cuda, T>::forward_activated(Activation f, const Product<T>& p, T* before) const {

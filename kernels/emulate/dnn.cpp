@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <numbers>
 #include <set>
 #include <unordered_map>
 
@@ -81,6 +82,9 @@ std::int64_t offset(const Four& i, const Four& strides) {
   return i[0] * strides[0] + i[1] * strides[1] + i[2] * strides[2] + i[3] * strides[3];
 }
 
+double normal(double x) { return std::erfc(-x / std::numbers::sqrt2) / 2; }
+double tanh_of_gelu(double x) { return std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)); }
+
 double apply(int mode, double x, double b, double t) {
   switch (mode) {
     case CUDNN_POINTWISE_ADD: return x + b;
@@ -89,6 +93,16 @@ double apply(int mode, double x, double b, double t) {
     case CUDNN_POINTWISE_DIV: return x / b;
     case CUDNN_POINTWISE_EXP: return std::exp(x);
     case CUDNN_POINTWISE_LOG: return std::log(x);
+    case CUDNN_POINTWISE_IDENTITY: return x;
+    case CUDNN_POINTWISE_RELU_FWD: return x > 0 ? x : 0;
+    case CUDNN_POINTWISE_RELU_BWD: return x > 0 ? b : 0;
+    case CUDNN_POINTWISE_GELU_FWD: return x * normal(x);
+    case CUDNN_POINTWISE_GELU_BWD: return b * (normal(x) + x * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi));
+    case CUDNN_POINTWISE_GELU_APPROX_TANH_FWD: return x / 2 * (1 + tanh_of_gelu(x));
+    case CUDNN_POINTWISE_GELU_APPROX_TANH_BWD: {
+      const double t = tanh_of_gelu(x), slope = std::sqrt(2 / std::numbers::pi) * (1 + 3 * 0.044715 * x * x);
+      return b * ((1 + t) / 2 + x / 2 * (1 - t * t) * slope);
+    }
     case CUDNN_POINTWISE_CMP_GE: return x >= b;
     case CUDNN_POINTWISE_CMP_LT: return x < b;
     case CUDNN_POINTWISE_LOGICAL_AND: return x != 0 && b != 0;
@@ -265,6 +279,21 @@ const char* examine(const Graph& graph) {
   return "";
 }
 
+namespace {
+int products(const Graph& graph) {
+  int count = 0;
+  for (const auto& o : graph.operations) count += o.kind == Kind::matmul;
+  return count;
+}
+}  // namespace
+
+bool has_engine(const Graph& graph) {
+  if (products(graph) > 1) return true;
+  for (const auto& [id, t] : graph.tensors)
+    if (t.axes != 3) return false;
+  return true;
+}
+
 void count_graph(const Graph& graph, const std::map<std::int64_t, void*>& data) {
   Tally c{1, 0, 0, 0};
   std::set<std::int64_t> results;
@@ -284,15 +313,14 @@ void count_graph(const Graph& graph, const std::map<std::int64_t, void*>& data) 
   }
   const auto own = static_cast<std::uint64_t>(workspace(graph));
   c.read += own, c.written += own;
-  count("graph", c);
+  count(products(graph) == 1 ? "product and more" : "graph", c);
 }
 
 std::int64_t workspace(const Graph& graph) {
-  const Tensor* scores = nullptr;
-  int products = 0;
+  if (products(graph) <= 2) return 256;
   for (const auto& o : graph.operations)
-    if (o.kind == Kind::matmul && ++products == 1) scores = &graph.tensors.at(o.y);
-  return products > 2 ? scores->elements() * bytes_a_score : 256;
+    if (o.kind == Kind::matmul) return graph.tensors.at(o.y).elements() * bytes_a_score;
+  return 0;
 }
 
 std::size_t version() { return number; }

@@ -20,12 +20,14 @@ struct Tensor {
   bool inner = false, by_value = false;
   std::int64_t alignment = 1;  // bytes of which its address is a multiple
   std::int64_t offsets = 0;    // id of the ragged offsets, or 0
+  std::int64_t axes = 4;       // of those that it was described with, the last ones
   std::int64_t elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
 };
 
 enum class Kind { matmul, pointwise, reduction, reshape };
 
-/// y = kind(x, b, t), tensors by id, 0 where there is none. Of a product, the overrides of its extents.
+/// y = kind(x, b, t), tensors by id, 0 where there is none; of a slope dx = kind(x, dy). Of a product, the overrides of
+/// its extents.
 struct Operation {
   Kind kind;
   std::int64_t x = 0, b = 0, t = 0, y = 0;
@@ -41,6 +43,9 @@ struct Graph {
 
 /// Why a graph cannot be: shapes that do not fit, a tensor read before it is written. Empty when it can.
 const char* examine(const Graph& graph);
+
+/// Whether cuDNN has an engine: seen of a product by itself, with what follows it, where tensors have three axes.
+bool has_engine(const Graph& graph);
 
 /// Counts the graph's bytes and operations on the device, and makes its results zero.
 void count_graph(const Graph& graph, const std::map<std::int64_t, void*>& data);

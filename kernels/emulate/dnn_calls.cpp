@@ -1,5 +1,6 @@
 // Owns: the calls of the cuDNN stand-in, written from the documentation of cuDNN's backend API: descriptors with
 // attributes, graphs of products, pointwise operations, reductions and reshapes, one engine that runs any of them.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -71,7 +72,8 @@ std::size_t bytes_of(cudnnBackendAttributeType_t type) {
 Four four(const Object& of, cudnnBackendAttributeName_t name) {
   const auto list = of.list<std::int64_t>(name);
   Four out{};
-  for (std::size_t i = 0; i < 4 && i < list.size(); ++i) out[i] = list[i];
+  for (auto& x : out) x = name == CUDNN_ATTR_TENSOR_DIMENSIONS;
+  std::copy_backward(list.begin(), list.end(), out.end());
   return out;
 }
 
@@ -86,6 +88,7 @@ std::int64_t enter(Graph& graph, const Object* tensor) {
            tensor->get<bool>(CUDNN_ATTR_TENSOR_IS_BY_VALUE),
            tensor->get<std::int64_t>(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT)};
   t.offsets = enter(graph, tensor->object(CUDNN_ATTR_TENSOR_RAGGED_OFFSET_DESC));
+  t.axes = tensor->attributes.at(CUDNN_ATTR_TENSOR_DIMENSIONS).count;
   graph.tensors[t.id] = t;
   return t.id;
 }
@@ -112,11 +115,12 @@ Operation operation(Graph& graph, const Object& o) {
               .y = id(CUDNN_ATTR_OPERATION_RESHAPE_YDESC)};
     default: {
       const Object& how = *o.object(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR);
+      const bool back = o.has(CUDNN_ATTR_OPERATION_POINTWISE_DXDESC);
       return {.kind = Kind::pointwise,
               .x = id(CUDNN_ATTR_OPERATION_POINTWISE_XDESC),
-              .b = id(CUDNN_ATTR_OPERATION_POINTWISE_BDESC),
+              .b = id(back ? CUDNN_ATTR_OPERATION_POINTWISE_DYDESC : CUDNN_ATTR_OPERATION_POINTWISE_BDESC),
               .t = id(CUDNN_ATTR_OPERATION_POINTWISE_TDESC),
-              .y = id(CUDNN_ATTR_OPERATION_POINTWISE_YDESC),
+              .y = id(back ? CUDNN_ATTR_OPERATION_POINTWISE_DXDESC : CUDNN_ATTR_OPERATION_POINTWISE_YDESC),
               .mode = how.get<int>(CUDNN_ATTR_POINTWISE_MODE),
               .axis = how.get<std::int64_t>(CUDNN_ATTR_POINTWISE_AXIS, -1)};
     }
@@ -136,8 +140,7 @@ std::vector<cudnnBackendAttributeName_t> needed(cudnnBackendDescriptorType_t typ
       return {CUDNN_ATTR_OPERATION_MATMUL_DESC, CUDNN_ATTR_OPERATION_MATMUL_ADESC, CUDNN_ATTR_OPERATION_MATMUL_BDESC,
               CUDNN_ATTR_OPERATION_MATMUL_CDESC};
     case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR:
-      return {CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, CUDNN_ATTR_OPERATION_POINTWISE_XDESC,
-              CUDNN_ATTR_OPERATION_POINTWISE_YDESC};
+      return {CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, CUDNN_ATTR_OPERATION_POINTWISE_XDESC};
     case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR:
       return {CUDNN_ATTR_OPERATION_REDUCTION_DESC, CUDNN_ATTR_OPERATION_REDUCTION_XDESC,
               CUDNN_ATTR_OPERATION_REDUCTION_YDESC};
@@ -214,10 +217,15 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
   for (const auto name : dnn::needed(o->type))
     if (!o->has(name))
       return refuse(CUDNN_STATUS_BAD_PARAM, ("attribute " + std::to_string(name) + " is missing").c_str());
+  if (o->type == CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR) {
+    const bool y = o->has(CUDNN_ATTR_OPERATION_POINTWISE_YDESC), dy = o->has(CUDNN_ATTR_OPERATION_POINTWISE_DYDESC);
+    if (y == dy || dy != o->has(CUDNN_ATTR_OPERATION_POINTWISE_DXDESC))
+      return refuse(CUDNN_STATUS_BAD_PARAM, "a pointwise operation has y, or dy and dx");
+  }
   if (o->type == CUDNN_BACKEND_TENSOR_DESCRIPTOR) {
-    if (o->attributes.at(CUDNN_ATTR_TENSOR_DIMENSIONS).count != 4 ||
-        o->attributes.at(CUDNN_ATTR_TENSOR_STRIDES).count != 4)
-      return refuse(CUDNN_STATUS_NOT_SUPPORTED, "tensors have four axes here");
+    const auto axes = o->attributes.at(CUDNN_ATTR_TENSOR_DIMENSIONS).count;
+    if (axes < 3 || axes > 4 || o->attributes.at(CUDNN_ATTR_TENSOR_STRIDES).count != axes)
+      return refuse(CUDNN_STATUS_NOT_SUPPORTED, "tensors have three or four axes here");
     for (const auto extent : dnn::four(*o, CUDNN_ATTR_TENSOR_DIMENSIONS))
       if (extent < 1) return refuse(CUDNN_STATUS_BAD_PARAM, "an extent is not positive");
   }
@@ -230,6 +238,9 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
     o->graph = o->object(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)->graph;
   if (o->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR && dnn::refuses_all)
     return refuse(CUDNN_STATUS_NOT_SUPPORTED, "no plan, as the test wants it");
+  if (o->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR &&
+      !dnn::has_engine(o->object(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)->graph))
+    return refuse(CUDNN_STATUS_NOT_SUPPORTED, "a product by itself has tensors of three axes");
   if (o->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)
     o->graph = o->object(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)->graph;
   o->final = true;

@@ -1,5 +1,5 @@
 // Owns: what an OS thread is that runs the blocks of a grid, and the grid as its workers see it. engine.cpp schedules,
-// faults.cpp tells what went wrong.
+// meetings.cpp has where threads meet, faults.cpp tells what went wrong.
 #pragma once
 
 #include <sys/mman.h>

@@ -42,6 +42,17 @@ TEST_CASE("gradients of several backward calls add up in a parameter and in a wa
   CHECK(p.gradient().values() == Floats{0, 0});
 }
 
+TEST_CASE("a watched variable's gradient is added to where it is asked for, whoever sees that") {
+  auto sums = Tensor<float>::from({3}, {100, 200, 300});
+  const auto seen = sums.rows(1, 3);
+  Tape tape;
+  const auto x = tape.watch(Tensor<float>::from({2}, {1, 2}));
+  tape.add_into(x, seen);
+  tape.backward(sum(x * 3 + x * x));
+  CHECK(tape.gradient(x).same(seen));
+  CHECK(sums.values() == Floats{100, 200 + 3 + 2, 300 + 3 + 4});
+}
+
 TEST_CASE("a parameter used twice, and a variable that fans out") {
   Parameter<double> p(Tensor<double>::from({}, {3}));
   Tape tape;

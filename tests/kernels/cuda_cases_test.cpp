@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include <meft/autodiff/tape.hpp>
 #include <meft/cuda.hpp>
 #include <meft/ops/bottleneck.hpp>
+#include <meft/ops/feed_forward.hpp>
 
 #include "cases.hpp"
 #include "cuda_schedules.hpp"
@@ -242,9 +244,14 @@ TEST_CASE("what products alone read is handed on rounded to bf16: the bits that 
                            hand == Hand::rounded ? Hand::both : hand);
     });
     check_handed("linear", 1, shape, [&](const auto& x, Hand hand) { return linear(x[0], w, OnCuda(), hand); });
-    for (const Activation f : {Activation::relu, Activation::gelu})
-      check_handed("linear activation", 1, shape,
-                   [&](const auto& x, Hand hand) { return linear_activation(x[0], w, OnCuda(), f, hand); });
+    check_handed("linear's result", 1, shape,
+                 [&](const auto& x, Hand hand) { return linear(x[0], w, OnCuda(), Hand::in_full, hand); });
+    check_handed("attention of projections", 0, shape, [&](const auto& x, Hand hand) {
+      const Offsets offsets({0, 2, 6});
+      const auto to = [&](int i) { return linear(x[i], square, OnCuda(), Hand::in_full, hand); };
+      return attention(to(0), to(1), to(2),
+                       {.queries = offsets, .keys = offsets, .dropout = 0.1f, .precision = Precision::bf16});
+    });
     check_handed("gated", 3, shape,
                  [&](const auto& x, Hand hand) { return gated(x[0], x[1], Activation::silu, hand, hand); });
     for (const float dropout : {0.0f, 0.1f})
@@ -273,6 +280,55 @@ TEST_CASE("what products alone read is handed on rounded to bf16: the bits that 
     CHECK(gradient([&](const auto& x) { return once(x) + twice(x); }).values() ==
           map(Add{}, gradient(twice), gradient(once)).values());
   }
+}
+
+TEST_CASE("a product's bias, activation and slope: by cuDNN where it has a plan, else of the same bits as ops apart") {
+  struct Together {
+    explicit Together(Index rows) : before(std::exchange(cuda::rows_together, rows)) {}
+    ~Together() { cuda::rows_together = before; }
+    Index before;
+  };
+  const Shape shape{8, 24};
+  const PackedWeight<float, Cuda> up(drawn({40, 24}, 7), Precision::bf16), down(drawn({16, 40}, 8), Precision::bf16);
+  const auto b = drawn({40}, 9), c = drawn({16}, 10);
+  const auto run = [&](bool trains, bool relu, const auto& f) {
+    Tape tape;
+    const auto x = tape.watch(drawn(shape, 1)), bias = trains ? tape.watch(b) : VarOnCuda(b);
+    const auto y = f(x, bias, relu ? Activation::relu : Activation::gelu);
+    tape.backward(y, drawn(y.shape(), 4));
+    std::vector<std::vector<float>> out{y.value().values(), tape.gradient(x).values()};
+    if (trains) out.push_back(tape.gradient(bias).values());
+    return out;
+  };
+  const auto apart = [&](const auto& x, const auto& bias, Activation f) {
+    return linear(linear_activation(x, up, bias, f), down, c);
+  };
+  const auto whole = [&](const auto& x, const auto& bias, Activation f) {
+    return feed_forward(x, up, bias, down, c, f);
+  };
+  for (const bool relu : {false, true}) {
+    CAPTURE(relu);
+    for (const bool trains : {false, true}) CHECK(run(trains, relu, whole) == run(trains, relu, apart));
+    const auto expected = run(false, relu, apart);
+    const Together together(4);
+    const auto got = run(false, relu, whole);
+    for (std::size_t i = 0; i < got.size(); ++i) CHECK(distance(got[i], expected[i]) < 0x1p-7);
+#ifdef MEFT_EMULATED
+    emulate::set_counting(true);
+    (void)run(false, relu, whole);
+    emulate::set_counting(false);
+    CHECK(emulate::counts().at("product and more").launches == 2);
+    emulate::set_dnn_version(91800);
+    CHECK(run(false, relu, whole) == expected);
+    emulate::set_dnn_version(91900);
+#endif
+  }
+  CHECK_FALSE(linear(drawn(shape, 1), up, b, Hand::in_full, Hand::rounded).value().narrow());
+  const Together together(4);
+  const auto full = linear(drawn(shape, 1), up, b).value(),
+             handed = linear(drawn(shape, 1), up, b, Hand::in_full, Hand::rounded).value();
+  CHECK(handed.narrow());
+  CHECK(distance(handed.values(), full.values()) < 0x1p-8);
 }
 
 TEST_CASE("elements kept rounded beside others are those of now, and rounded alone they are widened when asked for") {

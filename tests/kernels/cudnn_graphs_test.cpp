@@ -1,8 +1,9 @@
-// Owns: the graphs of attention before the real cuDNN, which plans them for devices that are described and need not be
-// here. It compiles their kernels; on a machine without a driver only loading them fails, and says so.
+// Owns: the graphs of attention and of products before the real cuDNN, which plans them for devices that are described
+// and need not be here. It compiles their kernels; on a machine without a driver only loading them fails, and says so.
 #include <doctest/doctest.h>
 
 #include <fused_attention.hpp>
+#include <fused_product.hpp>
 #include <string>
 
 #include "tools.hpp"
@@ -33,9 +34,9 @@ std::string device(int architecture) {
          field("totalGlobalMem", 80ll << 30) + "\"deviceName\": \"described\"}";
 }
 
-/// Whether cuDNN has kernels for a graph, adding in a fixed order.
-bool compiles(dnn::Graph graph, int architecture) {
-  const std::string said = test::message_of([&] { graph.plan(dnn::Device(device(architecture)), true); });
+/// Whether cuDNN has kernels for a graph, adding in a fixed order, among its first proposals.
+bool compiles(dnn::Graph graph, int architecture, std::int64_t proposals = dnn::Graph::most_proposals) {
+  const std::string said = test::message_of([&] { graph.plan(dnn::Device(device(architecture)), true, proposals); });
   CAPTURE(said);
   const bool loads = said == "no error", compiled = loads || said.find("cuLibraryLoadData") != said.npos;
   CHECK((compiled || said.find("no plan for a graph") != said.npos));
@@ -63,6 +64,24 @@ TEST_CASE("the support surface is what cuDNN says") {
   CHECK_FALSE(fused::runs(91800, 90, 64));
   CHECK_FALSE(fused::runs(91900, 90, 60));
   CHECK_FALSE(fused::runs(91900, 75, 64));
+}
+
+TEST_CASE("products that end in a bias, an activation or its slope") {
+  using fused::End;
+  for (const int architecture : {80, 90, 100}) {
+    CAPTURE(architecture);
+    const auto planned = [&](bool turned, bool bias, End end, Activation f) {
+      return compiles(fused::product_graph({4096, 4096, 1024, turned, bias, end, f}), architecture, 1);
+    };
+    CHECK(planned(true, true, End::sum, {}));
+    for (const Activation f : {Activation::relu, Activation::gelu, Activation::gelu_tanh}) {
+      CAPTURE(static_cast<int>(f));
+      REQUIRE(fused::has(f));
+      CHECK(planned(true, true, End::activation, f));
+      CHECK(planned(false, false, End::slope, f));
+    }
+  }
+  CHECK_FALSE(fused::has(Activation::tanh));
 }
 
 TEST_CASE("a width that cuDNN refuses is an error with its words") {

@@ -138,11 +138,14 @@ struct OpNode final : Slot<T, B> {
       if (need[i]) tape.add(inputs[i], std::move(out[i]));
   }
 
-  /// On a device an op that can adds its first gradient to what is there in the product that makes it.
+  /// On a device an op that can adds its first gradient to what is there in the pass that makes it; one that says so
+  /// also where that is its dy.
   auto differentiated(Tape& tape) {
     if constexpr (!B::on_host) {
       if constexpr (requires(const Tensor<T, B>& dx) { op.backward(saved, need, dx, dx); }) {
-        const auto into = need[0] ? tape.template take<T, B>(inputs[0]) : Tensor<T, B>();
+        constexpr bool to_own = requires { Op::adds_to_own; };
+        const auto into =
+            need[0] ? tape.template take<T, B>(inputs[0], to_own ? this->gradient : Tensor<T, B>()) : Tensor<T, B>();
         return op.backward(saved, need, std::exchange(this->gradient, {}), into);
       }
     }

@@ -109,6 +109,7 @@ struct Slot : Node {
   using Node::Node;
   bool reached() const override { return gradient.defined(); }
   Tensor<T, B> gradient;
+  bool in_place = false;  // added to where it is, whoever sees it
 };
 
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse(const char* op, const char* maker, const char* what,
@@ -194,6 +195,14 @@ class Tape {
     return attach<T, B>(std::move(value), std::unique_ptr<detail::Slot<T, B>>(new Leaf<T, B>("watch")));
   }
 
+  /// The gradient of a watched variable is added to `into`, in its place.
+  template <Real T, Backend B>
+  [[gnu::cold, gnu::noinline]] void add_into(const Var<T, B>& x, Tensor<T, B> into) {
+    auto& leaf = static_cast<detail::Slot<T, B>&>(*nodes_[static_cast<std::size_t>(x.node_)]);
+    leaf.gradient = std::move(into);
+    leaf.in_place = true;
+  }
+
   /// The gradient that arrived at a watched variable; empty when none did.
   template <Real T, Backend B>
   [[gnu::cold, gnu::noinline]] Tensor<T, B> gradient(const Var<T, B>& x, Where where = Where::current()) const {
@@ -250,15 +259,20 @@ class Tape {
   [[gnu::cold, gnu::noinline]] void add(int node, Tensor<T, B> gradient) {
     auto& slot = nodes_[static_cast<std::size_t>(node)];
     require(slot != nullptr, "backward: a node was freed by an earlier backward");
-    accumulate(static_cast<detail::Slot<T, B>&>(*slot).gradient, std::move(gradient));
+    auto& to = static_cast<detail::Slot<T, B>&>(*slot);
+    if (to.in_place && to.gradient.defined())
+      map(B{}, Add{}, to.gradient.size(), to.gradient.data(), std::as_const(to.gradient).data(),
+          std::as_const(gradient).data());
+    else accumulate(to.gradient, std::move(gradient));
   }
 
   /// The gradient of a node so far, out of the node, for an op to add its own to and give back; empty where there is
-  /// none or others see it.
+  /// none or others see it. `dy`: the op's, which may be what is there.
   template <Real T, Backend B>
-  [[gnu::cold, gnu::noinline]] Tensor<T, B> take(int node) {
-    auto& gradient = static_cast<detail::Slot<T, B>&>(*nodes_[static_cast<std::size_t>(node)]).gradient;
-    return gradient.unique() ? std::exchange(gradient, {}) : Tensor<T, B>();
+  [[gnu::cold, gnu::noinline]] Tensor<T, B> take(int node, const Tensor<T, B>& dy = {}) {
+    auto& slot = static_cast<detail::Slot<T, B>&>(*nodes_[static_cast<std::size_t>(node)]);
+    const bool same = slot.gradient.defined() && dy.defined() && slot.gradient.same(dy);
+    return slot.in_place || slot.gradient.unique() || same ? std::exchange(slot.gradient, {}) : Tensor<T, B>();
   }
 
   /// Hands a parameter's gradient on: to the parameter, or to `collected`.

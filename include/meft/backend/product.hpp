@@ -22,7 +22,7 @@ enum class Start { zero, bias, accumulate };
 
 /// The left side, destination and start of C[rows, columns] = start + A[rows, depth] · B. `bias` has one element a
 /// column. In a batch so many matrices A follow each other in memory, and so do B and C. A device's products in bf16
-/// take A rounded where it is given so, and give C rounded, without a start, where that is asked for.
+/// take A rounded where it is given so, and give C rounded, not added to anything, where that is asked for.
 template <class T>
 struct Product {
   Index rows, columns, depth;

@@ -66,13 +66,13 @@ struct MultiHeadAttention {
       if (of->reads() == Hand::in_full) return query.reads_too();
     return Hand::rounded;
   }
-  /// Of sequences of x.
-  Var<T, B> queries(const Var<T, B>& x, const Offsets& offsets) const {
-    return placed(query(x), query_norm, offsets, heads);
+  /// Of sequences of x, handed on as said where they are neither normed nor turned.
+  Var<T, B> queries(const Var<T, B>& x, const Offsets& offsets, Hand hand = Hand::in_full) const {
+    return placed(query, x, query_norm, offsets, heads, hand);
   }
   /// What queries are multiplied with of sequences of `memory`.
-  Var<T, B> keys(const Var<T, B>& memory, const Offsets& offsets) const {
-    return placed(key(memory), key_norm, offsets, key_heads);
+  Var<T, B> keys(const Var<T, B>& memory, const Offsets& offsets, Hand hand = Hand::in_full) const {
+    return placed(key, memory, key_norm, offsets, key_heads, hand);
   }
 
  private:
@@ -91,15 +91,16 @@ struct MultiHeadAttention {
                                .window = window,
                                .hand = attended_scale.defined() || prefix ? Hand::in_full : output.reads(),
                                .gradients = reads_gradients()};
+    const Hand in = !prefix && spec.template takes_rounded<T, B>(query.out()) ? Hand::rounded : Hand::in_full;
     // The order in which the gradients of x are added follows that of the projections.
-    const auto v = value(memory);
-    const auto k = this->keys(memory, keys);
+    const auto v = value(memory, Hand::in_full, in);
+    const auto k = this->keys(memory, keys, in);
     const auto bias = relative ? (*relative)() : Var<T, B>();
     const auto attended = [&](const Var<T, B>& q) {
       return prefix ? prefix_attention(q, k, v, prefix->key, prefix->value, bias, spec)
                     : attention(q, k, v, bias, spec);
     };
-    const auto mixed = attended(queries(x, context.offsets));
+    const auto mixed = attended(queries(x, context.offsets, in));
     return attended_scale.defined() ? output(mixed * attended_scale) : output(mixed, spec.hand);
   }
   /// How the projections' gradients are to be handed on.
@@ -109,8 +110,10 @@ struct MultiHeadAttention {
       if (!alone || of->reads() == Hand::in_full) return Hand::in_full;
     return Hand::rounded;
   }
-  /// x with its heads normed and turned.
-  Var<T, B> placed(Var<T, B> x, const std::optional<Norm<T, B>>& norm, const Offsets& offsets, Index count) const {
+  /// A projection of x with its heads normed and turned.
+  Var<T, B> placed(const Linear<T, B>& projection, const Var<T, B>& from, const std::optional<Norm<T, B>>& norm,
+                   const Offsets& offsets, Index count, Hand hand) const {
+    auto x = projection(from, Hand::in_full, norm || rotary ? Hand::in_full : hand);
     if (norm) {
       const Shape shape = x.shape();
       x = reshape((*norm)(reshape(x, Shape{shape[0] * count, shape[1] / count})), shape);

@@ -32,11 +32,11 @@ struct Linear {
     return l;
   }
 
-  /// The gradient of x is handed on as said where nothing updates the layer.
-  Var<T, B> operator()(const Var<T, B>& x, Hand gradient = Hand::in_full) const {
+  /// The gradient of x and the result are handed on as said where nothing updates the layer.
+  Var<T, B> operator()(const Var<T, B>& x, Hand gradient = Hand::in_full, Hand hand = Hand::in_full) const {
     if (const auto* s = chosen()) return sparse_linear(x, packed, *s->indices, s->values, bias, s->basis());
-    if (update.index()) gradient = Hand::in_full;
-    auto y = packed.defined() ? linear(x, packed, bias, gradient) : linear(x, weight, bias);
+    if (update.index()) gradient = hand = Hand::in_full;
+    auto y = packed.defined() ? linear(x, packed, bias, gradient, hand) : linear(x, weight, bias);
     return std::visit(
         [&](const auto& u) {
           if constexpr (std::same_as<decltype(u), const std::monostate&>) return y;
@@ -45,21 +45,20 @@ struct Linear {
         update);
   }
 
-  /// activate_dropout((*this)(x), f, p, key, first_element), as one op where nothing is dropped: that one is handed on
-  /// as said, of a packed weight.
-  Var<T, B> activated(const Var<T, B>& x, Activation f, double p = 0, Key key = {}, std::uint64_t first_element = 0,
-                      Hand hand = Hand::in_full) const {
+  /// activate_dropout((*this)(x), f, p, key, first_element), as one op where nothing is dropped.
+  Var<T, B> activated(const Var<T, B>& x, Activation f, double p = 0, Key key = {},
+                      std::uint64_t first_element = 0) const {
     const auto* s = chosen();
     if (p != 0 || changes_output()) return activate_dropout((*this)(x), f, p, key, first_element);
     if (s) return sparse_linear_activation(x, packed, *s->indices, s->values, bias, f, s->basis());
-    return packed.defined() ? linear_activation(x, packed, bias, f, hand) : linear_activation(x, weight, bias, f);
+    return packed.defined() ? linear_activation(x, packed, bias, f) : linear_activation(x, weight, bias, f);
   }
 
   /// How a result that this alone reads is to be handed on, and the gradient of one that this alone makes: rounded
   /// where nothing but a product reads it, which would round it.
-  Hand reads() const {
-    return plain() && packed.rounds() && !(bias.defined() && bias.trainable()) ? Hand::rounded : Hand::in_full;
-  }
+  Hand reads() const { return rounds() && !(bias.defined() && bias.trainable()) ? Hand::rounded : Hand::in_full; }
+  /// Whether it is a packed product in bf16 and nothing else.
+  bool rounds() const { return plain() && packed.rounds(); }
   /// The same of one that others read too.
   Hand reads_too() const { return packed.defined() && packed.rounds() ? Hand::both : Hand::in_full; }
 

@@ -6,6 +6,7 @@
 #include <meft/nn/adapter.hpp>
 #include <meft/nn/attention.hpp>
 #include <meft/nn/kronecker.hpp>
+#include <meft/ops/feed_forward.hpp>
 #include <meft/ops/gated.hpp>
 
 namespace meft::nn {
@@ -140,7 +141,10 @@ struct TransformerLayer {
     return block(
         h, mlp_norm, mlp_post_norm, c, 2, mlp_scale, mlp_adapter, {fed(), down.reads()},
         [&](const Var<T, B>& in) {
-          const auto inner = scaled(hidden(mapped(in, mlp_map, c), c), hidden_scale);
+          const auto x = mapped(in, mlp_map, c);
+          if constexpr (Tensor<T, B>::rounds)
+            if (whole(c)) return feed_forward(x, up.packed, up.bias, down.packed, down.bias, activation);
+          const auto inner = scaled(hidden(x, c), hidden_scale);
           return down(inner);  // what `inner` was made from is freed by now
         },
         mlp_placement);
@@ -192,10 +196,15 @@ struct TransformerLayer {
   Var<T, B> hidden(const Var<T, B>& x, const Context<T, B>& c) const {
     const float p = c.run.training ? activation_dropout : 0;
     const auto key = c.run.key(site + more + 2);
+    if (!gate) return up.activated(x, activation, p, key, first(up.out(), c));
     const Hand hand = p != 0 || hidden_scale.defined() ? Hand::in_full : down.reads();
-    if (!gate) return up.activated(x, activation, p, key, first(up.out(), c), hand);
     const Hand gradients = up.reads() == Hand::rounded ? gate->reads() : Hand::in_full;
     return meft::dropout(gated((*gate)(x), up(x), activation, hand, gradients), p, key, first(up.out(), c));
+  }
+  /// Whether nothing but the activation is between two products in bf16.
+  bool whole(const Context<T, B>& c) const {
+    return !gate && !hidden_scale.defined() && (activation_dropout == 0 || !c.run.training) && up.rounds() &&
+           down.rounds() && up.bias.defined();
   }
   /// In training dropout of x from the site at `offset`.
   Var<T, B> dropped(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset) const {

@@ -56,6 +56,7 @@ struct Attention {
     require(!bias.defined() || (bias.rank() == 2 && bias.dim(0) == heads && bias.dim(1) % 2),
             "attention: the bias is not [heads, an odd number of distances]", bias, heads);
     auto described = spec(q.dim(1), bias);
+    const auto [full_q, full_k, full_v] = read(described, q, k, v);
     const bool round = rounds<T, B>(described, hand);
     // The backward pass reads it in full.
     auto out = Tensor<T, B>::handed(q.shape(), round && !need.any() ? Hand::rounded : Hand::in_full);
@@ -63,7 +64,7 @@ struct Attention {
     T* const full = out.fill_full();
     if (round) described.rounded.out = out.fill_rounded(Hand::both);
     const auto spans = list_spans();
-    attention(B{}, described, queries.sequences(), spans.data(), q.data(), k.data(), v.data(), full, lse.data());
+    attention(B{}, described, queries.sequences(), spans.data(), full_q, full_k, full_v, full, lse.data());
     if (need.any()) saved = {q, k, v, out, lse, bias};
     return out;
   }
@@ -71,27 +72,46 @@ struct Attention {
   template <Real T, Backend B>
   auto backward(const Saved<T, B>& s, Needs<4> need, const Tensor<T, B>& dout) const {
     auto described = spec(s.q.dim(1), s.bias);
+    const auto [q, k, v] = read(described, s.q, s.k, s.v);
+    const T* const d = read(described, described.rounded.dout, dout);
     const Hand as = rounds<T, B>(described, gradients) ? gradients : Hand::in_full;
     auto dq = Tensor<T, B>::handed(s.q.shape(), as), dk = Tensor<T, B>::handed(s.k.shape(), as),
          dv = Tensor<T, B>::handed(s.v.shape(), as);
     Tensor<T, B> dbias;
     if (need[3]) dbias = Tensor<T, B>(s.bias.shape());
     T *const to_q = dq.fill_full(), *const to_k = dk.fill_full(), *const to_v = dv.fill_full();
-    const T* d = nullptr;
     if (auto& r = described.rounded; as == Hand::rounded)
       r.dq = dq.fill_rounded(as), r.dk = dk.fill_rounded(as), r.dv = dv.fill_rounded(as);
-    if constexpr (Tensor<T, B>::rounds)
-      if (dout.narrow() && rounds<T, B>(described, Hand::rounded)) described.rounded.dout = dout.rounded();
-    if (!described.rounded.dout) d = dout.data();
     const auto spans = list_spans();
-    attention_backward(B{}, described, queries.sequences(), spans.data(), s.q.data(), s.k.data(), s.v.data(),
-                       s.out.data(), s.lse.data(), d, to_q, to_k, to_v,
-                       need[3] ? dbias.data() : static_cast<T*>(nullptr));
+    attention_backward(B{}, described, queries.sequences(), spans.data(), q, k, v, s.out.data(), s.lse.data(), d, to_q,
+                       to_k, to_v, need[3] ? dbias.data() : static_cast<T*>(nullptr));
     return grads(
         need, [&] { return dq; }, [&] { return dk; }, [&] { return dv; }, [&] { return dbias; });
   }
 
+  /// Whether q [.., width], k and v are read rounded to bf16, and in no other way.
+  template <Real T, Backend B>
+  bool takes_rounded(Index width) const {
+    return rounds<T, B>(spec<T, B>(width), Hand::rounded);
+  }
+
  private:
+  /// Where x is read: rounded where it is there so alone and the kernels take that, else in full.
+  template <Real T, Backend B>
+  static const T* read(const AttentionSpec<T>& spec, [[maybe_unused]] const bf16*& rounded, const Tensor<T, B>& x) {
+    if constexpr (Tensor<T, B>::rounds)
+      if (x.narrow() && rounds<T, B>(spec, Hand::rounded)) {
+        rounded = x.rounded();
+        return nullptr;
+      }
+    return x.data();
+  }
+  template <Real T, Backend B>
+  static std::array<const T*, 3> read(AttentionSpec<T>& spec, const Tensor<T, B>& q, const Tensor<T, B>& k,
+                                      const Tensor<T, B>& v) {
+    auto& r = spec.rounded;
+    return {read(spec, r.q, q), read(spec, r.k, k), read(spec, r.v, v)};
+  }
   template <Real T, Backend B>
   static bool rounds([[maybe_unused]] const AttentionSpec<T>& spec, Hand as) {
     if constexpr (Tensor<T, B>::rounds) return as == Hand::rounded && attention_rounds(B{}, spec);

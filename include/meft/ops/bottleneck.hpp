@@ -11,6 +11,7 @@ namespace meft {
 /// dup = dyᵀ·f(z),  dc = Σ dy. Keeps x and z.
 struct Bottleneck {
   static constexpr const char* name = "bottleneck";
+  static constexpr bool adds_to_own = true;
   /// The most inner features: more are for products of their own.
   static constexpr Index widest = 64;
   template <Scalar T, Backend B>
@@ -34,17 +35,17 @@ struct Bottleneck {
     return y;
   }
 
-  /// `into`: what dx is added to, in its place; empty: nothing.
+  /// `into`: what dx is added to, in its place where that is not dy; empty: nothing.
   template <Real T, Backend B>
   std::array<Tensor<T, B>, 5> backward(const Saved<T, B>& s, Needs<5> need, const Tensor<T, B>& dy,
                                        const Tensor<T, B>& into = {}) const {
     std::array<Tensor<T, B>, 5> out;
-    const bool adds = into.defined();
-    if (need[0]) out[0] = adds ? into : Tensor<T, B>(dy.shape());
+    const T* const from = into.defined() ? into.data() : nullptr;
+    if (need[0]) out[0] = from && !into.same(dy) ? into : Tensor<T, B>(dy.shape());
     const Tensor<T, B>* const of[] = {&s.down, &s.down_bias, &s.up, &s.up_bias};
     for (std::size_t i = 0; i < 4; ++i)
       if (need[i + 1]) out[i + 1] = Tensor<T, B>(of[i]->shape());
-    bottleneck_backward(B{}, f, s.z.dim(0), weights(s), s.x.data(), s.z.data(), dy.data(), adds, out[0].data(),
+    bottleneck_backward(B{}, f, s.z.dim(0), weights(s), s.x.data(), s.z.data(), dy.data(), from, out[0].data(),
                         {out[1].data(), out[2].data(), out[3].data(), out[4].data()});
     return out;
   }

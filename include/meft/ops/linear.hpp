@@ -131,22 +131,24 @@ struct PackedLinear {
   template <Scalar, Backend>
   struct Saved {};
   PackedWeight<T, B> w;
-  Hand gradient = Hand::in_full;  // of x
+  Hand gradient = Hand::in_full, hand = Hand::in_full;  // of x; of y, where a kernel gives it so
 
   Tensor<T, B> forward(auto& saved, Needs<2> need, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
+    check(x, bias);
+    if constexpr (Tensor<T, B>::rounds)
+      if (hand == Hand::rounded && w.rounds()) {
+        auto y = Tensor<T, B>::handed(x.shape().with(-1, w.shape()[0]), hand);
+        if (w.forward_rounded(x, bias, y)) return y;
+      }
     Tensor<T, B> y = start(saved, need, x, bias);
     multiply(y, x, bias);
     return y;
   }
   Tensor<T, B> start(auto&, Needs<2>, const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
-    const Index in = w.shape()[1], out = w.shape()[0];
-    require(x.rank() >= 1 && x.dim(-1) == in, "linear: the last extent of a is not the second of b", x, w);
-    require(!bias.defined() || bias.size() == out, "linear: the bias has not one element a row of b", bias, w);
-    return Tensor<T, B>(x.shape().with(-1, out));
+    check(x, bias);
+    return Tensor<T, B>(x.shape().with(-1, w.shape()[0]));
   }
   void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const Tensor<T, B>& bias) const { w.forward(x, bias, y); }
-  /// Whether dy is read rounded to bf16, and in no other way.
-  bool reads_rounded(Needs<2> need) const { return w.rounds() && !need[1]; }
   /// As gemm_activated.
   bool multiply(Activation f, Tensor<T, B>& before, Tensor<T, B>& y, const Tensor<T, B>& x,
                 const Tensor<T, B>& bias) const {
@@ -167,6 +169,12 @@ struct PackedLinear {
           return sum_axis(dy.reshape({dy.size() / out, out}), 0);
         });
   }
+
+ private:
+  void check(const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
+    require(x.rank() >= 1 && x.dim(-1) == w.shape()[1], "linear: the last extent of a is not the second of b", x, w);
+    require(!bias.defined() || bias.size() == w.shape()[0], "linear: the bias has not one element a row of b", bias, w);
+  }
 };
 
 namespace detail {
@@ -181,7 +189,7 @@ template <Real T, Backend B>
 }
 }  // namespace detail
 
-/// x [.., in], w [out, in], bias [out] → [.., out]. The gradient of x is handed on as said.
+/// x [.., in], w [out, in], bias [out] → [.., out]. The gradient of x and the result are handed on as said.
 template <Operand X, Operand W, Operand Bias>
 VarOf<X> linear(const X& x, const W& w, const Bias& bias, Where where = Where::current()) {
   return apply(where, Linear{}, x, w, bias);
@@ -198,8 +206,8 @@ VarOf<X> linear(const X& x, const W& w, Where where = Where::current()) {
 }
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> linear(const X& x, const PackedWeight<T, B>& w, const Bias& bias, Hand gradient = Hand::in_full,
-                Where where = Where::current()) {
-  return apply(where, PackedLinear<T, B>{w, gradient}, x, bias);
+                Hand hand = Hand::in_full, Where where = Where::current()) {
+  return apply(where, PackedLinear<T, B>{w, gradient, hand}, x, bias);
 }
 template <Operand X, Real T, Backend B>
 VarOf<X> linear(const X& x, const PackedWeight<T, B>& w, Where where = Where::current()) {

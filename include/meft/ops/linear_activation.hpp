@@ -10,7 +10,7 @@ namespace meft {
 
 /// y = f(z), z = x·wᵀ + b,  dz = dy·f', the rest as `Affine` (Linear or PackedLinear) has it. Keeps z or y, as the
 /// derivative of f reads them, and what Affine keeps. The same bits as the two ops where the backend does not fuse
-/// them. A result that is handed on rounded is never fused: it is rounded as it is made.
+/// them.
 template <class Affine>
 struct ActivatedLinear {
   static constexpr const char* name = "linear_activation";
@@ -22,20 +22,10 @@ struct ActivatedLinear {
   };
   Affine affine;
   Activation f;
-  Hand hand = Hand::in_full;  // where Affine is packed
 
   template <Real T, Backend B>
   Tensor<T, B> forward(Saved<T, B>& saved, auto need, const Tensor<T, B>& x, const auto&... rest) const {
     Tensor<T, B> y = affine.start(saved.affine, need, x, rest...);
-    if constexpr (Tensor<T, B>::rounds && requires { affine.reads_rounded(need); })
-      if (hand == Hand::rounded) {
-        affine.multiply(y, x, rest...);
-        if (need.any()) saved.kept = y;
-        const Tensor<T, B> z = std::move(y);
-        y = Tensor<T, B>::handed(z.shape(), hand);
-        visit(f, [&](auto g) { map(B{}, g, z.size(), y.fill_rounded(hand), z.data()); });
-        return y;
-      }
     Tensor<T, B> z = visit(f, [](auto g) { return g.needs_x; }) ? Tensor<T, B>(y.shape()) : y;
     if (!affine.multiply(f, z, y, x, rest...)) {
       affine.multiply(z, x, rest...);
@@ -47,27 +37,13 @@ struct ActivatedLinear {
   /// `into`: what dx is added to, in its place; empty: nothing.
   template <Real T, Backend B>
   auto backward(Saved<T, B>& saved, auto need, Tensor<T, B> dy, const Tensor<T, B>& into = {}) const {
-    const auto of_affine = [&](const Tensor<T, B>& dz) {
-      saved.kept = {};
-      dy = {};
-      return affine.backward(std::as_const(saved.affine), need, dz, into);
-    };
-    if constexpr (Tensor<T, B>::rounds && requires { affine.reads_rounded(need); })
-      if (hand == Hand::rounded) {
-        const bool alone = affine.reads_rounded(need);
-        auto dz = alone ? Tensor<T, B>::handed(dy.shape(), hand) : overwrite(dy);
-        visit(f, [&](auto g) {
-          const T *d = std::as_const(dy).data(), *z = std::as_const(saved.kept).data();
-          if (alone) map(B{}, SlopeAt<decltype(g)>{}, dy.size(), dz.fill_rounded(hand), d, z);
-          else map(B{}, SlopeAt<decltype(g)>{}, dy.size(), dz.data(), d, z);
-        });
-        return of_affine(dz);
-      }
     Tensor<T, B> dz = overwrite(dy);
     visit(f, [&](auto g) {
       map(B{}, Slope<decltype(g)>{}, dy.size(), dz.data(), std::as_const(dy).data(), std::as_const(saved.kept).data());
     });
-    return of_affine(dz);
+    saved.kept = {};
+    dy = {};
+    return affine.backward(std::as_const(saved.affine), need, dz, into);
   }
 };
 
@@ -88,8 +64,8 @@ VarOf<X> linear_activation(const X& x, const Parameter<T, B>& w, const Bias& bia
 }
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> linear_activation(const X& x, const PackedWeight<T, B>& w, const Bias& bias, Activation f,
-                           Hand hand = Hand::in_full, Where where = Where::current()) {
-  return apply(where, ActivatedLinear<PackedLinear<T, B>>{{w}, f, hand}, x, bias);
+                           Where where = Where::current()) {
+  return apply(where, ActivatedLinear<PackedLinear<T, B>>{{w}, f}, x, bias);
 }
 
 }  // namespace meft

@@ -65,8 +65,10 @@ struct ResidualNorm {
     norm.keep(saved, of_norm(need), s, gamma, mean, rstd);
     return y;
   }
+  /// `into`: what dx is added to, in its place; empty: nothing.
   template <Real T, Backend B>
-  std::array<Tensor<T, B>, 5> backward(const auto& saved, Needs<5> need, Tensor<T, B> dy) const {
+  std::array<Tensor<T, B>, 5> backward(const auto& saved, Needs<5> need, Tensor<T, B> dy,
+                                       const Tensor<T, B>& into = {}) const {
     auto wanted = of_norm(need);
     [[maybe_unused]] const auto& drop = residual.drop;
     [[maybe_unused]] const bool round = wanted[0] && need[1] && drop.p != 0 && drop.gradient == Hand::rounded;
@@ -74,22 +76,31 @@ struct ResidualNorm {
       if (round) {
         wanted.wanted[0] = false;
         const auto weights = norm.template backward<T, B>(saved, wanted, dy);
-        auto dt = Tensor<T, B>::handed(dy.shape(), drop.gradient), ds = overwrite(dy);
+        const bool adds = into.defined() && !need[4];
+        auto dt = Tensor<T, B>::handed(dy.shape(), drop.gradient), ds = adds ? into : overwrite(dy);
         residual_norm_backward(B{}, dy.shape().outer(-1), saved.width, saved.x.data(), saved.gamma.data(),
                                saved.mean.data(), saved.rstd.data(), std::as_const(dy).data(), drop.p, drop.key,
-                               drop.first, ds.data(), dt.fill_rounded(drop.gradient));
-        return {need[0] ? ds : Tensor<T, B>(), dt, weights[1], weights[2], need[4] ? ds : Tensor<T, B>()};
+                               drop.first, adds ? into.data() : nullptr, ds.data(), dt.fill_rounded(drop.gradient));
+        return {need[0] ? added(adds ? Tensor<T, B>() : into, ds) : Tensor<T, B>(), dt, weights[1], weights[2],
+                need[4] ? ds : Tensor<T, B>()};
       }
     auto [ds, dgamma, dbeta] = norm.template backward<T, B>(saved, wanted, std::move(dy));
     std::array<Tensor<T, B>, 3> sides;
     if (ds.defined()) sides = residual.template backward<T, B>(saved, {need[0], need[1], need[4]}, std::move(ds));
-    return {sides[0], sides[1], dgamma, dbeta, sides[2]};
+    return {need[0] ? added(into, sides[0]) : sides[0], sides[1], dgamma, dbeta, sides[2]};
   }
 
   Residual residual;
   LayerNorm norm;
 
  private:
+  /// x, added to `into` in its place where that is not empty.
+  template <Real T, Backend B>
+  static Tensor<T, B> added(Tensor<T, B> into, const Tensor<T, B>& x) {
+    if (!into.defined()) return x;
+    map(B{}, Add{}, into.size(), into.data(), std::as_const(into).data(), x.data());
+    return into;
+  }
   static Needs<3> of_norm(Needs<5> need) { return {{need[0] || need[1] || need[4], need[2], need[3]}}; }
 };
 

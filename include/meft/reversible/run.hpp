@@ -320,7 +320,10 @@ class StackRun {
       const bool into_source = input || k > 0;
       const auto context = slice_context(s);
       auto dy = slice_rows(gradient[static_cast<std::size_t>(step.dst)], s);
+      const auto into = slice_rows(gradient[static_cast<std::size_t>(step.src)], s);
       const auto first = stored ? kept.pop() : record(step.f, read(step, s), into_source, context, side_wanted, l, k);
+      if constexpr (!B::on_host)
+        if (into_source) first.tape->add_into(first.x, into);
       Tensor<T, B> dh = dy;  // of what f gave
       if (step.then) dh = backward_chunks(l, k, kept, s, stored, first.y, context, dy, collected, lap);
       else if (!stored) undo(l, k, kept, s, {0, dy.dim(0)}, first.y.value());
@@ -328,8 +331,7 @@ class StackRun {
       if (first.y.recorded() && dh.defined()) {
         first.tape->backward(first.y, std::move(dh));
         if (into_source)
-          if (const auto dx = first.tape->gradient(first.x); dx.defined())
-            add_to(slice_rows(gradient[static_cast<std::size_t>(step.src)], s), dx);
+          if (const auto dx = first.tape->gradient(first.x); dx.defined() && !dx.same(into)) add_to(into, dx);
         for (std::size_t i = 0; i < side_gradient.size(); ++i)
           if (side_wanted(i))
             if (const auto d = first.tape->gradient(first.sides[i].value); d.defined())

@@ -54,6 +54,18 @@ class PackedWeight {
   void forward(const Tensor<T, B>& x, const Tensor<T, B>& bias, Tensor<T, B>& y) const {
     panels_.forward(with(x, product(y.size() / shape_[0], nullptr, bias.data(), y.data())));
   }
+  /// Of a device, y and dz rounded alone: y = that; y = f of that, and what f was given in `before`, null where its
+  /// derivative does not read it; dz = (dy·W)·f' from what f was given, or from its result, as the derivative reads
+  /// them. False, with nothing done, where no kernel is.
+  bool forward_rounded(const Tensor<T, B>& x, const Tensor<T, B>& bias, Tensor<T, B>& y) const {
+    return panels_.forward_rounded(with(x, to(y, product(y.size() / shape_[0], nullptr, bias.data(), nullptr))));
+  }
+  bool activated(Activation f, const Tensor<T, B>& x, const Tensor<T, B>& bias, T* before, Tensor<T, B>& y) const {
+    return panels_.activated(f, with(x, to(y, product(y.size() / shape_[0], nullptr, bias.data(), nullptr))), before);
+  }
+  bool slope(Activation f, const Tensor<T, B>& dy, const void* kept, Tensor<T, B>& dz) const {
+    return panels_.slope(f, with(dy, back(dy, dz)), kept);
+  }
   /// y = f of that, as the other forward_activated.
   bool forward_activated(Activation f, const Tensor<T, B>& x, const Tensor<T, B>& bias, T* before,
                          Tensor<T, B>& y) const {
@@ -61,14 +73,8 @@ class PackedWeight {
   }
   /// dx [.., in] = dy [.., out]·W, added to what dx holds where `adds`.
   void backward(const Tensor<T, B>& dy, Tensor<T, B>& dx, bool adds = false) const {
-    Product<T> p{dy.size() / shape_[0],
-                 shape_[1],
-                 shape_[0],
-                 {nullptr, shape_[0], 1},
-                 dx.fill_full(),
-                 shape_[1],
-                 adds ? Start::accumulate : Start::zero};
-    if (!p.c) p.rounded_c = dx.fill_rounded(Hand::rounded);
+    auto p = back(dy, dx);
+    if (adds) p.start = Start::accumulate;
     panels_.backward(with(dy, p));
   }
 
@@ -111,6 +117,16 @@ class PackedWeight {
       }
     p.a.data = x.data();
     return p;
+  }
+  /// A product with its result, as it is to be handed on.
+  static Product<T> to(Tensor<T, B>& y, Product<T> p) {
+    p.c = y.fill_full();
+    if (!p.c) p.rounded_c = y.fill_rounded(Hand::rounded);
+    return p;
+  }
+  /// dy·W, without dy.
+  Product<T> back(const Tensor<T, B>& dy, Tensor<T, B>& dx) const {
+    return to(dx, {dy.size() / shape_[0], shape_[1], shape_[0], {nullptr, shape_[0], 1}, nullptr, shape_[1]});
   }
   Product<T> product(Index rows, const T* x, const T* bias, T* y) const {
     return {rows, shape_[0], shape_[1], {x, shape_[1], 1}, y, shape_[0], bias ? Start::bias : Start::zero, bias};

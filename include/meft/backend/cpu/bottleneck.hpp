@@ -24,7 +24,7 @@ void bottleneck(Cpu, Activation f, Index rows, const BottleneckWeights<T>& w, co
 
 template <Real T>
 void bottleneck_backward(Cpu, Activation f, Index rows, const BottleneckWeights<T>& w, const T* x, const T* z,
-                         const T* dy, bool adds, T* dx, const BottleneckGradients<T>& to) {
+                         const T* dy, const T* from, T* dx, const BottleneckGradients<T>& to) {
   const UseScope use(Use::workspace);
   const Index n = rows * w.inner;
   const Buffer inner(Cpu::pool(), static_cast<std::size_t>(n) * sizeof(T));
@@ -39,10 +39,10 @@ void bottleneck_backward(Cpu, Activation f, Index rows, const BottleneckWeights<
   if (to.down)
     gemm(Cpu{}, Product<T>{w.inner, w.width, rows, {a, 1, w.inner}, to.down, w.width}, Strided<T>{x, w.width, 1});
   if (to.down_bias) sum(Cpu{}, 1, rows, w.inner, static_cast<const T*>(a), to.down_bias);
-  if (dx)
-    gemm(Cpu{},
-         Product<T>{rows, w.width, w.inner, {a, w.inner, 1}, dx, w.width, adds ? Start::accumulate : Start::zero},
-         Strided<T>{w.down, w.width, 1});
+  if (!dx) return;
+  if (from && from != dx) Cpu::copy(dx, from, static_cast<std::size_t>(rows * w.width) * sizeof(T));
+  gemm(Cpu{}, Product<T>{rows, w.width, w.inner, {a, w.inner, 1}, dx, w.width, from ? Start::accumulate : Start::zero},
+       Strided<T>{w.down, w.width, 1});
 }
 
 }  // namespace meft

@@ -16,6 +16,13 @@ namespace cuda {
 
 /// Numbers of a matrix in blocks that are decoded for a product at a time: 16 MiB of bf16. Tests have fewer.
 inline Index most_decoded = Index{8} << 20;
+/// Products that end in more than a sum are planned for numbers of rows that are multiples of this alone, so that
+/// ragged batches do not wait for a new plan at each step. Tests have fewer.
+inline Index rows_together = 512;
+
+namespace fused {
+enum class End;
+}
 
 }  // namespace cuda
 
@@ -33,6 +40,9 @@ class Panels<Cuda, T> {
   void forward(const Product<T>& p) const;
   bool forward_activated(Activation f, const Product<T>& p, T* before) const;
   void backward(const Product<T>& p) const;
+  bool forward_rounded(const Product<T>& p) const;
+  bool activated(Activation f, const Product<T>& p, T* before) const;
+  bool slope(Activation f, const Product<T>& p, const void* kept) const;
   void unpack(T* w) const;
   void rows(Index n, const std::int32_t* numbers, T* y) const;
   void write(Index n, const std::int32_t* indices, const T* v) const;
@@ -40,6 +50,8 @@ class Panels<Cuda, T> {
  private:
   using Then = std::optional<Activation>;
   bool multiply(const Product<T>& p, bool transposed, Then f = {}, T* before = nullptr) const;
+  /// To a rounded C, by kernels that do what follows the product; false, with nothing done, where there is none.
+  bool multiply_ended(const Product<T>& p, cuda::fused::End end, Activation f = {}, void* before = nullptr) const;
   /// to[count, in] ← rows of W by their numbers, or from `first` on, as they are multiplied with.
   template <class To>
   void decode(Index first, Index count, const std::int32_t* numbers, To* to) const;

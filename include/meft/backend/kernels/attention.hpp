@@ -9,10 +9,10 @@
 
 namespace meft {
 
-/// What of a call of attention is handed over rounded to bf16: dout, dq, dk and dv in place of those in T, out beside
-/// that in T, or in place of it where it is null.
+/// What of a call of attention is handed over rounded to bf16: q, k, v, dout, dq, dk and dv in place of those in T, out
+/// beside that in T, or in place of it where it is null.
 struct RoundedAttention {
-  const bf16* dout = nullptr;
+  const bf16 *q = nullptr, *k = nullptr, *v = nullptr, *dout = nullptr;
   bf16 *out = nullptr, *dq = nullptr, *dk = nullptr, *dv = nullptr;
 };
 

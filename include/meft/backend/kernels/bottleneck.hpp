@@ -22,10 +22,10 @@ struct BottleneckGradients {
 /// z = x·downᵀ + bias, y = f(z)·upᵀ + bias: x and y [rows, width], z [rows, inner].
 template <Backend B, Real T>
 void bottleneck(B, Activation f, Index rows, const BottleneckWeights<T>& w, const T* x, T* z, T* y);
-/// Gradients of the above from dy: dx, which may be null, is added to what it holds where `adds`. Sums over rows are
-/// made in an order that depends on the shape alone.
+/// Gradients of the above from dy: dx, which may be null, is added to `from`, which may be null, dx or dy. Sums over
+/// rows are made in an order that depends on the shape alone.
 template <Backend B, Real T>
 void bottleneck_backward(B, Activation f, Index rows, const BottleneckWeights<T>& w, const T* x, const T* z,
-                         const T* dy, bool adds, T* dx, const BottleneckGradients<T>& to);
+                         const T* dy, const T* from, T* dx, const BottleneckGradients<T>& to);
 
 }  // namespace meft

@@ -30,10 +30,11 @@ template <Backend B, Real T>
 void residual_norm(B, Index rows, Index n, const T* x, const T* t, const T* also, double p, Key key,
                    std::uint64_t first, const T* gamma, const T* beta, T epsilon, T* s, T* y, T* mean, T* rstd,
                    bf16* rounded = nullptr);
-/// layer_norm_backward to dx, and dt = dropout(dx), rounded. For devices.
+/// dt = the dropout of what layer_norm_backward gives, rounded, and dx that, added to `from`, which may be dx, or null.
+/// For devices.
 template <Backend B>
 void residual_norm_backward(B, Index rows, Index n, const float* s, const float* gamma, const float* mean,
-                            const float* rstd, const float* dy, double p, Key key, std::uint64_t first, float* dx,
-                            bf16* dt);
+                            const float* rstd, const float* dy, double p, Key key, std::uint64_t first,
+                            const float* from, float* dx, bf16* dt);
 
 }  // namespace meft
