@@ -13,6 +13,7 @@
 #include <meft/ops/checkpoint.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
+#include <meft/ops/feed_forward.hpp>
 #include <meft/ops/gated.hpp>
 #include <meft/ops/language.hpp>
 #include <meft/ops/linear.hpp>
