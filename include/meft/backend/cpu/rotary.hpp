@@ -29,8 +29,9 @@ class Turns {
   MEFT_INLINE void go_to(Index position) {
     if (position != at_ + 1 || position % every == 0) start(position / every * every);
     while (at_ < position) advance();
-    for (Index i = 0; i < pairs_; ++i)
-      cosine[i] = static_cast<T>(magnitude_ * c_[i]), sine[i] = static_cast<T>(magnitude_ * s_[i]);
+    const auto scaled = [m = magnitude_](double v) MEFT_INLINE { return static_cast<T>(m * v); };
+    map_run(scaled, pairs_, cosine, c_);
+    map_run(scaled, pairs_, sine, s_);
   }
   T cosine[RotarySpec::most] = {}, sine[RotarySpec::most] = {};
 
@@ -45,11 +46,14 @@ class Turns {
   }
   MEFT_INLINE void advance() {
     ++at_;
-    for (Index i = 0; i < pairs_; ++i) {
-      const double c = c_[i], s = s_[i];
-      c_[i] = multiply_add(c, step_c_[i], -product(s, step_s_[i]));
-      s_[i] = multiply_add(s, step_c_[i], product(c, step_s_[i]));
-    }
+    double c[RotarySpec::most];
+    map_run([](double c, double s, double step_c, double step_s)
+                MEFT_INLINE { return multiply_add(c, step_c, -product(s, step_s)); },
+            pairs_, c, c_, s_, step_c_, step_s_);
+    map_run([](double c, double s, double step_c, double step_s)
+                MEFT_INLINE { return multiply_add(s, step_c, product(c, step_s)); },
+            pairs_, s_, c_, s_, step_c_, step_s_);
+    std::copy(c, c + pairs_, c_);
   }
 
   Index pairs_, at_ = -2;
