@@ -510,6 +510,7 @@ TEST_CASE("methods: by name, with their options as text") {
   CHECK((m.options.coupling == Coupling::balanced && m.options.start == AdapterStart::paper && !m.options.maps));
   // An enumeration by names in its order.
   AnyMethod vectors = Ia3{}, chosen = Speft{};
+  CHECK((method_recipe(vectors).rate == 3e-3 && method_recipe(LowRank{}).rate == Recipe{}.rate));
   CHECK(std::get<Ia3>(vectors).form == Ia3::Form::paper);
   for (const auto& [name, form] : std::vector<std::pair<const char*, Ia3::Form>>{{"peft-bart", Ia3::Form::bart},
                                                                                  {"peft-opt", Ia3::Form::opt},

@@ -36,6 +36,7 @@ struct Described<Ia3> {
         one_of<Ia3::Form>(Ia3::forms), m.form);
   }
   static Index added(const Ia3&, Index) { return 0; }
+  static Recipe recipe(const Ia3&) { return {.rate = 3e-3}; }  // the authors'
   using Shape = PeftTensor::Shape;
   static constexpr PeftTensor tensors[] = {{"hidden_scale", "ia3_l", Shape::hidden},
                                            {"attended_scale", "ia3_l", Shape::attended},
