@@ -185,7 +185,7 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
   const Index ld = spec.row(), at = head * spec.width;
   const Index ldk = spec.key_row(), at_k = head / spec.group() * spec.width;
   alignas(64) T p[query_tile * key_tile], key_panels[key_room<T>], value_panels[key_room<T>];
-  T top[query_block], total[query_block];
+  T top[query_block], total[query_block], shift[query_tile], shrink[query_tile], added[query_tile];
   /// Queries [i0, i0 + rows) at one tile of keys.
   const auto attend = [&](Index i0, Index rows, Index k0, Index n, const Right<T>& keys, const Right<T>& values,
                           T* high, T* sum) MEFT_INLINE {
@@ -193,22 +193,18 @@ MEFT_INLINE inline void attend_head(const AttentionSpec<T>& spec, const Span& s,
     T* const o = out + first * ld + at;
     scores<T>(spec, s, head, i0 + i1, rows - i1, k0, n, {q + (first + i1) * ld + at, ld, 1}, keys, p + i1 * key_tile);
     for (Index i = i1; i < rows; ++i) {
-      T* row = p + i * key_tile;
-      const T here = fold(key_tile, unseen, Larger{}, [row](Index j) MEFT_INLINE { return row[j]; });
-      const T best = Larger{}(high[i], here * by);
-      if (best == unseen) {  // no key of this tile weighs anything
-        std::fill(row, row + n, T(0));
-        continue;
-      }
-      T shrink = 1;
-      if (best != high[i]) {
-        shrink = Exp{}(high[i] - best);
-        map_run([shrink](T x) MEFT_INLINE { return x * shrink; }, spec.width, o + i * ld, o + i * ld);
-        high[i] = best;
-      }
-      exp_stride<key_tile>(row, [row, by, best](int j) MEFT_INLINE { return product(row[j], by) - best; });
-      sum[i] = sum[i] * shrink + sum_of<T>(key_tile, [row](Index j) MEFT_INLINE { return row[j]; });
-      if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, row);
+      const T best = Larger{}(high[i], largest(key_tile, p + i * key_tile) * by);
+      shrink[i] = 1;
+      shift[i] = best == unseen ? T(0) : best;  // where no key of this tile weighs anything
+      if (best == unseen || best == high[i]) continue;
+      shrink[i] = Exp{}(high[i] - best);
+      map_run([c = shrink[i]](T x) MEFT_INLINE { return x * c; }, spec.width, o + i * ld, o + i * ld);
+      high[i] = best;
+    }
+    exp_rows<T>(rows - i1, p + i1 * key_tile, by, shift + i1, added + i1);
+    for (Index i = i1; i < rows; ++i) {
+      sum[i] = multiply_add(sum[i], shrink[i], added[i]);
+      if (spec.dropout > 0) drop_keys(spec, first + i, head, k0, n, p + i * key_tile);
     }
     block_product<T>({rows - i1, spec.width, n, {p + i1 * key_tile, key_tile, 1}, o + i1 * ld, ld, Start::accumulate},
                      values);
@@ -252,7 +248,7 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
   const Index ldk = spec.key_row(), at_k = head / spec.group() * spec.width;
   alignas(64) T p[query_tile * key_tile], dp[query_tile * key_tile];
   alignas(64) T panels[3][key_room<T>], query_panels[query_room<T>], dout_panels[query_room<T>];
-  T delta[query_block];
+  T delta[query_block], shift[query_tile], sums[query_tile];
   const T by = unscaled(spec);
   const Index tiles = query_room<T> / ((spec.width + 15) / 16 * 16) / query_tile;  // whose panels find room
   const Index together = tiles ? std::min(tiles * query_tile, query_block) : query_block;
@@ -278,10 +274,11 @@ MEFT_INLINE inline void attend_head_backward(const AttentionSpec<T>& spec, const
         const Index i1 = i0 + unseeing(spec, s, b0 + i0, rows, k0), seeing = i0 + rows - i1, of = origin + i1 * ld;
         scores<T>(spec, s, head, b0 + i1, seeing, k0, n, {q + of, ld, 1}, keys_turned, p);
         block_product<T>({seeing, n, spec.width, {dout + of, ld, 1}, dp, key_tile}, values_turned);
+        for (Index i = 0; i < seeing; ++i) shift[i] = lse[(first + i1 + i) * spec.heads + head];
+        exp_rows<T>(seeing, p, by, shift, sums);
         for (Index i = 0; i < seeing; ++i) {
           T *pi = p + i * key_tile, *di = dp + i * key_tile;
-          const T shift = lse[(first + i1 + i) * spec.heads + head], drop = delta[i1 + i];
-          exp_stride<key_tile>(pi, [pi, by, shift](int j) MEFT_INLINE { return product(pi[j], by) - shift; });
+          const T drop = delta[i1 + i];
           if (spec.dropout > 0) drop_keys(spec, first + i1 + i, head, k0, n, di);
           map_run([drop, c = spec.scale](T x, T d) MEFT_INLINE { return x * (d - drop) * c; }, n, di, pi, di);
           if (spec.dropout > 0) drop_keys(spec, first + i1 + i, head, k0, n, pi);

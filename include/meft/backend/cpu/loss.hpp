@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include <meft/backend/cpu/exponential.hpp>
 #include <meft/backend/cpu/fold.hpp>
@@ -41,9 +40,8 @@ void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* lab
     vectorised([&]() MEFT_INLINE {
       for (Index r = begin; r < end; ++r) {
         const T* in = x + r * n;
-        constexpr T lowest = -std::numeric_limits<T>::infinity();
-        const T top = cpu::fold(n, lowest, Larger{}, [in](Index i) MEFT_INLINE { return in[i]; });
-        const T total = cpu::sum_exp(n, in, top);
+        const T top = cpu::largest(n, in);
+        const T total = cpu::exp_row(n, in, top, static_cast<T*>(nullptr));
         const T spread = Log{}(total);
         lse[r] = top + spread;
         loss[r] = labels[r] == ignore ? T(0) : top - in[labels[r]] + spread;
@@ -65,7 +63,7 @@ void cross_entropy_backward(Cpu, Index rows, Index n, const T* x, const std::int
           continue;
         }
         const T shift = lse[r];
-        cpu::exp_run(n, out, x + r * n, shift, [scale](T e) MEFT_INLINE { return e * scale; });
+        cpu::exp_row(n, x + r * n, shift, out, scale);
         out[labels[r]] -= scale;
       }
     });

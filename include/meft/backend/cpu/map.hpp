@@ -38,6 +38,10 @@ MEFT_INLINE inline void map_run(const F& f, Index n, T* out, const In*... in) {
   const auto padded = [&](const auto* from) MEFT_INLINE {
     std::array<std::remove_cv_t<std::remove_pointer_t<decltype(from)>>, width> copy;
     for (Index j = 0; j < width; ++j) copy[static_cast<std::size_t>(j)] = from[i + (j < rest ? j : 0)];
+#if defined(__GNUC__) || defined(__clang__)
+    // A product of these that was computed before would be taken from there, and no more contracted as in the loop.
+    __asm__("" : "+m"(copy));
+#endif
     return copy;
   };
   const auto stride = [&](const auto&... copies) MEFT_INLINE {

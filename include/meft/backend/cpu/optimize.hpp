@@ -25,12 +25,18 @@ void adamw(const AdamWSlot<T>& slot, const AdamWStep& step) {
       const Index count = end - begin;
       T *pm = m + begin, *pv = v + begin, *pp = p + begin;
       T* const pg = g + begin;
-      map_run([b1, scale](T old, T x) MEFT_INLINE { return b1 * old + (T(1) - b1) * (x * scale); }, count, pm, pm, pg);
-      map_run([b2, scale](T old, T x) MEFT_INLINE { return b2 * old + (T(1) - b2) * (x * scale) * (x * scale); }, count,
-              pv, pv, pg);
-      map_run([keep, size, root, epsilon](T old, T a, T b)
-                  MEFT_INLINE { return old * keep - size * a / (std::sqrt(b) * root + epsilon); },
-              count, pp, pp, pm, pv);
+      map_run([b1, scale](T old, T x) MEFT_INLINE { return multiply_add(b1, old, product(T(1) - b1, x * scale)); },
+              count, pm, pm, pg);
+      map_run(
+          [b2, scale](T old, T x) MEFT_INLINE {
+            const T g = x * scale;
+            return multiply_add(b2, old, product((T(1) - b2) * g, g));
+          },
+          count, pv, pv, pg);
+      map_run(
+          [keep, size, root, epsilon](T old, T a, T b)
+              MEFT_INLINE { return product(old, keep) - size * a / multiply_add(Sqrt{}(b), root, epsilon); },
+          count, pp, pp, pm, pv);
       std::fill(pg, pg + count, T(0));
     });
   });

@@ -1,12 +1,9 @@
 // Owns: softmax over rows on the CPU.
 #pragma once
 
-#include <limits>
-
 #include <meft/backend/cpu/exponential.hpp>
 #include <meft/backend/cpu/fold.hpp>
 #include <meft/backend/kernels/softmax.hpp>
-#include <meft/base/compose.hpp>
 
 namespace meft {
 
@@ -17,14 +14,12 @@ void softmax(Cpu, Index rows, Index n, const T* x, T* y, bool logarithm) {
       for (Index r = begin; r < end; ++r) {
         const T* in = x + r * n;
         T* out = y + r * n;
-        const T top =
-            cpu::fold(n, -std::numeric_limits<T>::infinity(), Larger{}, [in](Index i) MEFT_INLINE { return in[i]; });
+        const T top = cpu::largest(n, in);
         if (logarithm) {
-          const T total = cpu::sum_exp(n, in, top);
+          const T total = cpu::exp_row(n, in, top, static_cast<T*>(nullptr));
           cpu::map_run([shift = top + Log{}(total)](T v) MEFT_INLINE { return v - shift; }, n, out, in);
         } else {
-          cpu::exp_run(n, out, in, top);
-          const T total = cpu::sum_of<T>(n, [out](Index i) MEFT_INLINE { return out[i]; });
+          const T total = cpu::exp_row(n, in, top, out);
           cpu::map_run([scale = T(1) / total](T v) MEFT_INLINE { return v * scale; }, n, out, out);
         }
       }
