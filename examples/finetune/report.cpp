@@ -90,7 +90,8 @@ bool Progress::due(bool last) {
 void Progress::write(std::vector<Field> fields) {
   const auto line = [&] {
     std::string out;
-    for (const auto& field : fields) out += (out.empty() ? "" : "  ") + field.text;
+    for (const auto& field : fields)
+      if (!field.text.empty()) out += (out.empty() ? "" : "  ") + field.text;
     return out;
   };
   if (!terminal_) return say(line());
@@ -115,6 +116,7 @@ void Progress::step(const train::StepReport& r) {
          {0, "step " + of(r.step, r.steps)},
          {1, format("loss %.4f", r.mean_loss)},
          {4, format("%.1f sequences/s", r.sequences_per_second)},
+         {7, r.light > 0 ? format("sol %.0f %%", 100 * r.light) : ""},
          {5, "activation " + mebibytes(static_cast<double>(r.activation_bytes))},
          {6, "peak " + mebibytes(static_cast<double>(r.peak_activation_bytes))},
          {2, "left " + duration(r.seconds_left)}});

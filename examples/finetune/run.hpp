@@ -17,6 +17,7 @@
 #include <meft/task/line_likelihood.hpp>
 #include <meft/task/ranking_learner.hpp>
 #include <meft/train/estimate.hpp>
+#include <meft/train/light.hpp>
 #include <meft/train/prepare.hpp>
 
 #include "folder.hpp"
@@ -142,6 +143,15 @@ class Runner {
     }
   }
 
+  /// Of steps, which predict words or do not. What trains whole is multiplied in float.
+  train::Light light(bool words) const {
+    const bool whole = method_facts(flags_.method).trains_all;
+    return {train::product_peak<B>(whole ? Precision::f32 : flags_.adapt.precision.value_or(Precision::f32)),
+            [model = spec_, method = flags_.method, again = flags_.adapt.recompute, words](const auto& batch) {
+              return train::operations_of(model, method, again, batch, words);
+            }};
+  }
+
   template <class Learner, class Data>
   bool fit(Learner& learner, const Data& data, const Offsets& largest, const train::TrainOptions& options) {
     use_rows(learner, data);
@@ -150,6 +160,7 @@ class Runner {
     Progress progress;
     auto renewing = options;
     renewing.renewal = train::renewal(learner, flags_.method, data.train, options.batch, options.seed, options.stop);
+    renewing.light = light(requires { learner.head.untied; });
     train::Trainer trainer(learner, data.train, data.dev, renewing, progress.observer(flags_.output));
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
     say_loaded(learners_.loaded());

@@ -22,6 +22,7 @@ struct StepReport {
   double mean_loss = 0;                // over the epoch so far
   double rate = 0, gradient_norm = 0;
   double sequences_per_second = 0;  // since the run was started or resumed
+  double light = 0;                 // share of that time in which its products could be done; 0: not known
   double seconds_left = 0;
   std::size_t activation_bytes = 0;       // of the step: its highest batch
   std::size_t peak_activation_bytes = 0;  // of the steps since the run was started or resumed: the highest

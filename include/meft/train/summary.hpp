@@ -36,17 +36,19 @@ inline nlohmann::ordered_json memory_json(std::size_t activation, const MemoryRe
 
 /// Lines of the log: of steps, whose mean loss is `loss`; of an epoch; of a step that was done again.
 inline nlohmann::ordered_json log_line(const StepReport& r, double loss, double seconds) {
-  return {{"step", r.step},
-          {"epoch", r.epoch},
-          {"loss", loss},
-          {"rate", r.rate},
-          {"gradient_norm", r.gradient_norm},
-          {"sequences_per_second", r.sequences_per_second},
-          {"activation_bytes", r.activation_bytes},
-          {"reserved_bytes", r.memory.held},
-          {"resident_own_bytes", r.memory.resident.own},
-          {"resident_file_bytes", r.memory.resident.file},
-          {"seconds", seconds}};
+  nlohmann::ordered_json line{{"step", r.step},
+                              {"epoch", r.epoch},
+                              {"loss", loss},
+                              {"rate", r.rate},
+                              {"gradient_norm", r.gradient_norm},
+                              {"sequences_per_second", r.sequences_per_second},
+                              {"activation_bytes", r.activation_bytes},
+                              {"reserved_bytes", r.memory.held},
+                              {"resident_own_bytes", r.memory.resident.own},
+                              {"resident_file_bytes", r.memory.resident.file},
+                              {"seconds", seconds}};
+  if (r.light > 0) line["speed_of_light"] = r.light;
+  return line;
 }
 inline nlohmann::ordered_json log_line(const EpochReport& r, nlohmann::ordered_json memory, double seconds) {
   nlohmann::ordered_json line{{"step", r.step}, {"epoch", r.epoch}, {"train_loss", r.mean_loss}, {"best", r.best}};
