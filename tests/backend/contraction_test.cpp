@@ -48,6 +48,16 @@ TEST_CASE("contraction: AdamW's moments and values are the same in whole strides
   }
 }
 
+TEST_CASE("contraction: GELU is the same in the loops of its two parts and behind them") {
+  constexpr std::size_t n = 64 + 16 + 7;
+  auto x = numbers(n, 3);
+  for (float& v : x) v *= 14.5f;
+  std::vector<float> whole(n), one(n);
+  map(Cpu{}, Gelu{}, Index{n}, whole.data(), x.data());
+  for (std::size_t i = 0; i < n; ++i) map(Cpu{}, Gelu{}, Index{1}, &one[i], &x[i]);
+  CHECK(same(whole.data(), one.data(), n));
+}
+
 TEST_CASE("contraction: equal columns have equal gradients of a norm's input, wherever they stand") {
   for (std::uint32_t seed = 0; seed < 50; ++seed) {
     constexpr std::size_t n = 16 + 8;  // the last 8 as the first

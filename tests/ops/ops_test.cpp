@@ -435,28 +435,49 @@ TEST_CASE("a NaN is never swallowed: attention of any length, causal too") {
         }
 }
 
-TEST_CASE("softmax's exponentials have the bits of Exp, and their sums the order of sum_of, in rows of any length") {
+TEST_CASE("exponentials of rows have the bits of Exp, and their sums the order of sum_of, in rows of any length") {
   const float shift = 0.7f;
-  for (const Index n : {1, 15, 16, 17, 63, 64, 65, 200}) {
+  for (const Index n : {1, 15, 16, 17, 63, 64, 65, 200, 1100}) {
     CAPTURE(n);
     std::vector<float> x(static_cast<std::size_t>(n)), moved(x), expected(x), found(x);
     for (std::size_t i = 0; i < x.size(); ++i) {
       x[i] = static_cast<float>(i * i % 131) * -0.83f;
       moved[i] = x[i] - shift;
     }
-    float sum = 0, expected_sum = 0;
+    x.back() = -infinity, moved.back() = -infinity;
+    float sum = 0, alone = 0, expected_sum = 0;
     cpu::map_here(Exp{}, n, expected.data(), moved.data());
     vectorised([&]() MEFT_INLINE {
-      cpu::exp_run(n, found.data(), x.data(), shift);
-      sum = cpu::sum_exp(n, x.data(), shift);
+      sum = cpu::exp_row(n, x.data(), shift, found.data());
+      alone = cpu::exp_row(n, x.data(), shift, static_cast<float*>(nullptr));
       expected_sum = cpu::sum_of<float>(n, [&](Index i) MEFT_INLINE { return expected[static_cast<std::size_t>(i)]; });
     });
     CHECK(found == expected);
+    CHECK(found.back() == 0);
     CHECK(sum == expected_sum);
-    x.back() = -infinity, x.front() = not_a_number;
-    vectorised([&]() MEFT_INLINE { cpu::exp_run(n, found.data(), x.data(), shift); });
-    CHECK(std::isnan(found.front()));
-    CHECK((n == 1 || found.back() == 0));
+    CHECK(alone == expected_sum);
+    vectorised([&]() MEFT_INLINE { cpu::exp_row(n, x.data(), shift, found.data(), 0.5f); });
+    for (std::size_t i = 0; i < x.size(); ++i) CHECK(found[i] == expected[i] * 0.5f);
+    CHECK(cpu::largest(n, x.data()) == (n == 1 ? -infinity : *std::max_element(x.begin(), x.end())));
+    x.front() = not_a_number;
+    CHECK(std::isnan(cpu::largest(n, x.data())));
+    vectorised([&]() MEFT_INLINE { sum = cpu::exp_row(n, x.data(), not_a_number, found.data()); });
+    CHECK(std::isnan(sum));
+    CHECK(std::isnan(found.back()));
+  }
+  // Rows of 64, of which the third has no number as its shift.
+  std::vector<float> x(11 * 64), expected(x), shifts(11), sums(11);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * i % 1031) * -0.21f;
+  for (std::size_t i = 0; i < 11; ++i) shifts[i] = i == 2 ? not_a_number : 0.01f * static_cast<float>(i);
+  for (std::size_t i = 0; i < x.size(); ++i) expected[i] = product(x[i], 0.6f) - shifts[i / 64];
+  cpu::map_here(Exp{}, 11 * 64, expected.data(), expected.data());
+  vectorised([&]() MEFT_INLINE { cpu::exp_rows<float>(11, x.data(), 0.6f, shifts.data(), sums.data()); });
+  for (std::size_t i = 0; i < x.size(); ++i) CHECK((i / 64 == 2 ? std::isnan(x[i]) : x[i] == expected[i]));
+  for (std::size_t r = 0; r < 11; ++r) {
+    const float* const row = expected.data() + 64 * r;
+    float sum = 0;
+    vectorised([&]() MEFT_INLINE { sum = cpu::sum_of<float>(64, [row](Index j) MEFT_INLINE { return row[j]; }); });
+    CHECK((r == 2 ? std::isnan(sums[r]) : sums[r] == sum));
   }
 }
 

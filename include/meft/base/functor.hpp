@@ -160,6 +160,12 @@ struct Gelu {
   MEFT_HD T operator()(T x) const {
     return product(detail::hold_below(x, detail::gelu_limit<T>), fast::normal(x).cdf);
   }
+  /// The same in two parts, end(x, begin(x)), for a loop each.
+  MEFT_HD auto begin(float x) const { return fast::begin_normal(x); }
+  template <class Begun>
+  MEFT_HD float end(float x, const Begun& begun) const {
+    return product(detail::hold_below(x, detail::gelu_limit<float>), fast::normal(x, begun).cdf);
+  }
   template <class T>
   MEFT_HD T derivative(T x, T) const {
     const auto n = fast::normal(x);

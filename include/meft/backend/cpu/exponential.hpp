@@ -22,9 +22,10 @@ typedef std::int32_t Int8
 
 MEFT_AVX2 MEFT_INLINE inline Float8 all(float x) { return Float8{x, x, x, x, x, x, x, x}; }
 
+MEFT_AVX2 MEFT_INLINE inline Float8 larger(const Float8& a, const Float8& b) { return a > b ? a : b; }
 /// fast::detail::reduce: e^x = 2ᵏ·(1 + tail), k + 64 in the low bits of `power`, tail a polynomial in `rest`. x ≤ 43.
 MEFT_AVX2 MEFT_INLINE inline void reduce8(Float8 x, Float8& power, Float8& rest) {
-  x = x > all(-104.0f) ? x : all(-104.0f);
+  x = larger(x, all(-104.0f));
   power = x * all(1.44269504f) + all(0x1.8p23f + 64);
   const Float8 n = power - all(0x1.8p23f + 64);
   const Float8 high = n * all(-0x1.62ep-1f) + x;
@@ -43,11 +44,17 @@ MEFT_AVX2 MEFT_INLINE inline Float8 value8(const Float8& power, const Float8& r)
       reinterpret_cast<Float8>(reinterpret_cast<Int8>(tail + all(1.0f)) + (reinterpret_cast<Int8>(power) << 23));
   return scaled * all(0x1p-64f) + all(0.0f);
 }
+/// The halves, and then the quarters, of a vector changed over.
+MEFT_AVX2 MEFT_INLINE inline Float8 halves(const Float8& v) {
+  return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+}
+MEFT_AVX2 MEFT_INLINE inline Float8 quarters(const Float8& v) {
+  return __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+}
 /// The sum of two vectors' elements, in the order of `joined`.
 MEFT_AVX2 MEFT_INLINE inline float joined8(const Float8& low, const Float8& high) {
-  float lane[8];
-  store(lane, low + high);
-  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+  const Float8 eight = low + high, four = eight + halves(eight), two = four + quarters(four);
+  return two[0] + two[1];
 }
 
 constexpr Index exp_most = 512;  // elements that are done at a time
@@ -67,6 +74,7 @@ constexpr Index exp_most = 512;  // elements that are done at a time
   for (Index i = 0; i < rows; ++i) {
     Float8 total[2] = {};
     for (Index j = 64 * i; j < 64 * i + 64; j += 16)
+#pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
         Float8 k, r;
         load(k, power + j + 8 * half);
@@ -99,6 +107,7 @@ constexpr Index exp_most = 512;  // elements that are done at a time
     }
     float* const to = out && n - i >= 16 ? out + i : rest;
     for (Index j = 0; j < count; j += 16)
+#pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
         Float8 k, r;
         load(k, power + j + 8 * half);
@@ -120,20 +129,17 @@ constexpr Index exp_most = 512;  // elements that are done at a time
   Int8 nan = {};
   const Index whole = n / 16 * 16;
   for (Index i = 0; i < whole; i += 16)
+#pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       Float8 v;
       load(v, x + i + 8 * half);
-      top[half] = top[half] > v ? top[half] : v;
+      top[half] = larger(top[half], v);
       nan |= v != v;
     }
-  float lane[8];
-  store(lane, top[0] > top[1] ? top[0] : top[1]);
-  float best = lowest;
-  for (const float v : lane) best = best > v ? best : v;
-  std::int32_t found[8], any = 0;
-  store(found, nan);
-  for (const std::int32_t v : found) any |= v;
-  for (Index i = whole; i < n; ++i) best = best > x[i] ? best : x[i], any |= x[i] != x[i];
+  const Float8 eight = larger(top[0], top[1]), four = larger(eight, halves(eight)), two = larger(four, quarters(four));
+  float best = two[0] > two[1] ? two[0] : two[1];
+  bool any = __builtin_ia32_movmskps256(reinterpret_cast<Float8>(nan)) != 0;
+  for (Index i = whole; i < n; ++i) best = best > x[i] ? best : x[i], any = any || x[i] != x[i];
   return any ? std::numeric_limits<float>::quiet_NaN() : best;
 }
 
