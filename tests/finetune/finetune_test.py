@@ -30,7 +30,7 @@ def test_trains(place):
     check(metrics["epochs"][-1]["train_loss"] < metrics["epochs"][0]["train_loss"], str(metrics))
     lines = check_log(folder)
     check(sum("loss" in line for line in lines) == 34, "a line every 7 of 240 steps")
-    for key in ("rate", "gradient_norm", "sequences_per_second", "activation_bytes", "seconds"):
+    for key in ("rate", "gradient_norm", "sequences_per_second", "speed_of_light", "activation_bytes", "seconds"):
         check(all(line[key] > 0 for line in lines if "loss" in line), key)
     tensors, metadata = read_safetensors(folder / "adapter.safetensors")
     for name in ("encoder.layer.1.mlp_adapter.down.weight", "encoder.layer.0.reversible_adapter.up.bias", "classifier.weight"):

@@ -151,7 +151,7 @@ class Trainer {
     BatchSizes out{batch.offsets, batch.answers};
     if (batch.pixels.defined())
       out.images = batch.pixels.dim(0), out.height = batch.pixels.dim(2), out.width = batch.pixels.dim(3);
-    out.words = batch.rows.defined() ? batch.rows.size() : batch.counted;
+    out.words = batch.rows.defined() ? batch.rows.size() : std::max<Index>(0, batch.counted);
     return out;
   }
 
