@@ -45,6 +45,15 @@ struct KeyTiles {
         end(static_cast<int>(s.visible(p.span, (p.start + rows < p.queries ? p.start + rows : p.queries) - 1))) {}
 };
 
+/// Rows of two arrays, as `load`, once nobody reads what was there.
+template <int most>
+__device__ void load_both(const Given& a, const Given& b, Index row, Index begin, Index end, int rows, int width,
+                          bool packed, bf16* to_a, bf16* to_b) {
+  __syncthreads();
+  load<most>(a, row, begin, end, rows, width, packed, to_a);
+  load<most>(b, row, begin, end, rows, width, packed, to_b);
+}
+
 template <int most>
 __global__ void __launch_bounds__(256, most <= 64 ? 2 : 1)
     forward(Spec<float> s, bool packed, const Task* tasks, const float* q, const float* k, const float* v, float* out,
@@ -65,11 +74,8 @@ __global__ void __launch_bounds__(256, most <= 64 ? 2 : 1)
   float sum[most / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, total[2] = {};
   const KeyTiles range(s, p, rows);
   for (int k0 = range.begin; k0 < range.end; k0 += tile) {
-    __syncthreads();
-    load<most>(Given{k, s.of.rounded.k} + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed,
-               keys);
-    load<most>(Given{v, s.of.rounded.v} + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed,
-               values);
+    load_both<most>(Given{k, s.of.rounded.k} + p.at_k, Given{v, s.of.rounded.v} + p.at_k, s.of.key_row(), span.k + k0,
+                    span.k + span.keys, tile, width, packed, keys, values);
     __syncthreads();
     if (mine >= p.queries || !p.sight.some(mine, 16, k0, tile)) continue;
     float score[eights][4], high[2] = {top[0], top[1]}, shrink[2];
@@ -122,10 +128,8 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
   bf16 *const queries = dynamic_shared<bf16>(), *const douts = queries + rows * step<most>,
               *const keys = douts + rows * step<most>, *const values = keys + tile * step<most>;
   attend::Rows<float> slopes{reinterpret_cast<float*>(values + tile * step<most>), tile + 1};
-  load<most>(Given{q, s.of.rounded.q} + p.at, s.of.row(), span.q + p.start, span.q + span.queries, rows, width, packed,
-             queries);
-  load<most>(Given{dout, s.of.rounded.dout} + p.at, s.of.row(), span.q + p.start, span.q + span.queries, rows, width,
-             packed, douts);
+  load_both<most>(Given{q, s.of.rounded.q} + p.at, Given{dout, s.of.rounded.dout} + p.at, s.of.row(), span.q + p.start,
+                  span.q + span.queries, rows, width, packed, queries, douts);
   __syncthreads();
   const Held<most> query(queries, width, lane), dout_row(douts, width, lane);
 
@@ -147,11 +151,8 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
   float sum[most / 8][4] = {};
   const KeyTiles range(s, p, rows);
   for (int k0 = range.begin; k0 < range.end; k0 += tile) {
-    __syncthreads();
-    load<most>(Given{k, s.of.rounded.k} + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed,
-               keys);
-    load<most>(Given{v, s.of.rounded.v} + p.at_k, s.of.key_row(), span.k + k0, span.k + span.keys, tile, width, packed,
-               values);
+    load_both<most>(Given{k, s.of.rounded.k} + p.at_k, Given{v, s.of.rounded.v} + p.at_k, s.of.key_row(), span.k + k0,
+                    span.k + span.keys, tile, width, packed, keys, values);
     __syncthreads();
     for (int from = 0; from < tile; from += columns) {
       const int key0 = k0 + from;
@@ -196,10 +197,8 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
   bf16 *const keys = dynamic_shared<bf16>(), *const values = keys + rows * step<most>,
               *const queries = values + rows * step<most>, *const douts = queries + tile * step<most>;
   float *const shift = reinterpret_cast<float*>(douts + tile * step<most>), *const common = shift + tile;
-  load<most>(Given{k, s.of.rounded.k} + p.at_k, s.of.key_row(), span.k + p.start, span.k + span.keys, rows, width,
-             packed, keys);
-  load<most>(Given{v, s.of.rounded.v} + p.at_k, s.of.key_row(), span.k + p.start, span.k + span.keys, rows, width,
-             packed, values);
+  load_both<most>(Given{k, s.of.rounded.k} + p.at_k, Given{v, s.of.rounded.v} + p.at_k, s.of.key_row(),
+                  span.k + p.start, span.k + span.keys, rows, width, packed, keys, values);
   __syncthreads();
   const Left key_row(keys, width, lane);
   const Read<most> value_row(values, width, lane);
@@ -210,11 +209,8 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
   for (Index head = leader; head < leader + s.of.group(); ++head)
     for (int q0 = 0; q0 < p.queries; q0 += tile) {
       if (!p.sight.some(q0, tile, p.start, rows)) continue;
-      __syncthreads();
-      load<most>(Given{q, s.of.rounded.q} + head * width, s.of.row(), span.q + q0, span.q + span.queries, tile, width,
-                 packed, queries);
-      load<most>(Given{dout, s.of.rounded.dout} + head * width, s.of.row(), span.q + q0, span.q + span.queries, tile,
-                 width, packed, douts);
+      load_both<most>(Given{q, s.of.rounded.q} + head * width, Given{dout, s.of.rounded.dout} + head * width,
+                      s.of.row(), span.q + q0, span.q + span.queries, tile, width, packed, queries, douts);
       for (int j = static_cast<int>(threadIdx.x); j < tile; j += static_cast<int>(blockDim.x)) {
         // A query past the end weighs exp2(-∞).
         const bool there = q0 + j < p.queries;

@@ -127,9 +127,9 @@ void residual_norm(B, Index rows, Index n, const T* x, const T* t, const T* also
 
 template <Backend B, Real T>
 void layer_norm_backward(B, Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd, const T* dy,
-                         T* dx) {
-  cuda::launch_lines<T>(cuda::norm_rows_back<T>, rows, n, std::tuple(x, gamma, dy, dx), cuda::Dropped<T>(0, {}, 0), x,
-                        gamma, mean, rstd, dy, static_cast<const T*>(nullptr), dx, static_cast<bf16*>(nullptr));
+                         T* dx, const T* from) {
+  cuda::launch_lines<T>(cuda::norm_rows_back<T>, rows, n, std::tuple(x, gamma, dy, from, dx),
+                        cuda::Dropped<T>(0, {}, 0), x, gamma, mean, rstd, dy, from, dx, static_cast<bf16*>(nullptr));
 }
 
 template <Backend B>
@@ -163,7 +163,8 @@ void layer_norm_weights(B, Index rows, Index n, const T* x, const T* mean, const
   template void residual_norm(Cuda, Index, Index, const T*, const T*, const T*, double, Key, std::uint64_t, const T*, \
                               const T*, T, T*, T*, T*, T*, bf16*);                                                    \
   template void layer_norm(Cuda, Index, Index, const T*, const T*, const T*, T, T*, T*, T*, bf16*);                   \
-  template void layer_norm_backward(Cuda, Index, Index, const T*, const T*, const T*, const T*, const T*, T*);        \
+  template void layer_norm_backward(Cuda, Index, Index, const T*, const T*, const T*, const T*, const T*, T*,         \
+                                    const T*);                                                                        \
   template void layer_norm_weights(Cuda, Index, Index, const T*, const T*, const T*, const T*, T*, T*);
 EVERY(float)
 EVERY(double)

@@ -126,7 +126,7 @@ step compare 10 python3 "$dir/compare.py" --meft "$out/meft.jsonl" --torch "$out
   for log in "$out"/meft-*-[12].log; do grep -HE '^(bert|opt)' "$log" 2>/dev/null | sed 's|.*/||; s|\.log:| |' | cut -c1-90; done
   grep -vh '^ *$' "$out/compare.log" 2>/dev/null | head -10
   grep -hE '^(copy|gelu|dropout|residual dropout layer norm|shear|to fixed|softmax|cross entropy|attention( dropout)?( backward)?) ' "$out/kernels.log" 2>/dev/null | head -12
-  grep -h '^bf16' "$out/products.log" 2>/dev/null | head -4 | cut -c1-110
+  grep -h '^bf16' "$out/products.log" 2>/dev/null | head -4 | cut -c1-120
   head -10 "$out/longest.txt" 2>/dev/null
 } | head -60 | tee "$out/summary.txt"
 exit $failed

@@ -269,16 +269,31 @@ TEST_CASE("what products alone read is handed on rounded to bf16: the bits that 
                       square, OnCuda(), hand);
       });
     // Where an input has several readers, gradients are added to in the product that makes them.
-    const auto gradient = [&](const auto& f) {
+    const auto gradient = [&](const auto& f, OnCuda into = {}) {
       Tape tape;
       const auto x = tape.watch(drawn(shape, 1));
-      tape.backward(f(x), drawn({6, 24}, 4));
+      if (into.defined()) tape.add_into(x, into);
+      const auto y = f(x);
+      tape.backward(y, drawn(y.shape(), 4));
       return tape.gradient(x);
     };
     const auto once = [&](const auto& x) { return linear(x, w); };
     const auto twice = [&](const auto& x) { return linear(x, w) * 2.0f; };
     CHECK(gradient([&](const auto& x) { return once(x) + twice(x); }).values() ==
           map(Add{}, gradient(twice), gradient(once)).values());
+    const auto into_stream = [&](const auto& f) {
+      const auto stream = drawn({8, width}, 12);
+      const auto expected = map(Add{}, stream.rows(1, 7).clone(), gradient(f));
+      const auto found = gradient(f, stream.rows(1, 7));
+      CHECK(found.same(stream.rows(1, 7)));
+      CHECK(found.values() == expected.values());
+    };
+    into_stream(once);
+    into_stream([&](const auto& x) { return layer_norm(x, gamma, beta); });
+    into_stream([&](const auto& x) { return rms_norm(x, gamma); });
+    const Parameter<float, Cuda> other(drawn(shape, 2));
+    for (const double p : {0.0, 0.3})
+      into_stream([&](const auto& x) { return residual_norm(x, other, gamma, beta, 1e-5, p, key, 5, Hand::rounded); });
   }
 }
 

@@ -9,6 +9,21 @@ namespace meft {
 
 namespace detail {
 
+/// layer_norm_backward to a new dx, to dy where nobody else sees that, or on a device added to `into` where that is not
+/// empty.
+template <Real T, Backend B>
+Tensor<T, B> norm_backward(const auto& saved, const T* mean, const Tensor<T, B>& dy, const Tensor<T, B>& into) {
+  const Index n = saved.width, rows = dy.shape().outer(-1);
+  Tensor<T, B> dx = into.defined() ? into : overwrite(dy);
+  const auto run = [&](auto... from) {
+    layer_norm_backward(B{}, rows, n, saved.x.data(), saved.gamma.data(), mean, saved.rstd.data(),
+                        std::as_const(dy).data(), dx.data(), from...);
+  };
+  if constexpr (B::on_host) run();
+  else run(into.data());
+  return dx;
+}
+
 /// The norm of x, as it is to be handed on; no mean: by the root of the mean square.
 template <Real T, Backend B>
 Tensor<T, B> normed(Hand hand, const Tensor<T, B>& x, const Tensor<T, B>& gamma, const Tensor<T, B>& beta,
@@ -48,8 +63,10 @@ struct LayerNorm {
     return y;
   }
 
+  /// `into`: what dx is added to, in its place; empty: nothing.
   template <Real T, Backend B>
-  static std::array<Tensor<T, B>, 3> backward(const auto& saved, Needs<3> need, Tensor<T, B> dy) {
+  static std::array<Tensor<T, B>, 3> backward(const auto& saved, Needs<3> need, Tensor<T, B> dy,
+                                              const Tensor<T, B>& into = {}) {
     const Index n = saved.width, rows = dy.shape().outer(-1);
     const T *x = saved.x.data(), *mean = saved.mean.data(), *rstd = saved.rstd.data(), *d = std::as_const(dy).data();
     Tensor<T, B> dx, dgamma, dbeta;
@@ -57,10 +74,7 @@ struct LayerNorm {
     if (need[2]) dbeta = Tensor<T, B>(Shape{n});
     if (need[1]) layer_norm_weights(B{}, rows, n, x, mean, rstd, d, dgamma.data(), need[2] ? dbeta.data() : nullptr);
     else if (need[2]) sum(B{}, 1, rows, n, d, dbeta.data());
-    if (need[0]) {
-      dx = overwrite(dy);
-      layer_norm_backward(B{}, rows, n, x, saved.gamma.data(), mean, rstd, d, dx.data());
-    }
+    if (need[0]) dx = detail::norm_backward(saved, mean, dy, into);
     return {dx, dgamma, dbeta};
   }
 
@@ -108,8 +122,10 @@ struct RmsNorm {
     return y;
   }
 
+  /// `into`: what dx is added to, in its place; empty: nothing.
   template <Real T, Backend B>
-  static std::array<Tensor<T, B>, 2> backward(const auto& saved, Needs<2> need, Tensor<T, B> dy) {
+  static std::array<Tensor<T, B>, 2> backward(const auto& saved, Needs<2> need, Tensor<T, B> dy,
+                                              const Tensor<T, B>& into = {}) {
     const Index n = saved.width, rows = dy.shape().outer(-1);
     const T *x = saved.x.data(), *no_mean = nullptr, *rstd = saved.rstd.data(), *d = std::as_const(dy).data();
     Tensor<T, B> dx, dgamma;
@@ -117,10 +133,7 @@ struct RmsNorm {
       dgamma = Tensor<T, B>(Shape{n});
       layer_norm_weights(B{}, rows, n, x, no_mean, rstd, d, dgamma.data(), static_cast<T*>(nullptr));
     }
-    if (need[0]) {
-      dx = overwrite(dy);
-      layer_norm_backward(B{}, rows, n, x, saved.gamma.data(), no_mean, rstd, d, dx.data());
-    }
+    if (need[0]) dx = detail::norm_backward(saved, no_mean, dy, into);
     return {dx, dgamma};
   }
 

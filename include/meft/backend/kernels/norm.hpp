@@ -16,10 +16,10 @@ template <Backend B, Real T>
 void layer_norm(B, Index rows, Index n, const T* x, const T* gamma, const T* beta, T epsilon, T* y, T* mean, T* rstd,
                 bf16* rounded = nullptr);
 /// dx = rstd · (g − mean(g) − x̂ · mean(g x̂)), without mean(g) in RMS norm; g = dy · gamma, x̂ = (x − mean) · rstd. `dx`
-/// may be `dy`.
+/// may be `dy`. A device adds that to `from`, which may be dx, where it is not null.
 template <Backend B, Real T>
 void layer_norm_backward(B, Index rows, Index n, const T* x, const T* gamma, const T* mean, const T* rstd, const T* dy,
-                         T* dx);
+                         T* dx, const T* from = nullptr);
 /// dgamma[j] = Σ_r dy[r, j] · x̂[r, j], dbeta[j] = Σ_r dy[r, j]; either may be null.
 template <Backend B, Real T>
 void layer_norm_weights(B, Index rows, Index n, const T* x, const T* mean, const T* rstd, const T* dy, T* dgamma,
@@ -30,8 +30,7 @@ template <Backend B, Real T>
 void residual_norm(B, Index rows, Index n, const T* x, const T* t, const T* also, double p, Key key,
                    std::uint64_t first, const T* gamma, const T* beta, T epsilon, T* s, T* y, T* mean, T* rstd,
                    bf16* rounded = nullptr);
-/// dt = the dropout of what layer_norm_backward gives, rounded, and dx that, added to `from`, which may be dx, or null.
-/// For devices.
+/// layer_norm_backward, and dt = the dropout of what it gives before that is added, rounded. For devices.
 template <Backend B>
 void residual_norm_backward(B, Index rows, Index n, const float* s, const float* gamma, const float* mean,
                             const float* rstd, const float* dy, double p, Key key, std::uint64_t first,
