@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -144,12 +145,13 @@ class Runner {
   }
 
   /// Of steps, which predict words or do not. What trains whole is multiplied in float.
-  train::Light light(bool words) const {
+  std::function<double(const train::BatchSizes&)> light(bool words) const {
     const bool whole = method_facts(flags_.method).trains_all;
-    return {train::product_peak<B>(whole ? Precision::f32 : flags_.adapt.precision.value_or(Precision::f32)),
-            [model = spec_, method = flags_.method, again = flags_.adapt.recompute, words](const auto& batch) {
-              return train::operations_of(model, method, again, batch, words);
-            }};
+    return
+        [peak = train::product_peak<B>(whole ? Precision::f32 : flags_.adapt.precision.value_or(Precision::f32)),
+         model = spec_, method = flags_.method, again = flags_.adapt.recompute, words](const train::BatchSizes& batch) {
+          return train::operations_of(model, method, again, batch, words) / peak;
+        };
   }
 
   template <class Learner, class Data>

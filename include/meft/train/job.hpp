@@ -2,6 +2,7 @@
 // Must not know: how training goes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -14,9 +15,19 @@
 #include <meft/reversible/slices.hpp>
 #include <meft/task/asked.hpp>
 #include <meft/task/metric.hpp>
+#include <meft/train/options.hpp>
 #include <meft/train/steps.hpp>
 
 namespace meft::train {
+
+template <Backend B>
+BatchSizes sizes_of(const nn::Batch<B>& batch) {
+  BatchSizes out{batch.offsets, batch.answers};
+  if (batch.pixels.defined())
+    out.images = batch.pixels.dim(0), out.height = batch.pixels.dim(2), out.width = batch.pixels.dim(3);
+  out.words = batch.rows.defined() ? batch.rows.size() : std::max<Index>(0, batch.counted);
+  return out;
+}
 
 /// What is trained, on which examples: all that a trainer sees of them.
 template <Real T, Backend B>

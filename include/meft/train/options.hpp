@@ -34,17 +34,11 @@ struct Renewal {
   std::int64_t last(std::int64_t steps) const { return std::max<std::int64_t>(0, steps - 1) / every * every; }
 };
 
-/// What the operations of a batch follow from: its sequences, among them as the last the `answers` that a decoder gives;
-/// or its images; the words that it predicts.
+/// What the operations of a batch follow from: its sequences, among them as the last the `answers` that a decoder
+/// gives; or its images; the words that it predicts.
 struct BatchSizes {
   Offsets tokens{}, answers{};
   Index images = 0, height = 0, width = 0, words = 0;
-};
-
-/// What a step could take at the least: the operations of its products, at the rate that the machine showed.
-struct Light {
-  double peak = 0;  // operations a second; 0: not known
-  std::function<double(const BatchSizes&)> operations{};
 };
 
 struct TrainOptions {
@@ -69,8 +63,9 @@ struct TrainOptions {
   std::int64_t save_steps = 0;                       // save the state every so many steps; 0: never
   double save_seconds = 60;                          // and every so many seconds; 0: never
   Renewal renewal{};                                 // see train/prepare.hpp
-  Light light{};                                     // see train/light.hpp
-  std::function<bool()> stop{};                      // asked between batches; true: save and return
+  std::function<double(const BatchSizes&)>
+      light{};                   // seconds that a batch's products need (train/light.hpp); may be empty
+  std::function<bool()> stop{};  // asked between batches; true: save and return
 
   /// Of the rate in the step behind `step` of `steps`.
   double factor(std::int64_t step, std::int64_t steps) const {

@@ -147,14 +147,6 @@ class Trainer {
   /// Of the coming step's rate.
   double factor() const { return o_.factor(place_.step, steps_); }
 
-  static BatchSizes sizes_of(const Batch& batch) {
-    BatchSizes out{batch.offsets, batch.answers};
-    if (batch.pixels.defined())
-      out.images = batch.pixels.dim(0), out.height = batch.pixels.dim(2), out.width = batch.pixels.dim(3);
-    out.words = batch.rows.defined() ? batch.rows.size() : std::max<Index>(0, batch.counted);
-    return out;
-  }
-
   bool stopped() const { return o_.stop && o_.stop(); }
   double seconds() const { return std::chrono::duration<double>(Clock::now() - started_).count(); }
 
@@ -268,7 +260,7 @@ class Trainer {
       report.activation_bytes = std::max(report.activation_bytes, done.activation_bytes);
       memory_.raise(MemoryReport::of(B::pool()));
       sequences_ += plan_.rows()[i].size();
-      if (o_.light.peak > 0) operations_ += o_.light.operations(sizes_of(now));
+      if (o_.light) light_ += o_.light(sizes_of(now));
     }
     const double factor = this->factor();
     report.gradient_norm = optimizer_->step(factor, std::max(weight, 1.0));
@@ -285,14 +277,12 @@ class Trainer {
 
     report.peak_activation_bytes = activation_;
     report.memory = memory_;
-    report.epoch = place_.epoch + 1;
-    report.epochs = epochs_;
-    report.step = place_.step;
-    report.steps = steps_;
+    report.epoch = place_.epoch + 1, report.epochs = epochs_;
+    report.step = place_.step, report.steps = steps_;
     report.mean_loss = place_.loss / static_cast<double>(place_.group);
     report.rate = rate_of(o_.optimizer) * factor;
     report.sequences_per_second = static_cast<double>(sequences_) / std::max(1e-9, seconds());
-    if (o_.light.peak > 0) report.light = operations_ / o_.light.peak / std::max(1e-9, seconds());
+    report.light = light_ / std::max(1e-9, seconds());
     report.seconds_left =
         seconds() / static_cast<double>(place_.step - start_step_) * static_cast<double>(steps_ - place_.step);
     if (place_.recent_steps >= o_.log_every) log_step(report);
@@ -400,7 +390,7 @@ class Trainer {
   Clock::time_point started_{}, saved_{};
   std::int64_t start_step_ = 0, kept_ = -1, renewed_ = -1;  // kept_: the saved state's; renewed_: the last choice's
   std::size_t sequences_ = 0, activation_ = 0;
-  double operations_ = 0;  // of the steps' products, since the run was started or resumed
+  double light_ = 0;  // seconds that the steps' products need, since the run was started or resumed
   MemoryReport memory_;
 };
 
