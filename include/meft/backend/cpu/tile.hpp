@@ -12,7 +12,6 @@
 
 #if MEFT_X86
 #define MEFT_AVX2 __attribute__((target("avx2,fma")))
-#define MEFT_AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
 #endif
 
 namespace meft::cpu {
@@ -149,9 +148,9 @@ template <int M>
   tile_float<Float8, M, 1>(k, {a, row, column}, {block, step}, start, start_ld, c, ld);
 }
 template <int M>
-[[gnu::noinline]] MEFT_AVX512 inline void tile_avx512(Index k, const float* a, Index row, Index column,
-                                                      const float* block, Index step, const float* start,
-                                                      Index start_ld, float* c, Index ld) {
+[[gnu::noinline]] __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))) inline void tile_avx512(
+    Index k, const float* a, Index row, Index column, const float* block, Index step, const float* start,
+    Index start_ld, float* c, Index ld) {
   tile_float<Float16, M, 2>(k, {a, row, column}, {block, step}, start, start_ld, c, ld);
 }
 

@@ -109,7 +109,8 @@ MEFT_AVX2 inline void widen_transposed(Index pairs, const std::uint32_t* words, 
 
 /// The same in words: to[o / 2, i] ← W[o, i], W[o + 1, i]. Two neighbouring words are a cell of 2 × 2 elements; the 8 ×
 /// 8 cells are transposed, and each within.
-MEFT_AVX512 inline void pair_transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))) inline void pair_transposed(
+    Index pairs, const std::uint32_t* words, std::uint32_t* to) {
   using namespace detail;
   Cell8 r[8] = {}, s[8];
 #pragma GCC unroll 8
