@@ -92,7 +92,7 @@ struct First {
 template <class T>
 struct Mix {
   T first, second;
-  MEFT_HD T operator()(T a, T b) const { return first * a + second * b; }
+  MEFT_HD T operator()(T a, T b) const { return multiply_add(first, a, product(second, b)); }
 };
 
 /// (a − b)·c.
