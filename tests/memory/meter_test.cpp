@@ -38,7 +38,26 @@ void change(std::int64_t bytes) {
   }
 }
 
-std::int64_t size_of(void* block) { return block ? static_cast<std::int64_t>(malloc_usable_size(block)) : 0; }
+/// Blocks that begin a huge page: behind their ends the C library keeps addresses, as many as happened to be left,
+/// which malloc_usable_size counts, but no memory.
+struct Huge {
+  static constexpr std::uintptr_t alignment = std::uintptr_t{1} << 21;
+  std::atomic<void*> block{nullptr};
+  std::int64_t size = 0;
+};
+Huge huge[256];
+
+Huge* huge_at(void* block) {
+  if (!block || reinterpret_cast<std::uintptr_t>(block) % Huge::alignment) return nullptr;
+  for (Huge& one : huge)
+    if (one.block.load() == block) return &one;
+  return nullptr;
+}
+
+std::int64_t size_of(void* block) {
+  if (const Huge* one = huge_at(block)) return one->size;
+  return block ? static_cast<std::int64_t>(malloc_usable_size(block)) : 0;
+}
 
 void* counted(void* block) {
   change(size_of(block));
@@ -56,7 +75,17 @@ void __libc_free(void* block);
 
 void* malloc(std::size_t size) noexcept { return counted(__libc_malloc(size)); }
 void* calloc(std::size_t count, std::size_t size) noexcept { return counted(__libc_calloc(count, size)); }
-void* memalign(std::size_t alignment, std::size_t size) noexcept { return counted(__libc_memalign(alignment, size)); }
+void* memalign(std::size_t alignment, std::size_t size) noexcept {
+  void* block = __libc_memalign(alignment, size);
+  if (block && alignment >= Huge::alignment)
+    for (Huge& one : huge) {
+      void* none = nullptr;
+      if (!one.block.compare_exchange_strong(none, block)) continue;
+      one.size = static_cast<std::int64_t>(size);
+      break;
+    }
+  return counted(block);
+}
 void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept { return memalign(alignment, size); }
 int posix_memalign(void** block, std::size_t alignment, std::size_t size) noexcept {
   if (alignment % sizeof(void*) || !alignment || (alignment & (alignment - 1))) return EINVAL;
@@ -68,11 +97,14 @@ int posix_memalign(void** block, std::size_t alignment, std::size_t size) noexce
 void* realloc(void* block, std::size_t size) noexcept {
   const std::int64_t before = size_of(block);
   void* moved = __libc_realloc(block, size);
-  if (moved || size == 0) change(size_of(moved) - before);
+  if (!moved && size) return moved;
+  if (Huge* one = huge_at(block); one && moved != block) one->block = nullptr;
+  change(size_of(moved) - before);
   return moved;
 }
 void free(void* block) noexcept {
   change(-size_of(block));
+  if (Huge* one = huge_at(block)) one->block = nullptr;
   __libc_free(block);
 }
 }
