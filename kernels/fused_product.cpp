@@ -23,16 +23,13 @@ const Modes* modes_of(Activation f) {
 }  // namespace
 
 bool has(Activation f) { return modes_of(f); }
-bool keeps_argument(Activation f) {
-  return visit(f, [](auto g) { return g.needs_x; });
-}
 
 dnn::Graph product_graph(const ProductShape& s) {
   using namespace dnn;
   Graph g(3);
   const Four of_a{1, 1, s.rows, s.depth}, of_b{1, 1, s.depth, s.columns}, of_c{1, 1, s.rows, s.columns},
       of_bias{1, 1, 1, s.columns};
-  const bool argument = s.end != End::sum && keeps_argument(s.f);
+  const bool argument = s.end != End::sum && reads_argument(s.f);
   const Tensor a = g.tensor(CUDNN_DATA_BFLOAT16, of_a, dense(of_a)),
                b = g.tensor(CUDNN_DATA_BFLOAT16, of_b,
                             s.turned ? Four{s.depth * s.columns, s.depth * s.columns, 1, s.depth} : dense(of_b)),

@@ -28,10 +28,8 @@ struct ProductShape {
 /// The tensors of a graph that the caller gives, by the ids under which it does.
 enum class ProductId : std::int64_t { a = 1, b, c, bias, before };
 
-/// Whether f is among those that graphs are made with.
+/// Whether f is among those that graphs are made with. Where its derivative reads its argument that is kept in float.
 bool has(Activation f);
-/// Whether the derivative of f reads its argument, which is kept in float; else it reads the result.
-bool keeps_argument(Activation f);
 
 dnn::Graph product_graph(const ProductShape& shape);
 

@@ -32,7 +32,7 @@ bool multiply(const ProductShape& s, const ProductData& data) {
   fits &= give(ProductId::b, data.b);
   fits &= give(ProductId::c, data.c);
   if (s.bias) fits &= give(ProductId::bias, data.bias);
-  if (s.end == End::slope || (s.end == End::activation && keeps_argument(s.f)))
+  if (s.end == End::slope || (s.end == End::activation && reads_argument(s.f)))
     fits &= give(ProductId::before, data.before);
   const auto* const plan = fits ? dnn::plan_of(s, [&] { return product_graph(s); }) : nullptr;
   if (!plan || plan->workspace() > most_workspace) return false;

@@ -322,5 +322,9 @@ template <class Fn>
 decltype(auto) visit(Activation activation, Fn&& fn) {
   return detail::visit_at(Activations{}, static_cast<int>(activation), fn);
 }
+/// Whether the derivative reads what the activation was given.
+inline bool reads_argument(Activation activation) {
+  return visit(activation, [](auto f) { return f.needs_x; });
+}
 
 }  // namespace meft

@@ -26,9 +26,9 @@ requires Tensor<T, B>::rounds struct FeedForward {
             "feed_forward: the weights do not fit x", x, up, down);
     const Shape inner = x.shape().with(-1, up.shape()[0]);
     auto h = Tensor<T, B>::handed(inner, Hand::rounded);
-    Tensor<T, B> z = of_argument() ? Tensor<T, B>(inner) : h;
-    if (!up.activated(f, x, up_bias, of_argument() ? z.data() : nullptr, h)) {
-      if (!of_argument()) z = Tensor<T, B>(inner);
+    Tensor<T, B> z = reads_argument(f) ? Tensor<T, B>(inner) : h;
+    if (!up.activated(f, x, up_bias, reads_argument(f) ? z.data() : nullptr, h)) {
+      if (!reads_argument(f)) z = Tensor<T, B>(inner);
       up.forward(x, up_bias, z);
       visit(f, [&](auto g) { map(B{}, g, z.size(), h.fill_rounded(Hand::rounded), std::as_const(z).data()); });
     }
@@ -47,9 +47,9 @@ requires Tensor<T, B>::rounds struct FeedForward {
     if (!need[0] && !need[1]) return out;
     Tensor<T, B>& kept = saved.kept;
     auto dz = Tensor<T, B>::handed(kept.shape(), need[1] ? Hand::in_full : Hand::rounded);
-    const bool alone = !need[1] && of_argument() != kept.narrow();
-    if (!alone ||
-        !(of_argument() ? down.slope(f, dy, std::as_const(kept).data(), dz) : down.slope(f, dy, kept.rounded(), dz))) {
+    const bool alone = !need[1] && reads_argument(f) != kept.narrow();
+    if (!alone || !(reads_argument(f) ? down.slope(f, dy, std::as_const(kept).data(), dz)
+                                      : down.slope(f, dy, kept.rounded(), dz))) {
       Tensor<T, B> dh(kept.shape());
       down.backward(dy, dh);
       visit(f, [&](auto g) {
@@ -66,11 +66,6 @@ requires Tensor<T, B>::rounds struct FeedForward {
     out[0] = adds ? into : Tensor<T, B>(dy.shape().with(-1, up.shape()[1]));
     up.backward(dz, out[0], adds);
     return out;
-  }
-
- private:
-  bool of_argument() const {
-    return visit(f, [](auto g) { return g.needs_x; });
   }
 };
 

@@ -26,7 +26,7 @@ struct ActivatedLinear {
   template <Real T, Backend B>
   Tensor<T, B> forward(Saved<T, B>& saved, auto need, const Tensor<T, B>& x, const auto&... rest) const {
     Tensor<T, B> y = affine.start(saved.affine, need, x, rest...);
-    Tensor<T, B> z = visit(f, [](auto g) { return g.needs_x; }) ? Tensor<T, B>(y.shape()) : y;
+    Tensor<T, B> z = reads_argument(f) ? Tensor<T, B>(y.shape()) : y;
     if (!affine.multiply(f, z, y, x, rest...)) {
       affine.multiply(z, x, rest...);
       visit(f, [&](auto g) { map(B{}, g, y.size(), y.data(), std::as_const(z).data()); });
