@@ -59,6 +59,23 @@ MEFT_AVX2 MEFT_INLINE inline float joined8(const Float8& low, const Float8& high
 
 constexpr Index exp_most = 512;  // elements that are done at a time
 
+/// to[i] ← e^x of what reduce8 left, times `times` where it is told, for a multiple of 16 elements; adds e^x to
+/// `total`.
+template <class... Times>
+MEFT_AVX2 MEFT_INLINE inline void finish_exp(Index count, const float* power, const float* rest, float* to,
+                                             Float8 (&total)[2], Times... times) {
+  for (Index j = 0; j < count; j += 16)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      Float8 k, r;
+      load(k, power + j + 8 * half);
+      load(r, rest + j + 8 * half);
+      const Float8 e = value8(k, r);
+      total[half] += e;
+      store(to + j + 8 * half, (e * ... * all(times)));
+    }
+}
+
 /// x[i, j] ← e^(by·x[i, j] − shift[i]) for rows of 64, sum[i] ← its row's sum; at most 8 rows.
 [[gnu::noinline]] MEFT_AVX2 inline void exp_rows(Index rows, float* x, float by, const float* shift, float* sum) {
   alignas(64) float power[exp_most];
@@ -73,16 +90,7 @@ constexpr Index exp_most = 512;  // elements that are done at a time
     }
   for (Index i = 0; i < rows; ++i) {
     Float8 total[2] = {};
-    for (Index j = 64 * i; j < 64 * i + 64; j += 16)
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        Float8 k, r;
-        load(k, power + j + 8 * half);
-        load(r, x + j + 8 * half);
-        const Float8 e = value8(k, r);
-        total[half] += e;
-        store(x + j + 8 * half, e);
-      }
+    finish_exp(64, power + 64 * i, x + 64 * i, x + 64 * i, total);
     sum[i] = joined8(total[0], total[1]);
   }
 }
@@ -106,16 +114,7 @@ constexpr Index exp_most = 512;  // elements that are done at a time
       store(rest + j, r);
     }
     float* const to = out && n - i >= 16 ? out + i : rest;
-    for (Index j = 0; j < count; j += 16)
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        Float8 k, r;
-        load(k, power + j + 8 * half);
-        load(r, rest + j + 8 * half);
-        const Float8 e = value8(k, r);
-        total[half] += e;
-        store(to + j + 8 * half, e * all(times));
-      }
+    finish_exp(count, power, rest, to, total, times);
     if (out && n - i < 16) std::copy(rest, rest + (n - i), out + i);
     i += count;
   }
