@@ -26,6 +26,7 @@
 #include <meft/train/state.hpp>
 #include <meft/train/steps.hpp>
 #include <meft/train/summary.hpp>
+#include <meft/train/usage.hpp>
 
 namespace meft::train {
 
@@ -108,8 +109,8 @@ class Trainer {
       place_.log_bytes = restore_log(files_.log, place_.log_bytes, where);
       if (!report.changed.empty()) save();  // so that a later resumption goes on with what changed
     }
-    started_ = saved_ = Clock::now();
-    start_step_ = place_.step;
+    usage_ = Usage(place_.step);
+    saved_ = Clock::now();
     report.step = place_.step;
     report.steps = steps_;
     report.epoch = place_.epoch + 1;
@@ -148,7 +149,6 @@ class Trainer {
   double factor() const { return o_.factor(place_.step, steps_); }
 
   bool stopped() const { return o_.stop && o_.stop(); }
-  double seconds() const { return std::chrono::duration<double>(Clock::now() - started_).count(); }
 
   /// The rest of the running epoch's steps. False when stopped, with the state saved.
   bool epoch() {
@@ -258,9 +258,8 @@ class Trainer {
       report.loss += (done.loss - report.loss) * (counts / weight);
       if (!std::isfinite(done.loss)) throw NumberError("the loss is not finite");
       report.activation_bytes = std::max(report.activation_bytes, done.activation_bytes);
-      memory_.raise(MemoryReport::of(B::pool()));
-      sequences_ += plan_.rows()[i].size();
-      if (o_.light) light_ += o_.light(sizes_of(now));
+      usage_.raise(MemoryReport::of(B::pool()));
+      usage_.add(plan_.rows()[i].size(), o_.light ? o_.light(sizes_of(now)) : 0);
     }
     const double factor = this->factor();
     report.gradient_norm = optimizer_->step(factor, std::max(weight, 1.0));
@@ -273,18 +272,15 @@ class Trainer {
     // A run that fails in its first step leaves nothing in its folder; the state comes before all other files.
     if (kept_ < 0) save();
     log_notes();
-    activation_ = std::max(activation_, report.activation_bytes);
+    usage_.raise(report.activation_bytes);
 
-    report.peak_activation_bytes = activation_;
-    report.memory = memory_;
-    report.epoch = place_.epoch + 1, report.epochs = epochs_;
-    report.step = place_.step, report.steps = steps_;
+    report.epoch = place_.epoch + 1;
+    report.epochs = epochs_;
+    report.step = place_.step;
+    report.steps = steps_;
     report.mean_loss = place_.loss / static_cast<double>(place_.group);
     report.rate = rate_of(o_.optimizer) * factor;
-    report.sequences_per_second = static_cast<double>(sequences_) / std::max(1e-9, seconds());
-    report.light = light_ / std::max(1e-9, seconds());
-    report.seconds_left =
-        seconds() / static_cast<double>(place_.step - start_step_) * static_cast<double>(steps_ - place_.step);
+    usage_.tell(report);
     if (place_.recent_steps >= o_.log_every) log_step(report);
     if (observer_.stepped) observer_.stepped(report);
     return true;
@@ -302,7 +298,7 @@ class Trainer {
     for (;;) try {
         const Measure measure(B::pool());
         auto scores = pass();
-        activation_ = std::max(activation_, measure.activation());
+        usage_.raise(measure.activation());
         if (!scores) save();
         return scores;
       } catch (const NumberError& error) {
@@ -317,7 +313,7 @@ class Trainer {
   bool score() {
     auto scores = dev_scores();
     if (!scores) return false;
-    memory_.raise(MemoryReport::of(B::pool()));
+    usage_.raise(MemoryReport::of(B::pool()));
     EpochReport report{place_.epoch + 1,   epochs_,
                        place_.step,        place_.loss / static_cast<double>(std::max<std::int64_t>(1, place_.group)),
                        std::move(*scores), false};
@@ -333,14 +329,15 @@ class Trainer {
     place_.finished = place_.step >= steps_;
     if (!o_.folder.empty()) {
       log_notes();
-      log(log_line(report, memory_json(activation_, memory_), seconds()));
+      const auto memory = memory_json(usage_.activation_bytes(), usage_.memory());
+      log(log_line(report, memory, usage_.seconds()));
       // The state comes last: until it is there, a resumed run makes the same files again.
       if (report.best) {
         io::Metadata about{{"format", "meft-adapter-1"}, {"config", o_.config.dump()}};
         checkpoints::add_ranges(about, job_.ranges);
         checkpoints::save_trained(files_.adapter, job_.parameters, about, job_.indices);
       }
-      io::write_atomically(files_.metrics, summary(place_, o_.main_metric, memory_json(activation_, memory_),
+      io::write_atomically(files_.metrics, summary(place_, o_.main_metric, memory,
                                                    {job_.lengths.size(), job_.scored, optimizer_->parameters()})
                                                    .dump(2) +
                                                "\n");
@@ -366,7 +363,7 @@ class Trainer {
   void log_step(const StepReport& r) {
     const double mean =
         std::exchange(place_.recent_loss, 0) / static_cast<double>(std::exchange(place_.recent_steps, 0));
-    if (!o_.folder.empty()) log(log_line(r, mean, seconds()));
+    if (!o_.folder.empty()) log(log_line(r, mean, usage_.seconds()));
   }
   /// What is told of steps that were done again, once they are done.
   void log_notes() {
@@ -374,7 +371,9 @@ class Trainer {
       if (!o_.folder.empty()) log(line);
   }
 
-  Outcome outcome(bool finished) const { return {finished, place_, activation_, memory_, seconds()}; }
+  Outcome outcome(bool finished) const {
+    return {finished, place_, usage_.activation_bytes(), usage_.memory(), usage_.seconds()};
+  }
 
   Job<T, B> job_;
   TrainOptions o_;
@@ -387,11 +386,9 @@ class Trainer {
   std::optional<Batch> next_;                  // was made while the device worked
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;
   Place place_;
-  Clock::time_point started_{}, saved_{};
-  std::int64_t start_step_ = 0, kept_ = -1, renewed_ = -1;  // kept_: the saved state's; renewed_: the last choice's
-  std::size_t sequences_ = 0, activation_ = 0;
-  double light_ = 0;  // seconds that the steps' products need, since the run was started or resumed
-  MemoryReport memory_;
+  Usage usage_;
+  Clock::time_point saved_{};
+  std::int64_t kept_ = -1, renewed_ = -1;  // the steps of the saved state, and those behind which was chosen last
 };
 
 template <class L, class Data, class DevData, class... More>
