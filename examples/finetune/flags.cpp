@@ -182,6 +182,8 @@ void check(Flags& f) {
             "a method that keeps activations: " +
                 meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).recomputes; }),
             method);
+    require(!given("head-lr") || (f.recipe.epsilon == 0 && !f.recipe.inner), "--head-lr",
+            "a method that trains by gradients alone", method);
   }
   if (!f.task.empty()) {
     const bool tsv = f.task == "tsv";
@@ -200,9 +202,10 @@ void check(Flags& f) {
     require(!f.columns.regression || !f.columns.threshold, "--regression", "no --threshold beside it", "both");
     require(!given("pooling") || f.kind() == Kind::texts || f.kind() == Kind::images, "--pooling",
             "a task that classifies", "--task " + f.task);
-    require(!f.prune_embeddings || f.kind() == Kind::choices || (f.kind() == Kind::texts && !f.ranks()),
-            "--prune-embeddings", "a task with a head of its own: a language model's reads every row",
-            f.ranks() ? "--losses" : "--task " + f.task);
+    const std::string headless = f.ranks() ? "--losses" : "--task " + f.task;
+    require(!f.prune_embeddings || (f.has_head() && f.kind() != Kind::images), "--prune-embeddings",
+            "a task with a head of its own: a language model's reads every row", headless);
+    require(!given("head-lr") || f.has_head(), "--head-lr", "a task with a head of its own", headless);
     require(!f.ranks() || f.kind() == Kind::texts || f.kind() == Kind::choices, "--losses",
             "a task of texts with classes, or of questions with options", "--task " + f.task);
     require(!f.ranks() || !(f.task == "stsb" || f.columns.regression), "--losses", "a task with classes",
@@ -249,6 +252,7 @@ void set_method_options(Flags& f) {
     if (f.given.contains(flag)) f.recipe.*value = given.*value;
   };
   if_given("lr", &meft::Recipe::rate);
+  if_given("head-lr", &meft::Recipe::head_rate);
   if_given("warmup", &meft::Recipe::warmup);
   if_given("weight-decay", &meft::Recipe::decay);
   if_given("clip", &meft::Recipe::clip);
@@ -339,6 +343,9 @@ bool parse(int argc, char** argv, Flags& f) {
   add.real(
       "--lr", f.recipe.rate, "a positive number below 10", "highest learning rate",
       [](double x) { return x > 0 && x < 10; }, otherwise(&meft::Recipe::rate));
+  add.real(
+      "--head-lr", f.recipe.head_rate, "a number of at least 0 below 10", "that of a head of the task's own; 0: --lr",
+      [](double x) { return x >= 0 && x < 10; }, otherwise(&meft::Recipe::head_rate));
   add.choice("--schedule", schedules, "of the rate behind its rise: to zero, or constant [the method's]",
              [&](auto& s) { f.recipe.schedule = s == "linear" ? meft::Schedule::linear : meft::Schedule::constant; });
   add.real("--warmup", f.recipe.warmup, "a share of the steps in [0, 1)", "share of the steps in which the rate rises",

@@ -57,6 +57,8 @@ struct Flags {
   Kind kind() const;
   /// A language model ranks answers; no head is made.
   bool ranks() const { return !losses.empty(); }
+  /// Whether the task has a head of its own; questions have none where the model is causal.
+  bool has_head() const { return !ranks() && kind() != Kind::language && kind() != Kind::writing; }
   /// Uses what an earlier run left instead of training.
   bool loads() const { return eval_only || !predict.empty() || !merge.empty(); }
   /// Where predictions go.

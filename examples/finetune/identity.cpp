@@ -81,6 +81,7 @@ nlohmann::json describe(const Flags& f) {
     if (f.columns.threshold) out["threshold"] = *f.columns.threshold;
   }
   if (facts.recomputes) out["recompute"] = f.adapt.recompute;
+  if (f.recipe.head_rate > 0 && f.has_head()) out["head-lr"] = f.recipe.head_rate;
   if (f.recipe.schedule == meft::Schedule::constant) out["schedule"] = "constant";
   if (f.prune_embeddings) out["prune-embeddings"] = true;
   if (f.ranks()) out["losses"] = f.losses;

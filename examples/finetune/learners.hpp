@@ -39,9 +39,9 @@ class Learners {
   }
   template <class L = task::LanguageLearner<Model>>
   L language_model() {
-    if (flags_.prune_embeddings)
-      throw FlagError("--prune-embeddings", "a task with a head of its own: a language model's reads every row",
-                      "--task " + flags_.task);
+    for (const char* flag : {"prune-embeddings", "head-lr"})
+      if (flags_.given.contains(flag))
+        throw FlagError("--" + std::string(flag), "a task with a head of its own", "--task " + flags_.task);
     auto model = load();
     auto head = checkpoints::load_language_head(flags_.model, model, flags_.seed, &loaded_, frozen());
     auto learner = adapted(L{std::move(model), {}, std::move(head)});

@@ -162,6 +162,10 @@ class Runner {
     Progress progress;
     auto renewing = options;
     renewing.renewal = train::renewal(learner, flags_.method, data.train, options.batch, options.seed, options.stop);
+    if constexpr (!requires { learner.head.untied; })
+      if (const double own = flags_.recipe.head_rate; own > 0)
+        nn::for_each_parameter(learner.head,
+                               [&](const std::string&, auto& p) { p.set_rate_factor(own / flags_.recipe.rate); });
     renewing.light = light(requires { learner.head.untied; });
     train::Trainer trainer(learner, data.train, data.dev, renewing, progress.observer(flags_.output));
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());

@@ -381,6 +381,25 @@ def test_peft(place):
     check(not (folder / "adapter_config.json").exists() and not (folder / "adapter_model.safetensors").exists(), "peft's files of the run before are left")
 
 
+def test_head_rate(place):
+    """--head-lr is the head's rate alone."""
+    def trained(*more, method="lora"):
+        return read_safetensors(run(place, "--max-steps", 2, *more, method=method) / "adapter.safetensors")[0]
+    plain, other = trained("--clip", 0), trained("--clip", 0, "--head-lr", 2e-3)
+    check(set(plain) == set(other), str(set(other)))
+    head = {name for name in plain if "classifier" in name or "pooler" in name}
+    check(head and all(plain[name] != other[name] for name in head), "the head's rate is the others'")
+    one = trained("--lr", 2e-3, method="head")
+    check(one == trained("--lr", 1e-3, "--head-lr", 2e-3, method="head"), "the head has another rate than --head-lr")
+    check(one != trained("--lr", 1e-3, method="head"), "--lr is not the head's where nothing else is given")
+    first = [read_safetensors(run(place, "--max-steps", 1, *more, method="lora") / "adapter.safetensors")[0] for more in ((), ("--head-lr", 2e-3))]
+    check(all(first[0][name] == first[1][name] for name in plain if name not in head), "the adapters took the head's rate")
+    for more, words in ((["--method", "mezo"], "--head-lr: expected a method that trains by gradients alone, found --method mezo"),
+                        (["--task", "lm"], "--head-lr: expected a task with a head of its own, found --task lm")):
+        error = execute(place.command(place.folder(), "--head-lr", 1e-3, *more), 2).stderr
+        check(words in error, f"{more}: {error}")
+
+
 def test_inside(place):
     """A method inside MEFT's layers: what trains is that method's, to the bits of stored activations."""
     plain = read_safetensors(run(place, "--max-steps", 6, method="lora") / "adapter.safetensors")[0]

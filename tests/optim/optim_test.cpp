@@ -76,6 +76,23 @@ TEST_CASE("adamw: three steps equal torch's; decay leaves the bias out") {
   CHECK(adam.parameters() == 6);
 }
 
+TEST_CASE("adamw: a parameter's factor is of its rate, in its decay too") {
+  auto p = make_pair(), q = make_pair();
+  p.weight.set_rate_factor(2);
+  auto half = options;
+  half.rate /= 2;
+  auto one = half.over<double>(p), other = options.over<double>(q);
+  for (int k = 0; k < 3; ++k) {
+    set_gradients(p, k);
+    set_gradients(q, k);
+    one.step();
+    other.step();
+  }
+  CHECK(p.weight.value().values() == q.weight.value().values());
+  const auto bias = p.bias.value().values(), begin = make_pair().bias.value().values(), twice = q.bias.value().values();
+  for (std::size_t i = 0; i < 2; ++i) CHECK(2 * (bias[i] - begin[i]) == doctest::Approx(twice[i] - begin[i]));
+}
+
 // The same with eps=1e-2 and torch.nn.utils.clip_grad_norm_([w, b], 3.0) before each step. Torch divides by the norm
 // plus 1e-6, a relative 2e-7 in the gradient.
 TEST_CASE("adamw: clipping by the global norm equals torch's") {

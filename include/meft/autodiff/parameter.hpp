@@ -70,6 +70,9 @@ class Parameter {
     stored_->probed = on;
     if (on) set_trainable(false);
   }
+  /// What AdamW's learning rate is multiplied by for it.
+  double rate_factor() const { return stored_->rate; }
+  void set_rate_factor(double factor) { stored_->rate = factor; }
   /// Which rows of a larger table the value has, if not all: their noise is that of the rows there. [n]
   Tensor<std::int32_t, B>& numbers() { return stored_->numbers; }
   const Tensor<std::int32_t, B>& numbers() const { return stored_->numbers; }

@@ -143,6 +143,7 @@ struct Stored {
   Tensor<T, B> value, gradient;
   bool trainable = true;
   bool probed = false;                // see Parameter::set_probed
+  double rate = 1;                    // see Parameter::set_rate_factor
   Tensor<T, B> anchor{};              // see Parameter::anchor
   Tensor<std::int32_t, B> numbers{};  // of a larger table's rows, where the value has some of them
   Key noise{};                        // with scale ≠ 0 the value is read as value + scale·z: see Parameter::perturb

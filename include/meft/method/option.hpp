@@ -45,6 +45,7 @@ enum class Schedule { linear, constant };
 /// How a method is trained unless it is told otherwise.
 struct Recipe {
   double rate = 5e-4, warmup = 0.06, decay = 0.1, clip = 1.0;
+  double head_rate = 0;  // of a head of the task's own; 0: rate
   Schedule schedule = Schedule::linear;
   double epsilon = 0;        // gradients are taken from losses at parameters ± ε·noise; 0: from backward passes
   std::int64_t samples = 1;  // draws of the noise a step

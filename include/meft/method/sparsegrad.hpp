@@ -46,7 +46,7 @@ struct Described<SparseGrad> {
     return s.plain(lowest, other, s.tokens * 2 * (s.width + s.ffn) + (m.density > 0.01 ? s.width * s.ffn : 0));
   }
   static Kept kept(const SparseGrad&, const StepSizes& s) { return {0, s.width + s.ffn, s.width + s.ffn}; }
-  static Recipe recipe(const SparseGrad&) { return {.rate = 2e-5}; }
+  static Recipe recipe(const SparseGrad&) { return {.rate = 2e-5, .head_rate = 5e-4}; }
 };
 
 template <Real T, Backend B>

@@ -68,7 +68,7 @@ struct Described<Speft> {
   }
   static Index renews(const Speft& m) { return m.every; }
   static Kept kept(const Speft&, const StepSizes& s) { return {2 * s.width, s.ffn}; }
-  static Recipe recipe(const Speft&) { return {.rate = 5e-5}; }
+  static Recipe recipe(const Speft&) { return {.rate = 5e-5, .head_rate = 5e-4}; }
 };
 
 namespace detail {

@@ -16,7 +16,8 @@ namespace meft::optim {
 template <Real T, Backend B>
 class AdamWState;
 
-/// The options. Decay leaves out what has one axis, biases and norms, unless it has an anchor. `clip` 0 is off.
+/// The options. `rate` is times each parameter's own factor. Decay leaves out what has one axis, biases and norms,
+/// unless it has an anchor. `clip` 0 is off.
 struct AdamW {
   double rate = 5e-4, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0, clip = 0;
 
@@ -51,12 +52,13 @@ class AdamWState final : public State<T, B> {
     const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0;
     for (auto& one : this->parameters_)
       if (auto& p = one.second; p.anchor().defined() && options_.decay > 0)
-        decay(p, static_cast<T>(options_.rate * factor * options_.decay));
+        decay(p, static_cast<T>(options_.rate * factor * p.rate_factor() * options_.decay));
+    const auto rate = [&](std::size_t i) { return options_.rate * factor * this->parameters_[i].second.rate_factor(); };
     for (std::size_t i = 0, end = 0; i < all.size(); i = end) {
-      while (end < all.size() && moments_[end].since == moments_[i].since) ++end;
+      while (end < all.size() && moments_[end].since == moments_[i].since && rate(end) == rate(i)) ++end;
       const double t = static_cast<double>(this->steps_ - moments_[i].since);
       adamw(B{}, static_cast<Index>(end - i), all.data() + i,
-            AdamWStep{options_.rate * factor, options_.beta1, options_.beta2, options_.epsilon, options_.decay,
+            AdamWStep{rate(i), options_.beta1, options_.beta2, options_.epsilon, options_.decay,
                       1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t), clipped / weight});
     }
     return norm;
