@@ -27,7 +27,7 @@ struct Setup {
   Index batch = 16, seq = 128;
   std::string method{method_name(DefaultMethod{})};
   StackOptions stack{};                  // of the reversible methods
-  Precision precision = Precision::f32;  // of frozen weights
+  Precision precision = Precision::f32;  // of frozen weights, and of full fine-tuning's products
   std::uint64_t seed = 1;
   bool ragged = false;  // each step's sequences have lengths of their own, from 1 to seq
 };

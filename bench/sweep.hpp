@@ -52,7 +52,7 @@ struct Sweep {
         ->delimiter(',')
         ->check(CLI::IsMember(every_method()))
         ->capture_default_str();
-    app.add_option("--precision", precision, "of frozen weights")
+    app.add_option("--precision", precision, "of frozen weights, and of full fine-tuning's products")
         ->check(CLI::IsMember({"f32", "bf16"}))
         ->capture_default_str();
     add_device(app, device);

@@ -174,8 +174,10 @@ void check(Flags& f) {
     const std::string method = "--method " + std::string(meft::method_name(f.method));
     const auto facts = meft::method_facts(f.method);
     set_method_options(f);
-    require(f.adapt.precision == meft::Precision::f32 || !facts.trains_all, "--weights",
+    const bool narrows = facts.narrows && f.adapt.precision == meft::Precision::bf16;
+    require(f.adapt.precision == meft::Precision::f32 || !facts.trains_all || narrows, "--weights",
             "a method that freezes weights beside " + std::string(name_of(*f.adapt.precision)), method);
+    require(!narrows || f.device == "cpu", "--weights", "f32 on a device beside " + method, "bf16");
     require(f.adapt.precision <= meft::Precision::bf16 || !meft::method_writes(f.method), "--weights",
             "f32 or bf16 for a method that trains elements of the weights", method);
     require(!f.adapt.recompute || facts.recomputes, "--recompute",
@@ -313,11 +315,11 @@ bool parse(int argc, char** argv, Flags& f) {
   add_method_options(add, f);
   std::vector<std::string_view> kept;
   for (const auto& k : meft::weights::kept) kept.push_back(k.name);
-  add.choice(
-      "--weights,--precision", kept,
-      "how frozen weights are kept [f32]: bf16 halves them; q8, q4, nf4: blocks of 8.5, 4.5, 4.25 bits a number; "
-      "as-stored: as they lie in the checkpoint, mapped",
-      [&](auto& s) { f.adapt.precision = meft::precision_from(s); });
+  add.choice("--weights,--precision", kept,
+             "how frozen weights are kept [f32]: bf16 halves them, and has --method full multiply in bf16 on a cpu; "
+             "q8, q4, nf4: blocks of 8.5, 4.5, 4.25 bits a number; "
+             "as-stored: as they lie in the checkpoint, mapped",
+             [&](auto& s) { f.adapt.precision = meft::precision_from(s); });
   add.flag("--prune-embeddings", f.prune_embeddings,
            "of the word embeddings only the rows that the task uses are read and trained");
   add.choice("--pooling", std::array{"model", "first", "mean", "last", "first_and_mean"},

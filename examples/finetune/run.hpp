@@ -144,11 +144,12 @@ class Runner {
     }
   }
 
-  /// Of steps, which predict words or do not. What trains whole is multiplied in float.
+  /// Of steps, which predict words or do not.
   std::function<double(const train::BatchSizes&)> light(bool words) const {
-    const bool whole = method_facts(flags_.method).trains_all;
+    const auto facts = method_facts(flags_.method);
+    const bool in_float = facts.trains_all && !facts.narrows;
     return
-        [peak = train::product_peak<B>(whole ? Precision::f32 : flags_.adapt.precision.value_or(Precision::f32)),
+        [peak = train::product_peak<B>(in_float ? Precision::f32 : flags_.adapt.precision.value_or(Precision::f32)),
          model = spec_, method = flags_.method, again = flags_.adapt.recompute, words](const train::BatchSizes& batch) {
           return train::operations_of(model, method, again, batch, words) / peak;
         };

@@ -20,6 +20,7 @@
 #include <meft/ops/linear_activation.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/ops/matmul.hpp>
+#include <meft/ops/narrow_linear.hpp>
 #include <meft/ops/norm.hpp>
 #include <meft/ops/pooling.hpp>
 #include <meft/ops/prefix_attention.hpp>

@@ -49,7 +49,7 @@ def test_killed(place):
     seed = int(os.environ.get("MEFT_TEST_SEED", "1"))
     rng = random.Random(seed)
     kill_and_resume(place, rng, "meft1", "--log-every", 3, "--epochs", 12)
-    kill_and_resume(place, rng, "full", "--accumulate", 4, "--batch", 2, "--epochs", 4, "--recompute")
+    kill_and_resume(place, rng, "full", "--accumulate", 4, "--batch", 2, "--epochs", 4, "--recompute", "--precision", "bf16")
     kill_and_resume(place, rng, "lora", "--precision", "bf16", "--epochs", 9)
     kill_and_resume(place, rng, "unipt", "--projection", 8, "--accumulate", 2, "--batch", 32, "--epochs", 9)  # in parts
     kill_and_resume(place, rng, "speft", "--density", 0.1, "--score-examples", 40, "--mask-steps", 25, "--value-decay", "yes", "--epochs", 9)

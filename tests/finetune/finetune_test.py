@@ -186,6 +186,7 @@ def test_flags(place):
         (["--method", "full", "--lambda", "1/2"], ["--lambda: expected --method meft1", "found --method full"]),
         (["--weights", "q3"], ["--weights: expected f32|bf16|q8|q4|nf4|as-stored", "found `q3`"]),
         (["--method", "full", "--weights", "q4"], ["--weights: expected a method that freezes weights beside q4", "found --method full"]),
+        (["--method", "mezo", "--weights", "bf16"], ["--weights: expected a method that freezes weights beside bf16", "found --method mezo"]),
         (["--inside", "speft", "--weights", "nf4"], ["--weights: expected f32 or bf16", "trains elements", "found --method meft1"]),
         (["--method", "head", "--bottleneck", "4"], ["--bottleneck: expected --method adapter", "found --method head"]),
         (["--text", "1"], ["--text: expected --task tsv", "found --task sst2"]),

@@ -244,9 +244,10 @@ struct Subject {
   };
   std::vector<Part> parts;
 
-  explicit Subject(const AnyMethod& method, bool recompute = false, Index layers = 2, Index width = 12)
+  explicit Subject(const AnyMethod& method, bool recompute = false, Index layers = 2, Index width = 12,
+                   std::optional<Precision> precision = {})
       : bert(method_facts(method).reads_images ? make_vit(layers) : make_bert(layers, width)),
-        body(adapt(bert, method, {.recompute = recompute})),
+        body(adapt(bert, method, {.recompute = recompute, .precision = precision})),
         head(nn::Classifier<double>::make(width, 3, {4, 400, 0})) {
     head.dense = nn::Linear<double>::normal(width, width, {4, 401, 0}, 0.3);
     head.dropout = 0.1f;
@@ -366,6 +367,27 @@ TEST_CASE("methods: the same bits from recomputation and from any number of thre
     if (recomputes) CHECK(Subject(method, true).bits() == one);
     set_threads(1);
   }
+}
+
+TEST_CASE("methods: full fine-tuning in bf16 is near that in float, recomputed too, and as MeZO reads it is the same") {
+  const auto bits = [](const AnyMethod& method, bool recompute, std::optional<Precision> precision) {
+    return Subject(method, recompute, 2, 12, precision).bits();
+  };
+  set_threads(1);
+  const auto wide = bits(Full{}, false, {}), narrow = bits(Full{}, false, Precision::bf16);
+  REQUIRE(narrow.size() == wide.size());
+  double apart = 0, size = 0;
+  for (std::size_t i = 0; i < wide.size(); ++i) {
+    apart += (narrow[i] - wide[i]) * (narrow[i] - wide[i]);
+    size += wide[i] * wide[i];
+  }
+  CHECK(apart > 1e-8 * size);  // a bf16 has 8 bits
+  CHECK(apart < 1e-2 * size);
+  CHECK(bits(Full{}, true, Precision::bf16) == narrow);
+  set_threads(2);
+  CHECK(bits(Full{}, true, Precision::bf16) == narrow);
+  set_threads(1);
+  CHECK(bits(Mezo<Full>{}, false, Precision::bf16) == bits(Mezo<Full>{}, false, {}));
 }
 
 TEST_CASE("methods: exact streams give the bits of stored ones") {

@@ -39,6 +39,12 @@ struct EmulatedPairs : cpu::Paired {
       }
     return {to, pairs, 1};
   }
+  static Strided<std::uint32_t> turned(Index rows, Index k, Index, const float* x, Index row, std::uint32_t* to) {
+    return cpu::turn_words<EmulatedPairs>(rows, k, x, row, to, (k + 1) / 2);
+  }
+  static void panel(Index k, Index columns, const float* x, Index row, std::uint32_t* to) {
+    panel_by_element(0, k, columns, x, row, to);
+  }
   static void transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
     const auto element = [&](Index out, Index in) {
       return in / 2 < pairs ? words[in / 2 * 16 + out] >> in % 2 * 16 & 0xffffu : 0u;
@@ -103,6 +109,12 @@ struct EmulatedTiled : cpu::Tiled<EmulatedTiles> {
     }
     return {to, step, 1};
   }
+  static Strided<std::uint32_t> turned(Index rows, Index k, Index, const float* x, Index row, std::uint32_t* to) {
+    return cpu::turn_words<EmulatedPairs>(rows, k, x, row, to, cpu::round_up((k + 1) / 2, 16));
+  }
+  static void panel(Index k, Index columns, const float* x, Index row, std::uint32_t* to) {
+    EmulatedPairs::panel(k, columns, x, row, to);
+  }
   static void transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
     EmulatedPairs::transposed(pairs, words, to);
   }
@@ -111,9 +123,9 @@ struct EmulatedTiled : cpu::Tiled<EmulatedTiles> {
 
 }  // namespace
 
-TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
-  const Index sizes[][3] = {{1, 1, 1},    {3, 5, 7},      {37, 33, 21}, {12, 16, 32},   {26, 48, 400},
-                            {7, 401, 17}, {300, 130, 96}, {5, 40, 785}, {29, 512, 1024}};
+TEST_CASE("packed: products and the weight's gradient equal a plain sum of the (rounded) operands") {
+  const Index sizes[][3] = {{1, 1, 1},    {3, 5, 7},      {37, 33, 21}, {12, 16, 32},    {26, 48, 400},
+                            {7, 401, 17}, {300, 130, 96}, {5, 40, 785}, {29, 512, 1024}, {801, 48, 64}};
   for (const auto precision : {Precision::f32, Precision::bf16})
     for (const auto& size : sizes) {
       const Index rows = size[0], out = size[1], in = size[2];
@@ -125,7 +137,7 @@ TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
                  bias = gaussian({out}, 4);
       const PackedWeight<float> packed(w, precision);
       std::vector<double> y(static_cast<std::size_t>(rows * out)), dx(static_cast<std::size_t>(rows * in)),
-          size_y = y, size_dx = dx;
+          dw(static_cast<std::size_t>(out * in)), size_y = y, size_dx = dx, size_dw = dw;
       for (Index i = 0; i < rows; ++i)
         for (Index o = 0; o < out; ++o) {
           const auto at = static_cast<std::size_t>(i * out + o);
@@ -139,6 +151,9 @@ TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
             size_y[at] += std::abs(forward);
             dx[static_cast<std::size_t>(i * in + k)] += backward;
             size_dx[static_cast<std::size_t>(i * in + k)] += std::abs(backward);
+            const double gradient = rounded(x.data()[i * in + k], precision) * rounded(dy.data()[at], precision);
+            dw[static_cast<std::size_t>(o * in + k)] += gradient;
+            size_dw[static_cast<std::size_t>(o * in + k)] += std::abs(gradient);
           }
         }
       const auto check = [](const Tensor<float>& got, const std::vector<double>& wanted,
@@ -167,11 +182,13 @@ TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
       written.write({}, w.reshape({out * in}));
       CHECK(written.unpack().values() == packed.unpack().values());
 
-      Tensor<float> got_y({rows, out}), got_dx({rows, in});
+      Tensor<float> got_y({rows, out}), got_dx({rows, in}), got_dw({out, in});
       packed.forward(rows, x.data(), bias.data(), got_y.data());
       packed.backward(rows, dy.data(), got_dx.data());
       check(got_y, y, size_y);
+      packed.gradient(rows, dy.data(), x.data(), got_dw.data());
       check(got_dx, dx, size_dx);
+      check(got_dw, dw, size_dw);
 #if MEFT_X86
       if (precision == Precision::bf16 && has_avx2()) {
         const Panels<Cpu, float> panels(w.data(), out, in, precision);
@@ -181,8 +198,11 @@ TEST_CASE("packed: both products equal a plain sum of the (rounded) operands") {
           got_dx.zero();
           panels.forward_as<Operands>({rows, out, in, {x.data(), in, 1}, got_y.data(), out, Start::bias, bias.data()});
           panels.backward_as<Operands>({rows, in, out, {dy.data(), out, 1}, got_dx.data(), in});
+          got_dw.zero();
+          panels.gradient_as<Operands>({out, in, rows, {dy.data(), 1, out}, got_dw.data(), in}, x.data());
           check(got_y, y, size_y);
           check(got_dx, dx, size_dx);
+          check(got_dw, dw, size_dw);
         };
         both(cpu::Widened{});
         both(EmulatedPairs{});
@@ -287,16 +307,19 @@ TEST_CASE("packed: rounding to bf16 agrees with the scalar type, specials includ
 }
 
 TEST_CASE("packed: results do not depend on the thread count") {
-  const auto w = gaussian({200, 300}, 6), x = gaussian({777, 300}, 7);
+  const auto w = gaussian({200, 300}, 6), x = gaussian({777, 300}, 7), dy = gaussian({777, 200}, 8);
   const int before = threads();
   for (const auto precision : {Precision::f32, Precision::bf16}) {
     const PackedWeight<float> packed(w, precision);
-    Tensor<float> one({777, 200}), two({777, 200});
+    Tensor<float> one({777, 200}), two({777, 200}), one_dw({200, 300}), two_dw({200, 300});
     set_threads(1);
     packed.forward(777, x.data(), nullptr, one.data());
+    packed.gradient(777, dy.data(), x.data(), one_dw.data());
     set_threads(3);
     packed.forward(777, x.data(), nullptr, two.data());
-    for (Index i = 0; i < one.size(); ++i) REQUIRE(one.data()[i] == two.data()[i]);
+    packed.gradient(777, dy.data(), x.data(), two_dw.data());
+    CHECK(one.values() == two.values());
+    CHECK(one_dw.values() == two_dw.values());
   }
   set_threads(before);
 }

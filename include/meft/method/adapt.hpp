@@ -15,7 +15,7 @@ namespace meft {
 /// What every method takes.
 struct AdaptOptions {
   bool recompute = false;                // keep a layer's input only: for methods that keep more
-  std::optional<Precision> precision{};  // of frozen weights; without, what their layers say
+  std::optional<Precision> precision{};  // of frozen weights, and of products with others; without, what layers say
   std::uint64_t seed = 0;                // of new weights
 };
 

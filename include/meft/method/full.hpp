@@ -5,13 +5,14 @@
 
 namespace meft {
 
-/// Everything trains.
+/// Everything trains. On a host, with precision bf16, the layers' products are in bf16: of weights, gradients and
+/// moments in float.
 struct Full {};
 
 template <>
 struct Described<Full> {
   static constexpr std::string_view name = "full", about = "everything";
-  static constexpr MethodFacts facts{.trains_all = true};
+  static constexpr MethodFacts facts{.trains_all = true, .narrows = true};
   static void options(auto&, auto&&) {}
   static Index added(const Full&, Index) { return 0; }
   /// At the end the word embeddings' gradient, at the start their norm beside the layers, may be the most.

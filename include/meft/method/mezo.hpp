@@ -35,7 +35,7 @@ struct Described<Mezo<Inside>> {
                                                      : "low-rank updates, by forward passes alone";
   static constexpr MethodFacts facts = [] {
     MethodFacts out = Described<Inside>::facts;
-    out.recomputes = false;
+    out.recomputes = out.narrows = false;
     return out;
   }();
   static void options(auto& m, auto&& visit) {
@@ -88,7 +88,9 @@ struct Described<Mezo<Inside>> {
 template <class Model, class Inside>
 auto adapt(Model& model, const Mezo<Inside>& method, const AdaptOptions& options = {}, Where where = Where::current()) {
   require(!options.recompute, {"mezo: forward passes keep no activations that could be recomputed", where});
-  return adapt(model, method.inside, options);
+  auto inside = options;
+  if constexpr (Described<Inside>::facts.narrows) inside.precision = {};  // weights are read with noise on them
+  return adapt(model, method.inside, inside);
 }
 
 template <class Model, Real T, Backend B, class Inside>

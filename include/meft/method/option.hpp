@@ -18,6 +18,7 @@ struct MethodFacts {
   bool beside = false;          // a network beside frozen layers: a step takes a batch in parts
   bool recomputes = true;       // a layer's input can be all that it keeps
   bool trains_all = false;      // nothing is frozen, so that no weight is packed
+  bool narrows = false;         // weights that train may be multiplied in bf16, on a host
   bool trains_layers = true;    // gradients go through the layers
   bool writes = false;          // elements of frozen weights train where they lie: these are kept by element
   bool reads_images = false;    // it is for models that read images alone

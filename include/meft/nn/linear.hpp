@@ -2,11 +2,13 @@
 #pragma once
 
 #include <concepts>
+#include <memory>
 #include <variant>
 
 #include <meft/nn/update.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/linear_activation.hpp>
+#include <meft/ops/narrow_linear.hpp>
 #include <meft/ops/sparse_linear.hpp>
 #include <meft/reversible/context.hpp>
 
@@ -18,7 +20,8 @@ struct Linear {
   Parameter<T, B> weight, bias;  // [out, in], [out] or empty
   PackedWeight<T, B> packed{};   // in place of the weight, once packed
   Update<T, B> update{};
-  Precision precision = Precision::f32;  // in which a frozen weight is packed
+  Precision precision = Precision::f32;        // in which a frozen weight is packed; one that trains: multiplied
+  std::shared_ptr<Narrowed<T, B>> narrowed{};  // of one that trains, where that is bf16, once packed
 
   static Linear empty(Index in, Index out, bool with_bias = true) {
     Linear l{Parameter<T, B>::empty({out, in}), {}};
@@ -36,7 +39,7 @@ struct Linear {
   Var<T, B> operator()(const Var<T, B>& x, Hand gradient = Hand::in_full, Hand hand = Hand::in_full) const {
     if (const auto* s = chosen()) return sparse_linear(x, packed, *s->indices, s->values, bias, s->basis());
     if (update.index()) gradient = hand = Hand::in_full;
-    auto y = packed.defined() ? linear(x, packed, bias, gradient, hand) : linear(x, weight, bias);
+    auto y = packed.defined() ? linear(x, packed, bias, gradient, hand) : trained(x);
     return std::visit(
         [&](const auto& u) {
           if constexpr (std::same_as<decltype(u), const std::monostate&>) return y;
@@ -51,7 +54,10 @@ struct Linear {
     const auto* s = chosen();
     if (p != 0 || changes_output()) return activate_dropout((*this)(x), f, p, key, first_element);
     if (s) return sparse_linear_activation(x, packed, *s->indices, s->values, bias, f, s->basis());
-    return packed.defined() ? linear_activation(x, packed, bias, f) : linear_activation(x, weight, bias, f);
+    if (packed.defined()) return linear_activation(x, packed, bias, f);
+    if constexpr (B::on_host)
+      if (const auto* panels = narrow()) return narrow_linear_activation(x, *panels, weight, bias, f);
+    return linear_activation(x, weight, bias, f);
   }
 
   /// How a result that this alone reads is to be handed on, and the gradient of one that this alone makes: rounded
@@ -65,16 +71,24 @@ struct Linear {
   Index in() const { return packed.defined() ? packed.shape()[1] : weight.shape()[1]; }
   Index out() const { return packed.defined() ? packed.shape()[0] : weight.shape()[0]; }
 
-  /// Lays a frozen weight out for multiplication and lets the original go; a trained one stays as it is.
+  /// Lays a frozen weight out for multiplication and lets the original go. One that trains stays as it is; on a host it
+  /// is multiplied in bf16 from now on, where its precision is that.
   void pack() {
-    if (packed.defined() || weight.trainable() || !weight.defined()) return;
+    if (packed.defined() || !weight.defined()) return;
+    if (weight.trainable()) {
+      if constexpr (B::on_host)
+        if (precision == Precision::bf16 && !narrowed)
+          narrowed = std::make_shared<Narrowed<T, B>>(std::as_const(weight).value());
+      return;
+    }
     packed = PackedWeight<T, B>(weight.value(), precision);
     weight.value() = {};
   }
 
-  /// Writes what is chosen of the weight into it, as it is now.
+  /// Writes what is chosen of the weight into it, as it is now; lays one that trains in bf16 out anew.
   void fold() const {
     if (const auto* s = chosen()) s->write(packed);
+    if constexpr (B::on_host) narrow();
   }
   /// The elements of the weight that train, where such are chosen.
   const Sparse<T, B>* chosen() const {
@@ -92,6 +106,15 @@ struct Linear {
   }
 
  private:
+  /// The panels of a weight that trains, as it is now, where it is multiplied in bf16.
+  const PackedWeight<T, B>* narrow() const requires B::on_host {
+    return narrowed && weight.trainable() && !weight.perturbed() ? &narrowed->of(weight.value()) : nullptr;
+  }
+  Var<T, B> trained(const Var<T, B>& x) const {
+    if constexpr (B::on_host)
+      if (const auto* panels = narrow()) return narrow_linear(x, *panels, weight, bias);
+    return linear(x, weight, bias);
+  }
   bool plain() const { return packed.defined() && !update.index(); }
   bool changes_output() const { return update.index() && !std::holds_alternative<Sparse<T, B>>(update); }
 };

@@ -89,6 +89,11 @@ class PackedWeight {
     panels_.backward({rows, shape_[1], shape_[0], {dy, shape_[0], 1}, dx, shape_[1]});
   }
 
+  /// dw [out, in] = dyᵀ·x of dy[rows, out], x[rows, in], in the arithmetic of W, whose values do not matter. Of a host.
+  void gradient(Index rows, const T* dy, const T* x, T* dw) const requires B::on_host {
+    panels_.gradient(rows, dy, x, dw);
+  }
+
   /// Elements `indices` [k] of W in row-major order become `values` [k], as W is kept; without indices all of them.
   /// Copies see it too.
   void write(const Tensor<std::int32_t, B>& indices, const Tensor<T, B>& values) const {

@@ -19,23 +19,7 @@ class Panels<Cpu, T> {
     const UseScope use(Use::parameter);
     const Index elements = !tiled() ? out * in : padded(out) * (narrow() ? pairs() : in);
     buffer_ = Buffer(Cpu::pool(), static_cast<std::size_t>(elements) * (tiled() ? sizeof(float) : sizeof(T)));
-    if (!tiled()) {
-      Cpu::copy(buffer_.data(), w, static_cast<std::size_t>(out * in) * sizeof(T));
-      if (narrow()) map(Cpu{}, Rounded{}, out * in, data(), static_cast<const T*>(data()));
-      return;
-    }
-#if MEFT_X86
-    if constexpr (std::is_same_v<T, float>)
-      parallel_for(padded(out) / cpu::panel_width, [&](Index panel) {
-        const Index j = panel * cpu::panel_width, columns = std::min(cpu::panel_width, out - j);
-        if (!narrow()) return cpu::pack_panel(in, {w + j * in, 1, in}, columns, data() + j * in);
-        for (Index q = 0; q < pairs(); ++q)
-          for (Index r = 0; r < cpu::panel_width; ++r) {
-            const T* from = w + (r < columns ? (j + r) * in + 2 * q : 0);
-            words()[j * pairs() + q * 16 + r] = r < columns ? cpu::bf16_pair(from[0], 2 * q + 1 < in ? from[1] : 0) : 0;
-          }
-      });
-#endif
+    pack(w);
   }
   /// W stays in its blocks.
   Panels(Blocks blocks, Precision precision)
@@ -56,11 +40,12 @@ class Panels<Cpu, T> {
     parallel_for(n, [&](Index i) { row(numbers[i], y + i * in_); });
   }
 
-  /// Element indices[m], or m without indices, becomes v[m].
+  /// Element indices[m] becomes v[m]; without indices v is the whole matrix.
   void write(Index n, const std::int32_t* indices, const T* v) const {
     require(!blocks_, "a weight is written to that is kept in blocks, expected f32 or bf16, found", blocks_dtype());
+    if (!indices) return pack(v);
     for (Index m = 0; m < n; ++m) {
-      const Index at = indices ? indices[m] : m, i = at / in_, j = at % in_, panel = i / 16 * 16, row = i % 16;
+      const Index at = indices[m], i = at / in_, j = at % in_, panel = i / 16 * 16, row = i % 16;
       if (!tiled()) data()[at] = narrow() ? Rounded{}(v[m]) : v[m];
       else if (!narrow()) data()[panel * in_ + j * 16 + row] = v[m];
       else {
@@ -114,6 +99,26 @@ class Panels<Cpu, T> {
     narrowed(p, {data(), in_, 1});
   }
 
+  /// C[out, in] = A[m, out]ᵀ · B[m, in], in the arithmetic of W, which it does not read. Rows of both are contiguous.
+  void gradient(Index rows, const T* a, const T* b, T* c) const {
+    const Product<T> p{out_, in_, rows, {a, 1, out_}, c, in_};
+    if (!narrow()) return gemm(Cpu{}, p, {b, in_, 1});
+#if MEFT_X86
+    if constexpr (std::is_same_v<T, float>)
+      if (tiled()) return in_words([&](auto operands) { gradient_as<decltype(operands)>(p, b); });
+#endif
+    const UseScope use(Use::workspace);
+    const auto rounded = [&](const T* x, Index width) {
+      Buffer out(Cpu::pool(), static_cast<std::size_t>(rows * width) * sizeof(T));
+      map(Cpu{}, Rounded{}, rows * width, static_cast<T*>(out.data()), x);
+      return out;
+    };
+    const Buffer left = rounded(a, out_), right = rounded(b, in_);
+    auto of_rounded = p;
+    of_rounded.a.data = static_cast<const T*>(left.data());
+    gemm(Cpu{}, of_rounded, {static_cast<const T*>(right.data()), in_, 1});
+  }
+
 #if MEFT_X86
   /// The products of a tiled bf16 weight, with operands as cpu::Widened, cpu::Paired or cpu::Tiled.
   template <class Operands>
@@ -143,9 +148,40 @@ class Panels<Cpu, T> {
         },
         [&](Index j, Index columns, Index k0, Index k) { return ahead(k0, k, j / 2, (columns + 1) / 2, pairs()); });
   }
+  template <class Operands>
+  void gradient_as(const Product<float>& p, const float* b) const {
+    cpu::multiply<cpu::Turned<Operands>>(
+        p,
+        [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
+          const Index elements = cpu::round_up(k, Operands::pack) / Operands::pack * cpu::panel_width;
+          return cpu::fill_panels(columns, elements, scratch, [&](Index at, Index width, auto* panel) {
+            Operands::panel(k, width, b + k0 * in_ + j + at, in_, panel);
+          });
+        },
+        [&](Index j, Index columns, Index k0, Index k) {
+          return cpu::Ahead{reinterpret_cast<const char*>(b + k0 * in_ + j), k, 4 * columns, 4 * in_};
+        });
+  }
 #endif
 
  private:
+  /// Lays W out.
+  void pack(const T* w) const {
+    if (!tiled()) {
+      Cpu::copy(buffer_.data(), w, static_cast<std::size_t>(out_ * in_) * sizeof(T));
+      if (narrow()) map(Cpu{}, Rounded{}, out_ * in_, data(), static_cast<const T*>(data()));
+      return;
+    }
+#if MEFT_X86
+    if constexpr (std::is_same_v<T, float>)
+      parallel_for(padded(out_) / cpu::panel_width, [&](Index panel) {
+        const Index j = panel * cpu::panel_width, columns = std::min(cpu::panel_width, out_ - j);
+        if (narrow()) cpu::pack_words(columns, in_, w + j * in_, words() + j * pairs());
+        else cpu::pack_panel(in_, {w + j * in_, 1, in_}, columns, data() + j * in_);
+      });
+#endif
+  }
+
 #if MEFT_X86
   /// f(operands) with those that the processor multiplies fastest.
   template <class F>

@@ -66,7 +66,55 @@ __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))
   }
 }
 
+/// to[p, 16] ← x[2p, 16], x[2p + 1, 16] rounded to bf16. Rows of x lie `row` elements apart.
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))) inline void pair_rows(
+    Index pairs, const float* x, Index row, std::uint32_t* to) {
+  for (Index p = 0; p < pairs; ++p) {
+    Float16 first, second;
+    Half32 halves;
+    load(first, x + 2 * p * row);
+    load(second, x + (2 * p + 1) * row);
+    asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(halves) : "v"(first), "v"(second));
+    store(to + p * 16, __builtin_shufflevector(halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+                                               8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+  }
+}
+
+/// to[j, i] ← from[i, j] for 16 rows and columns.
+MEFT_AVX2 inline void turn(const float* from, Index row, float* to, Index row_to) {
+  for (int i = 0; i < 16; i += 8)
+    for (int j = 0; j < 16; j += 8) transpose8(from + i * row + j, row, to + j * row_to + i, row_to);
+}
+/// to[q, i] ← tile[2q, i], tile[2q + 1, i] in a word.
+MEFT_AVX2 inline void pair(const float* tile, std::uint32_t* to) {
+  for (int q = 0; q < 8; ++q)
+    for (int half = 0; half < 16; half += 8) {
+      Word8 first, second;
+      load(first, tile + 32 * q + half);
+      load(second, tile + 32 * q + 16 + half);
+      store(to + 16 * q + half, (first >> 16) | (second & 0xffff0000u));
+    }
+}
+
 }  // namespace detail
+
+/// The panel of W[columns ≤ 16, k], rows without a gap, rounded: words[q, r] ← W[r, 2q], W[r, 2q + 1], zero behind
+/// them.
+inline void pack_words(Index columns, Index k, const float* w, std::uint32_t* words) {
+  alignas(32) float tile[16 * 16];
+  Index p = 0;
+  if (columns == 16)
+    for (; p + 16 <= k; p += 16) {
+      detail::turn(w + p, k, tile, 16);
+      vectorised([&]() MEFT_INLINE { map_run(RoundToBf16{}, 16 * 16, tile, static_cast<const float*>(tile)); });
+      detail::pair(tile, words + p / 2 * 16);
+    }
+  for (; p < k; p += 2)
+    for (Index r = 0; r < 16; ++r) {
+      const float* from = w + (r < columns ? r * k + p : 0);
+      words[p / 2 * 16 + r] = r < columns ? bf16_pair(from[0], p + 1 < k ? from[1] : 0) : 0;
+    }
+}
 
 /// C[rows, columns ≤ 32] = start + A[rows, pairs] · block, on AVX512-BF16.
 inline void multiply_pairs(Index rows, Index pairs, const Strided<std::uint32_t>& a, Block<std::uint32_t> block,
@@ -140,6 +188,27 @@ __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))) inline vo
   }
 }
 
+/// to[i, q] ← x[2q, i], x[2q + 1, i] in words, of x[k, rows] whose rows lie `row` elements apart: the columns of x as
+/// rows of pairs, `step` words apart and zero from the last pair on. Panels are made by `Operands`.
+template <class Operands>
+Strided<std::uint32_t> turn_words(Index rows, Index k, const float* x, Index row, std::uint32_t* to, Index step) {
+  alignas(64) std::uint32_t words[16 * 16];
+  for (Index i = 0; i < rows; i += 16)
+    for (Index q = 0; q < step; q += 16) {
+      const Index depth = std::clamp<Index>(k - 2 * q, 0, 32), count = std::min<Index>(16, rows - i);
+      if (depth < 31) std::memset(words, 0, sizeof words);
+      if (depth) Operands::panel(depth, count, x + 2 * q * row + i, row, words);
+      std::uint32_t* const out = to + i * step + q;
+      const Index pairs = std::min<Index>(16, step - q);
+      if (count == 16 && pairs == 16)  // moved as they are
+        detail::turn(reinterpret_cast<const float*>(words), 16, reinterpret_cast<float*>(out), step);
+      else
+        for (Index r = 0; r < count; ++r)
+          for (Index p = 0; p < pairs; ++p) out[r * step + p] = words[p * 16 + r];
+    }
+  return {to, step, 1};
+}
+
 /// Operands as floats that are bf16.
 struct Widened {
   using Element = float;
@@ -166,6 +235,26 @@ struct Widened {
     }
     round(sixes, rows - sixes, to + sixes * k);
     return {{to, k, 1}, true};
+  }
+  /// The columns of x[k, rows], whose rows lie `row` elements apart, rounded, as they lie; no more than 8 elements a row
+  /// between them where rows would share a few sets of the caches.
+  static Rows turned(Index rows, Index k, Index, const float* x, Index row, float* to) {
+    const Index step = rows % 64 || rows > 256 ? rows : rows + 8;
+    vectorised([&]() MEFT_INLINE {
+      for (Index p = 0; p < k; ++p) map_run(RoundToBf16{}, rows, to + p * step, x + p * row);
+    });
+    return {{to, 1, step}};
+  }
+  /// The panel of x[k, columns ≤ 16], rounded.
+  static void panel(Index k, Index columns, const float* x, Index row, float* to) {
+    vectorised([&]() MEFT_INLINE {
+      if (columns == panel_width)
+        for (Index p = 0; p < k; ++p) map_run(RoundToBf16{}, panel_width, to + p * panel_width, x + p * row);
+      else
+        for (Index p = 0; p < k; ++p)
+          for (Index j = 0; j < panel_width; ++j)
+            to[p * panel_width + j] = j < columns ? RoundToBf16{}(x[p * row + j]) : 0;
+    });
   }
   /// The block of `panels` panels, `step` words apart, as elements.
   static Block<float> right(Index k, Index columns, Block<std::uint32_t> words, float* to) {
@@ -201,6 +290,23 @@ struct Paired {
     }
     return {to, step, 1};
   }
+  static Strided<std::uint32_t> turned(Index rows, Index k, Index, const float* x, Index row, std::uint32_t* to) {
+    return turn_words<Paired>(rows, k, x, row, to, (k + 1) / 2);
+  }
+  /// The panel of x[k, columns ≤ 16].
+  static void panel(Index k, Index columns, const float* x, Index row, std::uint32_t* to) {
+    const Index whole = columns == panel_width ? k / 2 : 0;
+    detail::pair_rows(whole, x, row, to);
+    panel_by_element(whole, k, columns, x, row, to);
+  }
+  /// Its pairs from `first` on.
+  static void panel_by_element(Index first, Index k, Index columns, const float* x, Index row, std::uint32_t* to) {
+    for (Index p = first; 2 * p < k; ++p)
+      for (Index j = 0; j < panel_width; ++j) {
+        const float* const at = x + 2 * p * row + j;
+        to[p * panel_width + j] = j < columns ? bf16_pair(at[0], 2 * p + 1 < k ? at[row] : 0) : 0;
+      }
+  }
   static Block<std::uint32_t> right(Index, Index, Block<std::uint32_t> words, std::uint32_t*) { return words; }
   static void transposed(Index pairs, const std::uint32_t* words, std::uint32_t* to) {
     pair_transposed(pairs, words, to);
@@ -208,6 +314,14 @@ struct Paired {
   static void multiply(Index rows, Index k, const Strided<std::uint32_t>& left, Block<std::uint32_t> block,
                        const Corner& at, const Ahead& ahead) {
     multiply_pairs(rows, (k + 1) / 2, left, block, at, ahead);
+  }
+};
+
+/// Operands whose left side is the columns of a matrix with contiguous rows.
+template <class Operands>
+struct Turned : Operands {
+  static auto left(Index rows, Index k, Index columns, const Strided<float>& a, typename Operands::Element* to) {
+    return Operands::turned(rows, k, columns, a.data, a.column, to);
   }
 };
 #endif  // MEFT_X86

@@ -9,26 +9,6 @@
 namespace meft::cpu {
 
 #if MEFT_X86
-namespace detail {
-
-/// to[j, i] ← tile[i, j].
-MEFT_AVX2 inline void turn(const float* tile, float* to) {
-  for (int i = 0; i < 16; i += 8)
-    for (int j = 0; j < 16; j += 8) transpose8(tile + i * 16 + j, 16, to + j * 16 + i, 16);
-}
-/// to[q, i] ← tile[2q, i], tile[2q + 1, i] in a word.
-MEFT_AVX2 inline void pair(const float* tile, std::uint32_t* to) {
-  for (int q = 0; q < 8; ++q)
-    for (int half = 0; half < 16; half += 8) {
-      Word8 first, second;
-      load(first, tile + 32 * q + half);
-      load(second, tile + 32 * q + 16 + half);
-      store(to + 16 * q + half, (first >> 16) | (second & 0xffff0000u));
-    }
-}
-
-}  // namespace detail
-
 /// C[rows, columns] = start + A · Wᵀ, or A · W where it is `transposed`, with W in blocks: 16 × 16 of its numbers are
 /// decoded at a time, into the panels of a task that is at them.
 template <class Operands>
@@ -47,10 +27,10 @@ void multiply_blocks(const Product<float>& p, const Blocks& w, bool transposed) 
         const Index first = transposed ? j + at : k0 + done;
         if constexpr (paired) {
           if (transposed) w.tile(rows, first, tile);
-          else w.tile(rows, first, turned), detail::turn(turned, tile);
+          else w.tile(rows, first, turned), detail::turn(turned, 16, tile, 16);
           detail::pair(tile, to);
         } else if (transposed) w.tile(rows, first, to);
-        else w.tile(rows, first, tile), detail::turn(tile, to);
+        else w.tile(rows, first, tile), detail::turn(tile, 16, to, 16);
       }
     });
   });
