@@ -21,6 +21,7 @@
 #include <meft/base/error.hpp>
 #include <meft/io/entry.hpp>
 #include <meft/io/file.hpp>
+#include <meft/io/tensors.hpp>
 
 namespace meft::io {
 
@@ -94,10 +95,10 @@ class GgufCursor {
 
 /// A GGUF file of version 2 or 3, little-endian. The constructor checks all of the layout, and throws Error naming the
 /// file and the key or tensor at fault. Tensors have their shapes as Hugging Face writes them, rows first.
-class Gguf {
+class Gguf final : public Tensors {
  public:
-  explicit Gguf(std::string path, Where where = Where::current()) : file_(std::move(path), where) {
-    const std::string what = "gguf: " + file_.path();
+  explicit Gguf(std::string path, Where where = Where::current()) : Tensors("gguf", path), file_(path, where) {
+    const std::string what = "gguf: " + path_;
     detail::GgufCursor cursor(file_.bytes(), what, where);
     require(file_.bytes().size() >= 4 && std::memcmp(file_.bytes().data(), "GGUF", 4) == 0,
             {what + ": does not begin with GGUF: not a GGUF file", where});
@@ -114,27 +115,9 @@ class Gguf {
     for (std::uint64_t i = 0; i < values; ++i) read_value(cursor, what, where);
     read_tensors(cursor, tensors, what, where);
   }
-
-  const std::string& path() const { return file_.path(); }
-  std::size_t size() const { return entries_.size(); }
-  bool contains(std::string_view name) const { return entries_.find(name) != entries_.end(); }
-  /// All names, sorted.
-  std::vector<std::string> names() const {
-    std::vector<std::string> out;
-    for (const auto& [name, entry] : entries_) out.push_back(name);
-    return out;
-  }
-  /// Throws Error when there is no such tensor, or the file has changed since it was opened. The entry lives as long as
-  /// this object.
-  const Entry& find(std::string_view name, Where where = Where::current()) const {
-    const auto at = entries_.find(name);
-    if (at == entries_.end())
-      fail({"gguf: " + path() + ": no tensor " + show_name(name) + " among " + std::to_string(size()), where});
-    file_.require_unchanged(where);
-    return at->second;
-  }
   /// Gives the memory of what was read so far back.
-  void forget() const { file_.forget(); }
+  void forget() const override { file_.forget(); }
+  void require_unchanged(Where where) const override { file_.require_unchanged(where); }
 
   /// What stands before the tensors' bytes.
   std::span<const std::byte> header() const { return file_.bytes().first(header_); }
@@ -377,7 +360,6 @@ class Gguf {
   MappedFile file_;
   std::size_t header_ = 0;
   std::map<std::string_view, GgufValue> values_;
-  std::map<std::string, Entry, std::less<>> entries_;
 };
 
 }  // namespace meft::io

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -58,9 +57,10 @@ inline std::string name_of_gguf(std::string_view name, bool sandwich = false) {
 }  // namespace detail
 
 /// Of the architectures llama (Mistral too), qwen2, qwen3 and gemma3.
-class GgufModel {
+class GgufModel final : public Tensors {
  public:
-  explicit GgufModel(std::string path, Where where = Where::current()) : file_(std::move(path), where) {
+  explicit GgufModel(const std::string& path, Where where = Where::current())
+      : Tensors("gguf", path), file_(path, where) {
     architecture_ = text("general.architecture", where);
     constexpr std::string_view known_here[] = {"llama", "mistral", "qwen2", "qwen3", "gemma3"};
     if (std::find(std::begin(known_here), std::end(known_here), architecture_) == std::end(known_here))
@@ -85,22 +85,8 @@ class GgufModel {
     }
   }
 
-  const std::string& path() const { return file_.path(); }
-  std::size_t size() const { return entries_.size(); }
-  bool contains(std::string_view name) const { return entries_.find(name) != entries_.end(); }
-  std::vector<std::string> names() const {
-    std::vector<std::string> out;
-    for (const auto& [name, entry] : entries_) out.push_back(name);
-    return out;
-  }
-  const Entry& find(std::string_view name, Where where = Where::current()) const {
-    const auto at = entries_.find(name);
-    if (at == entries_.end())
-      fail({"gguf: " + path() + ": no tensor " + show_name(name) + " among " + std::to_string(size()), where});
-    (void)file_.find(at->second.name, where);  // is the file as it was
-    return at->second;
-  }
-  void forget() const { file_.forget(); }
+  void forget() const override { file_.forget(); }
+  void require_unchanged(Where where) const override { file_.require_unchanged(where); }
 
   /// What config.json would say.
   nlohmann::json config(Where where = Where::current()) const {
@@ -226,7 +212,6 @@ class GgufModel {
 
   Gguf file_;
   std::string architecture_;
-  std::map<std::string, Entry, std::less<>> entries_;
 };
 
 }  // namespace meft::io

@@ -3,13 +3,10 @@
 // Must not know: models and tensor types.
 #pragma once
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -21,11 +18,11 @@
 #include <meft/io/entry.hpp>
 #include <meft/io/file.hpp>
 #include <meft/io/foreign.hpp>
-#include <meft/io/index.hpp>
 #include <meft/io/json.hpp>
 #include <meft/io/pickle.hpp>
 #include <meft/io/pytorch_legacy.hpp>
 #include <meft/io/state_dict.hpp>
+#include <meft/io/tensors.hpp>
 #include <meft/io/zip.hpp>
 
 namespace meft::io {
@@ -38,13 +35,13 @@ constexpr std::size_t max_index_bytes = 100'000'000;
 struct TorchFile {
   std::optional<Zip> zip{};
   MappedFile plain{};
-  std::map<std::string, Entry, std::less<>> entries{};
+  Tensors::Entries entries{};
 
   const MappedFile& file() const { return zip ? zip->file() : plain; }
 };
 
 /// The pickle and the storages of a zip file.
-inline std::map<std::string, Entry, std::less<>> read_torch_zip(const Zip& zip, Where where) {
+inline Tensors::Entries read_torch_zip(const Zip& zip, Where where) {
   const std::string what = "pytorch: " + zip.path();
   std::optional<std::string> folder;  // that it has at its top
   for (const auto& [name, entry] : zip.entries()) {
@@ -107,50 +104,23 @@ inline TorchFile read_torch(const std::string& path, Where where) {
 /// Nothing is copied. The constructor checks everything but the CRCs of storages, for which the whole file would be
 /// read (see verify()), and throws Error naming the file, and the tensor where there is one. In a sharded model the
 /// tensors are those of the index.
-class Pytorch {
+class Pytorch final : public Tensors {
  public:
-  explicit Pytorch(std::string path, Where where = Where::current()) : path_(std::move(path)) {
-    struct stat info {};
-    if (::stat(path_.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
-      const std::string whole = path_ + "/pytorch_model.bin", index = whole + ".index.json";
-      if (!is_there(whole) && !is_there(index))
-        fail({"pytorch: " + path_ + ": neither pytorch_model.bin nor pytorch_model.bin.index.json is there", where});
-      path_ = is_there(whole) ? whole : index;
-    }
-    if (path_.ends_with(".json")) {
-      open_index(where);
-    } else {
-      auto file = detail::read_torch(path_, where);
-      entries_ = std::move(file.entries);
-      files_.push_back(std::move(file));
-    }
+  explicit Pytorch(std::string path, Where where = Where::current()) : Tensors("pytorch", std::move(path)) {
+    look_into_folder("pytorch_model.bin", where);
+    const auto opened = [&](const std::string& file) {
+      files_.push_back(detail::read_torch(file, where));
+      return std::move(files_.back().entries);
+    };
+    if (path_.ends_with(".json")) add_shards(read_json(path_, detail::max_index_bytes, where), opened, where);
+    else entries_ = opened(path_);
   }
 
-  /// The file that was opened: for a folder, the one found in it.
-  const std::string& path() const { return path_; }
-  std::size_t size() const { return entries_.size(); }
-  bool contains(std::string_view name) const { return entries_.find(name) != entries_.end(); }
-
-  /// All names, sorted.
-  std::vector<std::string> names() const {
-    std::vector<std::string> out;
-    for (const auto& [name, entry] : entries_) out.push_back(name);
-    return out;
-  }
-
-  /// Throws Error when there is no such tensor, or a file has changed since it was opened. The entry lives as long as
-  /// this object.
-  const Entry& find(std::string_view name, Where where = Where::current()) const {
-    const auto at = entries_.find(name);
-    if (at == entries_.end())
-      fail({"pytorch: " + path_ + ": no tensor " + show_name(name) + " among " + std::to_string(size()), where});
-    for (const auto& zip : files_) zip.file().require_unchanged(where);
-    return at->second;
-  }
-
-  /// Gives the memory of what was read so far back; a tensor comes from its file again when it is looked at.
-  void forget() const {
+  void forget() const override {
     for (const auto& file : files_) file.file().forget();
+  }
+  void require_unchanged(Where where) const override {
+    for (const auto& file : files_) file.file().require_unchanged(where);
   }
 
   /// Reads every entry of every file and throws Error at the first that does not have its CRC-32. Files of before 1.6
@@ -162,26 +132,7 @@ class Pytorch {
   }
 
  private:
-  void open_index(Where where) {
-    const std::string what = "pytorch: " + path_;
-    const auto index = read_json(path_, detail::max_index_bytes, where);
-    for (const auto& [file, names] : detail::read_weight_map(index, what, where)) {
-      auto shard = detail::read_torch(detail::folder_of(path_) + "/" + file, where);
-      for (const auto& name : names) {
-        const auto at = shard.entries.find(name);
-        if (at == shard.entries.end())
-          fail(
-              {what + ": weight_map puts tensor " + show_name(name) + " in " + shard.file().path() + ", which lacks it",
-               where});
-        entries_.insert(shard.entries.extract(at));
-      }
-      files_.push_back(std::move(shard));
-    }
-  }
-
-  std::string path_;
   std::vector<detail::TorchFile> files_;
-  std::map<std::string, Entry, std::less<>> entries_;
 };
 
 }  // namespace meft::io

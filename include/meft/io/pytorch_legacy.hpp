@@ -17,6 +17,7 @@
 #include <meft/io/file.hpp>
 #include <meft/io/pickle.hpp>
 #include <meft/io/state_dict.hpp>
+#include <meft/io/tensors.hpp>
 #include <meft/io/zip.hpp>
 
 namespace meft::io::detail {
@@ -35,7 +36,7 @@ inline std::size_t legacy_begin(std::span<const std::byte> bytes) {
 inline bool is_legacy_torch(std::span<const std::byte> bytes) { return legacy_begin(bytes) != 0; }
 
 /// The tensors of such a file. Throws Error naming it for any other layout, and for bytes behind the last storage.
-inline std::map<std::string, Entry, std::less<>> read_legacy_torch(const MappedFile& file, Where where) {
+inline Tensors::Entries read_legacy_torch(const MappedFile& file, Where where) {
   const std::string what = "pytorch: " + file.path();
   auto left = file.bytes().subspan(legacy_begin(file.bytes()));
   const auto next = [&](const char* part) {

@@ -20,8 +20,8 @@
 #include <meft/io/entry.hpp>
 #include <meft/io/file.hpp>
 #include <meft/io/foreign.hpp>
-#include <meft/io/index.hpp>
 #include <meft/io/json.hpp>
+#include <meft/io/tensors.hpp>
 
 namespace meft::io {
 
@@ -41,7 +41,7 @@ constexpr std::size_t max_header_bytes = 100'000'000;  // the limit of the refer
 /// One file, mapped and checked.
 struct Shard {
   MappedFile file;
-  std::map<std::string, Entry, std::less<>> entries;
+  Tensors::Entries entries;
   Metadata metadata;
 };
 
@@ -145,87 +145,41 @@ inline Shard read_shard(const std::string& path, Where where) {
 /// …index.json with its shards beside it. Nothing is copied; everything about the layout is checked before the
 /// constructor returns, which throws Error naming the file, and the tensor where there is one. In a sharded model the
 /// tensors are those of the index.
-class Safetensors {
+class Safetensors final : public Tensors {
  public:
-  explicit Safetensors(std::string path, Where where = Where::current()) : path_(std::move(path)) {
-    struct stat info {};
-    if (::stat(path_.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
-      const std::string whole = path_ + "/model.safetensors", index = whole + ".index.json";
-      if (!is_there(whole) && !is_there(index)) {
-        fail(
-            {"safetensors: " + path_ + ": neither model.safetensors nor model.safetensors.index.json is there", where});
-      }
-      path_ = is_there(whole) ? whole : index;
-    }
-    if (path_.ends_with(".json")) {
-      open_index(where);
-    } else {
-      auto shard = detail::read_shard(path_, where);
-      files_.push_back(std::move(shard.file));
-      entries_ = std::move(shard.entries);
-      metadata_ = std::move(shard.metadata);
-    }
-  }
-
-  /// The file that was opened: for a folder, the one found in it.
-  const std::string& path() const { return path_; }
-  std::size_t size() const { return entries_.size(); }
-  bool contains(std::string_view name) const { return entries_.find(name) != entries_.end(); }
-
-  /// All names, sorted.
-  std::vector<std::string> names() const {
-    std::vector<std::string> out;
-    for (const auto& [name, entry] : entries_) out.push_back(name);
-    return out;
-  }
-
-  /// Throws Error when there is no such tensor, or a file has changed since it was opened. The entry lives as long as
-  /// this object.
-  const Entry& find(std::string_view name, Where where = Where::current()) const {
-    const auto at = entries_.find(name);
-    if (at == entries_.end()) {
-      fail({"safetensors: " + path_ + ": no tensor " + show_name(name) + " among " + std::to_string(size()), where});
-    }
-    for (const auto& file : files_) file.require_unchanged(where);
-    return at->second;
+  explicit Safetensors(std::string path, Where where = Where::current()) : Tensors("safetensors", std::move(path)) {
+    look_into_folder("model.safetensors", where);
+    if (path_.ends_with(".json")) open_index(where);
+    else entries_ = opened(path_, where);
   }
 
   /// `__metadata__` of the header; in a sharded model that of the index, numbers as text, and of the shards.
   const Metadata& metadata() const { return metadata_; }
 
-  /// Gives the memory of what was read so far back; a tensor comes from its file again when it is looked at.
-  void forget() const {
+  void forget() const override {
     for (const auto& file : files_) file.forget();
+  }
+  void require_unchanged(Where where) const override {
+    for (const auto& file : files_) file.require_unchanged(where);
   }
 
  private:
   void open_index(Where where) {
-    const std::string what = "safetensors: " + path_;
     const auto index = read_json(path_, detail::max_header_bytes, where);
-    const auto shards = detail::read_weight_map(index, what, where);
-    if (index.contains("metadata") && index["metadata"].is_object()) {
-      for (const auto& [key, value] : index["metadata"].items()) {
+    if (index.contains("metadata") && index["metadata"].is_object())
+      for (const auto& [key, value] : index["metadata"].items())
         metadata_.emplace(key, value.is_string() ? value.get<std::string>() : value.dump());
-      }
-    }
-    for (const auto& [file, names] : shards) {
-      auto shard = detail::read_shard(detail::folder_of(path_) + "/" + file, where);
-      for (const auto& name : names) {
-        const auto at = shard.entries.find(name);
-        if (at == shard.entries.end()) {
-          fail({what + ": weight_map puts tensor " + show_name(name) + " in " + shard.file.path() + ", which lacks it",
-                where});
-        }
-        entries_.insert(shard.entries.extract(at));
-      }
-      metadata_.merge(shard.metadata);
-      files_.push_back(std::move(shard.file));
-    }
+    add_shards(
+        index, [&](const std::string& path) { return opened(path, where); }, where);
+  }
+  Entries opened(const std::string& path, Where where) {
+    auto shard = detail::read_shard(path, where);
+    files_.push_back(std::move(shard.file));
+    metadata_.merge(shard.metadata);
+    return std::move(shard.entries);
   }
 
-  std::string path_;
   std::vector<MappedFile> files_;
-  std::map<std::string, Entry, std::less<>> entries_;
   Metadata metadata_;
 };
 

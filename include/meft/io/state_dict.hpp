@@ -16,6 +16,7 @@
 #include <meft/io/entry.hpp>
 #include <meft/io/json.hpp>
 #include <meft/io/pickle.hpp>
+#include <meft/io/tensors.hpp>
 
 namespace meft::io::detail {
 
@@ -35,11 +36,11 @@ class StateDict {
   StateDict(const Pickle& pickle, const Storages& storages, const std::string& path, Where where)
       : pickle_(pickle), storages_(storages), path_(path), what_("pytorch: " + path), where_(where) {}
 
-  std::map<std::string, Entry, std::less<>> entries() {
+  Tensors::Entries entries() {
     const PickleValue* dict = &pickle_.root();
     require(is_dict(dict), {what_ + ": holds " + show(*dict) + ", expected a state dict", where_});
     while (const auto* inner = nested(*dict)) dict = inner;
-    std::map<std::string, Entry, std::less<>> out;
+    Tensors::Entries out;
     for (std::size_t i = 0; i < dict->items.size(); i += 2) {
       const auto &key = pickle_.at(dict->items[i]), &value = pickle_.at(dict->items[i + 1]);
       require(key.kind == PickleValue::Kind::text,

@@ -6,11 +6,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <meft/base/error.hpp>
@@ -28,28 +28,13 @@ class Weights {
  public:
   explicit Weights(const std::string& path, Where where = Where::current()) : file_(open(path, where)) {}
 
-  /// The file that was opened: for a folder, the one found in it.
-  const std::string& path() const {
-    return std::visit([](const auto& file) -> const std::string& { return file.path(); }, file_);
-  }
-  std::size_t size() const {
-    return std::visit([](const auto& file) { return file.size(); }, file_);
-  }
-  bool contains(std::string_view name) const {
-    return std::visit([&](const auto& file) { return file.contains(name); }, file_);
-  }
-  /// All names, sorted.
-  std::vector<std::string> names() const {
-    return std::visit([](const auto& file) { return file.names(); }, file_);
-  }
-  /// Throws Error when there is no such tensor. The entry lives as long as this object.
-  const Entry& find(std::string_view name, Where where = Where::current()) const {
-    return std::visit([&](const auto& file) -> const Entry& { return file.find(name, where); }, file_);
-  }
-  /// Gives the memory of what was read so far back; a tensor comes from its file again when it is looked at.
-  void forget() const {
-    std::visit([](const auto& file) { file.forget(); }, file_);
-  }
+  /// See Tensors.
+  const std::string& path() const { return file_->path(); }
+  std::size_t size() const { return file_->size(); }
+  bool contains(std::string_view name) const { return file_->contains(name); }
+  std::vector<std::string> names() const { return file_->names(); }
+  const Entry& find(std::string_view name, Where where = Where::current()) const { return file_->find(name, where); }
+  void forget() const { file_->forget(); }
 
  private:
   /// What weights of other programs, or under other names, a folder has.
@@ -91,23 +76,23 @@ class Weights {
     return out.empty() ? "none of them" : out;
   }
 
-  using File = std::variant<Safetensors, Pytorch, GgufModel>;
+  using File = std::unique_ptr<const Tensors>;
 
   static File open(const std::string& path, Where where) {
     struct stat info {};
     if (::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
       for (const char* name : {"/model.safetensors", "/model.safetensors.index.json"})
-        if (is_there(path + name)) return File(std::in_place_type<Safetensors>, path + name, where);
+        if (is_there(path + name)) return std::make_unique<Safetensors>(path + name, where);
       for (const char* name : {"/pytorch_model.bin", "/pytorch_model.bin.index.json"})
-        if (is_there(path + name)) return File(std::in_place_type<Pytorch>, path + name, where);
+        if (is_there(path + name)) return std::make_unique<Pytorch>(path + name, where);
       fail({"weights: " + path + ": expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or " +
                 "pytorch_model.bin.index.json, found " + others(path),
             where});
     }
     for (const char* ending : {".bin", ".pt", ".pth", ".bin.index.json"})
-      if (path.ends_with(ending)) return File(std::in_place_type<Pytorch>, path, where);
-    if (is_gguf(path)) return File(std::in_place_type<GgufModel>, path, where);
-    return File(std::in_place_type<Safetensors>, path, where);
+      if (path.ends_with(ending)) return std::make_unique<Pytorch>(path, where);
+    if (is_gguf(path)) return std::make_unique<GgufModel>(path, where);
+    return std::make_unique<Safetensors>(path, where);
   }
 
   File file_;
