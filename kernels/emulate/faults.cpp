@@ -92,6 +92,7 @@ bool Worker::on_fault(void* address, bool is_write, void* context) {
   if (!fibre_) return false;
   fault_address_ = static_cast<char*>(address);
   fault_is_write_ = is_write;
+  fibre_->abandon();
   auto& machine = static_cast<ucontext_t*>(context)->uc_mcontext;
 #if defined(__x86_64__)
   machine.gregs[REG_RIP] = reinterpret_cast<greg_t>(&leave_after_fault);

@@ -140,11 +140,15 @@ Fibre::~Fibre() {
   munmap(memory_, bytes_);
 }
 
-void Fibre::restart() {
+void Fibre::abandon() {
 #ifdef EMULATE_ASAN
   __asan_unpoison_memory_region(bottom_, size_);
-  fake_stack_ = nullptr;
 #endif
+}
+
+void Fibre::restart() {
+  abandon();
+  fake_stack_ = nullptr;
 #ifdef EMULATE_TSAN
   if (shadow_) __tsan_destroy_fiber(shadow_);
   shadow_ = __tsan_create_fiber(0);

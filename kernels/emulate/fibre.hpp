@@ -26,6 +26,8 @@ class Fibre {
   void switch_to(Fibre& to);
   /// Forgets what ran on the stack: the next switch calls `entry` anew.
   void restart();
+  /// What ran on the stack is lost, though it never returned: sanitizers no longer guard its variables.
+  void abandon();
 
   /// Whether the address lies in the page that guards the stack's end.
   bool guards(const void* address) const;
