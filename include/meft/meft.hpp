@@ -15,6 +15,8 @@
 #include <meft/ops/embedding.hpp>
 #include <meft/ops/feed_forward.hpp>
 #include <meft/ops/gated.hpp>
+#include <meft/ops/host_feed_forward.hpp>
+#include <meft/ops/host_gated.hpp>
 #include <meft/ops/language.hpp>
 #include <meft/ops/linear.hpp>
 #include <meft/ops/linear_activation.hpp>

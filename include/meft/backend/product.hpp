@@ -21,8 +21,9 @@ enum class Activation;  // base/functor.hpp
 enum class Start { zero, bias, accumulate };
 
 /// The left side, destination and start of C[rows, columns] = start + A[rows, depth] · B. `bias` has one element a
-/// column. In a batch so many matrices A follow each other in memory, and so do B and C. A device's products in bf16
-/// take A rounded where it is given so, and give C rounded, not added to anything, where that is asked for.
+/// column. In a batch so many matrices A follow each other in memory, and so do B and C. Products in bf16
+/// take A rounded, without gaps between its rows, where it is given so; those of a device give C rounded, not added to
+/// anything, where that is asked for.
 template <class T>
 struct Product {
   Index rows, columns, depth;
@@ -35,5 +36,19 @@ struct Product {
   const bf16* rounded = nullptr;  // A, in place of a.data
   bf16* rounded_c = nullptr;      // in place of c
 };
+
+/// What elements c of a host's product become where they are made: f(c, in[0], … in[N - 1]) with those at the same
+/// place, in `full`, which may be one of `in`, and rounded, each where it is not null.
+template <class F, class T, int N>
+struct Ended {
+  F f;
+  T* full;
+  bf16* rounded;
+  const T* in[N ? N : 1];
+};
+template <class F, class T, class... In>
+Ended<F, T, static_cast<int>(sizeof...(In))> ended(const F& f, T* full, bf16* rounded, const In*... in) {
+  return {f, full, rounded, {in...}};
+}
 
 }  // namespace meft

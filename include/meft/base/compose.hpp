@@ -63,6 +63,15 @@ struct GateSlope {
   }
 };
 
+/// f(b, a).
+template <class F>
+struct Swapped {
+  template <class T>
+  MEFT_HD T operator()(T a, T b) const {
+    return F{}(b, a);
+  }
+};
+
 /// The larger of two; a NaN wins.
 struct Larger {
   template <class T>

@@ -65,6 +65,12 @@ struct Linear {
   Hand reads() const { return rounds() && !(bias.defined() && bias.trainable()) ? Hand::rounded : Hand::in_full; }
   /// Whether it is a packed product in bf16 and nothing else.
   bool rounds() const { return plain() && packed.rounds(); }
+  /// Whether such a product, of a frozen weight or, on a host, of one that trains, reads and makes what is rounded.
+  bool fuses() const {
+    if constexpr (B::on_host)
+      if (const auto* panels = update.index() ? nullptr : narrow()) return panels->fuses();
+    return rounds() || (plain() && packed.fuses());
+  }
   /// The same of one that others read too.
   Hand reads_too() const { return packed.defined() && packed.rounds() ? Hand::both : Hand::in_full; }
 
@@ -98,6 +104,11 @@ struct Linear {
     return s;
   }
 
+  /// The panels of a weight that trains, as it is now, where it is multiplied in bf16.
+  const PackedWeight<T, B>* narrow() const requires B::on_host {
+    return narrowed && weight.trainable() && !weight.perturbed() ? &narrowed->of(weight.value()) : nullptr;
+  }
+
   static void parts(auto& self, auto&& visit) {
     visit("weight", self.weight);
     visit("weight", self.packed);
@@ -106,10 +117,6 @@ struct Linear {
   }
 
  private:
-  /// The panels of a weight that trains, as it is now, where it is multiplied in bf16.
-  const PackedWeight<T, B>* narrow() const requires B::on_host {
-    return narrowed && weight.trainable() && !weight.perturbed() ? &narrowed->of(weight.value()) : nullptr;
-  }
   Var<T, B> trained(const Var<T, B>& x) const {
     if constexpr (B::on_host)
       if (const auto* panels = narrow()) return narrow_linear(x, *panels, weight, bias);

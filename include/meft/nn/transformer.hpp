@@ -1,6 +1,7 @@
 // Owns: one description of a transformer layer, from which every model configures its own; methods attach to it here.
 #pragma once
 
+#include <concepts>
 #include <optional>
 
 #include <meft/nn/adapter.hpp>
@@ -8,6 +9,8 @@
 #include <meft/nn/kronecker.hpp>
 #include <meft/ops/feed_forward.hpp>
 #include <meft/ops/gated.hpp>
+#include <meft/ops/host_feed_forward.hpp>
+#include <meft/ops/host_gated.hpp>
 
 namespace meft::nn {
 
@@ -142,8 +145,10 @@ struct TransformerLayer {
         h, mlp_norm, mlp_post_norm, c, 2, mlp_scale, mlp_adapter, {fed(), down.reads()},
         [&](const Var<T, B>& in) {
           const auto x = mapped(in, mlp_map, c);
-          if constexpr (Tensor<T, B>::rounds)
-            if (whole(c)) return feed_forward(x, up.packed, up.bias, down.packed, down.bias, activation);
+          if constexpr (std::same_as<T, float>)
+            if (whole(c)) return products(x);
+          if constexpr (B::on_host && std::same_as<T, float>)
+            if (whole_gated(c)) return host_gated(x, gate->packed, up.packed, down.packed, down.bias, activation);
           const auto inner = scaled(hidden(x, c), hidden_scale);
           return down(inner);  // what `inner` was made from is freed by now
         },
@@ -201,10 +206,24 @@ struct TransformerLayer {
     const Hand gradients = up.reads() == Hand::rounded ? gate->reads() : Hand::in_full;
     return meft::dropout(gated((*gate)(x), up(x), activation, hand, gradients), p, key, first(up.out(), c));
   }
-  /// Whether nothing but the activation is between two products in bf16.
+  /// The feed-forward block's products, with nothing but the activation between them.
+  Var<T, B> products(const Var<T, B>& x) const {
+    if constexpr (B::on_host)
+      if (!up.packed.defined())
+        return narrow_feed_forward(x, *up.narrow(), up.weight, up.bias, *down.narrow(), down.weight, down.bias,
+                                   activation);
+    return feed_forward(x, up.packed, up.bias, down.packed, down.bias, activation);
+  }
+  /// Whether that is so, and both are in bf16, frozen or both trained.
   bool whole(const Context<T, B>& c) const {
-    return !gate && !hidden_scale.defined() && (activation_dropout == 0 || !c.run.training) && up.rounds() &&
-           down.rounds() && up.bias.defined();
+    return !gate && !hidden_scale.defined() && (activation_dropout == 0 || !c.run.training) && up.fuses() &&
+           down.fuses() && up.packed.defined() == down.packed.defined() && up.bias.defined();
+  }
+  /// The same of a gate, all frozen, without biases inside.
+  bool whole_gated(const Context<T, B>& c) const {
+    const auto fits = [](const Linear<T, B>& layer) { return layer.packed.defined() && layer.fuses(); };
+    return gate && !hidden_scale.defined() && (activation_dropout == 0 || !c.run.training) && fits(*gate) && fits(up) &&
+           fits(down) && !gate->bias.defined() && !up.bias.defined();
   }
   /// In training dropout of x from the site at `offset`.
   Var<T, B> dropped(const Var<T, B>& x, const Context<T, B>& c, std::uint32_t offset) const {

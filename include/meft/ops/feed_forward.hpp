@@ -71,8 +71,9 @@ requires Tensor<T, B>::rounds struct FeedForward {
 
 /// f(x·upᵀ + up_bias)·downᵀ + down_bias. x [.., n], up [m, n], down [k, m], both packed in bf16; biases [m], [k].
 template <Operand X, Real T, Backend B, Operand U, Operand V>
-VarOf<X> feed_forward(const X& x, const PackedWeight<T, B>& up, const U& up_bias, const PackedWeight<T, B>& down,
-                      const V& down_bias, Activation f, Where where = Where::current()) {
+requires Tensor<T, B>::rounds VarOf<X> feed_forward(const X& x, const PackedWeight<T, B>& up, const U& up_bias,
+                                                    const PackedWeight<T, B>& down, const V& down_bias, Activation f,
+                                                    Where where = Where::current()) {
   return apply(where, FeedForward<T, B>{up, down, f}, x, up_bias, down_bias);
 }
 

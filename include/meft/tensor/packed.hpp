@@ -1,6 +1,8 @@
 // Owns: the packed form of a frozen weight, a type of its own: it can be multiplied by and nothing else.
 #pragma once
 
+#include <concepts>
+
 #include <meft/backend/blocks.hpp>
 #include <meft/backend/kernels/panels.hpp>
 #include <meft/tensor/math.hpp>
@@ -89,8 +91,33 @@ class PackedWeight {
     panels_.backward({rows, shape_[1], shape_[0], {dy, shape_[0], 1}, dx, shape_[1]});
   }
 
+  /// Of a host: whether there are products that take a left side rounded, and that end in an activation or its slope.
+  bool fuses() const {
+    if constexpr (B::on_host && std::same_as<T, float>) return panels_.fuses();
+    else return false;
+  }
+  /// These: y = x·Wᵀ + bias, dx = dy·W; x·Wᵀ + bias, and dy·W, become what the ends say, in their order.
+  void forward(Index rows, const bf16* x, const T* bias, T* y) const requires B::on_host {
+    panels_.forward(rounded(product(rows, nullptr, bias, y), x));
+  }
+  void backward(Index rows, const bf16* dy, T* dx) const requires B::on_host {
+    panels_.backward(rounded({rows, shape_[1], shape_[0], {nullptr, shape_[0], 1}, dx, shape_[1]}, dy));
+  }
+  template <class... E>
+  void forward_ended(Index rows, const T* x, const T* bias, const E&... ends) const requires B::on_host {
+    panels_.forward_ended(product(rows, x, bias, nullptr), ends...);
+  }
+  template <class... E>
+  void backward_ended(Index rows, const T* dy, const E&... ends) const requires B::on_host {
+    panels_.backward_ended({rows, shape_[1], shape_[0], {dy, shape_[0], 1}, nullptr, shape_[1]}, ends...);
+  }
+
   /// dw [out, in] = dyᵀ·x of dy[rows, out], x[rows, in], in the arithmetic of W, whose values do not matter. Of a host.
   void gradient(Index rows, const T* dy, const T* x, T* dw) const requires B::on_host {
+    panels_.gradient(rows, dy, x, dw);
+  }
+  /// The same of x rounded, where it fuses.
+  void gradient(Index rows, const T* dy, const bf16* x, T* dw) const requires B::on_host {
     panels_.gradient(rows, dy, x, dw);
   }
 
@@ -132,6 +159,10 @@ class PackedWeight {
   /// dy·W, without dy.
   Product<T> back(const Tensor<T, B>& dy, Tensor<T, B>& dx) const {
     return to(dx, {dy.size() / shape_[0], shape_[1], shape_[0], {nullptr, shape_[0], 1}, nullptr, shape_[1]});
+  }
+  static Product<T> rounded(Product<T> p, const bf16* x) {
+    p.rounded = x;
+    return p;
   }
   Product<T> product(Index rows, const T* x, const T* bias, T* y) const {
     return {rows, shape_[0], shape_[1], {x, shape_[1], 1}, y, shape_[0], bias ? Start::bias : Start::zero, bias};

@@ -9,6 +9,7 @@
 #include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/cpu/tile.hpp>
 #include <meft/backend/kernels/gemm.hpp>
+#include <meft/base/function_ref.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/scalar.hpp>
 #include <meft/memory/buffer.hpp>
@@ -54,13 +55,24 @@ struct NoAhead {
   Ahead operator()(Index, Index, Index, Index) const { return {}; }
 };
 
+/// What is done with a block of C while it is at hand: (first row, rows, first column, columns, block, elements from
+/// one of its rows to the next).
+using End = FunctionRef<void(Index, Index, Index, Index, const float*, Index)>;
+
 /// C = start + A·B with operands as Floats (or Widened, Paired, Tiled of tile_bf16.hpp, tile_amx.hpp).
 /// `right(first_column, columns, k0, depth, scratch)` gives a block of B, `ahead` of the same without scratch what it
-/// is made from. How the columns are cut into tasks changes no sum.
+/// is made from. How the columns are cut into tasks changes no sum. `end` is called for each block that is done; where
+/// there is one and C is null, that is all who see it.
 template <class Operands, class Right, class Source = NoAhead>
-void multiply(const Product<float>& p, const Right& right, const Source& ahead = {}) {
+void multiply(Product<float> p, const Right& right, const Source& ahead = {}, const End* end = nullptr) {
   using Element = typename Operands::Element;
   const Index depth = round_up(balanced(p.depth, depth_block * Operands::pack), 16 * Operands::pack);
+  Buffer sums;
+  if (!p.c && depth < p.depth) {
+    const UseScope use(Use::workspace);
+    sums = Buffer(Cpu::pool(), static_cast<std::size_t>(p.rows * p.columns) * sizeof(float));
+    p.c = static_cast<float*>(sums.data()), p.ldc = p.columns;
+  }
   const Index rows_each = round_up(balanced(p.rows, row_block), Operands::tile_rows), wide = columns_at_once();
   const Index row_tasks = (p.rows + rows_each - 1) / rows_each;
   const Index threads = workers(), wanted = threads > 1 && row_tasks ? (4 * threads + row_tasks - 1) / row_tasks : 1;
@@ -72,18 +84,26 @@ void multiply(const Product<float>& p, const Right& right, const Source& ahead =
     const Index j0 = task / row_tasks * columns_each, j1 = std::min(j0 + columns_each, p.columns);
     alignas(64) Element scratch[most_panels * (depth_block + 1) * panel_width];
     alignas(64) Element copy[round_up(row_block, Operands::tile_rows) * depth_block + 2];
+    alignas(64) float own[round_up(row_block, Operands::tile_rows) * most_panels * panel_width];  // of C
     for (Index k0 = 0; k0 < std::max<Index>(p.depth, 1); k0 += depth) {
       const Index k = std::min(depth, p.depth - k0);
-      const auto left = Operands::left(rows, k, j1 - j0, p.a.at(i0, k0), copy);
+      const auto left = [&] {
+        if constexpr (requires { &Operands::rounded_left; })
+          if (p.rounded) return Operands::rounded_left(rows, k, j1 - j0, p.rounded + i0 * p.depth + k0, p.depth, copy);
+        return Operands::left(rows, k, j1 - j0, p.a.at(i0, k0), copy);
+      }();
       for (Index j = j0; j < j1; j += wide) {
         const Index columns = std::min(wide, j1 - j);
         const bool last = j + wide >= j1;
         const Index next_j = last ? j0 : j + wide, next_k0 = last ? k0 + depth : k0;
-        Operands::multiply(
-            rows, k, left, right(j, columns, k0, k, scratch),
-            {p.c + i0 * p.ldc + j, p.ldc, columns, k0 ? Start::accumulate : p.start, p.bias ? p.bias + j : nullptr},
-            next_k0 < p.depth ? ahead(next_j, std::min(wide, j1 - next_j), next_k0, std::min(depth, p.depth - next_k0))
-                              : Ahead{});
+        float* const c = p.c ? p.c + i0 * p.ldc + j : own;
+        const Index ldc = p.c ? p.ldc : columns;
+        Operands::multiply(rows, k, left, right(j, columns, k0, k, scratch),
+                           {c, ldc, columns, k0 ? Start::accumulate : p.start, p.bias ? p.bias + j : nullptr},
+                           next_k0 < p.depth
+                               ? ahead(next_j, std::min(wide, j1 - next_j), next_k0, std::min(depth, p.depth - next_k0))
+                               : Ahead{});
+        if (end && k0 + depth >= p.depth) (*end)(i0, rows, j, columns, c, ldc);
       }
     }
   });

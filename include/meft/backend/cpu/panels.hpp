@@ -2,6 +2,7 @@
 // blocks as they are, decoded on the way.
 #pragma once
 
+#include <meft/backend/cpu/ends.hpp>
 #include <meft/backend/cpu/gemm.hpp>
 #include <meft/backend/cpu/tile_amx.hpp>
 #include <meft/backend/cpu/tile_blocks.hpp>
@@ -99,6 +100,39 @@ class Panels<Cpu, T> {
     narrowed(p, {data(), in_, 1});
   }
 
+  /// Whether products take A rounded, and end in what their result becomes.
+  bool fuses() const { return tiled() && narrow(); }
+  /// start + A[m, in] · Wᵀ becomes what the ends say, in their order.
+  template <class... E>
+  void forward_ended([[maybe_unused]] const Product<T>& p, [[maybe_unused]] const E&... ends) const {
+#if MEFT_X86
+    const auto end = [&](Index i, Index rows, Index j, Index columns, const float* c, Index ldc) {
+      (cpu::end_block(ends, rows, columns, c, ldc, i * out_ + j, out_), ...);
+    };
+    const cpu::End each(end);
+    in_words([&](auto operands) { forward_as<decltype(operands)>(p, &each); });
+#endif
+  }
+  /// The same of A[m, out] · W.
+  template <class... E>
+  void backward_ended([[maybe_unused]] const Product<T>& p, [[maybe_unused]] const E&... ends) const {
+#if MEFT_X86
+    const auto end = [&](Index i, Index rows, Index j, Index columns, const float* c, Index ldc) {
+      (cpu::end_block(ends, rows, columns, c, ldc, i * in_ + j, in_), ...);
+    };
+    const cpu::End each(end);
+    in_words([&](auto operands) { backward_as<decltype(operands)>(p, &each); });
+#endif
+  }
+
+  /// C[out, in] = A[m, out]ᵀ · B[m, in] with B rounded, where it fuses.
+  void gradient([[maybe_unused]] Index rows, [[maybe_unused]] const T* a, [[maybe_unused]] const bf16* b,
+                [[maybe_unused]] T* c) const {
+#if MEFT_X86
+    const Product<T> p{out_, in_, rows, {a, 1, out_}, c, in_};
+    in_words([&](auto operands) { gradient_as<decltype(operands)>(p, b); });
+#endif
+  }
   /// C[out, in] = A[m, out]ᵀ · B[m, in], in the arithmetic of W, which it does not read. Rows of both are contiguous.
   void gradient(Index rows, const T* a, const T* b, T* c) const {
     const Product<T> p{out_, in_, rows, {a, 1, out_}, c, in_};
@@ -122,19 +156,20 @@ class Panels<Cpu, T> {
 #if MEFT_X86
   /// The products of a tiled bf16 weight, with operands as cpu::Widened, cpu::Paired or cpu::Tiled.
   template <class Operands>
-  void forward_as(const Product<float>& p) const {
-    if (blocks_) return cpu::multiply_blocks<Operands>(p, blocks_, false);
+  void forward_as(const Product<float>& p, const cpu::End* end = nullptr) const {
+    if (blocks_) return cpu::multiply_blocks<Operands>(p, blocks_, false, end);
     cpu::multiply<Operands>(
         p,
         [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
           return Operands::right(
               k, columns, {words() + j * pairs() + k0 / 2 * cpu::panel_width, pairs() * cpu::panel_width}, scratch);
         },
-        [&](Index j, Index columns, Index k0, Index k) { return ahead(j, columns, k0 / 2, (k + 1) / 2, pairs()); });
+        [&](Index j, Index columns, Index k0, Index k) { return ahead(j, columns, k0 / 2, (k + 1) / 2, pairs()); },
+        end);
   }
   template <class Operands>
-  void backward_as(const Product<float>& p) const {
-    if (blocks_) return cpu::multiply_blocks<Operands>(p, blocks_, true);
+  void backward_as(const Product<float>& p, const cpu::End* end = nullptr) const {
+    if (blocks_) return cpu::multiply_blocks<Operands>(p, blocks_, true, end);
     cpu::multiply<Operands>(
         p,
         [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
@@ -146,10 +181,11 @@ class Panels<Cpu, T> {
                                    panel + done * cpu::panel_width / Operands::pack);
           });
         },
-        [&](Index j, Index columns, Index k0, Index k) { return ahead(k0, k, j / 2, (columns + 1) / 2, pairs()); });
+        [&](Index j, Index columns, Index k0, Index k) { return ahead(k0, k, j / 2, (columns + 1) / 2, pairs()); },
+        end);
   }
-  template <class Operands>
-  void gradient_as(const Product<float>& p, const float* b) const {
+  template <class Operands, class X>
+  void gradient_as(const Product<float>& p, const X* b) const {
     cpu::multiply<cpu::Turned<Operands>>(
         p,
         [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
@@ -159,7 +195,8 @@ class Panels<Cpu, T> {
           });
         },
         [&](Index j, Index columns, Index k0, Index k) {
-          return cpu::Ahead{reinterpret_cast<const char*>(b + k0 * in_ + j), k, 4 * columns, 4 * in_};
+          constexpr auto size = static_cast<Index>(sizeof(X));
+          return cpu::Ahead{reinterpret_cast<const char*>(b + k0 * in_ + j), k, size * columns, size * in_};
         });
   }
 #endif

@@ -167,6 +167,9 @@ struct Tiled : Paired {
   static Strided<std::uint32_t> left(Index rows, Index k, Index, Strided<float> a, std::uint32_t* to) {
     return rounded(rows, k, a, to, round_up((k + 1) / 2, tile_side));
   }
+  static Strided<std::uint32_t> rounded_left(Index rows, Index k, Index, const bf16* a, Index row, std::uint32_t* to) {
+    return copied(rows, k, a, row, to, round_up((k + 1) / 2, tile_side));
+  }
   static Strided<std::uint32_t> turned(Index rows, Index k, Index, const float* x, Index row, std::uint32_t* to) {
     return turn_words<Paired>(rows, k, x, row, to, round_up((k + 1) / 2, tile_side));
   }

@@ -3,6 +3,8 @@
 // which gives exact products too. Left operands are rounded to bf16 on the way. Sums are in float.
 #pragma once
 
+#include <type_traits>
+
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/tile.hpp>
 #include <meft/base/scalar.hpp>
@@ -16,6 +18,20 @@ struct RoundToBf16 {
     const std::uint32_t even = u + 0x7fffu + ((u >> 16) & 1u), nan = u | 0x400000u;
     return std::bit_cast<float>(((u & 0x7fffffffu) > 0x7f800000u ? nan : even) & 0xffff0000u);
   }
+};
+
+/// A float as a bf16.
+struct Narrow {
+  MEFT_INLINE bf16 operator()(float x) const {
+    bf16 out;
+    out.bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(RoundToBf16{}(x)) >> 16);
+    return out;
+  }
+};
+
+/// A bf16 as a float.
+struct Widen {
+  MEFT_INLINE float operator()(bf16 x) const { return static_cast<float>(x); }
 };
 
 /// Two neighbouring elements in a word.
@@ -218,11 +234,23 @@ struct Widened {
   /// A[rows, k] rounded, in `to`; in panels where tiles have six rows and there are columns enough. A's rows are
   /// contiguous.
   static Rows left(Index rows, Index k, Index columns, const Strided<float>& a, float* to) {
-    const auto round = [&](Index first, Index count, float* out) {
+    return lay(rows, k, columns, to, [&](Index first, Index count, float* out) {
       vectorised([&]() MEFT_INLINE {
         for (Index i = 0; i < count; ++i) map_run(RoundToBf16{}, k, out + i * k, a.data + (first + i) * a.row);
       });
-    };
+    });
+  }
+  /// The same of what is rounded already, rows `row` elements apart.
+  static Rows rounded_left(Index rows, Index k, Index columns, const bf16* a, Index row, float* to) {
+    return lay(rows, k, columns, to, [&](Index first, Index count, float* out) {
+      vectorised([&]() MEFT_INLINE {
+        for (Index i = 0; i < count; ++i) map_run(Widen{}, k, out + i * k, a + (first + i) * row);
+      });
+    });
+  }
+  /// By round(first row, rows, to), which writes them without a gap.
+  template <class Round>
+  static Rows lay(Index rows, Index k, Index columns, float* to, const Round& round) {
     if (isa() >= Isa::avx512 || columns < 2 * panel_width) {
       round(0, rows, to);
       return {{to, k, 1}};
@@ -236,8 +264,8 @@ struct Widened {
     round(sixes, rows - sixes, to + sixes * k);
     return {{to, k, 1}, true};
   }
-  /// The columns of x[k, rows], whose rows lie `row` elements apart, rounded, as they lie; no more than 8 elements a row
-  /// between them where rows would share a few sets of the caches.
+  /// The columns of x[k, rows], whose rows lie `row` elements apart, rounded, as they lie; no more than 8 elements a
+  /// row between them where rows would share a few sets of the caches.
   static Rows turned(Index rows, Index k, Index, const float* x, Index row, float* to) {
     const Index step = rows % 64 || rows > 256 ? rows : rows + 8;
     vectorised([&]() MEFT_INLINE {
@@ -245,15 +273,16 @@ struct Widened {
     });
     return {{to, 1, step}};
   }
-  /// The panel of x[k, columns ≤ 16], rounded.
-  static void panel(Index k, Index columns, const float* x, Index row, float* to) {
+  /// The panel of x[k, columns ≤ 16], rounded if it is not yet.
+  template <class X>
+  static void panel(Index k, Index columns, const X* x, Index row, float* to) {
+    const std::conditional_t<std::is_same_v<X, float>, RoundToBf16, Widen> as{};
     vectorised([&]() MEFT_INLINE {
       if (columns == panel_width)
-        for (Index p = 0; p < k; ++p) map_run(RoundToBf16{}, panel_width, to + p * panel_width, x + p * row);
+        for (Index p = 0; p < k; ++p) map_run(as, panel_width, to + p * panel_width, x + p * row);
       else
         for (Index p = 0; p < k; ++p)
-          for (Index j = 0; j < panel_width; ++j)
-            to[p * panel_width + j] = j < columns ? RoundToBf16{}(x[p * row + j]) : 0;
+          for (Index j = 0; j < panel_width; ++j) to[p * panel_width + j] = j < columns ? as(x[p * row + j]) : 0;
     });
   }
   /// The block of `panels` panels, `step` words apart, as elements.
@@ -278,6 +307,17 @@ struct Paired {
   static Strided<std::uint32_t> left(Index rows, Index k, Index, Strided<float> a, std::uint32_t* to) {
     return rounded(rows, k, a, to, (k + 1) / 2);
   }
+  static Strided<std::uint32_t> rounded_left(Index rows, Index k, Index, const bf16* a, Index row, std::uint32_t* to) {
+    return copied(rows, k, a, row, to, (k + 1) / 2);
+  }
+  /// What is rounded already, rows `step` words apart, zero behind.
+  static Strided<std::uint32_t> copied(Index rows, Index k, const bf16* a, Index row, std::uint32_t* to, Index step) {
+    for (Index i = 0; i < rows; ++i) {
+      std::memset(to + i * step + k / 2, 0, static_cast<std::size_t>(step - k / 2) * sizeof *to);
+      std::memcpy(to + i * step, a + i * row, static_cast<std::size_t>(k) * sizeof *a);
+    }
+    return {to, step, 1};
+  }
   /// Rows `step` words apart, zero from the last pair on.
   static Strided<std::uint32_t> rounded(Index rows, Index k, Strided<float> a, std::uint32_t* to, Index step) {
     const Index blocks = k / 32;
@@ -293,7 +333,23 @@ struct Paired {
   static Strided<std::uint32_t> turned(Index rows, Index k, Index, const float* x, Index row, std::uint32_t* to) {
     return turn_words<Paired>(rows, k, x, row, to, (k + 1) / 2);
   }
-  /// The panel of x[k, columns ≤ 16].
+  /// The panel of x[k, columns ≤ 16], rounded already, or rounded here.
+  static void panel(Index k, Index columns, const bf16* x, Index row, std::uint32_t* to) {
+    const bf16 zeros[panel_width] = {};
+    vectorised([&]() MEFT_INLINE {
+      for (Index p = 0; 2 * p < k; ++p) {
+        const bf16 *first = x + 2 * p * row, *second = 2 * p + 1 < k ? first + row : zeros;
+        std::uint32_t* const words = to + p * panel_width;
+        const auto word = [&](Index j) MEFT_INLINE {
+          return static_cast<std::uint32_t>(first[j].bits) | static_cast<std::uint32_t>(second[j].bits) << 16;
+        };
+        if (columns == panel_width)
+          MEFT_LANES (j, panel_width) words[j] = word(j);
+        else
+          for (Index j = 0; j < panel_width; ++j) words[j] = j < columns ? word(j) : 0;
+      }
+    });
+  }
   static void panel(Index k, Index columns, const float* x, Index row, std::uint32_t* to) {
     const Index whole = columns == panel_width ? k / 2 : 0;
     detail::pair_rows(whole, x, row, to);

@@ -12,10 +12,10 @@ namespace meft::cpu {
 /// C[rows, columns] = start + A · Wᵀ, or A · W where it is `transposed`, with W in blocks: 16 × 16 of its numbers are
 /// decoded at a time, into the panels of a task that is at them.
 template <class Operands>
-void multiply_blocks(const Product<float>& p, const Blocks& w, bool transposed) {
+void multiply_blocks(const Product<float>& p, const Blocks& w, bool transposed, const End* end = nullptr) {
   using Element = typename Operands::Element;
   constexpr bool paired = std::is_same_v<Element, std::uint32_t>;
-  multiply<Operands>(p, [&](Index j, Index columns, Index k0, Index k, Element* scratch) {
+  const auto right = [&](Index j, Index columns, Index k0, Index k, Element* scratch) {
     const Index elements = round_up(k, 16) * panel_width / Operands::pack;
     return fill_panels(columns, elements, scratch, [&](Index at, Index, Element* panel) {
       alignas(32) float tile[16 * 16], turned[16 * 16];
@@ -33,7 +33,8 @@ void multiply_blocks(const Product<float>& p, const Blocks& w, bool transposed) 
         else w.tile(rows, first, tile), detail::turn(tile, 16, to, 16);
       }
     });
-  });
+  };
+  multiply<Operands>(p, right, NoAhead{}, end);
 }
 #endif
 
