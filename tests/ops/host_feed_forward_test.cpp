@@ -196,7 +196,8 @@ TEST_CASE("feed forward: layers in bf16 take what they can hand on rounded: froz
     return meter.activation();
   };
   if (!has_avx2()) return;
-  for (const auto& [frozen, gated] : {std::pair{true, false}, {false, false}, {true, true}}) {
+  for (const auto& kind : {std::pair{true, false}, {false, false}, {true, true}}) {
+    const auto frozen = kind.first, gated = kind.second;
     CAPTURE(frozen);
     CAPTURE(gated);
     CHECK(peak(Precision::bf16, frozen, gated) <= peak(Precision::f32, frozen, gated) - rows * ffn * 2 + 4096);

@@ -2,7 +2,10 @@
 // that are made once a change, and the module that has them.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include <meft/nn/linear.hpp>
@@ -65,7 +68,8 @@ void check_product(const std::vector<float>& found, Index m, Index n, Index k, c
 }  // namespace
 
 TEST_CASE("narrow linear: result and gradients are those of operands rounded to bf16, summed in float") {
-  for (const auto& [rows, in, out] : {std::array<Index, 3>{3, 5, 7}, {70, 48, 33}, {500, 64, 96}}) {
+  for (const auto& size : {std::array<Index, 3>{3, 5, 7}, {70, 48, 33}, {500, 64, 96}}) {
+    const Index rows = size[0], in = size[1], out = size[2];
     CAPTURE(rows);
     const auto layer = make<float>(in, out, 1);
     Tensor<float> x({rows, in}), dy({rows, out});
