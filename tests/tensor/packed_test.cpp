@@ -45,9 +45,6 @@ struct EmulatedPairs : cpu::Paired {
       }
     return {to, pairs, 1};
   }
-  static Strided<std::uint32_t> turned(Index rows, Index k, Index, const float* x, Index row, std::uint32_t* to) {
-    return cpu::turn_words<EmulatedPairs>(rows, k, x, row, to, (k + 1) / 2);
-  }
   static void panel(Index k, Index columns, const float* x, Index row, std::uint32_t* to) {
     panel_by_element(0, k, columns, x, row, to);
   }
@@ -117,9 +114,6 @@ struct EmulatedTiled : cpu::Tiled<EmulatedTiles> {
       EmulatedPairs::left(1, k, 0, a.at(i, 0), to + i * step);
     }
     return {to, step, 1};
-  }
-  static Strided<std::uint32_t> turned(Index rows, Index k, Index, const float* x, Index row, std::uint32_t* to) {
-    return cpu::turn_words<EmulatedPairs>(rows, k, x, row, to, cpu::round_up((k + 1) / 2, 16));
   }
   static void panel(Index k, Index columns, const float* x, Index row, std::uint32_t* to) {
     EmulatedPairs::panel(k, columns, x, row, to);
@@ -229,12 +223,12 @@ TEST_CASE("packed: products and the weight's gradient equal a plain sum of the (
           CHECK(got_y.values() == y_bits);
           CHECK(got_dx.values() == dx_bits);
           got_dw.zero();
-          panels.gradient_as<Operands>({out, in, rows, {dy.data(), 1, out}, got_dw.data(), in}, x.data());
+          cpu::weight_gradient<Operands>(rows, out, in, dy.data(), x.data(), got_dw.data());
           check(got_y, y, size_y);
           check(got_dx, dx, size_dx);
           check(got_dw, dw, size_dw);
           const auto dw_bits = got_dw.values();
-          panels.gradient_as<Operands>({out, in, rows, {dy.data(), 1, out}, got_dw.data(), in}, x_rounded.data());
+          cpu::weight_gradient<Operands>(rows, out, in, dy.data(), x_rounded.data(), got_dw.data());
           CHECK(got_dw.values() == dw_bits);
         };
         both(cpu::Widened{});

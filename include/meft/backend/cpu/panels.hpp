@@ -6,6 +6,7 @@
 #include <meft/backend/cpu/gemm.hpp>
 #include <meft/backend/cpu/tile_amx.hpp>
 #include <meft/backend/cpu/tile_blocks.hpp>
+#include <meft/backend/cpu/weight_gradient.hpp>
 #include <meft/backend/kernels/panels.hpp>
 
 namespace meft {
@@ -129,8 +130,7 @@ class Panels<Cpu, T> {
   void gradient([[maybe_unused]] Index rows, [[maybe_unused]] const T* a, [[maybe_unused]] const bf16* b,
                 [[maybe_unused]] T* c) const {
 #if MEFT_X86
-    const Product<T> p{out_, in_, rows, {a, 1, out_}, c, in_};
-    in_words([&](auto operands) { gradient_as<decltype(operands)>(p, b); });
+    in_words([&](auto operands) { cpu::weight_gradient<decltype(operands)>(rows, out_, in_, a, b, c); });
 #endif
   }
   /// C[out, in] = A[m, out]ᵀ · B[m, in], in the arithmetic of W, which it does not read. Rows of both are contiguous.
@@ -139,7 +139,8 @@ class Panels<Cpu, T> {
     if (!narrow()) return gemm(Cpu{}, p, {b, in_, 1});
 #if MEFT_X86
     if constexpr (std::is_same_v<T, float>)
-      if (tiled()) return in_words([&](auto operands) { gradient_as<decltype(operands)>(p, b); });
+      if (tiled())
+        return in_words([&](auto operands) { cpu::weight_gradient<decltype(operands)>(rows, out_, in_, a, b, c); });
 #endif
     const UseScope use(Use::workspace);
     const auto rounded = [&](const T* x, Index width) {
@@ -183,21 +184,6 @@ class Panels<Cpu, T> {
         },
         [&](Index j, Index columns, Index k0, Index k) { return ahead(k0, k, j / 2, (columns + 1) / 2, pairs()); },
         end);
-  }
-  template <class Operands, class X>
-  void gradient_as(const Product<float>& p, const X* b) const {
-    cpu::multiply<cpu::Turned<Operands>>(
-        p,
-        [&](Index j, Index columns, Index k0, Index k, auto* scratch) {
-          const Index elements = cpu::round_up(k, Operands::pack) / Operands::pack * cpu::panel_width;
-          return cpu::fill_panels(columns, elements, scratch, [&](Index at, Index width, auto* panel) {
-            Operands::panel(k, width, b + k0 * in_ + j + at, in_, panel);
-          });
-        },
-        [&](Index j, Index columns, Index k0, Index k) {
-          constexpr auto size = static_cast<Index>(sizeof(X));
-          return cpu::Ahead{reinterpret_cast<const char*>(b + k0 * in_ + j), k, size * columns, size * in_};
-        });
   }
 #endif
 

@@ -170,9 +170,6 @@ struct Tiled : Paired {
   static Strided<std::uint32_t> rounded_left(Index rows, Index k, Index, const bf16* a, Index row, std::uint32_t* to) {
     return copied(rows, k, a, row, to, round_up((k + 1) / 2, tile_side));
   }
-  static Strided<std::uint32_t> turned(Index rows, Index k, Index, const float* x, Index row, std::uint32_t* to) {
-    return turn_words<Paired>(rows, k, x, row, to, round_up((k + 1) / 2, tile_side));
-  }
   static void multiply(Index rows, Index k, const Strided<std::uint32_t>& left, Block<std::uint32_t> block,
                        const Corner& at, const Ahead&) {
     multiply_tiles<Tiles>(rows, (k + 1) / 2, left, block, at);

@@ -330,9 +330,6 @@ struct Paired {
     }
     return {to, step, 1};
   }
-  static Strided<std::uint32_t> turned(Index rows, Index k, Index, const float* x, Index row, std::uint32_t* to) {
-    return turn_words<Paired>(rows, k, x, row, to, (k + 1) / 2);
-  }
   /// The panel of x[k, columns ≤ 16], rounded already, or rounded here.
   static void panel(Index k, Index columns, const bf16* x, Index row, std::uint32_t* to) {
     const bf16 zeros[panel_width] = {};
@@ -370,14 +367,6 @@ struct Paired {
   static void multiply(Index rows, Index k, const Strided<std::uint32_t>& left, Block<std::uint32_t> block,
                        const Corner& at, const Ahead& ahead) {
     multiply_pairs(rows, (k + 1) / 2, left, block, at, ahead);
-  }
-};
-
-/// Operands whose left side is the columns of a matrix with contiguous rows.
-template <class Operands>
-struct Turned : Operands {
-  static auto left(Index rows, Index k, Index columns, const Strided<float>& a, typename Operands::Element* to) {
-    return Operands::turned(rows, k, columns, a.data, a.column, to);
   }
 };
 #endif  // MEFT_X86
