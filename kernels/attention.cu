@@ -36,6 +36,7 @@ template <int most, class T>
 __global__ void forward(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, T* out, T* lse) {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
   const auto [span, start] = tasks[blockIdx.x];
+  if (start >= span.queries) return;
   const Index head = blockIdx.y, width = s.of.width, at = head * width, at_k = head / s.of.group() * width;
   const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
             first = mate * share<T>, step = static_cast<int>(width) + 1;
@@ -102,6 +103,7 @@ template <int most, class T>
 __global__ void backward_queries(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, const T* lse,
                                  const T* delta, const T* dout, T* dq, T* dbias) {
   const auto [span, start] = tasks[blockIdx.x];
+  if (start >= span.queries) return;
   const Index head = blockIdx.y, width = s.of.width, at = head * width, at_k = head / s.of.group() * width;
   const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
             first = mate * share<T>, step = static_cast<int>(width) + 1;
@@ -146,6 +148,7 @@ template <int most, class T>
 __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T* k, const T* v, const T* lse,
                               const T* delta, const T* dout, T* dk, T* dv) {
   const auto [span, start] = tasks[blockIdx.x];
+  if (start >= span.keys) return;
   const Index width = s.of.width, at_k = blockIdx.y * width, leader = blockIdx.y * s.of.group();
   const int mine = static_cast<int>(threadIdx.x) / mates, mate = static_cast<int>(threadIdx.x) % mates,
             first = mate * share<T>, step = static_cast<int>(width) + 1;
@@ -215,15 +218,15 @@ std::size_t shared_bytes(Index width, int rows, int squares) {
 }  // namespace cuda
 
 template <Backend B, Real T>
-void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
-               T* out, T* lse) {
+void attention(B, const AttentionSpec<T>& spec, const Spans& spans, const T* q, const T* k, const T* v, T* out,
+               T* lse) {
   if constexpr (sizeof(T) == 4) {
-    if (cuda::fused::attention(spec, spans, span, q, k, v, out, lse)) return;
-    if (cuda::mma::takes(spec)) return cuda::mma::attention(spec, spans, span, q, k, v, out, lse);
+    if (cuda::fused::attention(spec, spans, q, k, v, out, lse)) return;
+    if (cuda::mma::takes(spec)) return cuda::mma::attention(spec, spans, q, k, v, out, lse);
   }
   using namespace cuda::attend;
   const auto s = spec_of(spec);
-  const Tasks tasks(tile<T>, spans, span, [](const Span& x) { return x.queries; });
+  const Tasks tasks(tile<T>, spans, &Span::queries);
   if (!tasks.count()) return;
   with_width(spec.width, [&]<int most>() {
     cuda::launch(forward<most, T>, dim3(tasks.count(), static_cast<unsigned>(spec.heads)), tile<T> * mates,
@@ -232,18 +235,17 @@ void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, c
 }
 
 template <Backend B, Real T>
-void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
-                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias) {
+void attention_backward(B, const AttentionSpec<T>& spec, const Spans& spans, const T* q, const T* k, const T* v,
+                        const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias) {
   if constexpr (sizeof(T) == 4) {
-    if (cuda::fused::attention_backward(spec, spans, span, q, k, v, out, lse, dout, dq, dk, dv)) return;
+    if (cuda::fused::attention_backward(spec, spans, q, k, v, out, lse, dout, dq, dk, dv)) return;
     if (cuda::mma::takes(spec))
-      return cuda::mma::attention_backward(spec, spans, span, q, k, v, out, lse, dout, dq, dk, dv, dbias);
+      return cuda::mma::attention_backward(spec, spans, q, k, v, out, lse, dout, dq, dk, dv, dbias);
   }
   using namespace cuda::attend;
   const auto s = spec_of(spec);
-  const Tasks by_query(tile<T>, spans, span, [](const Span&x) { return x.queries; }),
-      by_key(tile<T>, spans, span, [](const Span&x) { return x.keys; });
-  const Index rows = rows_of_queries(spans, span);
+  const Tasks by_query(tile<T>, spans, &Span::queries), by_key(tile<T>, spans, &Span::keys);
+  const Index rows = rows_of_queries(spans);
   const UseScope use(Use::workspace);
   const Buffer products(Cuda::pool(), static_cast<std::size_t>(rows * spec.heads) * sizeof(T));
   T* const delta = static_cast<T*>(products.data());
@@ -279,10 +281,10 @@ bool attention_rounds(B, [[maybe_unused]] const AttentionSpec<T>& spec) {
   else return false;
 }
 
-#define EVERY(T)                                                                                                    \
-  template bool attention_rounds(Cuda, const AttentionSpec<T>&);                                                    \
-  template void attention(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, T*, T*); \
-  template void attention_backward(Cuda, const AttentionSpec<T>&, Index, const Span*, const T*, const T*, const T*, \
+#define EVERY(T)                                                                                              \
+  template bool attention_rounds(Cuda, const AttentionSpec<T>&);                                              \
+  template void attention(Cuda, const AttentionSpec<T>&, const Spans&, const T*, const T*, const T*, T*, T*); \
+  template void attention_backward(Cuda, const AttentionSpec<T>&, const Spans&, const T*, const T*, const T*, \
                                    const T*, const T*, const T*, T*, T*, T*, T*);
 EVERY(float)
 EVERY(double)

@@ -10,8 +10,8 @@
 #include <meft/backend/kernels/attention.hpp>
 #include <meft/base/functor.hpp>
 #include <moving_key.cuh>
+#include <spans.cuh>
 #include <stream.cuh>
-#include <table.cuh>
 
 namespace meft::cuda::attend {
 
@@ -139,16 +139,24 @@ __global__ void bias_gradient(Index total, Index parts, T scale, const T* from, 
   }
 }
 
-/// The tiles of all sequences on the device; `rows(span)` says of what.
+/// The tiles of all sequences on the device, of their queries or of their keys. Where others may come there are as many
+/// as they have at most; those past the last have no rows.
 class Tasks {
  public:
-  template <class RowsOf>
-  Tasks(Index tile, Index spans, const Span* span, const RowsOf& rows) {
-    std::vector<Task> list;
-    for (Index i = 0; i < spans; ++i)
-      for (Index start = 0; start < rows(span[i]); start += tile) list.push_back({span[i], start});
-    count_ = static_cast<unsigned>(list.size());
-    if (count_) buffer_ = table(list.data(), list.size() * sizeof(Task));
+  Tasks(Index tile, const Spans& spans, Index Span::*rows) {
+    Index all = 0, tiles = 0;
+    for (const Span& s : spans.list) all += s.*rows, tiles += (s.*rows + tile - 1) / tile;
+    if (open(spans)) tiles = (all + spans.count() * (tile - 1)) / tile;
+    count_ = static_cast<unsigned>(tiles);
+    if (!count_) return;
+    const auto fill = [=](const std::vector<Span>& list, void* to) {
+      Task *next = static_cast<Task*>(to), *const end = next + tiles;
+      for (const Span& s : list)
+        for (Index start = 0; start < s.*rows; start += tile) *next++ = {s, start};
+      while (next != end) *next++ = {};
+    };
+    buffer_ =
+        table(spans, (rows == &Span::keys ? "keys " : "queries ") + std::to_string(tile), count_ * sizeof(Task), fill);
   }
   unsigned count() const { return count_; }
   const Task* device() const { return static_cast<const Task*>(buffer_.data()); }
@@ -159,10 +167,10 @@ class Tasks {
 };
 
 /// Rows of queries up to the last that a span has.
-inline Index rows_of_queries(Index spans, const Span* span) {
+inline Index rows_of_queries(const Spans& spans) {
   Index rows = 0;
-  for (Index i = 0; i < spans; ++i)
-    if (span[i].q + span[i].queries > rows) rows = span[i].q + span[i].queries;
+  for (const Span& s : spans.list)
+    if (s.q + s.queries > rows) rows = s.q + s.queries;
   return rows;
 }
 

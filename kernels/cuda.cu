@@ -5,6 +5,7 @@
 #include <iterator>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include <meft/backend/cuda/tag.hpp>
 #include <meft/base/mutex.hpp>
@@ -155,6 +156,14 @@ void Cuda::download(void* to, const void* from, std::size_t bytes) {
   if (cuda::Recorder* const r = cuda::recorder()) r->refuse("Cuda::download");
   cuda::staging().download(static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes);
 }
+void Cuda::follow(void* to, std::size_t bytes, std::function<void(void*)> fill) {
+  if (!bytes) return;
+  if (cuda::Recorder* const r = cuda::recorder()) return r->follow(to, bytes, std::move(fill));
+  std::vector<std::byte> now(bytes);
+  fill(now.data());
+  upload(to, now.data(), bytes);
+}
+void Cuda::check_later(std::function<bool()> check) { cuda::recorder()->settled.push_back(std::move(check)); }
 void Cuda::read_later(const void* from, std::size_t bytes, std::function<void(const void*)> then) {
   cuda::recorder()->read(from, bytes, std::move(then));
 }

@@ -78,9 +78,9 @@ inline constexpr std::size_t workspace_together = std::size_t{32} << 20, workspa
 /// What include/meft/backend/kernels/attention.hpp declares, where cuDNN has a plan on this device: bf16, no dropout,
 /// no bias, as many heads of keys as of queries, a head of the support surface, sequences that follow each other, none
 /// of them empty, and as many keys as queries where causal. False, to be done otherwise, elsewhere.
-bool attention(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
-               const float* v, float* out, float* lse);
-bool attention_backward(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
+bool attention(const AttentionSpec<float>& spec, const Spans& spans, const float* q, const float* k, const float* v,
+               float* out, float* lse);
+bool attention_backward(const AttentionSpec<float>& spec, const Spans& spans, const float* q, const float* k,
                         const float* v, const float* out, const float* lse, const float* dout, float* dq, float* dk,
                         float* dv);
 

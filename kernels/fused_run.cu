@@ -6,10 +6,12 @@
 #include <mma_attention.hpp>
 #include <optional>
 #include <plans.hpp>
-#include <table.cuh>
+#include <spans.cuh>
+#include <string>
 #include <vector>
 
 #include <meft/backend/cuda/tag.hpp>
+#include <meft/base/bucket.hpp>
 #include <meft/memory/buffer.hpp>
 
 namespace meft::cuda::fused {
@@ -23,7 +25,9 @@ const dnn::Plan* plan_of(const Shape& shape, bool backward) {
 }
 
 // Shapes are rounded up: few shapes, and so few plans.
-std::int64_t power_of_two(Index n) {
+/// Sequences: as many as there are in a batch that was filled up (nn/filled.hpp), else a power of two.
+std::int64_t batch_of(Index n) {
+  if (n % 4 == 0 && n == bucket(n, 4)) return n;
   std::int64_t out = 1;
   while (out < n) out *= 2;
   return out;
@@ -32,56 +36,57 @@ std::int64_t power_of_two(Index n) {
 std::int64_t multiple(Index n) { return (n + 127) / 128 * 128; }
 
 /// The shape of a call, where cuDNN takes it.
-std::optional<Shape> shape_of(const AttentionSpec<float>& spec, Index spans, const Span* span) {
+std::optional<Shape> shape_of(const AttentionSpec<float>& spec, const Spans& spans) {
   if (spec.precision != Precision::bf16 || spec.dropout != 0 || spec.group() != 1 || spec.window || spec.bias ||
-      spans == 0 || !runs(cudnnGetVersion(), architecture(), spec.width))
+      spans.count() == 0 || !runs(cudnnGetVersion(), architecture(), spec.width))
     return {};
-  Index rows = 0, queries = 0, keys = 0;
-  for (Index i = 0; i < spans; ++i) {
-    const Span& s = span[i];
-    if (s.queries == 0 || s.keys == 0 || (spec.causal && s.queries != s.keys)) return {};
-    if (i && (s.q != span[i - 1].q + span[i - 1].queries || s.k != span[i - 1].k + span[i - 1].keys)) return {};
-    rows += std::max(s.queries, s.keys);
-    queries = std::max(queries, s.queries);
-    keys = std::max(keys, s.keys);
-  }
-  const std::int64_t batch = power_of_two(spans);
-  if ((rows + batch - spans) * spec.heads * spec.width > INT32_MAX) return {};
-  return Shape{batch, spec.heads, spec.width, multiple(queries), multiple(keys), spec.causal};
+  return settled(spans, [spec](const std::vector<Span>& list) -> std::optional<Shape> {
+    Index rows = 0, queries = 0, keys = 0;
+    Span before{};
+    for (const Span& s : list) {
+      if (s.queries == 0 || s.keys == 0 || (spec.causal && s.queries != s.keys)) return {};
+      if (rows && (s.q != before.q + before.queries || s.k != before.k + before.keys)) return {};
+      rows += std::max(s.queries, s.keys);
+      queries = std::max(queries, s.queries);
+      keys = std::max(keys, s.keys);
+      before = s;
+    }
+    const auto count = static_cast<Index>(list.size()), batch = batch_of(count);
+    if ((rows + batch - count) * spec.heads * spec.width > INT32_MAX) return {};
+    return Shape{batch, spec.heads, spec.width, multiple(queries), multiple(keys), spec.causal};
+  });
 }
 
 /// A call's shape and what both passes are given.
 class Call {
  public:
-  Call(const Shape& shape_, const AttentionSpec<float>& spec, Index spans, const Span* span)
+  Call(const Shape& shape_, const AttentionSpec<float>& spec, const Spans& spans)
       : shape(shape_), scale_(spec.scale), use_(Use::workspace) {
-    const auto batch = static_cast<std::size_t>(shape.batch), given = static_cast<std::size_t>(spans);
-    std::vector<std::int32_t> q(batch + 1), k(batch + 1), s(batch + 1), q_lengths(batch), k_lengths(batch);
+    const auto batch = static_cast<std::size_t>(shape.batch), given = spans.list.size();
     const Index row = spec.heads * spec.width;
-    first_q_ = span[0].q, first_k_ = span[0].k;
-    for (std::size_t i = 0; i < batch; ++i) {
-      // Past the given ones, sequences of one row of zeros: before 9.25 cuDNN takes none without rows.
-      const bool real = i < given;
-      q_lengths[i] = real ? static_cast<std::int32_t>(span[i].queries) : 1;
-      k_lengths[i] = real ? static_cast<std::int32_t>(span[i].keys) : 1;
-      q[i + 1] = q[i] + static_cast<std::int32_t>(q_lengths[i] * row);
-      k[i + 1] = k[i] + static_cast<std::int32_t>(k_lengths[i] * row);
-      s[i + 1] = s[i] + static_cast<std::int32_t>(q_lengths[i] * spec.heads);
-    }
-    q_elements_ = q[given];
-    k_elements_ = k[given];
+    first_q_ = spans.list[0].q, first_k_ = spans.list[0].k;
+    for (const Span& s : spans.list) q_elements_ += s.queries * row, k_elements_ += s.keys * row;
     padding_ = static_cast<Index>(batch - given) * row;
-    std::vector<std::int32_t> all;
-    std::vector<std::size_t> starts;
-    // Each begins at a multiple of 16 bytes.
-    for (const auto* list : {&q, &k, &s, &q_lengths, &k_lengths}) {
-      starts.push_back(all.size());
-      all.insert(all.end(), list->begin(), list->end());
-      all.resize((all.size() + 3) / 4 * 4);
-    }
-    numbers_ = table(all.data(), all.size() * sizeof(std::int32_t));
-    for (std::size_t i = 0; i < starts.size(); ++i)
-      give(static_cast<Id>(q_offsets + static_cast<int>(i)), static_cast<std::int32_t*>(numbers_.data()) + starts[i]);
+    // q_offsets, k_offsets, s_offsets, q_lengths and k_lengths; each begins at a multiple of 16 bytes.
+    const std::size_t each = (batch + 1 + 3) / 4 * 4;
+    const auto fill = [=, heads = spec.heads](const std::vector<Span>& list, void* to) {
+      auto *const q = static_cast<std::int32_t*>(to), *const k = q + each, *const s = k + each,
+                  *const q_lengths = s + each, *const k_lengths = q_lengths + each;
+      std::fill(q, k_lengths + each, 0);
+      for (std::size_t i = 0; i < batch; ++i) {
+        // Past the given ones, sequences of one row of zeros: before 9.25 cuDNN takes none without rows.
+        const bool real = i < list.size();
+        q_lengths[i] = real ? static_cast<std::int32_t>(list[i].queries) : 1;
+        k_lengths[i] = real ? static_cast<std::int32_t>(list[i].keys) : 1;
+        q[i + 1] = q[i] + static_cast<std::int32_t>(q_lengths[i] * row);
+        k[i + 1] = k[i] + static_cast<std::int32_t>(k_lengths[i] * row);
+        s[i + 1] = s[i] + static_cast<std::int32_t>(q_lengths[i] * heads);
+      }
+    };
+    const std::string name = "fused " + std::to_string(batch) + " " + std::to_string(row) + " ";
+    numbers_ = table(spans, name + std::to_string(spec.heads), 5 * each * sizeof(std::int32_t), fill);
+    for (std::size_t i = 0; i < 5; ++i)
+      give(static_cast<Id>(q_offsets + static_cast<int>(i)), static_cast<std::int32_t*>(numbers_.data()) + i * each);
     give(scale, &scale_);
     give(lowest, &lowest_);
   }
@@ -157,12 +162,12 @@ class Call {
 
 }  // namespace
 
-bool attention(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
-               const float* v, float* out, float* lse) {
-  const auto shape = shape_of(spec, spans, span);
+bool attention(const AttentionSpec<float>& spec, const Spans& spans, const float* q, const float* k, const float* v,
+               float* out, float* lse) {
+  const auto shape = shape_of(spec, spans);
   const auto* const plan = shape ? plan_of(*shape, false) : nullptr;
   if (!plan || plan->workspace() > workspace_most) return false;
-  Call call(*shape, spec, spans, span);
+  Call call(*shape, spec, spans);
   call.give_rounded(Id::q, q, false, spec.rounded.q);
   call.give_rounded(Id::k, k, true, spec.rounded.k);
   call.give_rounded(Id::v, v, true, spec.rounded.v);
@@ -173,25 +178,27 @@ bool attention(const AttentionSpec<float>& spec, Index spans, const Span* span, 
   return true;
 }
 
-bool attention_backward(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
+bool attention_backward(const AttentionSpec<float>& spec, const Spans& spans, const float* q, const float* k,
                         const float* v, const float* out, const float* lse, const float* dout, float* dq, float* dk,
                         float* dv) {
-  const auto shape = shape_of(spec, spans, span);
+  const auto shape = shape_of(spec, spans);
   const auto* const plan = shape ? plan_of(*shape, true) : nullptr;
   if (!plan) return false;
   if (mma::takes(spec)) {  // as much as dq in float: more than that is for tensor cores of our own
     Index rows = 0;
-    for (Index i = 0; i < spans; ++i) rows += span[i].queries;
+    for (const Span& s : spans.list) rows += s.queries;
     if (plan->workspace() > static_cast<std::size_t>(rows * spec.row()) * sizeof(float)) return false;
   }
-  if (plan->workspace() > workspace_together && spans > 1) {
-    const auto part = [&](Index from, Index count) {
-      return attention_backward(spec, count, span + from, q, k, v, out, lse, dout, dq, dk, dv);
+  if (plan->workspace() > workspace_together && spans.count() > 1) {
+    const auto list = settled(spans, [](const std::vector<Span>& now) { return now; });
+    const auto half = list.begin() + spans.count() / 2;
+    const auto part = [&](auto begin, auto end) {
+      return attention_backward(spec, std::vector<Span>(begin, end), q, k, v, out, lse, dout, dq, dk, dv);
     };
-    return part(0, spans / 2) && part(spans / 2, spans - spans / 2);
+    return part(list.begin(), half) && part(half, list.end());
   }
   if (plan->workspace() > workspace_most) return false;
-  Call call(*shape, spec, spans, span);
+  Call call(*shape, spec, spans);
   call.give_rounded(Id::q, q, false, spec.rounded.q);
   call.give_rounded(Id::k, k, true, spec.rounded.k);
   call.give_rounded(Id::v, v, true, spec.rounded.v);

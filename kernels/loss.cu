@@ -28,10 +28,21 @@ __global__ void look_at_labels(Index n, const std::int32_t* labels, Index classe
   if (threadIdx.x == 0) atomicAdd(&found->counted, counted);
 }
 
+/// How many labels count. All threads of the block call it.
+__device__ Index count_all(Index n, const std::int32_t* labels, std::int32_t ignore) {
+  return sum_over_row<Index>(n, [&](Index i) { return labels[i] == ignore ? 0 : 1; });
+}
+template <class T>
+__global__ void count_for(Index n, const std::int32_t* labels, std::int32_t ignore, T* counted) {
+  const Index count = count_all(n, labels, ignore);
+  if (threadIdx.x == 0) *counted = static_cast<T>(count);
+}
+
 /// One block goes along the labels; the place of one that counts is the number of those before it.
-__global__ void number_counted(Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
+__global__ void number_counted(Index n, const std::int32_t* labels, std::int32_t ignore, Index most, std::int32_t* rows,
                                std::int32_t* chosen) {
   __shared__ int in_warp[32];
+  const Index all = count_all(n, labels, ignore);
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   Index before = 0;
   for (Index start = 0; start < n; start += blockDim.x) {
@@ -45,7 +56,8 @@ __global__ void number_counted(Index n, const std::int32_t* labels, std::int32_t
       if (w < warp) place += in_warp[w];
       before += in_warp[w];
     }
-    if (label != ignore) {
+    if (label == ignore) place = all + i - place;
+    if (i < n && place < most) {
       rows[place] = static_cast<std::int32_t>(i);
       chosen[place] = label;
     }
@@ -68,8 +80,8 @@ __global__ void entropy_rows(Index rows, Line line, const T* x, const std::int32
 
 template <class T>
 __global__ void entropy_rows_back(Index rows, Line line, const T* x, const std::int32_t* labels, std::int32_t ignore,
-                                  const T* lse, const T* dy, Index counted, T* dx) {
-  const T scale = *dy / static_cast<T>(counted);
+                                  const T* lse, const T* dy, T* dx) {
+  const T scale = *dy;
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
     const T *in = x + r * line.n, shift = lse[r];
     T* const out = dx + r * line.n;
@@ -104,14 +116,23 @@ LabelCheck check_labels(B, Index n, const std::int32_t* labels, Index classes, s
     return LabelCheck{static_cast<Index>(found.counted + 1), static_cast<Index>(found.outside)};
   };
   if (cuda::Recorder* const r = cuda::recorder(); r && !r->is_input(labels)) r->refuse("check_labels");
-  return cuda::look_at(labels, look, LabelCheck{});
+  // Of how many count recorded work takes the number of rows that it goes through.
+  const auto alike = [n](const LabelCheck& a, const LabelCheck& b) {
+    return a.outside == b.outside && label_rows<B>(n, a.counted) == label_rows<B>(n, b.counted);
+  };
+  return cuda::look_at(labels, look, LabelCheck{}, alike);
 }
 
+template <Backend B, Real T>
+void count_labels(B, Index n, const std::int32_t* labels, std::int32_t ignore, T* counted) {
+  cuda::launch(cuda::count_for<T>, 1, cuda::along(n, 1024), 0, cuda::stream(), n, labels, ignore, counted);
+}
 template <Backend B>
-void counted_rows(B, Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
+void counted_rows(B, Index n, const std::int32_t* labels, std::int32_t ignore, Index most, std::int32_t* rows,
                   std::int32_t* chosen) {
   if (n)
-    cuda::launch(cuda::number_counted, 1, cuda::along(n, 1024), 0, cuda::stream(), n, labels, ignore, rows, chosen);
+    cuda::launch(cuda::number_counted, 1, cuda::along(n, 1024), 0, cuda::stream(), n, labels, ignore, most, rows,
+                 chosen);
 }
 
 template <Backend B, Real T>
@@ -121,9 +142,8 @@ void cross_entropy(B, Index rows, Index n, const T* x, const std::int32_t* label
 }
 template <Backend B, Real T>
 void cross_entropy_backward(B, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
-                            const T* lse, const T* dy, Index counted, T* dx) {
-  cuda::launch_lines<T>(cuda::entropy_rows_back<T>, rows, n, std::tuple(x, dx), x, labels, ignore, lse, dy, counted,
-                        dx);
+                            const T* lse, const T* dy, T* dx) {
+  cuda::launch_lines<T>(cuda::entropy_rows_back<T>, rows, n, std::tuple(x, dx), x, labels, ignore, lse, dy, dx);
 }
 template <Backend B, Real T>
 void scaled_difference(B, Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {
@@ -134,12 +154,13 @@ void scaled_difference(B, Index n, const T* x, const T* target, const T* dy, T f
 #define EVERY(T)                                                                                                  \
   template void cross_entropy(Cuda, Index, Index, const T*, const std::int32_t*, std::int32_t, T*, T*);           \
   template void cross_entropy_backward(Cuda, Index, Index, const T*, const std::int32_t*, std::int32_t, const T*, \
-                                       const T*, Index, T*);                                                      \
+                                       const T*, T*);                                                             \
+  template void count_labels(Cuda, Index, const std::int32_t*, std::int32_t, T*);                                 \
   template void scaled_difference(Cuda, Index, const T*, const T*, const T*, T, T*);
 EVERY(float)
 EVERY(double)
 #undef EVERY
 template LabelCheck check_labels(Cuda, Index, const std::int32_t*, Index, std::int32_t);
-template void counted_rows(Cuda, Index, const std::int32_t*, std::int32_t, std::int32_t*, std::int32_t*);
+template void counted_rows(Cuda, Index, const std::int32_t*, std::int32_t, Index, std::int32_t*, std::int32_t*);
 
 }  // namespace meft

@@ -1,6 +1,7 @@
 // Owns: attention on tensor cores, forward and backward: mma_attention.hpp. Deterministic: dq goes by tiles of queries,
 // dk and dv by tiles of keys, and nobody adds to another's sums. The bits of dropout are those of attention.cu and of
 // the CPU. Powers are of 2: scores are kept times log₂ e.
+#include <algorithm>
 #include <mma_attention.cuh>
 #include <mma_attention.hpp>
 
@@ -60,6 +61,7 @@ __global__ void __launch_bounds__(256, most <= 64 ? 2 : 1)
             float* lse) {
   constexpr int eights = tile / 8;
   const Place p(tasks[blockIdx.x], s, blockIdx.y);
+  if (p.start >= p.queries) return;
   const Span span = p.span;
   const Lane lane;
   const int width = p.width, rows = static_cast<int>(blockDim.x) / 2;
@@ -122,6 +124,7 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
                      const float* out, const float* lse, const float* dout, float* less, float* dq, float* dbias) {
   constexpr int columns = 32, eights = columns / 8;
   const Place p(tasks[blockIdx.x], s, blockIdx.y);
+  if (p.start >= p.queries) return;
   const Span span = p.span;
   const Lane lane;
   const int width = p.width, rows = static_cast<int>(blockDim.x) / 2;
@@ -191,6 +194,7 @@ __global__ void __launch_bounds__(128, most <= 64 ? 3 : 2)
   using Left = std::conditional_t<most <= 64, Held<most>, Read<most>>;  // as the registers allow
   const Index leader = blockIdx.y * s.of.group();
   const Place p(tasks[blockIdx.x], s, leader);
+  if (p.start >= p.sight.keys) return;
   const Span span = p.span;
   const Lane lane;
   const int width = p.width, rows = static_cast<int>(blockDim.x) / 2;
@@ -265,14 +269,14 @@ void with_width(Index width, const Run& run) {
 
 bool takes(const AttentionSpec<float>& spec) { return spec.precision == Precision::bf16 && spec.width <= 128; }
 
-void attention(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
-               const float* v, float* out, float* lse) {
+void attention(const AttentionSpec<float>& spec, const Spans& spans, const float* q, const float* k, const float* v,
+               float* out, float* lse) {
   const auto s = attend::spec_of(spec);
-  Index longest = 0;
-  for (Index i = 0; i < spans; ++i)
-    if (span[i].queries > longest) longest = span[i].queries;
-  const int rows = spec.width <= 64 && longest > tile ? 2 * tile : tile;
-  const Tasks tasks(rows, spans, span, [](const Span& x) { return x.queries; });
+  const bool longer = settled(spans, [](const std::vector<Span>& list) {
+    return std::any_of(list.begin(), list.end(), [](const Span& s) { return s.queries > tile; });
+  });
+  const int rows = spec.width <= 64 && longer ? 2 * tile : tile;
+  const Tasks tasks(rows, spans, &Span::queries);
   if (!tasks.count()) return;
   const auto& r = spec.rounded;
   const bool packed = spec.width % 8 == 0 && aligned(q, k, v, out, r.q, r.k, r.v, r.out);
@@ -282,15 +286,14 @@ void attention(const AttentionSpec<float>& spec, Index spans, const Span* span, 
   });
 }
 
-void attention_backward(const AttentionSpec<float>& spec, Index spans, const Span* span, const float* q, const float* k,
+void attention_backward(const AttentionSpec<float>& spec, const Spans& spans, const float* q, const float* k,
                         const float* v, const float* out, const float* lse, const float* dout, float* dq, float* dk,
                         float* dv, float* dbias) {
   const auto s = attend::spec_of(spec);
-  const Tasks by_query(tile, spans, span, [](const Span&x) { return x.queries; }),
-      by_key(tile, spans, span, [](const Span&x) { return x.keys; });
+  const Tasks by_query(tile, spans, &Span::queries), by_key(tile, spans, &Span::keys);
   const UseScope use(Use::workspace);
   const Buffer products(Cuda::pool(),
-                        static_cast<std::size_t>(attend::rows_of_queries(spans, span) * spec.heads) * sizeof(float));
+                        static_cast<std::size_t>(attend::rows_of_queries(spans) * spec.heads) * sizeof(float));
   float* const less = static_cast<float*>(products.data());
   const Index biases = dbias ? spec.heads * spec.distances() : 0;  // those that each tile of queries adds up to
   const std::size_t bytes = static_cast<std::size_t>(by_query.count() * biases) * sizeof(float);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,8 @@ class Pinned {
 class Tables {
  public:
   Buffer find(const void* data, std::size_t bytes);
+  /// By its name, and what `fill` writes in it before each run.
+  Buffer find(const std::string& name, std::size_t bytes, std::function<void(void*)> fill);
 
  private:
   struct Entry {
@@ -39,6 +42,7 @@ class Tables {
     Buffer buffer;
   };
   std::deque<Entry> kept_;
+  std::map<std::string, Buffer> named_;
 };
 
 struct Recorder {
@@ -50,12 +54,19 @@ struct Recorder {
   std::vector<Recording::Input> inputs;
   Pinned pinned;
   std::vector<Read> reads;
-  std::vector<std::function<bool()>> checks;
+  std::vector<std::function<bool()>> checks;   // of inputs on the device
+  std::vector<std::function<bool()>> settled;  // on the host
+  struct Follower {
+    std::byte* data;
+    std::function<void(void*)> fill;
+  };
+  std::vector<Follower> followers;
   Tables tables;
   bool refused = false;
 
   bool is_input(const void* data) const;
   void upload(void* to, const void* from, std::size_t bytes);
+  void follow(void* to, std::size_t bytes, std::function<void(void*)> fill);
   void read(const void* from, std::size_t bytes, std::function<void(const void*)> then);
   /// Throws, and remembers: the work cannot be recorded.
   [[noreturn]] void refuse(const char* call);
@@ -78,9 +89,10 @@ class Aside {
 };
 
 /// look() on values: at once; while work is recorded, of inputs alone, now and before each run, which must find the
-/// same. `otherwise` of memory that is no input: what recorded work has written there is not known yet.
-template <class Look>
-auto look_at(const void* values, const Look& look, decltype(look()) otherwise) {
+/// same, or what is `alike`. `otherwise` of memory that is no input: what recorded work has written there is not known
+/// yet.
+template <class Look, class Alike = std::equal_to<>>
+auto look_at(const void* values, const Look& look, decltype(look()) otherwise, const Alike& alike = {}) {
   Recorder* const r = recorder();
   if (!r) return look();
   if (!r->is_input(values)) return otherwise;
@@ -88,7 +100,7 @@ auto look_at(const void* values, const Look& look, decltype(look()) otherwise) {
     const Aside aside;
     return look();
   }();
-  r->checks.push_back([look, seen] { return look() == seen; });
+  r->checks.push_back([look, seen, alike] { return alike(look(), seen); });
   return seen;
 }
 

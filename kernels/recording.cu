@@ -77,6 +77,12 @@ void Recorder::upload(void* to, const void* from, std::size_t bytes) {
   std::memcpy(kept, from, bytes);
   check(cudaMemcpyAsync(to, kept, bytes, cudaMemcpyHostToDevice, stream()), "cudaMemcpyAsync");
 }
+void Recorder::follow(void* to, std::size_t bytes, std::function<void(void*)> fill) {
+  std::byte* const kept = pinned.take(bytes);
+  fill(kept);
+  check(cudaMemcpyAsync(to, kept, bytes, cudaMemcpyHostToDevice, stream()), "cudaMemcpyAsync");
+  followers.push_back({kept, std::move(fill)});
+}
 void Recorder::read(const void* from, std::size_t bytes, std::function<void(const void*)> then) {
   std::byte* const to = pinned.take(bytes);
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "cudaMemcpyAsync");
@@ -99,6 +105,8 @@ struct Recording::Made {
     if (graph) cudaGraphExecDestroy(graph);
     of.reads.clear();  // what they hold goes back to the shelf first
     of.checks.clear();
+    of.settled.clear();
+    of.followers.clear();
     of.tables = {};
     if (--cuda::alive() == 0) Cuda::pool().trim(Shelf::recordings);
   }
@@ -142,11 +150,19 @@ Recording::Recording(std::vector<Input> inputs, const std::function<void()>& f) 
   made_ = std::move(made);
 }
 
-bool Recording::fits() const {
-  return std::all_of(made_->of.checks.begin(), made_->of.checks.end(), [](const auto& check) { return check(); });
+namespace {
+
+bool hold(const std::vector<std::function<bool()>>& checks) {
+  return std::all_of(checks.begin(), checks.end(), [](const auto& check) { return check(); });
 }
 
+}  // namespace
+
+bool Recording::settled() const { return hold(made_->of.settled); }
+bool Recording::fits() const { return hold(made_->of.checks); }
+
 void Recording::run(std::uint32_t later) const {
+  for (const auto& follower : made_->of.followers) follower.fill(follower.data);
   const auto move_keys = [](std::uint32_t steps) { Cuda::upload(cuda::steps_later(), &steps, sizeof steps); };
   if (later) move_keys(later);
   cuda::check(cudaGraphLaunch(made_->graph, cuda::stream()), "cudaGraphLaunch");

@@ -1,4 +1,6 @@
 // Owns: tables: table.cuh.
+#include <utility>
+
 #include <recorder.cuh>
 #include <table.cuh>
 
@@ -6,6 +8,16 @@
 #include <meft/base/mutex.hpp>
 
 namespace meft::cuda {
+
+Buffer Tables::find(const std::string& name, std::size_t bytes, std::function<void(void*)> fill) {
+  const auto [at, fresh] = named_.try_emplace(name);
+  if (fresh) {
+    const UseScope use(Use::workspace);
+    at->second = Buffer(Cuda::pool(), bytes);
+    Cuda::follow(at->second.data(), bytes, std::move(fill));
+  }
+  return at->second;
+}
 
 Buffer Tables::find(const void* data, std::size_t bytes) {
   constexpr std::size_t largest = std::size_t{1} << 14, most = 16;  // a large one would hold a segment of the pool's

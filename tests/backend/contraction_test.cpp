@@ -76,13 +76,12 @@ TEST_CASE("contraction: attention adds a tile of keys to those before in one rou
   q[0] = 1;  // a score is its key's first feature
   AttentionSpec<float> spec{};
   spec.heads = 1, spec.width = width, spec.scale = 1;
-  Span span{};
-  span.queries = 1, span.keys = keys;
+  const Spans spans({{0, 1, 0, keys}});
   for (std::uint32_t seed = 0; seed < 50; ++seed) {
     const auto noise = numbers(keys, seed);
     for (Index j = 0; j < keys; ++j) k[static_cast<std::size_t>(j * width)] = 3 * noise[static_cast<std::size_t>(j)];
     float lse = 0;
-    attention(Cpu{}, spec, 1, &span, q.data(), k.data(), v.data(), out.data(), &lse);
+    attention(Cpu{}, spec, spans, q.data(), k.data(), v.data(), out.data(), &lse);
 
     const auto of = [](const auto& f, float x) {
       cpu::map_here(f, 1, &x, &x);

@@ -152,16 +152,15 @@ Attended attend(const AttentionSpec<double>& spec, const std::vector<Span>& span
   here.reach = static_cast<Index>(bias.size()) / spec.heads / 2;
   const auto narrow = [](const std::vector<double>& x) { return std::vector<T>(x.begin(), x.end()); };
   const auto wide = [](const std::vector<T>& x) { return std::vector<double>(x.begin(), x.end()); };
-  const auto n = static_cast<Index>(spans.size());
   const std::size_t rows = q.size() / static_cast<std::size_t>(spec.width);  // of queries, times heads
   if constexpr (B::on_host) {
     const auto a = narrow(q), b = narrow(k), c = narrow(v), d = narrow(dout);
     const auto e = narrow(bias);
     here.bias = e.empty() ? nullptr : e.data();
     std::vector<T> out(a.size()), lse(rows), dq(a.size()), dk(b.size()), dv(b.size()), dbias(e.size());
-    attention(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data());
-    attention_backward(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data(), d.data(),
-                       dq.data(), dk.data(), dv.data(), e.empty() ? nullptr : dbias.data());
+    attention(B{}, here, spans, a.data(), b.data(), c.data(), out.data(), lse.data());
+    attention_backward(B{}, here, spans, a.data(), b.data(), c.data(), out.data(), lse.data(), d.data(), dq.data(),
+                       dk.data(), dv.data(), e.empty() ? nullptr : dbias.data());
     return {wide(out), wide(lse), wide(dq), wide(dk), wide(dv), wide(dbias)};
   } else {
     const OnDevice<T> a(narrow(q)), b(narrow(k)), c(narrow(v)), d(narrow(dout));
@@ -169,9 +168,9 @@ Attended attend(const AttentionSpec<double>& spec, const std::vector<Span>& span
     here.bias = bias.empty() ? nullptr : e.data();
     const OnDevice<T> out(static_cast<Index>(q.size())), lse(static_cast<Index>(rows)),
         dq(static_cast<Index>(q.size())), dk(static_cast<Index>(k.size())), dv(static_cast<Index>(k.size()));
-    attention(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data());
-    attention_backward(B{}, here, n, spans.data(), a.data(), b.data(), c.data(), out.data(), lse.data(), d.data(),
-                       dq.data(), dk.data(), dv.data(), bias.empty() ? nullptr : dbias.data());
+    attention(B{}, here, spans, a.data(), b.data(), c.data(), out.data(), lse.data());
+    attention_backward(B{}, here, spans, a.data(), b.data(), c.data(), out.data(), lse.data(), d.data(), dq.data(),
+                       dk.data(), dv.data(), bias.empty() ? nullptr : dbias.data());
     return {wide(out.host()), wide(lse.host()), wide(dq.host()), wide(dk.host()), wide(dv.host()), wide(dbias.host())};
   }
 }
@@ -700,9 +699,9 @@ TEST_CASE("memory that the pool gives back stays with the process") {
 
 TEST_CASE("a head that is wider than the kernels take is an error") {
   const OnDevice<float> x(Index{257}), out(Index{257}), lse(Index{1});
-  const Span span{0, 1, 0, 1};
+  const Spans spans({{0, 1, 0, 1}});
   const auto message = message_of([&] {
-    attention(Cuda{}, AttentionSpec<float>{1, 257}, 1, &span, x.data(), x.data(), x.data(), out.data(), lse.data());
+    attention(Cuda{}, AttentionSpec<float>{1, 257}, spans, x.data(), x.data(), x.data(), out.data(), lse.data());
   });
   CHECK(message.find("257") != message.npos);
   CHECK(message.find("256") != message.npos);

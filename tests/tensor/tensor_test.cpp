@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <set>
 #include <stdexcept>
 #include <thread>
 
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include <meft/backend/cpu/philox.hpp>
+#include <meft/base/bucket.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/tensor/ragged.hpp>
 #include <meft/tensor/random.hpp>
@@ -148,6 +150,45 @@ TEST_CASE("tensor: handles share, clones do not") {
   CHECK(message_of([] {
           Tensor<float>::from({2}, {1, 2, 3});
         }) == "tensor: the number of values differs from the shape's size: a is [2], 3");
+}
+
+TEST_CASE(
+    "offsets that a recording has open: others come, and who reads them otherwise than to read them again ties it") {
+  const auto of = [](const std::vector<std::int32_t>& lengths) { return Offsets::of_lengths(lengths); };
+  const auto own = of({3, 1, 4});
+  CHECK(own.identity() == nullptr);
+  auto open = own.open();
+  CHECK(open == own);
+  CHECK(open.identity() != own.open().identity());
+  const auto copy = open, whole = open.part(0, 3);
+  const auto longest = reading_again([copy] { return copy.longest(); });
+  const auto fill = [copy](std::int32_t* to) { *to = static_cast<std::int32_t>(copy.end(0)); };
+  CHECK(longest() == 4);
+  CHECK(settled<Cpu>([copy] { return copy.length(1); }) == 1);
+  CHECK(Tensor<std::int32_t>::following({1}, reading_again(fill)).item() == 3);
+  CHECK(copy.begin(0) == 0);  // follow from their numbers
+  CHECK(copy.end(2) == 8);
+  CHECK(!open.tied());
+  open.assign(of({1, 6, 1}));
+  CHECK(longest() == 6);
+  CHECK(whole.tokens() == 8);
+  CHECK(!open.tied());
+  CHECK(copy.end(0) == 1);
+  CHECK(open.tied());
+  CHECK(own == of({3, 1, 4}));
+  CHECK(!own.tied());
+}
+
+TEST_CASE("bucket: few sizes, little more") {
+  std::set<Index> sizes;
+  for (Index n = 0; n <= 4096; ++n) {
+    const Index size = bucket(n, 8);
+    CHECK(size >= n);
+    CHECK((size == n || 8 * (size - n) < n));
+    CHECK(bucket(size, 8) == size);
+    if (n > 2048) sizes.insert(size);
+  }
+  CHECK(sizes.size() == 8);
 }
 
 TEST_CASE("offsets of a ragged batch") {
@@ -286,8 +327,9 @@ TEST_CASE("pool: blocks are aligned, counted by use, and given again") {
     const std::string message = message_of([&] { pool.take(1 << 20); });
     CHECK(message.starts_with("pool: the device has no memory left: test, asked for, 1048576, alive, "));
     exhausted = false;
-    CHECK(message_of([&] { pool.take(~std::size_t{0} - 5); })
-              .starts_with("pool: more bytes than an address space has: test, asked for, 18446744073709551610"));
+    CHECK(message_of([&] {
+            pool.take(~std::size_t{0} - 5);
+          }).starts_with("pool: more bytes than an address space has: test, asked for, 18446744073709551610"));
 
     pool.give(d);
     pool.set_caching(false);

@@ -13,11 +13,12 @@ namespace meft {
 
 /// A device: it has a name, a pool, and copies bytes to, from and within itself. `on_host`: its memory is the host's
 /// and host threads compute on it; else what it is told to do is enqueued, and `synchronize` waits for it. `read` hands
-/// bytes to a function on the host, later where work is recorded to be run again. A layer is
-/// taken through in slices of about `slice_tokens` tokens.
+/// bytes to a function on the host, later where work is recorded to be run again; `follow` uploads what a function
+/// writes, `settled` gives what it finds on the host, each anew before such a run. A layer is taken through in slices
+/// of about `slice_tokens` tokens.
 template <class B>
-concept Backend = std::is_empty_v<B> &&
-    requires(void* to, const void* from, std::size_t bytes, void (*f)(const void*)) {
+concept Backend = std::is_empty_v<B> && requires(void* to, const void* from, std::size_t bytes, void (*f)(const void*),
+                                                 void (*fill)(void*), bool (*found)()) {
   { B::name } -> std::convertible_to<const char*>;
   { B::pool() } -> std::same_as<Pool&>;
   { B::slice_tokens } -> std::convertible_to<Index>;
@@ -27,6 +28,8 @@ concept Backend = std::is_empty_v<B> &&
   B::download(to, from, bytes);
   B::zero(to, bytes);
   B::read(from, bytes, f);
+  B::follow(to, bytes, fill);
+  { B::settled(found) } -> std::same_as<bool>;
   B::synchronize();
 };
 

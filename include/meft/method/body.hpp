@@ -2,6 +2,8 @@
 // a network beside them.
 #pragma once
 
+#include <algorithm>
+#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -67,7 +69,7 @@ struct Chain {
   Tensor<T, B> in_slices(const Tensor<T, B>& x, const Context<T, B>& context, Index tokens, bool at_once,
                          const F& f) const {
     Tensor<T, B> out(x.shape());
-    const auto slices = detail::cut(context.offsets, tokens);
+    const auto slices = detail::cut<B>(context.offsets, tokens);
     const auto one = [&](Index s) {
       const NoTape none;
       const auto [first, last] = slices[static_cast<std::size_t>(s)];
@@ -123,6 +125,17 @@ struct Body {
     StreamRanges<T, B> out;
     for (const auto* list : {&chain, &decoder})
       if (list->stack.depth() && list->stack.range()) out.push_back(list->stack.range());
+    return out;
+  }
+
+  /// The most tokens that a layer takes at once in a step, in whole sequences.
+  Index longest_slice() const {
+    Index out = std::numeric_limits<Index>::max();
+    for (const auto* list : {&chain, &decoder}) {
+      const bool reversible = list->stack.depth() > 0;
+      if (reversible) out = std::min(out, slice_tokens<B>(list->stack.options()));
+      if (list->side || (reversible && list->plain > 0)) out = std::min(out, list->slice_tokens);
+    }
     return out;
   }
 

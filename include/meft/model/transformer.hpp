@@ -76,7 +76,7 @@ struct Transformer {
       return out;
     }
     const auto offsets = embeddings->entering(batch.offsets);
-    if (spec.context && offsets.longest() > spec.context)
+    if (spec.context && settled<B>([offsets, most = spec.context] { return offsets.longest() > most; }))
       fail(std::string(spec.family) + ": a sequence is longer than max_position_embeddings", offsets.longest(),
            spec.context);
     return {(*embeddings)(batch.ids, batch.types, batch.offsets, batch.run), {offsets, batch.run}};
@@ -84,12 +84,18 @@ struct Transformer {
   /// What enters the decoder: the batch's own tokens, one place later, behind the start token. Its layers read
   /// `encoded`, the first list's output, as a side input.
   nn::Hidden<T, B> embed_decoder(const nn::Batch<B>& batch, const nn::Hidden<T, B>& encoded) const {
-    constexpr std::size_t one = sizeof(std::int32_t);
+    const Index tokens = batch.offsets.tokens();
     const auto start = Tensor<std::int32_t, B>::from({1}, {static_cast<std::int32_t>(spec.decoder_start)});
-    Tensor<std::int32_t, B> shifted(batch.ids.shape());
-    if (batch.ids.size() > 1) B::copy(shifted.data() + 1, batch.ids.data(), batch.ids.bytes() - one);
-    for (Index s = 0; s < batch.offsets.sequences(); ++s)
-      if (batch.offsets.length(s)) B::copy(shifted.data() + batch.offsets.begin(s), start.data(), one);
+    Tensor<std::int32_t, B> from({tokens + 1}), shifted({tokens});
+    B::copy(from.data(), start.data(), start.bytes());
+    B::copy(from.data() + 1, batch.ids.data(), batch.ids.bytes());
+    const auto before =
+        Tensor<std::int32_t, B>::following({tokens}, reading_again([offsets = batch.offsets](std::int32_t* to) {
+                                             for (Index s = 0; s < offsets.sequences(); ++s)
+                                               for (Index i = offsets.begin(s); i < offsets.end(s); ++i)
+                                                 *to++ = static_cast<std::int32_t>(i == offsets.begin(s) ? 0 : i);
+                                           }));
+    gather_rows(B{}, tokens, 1, std::as_const(from).data(), before.data(), shifted.data());
     return {(*decoder_embeddings)(shifted, batch.types, batch.offsets, batch.run),
             {decoder_embeddings->entering(batch.offsets), batch.run, 0, {{encoded.value, encoded.context.offsets}}}};
   }

@@ -30,6 +30,7 @@ struct Batch {
   Tensor<std::int32_t, B> rows{};
   Offsets answers{}, wrong{};  // the words of each answer; the wrong answers of each question
   Index counted = -1;          // what its loss is the mean over: sequences, tokens, questions; -1: not told
+  Index filling = 0;           // how many of the sequences, the last, are there for the device alone (nn/filled.hpp)
 
   /// f(tensor) for each, defined or not.
   template <class F>

@@ -34,7 +34,7 @@ struct EmbeddingSpec {
 /// For each token its place in its sequence plus `first`, as rows of a table of `rows` positions.
 template <Backend B>
 Tensor<std::int32_t, B> places(const Offsets& offsets, Index first, Index rows, const char* model) {
-  if (offsets.longest() + first > rows)
+  if (settled<B>([=] { return offsets.longest() + first > rows; }))
     fail(std::string(model) + ": a sequence is longer than max_position_embeddings", offsets.longest(), rows - first);
   return positions<B>(offsets, first);
 }

@@ -50,7 +50,8 @@ struct Attention {
     require(keys.tokens() == k.dim(0), "attention: the key offsets do not cover the rows", k, keys.tokens());
     require(queries.sequences() == keys.sequences(), "attention: queries and keys have different numbers of sequences",
             queries.sequences(), keys.sequences());
-    require(keys.longest() < (1 << 24), "attention: a sequence longer than 2^24 keys", keys.longest());
+    const bool fits = settled<B>([of = keys] { return of.longest() < (1 << 24); });
+    require(fits, "attention: a sequence longer than 2^24 keys", k);
     require(dropout >= 0 && dropout < 1, "attention: a dropout outside [0, 1)", dropout);
     require(window >= 0, "attention: a window less than 0", window);
     require(!bias.defined() || (bias.rank() == 2 && bias.dim(0) == heads && bias.dim(1) % 2),
@@ -63,8 +64,7 @@ struct Attention {
     Tensor<T, B> lse({q.dim(0), heads});
     T* const full = out.fill_full();
     if (round) described.rounded.out = out.fill_rounded(Hand::both);
-    const auto spans = list_spans();
-    attention(B{}, described, queries.sequences(), spans.data(), full_q, full_k, full_v, full, lse.data());
+    attention(B{}, described, spans(), full_q, full_k, full_v, full, lse.data());
     if (need.any()) saved = {q, k, v, out, lse, bias};
     return out;
   }
@@ -82,9 +82,8 @@ struct Attention {
     T *const to_q = dq.fill_full(), *const to_k = dk.fill_full(), *const to_v = dv.fill_full();
     if (auto& r = described.rounded; as == Hand::rounded)
       r.dq = dq.fill_rounded(as), r.dk = dk.fill_rounded(as), r.dv = dv.fill_rounded(as);
-    const auto spans = list_spans();
-    attention_backward(B{}, described, queries.sequences(), spans.data(), q, k, v, s.out.data(), s.lse.data(), d, to_q,
-                       to_k, to_v, need[3] ? dbias.data() : static_cast<T*>(nullptr));
+    attention_backward(B{}, described, spans(), q, k, v, s.out.data(), s.lse.data(), d, to_q, to_k, to_v,
+                       need[3] ? dbias.data() : static_cast<T*>(nullptr));
     return grads(
         need, [&] { return dq; }, [&] { return dk; }, [&] { return dv; }, [&] { return dbias; });
   }
@@ -126,10 +125,14 @@ struct Attention {
     if (bias.defined()) out.bias = bias.data(), out.reach = bias.dim(1) / 2;
     return out;
   }
-  std::vector<Span> list_spans() const {
-    std::vector<Span> out;
-    for (Index i = 0; i < queries.sequences(); ++i)
-      out.push_back({queries.begin(i), queries.length(i), keys.begin(i), keys.length(i)});
+  Spans spans() const {
+    const auto list = reading_again([q = queries, k = keys] {
+      std::vector<Span> out;
+      for (Index i = 0; i < q.sequences(); ++i) out.push_back({q.begin(i), q.length(i), k.begin(i), k.length(i)});
+      return out;
+    });
+    Spans out(list());
+    if (queries.is_open() || keys.is_open()) out.again = list, out.whose = {queries.identity(), keys.identity()};
     return out;
   }
 };

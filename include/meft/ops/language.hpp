@@ -19,17 +19,18 @@ namespace meft {
 
 namespace detail {
 
-/// Calls f(numbers, labels, x rows, logits) for chunks of the `counted` rows whose label counts, ascending.
+/// Calls f(numbers, labels, x rows, logits) for chunks of the rows whose label counts, ascending: of label_rows.
 template <Real T, Backend B, class W, class F>
 void for_label_chunks(const Tensor<T, B>& x, const W& w, const Tensor<T, B>& bias,
                       const Tensor<std::int32_t, B>& labels, std::int32_t ignore, Index counted, const F& f) {
   const Index words = w.shape()[0], width = w.shape()[1];
   Index most = std::clamp<Index>((Index{1} << 22) / words, 16, 1024);  // rows; 16 MiB of float logits
   if (B::on_host && !bias.defined()) most = most / 12 * 12;            // whole tiles; a bias adds up chunks
-  Tensor<std::int32_t, B> rows(Shape{counted}), chosen(Shape{counted});
-  counted_rows(B{}, labels.size(), labels.data(), ignore, rows.data(), chosen.data());
-  for (Index first = 0; first < counted; first += most) {
-    const Index last = std::min(counted, first + most), n = last - first;
+  const Index all = label_rows<B>(labels.size(), counted);
+  Tensor<std::int32_t, B> rows(Shape{all}), chosen(Shape{all});
+  counted_rows(B{}, labels.size(), labels.data(), ignore, all, rows.data(), chosen.data());
+  for (Index first = 0; first < all; first += most) {
+    const Index last = std::min(all, first + most), n = last - first;
     const auto numbers = std::as_const(rows).rows(first, last), classes = std::as_const(chosen).rows(first, last);
     Tensor<T, B> part({n, width}), logits({n, words});
     gather_rows(B{}, n, width, x.data(), numbers.data(), part.data());
@@ -87,7 +88,9 @@ struct LinearCrossEntropy {
     require(counted > 0, "linear_cross_entropy: no row counts", x, "ignored label " + std::to_string(ignore));
     auto zeros = detail::zero_gradients(need, x, w, bias);
     saved = {std::move(zeros[0]), std::move(zeros[1]), std::move(zeros[2])};
-    const auto one = Tensor<T, B>::full(Shape{}, T(1));
+    Tensor<T, B> count{Shape{}};
+    count_labels(B{}, labels.size(), labels.data(), ignore, count.data());
+    const auto each = map(Div{}, Tensor<T, B>::full(Shape{}, T(1)), count);
     auto losses = Tensor<T, B>::zeros(Shape{x.dim(0)});
     Tensor<T, B> total{Shape{}};
     detail::for_label_chunks(
@@ -98,7 +101,7 @@ struct LinearCrossEntropy {
           scatter_rows(B{}, n, 1, std::as_const(loss).data(), numbers.data(), losses.data());
           if (!need.any()) return;
           cross_entropy_backward(B{}, n, words, std::as_const(z).data(), classes.data(), ignore,
-                                 std::as_const(lse).data(), one.data(), counted, z.data());
+                                 std::as_const(lse).data(), each.data(), z.data());
           const T* g = z.data();
           if (need[0]) {
             Tensor<T, B> d({n, width});
@@ -114,7 +117,7 @@ struct LinearCrossEntropy {
           }
         });
     sum(B{}, 1, x.dim(0), 1, std::as_const(losses).data(), total.data());
-    return map(WithRight<Div, T>{{}, static_cast<T>(counted)}, total);
+    return map(Div{}, total, count);
   }
 
   template <Real T>
@@ -141,7 +144,7 @@ struct LinearCrossEntropy {
 /// [0, words) or `ignore`. A label outside is an error that names its position.
 template <Operand X, Operand W, Operand Bias, Backend B>
 VarOf<X> linear_cross_entropy(const X& x, const W& w, const Bias& bias, const Tensor<std::int32_t, B>& labels,
-                              std::int32_t ignore = -100, Where where = Where::current()) {
+                              std::int32_t ignore = ignored_label, Where where = Where::current()) {
   return apply(where, LinearCrossEntropy<B>{labels, ignore}, x, w, bias);
 }
 
@@ -149,7 +152,7 @@ VarOf<X> linear_cross_entropy(const X& x, const W& w, const Bias& bias, const Te
 /// gradients. [n].
 template <Real T, Backend B, class W>
 Tensor<T, B> label_log_likelihood(const Tensor<T, B>& x, const W& w, const Tensor<T, B>& bias,
-                                  const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100) {
+                                  const Tensor<std::int32_t, B>& labels, std::int32_t ignore = ignored_label) {
   const Index counted = detail::check_language("label_log_likelihood", x, w, bias, labels, ignore);
   auto out = Tensor<T, B>::zeros(Shape{x.dim(0)});
   detail::for_label_chunks(
@@ -209,7 +212,7 @@ struct TokenLogLikelihood {
           gather_rows(B{}, n, 1, minus.data(), numbers.data(), by.data());
           cross_entropy(B{}, n, words, std::as_const(z).data(), classes.data(), ignore, loss.data(), lse.data());
           cross_entropy_backward(B{}, n, words, std::as_const(z).data(), classes.data(), ignore,
-                                 std::as_const(lse).data(), one.data(), 1, z.data());
+                                 std::as_const(lse).data(), one.data(), z.data());
           const T* g = std::as_const(z).data();
           if (need[0]) {
             Tensor<T, B> d({n, width});
@@ -262,14 +265,14 @@ struct WithPacked {
 /// linear_cross_entropy with w packed and frozen.
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> linear_cross_entropy(const X& x, const PackedWeight<T, B>& w, const Bias& bias,
-                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
+                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = ignored_label,
                               Where where = Where::current()) {
   return apply(where, detail::WithPacked<LinearCrossEntropy<B>, T, B>{{labels, ignore}, w}, x, bias);
 }
 /// token_log_likelihood with w packed and frozen.
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> token_log_likelihood(const X& x, const PackedWeight<T, B>& w, const Bias& bias,
-                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
+                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = ignored_label,
                               Where where = Where::current()) {
   return apply(where, detail::WithPacked<TokenLogLikelihood<B>, T, B>{{labels, ignore}, w}, x, bias);
 }
@@ -277,13 +280,13 @@ VarOf<X> token_log_likelihood(const X& x, const PackedWeight<T, B>& w, const Bia
 /// label_log_likelihood with gradients. x [n, h], w [words, h], b [words] or empty, labels [n] → [n].
 template <Operand X, Operand W, Operand Bias, Backend B>
 VarOf<X> token_log_likelihood(const X& x, const W& w, const Bias& bias, const Tensor<std::int32_t, B>& labels,
-                              std::int32_t ignore = -100, Where where = Where::current()) {
+                              std::int32_t ignore = ignored_label, Where where = Where::current()) {
   return apply(where, TokenLogLikelihood<B>{labels, ignore}, x, w, bias);
 }
 /// The same over a parameter, which may be perturbed: then without gradients.
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> token_log_likelihood(const X& x, const Parameter<T, B>& w, const Bias& bias,
-                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
+                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = ignored_label,
                               Where where = Where::current()) {
   if (!w.perturbed()) return apply(where, TokenLogLikelihood<B>{labels, ignore}, x, w, bias);
   return label_log_likelihood(as_var(x).value(), w, as_var(bias).value(), labels, ignore);
@@ -292,7 +295,7 @@ VarOf<X> token_log_likelihood(const X& x, const Parameter<T, B>& w, const Bias& 
 /// linear_cross_entropy over a parameter, which may be perturbed: then without gradients.
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> linear_cross_entropy(const X& x, const Parameter<T, B>& w, const Bias& bias,
-                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
+                              const Tensor<std::int32_t, B>& labels, std::int32_t ignore = ignored_label,
                               Where where = Where::current()) {
   if (!w.perturbed()) return apply(where, LinearCrossEntropy<B>{labels, ignore}, x, w, bias);
   const auto found = label_log_likelihood(as_var(x).value(), w, as_var(bias).value(), labels, ignore);

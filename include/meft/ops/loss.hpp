@@ -17,7 +17,6 @@ struct CrossEntropy {
   template <Scalar T, Backend>
   struct Saved {
     Tensor<T, B> x, lse;
-    Index counted = 0;
   };
   template <Real T>
   Tensor<T, B> forward(auto& saved, Needs<1> need, const Tensor<T, B>& x) const {
@@ -36,17 +35,24 @@ struct CrossEntropy {
     if (need[0]) {
       saved.x = x;
       saved.lse = lse;
-      saved.counted = check.counted;
     }
-    return map(WithRight<Div, T>{{}, static_cast<T>(check.counted)}, total);
+    return map(Div{}, total, counted<T>());
   }
   template <Real T>
   std::array<Tensor<T, B>, 1> backward(const auto& saved, Needs<1>, const Tensor<T, B>& dy) const {
     const auto& x = saved.x;
     Tensor<T, B> dx(x.shape());
-    cross_entropy_backward(B{}, x.dim(0), x.dim(1), x.data(), labels.data(), ignore, saved.lse.data(), dy.data(),
-                           saved.counted, dx.data());
+    const auto each = map(Div{}, dy, counted<T>());
+    cross_entropy_backward(B{}, x.dim(0), x.dim(1), x.data(), labels.data(), ignore, saved.lse.data(), each.data(),
+                           dx.data());
     return {dx};
+  }
+  /// How many rows count: known where the labels are.
+  template <Real T>
+  Tensor<T, B> counted() const {
+    Tensor<T, B> out{Shape{}};
+    count_labels(B{}, labels.size(), labels.data(), ignore, out.data());
+    return out;
   }
   Tensor<std::int32_t, B> labels;
   std::int32_t ignore;
@@ -87,7 +93,7 @@ struct MeanSquaredError {
 /// Mean cross entropy of logits [n, c] and labels [n] in [0, c), over the rows whose label is not `ignore`. A label
 /// outside the classes is an error that names its position.
 template <Operand X, Backend B>
-VarOf<X> cross_entropy(const X& logits, const Tensor<std::int32_t, B>& labels, std::int32_t ignore = -100,
+VarOf<X> cross_entropy(const X& logits, const Tensor<std::int32_t, B>& labels, std::int32_t ignore = ignored_label,
                        Where where = Where::current()) {
   return apply(where, CrossEntropy<B>{labels, ignore}, logits);
 }

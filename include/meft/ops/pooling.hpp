@@ -1,8 +1,8 @@
 // Owns: one row for each sequence of a ragged batch: its first or last token, or the mean of its tokens.
 #pragma once
 
+#include <algorithm>
 #include <string>
-#include <vector>
 
 #include <meft/autodiff/op.hpp>
 #include <meft/backend/kernels/rows.hpp>
@@ -18,25 +18,32 @@ void check_pooling(const char* op, const Tensor<T, B>& x, const Offsets& offsets
   if (x.rank() != 2) fail(std::string(op) + ": expected [tokens, h]", x);
   if (x.dim(0) != offsets.tokens())
     fail(std::string(op) + ": rows and offsets differ", x, "offsets end at " + std::to_string(offsets.tokens()));
-  for (Index i = 0; i < offsets.sequences(); ++i)
-    if (offsets.length(i) <= skip) fail(std::string(op) + ": an empty sequence", "sequence " + std::to_string(i));
+  const Index empty = settled<B>([offsets, skip] {
+    for (Index i = 0; i < offsets.sequences(); ++i)
+      if (offsets.length(i) <= skip) return i;
+    return Index{-1};
+  });
+  if (empty >= 0) fail(std::string(op) + ": an empty sequence", "sequence " + std::to_string(empty));
 }
 
 /// The offsets on the device.
 template <Backend B>
 Tensor<std::int32_t, B> starts_of(const Offsets& offsets) {
   const UseScope use(Use::workspace);
-  return Tensor<std::int32_t, B>::from(Shape{offsets.sequences() + 1}, offsets.values());
+  return Tensor<std::int32_t, B>::following(Shape{offsets.sequences() + 1}, reading_again([offsets](std::int32_t* to) {
+                                              std::ranges::copy(offsets.values(), to);
+                                            }));
 }
 
 /// The first or last row of each sequence.
 template <Backend B>
 Tensor<std::int32_t, B> ends_of(const Offsets& offsets, bool last) {
   const UseScope use(Use::workspace);
-  std::vector<std::int32_t> rows;
-  for (Index i = 0; i < offsets.sequences(); ++i)
-    rows.push_back(static_cast<std::int32_t>(last ? offsets.end(i) - 1 : offsets.begin(i)));
-  return Tensor<std::int32_t, B>::from(Shape{offsets.sequences()}, rows);
+  return Tensor<std::int32_t, B>::following(
+      Shape{offsets.sequences()}, reading_again([offsets, last](std::int32_t* rows) {
+        for (Index i = 0; i < offsets.sequences(); ++i)
+          *rows++ = static_cast<std::int32_t>(last ? offsets.end(i) - 1 : offsets.begin(i));
+      }));
 }
 
 }  // namespace detail

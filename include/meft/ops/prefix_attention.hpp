@@ -28,11 +28,14 @@ struct PrefixAttention {
   Tensor<T, B> forward(Saved<T, B>& saved, Needs<6> need, const Tensor<T, B>& q, const Tensor<T, B>& k,
                        const Tensor<T, B>& v, const Tensor<T, B>& prefix_k, const Tensor<T, B>& prefix_v,
                        const Tensor<T, B>& bias) const {
-    for (Index i = 0; i < own.queries.sequences(); ++i) {
-      const Index queries = own.queries.length(i), keys = own.keys.length(i);
-      require(queries == 0 || (own.causal ? keys >= queries : keys > 0),
-              "prefix_attention: a query without a key of its own: of a sequence of queries and keys", queries, keys);
-    }
+    const Index without = settled<B>([q = own.queries, k = own.keys, causal = own.causal] {
+      Index i = 0;
+      while (i < q.sequences() && (q.length(i) == 0 || (causal ? k.length(i) >= q.length(i) : k.length(i) > 0))) ++i;
+      return i < q.sequences() ? i : Index{-1};
+    });
+    if (without >= 0)
+      fail("prefix_attention: a query without a key of its own: of a sequence of queries and keys",
+           own.queries.length(without), own.keys.length(without));
     Attention::Saved<T, B> both, prefix;
     (void)own.forward(both, all(need[5]), q, k, v, bias);
     (void)before(q, prefix_k).forward(prefix, all(false), q, prefix_k, prefix_v, Tensor<T, B>());

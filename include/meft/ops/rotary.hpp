@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <vector>
 
 #include <meft/autodiff/op.hpp>
 #include <meft/backend/kernels/rotary.hpp>
@@ -14,11 +13,11 @@ namespace meft {
 /// For each token its place in its sequence, plus `first`. [tokens]
 template <Backend B>
 Tensor<std::int32_t, B> positions(const Offsets& offsets, Index first = 0) {
-  std::vector<std::int32_t> out;
-  out.reserve(static_cast<std::size_t>(offsets.tokens()));
-  for (Index s = 0; s < offsets.sequences(); ++s)
-    for (Index i = 0; i < offsets.length(s); ++i) out.push_back(static_cast<std::int32_t>(first + i));
-  return Tensor<std::int32_t, B>::from({offsets.tokens()}, out);
+  return Tensor<std::int32_t, B>::following({offsets.tokens()}, reading_again([offsets, first](std::int32_t* out) {
+                                              for (Index s = 0; s < offsets.sequences(); ++s)
+                                                for (Index i = 0, n = offsets.length(s); i < n; ++i)
+                                                  *out++ = static_cast<std::int32_t>(first + i);
+                                            }));
 }
 
 /// y = R·x,  dx = Rᵀ·dy, with R turning each head's pairs by their angles at the token's place in its sequence. Keeps

@@ -33,7 +33,7 @@ class StackRun {
         context_(context),
         record_(record),
         ledger_(options.word_bits, options.fraction_bits, units_.differ()),
-        slices_(cut(context.offsets, slice_tokens<B>(options))) {
+        slices_(cut<B>(context.offsets, slice_tokens<B>(options))) {
     for (auto& side : context_.sides)
       side.value = side.value.value();  // constants: the node adds their gradients itself
   }

@@ -21,6 +21,11 @@ inline std::vector<std::pair<Index, Index>> cut(const Offsets& offsets, Index to
     }
   return out;
 }
+/// The same of a batch on a device.
+template <class B>
+std::vector<std::pair<Index, Index>> cut(const Offsets& offsets, Index tokens) {
+  return settled<B>([=] { return cut(offsets, tokens); });
+}
 
 /// Rows [first, last) of a slice.
 struct Chunk {

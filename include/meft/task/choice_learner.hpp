@@ -43,12 +43,12 @@ struct ChoiceLearner {
     out.options = Tensor<std::int32_t, B>::from({static_cast<Index>(options.size())}, options);
     out.labels = Tensor<std::int32_t, B>::from({static_cast<Index>(answers.size())}, answers);
     out.counted = out.labels.size();
-    return out;
+    return nn::filled(std::move(out), body.longest_slice());
   }
 
   /// Mean cross entropy of the right options, softmax over the options of each question.
   Var<T, B> loss(const nn::Batch<B>& batch) const {
-    const auto y = head(model.run(batch, body));
+    const auto y = nn::of_own(head(model.run(batch, body)), batch);
     const Var<T, B> never = Tensor<T, B>::full({1, 1}, T(-1e30));
     const auto options = gather(concat({y, never}, 0), batch.options);
     return cross_entropy(reshape(options, {batch.labels.size(), -1}), batch.labels);

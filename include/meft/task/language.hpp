@@ -13,15 +13,14 @@
 #include <utility>
 #include <vector>
 
+#include <meft/backend/kernels/loss.hpp>
 #include <meft/base/error.hpp>
 #include <meft/base/random.hpp>
 
 namespace meft::task {
 
 using Tokens = std::vector<std::int32_t>;
-
-/// The label of a position that does not count; cross_entropy's default.
-inline constexpr std::int32_t ignored_label = -100;
+using meft::ignored_label;
 
 /// The site of masking for `mask_tokens`.
 inline constexpr std::uint32_t mask_site = 0xDA7A0010;

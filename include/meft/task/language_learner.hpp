@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <meft/method/body.hpp>
+#include <meft/nn/filled.hpp>
 #include <meft/nn/language.hpp>
 #include <meft/task/asked.hpp>
 #include <meft/task/choice.hpp>
@@ -60,7 +61,7 @@ struct LanguageLearner {
 
   /// The blocks numbered `rows`, as `loss` takes them.
   nn::Batch<B> batch(const Blocks& data, std::span<const std::uint32_t> rows, Run run) const {
-    return batch_of(data, rows, run);
+    return nn::filled(batch_of(data, rows, run), body.longest_slice());
   }
   /// The lengths of the sequences that `batch` takes.
   std::vector<std::uint32_t> trained_lengths(const EncodedChoices& data) const {
@@ -75,7 +76,7 @@ struct LanguageLearner {
       require(data.answers.at(q) >= 0, "choices: a question without an answer", q);
       rows.push_back(data.first.at(q) + static_cast<std::uint32_t>(data.answers.at(q)));
     }
-    return batch_of(data, rows, run);
+    return nn::filled(batch_of(data, rows, run), body.longest_slice());
   }
 
   /// log_likelihood (the mean of a token that counts) and perplexity, of `each` blocks at a time; nothing when stopped.

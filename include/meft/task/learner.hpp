@@ -12,6 +12,7 @@
 
 #include <meft/method/body.hpp>
 #include <meft/nn/classifier.hpp>
+#include <meft/nn/filled.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/task/asked.hpp>
 #include <meft/task/encoded.hpp>
@@ -39,7 +40,7 @@ struct Learner {
 
   /// Mean cross entropy, or mean squared error of a regression.
   Var<T, B> loss(const nn::Batch<B>& batch) const {
-    const auto y = logits(batch);
+    const auto y = nn::of_own(logits(batch), batch);
     if (!regression()) return cross_entropy(y, batch.labels);
     return mse(y, nn::cast<T>(batch.targets).reshape({batch.targets.size(), 1}));
   }
@@ -49,7 +50,7 @@ struct Learner {
   nn::Batch<B> batch(const Data& data, std::span<const std::uint32_t> rows, Run run) const {
     auto out = batch_of<B>(data, rows, label_kind(), run);
     out.counted = static_cast<Index>(rows.size());
-    return out;
+    return nn::filled(std::move(out), body.longest_slice());
   }
 
   /// What `metrics` says of the predictions, `batch` examples at a time; nothing when stopped.

@@ -80,6 +80,14 @@ class Tensor {
     return from(shape, std::span<const T>(values), where);
   }
 
+  /// What fill(elements) writes on the host: where work is recorded, what it writes before each run of it.
+  template <class F>
+  static Tensor following(const Shape& shape, F fill, Where where = Where::current()) {
+    Tensor out(shape, where);
+    B::follow(out.data(), out.bytes(), [fill = std::move(fill)](void* to) { fill(static_cast<T*>(to)); });
+    return out;
+  }
+
   bool defined() const { return static_cast<bool>(buffer_); }
   const Shape& shape() const { return shape_; }
   Index dim(int axis) const { return shape_[axis]; }

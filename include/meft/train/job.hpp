@@ -22,7 +22,7 @@ namespace meft::train {
 
 template <Backend B>
 BatchSizes sizes_of(const nn::Batch<B>& batch) {
-  BatchSizes out{batch.offsets, batch.answers};
+  BatchSizes out{batch.offsets.part(0, batch.offsets.sequences() - batch.filling), batch.answers};
   if (batch.pixels.defined())
     out.images = batch.pixels.dim(0), out.height = batch.pixels.dim(2), out.width = batch.pixels.dim(3);
   out.words = batch.rows.defined() ? batch.rows.size() : std::max<Index>(0, batch.counted);

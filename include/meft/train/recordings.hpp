@@ -1,5 +1,5 @@
-// Owns: the recordings of a learner's steps on a device, by the shapes of the batch.
-// Must not know: which batch comes when, and the optimizer.
+// Owns: the recordings of a learner's steps on a device, by the shapes of the batch and by what follows from its
+// lengths. Must not know: which batch comes when, and the optimizer.
 #pragma once
 
 #include <algorithm>
@@ -32,8 +32,10 @@ void backward(Tape& tape, const Var<T, B>& loss, const nn::Batch<B>& batch) {
 
 }  // namespace detail
 
-/// The second of two batches of the same shapes is recorded: loss, and gradients added to the parameters, which have
-/// gradients already. B::Recording says what cannot be recorded; a recording that no batch fits is given up.
+/// The second of two batches of the same shapes that no recording fits is recorded: loss, and gradients added to the
+/// parameters, which have gradients already. B::Recording says what cannot be recorded. Batches that were filled up
+/// (nn/filled.hpp) have the same shapes where they have as many sequences and tokens; others where each sequence has as
+/// many, and so have all once a model's work turns out to be tied to them.
 template <Real T, Backend B>
 class Recordings {
  public:
@@ -43,15 +45,26 @@ class Recordings {
     std::array<Shape, nn::Batch<B>::inputs> inputs;
     bool training;
     std::uint64_t seed;
+    Index filling;
+    bool open;  // to other lengths of the sequences
 
-    explicit Shapes(const nn::Batch<B>& of)
-        : offsets(of.offsets), answers(of.answers), wrong(of.wrong), training(of.run.training), seed(of.run.seed) {
+    Shapes(const nn::Batch<B>& of, bool tied)
+        : offsets(of.offsets),
+          answers(of.answers),
+          wrong(of.wrong),
+          training(of.run.training),
+          seed(of.run.seed),
+          filling(of.filling),
+          open(of.filling > 0 && !tied) {
       std::size_t i = 0;
       of.for_each_input([&](const auto& x) { inputs[i++] = x.defined() ? x.shape() : Shape{0}; });
     }
     bool operator==(const Shapes& other) const {
-      return offsets == other.offsets && answers == other.answers && wrong == other.wrong && inputs == other.inputs &&
-             training == other.training && seed == other.seed;
+      const bool rows = open && other.open ? offsets.sequences() == other.offsets.sequences() &&
+                                                 offsets.tokens() == other.offsets.tokens()
+                                           : offsets == other.offsets;
+      return rows && answers == other.answers && wrong == other.wrong && inputs == other.inputs &&
+             training == other.training && seed == other.seed && filling == other.filling;
     }
   };
 
@@ -61,7 +74,6 @@ class Recordings {
     typename B::Recording recording{};
     double loss = 0;  // of its last run
     std::size_t activation_bytes = 0;
-    int misses = 0;  // batches in a row, with these shapes, whose values it could not take
   };
 
   /// At most `most` are made, which is below 64.
@@ -70,40 +82,38 @@ class Recordings {
   /// The recording of these shapes, holding the batch's values; null where there is none.
   Entry* of(const nn::Batch<B>& batch) {
     if (!most_) return nullptr;
-    const Shapes shapes(batch);
-    const auto at = std::find_if(entries_.begin(), entries_.end(), [&](const auto& e) { return e->shapes == shapes; });
-    if (at == entries_.end()) {
+    const Shapes shapes(batch, tied_);
+    Entry* seen = nullptr;
+    for (const auto& entry : entries_) {
+      if (!(entry->shapes == shapes)) continue;
+      if (!entry->recording) seen = entry.get();
+      else if (fill(*entry, batch)) return entry.get();
+    }
+    if (!seen) {
       if (entries_.size() == most_shapes) entries_.erase(oldest_unrecorded());
       entries_.push_back(std::make_unique<Entry>(Entry{shapes}));
       return nullptr;
     }
-    Entry& entry = **at;
-    if (entry.recording) {
-      refill(entry.batch, batch);
-    } else {
-      if (made_ == most_ || entry.misses == most_misses) return nullptr;
-      record(entry, batch);
-      if (!entry.recording) {
-        most_ = made_ = 0;  // this learner reads its batch on the host
-        return nullptr;
-      }
-      ++made_;
+    if (made_ == most_) return nullptr;
+    record(*seen, batch);
+    if (!seen->recording) {
+      most_ = made_ = 0;  // this learner reads its batch on the host
+      return nullptr;
     }
-    if (entry.recording.fits()) {
-      entry.misses = 0;
-      return &entry;
-    }
-    if (++entry.misses == most_misses) {  // a masked model's labels count anew in each batch: its memory is better free
-      entry.batch = {};                   // first: the last recording gives back what is free
-      entry.recording = {};
-      --made_;
-    }
-    return nullptr;
+    ++made_;
+    return seen->recording.fits() ? seen : nullptr;
   }
 
  private:
   static constexpr std::size_t most_shapes = 64;  // remembered
-  static constexpr int most_misses = 4;
+
+  /// Whether a recording takes the batch, whose values it then holds.
+  static bool fill(Entry& entry, const nn::Batch<B>& batch) {
+    if (entry.shapes.open) entry.batch.offsets.assign(batch.offsets);
+    if (!entry.recording.settled()) return false;
+    refill(entry.batch, batch);
+    return entry.recording.fits();
+  }
 
   /// There is one: more shapes are remembered than recorded.
   auto oldest_unrecorded() {
@@ -122,6 +132,7 @@ class Recordings {
 
   void record(Entry& entry, const nn::Batch<B>& batch) {
     entry.batch = batch;
+    if (entry.shapes.open) entry.batch.offsets = batch.offsets.open();
     std::vector<typename B::Recording::Input> inputs;
     {
       const ShelfScope shelf(Shelf::recordings);
@@ -140,10 +151,14 @@ class Recordings {
       detail::backward(tape, loss, entry.batch);
     });
     entry.activation_bytes = measure.activation();
+    if (!entry.shapes.open || !entry.batch.offsets.tied()) return;
+    tied_ = true;
+    entry.shapes = Shapes(batch, tied_);
   }
 
   Loss<T, B> loss_;
   std::size_t most_, made_ = 0;
+  bool tied_ = false;  // what is done with a batch follows from the length of each sequence
   std::vector<std::unique_ptr<Entry>> entries_;
 };
 

@@ -15,25 +15,25 @@
 namespace meft::train {
 
 /// Adds the gradients of a batch's loss, times the batch's weight, to the parameters, which have gradients already. On
-/// a device, a batch of shapes that came before runs from a recording: the same bits, and the device does not wait for
-/// the host between kernels. Where its optimizer probes, that measures the batch instead, without dropout: of the
-/// `part`-th of the sets that a step takes batches of.
+/// a device, a batch of shapes that came before runs from a recording (see Recordings): the same bits, and the device
+/// does not wait for the host between kernels. Where its optimizer probes, that measures the batch instead, without
+/// dropout: of the `part`-th of the sets that a step takes batches of.
 template <Real T, Backend B>
 class Steps {
  public:
   /// At most `recordings` are made. The optimizer outlives it; without one, gradients are what a batch gives.
-  explicit Steps(Loss<T, B> loss, std::size_t recordings = 8, optim::State<T, B>* optimizer = nullptr)
+  explicit Steps(Loss<T, B> loss, std::size_t recordings = 32, optim::State<T, B>* optimizer = nullptr)
       : loss_(std::move(loss)), optimizer_(optimizer), recordings_(loss_, recordings) {}
   /// Of a learner with `loss(batch)`, which outlives it.
   template <class L>
   requires requires(const L& learner, const nn::Batch<B>& batch) { learner.loss(batch); }
-  explicit Steps(const L& learner, std::size_t recordings = 8)
+  explicit Steps(const L& learner, std::size_t recordings = 32)
       : Steps([&learner](const nn::Batch<B>& batch) { return learner.loss(batch); }, recordings) {}
 
   struct Result {
-    double loss = 0;  // the batch's, without its weight
-    std::size_t activation_bytes = 0;
-    bool recorded = false;  // done by a recording
+    double loss = 0;                   // the batch's, without its weight
+    std::size_t activation_bytes = 0;  // of the batch as it is, with what it was filled up with
+    bool recorded = false;             // done by a recording
   };
 
   /// Calls meanwhile() once, on a device while it works. A loss that is not finite ends the pass: the gradients are

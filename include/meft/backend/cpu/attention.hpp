@@ -315,17 +315,20 @@ MEFT_INLINE inline void attend_group_backward(const AttentionSpec<T>& spec, cons
 }  // namespace cpu
 
 template <Real T>
-void attention(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
-               T* out, T* lse) {
-  parallel_for(spans * spec.heads, [&](Index task) {
+void attention(Cpu, const AttentionSpec<T>& spec, const Spans& spans, const T* q, const T* k, const T* v, T* out,
+               T* lse) {
+  const Span* const span = spans.list.data();
+  parallel_for(spans.count() * spec.heads, [&](Index task) {
     vectorised(
         [&]() MEFT_INLINE { cpu::attend_head(spec, span[task / spec.heads], task % spec.heads, q, k, v, out, lse); });
   });
 }
 
 template <Real T>
-void attention_backward(Cpu, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
-                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias) {
+void attention_backward(Cpu, const AttentionSpec<T>& spec, const Spans& all, const T* q, const T* k, const T* v,
+                        const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias) {
+  const Index spans = all.count();
+  const Span* const span = all.list.data();
   const Index key_heads = spec.heads / spec.group();
   // Of a bias's gradient each head has a row, to which its sequences add in their order.
   const Index each = dbias ? spans : 1;

@@ -1,6 +1,7 @@
 // Owns: the kernels of losses on the CPU.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include <meft/backend/cpu/exponential.hpp>
@@ -24,13 +25,20 @@ inline LabelCheck check_labels(Cpu, Index n, const std::int32_t* labels, Index c
   return found;
 }
 
-inline void counted_rows(Cpu, Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
+template <Real T>
+void count_labels(Cpu, Index n, const std::int32_t* labels, std::int32_t ignore, T* counted) {
+  *counted = static_cast<T>(n - std::count(labels, labels + n, ignore));
+}
+
+inline void counted_rows(Cpu, Index n, const std::int32_t* labels, std::int32_t ignore, Index most, std::int32_t* rows,
                          std::int32_t* chosen) {
-  for (Index i = 0; i < n; ++i) {
-    if (labels[i] == ignore) continue;
-    *rows++ = static_cast<std::int32_t>(i);
-    *chosen++ = labels[i];
-  }
+  const std::int32_t* const end = rows + most;
+  for (const bool counts : {true, false})
+    for (Index i = 0; i < n && rows != end; ++i) {
+      if ((labels[i] != ignore) != counts) continue;
+      *rows++ = static_cast<std::int32_t>(i);
+      *chosen++ = labels[i];
+    }
 }
 
 template <Real T>
@@ -52,8 +60,8 @@ void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* lab
 
 template <Real T>
 void cross_entropy_backward(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
-                            const T* lse, const T* dy, Index counted, T* dx) {
-  const T scale = *dy / static_cast<T>(counted);
+                            const T* lse, const T* dy, T* dx) {
+  const T scale = *dy;
   parallel_chunks(rows, cpu::rows_grain(n), [&](Index begin, Index end) {
     vectorised([&]() MEFT_INLINE {
       for (Index r = begin; r < end; ++r) {

@@ -84,6 +84,15 @@ struct Cpu {
   struct Ahead {
     static void begin() {}
   };
+  /// Nothing is recorded to be run again.
+  template <class F>
+  static void follow(void* to, std::size_t, const F& fill) {
+    fill(to);
+  }
+  template <class F>
+  static auto settled(const F& found) {
+    return found();
+  }
   /// f(data) with the bytes on the host.
   template <class F>
   static void read(const void* from, std::size_t, const F& f) {

@@ -36,6 +36,15 @@ struct Cuda {
   /// From and to the host, through pinned staging. `from` may be reused and `to` be read when the call returns.
   static void upload(void* to, const void* from, std::size_t bytes);
   static void download(void* to, const void* from, std::size_t bytes);
+  /// Uploads what fill(data) writes: now, or where work is recorded, what it writes before each run of it.
+  static void follow(void* to, std::size_t bytes, std::function<void(void*)> fill);
+  /// found() of the host; where work is recorded, it fits a later run if it is the same then.
+  template <class F>
+  static auto settled(const F& found) {
+    const auto seen = found();
+    if (recording()) check_later([found, seen] { return found() == seen; });
+    return seen;
+  }
 
   /// f(data) with the bytes on the host: now, or where work is recorded, whenever a run of it is finished.
   template <class F>
@@ -52,6 +61,7 @@ struct Cuda {
  private:
   static bool recording();
   static void read_later(const void* from, std::size_t bytes, std::function<void(const void*)> then);
+  static void check_later(std::function<bool()> check);
 };
 static_assert(Backend<Cuda>);
 

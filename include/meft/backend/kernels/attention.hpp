@@ -1,6 +1,11 @@
 // Owns: the interface of attention on ragged batches, and how it is described. Scores never exist whole.
 #pragma once
 
+#include <array>
+#include <functional>
+#include <utility>
+#include <vector>
+
 #include <meft/backend/backend.hpp>
 #include <meft/backend/product.hpp>
 #include <meft/base/host_device.hpp>
@@ -48,19 +53,28 @@ struct AttentionSpec {
 /// One sequence's rows of the packed queries and keys.
 struct Span {
   Index q, queries, k, keys;
+  friend bool operator==(const Span&, const Span&) = default;
 };
 
-/// out = softmax(scale · q·kᵀ)·v for each head of each span; lse [query rows, heads] keeps the log of the sums. `span`
-/// lies on the host.
+/// The sequences of a call, on the host.
+struct Spans {
+  std::vector<Span> list;
+  std::function<std::vector<Span>()> again{};  // what they are when recorded work is run again; empty: the same
+  std::array<const void*, 2> whose{};          // tells those that follow one thing from those that follow another
+
+  Spans(std::vector<Span> sequences) : list(std::move(sequences)) {}
+  Index count() const { return static_cast<Index>(list.size()); }
+};
+
+/// out = softmax(scale · q·kᵀ)·v for each head of each span; lse [query rows, heads] keeps the log of the sums.
 template <Backend B, Real T>
-void attention(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k, const T* v,
-               T* out, T* lse);
+void attention(B, const AttentionSpec<T>& spec, const Spans& spans, const T* q, const T* k, const T* v, T* out, T* lse);
 /// Gradients of the above from dout; every element of dq, dk and dv that belongs to a span is written. Those of a key
 /// are added over the heads that read it, ascending. `dbias`, like the bias, where it is not null: Σ over all scores at
 /// a distance; nothing as large as the scores is kept for it.
 template <Backend B, Real T>
-void attention_backward(B, const AttentionSpec<T>& spec, Index spans, const Span* span, const T* q, const T* k,
-                        const T* v, const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias);
+void attention_backward(B, const AttentionSpec<T>& spec, const Spans& spans, const T* q, const T* k, const T* v,
+                        const T* out, const T* lse, const T* dout, T* dq, T* dk, T* dv, T* dbias);
 
 /// Whether a device's kernels for such a spec take what it may say of `rounded`.
 template <Backend B, Real T>

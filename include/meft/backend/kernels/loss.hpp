@@ -1,30 +1,46 @@
 // Owns: the interface of the kernels of losses.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include <meft/backend/backend.hpp>
 #include <meft/backend/report.hpp>
+#include <meft/base/bucket.hpp>
 #include <meft/base/scalar.hpp>
 
 namespace meft {
 
+/// The label of a row that does not count, where none is named.
+inline constexpr std::int32_t ignored_label = -100;
+
 /// Labels lie in [0, classes) or are `ignore`. Waits for the device.
 template <Backend B>
 LabelCheck check_labels(B, Index n, const std::int32_t* labels, Index classes, std::int32_t ignore);
-/// The positions of the labels that count, ascending, and these labels: as many as check_labels counted.
+/// counted[0]: how many labels count.
+template <Backend B, Real T>
+void count_labels(B, Index n, const std::int32_t* labels, std::int32_t ignore, T* counted);
+/// The positions of the labels that count, ascending, and behind them those of the others: the first `most` of them,
+/// and their labels.
 template <Backend B>
-void counted_rows(B, Index n, const std::int32_t* labels, std::int32_t ignore, std::int32_t* rows,
+void counted_rows(B, Index n, const std::int32_t* labels, std::int32_t ignore, Index most, std::int32_t* rows,
                   std::int32_t* chosen);
+
+/// As many as are counted; on a device up to a quarter more, of those that count not, so that few numbers come: while
+/// labels give the same one, what was recorded on others does for them.
+template <Backend B>
+Index label_rows(Index n, Index counted) {
+  return B::on_host ? counted : std::min(n, bucket(counted, 4));
+}
 
 /// Rows of [rows, n]: lse = ln Σ exp(x), loss = lse − x[label], 0 where the label is `ignore`.
 template <Backend B, Real T>
 void cross_entropy(B, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
                    T* lse);
-/// dx = (exp(x − lse) − [label]) · dy/counted, 0 in ignored rows; `dx` may be `x`. `dy` is one element where x is.
+/// dx = (exp(x − lse) − [label]) · dy, 0 in ignored rows; `dx` may be `x`. `dy` is one element where x is.
 template <Backend B, Real T>
 void cross_entropy_backward(B, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
-                            const T* lse, const T* dy, Index counted, T* dx);
+                            const T* lse, const T* dy, T* dx);
 
 /// dx = (x − target)·factor·dy; `dy` is one element where x is.
 template <Backend B, Real T>
