@@ -566,13 +566,14 @@ std::map<std::string, std::vector<double>> learned(const Data& data, const std::
   if (auto* stack = stack_of(method)) stack->slice_tokens = 8;
   auto body = adapt(model, method);
   Learner<model::Transformer<double, B>> learner{std::move(model), std::move(body), std::move(head)};
-  const auto batch = learner.batch(data, rows, Run{3, 1, true});
+  const auto job = train::Job<double, B>::of(learner, data, data);
+  const auto batch = job.fill(job.batch(rows, Run{3, 1, true}));
   CHECK((batch.filling > 0) == filled);
   CHECK(train::sizes_of(batch).tokens.sequences() == batch.offsets.sequences() - batch.filling);
-  CHECK(learner.batch(data, rows, Run{3, 1, false}).filling == 0);
+  CHECK(job.fill(job.batch(rows, Run{3, 1, false})).filling == 0);
   std::map<std::string, std::vector<double>> out;
   Tape tape;
-  const auto loss = learner.loss(batch);
+  const auto loss = job.loss(batch);
   out["loss"] = loss.value().values();
   tape.backward(loss);
   nn::for_each_parameter(learner, [&](const std::string& name, auto& p) {

@@ -43,8 +43,11 @@ struct ChoiceLearner {
     out.options = Tensor<std::int32_t, B>::from({static_cast<Index>(options.size())}, options);
     out.labels = Tensor<std::int32_t, B>::from({static_cast<Index>(answers.size())}, answers);
     out.counted = out.labels.size();
-    return nn::filled(std::move(out), body.longest_slice());
+    return out;
   }
+
+  /// A batch as a step takes it on a device: see nn::filled.
+  nn::Batch<B> filled(nn::Batch<B> batch) const { return nn::filled(std::move(batch), body.longest_slice()); }
 
   /// Mean cross entropy of the right options, softmax over the options of each question.
   Var<T, B> loss(const nn::Batch<B>& batch) const {

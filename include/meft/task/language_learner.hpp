@@ -61,7 +61,7 @@ struct LanguageLearner {
 
   /// The blocks numbered `rows`, as `loss` takes them.
   nn::Batch<B> batch(const Blocks& data, std::span<const std::uint32_t> rows, Run run) const {
-    return nn::filled(batch_of(data, rows, run), body.longest_slice());
+    return batch_of(data, rows, run);
   }
   /// The lengths of the sequences that `batch` takes.
   std::vector<std::uint32_t> trained_lengths(const EncodedChoices& data) const {
@@ -76,8 +76,11 @@ struct LanguageLearner {
       require(data.answers.at(q) >= 0, "choices: a question without an answer", q);
       rows.push_back(data.first.at(q) + static_cast<std::uint32_t>(data.answers.at(q)));
     }
-    return nn::filled(batch_of(data, rows, run), body.longest_slice());
+    return batch_of(data, rows, run);
   }
+
+  /// A batch as a step takes it on a device: see nn::filled.
+  nn::Batch<B> filled(nn::Batch<B> batch) const { return nn::filled(std::move(batch), body.longest_slice()); }
 
   /// log_likelihood (the mean of a token that counts) and perplexity, of `each` blocks at a time; nothing when stopped.
   template <class Stop>

@@ -50,8 +50,11 @@ struct Learner {
   nn::Batch<B> batch(const Data& data, std::span<const std::uint32_t> rows, Run run) const {
     auto out = batch_of<B>(data, rows, label_kind(), run);
     out.counted = static_cast<Index>(rows.size());
-    return nn::filled(std::move(out), body.longest_slice());
+    return out;
   }
+
+  /// A batch as a step takes it on a device: see nn::filled.
+  nn::Batch<B> filled(nn::Batch<B> batch) const { return nn::filled(std::move(batch), body.longest_slice()); }
 
   /// What `metrics` says of the predictions, `batch` examples at a time; nothing when stopped.
   template <class Data, class Stop>

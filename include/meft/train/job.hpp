@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <meft/nn/linear.hpp>
@@ -50,6 +51,8 @@ struct Job {
   nn::Indices<B> indices{};                // of the elements that train of weights, where not the whole of them does
   StreamRanges<T, B> ranges{};             // of the body's stacks, which outlives the job
   std::function<void(Job&)> look_again{};  // at what trains, once other elements were chosen
+  /// Fills up a batch to train on, so that recordings fit others of its size; may be empty.
+  std::function<nn::Batch<B>(nn::Batch<B>)> fill{};
 
   /// A batch in the parts of whole examples that are trained on one after the other, their gradients added.
   std::vector<std::vector<std::uint32_t>> parts(std::vector<std::uint32_t> rows) const {
@@ -89,6 +92,8 @@ struct Job {
     out.look_again(out);
     out.batch = [&](std::span<const std::uint32_t> rows, Run run) { return learner.batch(train, rows, run); };
     out.loss = [&](const nn::Batch<B>& batch) { return learner.loss(batch); };
+    if constexpr (requires(nn::Batch<B> batch) { learner.filled(batch); })
+      out.fill = [&](nn::Batch<B> batch) { return learner.filled(std::move(batch)); };
     out.scores = [&](const std::vector<std::string>& metrics, std::size_t batch, const task::Asked& stop) {
       return learner.scores(dev, metrics, batch, stop);
     };

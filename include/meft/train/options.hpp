@@ -58,7 +58,7 @@ struct TrainOptions {
   std::vector<std::string> may_change{};             // names in `run` that a resumed run may have otherwise
   bool resume = false;                               // from the folder's state; a folder without a run begins one
   bool overwrite = false;                            // a run that is in the folder is removed
-  std::size_t recordings = 32;                       // of steps on a device, at most; 0: none (see Steps)
+  std::size_t recordings = 32;                       // of steps on a device, at most; 0: none, batches as they are
   std::int64_t log_every = 10;                       // steps
   std::int64_t save_steps = 0;                       // save the state every so many steps; 0: never
   double save_seconds = 60;                          // and every so many seconds; 0: never

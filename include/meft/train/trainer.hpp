@@ -182,6 +182,7 @@ class Trainer {
     const auto run =
         static_cast<std::uint32_t>(place_.batches + static_cast<std::int64_t>(number - plan_.first(place_.group)));
     auto out = job_.batch(plan_.rows()[number], Run{o_.seed, run, true});
+    if (o_.recordings > 0 && job_.fill) out = job_.fill(std::move(out));
     if (!plan_.shares(number)) return out;
     require(out.counted >= 0, "trainer: to accumulate batches, a learner's batch tells what it counts");
     out.weight = Tensor<float, B>::from(Shape{}, {static_cast<float>(out.counted)});
