@@ -456,11 +456,11 @@ TEST_CASE("what is tied to the lengths of sequences runs from recordings of the 
     out.run = {.seed = 3, .step = 5 + i, .training = true};
     return nn::filled(std::move(out));
   };
-  for (const auto& [method, recorded] : {std::pair{"prompt", 9u}, std::pair{"unipt", 9u}, std::pair{"lst", 11u}}) {
-    CAPTURE(method);
-    const auto make = [&, name = method] { return classifier(folder, narrow(name)); };
+  for (const auto& c : {std::pair{"prompt", 9u}, std::pair{"unipt", 9u}, std::pair{"lst", 11u}}) {
+    CAPTURE(c.first);
+    const auto make = [&] { return classifier(folder, narrow(c.first)); };
     const auto apart = train_steps(make(), 0, batch, 12), found = train_steps(make(), 32, batch, 12);
-    CHECK(found.recorded == recorded);
+    CHECK(found.recorded == c.second);
     CHECK(found.losses == apart.losses);
     CHECK(found.gradients == apart.gradients);
   }
