@@ -174,7 +174,7 @@ TEST_CASE("weights: panels in words hold what those of a bf16 weight do") {
       for (Index q = 0; q < 8; ++q)
         for (Index j = 0; j < 16; ++j)
           REQUIRE(words[q * 16 + j] == cpu::bf16_pair(at(i + 2 * q, k + j), at(i + 2 * q + 1, k + j)));
-      cpu::detail::turn(tile, turned);
+      cpu::detail::turn(tile, 16, turned, 16);
       cpu::detail::pair(turned, words);
       for (Index q = 0; q < 8; ++q)
         for (Index r = 0; r < 16; ++r)
