@@ -4,7 +4,6 @@
 
 #include <meft/base/compose.hpp>
 #include <meft/ops/linear.hpp>
-#include <meft/tensor/reuse.hpp>
 
 namespace meft {
 

@@ -30,7 +30,13 @@ namespace meft {
 ///                                                           kept; null: v is all of them. Copies see it too
 ///   Panels(Blocks, Precision)                               W stays in its blocks, which are decoded on the way and
 ///                                                           cannot be written to
-/// Rows of A are contiguous. On a host there is blocks().
+/// and of a host
+///   blocks(), fuses()                                       the latter: whether p.rounded is taken, `gradient` takes B
+///                                                           rounded, and there are the last two
+///   gradient(Index rows, const T* a, const T* b, T* c)      C[out, in] = A[rows, out]ᵀ·B[rows, in], in W's arithmetic
+///   forward_ended(const Product<T>& p, const E&... ends)    what C = start + A·Wᵀ becomes, each an Ended; p.c is null
+///   backward_ended(const Product<T>& p, const E&... ends)   the same of C = A·W
+/// Rows of A are contiguous.
 template <Backend B, Real T>
 class Panels;
 
