@@ -340,9 +340,9 @@ TEST_CASE("hf: whatever a training program puts in front of the names") {
                                                        {"module.", "module."},
                                                        {"roberta.", ""},
                                                        {"_orig_mod.encoder.", "_orig_mod."}};
-  for (const auto& [with_model, without] : leads) {
-    CAPTURE(with_model);
-    const Model folder(prefixed(with_model, without));
+  for (const auto& lead : leads) {
+    CAPTURE(lead.first);
+    const Model folder(prefixed(lead.first, lead.second));
     checkpoints::LoadReport report;
     auto bert = checkpoints::hf(folder.path, &report);
     check_loaded(bert);
@@ -352,7 +352,7 @@ TEST_CASE("hf: whatever a training program puts in front of the names") {
     auto expected = checkpoint();
     CHECK(head.output.weight.value().values() == find(expected, "classifier.weight").values);
     REQUIRE(report.notes.size() >= 1);
-    CHECK(report.notes[0] == "the checkpoint's tensors are those under `" + std::string(with_model) + "`");
+    CHECK(report.notes[0] == "the checkpoint's tensors are those under `" + std::string(lead.first) + "`");
   }
   const auto copy = [](auto& tensors, const std::string& lead) {
     const auto all = checkpoint();

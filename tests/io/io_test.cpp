@@ -216,7 +216,7 @@ TEST_CASE("names in messages stay on one line") {
                                                                                     {"\x1b[2J\x7f", "\\x1b[2J\\x7f"},
                                                                                     {"\xc2\x9b", "\\u009b"},
                                                                                     {"ä 漢", "ä 漢"}}) {
-    const auto message = error_of([&] { MappedFile(folder / name); });
+    const auto message = error_of([&, path = folder / name] { MappedFile file(path); });
     CHECK(lacks(message, {folder / shown + ": cannot be opened: No such file"}) == "");
     CHECK(std::none_of(message.begin(), message.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }));
   }

@@ -315,8 +315,10 @@ TEST_CASE("what lies in the place of weights is named") {
       {"GGUF\3\0\0\0....", "is a GGUF file"},
       {"\x1f\x8b\x08.......", "is compressed with gzip"},
       {std::string(257, '\0') + "ustar" + std::string(200, '\0'), "is a tar archive"}};
-  for (const auto& [bytes, part] : cases)
+  for (const auto& one : cases)
     for (const char* name : {"model.safetensors", "pytorch_model.bin", "shard"}) {
+      const auto& bytes = one.first;
+      const auto& part = one.second;
       CAPTURE(part);
       const Folder folder;
       std::string path = folder.put(std::string(name) == "shard" ? "a.safetensors" : name, bytes);

@@ -404,8 +404,9 @@ TEST_CASE("side: late layers run on the network's output, and gradients go throu
   const auto weights = test::random_tensor<double>(y.shape(), 9);
   tape.backward(sum(y * weights));
   const NoTape none;
-  for (const auto& [name, p] : side.parameters) {
-    CAPTURE(name);
+  for (const auto& one : side.parameters) {
+    CAPTURE(one.first);
+    const auto& p = one.second;
     auto value = p.value();
     const auto at_size = [&](double size) {
       value.data()[0] += size;

@@ -713,8 +713,9 @@ TEST_CASE("reversible: gradients under negative and large factors against finite
   const auto target = random<double>({9, 6}, 302);
   const std::vector<Tensor<double>> inputs{random<double>({9, 6}, 300), random<double>({9, 6}, 303),
                                            random<double>({8, 6}, 301)};
-  for (const auto& [lambda, beta] : factors)
+  for (const auto& pair : factors)
     for (const auto streams : {Streams::exact, Streams::stored}) {
+      const Lambda &lambda = pair.first, &beta = pair.second;
       CAPTURE(lambda.text());
       CAPTURE(beta.text());
       Cross<double> cross(3, lambda, beta);
@@ -771,8 +772,10 @@ TEST_CASE("reversible: the read-outs are what they say") {
       {"plm", {{{1.75f, 1, 0}, {1.5f, 0, 1}}}},
       {"learned", {{{1.75f, 1, 0}, {1.5f, 0, 1}}}},
       {"scaled", {{{1.9f, 1, 0.1f}, {1.675f, 0.1f, 1}}}}};
-  for (const auto& [name, values] : expected)
+  for (const auto& one : expected)
     for (const int carrier : {0, 1}) {
+      const char* const name = one.first;
+      const auto& values = one.second;
       CAPTURE(name);
       CAPTURE(carrier);
       const ReversibleStack<float> empty(Layers{}, {.readout = readout_from(name), .carrier = carrier});

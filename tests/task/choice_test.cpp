@@ -494,15 +494,19 @@ TEST_CASE("ranked: a template and a word a class: at a mask, behind the text, as
                  }),
                  "another token than the other classes'"));
 
-  for (const auto& [bad, pairs, says] : std::vector<std::tuple<const char*, bool, const char*>>{
-           {"{text} {word}", false, "{text}, {pair} or {label} in braces"},
-           {"{text", false, "in braces"},
-           {"{text}", false, "{label} once"},
-           {"{label} {text} {label}", false, "{label} once"},
-           {"{label}", false, "expected {text}"},
-           {"{text} {label}", true, "expected {pair}"},
-           {"{text} {pair} {label}", false, "no {pair}"}})
-    CHECK_MESSAGE(contains(message_of([&, b = bad, p = pairs] { task::Template(b, p); }), says), bad);
+  struct Wrong {
+    const char* text;
+    bool pairs;
+    const char* says;
+  };
+  for (const Wrong& wrong : std::vector<Wrong>{{"{text} {word}", false, "{text}, {pair} or {label} in braces"},
+                                               {"{text", false, "in braces"},
+                                               {"{text}", false, "{label} once"},
+                                               {"{label} {text} {label}", false, "{label} once"},
+                                               {"{label}", false, "expected {text}"},
+                                               {"{text} {label}", true, "expected {pair}"},
+                                               {"{text} {pair} {label}", false, "no {pair}"}})
+    CHECK_MESSAGE(contains(message_of([&] { task::Template(wrong.text, wrong.pairs); }), wrong.says), wrong.text);
   for (const char* name : {"cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte"}) {
     const auto known = task::asking(name);
     REQUIRE(known);

@@ -452,13 +452,14 @@ TEST_CASE("trainer: the rate rises over the warm-up, rounded up to whole steps, 
     double warmup;
     std::vector<double> first;  // factors
   };
-  for (const auto& [warmup, first] : {Case{0.15, {0.5, 1, 1, 7. / 8}}, Case{0.1, {1, 1, 8. / 9}}, Case{0, {1, 0.9}},
-                                      Case{0.01, {1, 1}}, Case{0.25, {1. / 3, 2. / 3, 1, 1, 6. / 7}}}) {
-    CAPTURE(warmup);
+  for (const Case& one : {Case{0.15, {0.5, 1, 1, 7. / 8}}, Case{0.1, {1, 1, 8. / 9}}, Case{0, {1, 0.9}},
+                          Case{0.01, {1, 1}}, Case{0.25, {1. / 3, 2. / 3, 1, 1, 6. / 7}}}) {
+    CAPTURE(one.warmup);
+    const auto& first = one.first;
     const Folder folder;
     auto options = usual(folder.text() + "/run");
     options.epochs = 5;  // 10 steps
-    options.warmup = warmup;
+    options.warmup = one.warmup;
     const Told told = run(points(8), options);
     REQUIRE(told.steps.size() == 10);
     CHECK(told.starts.at(0).rate == doctest::Approx(0.25 * first[0]).epsilon(1e-14));
@@ -530,12 +531,14 @@ TEST_CASE(
     std::size_t best;
     std::vector<bool> told;
   };
-  for (const auto& [scores, best, marks] :
+  for (const Case& one :
        {Case{{0.5, 0.7, 0.7, 0.6}, 1, {true, true, false, false}}, Case{{0.9, 0.9, 0.9}, 0, {true, false, false}},
         Case{{0.1, 0.2, 0.3}, 2, {true, true, true}}, Case{{0.3, 0.1, 0.2}, 0, {true, false, false}},
         Case{{no_number, 0.1, no_number}, 1, {true, true, false}}, Case{{0.1, no_number, 0.2}, 2, {true, false, true}},
         Case{{-inf, -9, inf}, 2, {true, true, true}}, Case{{no_number, no_number}, 0, {true, false}},
         Case{{no_number, -inf}, 1, {true, true}}, Case{{-0.5, 0.0}, 1, {true, true}}}) {
+    const auto& scores = one.scores;
+    const std::size_t best = one.best;
     CAPTURE(scores);
     const Folder folder;
     auto options = usual(folder.text());
@@ -548,7 +551,7 @@ TEST_CASE(
     REQUIRE(after.size() == scores.size());
     CHECK(after.front() != after.back());
     CHECK(told.weights == after[best]);
-    for (std::size_t i = 0; i < scores.size(); ++i) CHECK(told.epochs[i].best == marks[i]);
+    for (std::size_t i = 0; i < scores.size(); ++i) CHECK(told.epochs[i].best == one.told[i]);
     CHECK(told.outcome.place.best_epoch == static_cast<std::int64_t>(best));
     const auto metrics = io::read_json(folder.text() + "/metrics.json");
     CHECK(metrics["best_epoch"] == best + 1);
@@ -717,21 +720,21 @@ TEST_CASE("trainer: a log that lost or gained lines is whole again after resumin
     std::string log;
     std::vector<std::int64_t> steps;
   };
-  for (const auto& [now, steps] :
+  for (const Case& one :
        {Case{kept, all}, Case{kept + R"({"step": 6, "loss": 1})" + "\n", all}, Case{kept + R"({"step": 6, "lo)", all},
         Case{kept.substr(0, kept.size() - 1), {1, 2, 3, 4, 6, 7, 8}},  // a torn last line
         Case{kept.substr(0, kept.size() - last.size() / 2), {1, 2, 3, 4, 6, 7, 8}},
         Case{kept.substr(0, kept.size() - last.size()), {1, 2, 3, 4, 6, 7, 8}},  // a lost one
         Case{kept.substr(0, 10), {6, 7, 8}}, Case{"", {6, 7, 8}}}) {
-    CAPTURE(now);
-    folder.put("log.jsonl", now);
+    CAPTURE(one.log);
+    folder.put("log.jsonl", one.log);
     folder.put("state.safetensors", state);
     run(data, options, {}, 1);  // stops once more, so that a wrong place of the log shows
     CHECK(lines(log).size() > 0);
     std::ofstream(log, std::ios::app) << R"({"step": 7, "loss": 1})"
                                       << "\n";
     run(data, options);
-    CHECK(logged_steps(log) == steps);  // each line parses, none is there twice
+    CHECK(logged_steps(log) == one.steps);  // each line parses, none is there twice
   }
   folder.put("state.safetensors", state);
   fs::remove(log);
