@@ -70,11 +70,11 @@ struct Found {
   double measured, expected;  // bytes
 };
 
-Found activation(const Case& k, const AnyMethod& method, bool recompute) {
+Found activation(const Case& k, const AnyMethod& method, bool recompute, Precision precision = Precision::f32) {
   Bert bert(spec_of(k));
   bert.initialise(1);
   auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
-  auto body = adapt(bert, method, {.recompute = recompute});
+  auto body = adapt(bert, method, {.recompute = recompute, .precision = precision});
   task::Learner<Bert> learner{std::move(bert), std::move(body), std::move(head)};
   const auto examples = sentences(k);
   train::prepare(learner, method, examples, examples.size(), 1, [](std::size_t, std::size_t) { return false; });
@@ -93,12 +93,13 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute) {
   }
   auto sizes = train::step_sizes(spec_of(k), task::batch_of(examples, rows).offsets);
   sizes.recompute = recompute;
+  sizes.narrow = method_facts(method).narrows && precision == Precision::bf16;
   return {static_cast<double>(highest), static_cast<double>(train::expected_activation<float>(method, sizes))};
 }
 
 /// Measured over expected.
-double ratio(const Case& k, const AnyMethod& method, bool recompute) {
-  const auto found = activation(k, method, recompute);
+double ratio(const Case& k, const AnyMethod& method, bool recompute, Precision precision = Precision::f32) {
+  const auto found = activation(k, method, recompute, precision);
   return found.measured / found.expected;
 }
 
@@ -111,18 +112,19 @@ TEST_CASE("the expected activation memory is what the meter reads") {
                         {4, 48, 192, 4, 8000, 16, 10, 40},
                         {2, 128, 512, 4, 1000, 8, 100, 128}};
   // On one thread; a method by itself on two as well, for the first case.
-  const auto check = [&](const AnyMethod& method, const std::string& more, bool recompute) {
+  const auto check = [&](const AnyMethod& method, const std::string& more, bool recompute,
+                         Precision precision = Precision::f32) {
     const bool whole = more.empty() && method_title(method) == method_name(method);
     for (const auto& k : std::span(cases).first(whole ? 4 : 2)) {
       CAPTURE(method_title(method) + more);
       CAPTURE(k.width);
       set_threads(1);
-      const double alone = ratio(k, method, recompute);
+      const double alone = ratio(k, method, recompute, precision);
       CHECK(alone > 0.93);
       CHECK(alone < 1.07);
       if (&k != cases || !whole) continue;
       set_threads(2);
-      const double together = ratio(k, method, recompute);
+      const double together = ratio(k, method, recompute, precision);
       CHECK(together > 0.5);
       CHECK(together < 1.07);
     }
@@ -132,6 +134,7 @@ TEST_CASE("the expected activation memory is what the meter reads") {
     (void)set_option(method, "projection", "256");
     (void)set_option(method, "scope", "local");  // something of every matrix
     check(method, "", false);
+    if (method_facts(method).narrows) check(method, " in bf16", false, Precision::bf16);
     if (method_title(method) != method_name(method)) continue;
     if (set_option(method, "density", "0.5")) check(method, " dense", false);
     if (method_facts(method).recomputes) check(method, " recompute", true);

@@ -32,6 +32,7 @@ struct StepSizes {
   std::vector<Index> slices{};                                // tokens of each
   Index part = 0;                                             // tokens of the largest, where a batch is taken in parts
   bool recompute = false;
+  bool narrow = false;  // what trains is multiplied in bf16
 
   Index longest_slice() const { return slices.empty() ? 0 : *std::max_element(slices.begin(), slices.end()); }
   // Values a token that are kept for the gradient by a layer with frozen weights whose input has one.

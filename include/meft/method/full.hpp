@@ -18,7 +18,8 @@ struct Described<Full> {
   /// At the end the word embeddings' gradient, at the start their norm beside the layers, may be the most.
   template <Real T, Backend B>
   static Index activation(const Full&, const StepSizes& s) {
-    const Index kept = s.layer() + 2 * s.width + s.ffn, weight = s.width * s.ffn;
+    const Index inner = s.narrow && !s.gated ? s.ffn / 2 : s.ffn;  // in bf16
+    const Index kept = s.layer() + 2 * s.width + inner, weight = s.width * s.ffn;
     return std::max(s.plain(kept, kept, s.gradients(1) + weight) + s.tokens * s.norm(),
                     s.vocabulary * s.width + 3 * s.tokens * s.width);
   }
