@@ -2,10 +2,11 @@
 
 Every method that both have on a small random model of every family, and its other tasks; compares each trained tensor's bytes, the logged
 losses and gradient norms, and the scores. Exit status 1 where any differs. `git worktree add` makes a tree of another commit
-to build BEFORE in. MEFT's coupling and its adapters' start are the paper's, which they once were by default.
+to build BEFORE in. MEFT's coupling and its adapters' start are the paper's, and a head has no rate of its own, as once was so by default.
 """
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,9 +23,11 @@ TASKS = [(model, "sst2") for model in ("bert", "roberta", "opt", "bart")] + [
 
 def stated(build, method):
     """What both builds are to be told where a default of one is another's."""
-    said = subprocess.run([build, "--help"], capture_output=True, text=True).stdout
+    said = " ".join(subprocess.run([build, "--help"], capture_output=True, text=True).stdout.split())
+    own = re.search(r"--head-lr X [^[]*\[([^]]*)\]", said)
     return [word for flag in ("--coupling", "--adapter-start") if method.startswith("meft") and flag in said
-            and not (flag == "--adapter-start" and "+" in method) for word in (flag, "paper")]
+            and not (flag == "--adapter-start" and "+" in method) for word in (flag, "paper")] + (
+                ["--head-lr", "0"] if own and f"; {method}: " in own[1] else [])
 
 
 def outcome(folder):

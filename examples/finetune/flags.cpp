@@ -184,7 +184,7 @@ void check(Flags& f) {
             "a method that keeps activations: " +
                 meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).recomputes; }),
             method);
-    require(!given("head-lr") || (f.recipe.epsilon == 0 && !f.recipe.inner), "--head-lr",
+    require(!f.gives_head_rate() || (f.recipe.epsilon == 0 && !f.recipe.inner), "--head-lr",
             "a method that trains by gradients alone", method);
   }
   if (!f.task.empty()) {
@@ -207,7 +207,7 @@ void check(Flags& f) {
     const std::string headless = f.ranks() ? "--losses" : "--task " + f.task;
     require(!f.prune_embeddings || (f.has_head() && f.kind() != Kind::images), "--prune-embeddings",
             "a task with a head of its own: a language model's reads every row", headless);
-    require(!given("head-lr") || f.has_head(), "--head-lr", "a task with a head of its own", headless);
+    require(!f.gives_head_rate() || f.has_head(), "--head-lr", "a task with a head of its own", headless);
     require(!f.ranks() || f.kind() == Kind::texts || f.kind() == Kind::choices, "--losses",
             "a task of texts with classes, or of questions with options", "--task " + f.task);
     require(!f.ranks() || !(f.task == "stsb" || f.columns.regression), "--losses", "a task with classes",

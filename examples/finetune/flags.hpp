@@ -59,6 +59,8 @@ struct Flags {
   bool ranks() const { return !losses.empty(); }
   /// Whether the task has a head of its own; questions have none where the model is causal.
   bool has_head() const { return !ranks() && kind() != Kind::language && kind() != Kind::writing; }
+  /// Whether --head-lr asks for a rate.
+  bool gives_head_rate() const { return given.contains("head-lr") && recipe.head_rate > 0; }
   /// Uses what an earlier run left instead of training.
   bool loads() const { return eval_only || !predict.empty() || !merge.empty(); }
   /// Where predictions go.

@@ -39,9 +39,9 @@ class Learners {
   }
   template <class L = task::LanguageLearner<Model>>
   L language_model() {
-    for (const char* flag : {"prune-embeddings", "head-lr"})
-      if (flags_.given.contains(flag))
-        throw FlagError("--" + std::string(flag), "a task with a head of its own", "--task " + flags_.task);
+    for (const auto& [flag, given] :
+         {std::pair("--prune-embeddings", flags_.prune_embeddings), std::pair("--head-lr", flags_.gives_head_rate())})
+      if (given) throw FlagError(flag, "a task with a head of its own", "--task " + flags_.task);
     auto model = load();
     auto head = checkpoints::load_language_head(flags_.model, model, flags_.seed, &loaded_, frozen());
     auto learner = adapted(L{std::move(model), {}, std::move(head)});
