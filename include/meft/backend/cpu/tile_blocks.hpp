@@ -4,6 +4,7 @@
 #pragma once
 
 #include <meft/backend/blocks.hpp>
+#include <meft/backend/cpu/gemm.hpp>
 #include <meft/backend/cpu/tile_bf16.hpp>
 
 namespace meft::cpu {
