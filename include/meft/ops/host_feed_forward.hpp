@@ -9,6 +9,13 @@ namespace meft {
 
 namespace detail {
 
+/// What goes from one product to the next, rounded, and is not kept.
+template <Backend B>
+Tensor<bf16, B> handed_on(const Shape& shape) {
+  const UseScope use(Use::workspace);
+  return Tensor<bf16, B>(shape);
+}
+
 /// z = x·upᵀ + b,  h = f(z),  y = h·downᵀ + c,  dz = (dy·down) ⊙ f'(z),  dx = dz·up, of panels that fuse. h and dz are
 /// rounded as they are made. The bits of the maps and the activation one by one.
 template <Real T, Backend B>
@@ -40,7 +47,7 @@ struct InnerProducts {
   }
   /// dz rounded, and in z's place in full where `full`; else z goes.
   Tensor<bf16, B> slope(const Tensor<T, B>& dy, Tensor<T, B>& z, bool full) const {
-    auto dz = rounded(z.shape());
+    auto dz = handed_on<B>(z.shape());
     const T* const at = std::as_const(z).data();
     visit(f, [&](auto act) {
       down.backward_ended(dy.size() / dy.dim(-1), dy.data(),
@@ -55,11 +62,6 @@ struct InnerProducts {
     return dx;
   }
   static constexpr T* no_values = nullptr;
-  /// What is not kept.
-  static Tensor<bf16, B> rounded(const Shape& shape) {
-    const UseScope use(Use::workspace);
-    return Tensor<bf16, B>(shape);
-  }
   static Tensor<T, B> sum_rows(const Tensor<T, B>& x) { return sum_axis(x.reshape({-1, x.dim(-1)}), 0); }
 };
 
@@ -80,7 +82,7 @@ struct HostFeedForward {
                        const Tensor<T, B>& down_bias) const {
     const Shape inner = products.inner(x);
     if (need[0] || need[1]) saved.z = Tensor<T, B>(inner);
-    auto h = products.rounded(inner);
+    auto h = detail::handed_on<B>(inner);
     return products.forward(x, up_bias, down_bias, saved.z, h);
   }
   std::array<Tensor<T, B>, 3> backward(Saved<T, B>& saved, Needs<3> need, const Tensor<T, B>& dy) const {
@@ -113,7 +115,7 @@ struct NarrowFeedForward {
     if (need[0]) saved.up = up;
     if (through(need)) saved.z = Tensor<T, B>(inner), saved.down = down;
     if (need[3]) saved.h = Tensor<bf16, B>(inner);
-    auto h = saved.h.defined() ? saved.h : products.rounded(inner);
+    auto h = saved.h.defined() ? saved.h : detail::handed_on<B>(inner);
     return products.forward(x, up_bias, down_bias, saved.z, h);
   }
   std::array<Tensor<T, B>, 5> backward(Saved<T, B>& saved, Needs<5> need, const Tensor<T, B>& dy) const {

@@ -2,8 +2,7 @@
 // them, rounded.
 #pragma once
 
-#include <meft/base/compose.hpp>
-#include <meft/ops/linear.hpp>
+#include <meft/ops/host_feed_forward.hpp>
 
 namespace meft {
 
@@ -30,7 +29,7 @@ struct HostGated {
     const Shape inner = x.shape().with(-1, up.shape()[0]);
     const bool keeps = need[0] || need[1];
     Tensor<T, B> g(inner), u;
-    auto h = rounded(inner);
+    auto h = detail::handed_on<B>(inner);
     gate.forward(rows, x.data(), nothing, g.data());
     if (keeps) u = Tensor<T, B>(inner);
     visit(f, [&](auto act) {
@@ -49,7 +48,7 @@ struct HostGated {
     if (need[2]) out[2] = sum_axis(dy.reshape({-1, dy.dim(-1)}), 0);
     if (!need[0] && !need[1]) return out;
     const Index rows = dy.size() / dy.dim(-1);
-    auto dg = rounded(saved.g.shape()), du = rounded(saved.g.shape());
+    auto dg = detail::handed_on<B>(saved.g.shape()), du = detail::handed_on<B>(saved.g.shape());
     visit(f, [&](auto act) {
       const T *g = std::as_const(saved.g).data(), *u = std::as_const(saved.u).data();
       down.backward_ended(rows, dy.data(), ended(Swapped<Gate<decltype(act)>>{}, nothing, du.data(), g),
@@ -69,10 +68,6 @@ struct HostGated {
 
  private:
   static constexpr T* nothing = nullptr;
-  static Tensor<bf16, B> rounded(const Shape& shape) {
-    const UseScope use(Use::workspace);
-    return Tensor<bf16, B>(shape);
-  }
 };
 
 /// (f(x·gateᵀ) ⊙ x·upᵀ)·downᵀ + bias. x [.., n], gate and up [m, n], down [k, m], bias [k] or empty.
