@@ -3,12 +3,11 @@ of two: 0.4 and 2 times the program's default for the method.
 
     python3 bench/scores.py --finetune build/release/examples/finetune --model DIR --data DIR --output DIR
 
-Methods that the program refuses for the checkpoint, as one that reads images alone, are left out. `--data` holds a folder a task,
-as GLUE ships them. Scores of finished runs are kept in `--results` (bench/scores.json), and a run that was stopped goes on from
-its folder in `--output`, so that a call does what is still to be done, on any machine. Prints a Markdown table of what is there:
-mean of the seeds, standard deviation. `--table` prints it and runs nothing. `--means FILE` writes the mean over the tasks of each
-method that has them all, and what it is of, for the bench `methods`. Runs of so many `--steps` have rows, and a table, of their
-own; so have runs on frozen `--weights`, at the rate that was chosen without.
+Methods that the program refuses for the checkpoint, as one that reads images alone, are left out. `--data` holds a folder a task, as GLUE ships them. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
+that was stopped goes on from its folder in `--output`, so that a call does what is still to be done, on any machine. Prints a
+Markdown table of what is there: mean of the seeds, standard deviation. `--table` prints it and runs nothing. `--means FILE` writes
+the mean over the tasks of each method that has them all, and what it is of, for the bench `methods`. Runs of so many `--steps` have rows, and a
+table, of their own.
 """
 
 import argparse
@@ -19,12 +18,12 @@ from pathlib import Path
 from finetune_methods import Refused, methods_of, rates_of, train
 
 METRIC = {"cola": "matthews", "sst2": "accuracy", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
-PAPER = {"--readout": "plm", "--adapter-start": "paper", "--bottleneck": "64", "--weights": "bf16"}
 FLAGS = {  # of the methods that are not taken as they are
-    "lora": {"--lora-rank": "16", "--precision": "bf16"},
-    "meft1": PAPER,
-    "meft2": PAPER,
-    "meft3": PAPER,
+    "full": [],
+    "lora": ["--lora-rank", "16", "--precision", "bf16"],
+    "meft1": ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16"],
+    "meft2": ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16"],
+    "meft3": ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16"],
 }
 TIMES = [0.4, 2]
 SST2_ROWS = 8000
@@ -46,46 +45,36 @@ def written(rate):
 
 
 class Scores:
-    """Dev metrics by task, method, rate and seed of the runs of one kind, in a JSON file with a line a run. What a kind is, each row
-    says: its steps (absent: three epochs), its frozen weights (absent: the method's)."""
+    """Dev metrics by task, method, rate and seed of runs of so many steps (0: three epochs), in a JSON file with a line a run."""
 
-    KEYS = ("task", "method", "rate", "seed")
-    KINDS = ("steps", "weights")
-
-    def __init__(self, path, steps, weights=None):
+    def __init__(self, path, steps):
         self.path = path
-        self.kind = {"steps": steps} if steps else {}
-        if weights:
-            self.kind["weights"] = weights
-        self.rates_from = Scores(path, steps) if weights else self
+        self.steps = steps
         rows = json.loads(path.read_text()) if path.exists() else []
-        self.others = [row for row in rows if not self.has(row)]
-        self.known = {tuple(row[key] for key in self.KEYS): row["score"] for row in rows if self.has(row)}
-
-    def has(self, row):
-        return {key: row[key] for key in self.KINDS if key in row} == self.kind
+        self.others = [row for row in rows if row.get("steps", 0) != steps]
+        self.known = {(row["task"], row["method"], row["rate"], row["seed"]): row["score"] for row in rows if row.get("steps", 0) == steps}
 
     def add(self, run, value):
         self.known[run] = value
-        rows = self.others + [dict(zip(self.KEYS, key), **self.kind, score=value) for key, value in sorted(self.known.items())]
-        lines = [json.dumps(row) for row in sorted(rows, key=lambda row: (row.get("steps", 0), row.get("weights", "")))]
+        keys = ("task", "method", "rate", "seed")
+        more = {"steps": self.steps} if self.steps else {}
+        rows = self.others + [dict(zip(keys, key), **more, score=value) for key, value in sorted(self.known.items())]
+        lines = [json.dumps(row) for row in sorted(rows, key=lambda row: row.get("steps", 0))]
         partial = self.path.with_suffix(".partial")
         partial.write_text("[\n" + ",\n".join(lines) + "\n]\n")
         partial.replace(self.path)
 
     def best_rate(self, task, method, seed):
         """The rate with the best score on a seed, the lower of equals; None until every rate was tried."""
-        known = self.rates_from.known
-        tried = {rate: value for (*of, rate, on), value in known.items() if (*of, on) == (task, method, seed)}
+        tried = {rate: value for (*of, rate, on), value in self.known.items() if (*of, on) == (task, method, seed)}
         return max(tried, key=lambda rate: (tried[rate], -float(rate))) if len(tried) == len(TIMES) else None
 
 
 def score(run, data, args):
     """The dev metric of the best epoch."""
     task, method, rate, seed = run
-    output = args.output / "-".join([*run, *[str(args.steps)] * (args.steps > 0), *[args.weights] * bool(args.weights)])
-    own = FLAGS.get(method, {}) | ({"--weights": args.weights} if args.weights else {})
-    train(args.finetune, ["--model", args.model, "--task", task, "--data", data, "--method", method, *sum(own.items(), ()),
+    output = args.output / "-".join([task, method, rate, seed] + [str(args.steps)] * (args.steps > 0))
+    train(args.finetune, ["--model", args.model, "--task", task, "--data", data, "--method", method, *FLAGS.get(method, []),
                           "--pooling", "mean", "--lr", rate, "--seed", seed, "--epochs", args.epochs, "--max-steps", args.steps,
                           "--threads", args.threads, "--output", output])
     return json.loads((output / "metrics.json").read_text())["dev"][METRIC[task]]
@@ -135,10 +124,9 @@ def main():
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--epochs", default="3")
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="a run's; 0: --epochs")
-    parser.add_argument("--weights", help="the frozen weights' format")
     parser.add_argument("--threads", default="0")
     args = parser.parse_args()
-    scores = Scores(args.results, args.steps, args.weights)
+    scores = Scores(args.results, args.steps)
     if (args.table or args.means) and not args.methods:
         args.methods = sorted({method for _, method, _, _ in scores.known})
     if args.means:
@@ -164,11 +152,8 @@ def main():
     for seed in args.seeds:
         for task in args.tasks:
             for method in args.methods:
-                choose = seed == args.seeds[0] and not args.weights
-                best = None if choose else scores.best_rate(task, method, args.seeds[0])
-                if not choose and not best and method not in refused:
-                    raise SystemExit(f"{task}, {method}: no rate is chosen yet; run seed {args.seeds[0]} without --weights first")
-                for rate in [written(rates[method] * times) for times in TIMES] if choose else [best]:
+                tried = [written(rates[method] * times) for times in TIMES]
+                for rate in tried if seed == args.seeds[0] else [scores.best_rate(task, method, args.seeds[0])]:
                     run = (task, method, rate, seed)
                     if run in scores.known or method in refused:
                         continue
