@@ -4,6 +4,8 @@
     python3 bench/variants.py decoder --finetune PROGRAM --model smollm2.gguf --data LINES --output DIR
     python3 bench/variants.py images --finetune PROGRAM --model DINOV2 --data CIFAR10 --output DIR
     python3 bench/variants.py reversal --finetune PROGRAM --model MPNET --data GLUE --output DIR
+    python3 bench/variants.py weights --finetune PROGRAM --model MINILM --data GLUE --output DIR
+    python3 bench/variants.py decoder-weights --finetune PROGRAM --model smollm2.gguf --data LINES --output DIR
     python3 bench/variants.py --table
 
 GLUE holds a folder a task; LINES is a text a line; CIFAR10 the binary files. Runs go seed by seed. Those that are finished are
@@ -23,12 +25,25 @@ STARTS = {f"{coupling}, {start}": ["--method", "meft1", "--coupling", coupling, 
           for coupling in ("paper", "balanced") for start in ("zero", "paper")}
 REVERSALS = {f"{method}, {streams}": ["--method", method, "--streams", streams, *PLM]
              for method in ("meft1", "meft3") for streams in ("exact", "rounded")}
+
+
+def on_weights(meft1):
+    """Variants of two methods on frozen weights of each format; a file's own format is left as it is where it has no more bits."""
+    flags = {"meft1": [*meft1, "--bottleneck", "64", "--lr", "1e-3"],
+             "lora": ["--lora-rank", "16", "--precision", "bf16", "--lr", "1e-3"]}
+    return {f"{method}, {weights}": ["--method", method, *flags[method], "--weights", weights]
+            for method in flags for weights in ("bf16", "q8", "q4", "nf4")}
+
+
 GLUE = {"mrpc": "accuracy", "cola": "matthews"}
+DECODER = ["--batch", "2", "--max-length", "64", "--max-steps", "200", "--epochs", "1"]
 SETUPS = {  # task -> dev metric; flags of all runs; variants
     "couplings": (GLUE, ["--pooling", "mean", "--epochs", "2"], STARTS),
-    "decoder": ({"lm": "log_likelihood"}, ["--batch", "2", "--max-length", "64", "--max-steps", "200", "--epochs", "1"], STARTS),
+    "decoder": ({"lm": "log_likelihood"}, DECODER, STARTS),
+    "decoder-weights": ({"lm": "log_likelihood"}, DECODER, on_weights(["--readout", "plm"])),
     "images": ({"images": "accuracy"}, ["--batch", "16", "--epochs", "1"], STARTS),
     "reversal": (GLUE, ["--pooling", "mean", "--epochs", "2"], REVERSALS),
+    "weights": (GLUE, ["--pooling", "mean", "--epochs", "3"], on_weights(["--readout", "plm", "--adapter-start", "paper"])),
 }
 KEYS = ("setup", "task", "variant", "seed")
 
