@@ -30,7 +30,7 @@ REVERSALS = {f"{method}, {streams}": ["--method", method, "--streams", streams, 
 def on_weights(meft1):
     """Variants of two methods on frozen weights of each format; a file's own format is left as it is where it has no more bits."""
     flags = {"meft1": [*meft1, "--bottleneck", "64", "--lr", "1e-3"],
-             "lora": ["--lora-rank", "16", "--precision", "bf16", "--lr", "1e-3"]}
+             "lora": ["--lora-rank", "16", "--lr", "1e-3"]}
     return {f"{method}, {weights}": ["--method", method, *flags[method], "--weights", weights]
             for method in flags for weights in ("bf16", "q8", "q4", "nf4")}
 
