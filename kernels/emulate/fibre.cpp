@@ -8,26 +8,17 @@
 #include <cstring>
 #include <new>
 
-#if defined(__has_feature)
+#ifdef __has_feature
 #if __has_feature(address_sanitizer)
 #define EMULATE_ASAN 1
-#endif
-#if __has_feature(thread_sanitizer)
-#define EMULATE_TSAN 1
 #endif
 #endif
 #ifdef __SANITIZE_ADDRESS__
 #define EMULATE_ASAN 1
 #endif
-#ifdef __SANITIZE_THREAD__
-#define EMULATE_TSAN 1
-#endif
 #ifdef EMULATE_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#endif
-#ifdef EMULATE_TSAN
-#include <sanitizer/tsan_interface.h>
 #endif
 
 #ifdef EMULATE_UCONTEXT
@@ -134,9 +125,6 @@ Fibre::Fibre(std::size_t stack_bytes, void (*entry)()) : entry_(entry) {
 
 Fibre::~Fibre() {
   if (!memory_) return;
-#ifdef EMULATE_TSAN
-  if (shadow_) __tsan_destroy_fiber(shadow_);
-#endif
   munmap(memory_, bytes_);
 }
 
@@ -149,10 +137,6 @@ void Fibre::abandon() {
 void Fibre::restart() {
   abandon();
   fake_stack_ = nullptr;
-#ifdef EMULATE_TSAN
-  if (shadow_) __tsan_destroy_fiber(shadow_);
-  shadow_ = __tsan_create_fiber(0);
-#endif
 #ifdef EMULATE_UCONTEXT
   getcontext(&context_);
   context_.uc_stack.ss_sp = const_cast<void*>(bottom_);
@@ -191,10 +175,6 @@ void Fibre::switch_to(Fibre& to) {
   running = &to;
 #ifdef EMULATE_ASAN
   __sanitizer_start_switch_fiber(&fake_stack_, to.bottom_, to.size_);
-#endif
-#ifdef EMULATE_TSAN
-  if (!memory_) shadow_ = __tsan_get_current_fiber();
-  __tsan_switch_to_fiber(to.shadow_, 0);
 #endif
 #ifdef EMULATE_UCONTEXT
   swapcontext(&context_, &to.context_);

@@ -1,6 +1,7 @@
 // Owns: fibres, stacks that one OS thread switches between. A switch saves the registers that a call preserves
-// (x86-64, aarch64), or goes through ucontext elsewhere and with EMULATE_UCONTEXT. ASan and TSan are told of each
-// switch.
+// (x86-64, aarch64), or goes through ucontext elsewhere and with EMULATE_UCONTEXT. ASan is told of each switch. TSan is
+// not: to it a fibre is the thread that runs it (a thread of its own costs a clock of all fibres at each switch), so
+// its count of calls, which a switch would break, is left out (CMakeLists.txt).
 #pragma once
 
 #include <cstddef>
@@ -46,11 +47,10 @@ class Fibre {
 #else
   void* pointer_ = nullptr;
 #endif
-  // For the sanitizers.
+  // For ASan.
   [[maybe_unused]] void* fake_stack_ = nullptr;
   const void* bottom_ = nullptr;
   std::size_t size_ = 0;
-  [[maybe_unused]] void* shadow_ = nullptr;
 };
 
 }  // namespace emulate

@@ -1,7 +1,7 @@
 // The emulator of CUDA: what it runs, and the faults that it catches, which are planted here.
 // Under AddressSanitizer the abandoned stacks of a kernel that faults are unpoisoned by hand, and what the kernel had
-// left to destroy is not looked for; under ThreadSanitizer each switch counts as synchronisation, so races between
-// threads of a block are not its business but that of shuffled schedules.
+// left to destroy is not looked for; to ThreadSanitizer the threads of a block are the worker that runs them, so races
+// between them are the business of shuffled schedules, and its own those between blocks.
 #include <doctest/doctest.h>
 #include <sys/wait.h>
 #include <unistd.h>
