@@ -1,4 +1,4 @@
-// Owns: files that a test writes, and the messages of errors about them.
+// Owns: files that a test writes.
 #pragma once
 
 #include <sys/socket.h>
@@ -6,12 +6,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <string>
 
-#include <meft/base/error.hpp>
+#include "messages.hpp"
 
 namespace meft::test {
 
@@ -21,7 +22,7 @@ namespace fs = std::filesystem;
 struct Folder {
   fs::path path;
   Folder() {
-    static int number = 0;
+    static std::atomic<int> number = 0;
     path = fs::temp_directory_path() / ("meft_test_" + std::to_string(::getpid()) + "_" + std::to_string(number++));
     fs::create_directories(path);
   }
@@ -36,33 +37,29 @@ struct Folder {
     std::ofstream(path / name, std::ios::binary) << bytes;
     return (path / name).string();
   }
+  Folder& with(const std::string& name, const std::string& bytes) {
+    put(name, bytes);
+    return *this;
+  }
   std::string text() const { return path.string(); }
+  std::string operator/(const std::string& name) const { return (path / name).string(); }
 };
 
 /// The error's message, the folder's name taken out.
-template <class Body>
-std::string message_of(Body&& body, const Folder* folder = nullptr) {
-  try {
-    body();
-  } catch (const Error& error) {
-    std::string text = error.message();
-    if (folder)
-      for (std::size_t at; (at = text.find(folder->text() + "/")) != text.npos;)
-        text.erase(at, folder->text().size() + 1);
-    return text;
-  }
-  return "no error";
+inline std::string message_of(const std::function<void()>& f, const Folder* folder) {
+  std::string text = message_of(f);
+  for (std::size_t at; (at = text.find(folder->text() + "/")) != text.npos;) text.erase(at, folder->text().size() + 1);
+  return text;
 }
 
-/// Puts at `path`, one after the other, what no reader may take (or wait for), and calls `look(reason)` with the words
-/// that its error must hold. `folder` too, where a folder is no input.
-template <class Look>
-void each_odd_file(const std::string& path, Look&& look, bool folder = true) {
+/// Puts at `path`, one after the other, what no reader may take (or wait for): each time `read` throws an Error that
+/// names the path and the reason. `folder` too, where a folder is no input.
+inline void refuses_odd_files(const std::string& path, const std::function<void()>& read, bool folder = true) {
   const auto with = [&](auto&& make, const std::string& reason) {
     std::error_code ignored;
     fs::remove_all(path, ignored);
     make();
-    look(reason);
+    check_error({path + ": cannot be ", reason}, read);
     fs::remove_all(path, ignored);
   };
   const auto require_made = [](bool ok) {
@@ -89,7 +86,5 @@ void each_odd_file(const std::string& path, Look&& look, bool folder = true) {
   with([&] { fs::create_symlink(path + ".gone", path); }, "No such file or directory");
   if (folder) with([&] { fs::create_directory(path); }, "Is a directory");
 }
-
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
 }  // namespace meft::test

@@ -1,11 +1,12 @@
 // Owns: what several tests need.
 #pragma once
 
-#include <functional>
-#include <string>
+#include <vector>
 
 #include <meft/base/random.hpp>
 #include <meft/tensor/tensor.hpp>
+
+#include "messages.hpp"
 
 namespace meft::test {
 
@@ -22,15 +23,5 @@ Tensor<T, B> random_tensor(const Shape& shape, std::uint64_t seed, double low = 
 
 /// Bytes that the pool gives for a small tensor of four-byte elements.
 inline std::size_t block(Index elements) { return (static_cast<std::size_t>(elements) * 4 + 63) / 64 * 64; }
-
-/// The message of the Error that f throws.
-inline std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.message();
-  }
-  return "no error";
-}
 
 }  // namespace meft::test

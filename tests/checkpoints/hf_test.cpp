@@ -1,7 +1,6 @@
 // Owns: a Hugging Face folder into a model and its head: every spelling of names, prefixes, tied and untied outputs,
 // the order of labels, shards, and each way to be wrong.
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -14,21 +13,14 @@
 
 #include <meft/checkpoints/hf.hpp>
 
+#include "folder.hpp"
+
 namespace {
 
 using namespace meft;
+using test::check_error;
+using test::Folder;
 using Transformer = model::Transformer<float>;
-
-/// A folder of its own, removed at the end.
-struct Folder {
-  std::string path;
-  Folder() {
-    path = (std::filesystem::temp_directory_path() / "meft-hf-XXXXXX").string();
-    REQUIRE(::mkdtemp(path.data()) != nullptr);
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  void put(const std::string& name, const std::string& text) const { std::ofstream(path + "/" + name) << text; }
-};
 
 std::string config(const std::string& changes = "") {
   return R"({"model_type": "bert", "vocab_size": 9, "hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -46,7 +38,7 @@ struct Values {
 std::vector<Values> checkpoint() {
   Folder folder;
   folder.put("config.json", config());
-  Transformer bert(checkpoints::read_spec(io::Config(folder.path)));
+  Transformer bert(checkpoints::read_spec(io::Config(folder.text())));
   std::vector<Values> out;
   const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
     std::int64_t n = 1;
@@ -73,7 +65,7 @@ std::vector<Values> checkpoint() {
 void write(const Folder& folder, const std::vector<Values>& tensors, const std::string& file = "model.safetensors") {
   std::vector<io::NamedTensor> named;
   for (const auto& t : tensors) named.push_back({t.name, "F32", t.shape, std::as_bytes(std::span(t.values))});
-  io::write_safetensors(folder.path + "/" + file, named);
+  io::write_safetensors(folder.text() + "/" + file, named);
 }
 
 /// A folder with a config and a changed checkpoint.
@@ -105,20 +97,9 @@ void check_loaded(Transformer& bert) {
   CHECK(i == expected.size() - 4);
 }
 
-void check_error(const std::vector<std::string>& parts, const std::function<void()>& f) {
-  std::string found = "no error";
-  try {
-    f();
-  } catch (const Error& error) {
-    found = error.message();
-  }
-  for (const auto& part : parts)
-    CHECK_MESSAGE(found.find(part) != found.npos, "expected `", part, "` in `", found, "`");
-}
-
 nn::Classifier<float> head_of(const Folder& folder, Index labels, checkpoints::LoadReport* report,
                               nn::Pooling pooling = nn::Pooling::first) {
-  return checkpoints::load_head(folder.path, checkpoints::hf(folder.path), labels, pooling, 1, report);
+  return checkpoints::load_head(folder.text(), checkpoints::hf(folder.text()), labels, pooling, 1, report);
 }
 
 }  // namespace
@@ -129,7 +110,7 @@ TEST_CASE("hf: a checkpoint with a head, and what the report says") {
     tensors.push_back({"bert.embeddings.position_ids", {1, 5}, {0, 1, 2, 3, 4}});  // a buffer of old checkpoints
   });
   checkpoints::LoadReport report;
-  auto bert = checkpoints::hf(folder.path, &report);
+  auto bert = checkpoints::hf(folder.text(), &report);
   check_loaded(bert);
   CHECK(*bert.spec.embeddings.norm == 1e-5);
   CHECK(bert.layers[0].attention.heads == 2);
@@ -146,7 +127,7 @@ TEST_CASE("hf: a checkpoint with a head, and what the report says") {
 TEST_CASE("hf: a head of another task keeps the pooler and makes its classifier anew") {
   const Model folder;
   checkpoints::LoadReport report;
-  (void)checkpoints::hf(folder.path, &report);
+  (void)checkpoints::hf(folder.text(), &report);
   auto head = head_of(folder, 2, &report);
   CHECK(report.initialised == std::vector<std::string>{"classifier.weight", "classifier.bias"});
   CHECK(report.unused == std::vector<std::string>{"classifier.bias", "classifier.weight"});
@@ -179,7 +160,7 @@ TEST_CASE("hf: names without the prefix, and norms called gamma and beta") {
       if (form & 2) old(tensors);
     });
     checkpoints::LoadReport report;
-    auto bert = checkpoints::hf(folder.path, &report);
+    auto bert = checkpoints::hf(folder.text(), &report);
     check_loaded(bert);
     (void)head_of(folder, 3, &report);
     CHECK(report.unused.empty());
@@ -199,7 +180,7 @@ TEST_CASE("hf: shards by their index") {
     map += std::string(map.empty() ? "" : ", ") + "\"" + t->name + "\": \"model-0000" + (t < middle ? "1" : "2") +
            "-of-00002.safetensors\"";
   folder.put("model.safetensors.index.json", R"({"metadata": {}, "weight_map": {)" + map + "}}");
-  auto bert = checkpoints::hf(folder.path);
+  auto bert = checkpoints::hf(folder.text());
   check_loaded(bert);
 }
 
@@ -207,8 +188,8 @@ TEST_CASE("hf: linear layers frozen and packed as they are read are those packed
   for (const auto precision : {Precision::f32, Precision::bf16}) {
     const Model folder([](auto& tensors) { tensors.push_back({"extra", {1}, {1}}); });
     checkpoints::LoadReport at_once, later;
-    auto packed = checkpoints::hf(folder.path, &at_once, precision);
-    auto plain = checkpoints::hf(folder.path, &later);
+    auto packed = checkpoints::hf(folder.text(), &at_once, precision);
+    auto plain = checkpoints::hf(folder.text(), &later);
     CHECK(at_once.unused == later.unused);
     nn::set_precision<float, Cpu>(plain, precision);
     freeze(plain);
@@ -234,8 +215,8 @@ TEST_CASE("hf: linear layers frozen and packed as they are read are those packed
   }
   const Model folder(
       [](auto& tensors) { std::erase_if(tensors, [](const Values& t) { return t.name.ends_with("query.weight"); }); });
-  check_error({"tensors are missing", "encoder.layer.0.attention.self.query.weight", folder.path},
-              [&] { (void)checkpoints::hf(folder.path, nullptr, Precision::f32); });
+  check_error({"tensors are missing", "encoder.layer.0.attention.self.query.weight", folder.text()},
+              [&] { (void)checkpoints::hf(folder.text(), nullptr, Precision::f32); });
 }
 
 TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
@@ -247,40 +228,40 @@ TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
     });
     check_error({"tensors are missing", "`bert.`",
                  "embeddings.word_embeddings.weight, encoder.layer.0.attention.self.query.weight (2 of 21)",
-                 folder.path, "the file has 23 tensors, such as 'bert.embeddings."},
-                [&] { (void)checkpoints::hf(folder.path); });
+                 folder.text(), "the file has 23 tensors, such as 'bert.embeddings."},
+                [&] { (void)checkpoints::hf(folder.text()); });
   }
   {
     const Model folder([](auto& tensors) {
       find(tensors, "bert.encoder.layer.0.intermediate.dense.weight").shape = {6, 8};
     });
     check_error({"tensor bert.encoder.layer.0.intermediate.dense.weight has the wrong shape", "expected [8, 6]",
-                 "found [6, 8]", folder.path + "/model.safetensors"},
-                [&] { (void)checkpoints::hf(folder.path); });
+                 "found [6, 8]", folder.text() + "/model.safetensors"},
+                [&] { (void)checkpoints::hf(folder.text()); });
   }
   {
     const Model folder(
         [](auto& tensors) { find(tensors, "bert.encoder.layer.0.output.dense.bias").shape = {1, 1, 1, 1, 1, 1, 6}; });
     check_error({"bert.encoder.layer.0.output.dense.bias has the wrong shape", "expected [6]"},
-                [&] { (void)checkpoints::hf(folder.path); });
+                [&] { (void)checkpoints::hf(folder.text()); });
   }
   {
     Folder folder;
     folder.put("config.json", config());
-    check_error({folder.path}, [&] { (void)checkpoints::hf(folder.path); });
+    check_error({folder.text()}, [&] { (void)checkpoints::hf(folder.text()); });
   }
   {
     Folder folder;
     write(folder, checkpoint());
-    check_error({folder.path + ": there is no config.json"}, [&] { (void)checkpoints::hf(folder.path); });
+    check_error({folder.text() + ": there is no config.json"}, [&] { (void)checkpoints::hf(folder.text()); });
   }
 }
 
 TEST_CASE("hf: a config that is not this BERT's is an error that names the file and what was found") {
   const auto broken = [](const std::string& changes, std::vector<std::string> parts) {
     const Model folder({}, config(changes));
-    parts.push_back(folder.path + "/config.json");
-    check_error(parts, [&] { (void)checkpoints::hf(folder.path); });
+    parts.push_back(folder.text() + "/config.json");
+    check_error(parts, [&] { (void)checkpoints::hf(folder.text()); });
   };
   broken(R"(, "is_decoder": true)", {"is_decoder is not supported"});
   broken(R"(, "position_embedding_type": "relative_key")",
@@ -290,8 +271,8 @@ TEST_CASE("hf: a config that is not this BERT's is an error that names the file 
     auto text = config();
     text.replace(text.find(from), from.size(), to);
     const Model folder({}, text);
-    parts.push_back(folder.path + "/config.json");
-    check_error(parts, [&] { (void)checkpoints::hf(folder.path); });
+    parts.push_back(folder.text() + "/config.json");
+    check_error(parts, [&] { (void)checkpoints::hf(folder.text()); });
   };
   replaced(R"("bert")", R"("gpt2")", {"model_type: expected bert, roberta", "gpt2"});
   replaced(R"("num_attention_heads": 2)", R"("num_attention_heads": 4)",
@@ -309,21 +290,21 @@ TEST_CASE("hf: three missing tensors are named, how many more, and what is there
   check_error({"encoder.layer.0.attention.self.query.weight, encoder.layer.0.attention.self.query.bias, "
                "encoder.layer.0.attention.self.key.weight and 7 more (10 of 21)",
                "the file has 16 tensors, such as 'bert.encoder.layer.0.attention.q_lin.weight'"},
-              [&] { (void)checkpoints::hf(folder.path); });
+              [&] { (void)checkpoints::hf(folder.text()); });
   // Frozen layers are packed one by one, after all names were looked up.
-  check_error({"and 7 more (10 of 21)"}, [&] { (void)checkpoints::hf(folder.path, nullptr, Precision::f32); });
+  check_error({"and 7 more (10 of 21)"}, [&] { (void)checkpoints::hf(folder.text(), nullptr, Precision::f32); });
 }
 
 TEST_CASE("hf: a name that is no folder, and folders without a config") {
   check_error({"model: 'bert-base-uncased': no such folder", "a folder with config.json", "nothing is downloaded"},
               [] { (void)checkpoints::hf("bert-base-uncased"); });
   Folder folder;
-  check_error({folder.path, "no config.json"}, [&] { (void)checkpoints::hf(folder.path); });
-  const std::string revision = folder.path + "/snapshots/0123abc";
+  check_error({folder.text(), "no config.json"}, [&] { (void)checkpoints::hf(folder.text()); });
+  const std::string revision = folder.text() + "/snapshots/0123abc";
   std::filesystem::create_directories(revision);
   std::ofstream(revision + "/config.json") << config();
-  check_error({folder.path + ": there is no config.json", "there is one in " + revision},
-              [&] { (void)checkpoints::hf(folder.path); });
+  check_error({folder.text() + ": there is no config.json", "there is one in " + revision},
+              [&] { (void)checkpoints::hf(folder.text()); });
   check_error({"is a file"}, [&] { (void)checkpoints::hf(revision + "/config.json"); });
 }
 
@@ -344,7 +325,7 @@ TEST_CASE("hf: whatever a training program puts in front of the names") {
     CAPTURE(lead.first);
     const Model folder(prefixed(lead.first, lead.second));
     checkpoints::LoadReport report;
-    auto bert = checkpoints::hf(folder.path, &report);
+    auto bert = checkpoints::hf(folder.text(), &report);
     check_loaded(bert);
     const auto head = head_of(folder, 3, &report);
     CHECK(report.initialised.empty());
@@ -364,13 +345,13 @@ TEST_CASE("hf: whatever a training program puts in front of the names") {
     copy(tensors, "query.");
     copy(tensors, "passage.");
   });
-  check_error({"holds 2 models, under `passage.` and `query.`"}, [&] { (void)checkpoints::hf(both.path); });
+  check_error({"holds 2 models, under `passage.` and `query.`"}, [&] { (void)checkpoints::hf(both.text()); });
   const Model own([&](auto& tensors) {  // the family's own prefix is meant
     copy(tensors, "teacher.");
     for (auto& t : tensors)
       if (t.name.starts_with("teacher.")) t.values.assign(t.values.size(), 99);
   });
-  auto bert = checkpoints::hf(own.path);
+  auto bert = checkpoints::hf(own.text());
   check_loaded(bert);
 }
 
@@ -381,8 +362,8 @@ TEST_CASE("hf: weights that are NaN or infinite are named") {
     for (const float value : values)
       for (const auto frozen : {std::optional<Precision>(), std::optional(Precision::bf16)}) {
         const Model folder([&](auto& tensors) { find(tensors, name).values[5] = value; });
-        check_error({folder.path + "/model.safetensors", name, "element 5 is", value != value ? "NaN" : "infinite"},
-                    [&] { (void)checkpoints::hf(folder.path, nullptr, frozen); });
+        check_error({folder.text() + "/model.safetensors", name, "element 5 is", value != value ? "NaN" : "infinite"},
+                    [&] { (void)checkpoints::hf(folder.text(), nullptr, frozen); });
       }
   const Model folder([&](auto& tensors) { find(tensors, "classifier.weight").values[17] = values[0]; });
   check_error({"classifier.weight", "element 17 is NaN"}, [&] { (void)head_of(folder, 3, nullptr); });
@@ -453,7 +434,7 @@ TEST_CASE("labels: what a config says of its head") {
   const auto read = [](const std::string& more, Index rows) {
     Folder folder;
     folder.put("config.json", config(more));
-    return checkpoints::HeadLabels::read(io::Config(folder.path), rows);
+    return checkpoints::HeadLabels::read(io::Config(folder.text()), rows);
   };
   using Names = std::vector<std::string>;
   CHECK(read(R"(, "id2label": {"0": "pos", "1": "neg"}, "label2id": {"pos": 0, "neg": 1})", 2).names ==
@@ -484,7 +465,7 @@ const std::string reversed = R"("0": "contradiction", "1": "neutral", "2": "enta
 Transformer put_model(const Folder& folder, const std::string& text, const std::vector<Values>& more,
                       const std::set<std::string>& without = {}) {
   folder.put("config.json", text);
-  Transformer model(checkpoints::read_spec(io::Config(folder.path)));
+  Transformer model(checkpoints::read_spec(io::Config(folder.text())));
   model.initialise(7);
   std::vector<Values> tensors = more;
   nn::for_each_parameter(model, [&](const std::string& name, const Parameter<float>& p) {
@@ -529,9 +510,9 @@ TEST_CASE("hf: rows of every family's head come in the order of the classes, and
     std::vector<Values> head{rows(output + ".weight", 3, 6)};
     if (bias) head.push_back(rows(output + ".bias", 3, 0));
     put_model(folder, typed(type, sizes, R"(, "id2label": {)" + reversed + "}"), head);
-    const auto model = checkpoints::hf(folder.path);
+    const auto model = checkpoints::hf(folder.text());
     checkpoints::LoadReport report;
-    const auto found = checkpoints::load_head(folder.path, model, 3, {}, 0, &report, classes);
+    const auto found = checkpoints::load_head(folder.text(), model, 3, {}, 0, &report, classes);
     const auto weight = found.output.weight.value().values();
     for (std::size_t i = 0; i < 3; ++i)
       for (std::size_t j = 0; j < 6; ++j) CHECK(weight[6 * i + j] == head[0].values[6 * (2 - i) + j]);
@@ -539,7 +520,7 @@ TEST_CASE("hf: rows of every family's head come in the order of the classes, and
     CHECK(report.notes ==
           std::vector<std::string>{"the checkpoint's head: its rows follow id2label: 'entailment' (row 2), 'neutral' "
                                    "(row 1), 'contradiction' (row 0)"});
-    const auto unnamed = checkpoints::load_head(folder.path, model, 3);  // nobody says which classes they are
+    const auto unnamed = checkpoints::load_head(folder.text(), model, 3);  // nobody says which classes they are
     CHECK(unnamed.output.weight.value().values() == head[0].values);
   };
   check("bert", bert_sizes, "classifier", true);
@@ -553,8 +534,8 @@ TEST_CASE("hf: heads whose order is assumed, and heads of other problems") {
   const auto read = [](const std::string& text, const std::vector<std::string>& names,
                        checkpoints::LoadReport& report) {
     const Model folder({}, text);
-    return checkpoints::load_head(folder.path, checkpoints::hf(folder.path), names.empty() ? 1 : std::ssize(names), {},
-                                  1, &report, names);
+    return checkpoints::load_head(folder.text(), checkpoints::hf(folder.text()), names.empty() ? 1 : std::ssize(names),
+                                  {}, 1, &report, names);
   };
   auto expected = checkpoint();
   const auto& weight = find(expected, "classifier.weight").values;
@@ -608,8 +589,8 @@ TEST_CASE("hf: an output that is not tied to the embeddings is used, in every fa
       Folder folder;
       put_model(folder, typed(type, sizes, tied ? "" : R"(, "tie_word_embeddings": false)"), more);
       checkpoints::LoadReport report;
-      auto model = checkpoints::hf(folder.path, &report);
-      auto head = checkpoints::load_language_head(folder.path, model, 0, &report);
+      auto model = checkpoints::hf(folder.text(), &report);
+      auto head = checkpoints::load_language_head(folder.text(), model, 0, &report);
       CHECK(head.untied);
       CHECK(head.word.value().values() == table);
       CHECK(report.unused.empty());
@@ -629,8 +610,8 @@ TEST_CASE("hf: an output that is not tied to the embeddings is used, in every fa
     more.back().values = embedded;
     put_model(same, typed(type, sizes), more);
     checkpoints::LoadReport report;
-    auto again = checkpoints::hf(same.path, &report);
-    const auto head = checkpoints::load_language_head(same.path, again, 0, &report);
+    auto again = checkpoints::hf(same.text(), &report);
+    const auto head = checkpoints::load_language_head(same.text(), again, 0, &report);
     CHECK_FALSE(head.untied);
     CHECK(head.word.value().same(again.language_head().word.value()));
     CHECK(report.unused.empty());
@@ -644,17 +625,17 @@ TEST_CASE("hf: an output that is not tied to the embeddings is used, in every fa
     Folder folder;  // untied, but there is no output
     put_model(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {});
     checkpoints::LoadReport report;
-    auto model = checkpoints::hf(folder.path, &report);
-    CHECK_FALSE(checkpoints::load_language_head(folder.path, model, 0, &report).untied);
+    auto model = checkpoints::hf(folder.text(), &report);
+    CHECK_FALSE(checkpoints::load_language_head(folder.text(), model, 0, &report).untied);
     CHECK(report.notes == std::vector<std::string>{"the output is the word embeddings: tie_word_embeddings is false, "
                                                    "but there is no lm_head.weight"});
   }
   {
     Folder folder;
     put_model(folder, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {rows("lm_head.weight", 8, 6)});
-    auto model = checkpoints::hf(folder.path);
+    auto model = checkpoints::hf(folder.text());
     check_error({"lm_head.weight has the wrong shape", "expected [9, 6]", "found [8, 6]"},
-                [&] { (void)checkpoints::load_language_head(folder.path, model); });
+                [&] { (void)checkpoints::load_language_head(folder.text(), model); });
   }
 }
 
@@ -670,8 +651,8 @@ TEST_CASE("hf: biases of outputs: the decoder's own, BART's constant") {
       if (there & 2) more.push_back({own, {9}, {9, 8, 7, 6, 5, 4, 3, 2, 1}});
       put_model(folder, typed(type, bert_sizes), more);
       checkpoints::LoadReport report;
-      auto model = checkpoints::hf(folder.path, &report);
-      const auto head = checkpoints::load_language_head(folder.path, model, 0, &report);
+      auto model = checkpoints::hf(folder.text(), &report);
+      const auto head = checkpoints::load_language_head(folder.text(), model, 0, &report);
       CHECK(head.bias.value().values() == more.back().values);
       CHECK(report.unused.empty());
     }
@@ -680,8 +661,8 @@ TEST_CASE("hf: biases of outputs: the decoder's own, BART's constant") {
     Folder folder;
     put_model(folder, typed("bart", bart_sizes), {{"final_logits_bias", {1, 9}, std::vector<float>(9, value)}});
     checkpoints::LoadReport report;
-    auto model = checkpoints::hf(folder.path, &report);
-    const auto head = checkpoints::load_language_head(folder.path, model, 0, &report);
+    auto model = checkpoints::hf(folder.text(), &report);
+    const auto head = checkpoints::load_language_head(folder.text(), model, 0, &report);
     CHECK(head.bias.defined() == (value != 0));
     CHECK(report.unused.empty());
     if (!head.bias.defined()) continue;
@@ -697,8 +678,8 @@ TEST_CASE("hf: tied embeddings under the output's name alone, and tensors that m
     Folder folder;
     put_model(folder, typed(type, sizes), {rows(saved, 9, 6)}, {name});
     checkpoints::LoadReport report;
-    auto model = checkpoints::hf(folder.path, &report);
-    const auto head = checkpoints::load_language_head(folder.path, model, 0, &report);
+    auto model = checkpoints::hf(folder.text(), &report);
+    const auto head = checkpoints::load_language_head(folder.text(), model, 0, &report);
     CHECK(model.language_head().word.value().values() == rows(saved, 9, 6).values);
     CHECK_FALSE(head.untied);
     CHECK(head.word.value().same(model.language_head().word.value()));
@@ -715,7 +696,7 @@ TEST_CASE("hf: tied embeddings under the output's name alone, and tensors that m
   put_model(untied, typed("opt", opt_sizes, R"(, "tie_word_embeddings": false)"), {rows("lm_head.weight", 9, 6)},
             {"decoder.embed_tokens.weight"});
   check_error({"tensors are missing", "decoder.embed_tokens.weight (1 of 20)"},
-              [&] { (void)checkpoints::hf(untied.path); });
+              [&] { (void)checkpoints::hf(untied.text()); });
   Folder bart;
   put_model(bart, typed("bart", bart_sizes, R"(, "tie_word_embeddings": false)"),
             {rows("model.encoder.embed_tokens.weight", 9, 6)});

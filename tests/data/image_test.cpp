@@ -697,13 +697,7 @@ TEST_CASE("data sets: MNIST as CSV") {
 TEST_CASE("what is no regular file is refused, not waited for") {
   const Folder folder;
   const auto refused = [&](const std::string& name, auto&& read, bool directory = true) {
-    const std::string path = folder.text() + "/" + name;
-    const auto look = [&](const std::string& reason) {
-      const std::string message = message_of(read);
-      CHECK_MESSAGE(contains(message, path + ": cannot be "), message);
-      CHECK_MESSAGE(contains(message, reason), message);
-    };
-    test::each_odd_file(path, look, directory);
+    test::refuses_odd_files(folder / name, read, directory);
   };
   const std::string at = folder.text() + "/";
   refused("a.png", [&] { data::read_image(at + "a.png"); });

@@ -17,6 +17,7 @@
 #include "golden.hpp"
 
 using namespace meft;
+using test::message_of;
 
 namespace {
 
@@ -25,14 +26,6 @@ std::string in(const std::string& name) { return golden() + "/gguf/" + name; }
 std::string bytes_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
-}
-std::string message_of(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.message();
-  }
-  return "no error";
 }
 
 /// A GGUF file put together by hand.

@@ -34,20 +34,11 @@ namespace {
 
 using namespace meft;
 using namespace meft::io;
+using test::Folder;
 
-/// A folder of its own, removed at the end.
-struct Folder {
-  std::string path;
-  Folder() {
-    path = (std::filesystem::temp_directory_path() / "meft-io-XXXXXX").string();
-    if (!::mkdtemp(path.data())) throw std::runtime_error("mkdtemp failed");
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string operator/(const std::string& name) const { return path + "/" + name; }
-  std::size_t files() const {
-    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(path), {}));
-  }
-};
+std::size_t files_in(const Folder& folder) {
+  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder.path), {}));
+}
 
 void put(const std::string& path, const std::string& bytes) {
   std::filesystem::remove(path);  // some file systems flush to the disk when a file is truncated and written again
@@ -139,7 +130,7 @@ TEST_CASE("mapped file") {
   CHECK(MappedFile(folder / "empty").bytes().empty());
 
   CHECK(lacks(error_of([&] { MappedFile(folder / "no"); }), {folder / "no", "No such file"}) == "");
-  CHECK(lacks(error_of([&] { MappedFile(folder.path); }), {folder.path, "Is a directory"}) == "");
+  CHECK(lacks(error_of([&] { MappedFile(folder.text()); }), {folder.text(), "Is a directory"}) == "");
   CHECK(lacks(error_of([&] { MappedFile("/dev/null"); }), {"/dev/null", "not a regular file"}) == "");
   CHECK(lacks(error_of([&] { MappedFile(std::string("a\0b", 3)); }), {"zero byte"}) == "");
   REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
@@ -154,7 +145,7 @@ TEST_CASE("read_text") {
   CHECK(read_text(folder / "a", text.size()) == text);
   CHECK(lacks(error_of([&] { read_text(folder / "a", text.size() - 1); }), {folder / "a", "limit of 10002 bytes"}) ==
         "");
-  CHECK(lacks(error_of([&] { read_text(folder.path); }), {folder.path, "Is a directory"}) == "");
+  CHECK(lacks(error_of([&] { read_text(folder.text()); }), {folder.text(), "Is a directory"}) == "");
   CHECK(lacks(error_of([&] { read_text(folder / "no"); }), {folder / "no", "No such file"}) == "");
   CHECK(read_text("/proc/self/comm").size() > 2);  // reports size 0
   CHECK(lacks(error_of([&] { read_text("/proc/self/comm", 2); }), {"/proc/self/comm", "limit of 2 bytes"}) == "");
@@ -163,24 +154,20 @@ TEST_CASE("read_text") {
 TEST_CASE("what is no regular file is refused by every reader, not waited for") {
   Folder folder;
   const auto file = folder / "model.safetensors", index = file + ".index.json", config = folder / "config.json";
-  const auto refused = [&](const std::string& path, auto&& read, bool directory = true) {
-    const auto look = [&](const std::string& reason) { CHECK(lacks(error_of(read), {path, reason}) == ""); };
-    test::each_odd_file(path, look, directory);
-  };
-  refused(file, [&] { MappedFile{file}; });
-  refused(file, [&] { read_text(file); });
-  refused(
+  test::refuses_odd_files(file, [&] { MappedFile{file}; });
+  test::refuses_odd_files(file, [&] { read_text(file); });
+  test::refuses_odd_files(
       file, [&] { Safetensors{file}; }, false);
-  refused(file, [&] { Safetensors{folder.path}; });
-  refused(
-      file, [&] { Weights{folder.path}; }, false);
-  refused(
+  test::refuses_odd_files(file, [&] { Safetensors{folder.text()}; });
+  test::refuses_odd_files(
+      file, [&] { Weights{folder.text()}; }, false);
+  test::refuses_odd_files(
       index, [&] { Safetensors{index}; }, false);
-  refused(
-      index, [&] { Weights{folder.path}; }, false);
-  refused(config, [&] { Config{folder.path}; });
+  test::refuses_odd_files(
+      index, [&] { Weights{folder.text()}; }, false);
+  test::refuses_odd_files(config, [&] { Config{folder.text()}; });
   put(index, R"({"weight_map": {"w": "shard.safetensors"}})");
-  refused(folder / "shard.safetensors", [&] { Weights{folder.path}; });
+  test::refuses_odd_files(folder / "shard.safetensors", [&] { Weights{folder.text()}; });
   const auto loop = folder / "loop";
   std::filesystem::create_symlink(loop, loop);
   CHECK(lacks(error_of([&] { Weights{loop}; }), {loop, "Too many levels"}) == "");
@@ -237,14 +224,14 @@ TEST_CASE("atomic file: whole or not at all") {
     CHECK(get(path) == "old");
     file.commit();
     CHECK(get(path) == "new");
-    CHECK(folder.files() == 1);
+    CHECK(files_in(folder) == 1);
     CHECK(lacks(error_of([&] { file.write("x"); }), {path, "already committed"}) == "");
     CHECK(lacks(error_of([&] { file.commit(); }), {path, "already committed"}) == "");
   }
   SUBCASE("dropped without commit") {
     { AtomicFile(path).write("new"); }
     CHECK(get(path) == "old");
-    CHECK(folder.files() == 1);
+    CHECK(files_in(folder) == 1);
   }
   SUBCASE("an exception while filling") {
     const auto fill = [](AtomicFile& file) {
@@ -253,13 +240,13 @@ TEST_CASE("atomic file: whole or not at all") {
     };
     CHECK(lacks(error_of([&] { write_atomically(path, fill); }), {"half way"}) == "");
     CHECK(get(path) == "old");
-    CHECK(folder.files() == 1);
+    CHECK(files_in(folder) == 1);
   }
   SUBCASE("a partial file left by a killed process, longer than the new one") {
     put(path + ".partial", std::string(1000, 'z'));
     write_atomically(path, "new");
     CHECK(get(path) == "new");
-    CHECK(folder.files() == 1);
+    CHECK(files_in(folder) == 1);
   }
   SUBCASE("killed half way") {
     const pid_t child = ::fork();
@@ -274,7 +261,7 @@ TEST_CASE("atomic file: whole or not at all") {
     CHECK(get(path) == "old");
     write_atomically(path, "new");
     CHECK(get(path) == "new");
-    CHECK(folder.files() == 1);
+    CHECK(files_in(folder) == 1);
   }
   SUBCASE("two writers at a time") {
     AtomicFile first(path);
@@ -298,7 +285,7 @@ TEST_CASE("atomic file: whole or not at all") {
     CHECK(written > 0);
     const auto text = get(path);
     CHECK((text == std::string(5000, 'a') || text == std::string(5000, 'b')));
-    CHECK(folder.files() == 1);
+    CHECK(files_in(folder) == 1);
   }
   SUBCASE("permissions stay, a link is replaced") {
     REQUIRE(::chmod(path.c_str(), 0640) == 0);
@@ -314,14 +301,14 @@ TEST_CASE("atomic file: whole or not at all") {
   }
   SUBCASE("targets that cannot be replaced") {
     CHECK(lacks(error_of([&] { write_atomically("/dev/full", "x"); }), {"/dev/full", "not a regular file"}) == "");
-    CHECK(lacks(error_of([&] { write_atomically(folder.path, "x"); }), {folder.path, "not a regular file"}) == "");
+    CHECK(lacks(error_of([&] { write_atomically(folder.text(), "x"); }), {folder.text(), "not a regular file"}) == "");
     CHECK(lacks(error_of([&] { write_atomically(folder / "no/a", "x"); }), {folder / "no/a", "No such file"}) == "");
     std::filesystem::create_symlink("/dev/full", folder / "b.partial");
     CHECK(lacks(error_of([&] { write_atomically(folder / "b", "x"); }), {folder / "b"}) == "");
   }
   SUBCASE("beside the file when the path has no folder") {
     const auto here = std::filesystem::current_path();
-    std::filesystem::current_path(folder.path);
+    std::filesystem::current_path(folder.text());
     const auto error = error_of([] { write_atomically("bare", "x"); });
     std::filesystem::current_path(here);
     CHECK(error == "(no error)");
@@ -352,7 +339,7 @@ TEST_CASE("full disk: the old file stays, the partial one goes") {
   CHECK(get(path) == "old");
   CHECK(get(tensors) == old);
   CHECK(get(log) == lines);
-  CHECK(folder.files() == 3);
+  CHECK(files_in(folder) == 3);
 
   AtomicFile file(path);
   std::string first, second, third;
@@ -381,7 +368,7 @@ TEST_CASE("append_line") {
     CHECK(lacks(error_of([&] { append_line(device, "x"); }), {device, "not a regular file"}) == "");
   REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
   CHECK(lacks(error_of([&] { append_line(folder / "pipe", "x"); }), {folder / "pipe", "not a regular file"}) == "");
-  CHECK(lacks(error_of([&] { append_line(folder.path, "x"); }), {folder.path, "Is a directory"}) == "");
+  CHECK(lacks(error_of([&] { append_line(folder.text(), "x"); }), {folder.text(), "Is a directory"}) == "");
   CHECK(lacks(error_of([&] { append_line(path, "a\nb"); }), {path, "newline"}) == "");
 }
 
@@ -435,7 +422,7 @@ TEST_CASE("safetensors: round trip") {
   const auto bytes = get(path);
   write_safetensors(path, {tensors.rbegin(), tensors.rend()}, metadata);
   CHECK(get(path) == bytes);
-  CHECK(folder.files() == 1);
+  CHECK(files_in(folder) == 1);
 
   write_safetensors(folder / "empty.safetensors", {});
   CHECK(Safetensors(folder / "empty.safetensors").size() == 0);
@@ -628,7 +615,7 @@ TEST_CASE("safetensors: what the writer refuses") {
   CHECK(lacks(refusal({{"\xff", "F32", {2}, bytes_of(values)}}), {path, "UTF-8"}) == "");
   CHECK(lacks(refusal({good}, {{"a", "\xc3"}}), {path, "UTF-8"}) == "");
   CHECK(get(path) == old);
-  CHECK(folder.files() == 1);
+  CHECK(files_in(folder) == 1);
 }
 
 TEST_CASE("safetensors: folders and shards") {
@@ -637,16 +624,17 @@ TEST_CASE("safetensors: folders and shards") {
   const auto index_path = folder / "model.safetensors.index.json";
   const auto refusal = [&](const std::string& index) {
     put(index_path, index);
-    return error_of([&] { Safetensors file(folder.path); });
+    return error_of([&] { Safetensors file(folder.text()); });
   };
-  CHECK(lacks(error_of([&] { Safetensors file(folder.path); }), {folder.path, "neither model.safetensors nor"}) == "");
+  CHECK(lacks(error_of([&] { Safetensors file(folder.text()); }), {folder.text(), "neither model.safetensors nor"}) ==
+        "");
   CHECK(lacks(error_of([&] { Safetensors file(folder / "no.safetensors"); }), {folder / "no.safetensors", "No such"}) ==
         "");
   write_safetensors(folder / "1.safetensors", {{"a", "F32", {1}, bytes_of(a)}}, {{"format", "pt"}});
   write_safetensors(folder / "2.safetensors", {{"b", "F32", {1}, bytes_of(b)}, {"c", "F32", {1}, bytes_of(c)}});
 
   put(index_path, R"({"metadata":{"total_size":8,"by":"x"},"weight_map":{"a":"1.safetensors","b":"2.safetensors"}})");
-  for (const auto& path : {folder.path, index_path}) {
+  for (const auto& path : {folder.text(), index_path}) {
     Safetensors first(path);
     const Safetensors file = std::move(first);
     CHECK(file.path() == index_path);
@@ -676,7 +664,7 @@ TEST_CASE("safetensors: folders and shards") {
 
   // A whole model beside an index is what is read.
   write_safetensors(folder / "model.safetensors", {{"w", "F32", {1}, bytes_of(c)}});
-  CHECK(Safetensors(folder.path).names() == std::vector<std::string>{"w"});
+  CHECK(Safetensors(folder.text()).names() == std::vector<std::string>{"w"});
 }
 
 TEST_CASE("safetensors: a mutated file loads or is refused, nothing else") {
@@ -767,7 +755,7 @@ TEST_CASE("config") {
       R"({"hidden_size": 384, "layer_norm_eps": 1e-12, "rate": 1, "hidden_act": "gelu", "tie": true, "dropout": null,
     "huge": 9223372036854775808, "negative": -3, "real": 12.0, "architectures": ["BertModel"], "mixed": ["a", 1],
     "id2label": {"0": "no", "1": "yes"}})");
-  const Config config(folder.path);
+  const Config config(folder.text());
   CHECK(config.path() == path);
   CHECK(Config(path).integer("hidden_size") == 384);
   CHECK(config.integer("hidden_size", {1, 4096}) == 384);

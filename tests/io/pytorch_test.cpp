@@ -990,22 +990,15 @@ TEST_CASE("tensors: shapes, strides and storages that do not fit") {
 TEST_CASE("what is no regular file is refused, not waited for") {
   const Folder folder;
   const auto file = folder.text() + "/pytorch_model.bin", index = file + ".index.json";
-  const auto refused = [&](const std::string& path, auto&& read, bool directory = true) {
-    const auto look = [&](const std::string& reason) {
-      CHECK(contains(message_of(read), path + ": cannot be "));
-      CHECK(contains(message_of(read), reason));
-    };
-    each_odd_file(path, look, directory);
-  };
-  refused(
+  refuses_odd_files(
       file, [&] { Pytorch{file}; }, false);
-  refused(file, [&] { Pytorch{folder.text()}; });
-  refused(
+  refuses_odd_files(file, [&] { Pytorch{folder.text()}; });
+  refuses_odd_files(
       file, [&] { Weights{folder.text()}; }, false);
-  refused(
+  refuses_odd_files(
       index, [&] { Weights{folder.text()}; }, false);
   folder.put("pytorch_model.bin.index.json", R"({"weight_map": {"w": "shard.bin"}})");
-  refused(folder.text() + "/shard.bin", [&] { Weights{folder.text()}; });
+  refuses_odd_files(folder.text() + "/shard.bin", [&] { Weights{folder.text()}; });
 }
 
 TEST_CASE("a file that changes under an open checkpoint is named, not read") {

@@ -21,9 +21,12 @@
 #include <meft/optim/spsa.hpp>
 #include <meft/train/steps.hpp>
 
+#include "messages.hpp"
+
 namespace {
 
 using namespace meft;
+using test::check_error;
 using Bert = model::Transformer<double>;
 
 /// With weights away from their start.
@@ -299,21 +302,6 @@ struct Subject {
     return out;
   }
 };
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.message();
-  }
-  return "no error";
-}
-
-void check_error(const std::vector<std::string>& parts, const std::function<void()>& f) {
-  const auto found = message_of(f);
-  for (const auto& part : parts)
-    CHECK_MESSAGE(found.find(part) != found.npos, "expected `", part, "` in `", found, "`");
-}
 
 }  // namespace
 

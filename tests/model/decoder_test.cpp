@@ -12,6 +12,7 @@
 #include <meft/ops/loss.hpp>
 
 #include "golden.hpp"
+#include "messages.hpp"
 
 namespace {
 
@@ -174,14 +175,7 @@ TEST_CASE(
   const auto read = [](nlohmann::json config) {
     return checkpoints::read_spec(io::Config("config.json", std::move(config)));
   };
-  const auto refused = [&](nlohmann::json config) {
-    try {
-      (void)read(std::move(config));
-    } catch (const Error& error) {
-      return error.message();
-    }
-    return std::string("no error");
-  };
+  const auto refused = [&](nlohmann::json config) { return test::message_of([&] { (void)read(std::move(config)); }); };
   const auto same = [&](const nlohmann::json& old, const nlohmann::json& now) {
     const auto a = read(old), b = read(now);
     CHECK(a.layers.is_local == b.layers.is_local);

@@ -19,9 +19,13 @@
 #include <meft/model/transformer.hpp>
 #include <meft/ops/loss.hpp>
 
+#include "messages.hpp"
+
 namespace {
 
 using namespace meft;
+using test::check_error;
+using test::message_of;
 
 template <Real T = float>
 Tensor<T> random(const Shape& shape, std::uint32_t site, double deviation = 1) {
@@ -175,21 +179,6 @@ Result check_exact(Model m) {
   m.options.streams = Streams::stored;
   CHECK(with_threads(2, [&] { return run(m.build()); }) == oracle);
   return oracle;
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.message();
-  }
-  return "no error";
-}
-
-void check_error(const std::vector<std::string>& parts, const std::function<void()>& f) {
-  const auto found = message_of(f);
-  for (const auto& part : parts)
-    CHECK_MESSAGE(found.find(part) != found.npos, "expected `", part, "` in `", found, "`");
 }
 
 using Layers = ReversibleStack<float>::Layers;

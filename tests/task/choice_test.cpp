@@ -211,12 +211,7 @@ TEST_CASE("choice: files") {
 TEST_CASE("choice: what is no regular file is refused, not waited for") {
   const Folder folder;
   const auto refused = [&](const std::string& name, const std::string& task) {
-    const std::string path = folder.text() + "/" + name;
-    test::each_odd_file(path, [&](const std::string& reason) {
-      const std::string message = message_of([&] { data::choices(task, folder.text()); });
-      CHECK_MESSAGE(contains(message, path + ": cannot be "), message);
-      CHECK_MESSAGE(contains(message, reason), message);
-    });
+    test::refuses_odd_files(folder / name, [&] { data::choices(task, folder.text()); });
   };
   refused("train.jsonl", "openbookqa");
   const std::string row = R"({"goal": "g", "sol1": "a", "sol2": "b", "label": 0})"

@@ -9,22 +9,15 @@
 
 #include <meft/task/metric.hpp>
 
+#include "messages.hpp"
+
 using namespace meft;
+using test::message_of;
 using Row = std::vector<float>;
 
 namespace {
 
 doctest::Approx near(double value) { return doctest::Approx(value).epsilon(1e-12); }
-
-template <class Body>
-std::string message_of(Body&& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.message();
-  }
-  return "no error";
-}
 
 }  // namespace
 

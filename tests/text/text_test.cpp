@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,54 +15,17 @@
 namespace fs = std::filesystem;
 using namespace meft;
 using namespace meft::text;
+using test::Folder;
+using test::message_of;
 using Ids = std::vector<std::int32_t>;
 
 namespace {
 
-/// A folder of its own that goes away with the object.
-class Folder {
- public:
-  Folder() {
-    static std::atomic<int> count = 0;
-    path_ = fs::temp_directory_path() /
-            ("meft_text_" + std::to_string(reinterpret_cast<std::uintptr_t>(&count)) + "_" + std::to_string(count++));
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Folder& with(const std::string& name, const std::string& content) {
-    std::ofstream(path_ / name, std::ios::binary) << content;
-    return *this;
-  }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
 const std::string specials = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n";                        // ids 0 to 4
 const std::string words = specials + "un\n##aff\n##able\nhe\n##llo\n,\n中\n##e\na\n##a\n";  // ids 5 to 14
 
-std::string message_of(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.message();
-  }
-  return "no error";
-}
-
-std::string load_error(const Folder& folder) {
-  return message_of([&] { WordPiece{folder.path()}; });
-}
-
 void check_error(const Folder& folder, const std::vector<std::string>& parts) {
-  const std::string message = load_error(folder);
-  for (const std::string& part : parts)
-    CHECK_MESSAGE(message.find(part) != std::string::npos, message, " lacks ", part);
+  test::check_error(parts, [&] { WordPiece{folder.path}; });
 }
 
 /// A tokenizer.json; `replace` changes its first `from` into `to`.
@@ -175,7 +137,7 @@ TEST_CASE("words: white space goes, punctuation stands alone") {
 
 TEST_CASE("WordPiece from vocab.txt") {
   Folder folder;
-  const WordPiece tokenizer(folder.with("vocab.txt", words).path());
+  const WordPiece tokenizer(folder.with("vocab.txt", words).path);
   CHECK(tokenizer.size() == 15);
   CHECK(tokenizer.pad() == 0);
   CHECK(tokenizer.unk() == 1);
@@ -241,7 +203,7 @@ TEST_CASE("vocab.txt with tokenizer_config.json, Windows line ends, copies and t
   folder.with("vocab.txt", "<pad>\r\n<unk>\r\n<s>\r\n</s>\r\n[MASK]\r\nA\r\na\r\né\r\n\r\n");
   folder.with("tokenizer_config.json", R"({"do_lower_case": false, "cls_token": "<s>", "sep_token": {"content": "</s>"},
     "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": null})");
-  const WordPiece original(folder.path());
+  const WordPiece original(folder.path);
   const WordPiece copy = original;  // NOLINT: a copy has tables of its own
   CHECK(copy.size() == 8);
   CHECK(copy.encode("A a é </s>").ids == Ids{2, 5, 6, 7, 3, 3});
@@ -257,7 +219,7 @@ TEST_CASE("vocab.txt with tokenizer_config.json, Windows line ends, copies and t
 
 TEST_CASE("tokenizer.json comes before vocab.txt") {
   Folder folder;
-  const WordPiece tokenizer(folder.with("vocab.txt", words).with("tokenizer.json", Json().text).path());
+  const WordPiece tokenizer(folder.with("vocab.txt", words).with("tokenizer.json", Json().text).path);
   CHECK(tokenizer.size() == 10);
   CHECK(tokenizer.cls() == 2);
   CHECK(tokenizer.sep() == 3);
@@ -270,7 +232,7 @@ TEST_CASE("tokenizer.json comes before vocab.txt") {
   Json ends;
   ends.replace("{\"id\": \"<sep>\", \"type_id\": 1}", "{\"id\": \"end\", \"type_id\": 1}")
       .replace("\"<sep>\": {\"id\"", "\"end\": {\"id\": \"end\", \"ids\": [4]}, \"<sep>\": {\"id\"");
-  const Encoding pair = WordPiece(Folder().with("tokenizer.json", ends.text).path()).encode("a", "w");
+  const Encoding pair = WordPiece(Folder().with("tokenizer.json", ends.text).path).encode("a", "w");
   CHECK(pair.ids == Ids{2, 5, 3, 8, 4});
   CHECK(pair.types == Ids{0, 0, 0, 1, 1});
   CHECK(tokenizer.decode(Ids{2, 7, 6, 8, 3}) == "abb w");
@@ -278,7 +240,7 @@ TEST_CASE("tokenizer.json comes before vocab.txt") {
   for (const std::string prefix : {"@", "~~~"}) {  // of any length
     Json other;
     other.replace("\"@@\"", "\"" + prefix + "\"").replace("\"@@b\"", "\"" + prefix + "b\"");
-    const WordPiece t(Folder().with("tokenizer.json", other.text).path());
+    const WordPiece t(Folder().with("tokenizer.json", other.text).path);
     CHECK(t.encode("abb w").ids == Ids{2, 7, 6, 8, 3});
     CHECK(t.decode(Ids{2, 7, 6, 8, 3}) == "abb w");
   }
@@ -287,12 +249,12 @@ TEST_CASE("tokenizer.json comes before vocab.txt") {
   bert.text.replace(from, to - from,
                     R"("post_processor": {"type": "BertProcessing", "sep": ["<sep>", 3], "cls": ["<cls>", 2]}, )");
   Folder other;
-  CHECK(WordPiece(other.with("tokenizer.json", bert.text).path()).encode("w").ids == Ids{2, 8, 3});
+  CHECK(WordPiece(other.with("tokenizer.json", bert.text).path).encode("w").ids == Ids{2, 8, 3});
 }
 
 TEST_CASE("odd vocabularies") {
   Folder folder;
-  const WordPiece twice(folder.with("vocab.txt", specials + "a\n\nb \u3000\n##c\na\n##c\n\n\r\n").path());
+  const WordPiece twice(folder.with("vocab.txt", specials + "a\n\nb \u3000\n##c\na\n##c\n\n\r\n").path);
   CHECK(twice.size() == 11);
   CHECK(twice.encode("a b ac c").ids == Ids{2, 9, 7, 9, 10, 1, 3});  // the later id counts; ends of lines do not
   CHECK(twice.id("") == 1);
@@ -302,7 +264,7 @@ TEST_CASE("odd vocabularies") {
   gaps.replace("\"@@b\": 6", "\"@@b\": 12")
       .replace("\"w\": 8", "\"w\": 8, \"\": 10")
       .replace("\"id\": 9", "\"id\": 13");
-  const WordPiece holes(Folder().with("tokenizer.json", gaps.text).path());
+  const WordPiece holes(Folder().with("tokenizer.json", gaps.text).path);
   CHECK(holes.size() == 14);
   CHECK(holes.encode("abb w").ids == Ids{2, 7, 12, 8, 3});
   CHECK(holes.id("") == 1);
@@ -310,7 +272,7 @@ TEST_CASE("odd vocabularies") {
 
 TEST_CASE("decoding WordPiece") {
   Folder folder;
-  const WordPiece t(folder.with("vocab.txt", words).path());
+  const WordPiece t(folder.with("vocab.txt", words).path);
   CHECK(t.decode(Ids{6, 7}) == "##affable");  // nothing before the first piece, so it keeps its prefix
   CHECK(t.decode(Ids{2, 6, 7, 3}) == "##affable");
   CHECK(t.decode(Ids{5, 6, 7, 10, 8, 9}) == "unaffable, hello");
@@ -333,12 +295,7 @@ TEST_CASE("errors in vocab.txt name the file and the line") {
 TEST_CASE("what is no regular file is refused, not waited for") {
   Folder folder;
   const auto refused = [&](const std::string& name) {
-    const std::string path = (folder.path() / name).string();
-    test::each_odd_file(path, [&](const std::string& reason) {
-      const std::string message = load_error(folder);
-      CHECK_MESSAGE(message.find(path + ": cannot be ") == 0, message);
-      CHECK_MESSAGE(message.find(reason) != message.npos, message);
-    });
+    test::refuses_odd_files(folder / name, [&] { WordPiece{folder.path}; });
   };
   refused("vocab.txt");
   refused("tokenizer.json");
