@@ -56,6 +56,30 @@ std::vector<float> lowest_gradient(const std::string& folder, Streams streams) {
   return out;
 }
 
+/// A language model's logits and greedy tokens beside transformers', which golden/make_smollm2.py wrote.
+void check_greedy(const std::string& name, model::Transformer<float> decoder, const nn::LanguageHead<float>& head,
+                  const Values& expected) {
+  const auto ids = expected.integer("ids");
+  const auto prompt = static_cast<std::size_t>(expected.integer("prompt")[0]);
+  const auto batch = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)});
+  const auto body = adapt(decoder, HeadOnly{});
+  const auto logits = head.logits(decoder.run(batch, body).value).value();
+  const auto words = static_cast<std::size_t>(logits.dim(1));
+  const auto some = expected.real("logits");
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0, at = 0; i < ids.size(); ++i) {
+    const float* row = logits.data() + i * words;
+    for (std::size_t j = 0; j < words; j += 389, ++at) {
+      difference += std::pow(static_cast<double>(row[j]) - some.at(at), 2);
+      norm += some[at] * some[at];
+    }
+    if (i + 1 >= prompt && i + 1 < ids.size()) CHECK(std::max_element(row, row + words) - row == ids[i + 1]);
+  }
+  const double error = std::sqrt(difference / norm);
+  MESSAGE(name, ": relative error of the logits ", error);
+  CHECK(error < 1e-4);
+}
+
 }  // namespace
 
 TEST_CASE("real weights: a protein RoBERTa gives each residue the probability that transformers gives") {
@@ -144,29 +168,12 @@ TEST_CASE("real weights: SmolLM2 in blocks of four bits: transformers' logits an
   // 389th word the logits.
   const Values expected(golden() + "/smollm2.safetensors");
   const auto ids = expected.integer("ids");
-  const auto prompt = static_cast<std::size_t>(expected.integer("prompt")[0]);
   checkpoints::LoadReport report;
   auto smol = checkpoints::hf(path, &report, Precision::f32);
   const auto head = checkpoints::load_language_head(path, smol, 0, &report);
   CHECK(report.initialised.empty());
   CHECK(report.unused.empty());
-  const auto batch = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)});
-  const auto body = adapt(smol, HeadOnly{});
-  const auto logits = head.logits(smol.run(batch, body).value).value();
-  const auto words = static_cast<std::size_t>(logits.dim(1));
-  const auto some = expected.real("logits");
-  double difference = 0, norm = 0;
-  for (std::size_t i = 0, at = 0; i < ids.size(); ++i) {
-    const float* row = logits.data() + i * words;
-    for (std::size_t j = 0; j < words; j += 389, ++at) {
-      difference += std::pow(static_cast<double>(row[j]) - some.at(at), 2);
-      norm += some[at] * some[at];
-    }
-    if (i + 1 >= prompt && i + 1 < ids.size()) CHECK(std::max_element(row, row + words) - row == ids[i + 1]);
-  }
-  const double error = std::sqrt(difference / norm);
-  MESSAGE("SmolLM2: relative error of the logits ", error);
-  CHECK(error < 1e-4);
+  check_greedy("SmolLM2", smol, head, expected);
 
   // Under MEFT1 no flag is needed: feature 507, which reaches 24,926, has a range of its own.
   const task::Blocks data{{std::vector(ids.begin(), ids.begin() + 32)}};
@@ -201,4 +208,16 @@ TEST_CASE("real weights: SmolLM2 in blocks of four bits: transformers' logits an
   }
   CHECK(gradients[0].size() > 100000);
   CHECK(gradients[0] == gradients[1]);
+}
+
+TEST_CASE("real weights: a decoder of one's own beside transformers") {
+  // MEFT_DECODER=NAME.gguf, beside which golden/make_smollm2.py wrote NAME.safetensors
+  const char* path = std::getenv("MEFT_DECODER");
+  if (!path) {
+    MESSAGE("skipped: MEFT_DECODER is not set");
+    return;
+  }
+  auto decoder = checkpoints::hf(path, nullptr, Precision::f32);
+  const auto values = std::filesystem::path(path).replace_extension(".safetensors").string();
+  check_greedy(path, decoder, checkpoints::load_language_head(path, decoder), Values(values));
 }
