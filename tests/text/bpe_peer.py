@@ -43,7 +43,7 @@ def hostile_lines(count, rng):
     texts = [" ", "  ", " a", "  a", "a ", "a  ", "\n", "\n\n", "a\n\nb", " \n a", "a \u00a0 b", "\u3000x", "\t\tx",
              "<mask>", " <mask>", "  <mask>  ", "a <mask> b", "a<mask>b", "\u00a0<mask>", "<s>a</s>", "<s> </s>", "'",
              "''", " 's", "'s", "a's", "1's", "!'s", "' s", "x" * 33, "ab" * 17, "ab" * 200, "the" * 3000, " " * 500,
-             "\n" * 501 + "x", "1" * 200, "!?" * 300, "é" * 200, "\u0301" * 40, "👍🏽" * 30]
+             "\n" * 501 + "x", "1" * 200, "!?" * 300, "é" * 200, "\u0301" * 40, "👍🏽" * 30, "\u2065\u0302 \ufff0\u0308\u0308 a\u2065\ufff8\u0308 e\u0301\U000e0000\u0308"]
     yield from (text.encode() for text in texts)
     words = base.WORDS + CONTRACTIONS * 3
     for _ in range(count // 2):
@@ -331,7 +331,7 @@ def unigram(lines, rng):
     wide = {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}
     entries = {**wide, "e\u0301": "é", "E\u0301": "É", "a\u0308": "ä", "\u212b": "Å", "ﬁ": "fi", "\u3000": " ", "\t": " ", "\n": " ",
                "\r": " ", "\u00a0": " ", "\u200b": "", "\x01": "", "½": "1/2", "ﷺ": "صلى الله عليه وسلم", "ガ": "ガ", "g\u0306x": "?"}
-    entries["\u0308"] = "~"
+    entries |= {"\u0308": "~", "\u2065": "!", "\ufff0": "-", "\ufff8": ""}
     mapped = norm.Precompiled(charsmap(entries))
     two = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
     runs = tokenizers.Regex(" {2,}")

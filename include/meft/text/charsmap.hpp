@@ -91,13 +91,22 @@ class Charsmap {
  private:
   static constexpr std::size_t longest = 256;  // text; more is none
 
+  /// What is kept for characters that will be ignored: no cluster goes over it, as over a control character (UAX 29,
+  /// GraphemeBreakProperty.txt), which utf8proc does not know of what is unassigned.
+  static bool reserved(char32_t code) {
+    return code == 0x2065 || (code >= 0xFFF0 && code <= 0xFFF8) || code == 0xE0000 ||
+           (code >= 0xE0002 && code <= 0xE001F) || (code >= 0xE0080 && code <= 0xE00FF) ||
+           (code >= 0xE01F0 && code <= 0xE0FFF);
+  }
+
   static std::size_t cluster_length(std::string_view text, std::size_t at) {
     auto last = decode(text, at);
     std::size_t end = at + last.length;
     utf8proc_int32_t state = 0;
     while (end < text.size()) {
       const auto next = decode(text, end);
-      if (utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(last.code),
+      if (reserved(last.code) || reserved(next.code) ||
+          utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(last.code),
                                            static_cast<utf8proc_int32_t>(next.code), &state))
         break;
       end += next.length;
