@@ -27,11 +27,12 @@ REVERSALS = {f"{method}, {streams}": ["--method", method, "--streams", streams, 
              for method in ("meft1", "meft3") for streams in ("exact", "rounded")}
 
 
-def on_weights(meft1, *formats):
-    """Variants of two methods on frozen weights of each format."""
-    flags = {"meft1": [*meft1, "--bottleneck", "64", "--lr", "1e-3"], "lora": ["--lora-rank", "16", "--lr", "1e-3"]}
-    return {f"{method}, {weights}": ["--method", method, *flags[method], "--weights", weights]
-            for method in flags for weights in formats}
+def on_weights(*formats):
+    """Variants of methods on frozen weights of each format; MEFT1 from adapters that add nothing at first, and from the authors'."""
+    meft1 = ["--method", "meft1", "--readout", "plm", "--bottleneck", "64"]
+    methods = {"meft1": meft1, "meft1, paper": [*meft1, "--adapter-start", "paper"], "lora": ["--method", "lora", "--lora-rank", "16"]}
+    return {f"{method}, {weights}": [*flags, "--lr", "1e-3", "--weights", weights]
+            for method, flags in methods.items() for weights in formats}
 
 
 GLUE = {"mrpc": "accuracy", "cola": "matthews"}
@@ -39,11 +40,10 @@ DECODER = ["--batch", "2", "--max-length", "64", "--max-steps", "200", "--epochs
 SETUPS = {  # task -> dev metric; flags of all runs; variants
     "couplings": (GLUE, ["--pooling", "mean", "--epochs", "2"], STARTS),
     "decoder": ({"lm": "log_likelihood"}, DECODER, STARTS),
-    "decoder-weights": ({"lm": "log_likelihood"}, DECODER, on_weights(["--readout", "plm"], "bf16", "as-stored", "nf4")),
+    "decoder-weights": ({"lm": "log_likelihood"}, DECODER, on_weights("bf16", "as-stored", "nf4")),
     "images": ({"images": "accuracy"}, ["--batch", "16", "--epochs", "1"], STARTS),
     "reversal": (GLUE, ["--pooling", "mean", "--epochs", "2"], REVERSALS),
-    "weights": (GLUE, ["--pooling", "mean", "--epochs", "3"],
-                on_weights(["--readout", "plm", "--adapter-start", "paper"], "bf16", "q8", "q4", "nf4")),
+    "weights": (GLUE, ["--pooling", "mean", "--epochs", "3"], on_weights("bf16", "q8", "q4", "nf4")),
 }
 KEYS = ("setup", "task", "variant", "seed")
 
