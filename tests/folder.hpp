@@ -53,13 +53,15 @@ inline std::string message_of(const std::function<void()>& f, const Folder* fold
 }
 
 /// Puts at `path`, one after the other, what no reader may take (or wait for): each time `read` throws an Error that
-/// names the path and the reason. `folder` too, where a folder is no input.
+/// begins with the path and names the reason. `folder` too, where a folder is no input.
 inline void refuses_odd_files(const std::string& path, const std::function<void()>& read, bool folder = true) {
   const auto with = [&](auto&& make, const std::string& reason) {
     std::error_code ignored;
     fs::remove_all(path, ignored);
     make();
-    check_error({path + ": cannot be ", reason}, read);
+    const auto message = message_of(read);
+    CHECK_MESSAGE(message.starts_with(path + ": cannot be "), message);
+    CHECK_MESSAGE(contains(message, reason), message);
     fs::remove_all(path, ignored);
   };
   const auto require_made = [](bool ok) {
