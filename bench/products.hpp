@@ -12,6 +12,20 @@
 
 namespace bench {
 
+/// Two numbers of each text, `AxB`; an Error begins with `expected`.
+inline std::vector<std::pair<meft::Index, meft::Index>> pairs(const std::vector<std::string>& texts,
+                                                              const char* expected) {
+  std::vector<std::pair<meft::Index, meft::Index>> out;
+  for (const auto& text : texts) {
+    long long a = 0, b = 0;
+    int end = 0;
+    const int read = std::sscanf(text.c_str(), "%lldx%lld%n", &a, &b, &end);
+    meft::require(read == 2 && static_cast<std::size_t>(end) == text.size() && a > 0 && b > 0, expected, text);
+    out.emplace_back(a, b);
+  }
+  return out;
+}
+
 struct ProductFlags {
   std::vector<meft::Index> rows;
   std::vector<std::string> shapes;
@@ -28,18 +42,7 @@ struct ProductFlags {
     app.add_option("--json", json, "file for the rows, a JSON object a line");
   }
   /// The shapes as numbers, in and out.
-  std::vector<std::pair<meft::Index, meft::Index>> layers() const {
-    std::vector<std::pair<meft::Index, meft::Index>> out;
-    for (const auto& shape : shapes) {
-      long long in = 0, its = 0;
-      int end = 0;
-      const int read = std::sscanf(shape.c_str(), "%lldx%lld%n", &in, &its, &end);
-      meft::require(read == 2 && static_cast<std::size_t>(end) == shape.size() && in > 0 && its > 0,
-                    "--shapes: expected INxOUT, found", shape);
-      out.emplace_back(in, its);
-    }
-    return out;
-  }
+  auto layers() const { return pairs(shapes, "--shapes: expected INxOUT, found"); }
 };
 
 }  // namespace bench
