@@ -230,6 +230,10 @@ TEST_CASE(
   CHECK(encoder.layers.local->window == 11);
   CHECK(!encoder.layers.at(0).attention_norm);
   CHECK(encoder.layers.at(1).attention_norm);
+  modern["global_rope_theta"] = 9e4;
+  CHECK(read(modern).layers.local->rotary->base == 1e4);
+  modern["local_rope_theta"] = nullptr;  // to transformers 4 that of the others
+  CHECK(read(modern).layers.local->rotary->base == 9e4);
   modern["classifier_pooling"] = "max";
   CHECK(refused(modern).find("classifier_pooling: expected cls or mean, found") != std::string::npos);
   auto llama = sizes;
@@ -248,4 +252,57 @@ TEST_CASE(
                 {"max_position_embeddings", 24},
                 {"relative_attention_num_buckets", 16}});
   CHECK(refused(mpnet).find("relative_attention_num_buckets") != std::string::npos);
+}
+
+TEST_CASE("configs: what would change a model's values or its training, and is not computed, is named") {
+  const nlohmann::json sizes{{"vocab_size", 40},
+                             {"hidden_size", 32},
+                             {"num_hidden_layers", 2},
+                             {"d_model", 32},
+                             {"intermediate_size", 48},
+                             {"num_attention_heads", 4},
+                             {"encoder_layers", 2},
+                             {"encoder_ffn_dim", 48},
+                             {"encoder_attention_heads", 4},
+                             {"decoder_layers", 2},
+                             {"decoder_ffn_dim", 48},
+                             {"decoder_attention_heads", 4},
+                             {"ffn_dim", 48},
+                             {"d_kv", 8},
+                             {"num_heads", 4},
+                             {"head_dim", 8},
+                             {"is_causal", true},
+                             {"max_position_embeddings", 24},
+                             {"encoder_layerdrop", 0},
+                             {"num_key_value_heads", 4}};
+  const auto message = [&](const std::string& type, const char* option, const nlohmann::json& value) {
+    auto config = sizes;
+    config["model_type"] = type;
+    const auto read = [&] { (void)checkpoints::read_spec(io::Config("config.json", config)); };
+    CHECK(test::message_of(read) == "no error");
+    config[option] = value;
+    return test::message_of(read);
+  };
+  for (const std::string type : {"opt", "bart", "t5", "llama", "mistral", "qwen2", "qwen3", "gemma3_text"}) {
+    CAPTURE(type);
+    CHECK(message(type, "is_causal", false).find("is_causal false is not supported") != std::string::npos);
+  }
+  for (const auto& [type, option] : {std::pair{"opt", "layerdrop"},
+                                     {"bart", "encoder_layerdrop"},
+                                     {"bart", "decoder_layerdrop"},
+                                     {"dinov2", "drop_path_rate"},
+                                     {"modernbert", "attention_dropout"}})
+    CHECK(message(type, option, 0.1).find(std::string(option) + " is not supported") != std::string::npos);
+}
+
+TEST_CASE("T5: transformers 5 says by scale_decoder_outputs what 4 says by tie_word_embeddings") {
+  const auto scale = [](const char* config) {
+    return checkpoints::read_spec(io::Config("config.json", nlohmann::json::parse(config))).language->scale;
+  };
+  CHECK(scale(R"({"model_type": "t5", "d_model": 16})") == 0.25);
+  CHECK(scale(R"({"model_type": "t5", "d_model": 16, "tie_word_embeddings": false})") == 1);
+  CHECK(scale(R"({"model_type": "t5", "d_model": 16, "tie_word_embeddings": true, "scale_decoder_outputs": false})") ==
+        1);
+  CHECK(scale(R"({"model_type": "t5", "d_model": 16, "tie_word_embeddings": false, "scale_decoder_outputs": true})") ==
+        0.25);
 }

@@ -23,6 +23,8 @@ struct BartConfig {
   static BartConfig read(const auto& c) {
     model_type(c, {"bart"}, "bart");
     refuse_flags(c, {"normalize_before", "add_final_layer_norm", "static_position_embeddings"});
+    refuse_off(c, {"is_causal"});
+    refuse_rates(c, {"encoder_layerdrop", "decoder_layerdrop"});
     BartConfig out;
     out.vocab_size = c.integer("vocab_size", {1, 1 << 24});
     out.d_model = c.integer("d_model", {1, 1 << 16});

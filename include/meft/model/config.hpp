@@ -32,6 +32,17 @@ void refuse_flags(const auto& c, std::initializer_list<const char*> names) {
     if (c.flag(name, false)) fail("config: " + std::string(name) + " is not supported", c.path());
 }
 
+/// Throws when one of the options is off.
+void refuse_off(const auto& c, std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (!c.flag(name, true)) fail("config: " + std::string(name) + " false is not supported", c.path());
+}
+/// Throws when one of the shares, of what training leaves out, is not zero.
+void refuse_rates(const auto& c, std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (c.number(name, 0.0, {0.0, 1.0}) != 0) fail("config: " + std::string(name) + " is not supported", c.path());
+}
+
 Activation activation(const auto& c, const char* name, const char* by_default) {
   try {
     return activation_from(c.text(name, std::string(by_default)));

@@ -24,6 +24,7 @@ struct Gemma3Config {
   static Gemma3Config read(const auto& c) {
     model_type(c, {"gemma3_text"}, "gemma3_text");
     refuse_flags(c, {"use_bidirectional_attention"});
+    refuse_off(c, {"is_causal"});
     for (const char* name : {"attn_logit_softcapping", "final_logit_softcapping", "quantization_config"})
       if (c.has(name)) fail("config: " + std::string(name) + " is not supported", c.path());
     Gemma3Config out;

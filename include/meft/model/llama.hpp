@@ -25,6 +25,7 @@ struct LlamaConfig {
 
   static LlamaConfig read(const auto& c) {
     const std::string type = model_type(c, {"llama", "mistral", "qwen2", "qwen3"}, "llama");
+    refuse_off(c, {"is_causal"});
     if (c.has("quantization_config")) fail("config: quantization_config is not supported", c.path());
     LlamaConfig out;
     out.vocab_size = c.integer("vocab_size", {1, 1 << 24});

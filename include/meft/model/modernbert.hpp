@@ -24,8 +24,7 @@ struct ModernBertConfig {
 
   static ModernBertConfig read(const auto& c) {
     model_type(c, {"modernbert"}, "modernbert");
-    if (c.number("attention_dropout", 0.0, {0.0, 1.0}) != 0)
-      fail("config: attention_dropout is not supported", c.path());
+    refuse_rates(c, {"attention_dropout"});
     ModernBertConfig out;
     out.vocab_size = c.integer("vocab_size", out.vocab_size, {1, 1 << 24});
     out.hidden_size = c.integer("hidden_size", out.hidden_size, {1, 1 << 16});
@@ -55,7 +54,8 @@ struct ModernBertConfig {
     out.local = local_layers(c, out.num_hidden_layers, [&](Index i) { return i % each != 0; });
     const Index width = out.hidden_size / out.num_attention_heads;
     out.rotary = read_rotary(c, "full_attention", "global_rope_theta", 160000, true, width);
-    out.local_rotary = read_rotary(c, "sliding_attention", "local_rope_theta", 10000, true, width);
+    const double local = c.null("local_rope_theta") ? out.rotary.base : 10000;  // as transformers 4 has it
+    out.local_rotary = read_rotary(c, "sliding_attention", "local_rope_theta", local, true, width);
     return out;
   }
 

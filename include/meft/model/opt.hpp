@@ -20,8 +20,8 @@ struct OptConfig {
 
   static OptConfig read(const auto& c) {
     model_type(c, {"opt"}, "opt");
-    if (!c.flag("layer_norm_elementwise_affine", true))
-      fail("config: layer_norm_elementwise_affine false is not supported", c.path());
+    refuse_off(c, {"is_causal", "layer_norm_elementwise_affine"});
+    refuse_rates(c, {"layerdrop"});
     OptConfig out;
     out.vocab_size = c.integer("vocab_size", {1, 1 << 24});
     out.hidden_size = c.integer("hidden_size", {1, 1 << 16});

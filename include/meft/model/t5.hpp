@@ -16,11 +16,12 @@ struct T5Config {
   Index decoder_start_token_id = 0;
   Activation activation = Activation::relu;
   bool gated = false, tie_word_embeddings = true;
+  bool scale_decoder_outputs = true;  // in front of the language head: until transformers 5 where words are tied
   double layer_norm_epsilon = 1e-6, dropout_rate = 0.1, classifier_dropout = 0;
 
   static T5Config read(const auto& c) {
     model_type(c, {"t5"}, "t5");
-    if (!c.flag("is_encoder_decoder", true)) fail("config: is_encoder_decoder false is not supported", c.path());
+    refuse_off(c, {"is_encoder_decoder", "is_causal"});
     T5Config out;
     out.vocab_size = c.integer("vocab_size", out.vocab_size, {1, 1 << 24});
     out.d_model = c.integer("d_model", out.d_model, {1, 1 << 16});
@@ -39,6 +40,7 @@ struct T5Config {
     out.dropout_rate = c.number("dropout_rate", 0.1, {0.0, 0.999});
     out.classifier_dropout = c.number("classifier_dropout", 0.0, {0.0, 0.999});
     out.tie_word_embeddings = c.flag("tie_word_embeddings", true);
+    out.scale_decoder_outputs = c.flag("scale_decoder_outputs", out.tie_word_embeddings);
     return out;
   }
 
@@ -146,7 +148,7 @@ inline TransformerSpec T5Config::spec() const {
                                .dense_name = "classification_head.dense",
                                .output_name = "classification_head.out_proj"},
                       .language = nn::LanguageSpec{.names = {.word = "lm_head.weight"}}};
-  if (tie_word_embeddings) out.language->scale = 1 / std::sqrt(static_cast<double>(d_model));
+  if (scale_decoder_outputs) out.language->scale = 1 / std::sqrt(static_cast<double>(d_model));
   layer.relative->both_ways = false;
   layer.causal = layer.cross = true;
   out.decoder = LayersSpec{layer, num_decoder_layers};

@@ -22,7 +22,7 @@ struct VitConfig {
   static VitConfig read(const auto& c) {
     const std::string type = model_type(c, {"vit", "deit", "dinov2"}, "vit");
     refuse_flags(c, {"use_swiglu_ffn"});
-    if (c.number("drop_path_rate", 0.0, {0.0, 1.0}) != 0) fail("config: drop_path_rate is not supported", c.path());
+    refuse_rates(c, {"drop_path_rate"});
     VitConfig out;
     out.family = type == "vit" ? Family::vit : type == "deit" ? Family::deit : Family::dinov2;
     out.hidden_size = c.integer("hidden_size", {1, 1 << 16});
