@@ -638,6 +638,11 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
               }).find("numbers, found") != std::string::npos);
         CHECK(wrong("bias", "lora_only").find("meft's lora has none") != std::string::npos);
         CHECK(wrong("rank_pattern", {{"layer.0", 4}}).find("rank_pattern") != std::string::npos);
+        CHECK(wrong("alora_invocation_tokens", {7, 3}).find("meft's lora has none") != std::string::npos);
+        for (const char* changed : {"pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga"})
+          CHECK(wrong("init_lora_weights", changed).find("leaves the checkpoint's weights as they are") !=
+                std::string::npos);
+        CHECK(wrong("init_lora_weights", "gaussian") == "no error");
       }
       // A tensor more, one less, another shape, a value that is none: nothing is changed.
       const auto before = learner.logits(batch_of(plain)).value().values();
@@ -685,6 +690,35 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
       CHECK(without_head({}) == "no error");
       CHECK(without_head({head_name}).find(head_name + " is missing") != std::string::npos);
     }
+}
+
+TEST_CASE(
+    "families: what is written for PyPI's peft names modules of the model, whichever list of layers they are in") {
+  const meft::test::Folder out;
+  int checked = 0;
+  for (const auto& c : cases())
+    for (const std::string name : {"lora", "ia3", "ia3 peft", "ia3 peft-bart"}) {
+      CAPTURE(c.folder);
+      CAPTURE(name);
+      const std::string at = golden() + "/" + c.folder, ours = out.text() + "/ours.safetensors";
+      auto model = checkpoints::hf<float>(at);
+      if (model.spec.fused()) continue;
+      auto method = method_named(name.substr(0, name.find(' ')));
+      if (name.find(' ') != name.npos) REQUIRE(set_option(method, "ia3-form", name.substr(4)));
+      (void)adapt(model, method);
+      checkpoints::save_trained(ours, nn::trainable<float, Cpu>(model), {});
+      checkpoints::write_peft(out.text(), io::Safetensors(ours), model.spec, method, {.model = at, .task = ""});
+      const io::Weights weights(at);
+      const auto config = io::read_json(out.text() + "/" + checkpoints::peft_config);
+      const std::string prefix = model.spec.prefix;
+      for (const std::string module : config["target_modules"]) {
+        const bool there =
+            weights.contains(module + ".weight") || weights.contains(module.substr(prefix.size()) + ".weight");
+        CHECK_MESSAGE(there, module);
+        ++checked;
+      }
+    }
+  CHECK(checked > 500);
 }
 
 // 64-bit words with 40 fraction bits round each shear by 2⁻⁴¹, 5e-13.

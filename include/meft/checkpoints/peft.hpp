@@ -46,7 +46,7 @@ class PeftNames {
       if (form_->joined && (ours == tensor.ours || ours.ends_with(end))) return PeftPlace{ours, &tensor};
       if (!ours.ends_with(end)) continue;
       std::string module = ours.substr(0, ours.size() - end.size());
-      if (tensor.row()) module += "." + std::string(reader(tensor));
+      if (tensor.row()) module += "." + std::string(reader(tensor, module));
       return PeftPlace{spec_->prefix + module, &tensor};
     }
     return {};
@@ -57,9 +57,10 @@ class PeftNames {
       return form_->joined ? joined : lead() + at->module + "." + std::string(at->tensor->theirs);
     return lead() + (ours.starts_with("pooler.") ? spec_->prefix : "") + ours;
   }
-  /// The projection that reads what the tensor is multiplied with, by its name in a layer.
-  const char* reader(const PeftTensor& tensor) const {
-    const auto& names = *spec_->layer_names;
+  /// The projection that reads what the tensor is multiplied with, by its name in the layer that the module is in.
+  const char* reader(const PeftTensor& tensor, const std::string& module) const {
+    const bool decodes = spec_->decoder_layer_names && module.starts_with(spec_->names.decoder_layers);
+    const auto& names = decodes ? *spec_->decoder_layer_names : *spec_->layer_names;
     return tensor.shape == PeftTensor::Shape::hidden     ? names.down
            : tensor.shape == PeftTensor::Shape::attended ? names.output
                                                          : names.cross_output;
@@ -200,6 +201,13 @@ inline AnyMethod peft_method(const io::Config& config, Where where = Where::curr
         continue;
       config.wrong(key, "nothing of the kind: meft's " + std::string(method_name(method)) + " has none", where);
     }
+    const auto start = config.tree().find(std::string(form->start));
+    if (start != config.tree().end() && start->is_string() &&
+        std::find(form->starts.begin(), form->starts.end(), start->get<std::string>()) == form->starts.end())
+      config.wrong(form->start,
+                   "a start that leaves the checkpoint's weights as they are (peft's save_pretrained makes it one by "
+                   "path_initial_model_for_weight_conversion)",
+                   where);
     for_peft_numbers(method, [&]<class V>(const char* name, V& value) {
       if constexpr (std::is_integral_v<V>) value = config.integer(name, {1, 65536}, where);
       else value = config.number(name, {0.0, 1e9}, where);

@@ -22,10 +22,12 @@ struct Described<LowRank> {
   }
   static Index added(const LowRank& m, Index width) { return 4 * width * m.rank; }
   static constexpr PeftTensor tensors[] = {{"lora_A.weight", "lora_A.weight"}, {"lora_B.weight", "lora_B.weight"}};
-  static constexpr std::string_view without[] = {"bias",          "fan_in_fan_out", "lora_bias",
-                                                 "use_dora",      "use_rslora",     "rank_pattern",
-                                                 "alpha_pattern", "use_qalora",     "layer_replication"};
-  static constexpr PeftForm peft{"LORA", tensors, without};
+  static constexpr std::string_view without[] = {
+      "bias",          "fan_in_fan_out", "lora_bias",         "use_dora",     "use_rslora", "rank_pattern",
+      "alpha_pattern", "use_qalora",     "layer_replication", "arrow_config", "use_bdlora", "alora_invocation_tokens"};
+  static constexpr std::string_view starts[] = {"gaussian", "orthogonal", "eva"};
+  static constexpr PeftForm peft{
+      .type = "LORA", .tensors = tensors, .without = without, .start = "init_lora_weights", .starts = starts};
   static void peft_numbers(auto& m, auto&& visit) {
     visit("r", m.rank);
     visit("lora_alpha", m.alpha);

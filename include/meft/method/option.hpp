@@ -78,7 +78,8 @@ struct PeftSign {
   std::string_view theirs, option, value;
 };
 /// A method in peft's files: its type in adapter_config.json, tensors, options there that it must not have, and what
-/// the tensors say of its own; the last sign counts.
+/// the tensors say of its own; the last sign counts. Where the option `start` is a name, what trains began otherwise
+/// than usual; with another name than `starts` has the checkpoint's own weights were changed with it.
 struct PeftForm {
   std::string_view type;
   std::span<const PeftTensor> tensors;
@@ -87,6 +88,8 @@ struct PeftForm {
   /// layers that read words.
   bool joined = false;
   std::span<const PeftSign> signs{};
+  std::string_view start{};
+  std::span<const std::string_view> starts{};
 };
 
 /// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;
