@@ -183,8 +183,6 @@ Earlier peft_run(Flags& flags) {
   require_same_options(flags, path);
   out.peft->check_size(spec);
   out.labels = classes_of(flags, out.peft->classes(spec));
-  if (!flags.given.contains("max-length") && spec.longest())
-    flags.max_length = std::min(flags.max_length, spec.longest());
   if (flags.kind() == Kind::texts)
     out.pair = flags.task == "tsv" ? !flags.columns.pair.empty()
                                    : data::detail::form_of(flags.task, flags.columns, true)->task.pair;

@@ -129,6 +129,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
   if_there("precision", precision);
   f.adapt.precision = meft::precision_from(precision);
   read(all.at("max-length"), f.max_length);
+  f.given.insert("max-length");  // by the run
   unless_given("batch", f.batch);
   read(all.at("seed"), f.seed);
   f.adapt.seed = f.seed;

@@ -67,6 +67,13 @@ task::EncodedChoices encode(const Flags& flags, const text::Tokenizer& tokenizer
                        : task::encode_pairs(tokenizer, set, length(flags));
 }
 
+/// Whether the tokenizer puts its first token in front of a text: not where, as in T5, it has one of that kind alone.
+bool begins_texts(const text::Tokenizer& tokenizer) {
+  const auto around = tokenizer.encode("").ids;
+  return !around.empty() && around.front() == tokenizer.bos() &&
+         (around.size() > 1 || around.front() != tokenizer.eos());
+}
+
 }  // namespace
 
 task::RankedForm ranked_form(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family) {
@@ -81,7 +88,8 @@ task::RankedForm ranked_form(const Flags& flags, const text::Tokenizer& tokenize
   out.after = one(tokenizer.eos());
   if (family.decodes) {
     out.answered = task::Answered::by_decoder;
-    out.start = one(tokenizer.bos());
+    if (!begins_texts(tokenizer)) out.before = {};
+    out.start = out.before;
     out.end = one(tokenizer.eos());
     return out;
   }
@@ -112,7 +120,7 @@ task::RankedQuestions ranked(const Flags& flags, const text::Tokenizer& tokenize
 text::Tokenizer tokenizer_of(Flags& flags, const Family& family) {
   auto tokenizer = checkpoints::read_tokenizer(flags.model);
   const auto told = static_cast<std::int64_t>(std::min<std::size_t>(tokenizer.longest(), INT64_MAX));
-  if (!flags.loads() && !flags.given.contains("max-length"))
+  if (!flags.given.contains("max-length"))
     flags.max_length = std::min({flags.max_length, std::int64_t{family.longest}, told});
   if (flags.max_length > family.longest)
     throw FlagError("--max-length", "at most " + std::to_string(family.longest) + ", the checkpoint's positions",

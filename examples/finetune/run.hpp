@@ -161,6 +161,8 @@ class Runner {
 
   template <class Learner, class Data>
   bool fit(Learner& learner, const Data& data, const Offsets& largest, const train::TrainOptions& options) {
+    const auto lightest = light(requires { learner.head.untied; });
+    B::pool().reset_peak();  // that of measuring
     use_rows(learner, data);
     if (!prepare(learner, data, options)) return false;
     say_costs(learner, largest);
@@ -171,7 +173,7 @@ class Runner {
       if (const double own = flags_.recipe.head_rate; own > 0)
         nn::for_each_parameter(learner.head,
                                [&](const std::string&, auto& p) { p.set_rate_factor(own / flags_.recipe.rate); });
-    renewing.light = light(requires { learner.head.untied; });
+    renewing.light = lightest;
     train::Trainer trainer(learner, data.train, data.dev, renewing, progress.observer(flags_.output));
     say_start(data.goal, data.train.size(), data.dev.size(), trainer.steps());
     say_loaded(learners_.loaded());

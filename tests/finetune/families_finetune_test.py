@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -440,6 +441,15 @@ def test_written(place):
     check(done.returncode == 0, done.stderr)
     wanted = [line.split("\t")[::-1] for line in (place.root / "text2text" / "dev.tsv").read_text().splitlines()[1:]]
     check([line.split("\t") for line in table.read_text().splitlines()] == [["written", "text"], *wanted], table.read_text())
+    # A token that the tokenizer has, but puts in front of no text, is in front of none.
+    losses = []
+    for named in ("<s>", "none"):
+        copy = place.folder()
+        shutil.copytree(place.root / "t5", copy)
+        (copy / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", "bos_token": named, "eos_token": "</s>", "unk_token": "<unk>"}))
+        place.run(copy, "text2text", "full", run := place.folder(), *columns, "--max-steps", 1)
+        losses.append(results(run)["metrics"]["epochs"])
+    check(losses[0] == losses[1], f"{losses}")
     for model, more, words in (("roberta", columns, "--task: expected another task: an encoder writes no text"),
                                ("t5", columns[:2], "--label: expected a column's name"),
                                ("t5", (*columns, "--text-pair", "2"), "--text-pair: expected --task tsv, found --task text2text"),

@@ -96,6 +96,8 @@ def test_said(place):
     check("3 of 15 training texts are cut to 8 tokens (--max-length)" in out and "3 of 15 dev texts are cut" in out, out)
     out = execute(place.command(place.folder(), *more)).stdout
     check("are cut" not in out, out)
+    names, start = (next(line.split() for line in out.splitlines() if line.startswith(word)) for word in ("MiB ", "start "))
+    check(float(start[names.index("weights")]) <= 0.2, f"what products are measured with is not the model's: {start}")
     for name in ("train.tsv", "dev.tsv"):
         (data / name).write_text("text\tlabel\n" + "".join(f"film {i}\tclass{i % 3}\n" for i in range(9)))
     out = execute(place.command(place.folder(), *more)).stdout
@@ -379,6 +381,13 @@ def test_peft(place):
         check("adapter_config.json" in execute(predict + ["--task", "sst2"], 1).stderr, "no JSON")
     execute(place.command(folder, "--max-steps", 1, "--overwrite", method="meft1"))
     check(not (folder / "adapter_config.json").exists() and not (folder / "adapter_model.safetensors").exists(), "peft's files of the run before are left")
+    # As long a text fits without --max-length as one does behind the prompt.
+    folder, alone = run(place, "--max-steps", 2, "--virtual-tokens", 5, method="prompt"), place.folder()
+    alone.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"): shutil.copy(folder / name, alone)
+    texts.write_text("sentence\n" + "the film was fine " * 20 + "\n")
+    for where in (folder, alone): execute([FINETUNE, "--output", where, "--task", "sst2", "--predict", texts])
+    check((folder / "predictions.tsv").read_bytes() == (alone / "predictions.tsv").read_bytes(), "prompt: peft's files predict otherwise")
 
 
 def test_head_rate(place):
