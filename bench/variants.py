@@ -41,7 +41,7 @@ DECODER = ["--batch", "2", "--max-length", "64", "--max-steps", "200", "--epochs
 SETUPS = {  # task -> dev metric; flags of all runs; variants
     "couplings": (GLUE, ["--pooling", "mean", "--epochs", "2"], STARTS),
     "decoder": ({"lm": "log_likelihood"}, DECODER, STARTS),
-    "decoder-weights": ({"lm": "log_likelihood"}, DECODER, on_weights("bf16", "as-stored", "nf4")),
+    "decoder-weights": ({"lm": "log_likelihood"}, DECODER, on_weights("bf16", "as-stored")),
     "images": ({"images": "accuracy"}, ["--batch", "16", "--epochs", "1"], STARTS),
     "reversal": (GLUE, ["--pooling", "mean", "--epochs", "2"], REVERSALS),
     "weights": (GLUE, ["--pooling", "mean", "--epochs", "3"], on_weights("bf16", "q8", "q4", "nf4")),

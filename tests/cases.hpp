@@ -25,6 +25,7 @@
 #include <meft/ops/relu_attention.hpp>
 #include <meft/ops/residual.hpp>
 #include <meft/ops/rotary.hpp>
+#include <meft/ops/scaled_activation.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
 #include <meft/ops/sparse_linear.hpp>
@@ -116,7 +117,7 @@ std::pair<PackedWeight<T, B>, Tensor<std::int32_t, B>> chosen_of(Index out, Inde
   return {PackedWeight<T, B>(random_tensor<T, B>({out, in}, 5)), Tensor<std::int32_t, B>::from({k}, at)};
 }
 
-/// ops/arithmetic.hpp, activation.hpp and gated.hpp.
+/// ops/arithmetic.hpp, activation.hpp, gated.hpp and scaled_activation.hpp.
 template <Backend B = Cpu>
 std::vector<CaseOn<B>> elementwise_cases() {
   return {
@@ -167,6 +168,23 @@ std::vector<CaseOn<B>> elementwise_cases() {
        {{300, 97}, {300, 97}},
        [](auto& x) { return gated(gated(x[0], x[1], Activation::relu), x[1], Activation::tanh); },
        {15, 15, 15}},
+      {"scaled_activation gelu",
+       {{2, 3, 5}, {5}},
+       {{3, 100, 97}, {97}},
+       [](auto& x) { return scaled_activation(x[0], x[1], Activation::gelu); },
+       {30, 5}},
+      {"scaled_activation relu, tanh",
+       {{3, 5}, {5}},
+       {{300, 97}, {97}},
+       [](auto& x) {
+         return scaled_activation(scaled_activation(x[0], x[1], Activation::relu), x[1], Activation::tanh);
+       },
+       {15, 5, 15}},
+      {"scaled_gated",
+       {{3, 5}, {5}, {3, 5}},
+       {{300, 97}, {97}, {300, 97}},
+       [](auto& x) { return scaled_gated(x[0], x[1], x[2], Activation::silu); },
+       {15, 5, 15}},
   };
 }
 

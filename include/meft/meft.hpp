@@ -30,6 +30,7 @@
 #include <meft/ops/relu_attention.hpp>
 #include <meft/ops/residual.hpp>
 #include <meft/ops/rotary.hpp>
+#include <meft/ops/scaled_activation.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
 #include <meft/ops/sparse_linear.hpp>

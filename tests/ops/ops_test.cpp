@@ -21,6 +21,7 @@
 #include <meft/ops/reduce.hpp>
 #include <meft/ops/residual.hpp>
 #include <meft/ops/rotary.hpp>
+#include <meft/ops/scaled_activation.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
 
@@ -596,6 +597,8 @@ TEST_CASE("every op takes no rows: nothing comes out, and nothing reaches the we
   check("deep linear", {2, 0, 5}, [](auto& x, auto& w, auto& b, auto&) { return linear(reshape(x, {2, 0, 4}), w, b); });
   check("rms norm", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return rms_norm(x, g); });
   check("gated", {0, 4}, [](auto& x, auto&, auto&, auto&) { return gated(x, x, Activation::silu); });
+  check("scaled activation", {0, 4},
+        [](auto& x, auto&, auto&, auto& g) { return scaled_activation(x, g, Activation::gelu); });
   check("rotary", {0, 4}, [&](auto& x, auto&, auto&, auto&) { return rotary(x, empty, 2, {.rotated = 2}); });
   check("layer norm", {0, 4}, [](auto& x, auto&, auto&, auto& g) { return layer_norm(x, g, g); });
   check("residual", {0, 4}, [](auto& x, auto&, auto&, auto&) { return residual(x, x, 0.5, {1, 2, 3}); });
@@ -711,6 +714,7 @@ TEST_CASE("every op refuses an empty tensor, and says which") {
   refuses("layer_norm: input 2 of 3", [&] { layer_norm(x, none, g); });
   refuses("rms_norm: input 2 of 2", [&] { rms_norm(x, no_parameter); });
   refuses("gated: input 1 of 2", [&] { gated(none, x, Activation::silu); });
+  refuses("scaled_activation: input 2 of 3", [&] { scaled_activation(x, none, Activation::gelu); });
   refuses("rotary: input 1 of 1", [&] { rotary(none, Offsets({0, 2}), 1, {.rotated = 2}); });
   refuses("residual: input 2 of 3", [&] { residual(x, none); });
   refuses("residual_norm: input 4 of 5", [&] { residual_norm(x, x, g, none); });

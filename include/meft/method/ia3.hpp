@@ -49,10 +49,10 @@ struct Described<Ia3> {
                                        {Of::query, Of::value, "ia3_l", "ia3-form", name_at(Ia3::forms, 3)}};
   static constexpr PeftForm peft{.type = "IA3", .tensors = tensors, .without = without, .signs = signs};
   static void peft_numbers(auto&, auto&&) {}
-  /// What the factors multiply, and the hidden layer's gradient behind them and times what they multiplied.
+  /// What the factors of attention multiply; the hidden layer's is made again, times its gradient.
   static Kept kept(const Ia3& m, const StepSizes& s) {
     const Index others = (m.keys() + m.values()) * s.keys();
-    return {m.queries() * s.queries() + others, s.ffn, s.gated ? s.ffn : 2 * s.ffn};
+    return {m.queries() * s.queries() + others, 0, s.gated ? 0 : s.ffn};
   }
 };
 

@@ -11,6 +11,7 @@
 #include <meft/ops/gated.hpp>
 #include <meft/ops/host_feed_forward.hpp>
 #include <meft/ops/host_gated.hpp>
+#include <meft/ops/scaled_activation.hpp>
 
 namespace meft::nn {
 
@@ -149,7 +150,7 @@ struct TransformerLayer {
             if (whole(c)) return products(x);
           if constexpr (B::on_host && std::same_as<T, float>)
             if (whole_gated(c)) return host_gated(x, gate->packed, up.packed, down.packed, down.bias, activation);
-          const auto inner = scaled(hidden(x, c), hidden_scale);
+          const auto inner = hidden(x, c);
           return down(inner);  // what `inner` was made from is freed by now
         },
         mlp_placement);
@@ -197,14 +198,19 @@ struct TransformerLayer {
   }
 
  private:
-  /// What the feed-forward block's last projection reads, before its scale.
+  /// What the feed-forward block's last projection reads.
   Var<T, B> hidden(const Var<T, B>& x, const Context<T, B>& c) const {
     const float p = c.run.training ? activation_dropout : 0;
     const auto key = c.run.key(site + more + 2);
-    if (!gate) return up.activated(x, activation, p, key, first(up.out(), c));
-    const Hand hand = p != 0 || hidden_scale.defined() ? Hand::in_full : down.reads();
+    const auto at = first(up.out(), c);
+    if (hidden_scale.defined())
+      return meft::dropout(gate ? scaled_gated((*gate)(x), hidden_scale, up(x), activation)
+                                : scaled_activation(up(x), hidden_scale, activation),
+                           p, key, at);
+    if (!gate) return up.activated(x, activation, p, key, at);
+    const Hand hand = p != 0 ? Hand::in_full : down.reads();
     const Hand gradients = up.reads() == Hand::rounded ? gate->reads() : Hand::in_full;
-    return meft::dropout(gated((*gate)(x), up(x), activation, hand, gradients), p, key, first(up.out(), c));
+    return meft::dropout(gated((*gate)(x), up(x), activation, hand, gradients), p, key, at);
   }
   /// The feed-forward block's products, with nothing but the activation between them.
   Var<T, B> products(const Var<T, B>& x) const {

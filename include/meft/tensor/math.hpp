@@ -74,7 +74,7 @@ Tensor<T, B> map(const F& f, const Tensor<T, B>& x, const More&... more) {
   return out;
 }
 
-/// x·s with the single number s where x is: the host need not know it.
+/// x·s, s broadcast: a single number, which the host need not know, or one for each feature.
 template <Real T, Backend B>
 Tensor<T, B> scaled(Tensor<T, B> x, const Tensor<T, B>& s) {
   Tensor<T, B> out = overwrite(x);
