@@ -163,10 +163,10 @@ class Every {
     (to<bf16, T, T>(SlopeAt<F>{}), ...);
     (to<bf16, T, T>(Gate<F>{}), ...);
     (to<bf16, T, T, T>(GateSlope<F>{}), ...);
-    (of<T, T>(SlopeAt<F>{}), ...);
   }
   template <class... F>
   static void gates(Functors<F...>) {
+    (of<T, T>(SlopeAt<F>{}), ...);
     (of<T, T>(Gate<F>{}), ...);
     (of<T, T, T>(GateSlope<F>{}), ...);
   }
