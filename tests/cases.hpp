@@ -192,6 +192,15 @@ std::vector<CaseOn<B>> elementwise_cases() {
 /// relu_attention.hpp, rotary.hpp.
 template <Backend B = Cpu>
 std::vector<CaseOn<B>> matrix_cases() {
+  const auto in_a_basis = [](auto& x) {
+    using T = ElementOf<decltype(x)>;
+    static const auto chosen = chosen_of<T, B>(5, 4, 6);
+    static const Basis<T, B> basis{random_tensor<T, B>({5, 5}, 6), random_tensor<T, B>({4, 4}, 7)};
+    auto s = Tensor<T, B>::zeros({20});
+    scatter_rows(B{}, 6, 1, x[1].value().data(), chosen.second.data(), s.data());
+    chosen.first.write({}, gemm(gemm(basis.out, s.reshape({5, 4})), t(basis.in)));
+    return sparse_linear(x[0], chosen.first, chosen.second, x[1], x[2], basis);
+  };
   return {
       // products
       {"matmul", {{3, 4}, {4, 5}}, {{150, 90}, {90, 130}}, [](auto& x) { return matmul(x[0], x[1]); }, {12, 20}},
@@ -244,19 +253,8 @@ std::vector<CaseOn<B>> matrix_cases() {
          return sparse_linear(x[0], chosen.first, chosen.second, x[1], x[2]);
        },
        {78}},
-      {"linear sparse in a basis",
-       {{3, 4}, {6}, {5}},
-       {{500, 4}, {6}, {5}},
-       [](auto& x) {
-         using T = ElementOf<decltype(x)>;
-         static const auto chosen = chosen_of<T, B>(5, 4, 6);
-         static const Basis<T, B> basis{random_tensor<T, B>({5, 5}, 6), random_tensor<T, B>({4, 4}, 7)};
-         auto s = Tensor<T, B>::zeros({20});
-         scatter_rows(B{}, 6, 1, x[1].value().data(), chosen.second.data(), s.data());
-         chosen.first.write({}, gemm(gemm(basis.out, s.reshape({5, 4})), t(basis.in)));
-         return sparse_linear(x[0], chosen.first, chosen.second, x[1], x[2], basis);
-       },
-       {12}},
+      {"linear sparse in a basis", {{3, 4}, {6}, {5}}, {{500, 4}, {6}, {5}}, in_a_basis, {12}},
+      {"linear sparse in a basis, by its matrix", {{9, 4}, {6}, {5}}, {{300, 4}, {6}, {5}}, in_a_basis, {36}},
       {"linear_activation sparse",
        {{3, 4}, {20}, {5}},
        {{500, 4}, {20}, {5}},

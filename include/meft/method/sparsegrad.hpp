@@ -38,14 +38,21 @@ struct Described<SparseGrad> {
     visit(Option{"score-examples", "training examples that scores are computed from"}, Whole{1, 1 << 30}, m.examples);
   }
   static Index added(const SparseGrad&, Index) { return 0; }
-  /// In the lowest layer attention keeps nothing. Of the last matrix input and gradient are there in both bases, and
-  /// the gradient of a whole one where many of its elements are chosen.
+  /// In the lowest layer attention keeps nothing. Of the last matrix input and gradient are there.
   template <Real T, Backend B>
   static Index activation(const SparseGrad& m, const StepSizes& s) {
     const Index other = s.layer() + s.width + s.ffn, lowest = other - s.attention() - s.norm();
-    return s.plain(lowest, other, s.tokens * 2 * (s.width + s.ffn) + (m.density > 0.01 ? s.width * s.ffn : 0));
+    return s.plain(lowest, other, s.tokens * (s.width + s.ffn) + turned(m, s, s.tokens));
   }
-  static Kept kept(const SparseGrad&, const StepSizes& s) { return {0, s.width + s.ffn, s.width + s.ffn}; }
+  static Kept kept(const SparseGrad& m, const StepSizes& s) {
+    const Index rows = std::max<Index>(s.longest_slice(), 1);
+    return {0, s.width + s.ffn, turned(m, s, rows) / rows};
+  }
+  /// Elements in a basis, of so many rows: two whole matrices, or both sides and where many elements are chosen one.
+  static Index turned(const SparseGrad& m, const StepSizes& s, Index rows) {
+    if (Basis<float>::by_matrix(rows, s.ffn, s.width)) return 2 * s.width * s.ffn;
+    return rows * (s.width + s.ffn) + (m.density > 0.01 ? s.width * s.ffn : 0);
+  }
   static Recipe recipe(const SparseGrad&) { return {.rate = 2e-5, .head_rate = 5e-4}; }
 };
 

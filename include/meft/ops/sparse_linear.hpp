@@ -14,12 +14,17 @@ struct Basis {
   Tensor<T, B> out, in;
 
   bool defined() const { return out.defined(); }
+  /// Whether V_oᵀ·dw·V_i takes fewer products than both sides of dw, of so many rows, in the basis.
+  bool by_matrix(Index rows) const { return defined() && by_matrix(rows, out.dim(0), in.dim(0)); }
+  static bool by_matrix(Index rows, Index out, Index in) {
+    return out * in * (rows + out + in) < rows * (out * out + in * in);
+  }
 };
 
 /// y = x·wᵀ + b,  dx = dy·w,  dv[m] = Σ dy[.., i]·x[.., j] with indices[m] = i·in + j,  db = Σ dy. The values v [k] are
 /// in w already (PackedWeight::write), so that no second product is needed. Without indices all of w trains, in order:
 /// dv is then, bit for bit, the dw of Linear. With a basis the values are elements of V_oᵀ·w·V_i: dv[m] = Σ
-/// (dy·V_o)[.., i]·(x·V_i)[.., j].
+/// (dy·V_o)[.., i]·(x·V_i)[.., j], or (V_oᵀ·dw·V_i)[i, j] where that is less work.
 template <Real T, Backend B>
 struct SparseLinear {
   static constexpr const char* name = "linear";
@@ -71,16 +76,24 @@ struct SparseLinear {
 
   Tensor<T, B> chosen_products(const Tensor<T, B>& dy, const Tensor<T, B>& x) const {
     const Index out = w.shape()[0], in = w.shape()[1], rows = dy.size() / out;
+    if (basis.by_matrix(rows)) {
+      auto turned = gemm(t(dy.reshape({rows, out})), x.reshape({rows, in}));
+      turned = gemm(t(basis.out), turned);
+      turned = gemm(turned, basis.in);
+      return indices.defined() ? elements(turned) : turned.reshape({out * in});
+    }
     const auto in_basis = [](const Tensor<T, B>& of, const Tensor<T, B>& v) { return v.defined() ? gemm(of, v) : of; };
     const auto left = in_basis(dy.reshape({rows, out}), basis.out), right = in_basis(x.reshape({rows, in}), basis.in);
     if (!indices.defined()) return gemm(t(left), right).reshape({out * in});
+    if (indices.size() * sampled_from > out * in) return elements(gemm(t(left), right));
     Tensor<T, B> dv(indices.shape());
-    if (indices.size() * sampled_from <= out * in) {
-      sampled_product(B{}, rows, out, in, left.data(), right.data(), indices.size(), indices.data(), dv.data());
-    } else {
-      const auto dw = gemm(t(left), right);
-      gather_rows(B{}, indices.size(), 1, dw.data(), indices.data(), dv.data());
-    }
+    sampled_product(B{}, rows, out, in, left.data(), right.data(), indices.size(), indices.data(), dv.data());
+    return dv;
+  }
+  /// The chosen elements of dw.
+  Tensor<T, B> elements(const Tensor<T, B>& dw) const {
+    Tensor<T, B> dv(indices.shape());
+    gather_rows(B{}, indices.size(), 1, dw.data(), indices.data(), dv.data());
     return dv;
   }
 };
