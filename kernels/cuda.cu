@@ -128,7 +128,9 @@ void* allocate(std::size_t bytes) {
 void release(void* data, std::size_t) {
   std::optional<Aside> aside;
   if (recorder()) aside.emplace();
-  cudaFreeAsync(data, stream());  // from destructors: an error shows in the next call
+  // Behind the work that may still use it, also while uploads go ahead of that. From destructors: an error shows in the
+  // next call.
+  cudaFreeAsync(data, aside ? stream() : main_stream());
 }
 
 }  // namespace

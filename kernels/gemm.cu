@@ -128,7 +128,7 @@ std::optional<Chosen> choose(const Key& key, const Description& product, const L
   int found = 0;
   auto status = cublasLtMatmulAlgoGetHeuristic(handle(), product.get(), first.get(), second.get(), result.get(),
                                                result.get(), preference.get(), 1, &best, &found);
-  if (status == CUBLAS_STATUS_SUCCESS && !found) status = CUBLAS_STATUS_NOT_SUPPORTED;
+  if (status == CUBLAS_STATUS_SUCCESS) status = found ? best.state : CUBLAS_STATUS_NOT_SUPPORTED;
   if (!needed && (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE))
     return known[key] = std::nullopt;
   check(status, "cublasLtMatmulAlgoGetHeuristic");
@@ -155,6 +155,16 @@ void describe(Layout& layout, cudaDataType type, const Operand& x, Index batch) 
   set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, std::int64_t{x.step * x.major});
 }
 
+/// C = bias, then C += A·B: where no product has the bias. False where more than a bias is wanted.
+bool multiply_apart(const Multiplication& m) {
+  if (m.epilogue != Epilogue::none) return false;
+  copy_rows(Cuda{}, m.rows, m.columns, static_cast<const float*>(m.bias), 0, static_cast<float*>(m.c), m.ldc);
+  auto plain = m;
+  plain.bias = nullptr;
+  plain.accumulate = true;
+  return multiply(plain);
+}
+
 }  // namespace
 
 Epilogue epilogue_for(Activation f) {
@@ -163,6 +173,9 @@ Epilogue epilogue_for(Activation f) {
 }
 
 bool multiply(const Multiplication& m) {
+  // cuBLASLt is told how A, B and C are aligned, not the bias, of which its kernels may read 16 bytes at a time
+  // (github.com/pytorch/pytorch/pull/194497).
+  if (m.bias && alignment(m.bias, 0) < 16) return multiply_apart(m);
   const bool wide = m.result == CUDA_R_64F;
   const Operand first(m.depth, m.columns, m.b), second(m.rows, m.depth, m.a);  // Bᵀ, Aᵀ
   const Operand result(m.rows, m.columns, {static_cast<const std::byte*>(m.c), m.ldc, 1});
@@ -195,14 +208,7 @@ bool multiply(const Multiplication& m) {
       m.operands,  m.result, m.rows,   m.columns,  m.depth,    first.transposed, first.step, second.transposed,
       second.step, m.ldc,    epilogue, aligned[0], aligned[1], aligned[2],       m.batch,    alignment(m.before, 0)};
   const auto chosen = choose(key, product, layout_first, layout_second, layout_result, aligned, !epilogue);
-  if (!chosen && m.epilogue == Epilogue::none) {  // a shape that no algorithm has with a bias
-    copy_rows(Cuda{}, m.rows, m.columns, static_cast<const float*>(m.bias), 0, static_cast<float*>(m.c), m.ldc);
-    auto plain = m;
-    plain.bias = nullptr;
-    plain.accumulate = true;
-    return multiply(plain);
-  }
-  if (!chosen) return false;
+  if (!chosen) return multiply_apart(m);
   const UseScope use(Use::workspace);
   Buffer workspace;
   if (chosen->workspace) workspace = Buffer(Cuda::pool(), chosen->workspace);

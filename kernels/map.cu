@@ -63,7 +63,7 @@ Axes<I> merged(const Shape& shape, const Shape& sa, const Shape& sb) {
 }
 
 template <class I, class F, class T, class A, class C>
-__global__ void map_axes(F f, Axes<I> axes, Index n, T* out, const A* a, const C* b) {
+__global__ void map_axes(F f, const __grid_constant__ Axes<I> axes, Index n, T* out, const A* a, const C* b) {
   for (Index i = first(); i < n; i += stride()) {
     I left = static_cast<I>(i), at_a = 0, at_b = 0;
     for (int k = 0; k < axes.rank; ++k) {

@@ -16,15 +16,6 @@
 
 namespace meft::cuda::mma {
 
-/// f(0) … f(n − 1), unrolled, so that arrays that they index stay in registers.
-template <int n, class F>
-__device__ inline void each(const F& f) {
-#ifdef __CUDACC__
-#pragma unroll
-#endif
-  for (int i = 0; i < n; ++i) f(i);
-}
-
 /// Two bf16, neighbours, the first in the lower half.
 using Word = std::uint32_t;
 

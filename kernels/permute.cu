@@ -37,7 +37,7 @@ struct Axes {
 
 /// Rows along which x and y are both contiguous: `width` elements each.
 template <class T>
-__global__ void permute_rows(Axes axes, Index n, const T* x, T* y) {
+__global__ void permute_rows(const __grid_constant__ Axes axes, Index n, const T* x, T* y) {
   for (Index i = first(); i < n; i += stride()) {
     Index left = i, at = 0;
     for (int k = axes.rank - 1; k >= 0; --k) {
@@ -52,7 +52,8 @@ constexpr int tile = 32, tile_rows = 8;
 
 /// x is contiguous along axis `unit`, y along the last one: a block moves one tile over the two.
 template <class T>
-__global__ void permute_tiles(Axes axes, int unit, Index unit_step, Index down, Index across, const T* x, T* y) {
+__global__ void permute_tiles(const __grid_constant__ Axes axes, int unit, Index unit_step, Index down, Index across,
+                              const T* x, T* y) {
   __shared__ T cells[tile][tile + 1];  // a column more, so that a column's cells lie in 32 banks
   const int last = axes.rank - 1;
   Index left = blockIdx.x, at_x = 0, at_y = 0, size = axes.extent[last];

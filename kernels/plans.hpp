@@ -15,7 +15,7 @@ inline cudnnHandle_t handle() {
   static const cudnnHandle_t handle = [] {
     cudnnHandle_t made = nullptr;
     check(cudnnCreate(&made), "cudnnCreate");
-    check(cudnnSetStream(made, stream()), "cudnnSetStream");
+    check(cudnnSetStream(made, main_stream()), "cudnnSetStream");
     return made;
   }();
   return handle;

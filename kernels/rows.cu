@@ -130,7 +130,7 @@ void scatter_rows(B, Index n, Index width, const T* dy, const std::int32_t* rows
   const auto grid = static_cast<unsigned>((n + cuda::threads - 1) / cuda::threads);
   cuda::launch(cuda::chain, grid, cuda::threads, 0, cuda::stream(), n, rows, static_cast<std::int32_t*>(next.data()),
                static_cast<std::uint8_t*>(led.data()));
-  cuda::launch(cuda::scatter<T>, static_cast<unsigned>(n), cuda::along(width), 0, cuda::stream(), width, dy, rows,
+  cuda::launch(cuda::scatter<T>, static_cast<unsigned>(n), cuda::along(width, 1024), 0, cuda::stream(), width, dy, rows,
                static_cast<const std::int32_t*>(next.data()), static_cast<const std::uint8_t*>(led.data()), dx);
 }
 

@@ -30,9 +30,8 @@ struct Shear {
 /// x = q·d + r with 0 ≤ r < d becomes n·q + round(f·2ˢ); gives r.
 template <class Word>
 __device__ std::int32_t sheared(const Shear& s, Word& x, double f, unsigned long long& worst) {
-  Word r = x % s.d;
-  if (r < 0) r += s.d;
-  const Word q = (x - r) / s.d;
+  Word r = x % s.d, q = x / s.d;
+  if (r < 0) r += s.d, --q;  // x − r may lie below what a word holds
   const double rounded = rint(f * s.scale), y = static_cast<double>(q) * s.n + rounded;
   // The sum of magnitudes, since terms in double may cancel where a 64-bit word would overflow.
   constexpr double most = sizeof(Word) == 4 ? 2147483647.0 : 0.99 * 9223372036854775807.0;
@@ -82,7 +81,7 @@ __device__ void load(const T* from, bool packed, int valid, T (&to)[count]) {
     }
     return;
   }
-  for (int k = 0; k < count; ++k) to[k] = k < valid ? from[k] : T(0);
+  each<count>([&](int k) { to[k] = k < valid ? from[k] : T(0); });
 }
 template <int count, class T>
 __device__ void store(T* to, bool packed, int valid, const T (&from)[count]) {
@@ -95,7 +94,9 @@ __device__ void store(T* to, bool packed, int valid, const T (&from)[count]) {
     }
     return;
   }
-  for (int k = 0; k < valid; ++k) to[k] = from[k];
+  each<count>([&](int k) {
+    if (k < valid) to[k] = from[k];
+  });
 }
 
 /// bits: of a digit, 0 where there are none. A thread takes `count` elements.
@@ -114,11 +115,12 @@ __global__ void shear_words(Index n, Word* x, const F* f, Shear s, bool packed, 
     load<count>(x + i, packed, valid, mine);
     load<count>(f + i, packed, valid, add);
     std::uint32_t word = 0;
-    for (int k = 0; k < valid; ++k) {
+    each<count>([&](int k) {
+      if (k >= valid) return;
       hash += share(i + k, static_cast<long long>(mine[k]));
       const auto r = sheared(s, mine[k], static_cast<double>(add[k]), worst);
       if constexpr (bits > 0) word |= static_cast<std::uint32_t>(r) << (k * bits);
-    }
+    });
     if constexpr (bits > 0) words[w] = word;
     store<count>(x + i, packed, valid, mine);
   }
@@ -139,12 +141,13 @@ __global__ void unshear_words(Index n, Word* x, const F* f, Shear s, bool packed
     load<count>(f + i, packed, valid, add);
     std::uint32_t word = 0;
     if constexpr (bits > 0) word = words[w];
-    for (int k = 0; k < valid; ++k) {
+    each<count>([&](int k) {
+      if (k >= valid) return;
       std::int32_t r = 0;
       if constexpr (bits > 0) r = static_cast<std::int32_t>(word >> (k * bits) & ((1u << bits) - 1));
       unsheared(s, mine[k], static_cast<double>(add[k]), r, worst);
       hash += share(i + k, static_cast<long long>(mine[k]));
-    }
+    });
     store<count>(x + i, packed, valid, mine);
   }
   join(hash, worst, slot);
@@ -164,7 +167,9 @@ __global__ void widen(Index n, bool packed, const Word* x, F unit, F* v, bf16* r
     for (int k = 0; k < 4; ++k) narrow.at[k] = bf16(static_cast<float>(to[k]));
     if (packed && valid == 4) *reinterpret_cast<Some<bf16, 4>*>(rounded + i) = narrow;
     else
-      for (int k = 0; k < valid; ++k) rounded[i + k] = narrow.at[k];
+      each<4>([&](int k) {
+        if (k < valid) rounded[i + k] = narrow.at[k];
+      });
   }
 }
 

@@ -42,6 +42,15 @@ inline unsigned blocks(Index count, Index each = threads) {
 __device__ inline Index first() { return static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ inline Index stride() { return static_cast<Index>(gridDim.x) * blockDim.x; }
 
+/// f(0) … f(n − 1), unrolled, so that arrays that they index stay in registers.
+template <int n, class F>
+__device__ inline void each(const F& f) {
+#ifdef __CUDACC__
+#pragma unroll
+#endif
+  for (int i = 0; i < n; ++i) f(i);
+}
+
 /// True where T can be read and written 16 bytes at a time at every given address.
 template <class... T>
 bool aligned(const T*... at) {

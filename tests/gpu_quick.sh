@@ -93,9 +93,9 @@ step kernels 25 "$dir/bin/kernels" --device cuda ${rows:+--rows $rows --width 64
 step products 25 "$dir/bin/gemm" --device cuda --precision bf16 --rows "${rows:-8192}" ${rows:+--square 64 --runs 1} \
   --shapes "${GPU_QUICK_SHAPES:-1024x1024,1024x4096,4096x1024,2048x8192}"
 
-# Where a step's time goes: each kernel once under ncu, the longest ten by name.
-step longest 60 ncu --metrics gpu__time_duration.sum --csv --log-file "$out/ncu.csv" --target-processes all \
-  "$dir/bin/families" --device cuda --models "${models%%,*}" "${size[@]}" --layers 2 --steps 1 --probe-layers 1
+# Where a step's time goes: each kernel once under ncu, which leaves the clocks as they are, the longest ten by name.
+step longest 60 ncu --clock-control none --metrics gpu__time_duration.sum --csv --log-file "$out/ncu.csv" --target-processes all \
+  "$dir/bin/families" --device cuda --models "${models%%,*}" "${size[@]}" --layers 2 --steps 1 --alone
 [[ -s $out/ncu.csv ]] && python3 - "$out/ncu.csv" >"$out/longest.txt" 2>/dev/null <<'PY'
 import collections, csv, re, sys
 lines = [l for l in open(sys.argv[1]) if l.startswith('"')]

@@ -280,7 +280,7 @@ cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream)
   if (!bytes) return cudaSuccess;
   *data = allocate_device(bytes);
   if (!*data) {  // what is yet to be freed may be enough
-    finish_all();
+    finish_frees();
     *data = allocate_device(bytes);
   }
   if (*data) device().kept -= std::min<std::uint64_t>(device().kept, bytes);

@@ -41,6 +41,8 @@ void return_memory();
 /// Runs what is enqueued: on one stream and what that waits for, or on all.
 cudaError_t finish(cudaStream_t stream);
 cudaError_t finish_all();
+/// The streams on which memory was freed: nothing waits for the others.
+void finish_frees();
 /// Runs nothing any more: streams and events stay.
 void forget_work();
 bool capturing(cudaStream_t stream);

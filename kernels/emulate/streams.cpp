@@ -163,6 +163,11 @@ cudaError_t finish_all() {
   return healthy();
 }
 
+void finish_frees() {
+  for (CUstream_st* stream : streams().all)
+    if (stream->freed && !stream->capture) finish(stream);
+}
+
 std::uint64_t waits_made() { return streams().waits; }
 
 void forget_work() {

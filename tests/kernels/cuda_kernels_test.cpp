@@ -271,10 +271,12 @@ void check_products(double most) {
                    b = uniform_values<T>(random, elements(depth, columns, tb, gap), -1, 1),
                    bias = uniform_values<T>(random, columns, -1, 1),
                    c = uniform_values<T>(random, rows * columns, -1, 1);
-        const OnDevice<T> da(a), db(b), dbias(bias), dc(c);
+        auto shifted = bias;  // to where 16 bytes are not read together
+        shifted.insert(shifted.begin(), static_cast<std::size_t>(gap), T(0));
+        const OnDevice<T> da(a), db(b), dbias(shifted), dc(c);
         gemm(Cuda{},
              Product<T>{rows, columns, depth, view<T>(da.data(), rows, depth, ta, gap), dc.data(), columns, start,
-                        start == Start::bias ? dbias.data() : nullptr},
+                        start == Start::bias ? dbias.data() + gap : nullptr},
              view<T>(db.data(), depth, columns, tb, gap));
         CHECK(distance(dc.host(), plain_product(rows, columns, depth, view(a.data(), rows, depth, ta, gap),
                                                 view(b.data(), depth, columns, tb, gap),
@@ -447,6 +449,27 @@ TEST_CASE("noise on the device: the CPU's, wherever rows begin") {
 TEST_CASE("shears on the device: undone bit for bit, with the CPU's bits, digits in their words, a change is seen") {
   check_shears<std::int32_t, float>(20, 900, 1);
   check_shears<std::int64_t, double>(40, 1e6, 2);
+}
+
+TEST_CASE("a shear at the ends of the range: the CPU's, undone") {
+  constexpr auto most = std::numeric_limits<std::int32_t>::max();
+  const std::vector<std::int32_t> x{-most, 1 - most, most, -7, most - 1};
+  std::vector<float> f(x.size());
+  const auto n = static_cast<Index>(x.size());
+  for (const Lambda lambda : {Lambda{1, 10}, Lambda{1, 32768}, Lambda{1, 1}}) {
+    CAPTURE(lambda.text());
+    auto expected = x;
+    std::vector<std::uint32_t> host_words(static_cast<std::size_t>(digit_words<std::int32_t>(Cpu{}, n, lambda)) + 1);
+    CHECK_FALSE(shear_on<Cpu>(n, expected.data(), f.data(), lambda, 20, host_words.data()).overflow);
+    const OnDevice<std::int32_t> state(x);
+    const OnDevice<float> added(f);
+    const OnDevice<std::uint32_t> words(digit_words<std::int32_t>(Cuda{}, n, lambda) + 1);
+    const auto down = shear_on<Cuda>(n, state.data(), added.data(), lambda, 20, words.data());
+    CHECK_FALSE(down.overflow);
+    CHECK(state.host() == expected);
+    CHECK(unshear_on<Cuda>(n, state.data(), added.data(), lambda, 20, words.data()).hash == down.hash);
+    CHECK(state.host() == x);
+  }
 }
 
 TEST_CASE("a shear that leaves the range is reported, with the value") {
@@ -823,8 +846,9 @@ TEST_CASE("copies of every size pass the staging, and nothing is left on the poo
 }
 
 TEST_CASE("a device without room is an error that says how much was asked of it") {
-  const auto message = message_of([] { Buffer(Cuda::pool(), std::size_t{1} << 60); });
+  constexpr std::size_t pebibyte = std::size_t{1} << 50;
+  const auto message = message_of([] { Buffer(Cuda::pool(), pebibyte); });
   CHECK(message.find("cuda") != message.npos);
-  CHECK(message.find(std::to_string(std::size_t{1} << 60)) != message.npos);
+  CHECK(message.find(std::to_string(pebibyte)) != message.npos);
   CHECK_NOTHROW(Buffer(Cuda::pool(), 64));
 }

@@ -193,6 +193,37 @@ TEST_CASE("an upload ahead reaches what is enqueued after it") {
   });
 }
 
+#ifdef MEFT_EMULATED
+TEST_CASE("an upload ahead that finds no room is given none that the device still works in") {
+  constexpr Index size = 1 << 20;  // 4 MiB, of which there is room for two besides x
+  auto& pool = Cuda::pool();
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    CAPTURE(seed);
+    pool.trim();
+    pool.trim(Shelf::ahead);
+    Cuda::synchronize();
+    const auto x = Values32::full({size}, 1.0f);
+    Cuda::synchronize();
+    emulate::set_device_capacity(emulate::device_bytes_in_use() + (9 << 20));
+    emulate::set_seed(seed);
+    CudaAhead::begin();
+    Values32 y, next;
+    {
+      const auto between = map(Exp{}, x);  // is given back before it is worked out
+      y = map(Neg{}, between);
+    }
+    {
+      const CudaAhead ahead;
+      next = Values32::from({size}, std::vector<float>(size, 3.0f));
+    }
+    CHECK(y.values() == std::vector<float>(size, -std::exp(1.0f)));
+    CHECK(next.values() == std::vector<float>(size, 3.0f));
+    emulate::set_seed(0);
+    emulate::set_device_capacity(std::size_t{8} << 30);
+  }
+}
+#endif
+
 namespace {
 
 template <Real T>
