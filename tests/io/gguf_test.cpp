@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -50,6 +51,30 @@ struct File {
   File& integer(const std::string& key, std::uint32_t value) {
     head(key, 4);
     add(values, value);
+    return *this;
+  }
+  File& number(const std::string& key, float value) {
+    head(key, 6);
+    add(values, value);
+    return *this;
+  }
+  File& flag(const std::string& key, bool value) {
+    head(key, 7);
+    values += value ? '\1' : '\0';
+    return *this;
+  }
+  File& texts(const std::string& key, const std::vector<std::string>& list) {
+    head(key, 9);
+    add(values, 8u);
+    add(values, static_cast<std::uint64_t>(list.size()));
+    for (const auto& one : list) add_text(values, one);
+    return *this;
+  }
+  File& numbers(const std::string& key, const std::vector<float>& list) {
+    head(key, 9);
+    add(values, 6u);
+    add(values, static_cast<std::uint64_t>(list.size()));
+    for (const auto one : list) add(values, one);
     return *this;
   }
   void head(const std::string& key, std::uint32_t type) {
@@ -149,8 +174,7 @@ TEST_CASE("GGUF: Llama 3.1's frequencies, from the numbers that they are divided
                                      {"feed_forward_length", 32u},
                                      {"attention.head_count", 1u}})
       file.integer(std::string("llama.") + key, value);
-    file.head("llama.rope.freq_base", 6);
-    File::add(file.values, 500000.0f);
+    file.number("llama.rope.freq_base", 500000.0f);
     file.tensor("token_embd.weight", {64, 2}, 1, 0).tensor("rope_freqs.weight", {32}, 0, 256);
     file.data.resize(256);
     for (int i = 0; i < 32; ++i) {
@@ -167,6 +191,61 @@ TEST_CASE("GGUF: Llama 3.1's frequencies, from the numbers that they are divided
   CHECK(rope["factor"] == 32);
   CHECK(rope["original_max_position_embeddings"] == 8192);
   check_parts(message_of([&] { with(8, 0.01); }), {"rope_freqs.weight: element 2 is 1.01", "as Llama 3.1's"});
+}
+
+TEST_CASE("GGUF: what config.json would say, by the file's keys; what is not supported is named") {
+  const auto with = [](const std::string& architecture, const std::function<void(File&, const std::string&)>& more) {
+    File file;
+    file.text("general.architecture", architecture);
+    const std::string lead = architecture + ".";
+    for (const auto& [key, value] : {std::pair{"context_length", 64u},
+                                     {"embedding_length", 64u},
+                                     {"feed_forward_length", 32u},
+                                     {"attention.head_count", 4u}})
+      file.integer(lead + key, value);
+    more(file, lead);
+    if (architecture != "gemma3") file.integer(lead + "block_count", 1);
+    file.tensor("token_embd.weight", {64, 2}, 1, 0);
+    file.data.resize(256);
+    const test::Folder folder;
+    const auto path = folder.put("m.gguf", file.bytes());
+    return io::GgufModel(path).config();
+  };
+  const auto config = [&](const char* key, std::uint32_t value, const std::string& architecture = "llama") {
+    return with(architecture, [&](File& file, const std::string& lead) { file.integer(lead + key, value); });
+  };
+  const auto refused = [&](const char* key, std::uint32_t value, const std::string& architecture = "llama") {
+    return message_of([&] { (void)config(key, value, architecture); });
+  };
+  const auto usual = config("expert_count", 0);
+  CHECK((usual["rope_theta"] == 10000 && usual["rms_norm_eps"] == 1e-6));
+  CHECK((usual["head_dim"] == 16 && usual["num_key_value_heads"] == 4 && usual["vocab_size"] == 2));
+  CHECK((usual["tie_word_embeddings"] == true && !usual.contains("partial_rotary_factor")));
+  CHECK(config("rope.dimension_count", 8)["partial_rotary_factor"] == 0.5);
+  const auto sliding = config("attention.sliding_window", 7);
+  CHECK((sliding["model_type"] == "mistral" && sliding["sliding_window"] == 7));
+  check_parts(refused("expert_count", 8), {"llama.expert_count", "mixtures of experts", "found 8"});
+  check_parts(refused("attention.value_length", 8), {"attention.value_length", "expected 16", "found 8"});
+  check_parts(refused("attention.sliding_window", 7, "qwen2"), {"qwen2.attention.sliding_window", "none, as Qwen has"});
+  const auto yarn = with("llama", [](File& file, const std::string& lead) {
+    file.text(lead + "rope.scaling.type", "yarn").number(lead + "rope.scaling.factor", 4);
+    file.number(lead + "rope.scaling.yarn_beta_fast", 30).number(lead + "rope.scaling.yarn_beta_slow", 2);
+    file.integer(lead + "rope.scaling.original_context_length", 16);
+  })["rope_scaling"];
+  CHECK((yarn["rope_type"] == "yarn" && yarn["factor"] == 4 && yarn["original_max_position_embeddings"] == 16));
+  CHECK((yarn["beta_fast"] == 30 && yarn["beta_slow"] == 2));
+  // Scores of Gemma 3's largest, of 62 layers, are scaled by the width's share of a head, those of others by head_dim.
+  for (const std::uint32_t layers : {61u, 62u}) {
+    const auto gemma = with("gemma3", [&](File& file, const std::string& lead) {
+      file.integer(lead + "block_count", layers).integer(lead + "attention.key_length", 24);
+      file.integer(lead + "attention.value_length", 24).integer(lead + "attention.sliding_window", 5);
+      file.number(lead + "rope.freq_base", 3e5f);
+    });
+    CHECK(gemma["query_pre_attn_scalar"] == (layers == 62 ? 16 : 24));
+    CHECK((gemma["sliding_window"] == 5 && gemma["sliding_window_pattern"] == 6));
+    CHECK(gemma["rope_parameters"]["full_attention"]["rope_theta"] == 3e5);
+    CHECK(gemma["rope_parameters"]["sliding_attention"]["rope_theta"] == 10000);
+  }
 }
 
 TEST_CASE("GGUF: the tokenizer of the file's tables") {
@@ -199,18 +278,61 @@ TEST_CASE("GGUF: the merges of SentencePiece's tables") {
   CHECK((gemma.bos() == 2 && gemma.eos() == 1 && gemma.pad() == 0 && gemma.unk() == 3));
 }
 
+// By hand: what llama.cpp's converter writes of Llama 2's, whose merges are in the order of the scores.
+TEST_CASE(
+    "GGUF: SentencePiece's tables by their scores; a space before the first word, unless the file says otherwise") {
+  const auto read = [](const std::string& flag = "") {
+    File file;
+    file.text("general.architecture", "llama")
+        .text("tokenizer.ggml.model", "llama")
+        .integer("llama.context_length", 24);
+    file.texts("tokenizer.ggml.tokens",
+               {"<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "\u2581", "a", "b", "\u2581a", "ab"});
+    file.numbers("tokenizer.ggml.scores", {0, 0, 0, 0, 0, -5, -6, -7, -2, -1});
+    file.numbers("tokenizer.ggml.token_type", {2, 3, 3, 6, 6, 1, 1, 1, 1, 1});
+    file.integer("tokenizer.ggml.bos_token_id", 1).integer("tokenizer.ggml.eos_token_id", 2);
+    if (!flag.empty()) file.flag("tokenizer.ggml." + flag, flag == "add_eos_token");
+    const test::Folder folder;
+    return checkpoints::read_tokenizer(folder.put("m.gguf", file.bytes()));
+  };
+  using Ids = std::vector<std::int32_t>;
+  const auto usual = read();
+  CHECK(usual.encode("ab a").ids == Ids{1, 5, 9, 8});  // ab before the earlier id of a space and a
+  CHECK(usual.encode("\u00e9").ids == Ids{1, 5, 3, 4});
+  CHECK(usual.encode("a</s>a").ids == Ids{1, 8, 2, 6});
+  CHECK(usual.decode(Ids{1, 5, 9, 8}) == "ab a");
+  CHECK((usual.bos() == 1 && usual.eos() == 2 && usual.longest() == 24));
+  const auto bare = read("add_space_prefix");
+  CHECK(bare.encode("ab a").ids == Ids{1, 9, 8});
+  CHECK(bare.decode(Ids{1, 5, 9, 8}) == " ab a");
+  CHECK(read("add_bos_token").encode("ab").ids == Ids{5, 9});
+  CHECK(read("add_eos_token").encode("ab").ids == Ids{1, 5, 9, 2});
+}
+
+TEST_CASE("GGUF: where words end, by the name of what comes before merges") {
+  const auto read = [](const char* pre) {
+    File file;
+    file.text("general.architecture", "llama").text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", pre);
+    file.texts("tokenizer.ggml.tokens", {"1", "2", "12", "a", "b", "ab", "aba", "s", "'", "'s", "'S", "S"});
+    file.texts("tokenizer.ggml.merges", {"1 2", "a b", "' s", "' S"});
+    const test::Folder folder;
+    return checkpoints::read_tokenizer(folder.put("m.gguf", file.bytes()));
+  };
+  using Ids = std::vector<std::int32_t>;
+  CHECK(read("gpt-2").tokens("1212'S's") == Ids{2, 2, 8, 11, 9});
+  CHECK(read("smollm").tokens("1212'S's") == Ids{0, 1, 0, 1, 8, 11, 9});
+  CHECK(read("qwen2").tokens("1212'S's") == Ids{0, 1, 0, 1, 10, 9});
+  CHECK(read("llama-bpe").tokens("1212'S's") == Ids{2, 0, 1, 10, 9});
+  CHECK(read("qwen2").tokens("aba") == Ids{5, 3});
+  CHECK(read("llama-bpe").tokens("aba") == Ids{6});  // a word that is a token, whatever the merges
+  check_parts(message_of([&] { (void)read("mpt"); }), {"tokenizer.ggml.pre", "smollm, llama-bpe, qwen2 or gpt-2"});
+}
+
 TEST_CASE("GGUF: metadata by kind") {
   File file;
   file.text("general.architecture", "x").integer("n", 7);
-  file.head("f", 6);
-  File::add(file.values, 0.5f);
-  file.head("b", 7);
-  file.values += '\1';
-  file.head("list", 9);
-  File::add(file.values, 8u);
-  File::add(file.values, std::uint64_t{2});
-  File::add_text(file.values, "one");
-  File::add_text(file.values, "");
+  file.number("f", 0.5f).flag("b", true).texts("list", {"one", ""}).flag("odd", true);
+  file.values.back() = '\2';
   const test::Folder folder;
   const io::Gguf read(folder.put("m.gguf", file.bytes()));
   CHECK(read.integer("n") == 7);
@@ -222,6 +344,7 @@ TEST_CASE("GGUF: metadata by kind") {
   std::vector<std::string> texts;
   CHECK(read.each_text("list", [&](std::string_view text) { texts.emplace_back(text); }));
   CHECK(texts == std::vector<std::string>{"one", ""});
+  check_parts(message_of([&] { (void)read.flag("odd"); }), {"'odd'", "a boolean"});
   check_parts(message_of([&] { (void)read.integer("f"); }), {"m.gguf", "'f'", "an integer", "0.5"});
   check_parts(message_of([&] { (void)read.text("list"); }), {"'list'", "one value", "an array of 2"});
   check_parts(message_of([&] { (void)read.each_number("list", [](double) {}); }), {"an array of numbers"});
@@ -264,6 +387,23 @@ TEST_CASE("GGUF: damaged files are refused by name") {
   check_parts(File(file).tensor("a", {12}, 0, 0).tensor("b", {1}, 0, 32).error(), {"'a'", "'b'", "overlap"});
   check_parts(File(file).tensor("a", {1}, 0, 0).tensor("a", {1}, 0, 32).error(), {"'a'", "twice"});
   CHECK(File(file).tensor("a", {8}, 0, 0).tensor("b", {1}, 0, 32).error() == "no error");
+  CHECK(File{.version = 2}.error() == "no error");
+
+  // The data begin at the next multiple of what the file says.
+  for (const std::uint32_t alignment : {8u, 64u, 256u}) {
+    File aligned;
+    aligned.integer("general.alignment", alignment).tensor("t", {2}, 0, alignment);
+    std::string bytes = aligned.bytes();
+    bytes.resize(4 + 4 + 8 + 8 + aligned.values.size() + aligned.tensors.size());
+    bytes.resize((bytes.size() + alignment - 1) / alignment * alignment + alignment);
+    File::add(bytes, 1.5f);
+    File::add(bytes, -2.5f);
+    const test::Folder place;
+    const io::Gguf read(place.put("m.gguf", bytes));
+    std::vector<float> found(2);
+    io::copy_to<float>(read.find("t"), found);
+    CHECK(found == std::vector<float>{1.5f, -2.5f});
+  }
 
   const std::string whole = bytes_of(in("qwen3.gguf"));
   const test::Folder folder;

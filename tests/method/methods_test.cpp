@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <meft/method/any.hpp>
+#include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/opt.hpp>
 #include <meft/model/transformer.hpp>
@@ -438,6 +439,23 @@ TEST_CASE("methods: every one of the registry has a row here; the names of what 
   CHECK(rows()[2].trained.size() == 9);
 }
 
+TEST_CASE("methods: the weights that a method says it adds to a layer are those of its matrices there") {
+  const auto own = model_names("");
+  int checked = 0;
+  for (const auto& row : rows()) {
+    if (method_facts(row.method).beside) continue;
+    CAPTURE(method_title(row.method));
+    Index found = 0;
+    for (const auto& part : Subject(row.method, false, 1).parts)
+      if (part.name.starts_with(layer) && part.parameter.shape().rank() > 1 &&
+          std::find(own.begin(), own.end(), part.name) == own.end())
+        found += part.parameter.size();
+    CHECK(added_weights(row.method, 12) == found);
+    checked += found > 0;
+  }
+  CHECK(checked > 20);
+}
+
 TEST_CASE("methods: by name, with their options as text") {
   for (const auto& method : all_methods()) {
     const auto name = method_name(method);
@@ -547,6 +565,16 @@ TEST_CASE("methods: by name, with their options as text") {
   CHECK(std::get<Meft1>(bert).options.stack.readout.kind == Readout::Kind::average);
   CHECK(std::get<Meft2>(llama).options.stack.readout.kind == Readout::Kind::carrier);
   CHECK(stack_of(plain) == nullptr);
+  for (const auto& [type, start] : std::vector<std::pair<const char*, TokenStart>>{{"vit", TokenStart::random},
+                                                                                   {"deit", TokenStart::random},
+                                                                                   {"dinov2", TokenStart::random},
+                                                                                   {"bert", TokenStart::words}}) {
+    AnyMethod prefix = Mezo<PrefixTuning>{}, prompt = Zofo<PromptTuning>{};
+    suit_family(prefix, {type});
+    suit_family(prompt, {type});
+    CHECK(std::get<Mezo<PrefixTuning>>(prefix).inside.start == start);
+    CHECK(std::get<Zofo<PromptTuning>>(prompt).module.start == start);
+  }
 }
 
 TEST_CASE("methods: new parts start where the method says") {
@@ -849,6 +877,39 @@ TEST_CASE("methods: virtual tokens that start from words are these words") {
     CHECK(found.context.offsets == batch.offsets);
     for (std::size_t i = 0; i < values.size(); ++i)
       CHECK(values[i] == doctest::Approx(expected[i]).epsilon(1e-11).scale(1));
+  }
+}
+
+TEST_CASE("methods: prefixes that start from words are every attention's keys and values of them, across too") {
+  model::BartConfig config;
+  config.vocab_size = 20;
+  config.d_model = 12;
+  config.encoder_layers = config.decoder_layers = 2;
+  config.encoder_attention_heads = config.decoder_attention_heads = 3;
+  config.encoder_ffn_dim = config.decoder_ffn_dim = 16;
+  config.max_position_embeddings = 10;
+  auto bart = away(config.spec());
+  const PrefixTuning prefix{.tokens = 4, .start = TokenStart::words};
+  const auto body = adapt(bart, prefix);
+  CHECK(prepare(bart, body, prefix, Preview<double>{0, 1, 6, {}}));
+  const auto ids = detail::some_words(bart, 4, {6, detail::virtual_site, 0});
+  const auto words = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(4, 0)});
+  const auto check = [](nn::MultiHeadAttention<double>& attention, const Var<double>& reads) {
+    CHECK(attention.prefix->key.value().values() == attention.key(reads).value().values());
+    CHECK(attention.prefix->value.value().values() == attention.value(reads).value().values());
+    attention.prefix.reset();
+  };
+  auto h = bart.embed(words);
+  for (auto layer : bart.layers) {  // copies
+    check(layer.attention, h.value);
+    h.value = layer(h.value, h.context);
+  }
+  const auto encoded = h.value;
+  h = bart.embed_decoder(words, h);
+  for (auto layer : bart.decoder_layers) {
+    check(layer.attention, h.value);
+    check(*layer.cross, encoded);
+    h.value = layer(h.value, h.context);
   }
 }
 

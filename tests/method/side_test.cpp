@@ -21,6 +21,7 @@
 #include <meft/method/unipt.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/llama.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/model/vit.hpp>
 #include <meft/ops/reduce.hpp>
@@ -460,4 +461,34 @@ TEST_CASE("side: encoder and decoder have a network each, and the decoder reads 
     CHECK((up - down) / (2 * step) == doctest::Approx(gradient[i]).epsilon(1e-5));
     CHECK(std::fabs(gradient[i]) > 1e-6);
   }
+}
+
+TEST_CASE("side: beside a causal model no token sees a later one, whatever the network") {
+  model::LlamaConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = 8;
+  config.num_hidden_layers = 3;
+  config.num_attention_heads = 2;
+  config.num_key_value_heads = 1;
+  config.head_dim = config.rotary.rotated = 4;
+  config.intermediate_size = 16;
+  const auto check = [&](const auto& method) {
+    model::Transformer<double> llama(config.spec());
+    llama.initialise(4);
+    const auto body = adapt(llama, method);
+    std::uint32_t site = 0;
+    for (auto [name, p] : body.chain.side->parameters) fill_normal(p.value(), {5, site++, 0}, 0.7);
+    const auto hidden = [&](const std::vector<std::int32_t>& ids) {
+      return llama.run(nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)}), body).value.value();
+    };
+    const auto a = hidden({3, 7, 1, 5, 2}), b = hidden({3, 7, 1, 9, 4}), c = hidden({8, 7, 1, 5, 2});
+    CHECK(apart(a.rows(0, 3).values(), b.rows(0, 3).values()) < 1e-13);
+    CHECK(apart(a.rows(3, 4).values(), b.rows(3, 4).values()) > 1e-3);
+    CHECK(apart(a.rows(4, 5).values(), c.rows(4, 5).values()) > 1e-6);
+  };
+  check(Unipt{.projection = 4});
+  check(Lst{.reduction = 2});
+  check(Qst{.reduction = 2, .rank = 2});
+  check(Sherl{.projection = 4});
+  check(Losa{.rank = 2});
 }

@@ -584,3 +584,39 @@ TEST_CASE("sparsegrad: bases, mask and gradients are those of whole gradients; f
                          doctest::Contains("the basis of these is not there"), Error);
   }
 }
+
+TEST_CASE("speft: scores are of as many examples as are asked for, drawn by the seed, by batches or one by one") {
+  using Rows = std::vector<std::vector<std::uint32_t>>;
+  const auto seen = [](const Speft& method, std::uint64_t seed) {
+    Small<float> s(method);
+    Rows out;
+    const auto loss = [&](std::span<const std::uint32_t> rows) {
+      out.emplace_back(rows.begin(), rows.end());
+      return s.loss(s.batches[0]);
+    };
+    CHECK(prepare(s.bert, s.body, method, Preview<float>{20, 4, seed, loss}));
+    return out;
+  };
+  const auto joined = [](const Rows& batches) {
+    std::vector<std::uint32_t> out;
+    for (const auto& one : batches) out.insert(out.end(), one.begin(), one.end());
+    return out;
+  };
+  const auto distinct = [](std::vector<std::uint32_t> rows) {
+    std::sort(rows.begin(), rows.end());
+    return std::adjacent_find(rows.begin(), rows.end()) == rows.end() && rows.back() < 20;
+  };
+  const Speft some{.density = 0.1, .examples = 10}, each{.density = 0.1, .salience = Salience::fisher, .examples = 10};
+  const auto batches = seen(some, 1);
+  REQUIRE(batches.size() == 3);
+  CHECK((batches[0].size() == 4 && batches[1].size() == 4 && batches[2].size() == 2));
+  CHECK(distinct(joined(batches)));
+  CHECK(*std::max_element(batches[0].begin(), batches[0].end()) > 9);  // not the first ones
+  CHECK(seen(some, 1) == batches);
+  CHECK(seen(some, 2) != batches);
+  const auto alone = seen(each, 1);
+  CHECK(alone.size() == 10);
+  CHECK(joined(alone) == joined(batches));
+  const auto all = joined(seen({.density = 0.1}, 1));
+  CHECK((all.size() == 20 && distinct(all)));
+}

@@ -3,6 +3,7 @@
 // and made reversible.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -305,4 +306,139 @@ TEST_CASE("T5: transformers 5 says by scale_decoder_outputs what 4 says by tie_w
         1);
   CHECK(scale(R"({"model_type": "t5", "d_model": 16, "tie_word_embeddings": false, "scale_decoder_outputs": true})") ==
         0.25);
+}
+
+namespace {
+
+/// A config.json of every size that any family asks for, and more.
+model::TransformerSpec spec_of(const std::string& type, const nlohmann::json& more = {}) {
+  nlohmann::json config{{"model_type", type}};
+  for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "ffn_dim", "d_model", "d_ff",
+                          "encoder_ffn_dim", "decoder_ffn_dim", "max_position_embeddings", "image_size"})
+    config[key] = 64;
+  for (const char* key :
+       {"num_attention_heads", "encoder_attention_heads", "decoder_attention_heads", "num_heads", "patch_size"})
+    config[key] = 8;
+  for (const char* key : {"num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers"}) config[key] = 2;
+  if (!more.is_null()) config.update(more);
+  return checkpoints::read_spec(io::Config("config.json", std::move(config)));
+}
+
+}  // namespace
+
+TEST_CASE("configs: each dropout goes where the family has it") {
+  struct Rates {
+    double embedded, block, attention, inside, head, behind;
+  };
+  const auto check = [](const std::string& type, const nlohmann::json& config, const Rates& expected) {
+    CAPTURE(type);
+    const auto spec = spec_of(type, config);
+    const auto same = [](double found, double wanted) {
+      CHECK(found == static_cast<double>(static_cast<float>(wanted)));
+    };
+    std::vector<nn::LayerSpec> layers{spec.layers.layer};
+    if (spec.layers.local) layers.push_back(*spec.layers.local);
+    if (spec.decoder) layers.push_back(spec.decoder->layer);
+    for (const auto& layer : layers) {
+      same(static_cast<double>(layer.dropout), expected.block);
+      same(static_cast<double>(layer.attention_dropout), expected.attention);
+      same(static_cast<double>(layer.activation_dropout), expected.inside);
+    }
+    same(static_cast<double>(spec.patches ? spec.patches->dropout : spec.embeddings.dropout), expected.embedded);
+    same(static_cast<double>(spec.dropout), expected.behind);
+    CHECK(spec.head.dropout == expected.head);
+  };
+  nlohmann::json all;  // each option of any family, with a rate of its own
+  double next = 0;
+  for (const char* name :
+       {"hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "attention_dropout", "dropout",
+        "activation_dropout", "dropout_rate", "embedding_dropout", "mlp_dropout"})
+    all[name] = next += 0.015625;
+  const auto rate = [&](const char* name) { return all[name].get<double>(); };
+  const double hidden = rate("hidden_dropout_prob"), scores = rate("attention_probs_dropout_prob"),
+               attention = rate("attention_dropout"), classifier = rate("classifier_dropout"),
+               whole = rate("dropout_rate");
+  for (const char* type : {"bert", "roberta"}) check(type, all, {hidden, hidden, scores, 0, classifier, 0});
+  check("mpnet", all, {hidden, hidden, scores, 0, hidden, 0});
+  for (const char* type : {"vit", "deit", "dinov2"}) check(type, all, {hidden, hidden, scores, 0, 0, 0});
+  check("opt", all, {0, rate("dropout"), attention, 0, 0, 0});
+  check("bart", all, {rate("dropout"), rate("dropout"), attention, rate("activation_dropout"), classifier, 0});
+  check("t5", all, {whole, whole, whole, whole, classifier, whole});
+  for (const char* type : {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"})
+    check(type, all, {0, 0, attention, 0, 0, 0});
+  auto modern = all;
+  modern.erase("attention_dropout");
+  check("modernbert", modern, {rate("embedding_dropout"), 0, 0, rate("mlp_dropout"), classifier, 0});
+  // Those of a config that does not say.
+  check("bert", {}, {0.1, 0.1, 0.1, 0, 0.1, 0});
+  check("bert", {{"hidden_dropout_prob", 0.25}}, {0.25, 0.25, 0.1, 0, 0.25, 0});
+  check("bart", {{"classif_dropout", 0.5}}, {0.1, 0.1, 0, 0, 0.5, 0});
+  check("t5", {}, {0.1, 0.1, 0.1, 0.1, 0, 0.1});
+  for (const char* type : {"vit", "llama", "gemma3_text", "modernbert"}) check(type, {}, {0, 0, 0, 0, 0, 0});
+}
+
+TEST_CASE("configs: what a family has where its config does not say; T5's, OPT's and ModernBERT's options") {
+  CHECK(spec_of("mistral", {{"num_attention_heads", 16}}).layers.layer.key_heads == 8);
+  CHECK(spec_of("mistral", {{"num_attention_heads", 16}}).layers.local->window == 4096);
+  CHECK_FALSE(spec_of("mistral", {{"num_attention_heads", 16}, {"sliding_window", nullptr}}).layers.local);
+  CHECK(spec_of("llama", {{"num_attention_heads", 16}}).layers.layer.key_heads == 16);
+  CHECK(spec_of("llama").layers.layer.head_width == 8);
+  CHECK(spec_of("qwen3").layers.layer.head_width == 128);
+  CHECK_FALSE(spec_of("qwen2", {{"sliding_window", 8}}).layers.local);  // not in use
+  const auto upper = spec_of("qwen2", {{"num_hidden_layers", 30}, {"use_sliding_window", true}});
+  CHECK(upper.layers.local->window == 4096);
+  std::vector<bool> local(30);
+  local[28] = local[29] = true;
+  CHECK(upper.layers.is_local == local);
+  // Biases: of the attention, and of the feed-forward network, by options that are another family's too.
+  const nlohmann::json biased{{"attention_bias", true}, {"mlp_bias", true}};
+  struct Biases {
+    const char* type;
+    bool inner, attention, output;
+  };
+  for (const auto& one : {Biases{"llama", true, true, true},
+                          {"mistral", false, false, false},
+                          {"qwen2", false, true, false},
+                          {"qwen3", false, true, true},
+                          {"gemma3_text", false, true, true}}) {
+    CAPTURE(one.type);
+    const auto layer = spec_of(one.type, biased).layers.layer;
+    CHECK((layer.bias == one.inner && layer.qkv_bias == one.attention && layer.output_bias == one.output));
+  }
+
+  CHECK(spec_of("t5", {{"num_layers", 3}}).decoder->count == 3);
+  CHECK(spec_of("t5", {{"num_decoder_layers", 4}}).decoder->count == 4);
+  CHECK(spec_of("t5", {{"pad_token_id", 5}}).decoder_start == 5);
+  CHECK(spec_of("t5", {{"pad_token_id", 5}, {"decoder_start_token_id", 7}}).decoder_start == 7);
+  CHECK(spec_of("opt").norm);
+  CHECK_FALSE(spec_of("opt", {{"_remove_final_layer_norm", true}}).norm);
+  CHECK_FALSE(spec_of("opt", {{"do_layer_norm_before", false}}).norm);
+  CHECK(spec_of("modernbert").head.pooling == nn::Pooling::first);
+  CHECK(spec_of("modernbert", {{"classifier_pooling", "mean"}}).head.pooling == nn::Pooling::mean);
+}
+
+// As transformers' _compute_yarn_parameters has them.
+TEST_CASE("configs: YaRN's factor, scale and borders") {
+  const auto yarn = [](const nlohmann::json& more) {
+    nlohmann::json scaling{{"rope_type", "yarn"}, {"original_max_position_embeddings", 16}};
+    scaling.update(more);
+    return *spec_of("llama", {{"head_dim", 8}, {"rope_theta", 3e3}, {"rope_scaling", scaling}}).layers.layer.rotary;
+  };
+  const auto usual = yarn({{"truncate", false}});
+  CHECK(usual.factor == 4);  // of 64 positions and 16
+  CHECK(usual.magnitude == doctest::Approx(0.1 * std::log(4) + 1).epsilon(1e-14));
+  const auto border = [](double turns) {
+    return 8 * std::log(16 / (turns * 2 * std::acos(-1.0))) / (2 * std::log(3e3));
+  };
+  CHECK(usual.low == 0);  // pairs that turn 32 times are not there
+  CHECK(usual.high == doctest::Approx(border(1)).epsilon(1e-14));
+  CHECK(yarn({{"truncate", true}}).high == std::ceil(border(1)));
+  const auto told = yarn({{"beta_fast", 2}, {"beta_slow", 0.5}, {"factor", 8}, {"truncate", false}});
+  CHECK((told.factor == 8 && told.low == doctest::Approx(border(2)).epsilon(1e-14)));
+  CHECK(told.high == doctest::Approx(border(0.5)).epsilon(1e-14));
+  CHECK(yarn({{"mscale", 0.7}, {"mscale_all_dim", 0.3}}).magnitude ==
+        doctest::Approx((0.07 * std::log(4) + 1) / (0.03 * std::log(4) + 1)).epsilon(1e-14));
+  CHECK(yarn({{"mscale", 0.7}}).magnitude == usual.magnitude);
+  CHECK(yarn({{"mscale", 0.7}, {"mscale_all_dim", 0.3}, {"attention_factor", 1.5}}).magnitude == 1.5);
+  CHECK(yarn({{"original_max_position_embeddings", 64}}).magnitude == 1);  // as long as it was
 }

@@ -17,6 +17,7 @@
 #include <meft/task/metric.hpp>
 #include <meft/task/ranked.hpp>
 #include <meft/task/ranking_loss.hpp>
+#include <meft/task/written.hpp>
 #include <meft/text/wordpiece.hpp>
 
 #include "folder.hpp"
@@ -75,6 +76,18 @@ struct Letters : Bytes {
 std::string text_of(const task::Tokens& ids) {
   std::string out;
   for (const std::int32_t id : ids) out += id == 2 ? '^' : id == task::ignored_label ? '.' : static_cast<char>(id - 10);
+  return out;
+}
+
+/// The same with a mask and an end.
+std::string shown(const task::Tokens& ids) {
+  std::string out;
+  for (const auto id : ids) out += id == 3 ? '_' : id == 4 ? '$' : id == 2 ? '^' : static_cast<char>(id - 10);
+  return out;
+}
+Names all_shown(const std::vector<task::Tokens>& all) {
+  Names out;
+  for (const auto& ids : all) out.push_back(shown(ids));
   return out;
 }
 
@@ -438,16 +451,7 @@ TEST_CASE("ranked: a template and a word a class: at a mask, behind the text, as
   const std::vector<data::Example> examples{{"abc", "xy", 1}, {"abcdefgh", "uvw", 0}, {"", "", 1}};
   const std::vector<std::string> words{"n", "yes"}, letters{"n", "y"};
   const auto pattern = [](const char* text, bool pairs = true) { return task::Template(text, pairs); };
-  const auto text = [](const task::Tokens& ids) {
-    std::string out;
-    for (const auto id : ids) out += id == 3 ? '_' : id == 4 ? '$' : id == 2 ? '^' : static_cast<char>(id - 10);
-    return out;
-  };
-  const auto texts = [&](const std::vector<task::Tokens>& all) {
-    Names out;
-    for (const auto& ids : all) out.push_back(text(ids));
-    return out;
-  };
+  const auto texts = all_shown;
   task::RankedForm form{.answered = task::Answered::behind, .max_length = 20, .before = {2}};
   const auto behind = task::rank_classes(Bytes{}, examples, pattern("{text}? {label}, {pair}"), words, form);
   CHECK(texts(behind.prompts) == Names{"^abc?", "^abcdefgh?", "^?"});
@@ -561,4 +565,48 @@ TEST_CASE("ranked: T-Few's losses by hand: answers of unequal length, none wrong
   CHECK(contains(message_of([&] { task::ranking_loss(task::Losses::tfew, Var<double>(x), answers, pair.part(0, 1)); }),
                  "answers, questions and words differ"));
   CHECK(contains(message_of([] { task::losses_from("hinge"); }), "expected likelihood, ranking or tfew"));
+}
+
+TEST_CASE("ranked: options as a decoder's targets, which take no room of the context's") {
+  const std::vector<data::Choice> questions{{"long context ", {"a", "bcd"}, 1}};
+  task::RankedForm form{
+      .answered = task::Answered::by_decoder, .max_length = 10, .before = {2}, .after = {4}, .start = {2}, .end = {4}};
+  const auto options = task::rank_options(Bytes{}, questions, form);
+  CHECK(all_shown(options.prompts) == Names{"^ context$"});
+  CHECK(all_shown(options.answers) == Names{"^  a$", "^  bcd$"});
+  CHECK((options.skipped == 1 && options.cut == 1));
+  CHECK(options.sequences(0) == std::vector<std::int32_t>{10, 5, 7});
+  form.max_length = 8;
+  CHECK(all_shown(task::rank_options(Bytes{}, questions, form).prompts) == Names{"^ontext$"});
+  form.max_length = 7;  // as long as an option
+  CHECK(
+      contains(message_of([&] { task::rank_options(Bytes{}, questions, form); }), "fewer tokens than a sequence has"));
+}
+
+TEST_CASE("written: texts and what is written for them, each cut at its end to its share of a sequence") {
+  std::vector<data::Example> examples{{"abcdefgh", "xyzuvw", 0}, {"ab", "x", 0}};
+  task::RankedForm form{.answered = task::Answered::behind, .max_length = 12, .before = {2}, .end = {4}};
+  const auto behind = task::encode_written(Bytes{}, examples, form);
+  CHECK(all_shown(behind.prompts) == Names{"^abcde", "^ab"});
+  CHECK(all_shown(behind.answers) == Names{"xyzuv$", "x$"});
+  CHECK((behind.cut == 1 && behind.skipped == 0 && behind.labels == std::vector<float>{0, 0}));
+  form.max_length = 13;  // what is odd goes to what is written
+  CHECK((task::WrittenRoom(form).text == 5 && task::WrittenRoom(form).written == 6));
+
+  form = {
+      .answered = task::Answered::by_decoder, .max_length = 8, .before = {2}, .after = {4}, .start = {2}, .end = {4}};
+  const auto decoded = task::encode_written(Bytes{}, examples, form);
+  CHECK(all_shown(decoded.prompts) == Names{"^abcdef$", "^ab$"});
+  CHECK(all_shown(decoded.answers) == Names{"^xyzuvw$", "^x$"});
+  CHECK((decoded.cut == 1 && decoded.skipped == 1));
+  const auto untold = task::encode_written(Bytes{}, examples, form, false);
+  CHECK(all_shown(untold.answers) == Names{"^$", "^$"});
+  CHECK(std::isnan(untold.labels[1]));
+  examples[1] = {"ab", "", 0};
+  examples[1].line = 7;
+  CHECK(contains(message_of([&] { task::encode_written(Bytes{}, examples, form); }), "in line 7, found none"));
+  form.max_length = 5;
+  CHECK(contains(message_of([&] { task::WrittenRoom room(form); }), "no room in sequences of so many tokens: 5"));
+  form.answered = task::Answered::at_mask;
+  CHECK(contains(message_of([&] { task::WrittenRoom room(form); }), "a masked model writes none"));
 }

@@ -413,6 +413,81 @@ TEST_CASE("pool: what is held stays near what was needed at once, whatever shape
   CHECK(releases == allocations);
 }
 
+TEST_CASE("pool: where the device has no more than a block needs, a segment is no larger") {
+  constexpr std::size_t most = 100 << 10;
+  const auto allocate = [](std::size_t bytes) { return bytes > most ? nullptr : std::aligned_alloc(64, bytes); };
+  const auto release = [](void* block, std::size_t) { std::free(block); };
+  Pool pool("test", allocate, release);
+  const auto block = pool.take(most);
+  CHECK(block.data != nullptr);
+  CHECK(pool.reserved() == most);
+  CHECK(message_of([&] { pool.take(most + 1); }).starts_with("pool: the device has no memory left"));
+  pool.give(block);
+}
+
+TEST_CASE("arena: the smallest place with room, the first of equals; segments that touch stay apart, and go whole") {
+  static char memory[3072];
+  const auto place = [](const void* block) { return static_cast<const char*>(block) - memory; };
+  Arena arena;
+  arena.add(memory + 1024, 1024);
+  arena.add(memory, 1024);
+  CHECK(arena.take(2048) == nullptr);
+  void* const first = arena.take(1024);
+  void* const second = arena.take(1024);
+  CHECK((place(first) == 0 && place(second) == 1024));
+  CHECK(arena.take(1) == nullptr);
+  CHECK(arena.used() == 2048);
+  arena.give(second, 1024);
+  arena.give(first, 1024);
+  CHECK(arena.take(2048) == nullptr);
+  CHECK((arena.take(1024) == first && arena.take(1024) == second));
+  arena.give(first, 1024);
+  arena.give(second, 1024);
+  CHECK(arena.take(2048) == nullptr);
+  CHECK((arena.take(1024) == first && place(arena.take(768)) == 1024));
+  arena.give(first, 1024);
+  CHECK(place(arena.take(256)) == 1024 + 768);  // though there is room in front of it
+  arena.give(memory + 1024 + 768, 256);
+  arena.give(second, 768);
+  void* const large = arena.take(768);
+  void* const small = arena.take(256);
+  CHECK((place(large) == 0 && place(small) == 768));
+  void* const other = arena.take(512);
+  CHECK(place(other) == 1024);
+  CHECK((arena.holds(memory) && arena.holds(memory + 2047) && !arena.holds(memory + 2048)));
+
+  // A place that comes back joins those beside it; a segment goes where nothing of it is used.
+  std::vector<std::pair<std::ptrdiff_t, std::size_t>> gone;
+  const auto released = [&] {
+    gone.clear();
+    return arena.release([&](void* data, std::size_t size) { gone.emplace_back(place(data), size); });
+  };
+  arena.give(large, 768);
+  CHECK(released() == 0);
+  arena.give(small, 256);
+  CHECK(released() == 1024);
+  CHECK(gone == std::vector<std::pair<std::ptrdiff_t, std::size_t>>{{0, 1024}});
+  CHECK((arena.segments() == 1 && arena.held() == 1024 && !arena.holds(memory)));
+  arena.give(other, 512);
+  CHECK(place(arena.take(1024)) == 1024);
+  CHECK((arena.used() == 1024 && released() == 0));
+}
+
+TEST_CASE("buffer: what is kept beside is of its elements alone, until the block is written to") {
+  const Buffer block(Cpu::pool(), 64);
+  Buffer note(Cpu::pool(), 64);
+  auto* const at = static_cast<std::byte*>(note.data());
+  block.keep_beside(note, 4, 8);
+  CHECK(block.beside(4, 8, 2) == at);
+  CHECK(block.beside(6, 6, 2) == at + 4);
+  CHECK(block.beside(3, 2, 2) == nullptr);
+  CHECK(block.beside(6, 7, 2) == nullptr);
+  CHECK_FALSE(note.unique());
+  (void)block.writable();
+  CHECK(block.beside(4, 8, 2) == nullptr);
+  CHECK(note.unique());
+}
+
 TEST_CASE("measure: the peak of what lives, less what lived before") {
   { const Tensor<float> earlier(Shape{4096}); }  // a higher peak, before it begins
   const Tensor<float> before(Shape{16});

@@ -5,11 +5,15 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <meft/text/tokenizer.hpp>
@@ -637,6 +641,153 @@ TEST_CASE("unigram: the best way to cut, runs of unknown characters, spaces; err
   refused("\"Strip\"", "\"NFKC\"", {"normalizer.normalizers[0].type is \"NFKC\""});
   refused("{\"type\": \"Strip\"", "{\"type\": \"Precompiled\", \"precompiled_charsmap\": \"AAAA\"",
           {"precompiled_charsmap", "a trie"});
+}
+
+namespace {
+
+/// A precompiled charsmap of texts and what takes their places: darts-clone's trie, each node's children in 256 units
+/// of their own, then the texts.
+std::string charsmap_of(const std::vector<std::pair<std::string, std::string>>& list) {
+  std::vector<std::uint32_t> units(512);
+  std::map<std::string, std::size_t> nodes{{"", 0}}, bases{{"", 256}};
+  units[0] = 256u << 10;
+  std::string texts;
+  for (const auto& [from, to] : list) {
+    for (std::size_t i = 1; i <= from.size(); ++i) {
+      const std::string key = from.substr(0, i), above = from.substr(0, i - 1);
+      if (nodes.contains(key)) continue;
+      const std::size_t at = bases.at(above) + static_cast<unsigned char>(from[i - 1]), base = units.size();
+      nodes[key] = at, bases[key] = base;
+      units.resize(base + 256);
+      units[at] = static_cast<std::uint32_t>(at ^ base) << 10 | static_cast<unsigned char>(from[i - 1]);
+    }
+    units[nodes.at(from)] |= 1u << 8;
+    units[bases.at(from)] = static_cast<std::uint32_t>(texts.size()) | 1u << 31;
+    texts += to + '\0';
+  }
+  const auto size = static_cast<std::uint32_t>(units.size() * sizeof units[0]);
+  std::string out(sizeof size + size, '\0');
+  std::memcpy(out.data(), &size, sizeof size);
+  std::memcpy(out.data() + sizeof size, units.data(), size);
+  return out + texts;
+}
+
+}  // namespace
+
+// As tokenizers' Precompiled does it.
+TEST_CASE("charsmap: clusters of less than six bytes as a whole by their shortest known start, else each character") {
+  const Charsmap map(charsmap_of({{"\t", " "},
+                                  {"\r\n", "\n"},
+                                  {"\uFF21", "A"},
+                                  {"e\u0301", "\u00E9"},
+                                  {"a", "1"},
+                                  {"a\u0301", "2"},
+                                  {"o", "0"},
+                                  {"\u00F6", "x"},
+                                  {"\u0302", "^"},
+                                  {"\u00AD", ""},
+                                  {"\u2065", ""},
+                                  {"\u0303", "~"}}));
+  const auto mapped = [&](std::string_view text) {
+    std::string out;
+    map.append(text, out);
+    return out;
+  };
+  CHECK(mapped("") == "");
+  CHECK(mapped("\tb\r\nc\r") == " b\nc\r");
+  CHECK(mapped("\uFF21b\uFF22") == "Ab\uFF22");
+  CHECK(mapped("x\u00ADy") == "xy");
+  CHECK(mapped("e\u0301e") == "\u00E9e");
+  CHECK(mapped("a\u0301") == "1");                      // the shortest start, and the rest is gone
+  CHECK(mapped("o\u0301\u0302") == "0");                // five bytes
+  CHECK(mapped("\u00F6\u0301\u0302") == "x\u0301^");    // six
+  CHECK(mapped("o\u0301\u0302\u0303") == "0\u0301^~");  // seven
+  CHECK(mapped("\u2065\u0303") == "~");                 // a reserved character ends a cluster
+  std::string wrong = charsmap_of({{"a", "\xFF"}});
+  CHECK(message_of([&] { Charsmap broken(wrong); }).find("not UTF-8") != std::string::npos);
+  wrong[0] = '\x7F', wrong[1] = '\x7F', wrong[2] = '\x7F';
+  CHECK(message_of([&] { Charsmap broken(wrong); }).find("has no trie of") != std::string::npos);
+
+  CHECK(from_base64("TWFu") == "Man");
+  CHECK(from_base64("TWE=") == "Ma");
+  CHECK(from_base64("+/8=") == "\xFB\xFF");
+  CHECK_FALSE(from_base64("a b"));
+}
+
+// Ids by hand, from the scores.
+TEST_CASE("unigram: long words, many branches, ties, bytes of unknown characters, normalizers and what splits words") {
+  const auto made = [](const std::string& vocab, const std::string& more = "", const std::string& around = "") {
+    Folder folder;
+    return Tokenizer(
+        folder
+            .with("tokenizer.json", R"({"added_tokens": [{"id": 0, "content": "<unk>", "special": true}], )" + around +
+                                        R"("model": {"type": "Unigram", )" + more + R"("vocab": [)" + vocab + "]}}")
+            .path);
+  };
+  const std::string letters = R"(["<unk>", 0], ["a", -3], ["b", -3], ["ab", -1], ["ac", -1], ["ad", -1], ["ae", -1],
+      ["af", -1], ["ag", -1], ["ah", -1], ["\u2581", -2])";
+  const auto branches = made(letters, "\"unk_id\": 0, ");
+  CHECK(branches.tokens("acahabagadafae") == Ids{4, 9, 3, 8, 5, 7, 6});
+  for (const std::size_t count : {31, 32, 33, 400}) {  // words of 62 bytes and more, then of one more
+    std::string word;
+    for (std::size_t i = 0; i < count; ++i) word += "ab";
+    CHECK(branches.tokens(word) == Ids(count, 3));
+    Ids odd(count, 3);
+    odd.push_back(1);
+    CHECK(branches.tokens(word + "a") == odd);
+  }
+  CHECK(branches.tokens("zab\u00e9za") == Ids{0, 3, 0, 1});
+  // Of ways with one score the first that is found: the longer token in front.
+  CHECK(made(R"(["<unk>", 0], ["a", -1], ["b", -1], ["ab", -2])", "\"unk_id\": 0, ").tokens("ab") == Ids{3});
+  // An unknown character costs ten more than the worst token.
+  CHECK(made(R"(["<unk>", 0], ["ab", -20], ["c", -1], ["bc", -1])", "\"unk_id\": 0, ").tokens("abc") == Ids{1, 2});
+  CHECK(made(R"(["<unk>", 0], ["ab", -20], ["c", -12], ["bc", -1])", "\"unk_id\": 0, ").tokens("abc") == Ids{0, 3});
+
+  const std::string bytes = letters + R"(, ["<0xC3>", -9], ["<0xA9>", -9])";
+  const auto fallback = made(bytes, R"("unk_id": 0, "byte_fallback": true, )");
+  CHECK(fallback.tokens("a\u00e9b\u00e8") == Ids{1, 11, 12, 2, 0});
+  CHECK(fallback.decode(Ids{1, 11, 12, 2, 11}) == "a\u00e9b\uFFFD");
+  CHECK(message_of([&] { made(letters).tokens("az"); }).find("no token for 'z', and no unk_id") != std::string::npos);
+
+  const auto normal = [&](const std::string& step) {
+    return made(letters, "\"unk_id\": 0, ", "\"normalizer\": " + step + ", ");
+  };
+  CHECK(normal(R"({"type": "Strip", "strip_left": true, "strip_right": false})").tokens(" \u3000a ") == Ids{1, 0});
+  CHECK(normal(R"({"type": "Strip", "strip_left": false, "strip_right": true})").tokens(" a \u3000") == Ids{0, 1});
+  CHECK(normal(R"({"type": "Replace", "pattern": {"String": "z"}, "content": "ab"})").tokens("zzaz") ==
+        Ids{3, 3, 1, 3});
+
+  const auto splits = [&](const std::string& words, const std::string& scheme) {
+    const std::string meta = R"({"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": ")" + scheme + "\"}";
+    return made(letters, "\"unk_id\": 0, ",
+                "\"pre_tokenizer\": " +
+                    (words.empty() ? meta : R"({"type": "Sequence", "pretokenizers": [)" + words + ", " + meta + "]}") +
+                    ", \"decoder\": " + meta + ", ");
+  };
+  const auto always = splits("", "always"), never = splits("", "never"), first = splits("", "first"),
+             parted = splits(R"({"type": "WhitespaceSplit"})", "always");
+  CHECK(always.tokens("ab  a") == Ids{10, 3, 10, 10, 1});
+  CHECK(never.tokens("ab a") == Ids{3, 10, 1});
+  CHECK(always.tokens("ab<unk>a") == Ids{10, 3, 0, 10, 1});
+  CHECK(first.tokens("ab<unk>a") == Ids{10, 3, 0, 1});
+  CHECK(parted.tokens(" ab \t a") == Ids{10, 3, 10, 1});
+  CHECK(always.decode(Ids{10, 3, 10, 1}) == "ab a");
+  CHECK(never.decode(Ids{10, 3, 10, 1}) == " ab a");
+}
+
+TEST_CASE("BPE: digits are parts of their own, each or in runs") {
+  const auto made = [](const char* each) {
+    Folder folder;
+    folder.with("tokenizer.json",
+                std::string(R"({"added_tokens": [], "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+      {"type": "Digits", "individual_digits": )") +
+                    each +
+                    R"(}, {"type": "ByteLevel", "add_prefix_space": false}]}, "model": {"type": "BPE",
+      "vocab": {"1": 0, "2": 1, "12": 2, "a": 3, "a1": 4}, "merges": ["1 2", "a 1"]}})");
+    return Bpe(folder.path);
+  };
+  CHECK(made("false").tokens("a12a1") == Ids{3, 2, 3, 0});
+  CHECK(made("true").tokens("a12a1") == Ids{3, 0, 1, 3, 0});
 }
 
 TEST_CASE("Tokenizer takes either") {

@@ -45,6 +45,18 @@ TEST_CASE("operations: an encoder by every chain, as counted by hand") {
   meft.options.stack.streams = Streams::exact;
   meft.options.reversible_layers = 1;  // the lower one is frozen
   CHECK(operations(bert, meft, batch) == 2 * (weights + attention + 3 * weights + 4.5 * attention + 4 * adapters));
+  // By losses alone: two passes forward. A module beside them by gradients of three steps in four, of layers that keep
+  // their inputs, the fourth by two losses: two passes forward a step, three quarters of one for what products read.
+  const double updates = 8 * 2 * 2 * 8 * 2;
+  CHECK(operations(bert, Mezo<LowRank>{.inside = {.rank = 2}}, batch) ==
+        2 * 2 * (2 * weights + 2 * attention + 2 * updates));
+  CHECK(operations(bert, Zofo<LowRank>{.module = {.rank = 2}, .inner = 3}, batch) ==
+        2 * 2 * ((2 + 0.75) * weights + (2 + 2.5 * 0.75) * attention + (2 + 2 * 0.75) * updates));
+  // A network beside frozen layers: forward, and two for its gradients.
+  CHECK(operations(bert, Lst{.reduction = 2}, batch) == 2 * 2 * (weights + attention + 8 * 3 * 32));
+  CHECK(operations(bert, Mezo<Full>{.samples = 3}, batch, false, true) -
+            operations(bert, Mezo<Full>{.samples = 3}, batch) ==
+        2 * 6 * (2 * 8 * 30));
   // A head over 30 words, at two places: forward, and the gradient of what it reads; in full of its table too.
   CHECK(operations(bert, BitFit{}, batch, false, true) - operations(bert, BitFit{}, batch) == 2 * 2 * (2 * 8 * 30));
   CHECK(operations(bert, Full{}, batch, false, true) - operations(bert, Full{}, batch) == 2 * 3 * (2 * 8 * 30));
@@ -69,6 +81,10 @@ TEST_CASE("operations: gated blocks, shared keys, what a token does not see; a d
   spec.layers.layer.causal = false;
   CHECK(operations(spec, HeadOnly{}, batch) == 2 * (weights + 2 * 8 * 13));  // 2 + 3 + 3 + 3 + 2
 
+  spec.layers.layer.window = 0;
+  spec.layers.layer.head_width = 4;
+  CHECK(operations(spec, HeadOnly{}, batch) == 2 * (5 * (2 * 8 * 16 + 2 * 8 * 8 + 3 * 8 * 12) + 2 * 16 * 25));
+
   model::BartConfig bart;
   bart.d_model = 8;
   bart.encoder_layers = bart.decoder_layers = 1;
@@ -79,6 +95,10 @@ TEST_CASE("operations: gated blocks, shared keys, what a token does not see; a d
   const double encoder = 4 * (4 * 64 + 2 * 128) + 2 * 8 * 16, decoder = 5 * (4 * 64 + 2 * 128) + 2 * 8 * (3 + 6),
                cross = 5 * 2 * 64 + 4 * 2 * 64 + 2 * 8 * (2 * 4 + 3 * 4);
   CHECK(operations(bart.spec(), HeadOnly{}, asked) == 2 * (encoder + decoder + cross));
+
+  // A text alone, which the decoder reads too.
+  CHECK(operations(bart.spec(), HeadOnly{}, {.tokens = of({4})}) ==
+        2 * (encoder + 4 * (4 * 64 + 2 * 128) + 2 * 8 * 10 + 2 * (4 * 2 * 64) + 2 * 8 * 16));
 
   model::VitConfig vit;
   vit.hidden_size = 8;

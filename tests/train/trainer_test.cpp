@@ -1114,6 +1114,49 @@ TEST_CASE("trainer: a state is kept every so many steps") {
   }
 }
 
+TEST_CASE("trainer: a state is kept every so many seconds") {
+  for (const double seconds : {1e-9, 1e9}) {
+    const Folder folder;
+    auto options = usual(folder.text());
+    options.batch = 1;
+    options.save_seconds = seconds;
+    Toy toy;
+    toy.script->broken = 9;
+    std::int64_t kept = -1;
+    try {
+      run(points(12), options, toy);
+    } catch (const train::StepError& error) {
+      kept = error.kept;
+    }
+    CHECK(kept == (seconds < 1 ? 9 : 1));
+  }
+}
+
+TEST_CASE("usage: rates are of the time since the run went on; what is left, of the steps since then") {
+  train::Usage usage(4);
+  usage.add(5, 0.25);
+  usage.add(1, 0.5);
+  train::StepReport report;
+  report.step = 7, report.steps = 13;
+  usage.tell(report);
+  CHECK(report.seconds_left > 0);
+  CHECK(report.sequences_per_second * report.seconds_left == doctest::Approx(6 * 2));
+  CHECK(report.light * report.seconds_left == doctest::Approx(0.75 * 2));
+}
+
+TEST_CASE("memory: of two reports the uses where more was needed, else the higher of each") {
+  using train::MemoryReport;
+  const MemoryReport low{.weights = 1, .slices = 9, .needed = 10, .held = 30, .resident = {5, 6, 7}},
+      high{.weights = 2, .slices = 3, .needed = 20, .held = 25, .resident = {4, 9, 8}};
+  for (auto [now, other] : {std::pair{low, high}, std::pair{high, low}}) {
+    now.raise(other);
+    CHECK((now.weights == 2 && now.slices == 3 && now.needed == 20 && now.held == 30));
+    CHECK((now.resident.own == 5 && now.resident.file == 6 && now.resident.peak == 8));
+    CHECK(now.free() == 10);
+  }
+  CHECK(MemoryReport{.needed = 30, .held = 20}.free() == 0);
+}
+
 TEST_CASE("trainer: what ends the scoring does not cost the epoch") {
   const Folder folder, whole_folder;
   auto options = usual(whole_folder.text());

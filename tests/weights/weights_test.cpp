@@ -98,6 +98,17 @@ TEST_CASE("weights: what is lost in a format, and the bytes that it takes") {
   CHECK_THROWS_WITH_AS(packed.write({}, w.reshape({w.size()})), doctest::Contains("expected f32 or bf16"), Error);
 }
 
+// As QLoRA's code has them: eight above zero and seven below it divide the shares up to the 0.9677083th evenly.
+TEST_CASE("weights: NF4's numbers are quantiles of a normal distribution, in units of the outermost") {
+  const auto share = [](double x) { return std::erfc(-x / std::sqrt(2.0)) / 2; };
+  constexpr double most = 0.9677083, outermost = 1.848130959757373;
+  CHECK(share(outermost) == doctest::Approx(most).epsilon(1e-12));
+  for (int i = 0; i < 16; ++i) {
+    const double expected = 0.5 + (most - 0.5) * (i - 7) / (i < 7 ? 7 : 8);
+    CHECK(share(static_cast<double>(weights::Nf4::code.at[i]) * outermost) == doctest::Approx(expected).epsilon(1e-6));
+  }
+}
+
 TEST_CASE("weights: products have the bits of the decoded matrix in bf16") {
   const auto same = [](const PackedWeight<float>& packed, Index rows) {
     const Index out = packed.shape()[0], in = packed.shape()[1];

@@ -94,7 +94,9 @@ inline double operations_of(const model::TransformerSpec& model, const AnyMethod
         else return -1;
       },
       method);
-  const double own = method_recipe(method).epsilon > 0 ? 0 : facts.trains_layers ? passes.inputs + 1 : 2;
+  const double own = method_recipe(method).epsilon > 0 ? 2 * passes.inputs
+                     : facts.trains_layers             ? passes.inputs + 1
+                                                       : 2;
   const double added = static_cast<double>(added_weights(method, model.width)) * (passes.forward + own);
   const Index all = model.layers.count + (model.decoder ? model.decoder->count : 0);
   double out = 0;
