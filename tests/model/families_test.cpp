@@ -805,6 +805,107 @@ TEST_CASE(
   set_threads(threads_before);
 }
 
+TEST_CASE("families: what other methods make anew begins with numbers of its own, and they drop apart") {
+  const int threads_before = threads();
+  set_threads(1);
+  const Alore alore{.rank = 2};
+  const MeftOptions maps{.stack = {.slice_tokens = 1 << 20}, .start = AdapterStart::paper, .maps = true, .map = alore};
+  const auto check = [](const std::string& folder, const AnyMethod& method, std::size_t drops, std::size_t least) {
+    CAPTURE(folder);
+    CAPTURE(method_title(method));
+    const Case c{folder, folder, false};
+    auto model = dropping(c);
+    auto body = adapt(model, method, {.seed = 7});
+    std::vector<std::pair<std::string, std::vector<float>>> fresh;
+    const auto add = [&](const std::string& name, Parameter<float>& p) {
+      if (!p.defined() || !p.trainable()) return;
+      const auto values = p.value().values();
+      const bool constant = std::all_of(values.begin(), values.end(), [&](float v) { return v == values[0]; });
+      if (!constant && values.size() >= 6) fresh.emplace_back(name, values);
+    };
+    nn::for_each_parameter(model, add);
+    body.own(body, [&](const char* name, auto& part) {
+      nn::walk(
+          part, [&](const std::string& inner, Parameter<float>& p) { add(inner, p); }, name);
+    });
+    CHECK(fresh.size() >= least);
+    for (std::size_t i = 0; i < fresh.size(); ++i)
+      for (std::size_t j = 0; j < i; ++j)
+        CHECK_MESSAGE(!same_numbers(fresh[i].second, fresh[j].second), fresh[i].first, " begins as ", fresh[j].first);
+
+    // A training pass: `drops` places, of which no two share a number.
+    auto batch = batch_of(Values(golden() + "/" + c.folder + "/plain.safetensors"));
+    batch.run = {5, 9, true};
+    cpu::draws.clear();
+    cpu::listing = true;
+    Tape tape;
+    (void)model.run(batch, body);
+    cpu::listing = false;
+    std::sort(cpu::draws.begin(), cpu::draws.end());
+    CHECK(std::adjacent_find(cpu::draws.begin(), cpu::draws.end()) == cpu::draws.end());
+    std::set<std::uint32_t> sites;
+    for (const auto& draw : cpu::draws) sites.insert(std::get<2>(draw));
+    CHECK(sites.size() == drops);
+  };
+  // Of two layers and three: embeddings; attention, its block, inside of the feed-forward network, its block; across.
+  const std::size_t own = 2 + 2 * 4 + 3 * 6;
+  check("bart", alore, own + 2 * 2 + 3 * 3, 26);
+  check("bart", Meft1{.options = maps, .inside = alore}, own + 2 * 2 + 3 * 3 + 5, 36);
+  check("bart", Meft2{.bottleneck = 3, .options = maps}, own + 5, 20);
+  check("bart", PrefixTuning{.tokens = 3}, own + 2 + 3 * 2, 16);  // attention to prefixes drops by itself
+  check("bart", PromptTuning{.tokens = 3}, own, 2);
+  check("bart", Unipt{.projection = 8}, 0, 8);
+  check("bart", Lst{.reduction = 2}, 0, 30);
+  check("bart", Qst{.reduction = 2, .rank = 3}, 0, 36);
+  check("bart", Sherl{.projection = 8}, 2, 8);
+  check("bart", Losa{.rank = 2}, 0, 4);
+  check("vit", Fpt{.prompts = 3, .image = 4, .reduction = 2, .layers = 2}, 2, 10);
+  cpu::draws = {};
+  set_threads(threads_before);
+}
+
+TEST_CASE("families: learners take the right options, and mask anew in each epoch") {
+  const std::string folder = golden() + "/bert";
+  auto model = checkpoints::hf<double>(folder);
+  task::EncodedChoices questions{{{5, 6}, {7, 8, 9}, {10, 11}, {12}, {13, 14, 15}},
+                                 {{0, 0}, {0, 1, 1}, {0, 0}, {0}, {0, 1, 1}}};
+  questions.labels = {{-100, 1}, {2, -100, 3}, {-100, 4}, {5}, {-100, 6, 7}};
+  questions.first = {0, 2, 5};
+  questions.answers = {1, 2};
+  const std::uint32_t both[] = {1, 0}, one[] = {0};
+  task::ChoiceLearner<Transformer<double>> chooser{model, {}, checkpoints::load_head(folder, model, 1)};
+  const auto chosen = chooser.batch(questions, both, {});
+  CHECK(chosen.ids.values() == std::vector<std::int32_t>{10, 11, 12, 13, 14, 15, 5, 6, 7, 8, 9});
+  CHECK(chosen.options.values() == std::vector<std::int32_t>{0, 1, 2, 3, 4, 5});  // the last one is none
+  CHECK(chosen.labels.values() == std::vector<std::int32_t>{2, 1});
+  CHECK(chosen.counted == 2);
+
+  task::LanguageLearner<Transformer<double>> learner{model, {}, model.language_head()};
+  const auto right = learner.batch(questions, both, {});
+  CHECK(right.ids.values() == std::vector<std::int32_t>{13, 14, 15, 7, 8, 9});
+  CHECK(right.types.values() == std::vector<std::int32_t>{0, 1, 1, 0, 1, 1});
+  CHECK(right.labels.values() == std::vector<std::int32_t>{-100, 6, 7, 2, -100, 3});
+  CHECK(right.counted == 4);
+  questions.answers = {0, 1};
+  CHECK(learner.trained_lengths(questions) == std::vector<std::uint32_t>{2, 1});
+  questions.answers[0] = -1;
+  CHECK_THROWS_WITH_AS((void)learner.batch(questions, one, {}), doctest::Contains("without an answer: 0"), Error);
+  CHECK_THROWS_WITH_AS((void)chooser.batch(questions, one, {}), doctest::Contains("without an answer: 0"), Error);
+
+  std::vector<std::int32_t> ids;
+  for (std::int32_t i = 0; i < 30; ++i) ids.push_back(5 + i % 30);
+  task::Blocks blocks{{ids}, task::MaskOptions{.mask = 4, .vocabulary = 40, .chosen = 0.4}, 3};
+  const auto masked = [&] { return learner.batch(blocks, one, {}).labels.values(); };
+  const auto first = masked();
+  CHECK(masked() == first);
+  blocks.expect({}, 1);
+  CHECK(masked() != first);
+  blocks.expect({}, 0);
+  CHECK(masked() == first);
+  blocks.seed = 4;
+  CHECK(masked() != first);
+}
+
 // On the files of golden/ranking, made by make_ranking.py.
 TEST_CASE("families: ranked answers: losses, gradients and scores as transformers' logits give them") {
   for (const std::string folder : {"opt_lm", "roberta_lm", "bart", "t5_lm"}) {

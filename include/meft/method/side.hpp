@@ -17,8 +17,9 @@
 
 namespace meft {
 
-/// The first site of what a network draws; each list of layers has its own.
-constexpr std::uint32_t side_site(std::uint32_t layer_site) { return 0x60000000u + layer_site; }
+/// The first site of what a network draws; each list of layers has its own, with room for 64 times as many as its
+/// layers have.
+constexpr std::uint32_t side_site(std::uint32_t layer_site) { return 0x60000000u + 64 * layer_site; }
 
 /// The most tokens that go through layers and network at once while it trains, in whole sequences: its taps are kept.
 template <Backend B>
