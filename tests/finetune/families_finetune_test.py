@@ -393,6 +393,14 @@ def test_llama(place):
     try_all(place, "llama.gguf", "sst2", ["full", "lora", "meft1", "meft3"])
     try_all(place, "llama.gguf", "arc_easy", ["meft2"])
     try_all(place, "llama.gguf", "lm", ["full", "unipt"])
+    # A tokenizer that puts nothing around a text: an empty one has a class too.
+    empty = place.root / "empty.tsv"
+    empty.write_text("sentence\tlabel\n" + "film\t1\n\t0\n" * 8)
+    run = place.folder()
+    for more in (["--model", place.root / "llama.gguf", "--task", "sst2", "--data", empty, "--method", "lora", "--epochs", "1"], ["--predict", empty]):
+        done = subprocess.run([FINETUNE, "--output", run, *more], capture_output=True, text=True, timeout=LIMIT)
+        check(done.returncode == 0, done.stderr)
+    check("16 predictions" in done.stdout, done.stdout)
     try_all(place, "llama.gguf", "lm", ["meft1"], more=("--weights", "as-stored"))
 
 

@@ -30,7 +30,9 @@ struct Encoded {
   }
 };
 
-/// Encodes examples (pairs when `pair`) with a tokenizer such as text::WordPiece, cut to `max_length` tokens.
+/// Encodes examples (pairs when `pair`) with a tokenizer such as text::WordPiece, cut to `max_length` tokens. An
+/// example without tokens, as an empty text is where nothing is put around it, is the tokenizer's first token. Errors:
+/// it has none.
 template <class Tokenizer>
 Encoded encode(const Tokenizer& tokenizer, const std::vector<data::Example>& examples, bool pair,
                std::size_t max_length, Where where = Where::current()) {
@@ -38,6 +40,13 @@ Encoded encode(const Tokenizer& tokenizer, const std::vector<data::Example>& exa
   for (const auto& example : examples) {
     auto one = pair ? tokenizer.encode(example.text, example.pair, max_length, where)
                     : tokenizer.encode(example.text, max_length, where);
+    if (one.ids.empty()) {
+      if (tokenizer.bos() < 0)
+        fail({"encode: line " + std::to_string(example.line) + ": a text without tokens, and the tokenizer has no bos",
+              where});
+      one.ids = {tokenizer.bos()};
+      one.types = {0};
+    }
     out.ids.push_back(std::move(one.ids));
     out.types.push_back(std::move(one.types));
     out.labels.push_back(example.label);
