@@ -73,6 +73,12 @@ TEST_CASE("table: encodings") {
     CHECK(parse_error(good) == "no error");
   CHECK(parse_error("\xFF\xFE"
                     "a") == "t.tsv: starts with a UTF-16 byte order mark; expected UTF-8: convert it first");
+  const std::string columnar = "t.tsv: is no text: Parquet and Arrow are not read, convert them to JSON lines";
+  CHECK(parse_error("PAR1\x15\x04") == columnar);
+  CHECK(parse_error(std::string("ARROW1\0\0\xFF", 9)) == columnar);
+  for (const char* packed : {"\x1F\x8B\x08", "PK\3\4", "\x28\xB5\x2F\xFD"})
+    CHECK(parse_error(packed) == "t.tsv: is no text: unpack it first");
+  CHECK(parse_error("PAR1\tpos\n") == "no error");
   CHECK(contains(parse_error("\xEF\xBB\xBF"
                              "a",
                              {.encoding = data::Encoding::latin1}),

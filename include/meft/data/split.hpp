@@ -248,8 +248,8 @@ inline Splits find_splits(const Names& folders, const Names& endings, const Name
   }
   const std::string told = splits.told(false).text();
   fail(splits.folder + ": no training " + what + ": expected " + expected +
-       (!odd.empty()      ? "; found " + excerpt(odd) + ": Parquet and Arrow are not read, convert them to JSON lines"
-        : !packed.empty() ? "; found " + excerpt(packed) + ": unpack it first"
+       (!odd.empty()      ? "; found " + excerpt(odd) + ": " + std::string(no_columnar)
+        : !packed.empty() ? "; found " + excerpt(packed) + ": " + std::string(no_packed)
                           : "; found " + (told.empty() ? "nothing" : told)));
 }
 

@@ -187,8 +187,19 @@ inline constexpr std::array<std::uint16_t, 32> windows_1252 = {
     0x2039, 0x0152, 0x8D,   0x017D, 0x8F,   0x90,   0x2018, 0x2019, 0x201C, 0x201D, 0x2022,
     0x2013, 0x2014, 0x02DC, 0x2122, 0x0161, 0x203A, 0x0153, 0x9D,   0x017E, 0x0178};
 
+inline constexpr std::string_view no_columnar = "Parquet and Arrow are not read, convert them to JSON lines",
+                                  no_packed = "unpack it first";
+/// How files begin that people have data in, and what to do with these.
+inline constexpr std::pair<std::string_view, std::string_view> no_text[] = {{"PAR1\x15", no_columnar},
+                                                                            {{"ARROW1\0\0", 8}, no_columnar},
+                                                                            {"\x1F\x8B", no_packed},
+                                                                            {"PK\3\4", no_packed},
+                                                                            {"\x28\xB5\x2F\xFD", no_packed}};
+
 /// Drops a byte order mark and converts to UTF-8 (whose validity is checked line by line, later).
 inline std::string decode(std::string bytes, const std::string& name, Encoding encoding) {
+  for (const auto& [begin, advice] : no_text)
+    if (bytes.starts_with(begin)) fail(name + ": is no text: " + std::string(advice));
   if (bytes.starts_with("\xFF\xFE") || bytes.starts_with("\xFE\xFF"))
     fail(name + ": starts with a UTF-16 byte order mark; expected UTF-8: convert it first");
   if (bytes.starts_with("\xEF\xBB\xBF")) {
