@@ -390,6 +390,9 @@ bool parse(int argc, char** argv, Flags& f) {
   } catch (const CLI::CallForVersion& version) {
     std::cout << version.what() << "\n";
     return false;
+  } catch (const CLI::ArgumentMismatch& error) {  // `--batch: 1 required N missing`
+    const std::string what = error.what();
+    throw FlagError(what.substr(0, what.find(':')) + ": expected once, and a value behind it");
   } catch (const CLI::ParseError& error) {
     throw FlagError(error.what());
   }

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <utility>
 
+#include <meft/checkpoints/family.hpp>
+
 #include "flags.hpp"
 #include "terminal.hpp"
 
@@ -188,9 +190,8 @@ void print_help(const CLI::App& app) {
     for (const auto& line : wrapped(text, width, 0)) print(line);
   };
   paragraph(
-      "Fine-tunes a BERT, RoBERTa, BART, OPT, Llama, Mistral, Qwen2, Qwen3, ViT, DeiT or DINOv2 checkpoint in Hugging "
-      "Face "
-      "form, or a GGUF file, on a task, by default reversibly, so that activations are not stored. Writes log.jsonl, "
+      "Fine-tunes a checkpoint in Hugging Face form (model_type " + meft::checkpoints::model_types() +
+      "), or a GGUF file, on a task, by default reversibly, so that activations are not stored. Writes log.jsonl, "
       "metrics.json, adapter.safetensors and state.safetensors to the output folder.");
   print("");
   paragraph("finetune --model DIR|FILE --task TASK --data DIR|FILE [flags]");

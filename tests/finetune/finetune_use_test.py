@@ -80,6 +80,9 @@ def test_help(place):
             lines = screen.shown
         check(max(map(len, lines)) <= (80 if name == "no terminal" else name), f"{name}: {max(lines, key=len)}")
         for flag in known: check(any(line.strip().startswith(flag) for line in lines), f"{name}: no {flag}")
+    for type in ("bert", "t5", "gemma3_text"): check(f"{type}," in plain.split(), f"no {type}")
+    for flags in (["--batch"], ["--batch", 8, "--task", "lm", "--batch", 4]):
+        check("--batch: expected once, and a value behind it" in execute([FINETUNE, *flags], 2).stderr, f"{flags}")
     words = "".join(plain.split())
     check(words == "".join("".join(run_on_screen([FINETUNE, "--help"], 132)[0].shown).split()), "the width changes the words")
 

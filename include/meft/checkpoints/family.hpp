@@ -47,16 +47,26 @@ inline constexpr Family families[] = {{"bert", "Bert", read_as<model::BertConfig
                                       {"deit", "DeiT", read_as<model::VitConfig>},
                                       {"dinov2", "Dinov2", read_as<model::VitConfig>}};
 
+}  // namespace detail
+
+/// The model_type of each family: `bert, roberta … or dinov2`.
+inline std::string model_types() {
+  std::string out;
+  for (const auto& family : detail::families) {
+    const bool last = &family + 1 == std::end(detail::families);
+    out += (out.empty() ? "" : last ? " or " : ", ") + std::string(family.model_type);
+  }
+  return out;
+}
+
+namespace detail {
+
 /// Throws for a model_type that no family has, naming those that there are.
 inline const Family& family_of(const io::Config& config, Where where) {
   const std::string type = config.text("model_type", std::string("bert"));
-  std::string expected;
-  for (const auto& family : families) {
+  for (const auto& family : families)
     if (type == family.model_type) return family;
-    const bool last = &family + 1 == std::end(families);
-    expected += (expected.empty() ? "" : last ? " or " : ", ") + std::string(family.model_type);
-  }
-  fail({config.path() + ": model_type: expected " + expected + ", found", where}, type);
+  fail({config.path() + ": model_type: expected " + model_types() + ", found", where}, type);
 }
 
 }  // namespace detail
