@@ -16,9 +16,12 @@
 #include <meft/checkpoints/hf.hpp>
 #include <meft/cuda.hpp>
 #include <meft/io/json.hpp>
+#include <meft/ops/arithmetic.hpp>
 #include <meft/ops/dropout.hpp>
 #include <meft/ops/embedding.hpp>
 #include <meft/ops/loss.hpp>
+#include <meft/ops/reduce.hpp>
+#include <meft/ops/shape.hpp>
 #include <meft/task/choice_learner.hpp>
 #include <meft/task/language_learner.hpp>
 #include <meft/task/learner.hpp>
@@ -664,6 +667,69 @@ TEST_CASE("learners fill up what they train on, on a device") {
        learned<task::LanguageLearner, Cpu>(blocks, rows, false, words));
   // In slices it is as it was.
   (void)learned<task::LanguageLearner, Cuda>(blocks, rows, false, words, true);
+}
+
+TEST_CASE(
+    "recordings: no more than asked for; of shapes that came once the oldest is forgotten, and none that is recorded") {
+  Parameter<float, Cuda> weight = Parameter<float, Cuda>::ones({1});
+  weight.zero_gradient();
+  // What depends on more of a batch than its values: the sum of the targets of the first answer.
+  const train::Loss<float, Cuda> loss = [&](const nn::Batch<Cuda>& batch) {
+    const Index count = batch.answers.length(0) + batch.wrong.length(0) + (batch.run.training ? 1 : 0);
+    return sum(slice(Var<float, Cuda>(batch.targets), 0, 0, count) * weight);
+  };
+  const auto batch = [](Index size, float value = 1) {
+    nn::Batch<Cuda> out;
+    out.targets = Values32::full({size}, value);
+    out.answers = Offsets::of_lengths(std::vector<std::int32_t>{1, 2});
+    out.wrong = Offsets::of_lengths(std::vector<std::int32_t>{0, 1});
+    out.run = {.seed = 3, .step = 1, .training = true};
+    return out;
+  };
+  const auto recorded = [&](auto& steps, const nn::Batch<Cuda>& one) {
+    const auto done = steps.run(one, [] {});
+    CHECK(done.loss == loss(one).value().item());
+    return done.recorded;
+  };
+  {
+    train::Steps<float, Cuda> steps(loss, 2);
+    for (const Index size : {5, 6}) {
+      CHECK_FALSE(recorded(steps, batch(size)));
+      CHECK(recorded(steps, batch(size, 2)));
+    }
+    for (int i = 0; i < 3; ++i) CHECK_FALSE(recorded(steps, batch(7)));
+    CHECK(recorded(steps, batch(5, 3)));
+  }
+  {
+    train::Steps<float, Cuda> steps(loss, 100);
+    CHECK_FALSE(recorded(steps, batch(5)));
+    CHECK(recorded(steps, batch(5, 2)));
+    for (Index size = 6; size < 70; ++size) CHECK_FALSE(recorded(steps, batch(size)));  // one more than are remembered
+    CHECK(recorded(steps, batch(5, 3)));
+    CHECK_FALSE(recorded(steps, batch(6)));  // forgotten
+    CHECK(recorded(steps, batch(69)));
+    CHECK(recorded(steps, batch(6)));
+  }
+  // Whatever else the work follows from makes another recording.
+  train::Steps<float, Cuda> steps(loss, 8);
+  CHECK_FALSE(recorded(steps, batch(5)));
+  CHECK(recorded(steps, batch(5)));
+  auto other = batch(5);
+  other.answers = Offsets::of_lengths(std::vector<std::int32_t>{2, 1});
+  CHECK_FALSE(recorded(steps, other));
+  other = batch(5);
+  other.wrong = Offsets::of_lengths(std::vector<std::int32_t>{1, 0});
+  CHECK_FALSE(recorded(steps, other));
+  other = batch(5);
+  other.run.training = false;
+  CHECK_FALSE(recorded(steps, other));
+  other = batch(5);
+  other.run.seed = 4;
+  CHECK_FALSE(recorded(steps, other));
+  other = batch(5);
+  other.filling = 1;
+  CHECK_FALSE(recorded(steps, other));
+  CHECK(recorded(steps, batch(5)));
 }
 
 TEST_CASE("as many labels that count, or nearly, are one recording") {
