@@ -170,6 +170,7 @@ void Cuda::read_later(const void* from, std::size_t bytes, std::function<void(co
   cuda::recorder()->read(from, bytes, std::move(then));
 }
 bool Cuda::recording() { return cuda::recorder() != nullptr; }
+std::uint64_t Cuda::recording_number() { return recording() ? cuda::recorder()->number : 0; }
 void Cuda::synchronize() {
   if (cuda::Recorder* const r = cuda::recorder()) r->refuse("Cuda::synchronize");
   cuda::check(cudaStreamSynchronize(cuda::stream()), "cudaStreamSynchronize");

@@ -34,7 +34,7 @@ bool multiply(const ProductShape& s, const ProductData& data) {
   if (s.bias) fits &= give(ProductId::bias, data.bias);
   if (s.end == End::slope || (s.end == End::activation && reads_argument(s.f)))
     fits &= give(ProductId::before, data.before);
-  const auto* const plan = fits ? dnn::plan_of(s, [&] { return product_graph(s); }) : nullptr;
+  const auto* const plan = fits ? dnn::plan_of(s, [s] { return product_graph(s); }) : nullptr;
   if (!plan || plan->workspace() > most_workspace) return false;
   const UseScope use(Use::workspace);
   const Buffer workspace(Cuda::pool(), std::max<std::size_t>(plan->workspace(), 1));

@@ -21,7 +21,7 @@ namespace {
 /// The plan of a shape.
 const dnn::Plan* plan_of(const Shape& shape, bool backward) {
   return dnn::plan_of(std::pair{shape, backward},
-                      [&] { return backward ? backward_graph(shape) : forward_graph(shape); });
+                      [=] { return backward ? backward_graph(shape) : forward_graph(shape); });
 }
 
 // Shapes are rounded up: few shapes, and so few plans.

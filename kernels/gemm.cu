@@ -13,7 +13,7 @@
 #include <meft/base/functor.hpp>
 #include <meft/base/mutex.hpp>
 #include <meft/memory/buffer.hpp>
-#include <stream.cuh>
+#include <recorder.cuh>
 
 namespace meft {
 
@@ -108,33 +108,6 @@ struct Chosen {
   std::size_t workspace;
 };
 
-/// The algorithm of a product, from the heuristic the first time; none only where it is not needed.
-std::optional<Chosen> choose(const Key& key, const Description& product, const Layout& first, const Layout& second,
-                             const Layout& result, const std::array<std::uint32_t, 3>& aligned, bool needed) {
-  static Mutex& mutex = *new Mutex;
-  static auto& known = *new std::map<Key, std::optional<Chosen>>;
-  const Lock lock(mutex);
-  if (const auto at = known.find(key); at != known.end()) return at->second;
-  Preference preference;
-  check(cublasLtMatmulPreferenceCreate(preference.out()), "cublasLtMatmulPreferenceCreate");
-  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{most_workspace});
-  // Parts of a sum may be kept apart in the workspace, but not be added in the order in which they arrive.
-  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, aligned[0]);
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, aligned[1]);
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, aligned[2]);
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, aligned[2]);
-  cublasLtMatmulHeuristicResult_t best{};
-  int found = 0;
-  auto status = cublasLtMatmulAlgoGetHeuristic(handle(), product.get(), first.get(), second.get(), result.get(),
-                                               result.get(), preference.get(), 1, &best, &found);
-  if (status == CUBLAS_STATUS_SUCCESS) status = found ? best.state : CUBLAS_STATUS_NOT_SUPPORTED;
-  if (!needed && (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE))
-    return known[key] = std::nullopt;
-  check(status, "cublasLtMatmulAlgoGetHeuristic");
-  return known[key] = Chosen{best.algo, best.workspaceSize};
-}
-
 /// The epilogue's number; 0 for none.
 std::uint32_t epilogue_of(const Multiplication& m) {
   const std::uint32_t bias = m.bias ? CUBLASLT_EPILOGUE_BIAS : 0;
@@ -154,6 +127,82 @@ void describe(Layout& layout, cudaDataType type, const Operand& x, Index batch) 
   set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(batch));
   set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, std::int64_t{x.step * x.major});
 }
+
+/// A product as cuBLASLt is told of it.
+struct Call {
+  explicit Call(const Multiplication& m)
+      : first(m.depth, m.columns, m.b),  // Bᵀ, Aᵀ
+        second(m.rows, m.depth, m.a),
+        result(m.rows, m.columns, {static_cast<const std::byte*>(m.c), m.ldc, 1}),
+        epilogue(epilogue_of(m)) {
+    const bool wide = m.result == CUDA_R_64F;
+    check(cublasLtMatmulDescCreate(product.out(), wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                   wide ? CUDA_R_64F : CUDA_R_32F),
+          "cublasLtMatmulDescCreate");
+    set(product, CUBLASLT_MATMUL_DESC_TRANSA, static_cast<std::int32_t>(first.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
+    set(product, CUBLASLT_MATMUL_DESC_TRANSB, static_cast<std::int32_t>(second.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
+    if (epilogue) set(product, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+    if (m.bias) set(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, m.bias);
+    if (m.epilogue == Epilogue::gelu_tanh) {
+      set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, m.before);
+      set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, std::int64_t{m.ldc});
+    }
+    describe(layout_first, m.operands, first, m.batch);
+    describe(layout_second, m.operands, second, m.batch);
+    describe(layout_result, m.result, result, m.batch);
+    const auto aligned_to = [&](const Operand& x, cudaDataType type) {
+      const Index bytes = type == CUDA_R_16BF ? 2 : type == CUDA_R_32F ? 4 : 8;
+      return alignment(x.data, m.batch == 1 ? 0 : static_cast<std::size_t>(x.step * x.major * bytes));
+    };
+    aligned = {aligned_to(first, m.operands), aligned_to(second, m.operands), aligned_to(result, m.result)};
+    key = {
+        m.operands,  m.result, m.rows,   m.columns,  m.depth,    first.transposed, first.step, second.transposed,
+        second.step, m.ldc,    epilogue, aligned[0], aligned[1], aligned[2],       m.batch,    alignment(m.before, 0)};
+  }
+
+  Operand first, second, result;
+  std::uint32_t epilogue;
+  Description product;
+  Layout layout_first, layout_second, layout_result;
+  std::array<std::uint32_t, 3> aligned;
+  Key key;
+};
+
+/// The algorithms that were chosen; none where a product that is not needed has none.
+struct Algorithms {
+  Mutex mutex;
+  std::map<Key, std::optional<Chosen>> known{};
+
+  const std::optional<Chosen>* find(const Key& key) {
+    const Lock lock(mutex);
+    const auto at = known.find(key);
+    return at == known.end() ? nullptr : &at->second;
+  }
+  /// From the heuristic, which is not asked while work is recorded: in CUDA 13.3 it fails then
+  /// (github.com/mudler/vllm.cpp/issues/1732).
+  const std::optional<Chosen>& choose(const Call& c) {
+    const Lock lock(mutex);
+    Preference preference;
+    check(cublasLtMatmulPreferenceCreate(preference.out()), "cublasLtMatmulPreferenceCreate");
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{most_workspace});
+    // Parts of a sum may be kept apart in the workspace, but not be added in the order in which they arrive.
+    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, c.aligned[0]);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, c.aligned[1]);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c.aligned[2]);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c.aligned[2]);
+    cublasLtMatmulHeuristicResult_t best{};
+    int found = 0;
+    const auto result = c.layout_result.get();
+    auto status = cublasLtMatmulAlgoGetHeuristic(handle(), c.product.get(), c.layout_first.get(), c.layout_second.get(),
+                                                 result, result, preference.get(), 1, &best, &found);
+    if (status == CUBLAS_STATUS_SUCCESS) status = found ? best.state : CUBLAS_STATUS_NOT_SUPPORTED;
+    if (c.epilogue && (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE))
+      return known[c.key] = std::nullopt;
+    check(status, "cublasLtMatmulAlgoGetHeuristic");
+    return known[c.key] = Chosen{best.algo, best.workspaceSize};
+  }
+};
 
 /// C = bias, then C += A·B: where no product has the bias. False where more than a bias is wanted.
 bool multiply_apart(const Multiplication& m) {
@@ -176,48 +225,26 @@ bool multiply(const Multiplication& m) {
   // cuBLASLt is told how A, B and C are aligned, not the bias, of which its kernels may read 16 bytes at a time
   // (github.com/pytorch/pytorch/pull/194497).
   if (m.bias && alignment(m.bias, 0) < 16) return multiply_apart(m);
-  const bool wide = m.result == CUDA_R_64F;
-  const Operand first(m.depth, m.columns, m.b), second(m.rows, m.depth, m.a);  // Bᵀ, Aᵀ
-  const Operand result(m.rows, m.columns, {static_cast<const std::byte*>(m.c), m.ldc, 1});
-  Description product;
-  check(cublasLtMatmulDescCreate(product.out(), wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-                                 wide ? CUDA_R_64F : CUDA_R_32F),
-        "cublasLtMatmulDescCreate");
-  set(product, CUBLASLT_MATMUL_DESC_TRANSA, static_cast<std::int32_t>(first.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
-  set(product, CUBLASLT_MATMUL_DESC_TRANSB, static_cast<std::int32_t>(second.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
-  const std::uint32_t epilogue = epilogue_of(m);
-  if (epilogue) set(product, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-  if (m.bias) set(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, m.bias);
-  if (m.epilogue == Epilogue::gelu_tanh) {
-    if (m.ldc % 8 || alignment(m.before, 0) < 16) return false;
-    set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, m.before);
-    set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, std::int64_t{m.ldc});
+  if (m.epilogue == Epilogue::gelu_tanh && (m.ldc % 8 || alignment(m.before, 0) < 16)) return false;
+  static Algorithms& algorithms = *new Algorithms;
+  const Call call(m);
+  const auto* chosen = algorithms.find(call.key);
+  if (!chosen) {
+    if (later([m] { algorithms.choose(Call(m)); })) return true;
+    chosen = &algorithms.choose(call);
   }
-  Layout layout_first, layout_second, layout_result;
-  describe(layout_first, m.operands, first, m.batch);
-  describe(layout_second, m.operands, second, m.batch);
-  describe(layout_result, m.result, result, m.batch);
-
-  const auto aligned_to = [&](const Operand& x, cudaDataType type) {
-    const Index bytes = type == CUDA_R_16BF ? 2 : type == CUDA_R_32F ? 4 : 8;
-    return alignment(x.data, m.batch == 1 ? 0 : static_cast<std::size_t>(x.step * x.major * bytes));
-  };
-  const std::array<std::uint32_t, 3> aligned{aligned_to(first, m.operands), aligned_to(second, m.operands),
-                                             aligned_to(result, m.result)};
-  const Key key{
-      m.operands,  m.result, m.rows,   m.columns,  m.depth,    first.transposed, first.step, second.transposed,
-      second.step, m.ldc,    epilogue, aligned[0], aligned[1], aligned[2],       m.batch,    alignment(m.before, 0)};
-  const auto chosen = choose(key, product, layout_first, layout_second, layout_result, aligned, !epilogue);
-  if (!chosen) return multiply_apart(m);
+  if (!*chosen) return multiply_apart(m);
   const UseScope use(Use::workspace);
   Buffer workspace;
-  if (chosen->workspace) workspace = Buffer(Cuda::pool(), chosen->workspace);
+  if ((*chosen)->workspace) workspace = Buffer(Cuda::pool(), (*chosen)->workspace);
+  const bool wide = m.result == CUDA_R_64F;
   const float one = 1, beta = m.accumulate ? 1.0f : 0.0f;
   const double wide_one = 1, wide_beta = beta;
-  check(cublasLtMatmul(handle(), product.get(), wide ? static_cast<const void*>(&wide_one) : &one, first.data,
-                       layout_first.get(), second.data, layout_second.get(),
-                       wide ? static_cast<const void*>(&wide_beta) : &beta, m.c, layout_result.get(), m.c,
-                       layout_result.get(), &chosen->algorithm, workspace.data(), chosen->workspace, stream()),
+  const auto result = call.layout_result.get();
+  check(cublasLtMatmul(handle(), call.product.get(), wide ? static_cast<const void*>(&wide_one) : &one, call.first.data,
+                       call.layout_first.get(), call.second.data, call.layout_second.get(),
+                       wide ? static_cast<const void*>(&wide_beta) : &beta, m.c, result, m.c, result,
+                       &(*chosen)->algorithm, workspace.data(), (*chosen)->workspace, stream()),
         "cublasLtMatmul");
   return true;
 }

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include <meft/base/mutex.hpp>
-#include <stream.cuh>
+#include <recorder.cuh>
 
 namespace meft::cuda::dnn {
 
@@ -22,17 +22,21 @@ inline cudnnHandle_t handle() {
 }
 
 /// The plan of the graph that make() gives for a shape, adding in a fixed order: made the first time, which takes cuDNN
-/// seconds, and kept, so that forward and undo agree. Null where cuDNN has none.
+/// seconds, and kept, so that forward and undo agree. Null where cuDNN has none, or it is to be made `later`.
 template <class Shape, class Make>
 const Plan* plan_of(const Shape& shape, const Make& make) {
   static Mutex& mutex = *new Mutex;
   static auto& known = *new std::map<Shape, std::optional<Plan>>;
   const Lock lock(mutex);
-  const auto [at, fresh] = known.try_emplace(shape);
-  if (fresh) try {
+  auto at = known.find(shape);
+  if (at == known.end()) {
+    if (later([shape, make] { dnn::plan_of(shape, make); })) return nullptr;
+    at = known.try_emplace(shape).first;
+    try {
       at->second = make().plan(Device(handle()), true);
     } catch (const Error&) {  // cuDNN's words: there is none
     }
+  }
   return at->second ? &*at->second : nullptr;
 }
 

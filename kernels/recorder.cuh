@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>
@@ -63,6 +64,8 @@ struct Recorder {
   std::vector<Follower> followers;
   Tables tables;
   bool refused = false;
+  std::vector<std::function<void()>> missing;  // what is to be chosen before this is recorded again
+  std::uint64_t number = 0;                    // from 1 on
 
   bool is_input(const void* data) const;
   void upload(void* to, const void* from, std::size_t bytes);
@@ -74,6 +77,10 @@ struct Recorder {
 
 /// The recording that is being made, or null.
 Recorder* recorder();
+
+/// Whether choose(), which makes something that is then known, waits until no work is recorded: libraries choose
+/// algorithms, compile and load kernels then. What is recorded meanwhile is given up, so anything may stand for it.
+bool later(std::function<void()> choose);
 
 /// While it lives, work goes to a stream that is not recorded; its end waits for that work.
 class Aside {

@@ -32,6 +32,11 @@ cudaStream_t aside() {
 
 Recorder* recorder() { return current(); }
 
+bool later(std::function<void()> choose) {
+  if (current()) current()->missing.push_back(std::move(choose));
+  return current();
+}
+
 std::uint32_t* steps_later() {
   static std::uint32_t* const later = [] {
     void* data = nullptr;
@@ -99,6 +104,9 @@ struct Recording::Made {
   cuda::Recorder of;
   cudaGraphExec_t graph = nullptr;
 
+  /// What f() enqueues; without a graph where something was missing; null where it cannot be recorded.
+  static std::unique_ptr<Made> of_work(const std::vector<Input>& inputs, const std::function<void()>& f);
+
   Made() { ++cuda::alive(); }
   ~Made() {
     cudaStreamSynchronize(cuda::stream());
@@ -120,10 +128,27 @@ Recording::~Recording() = default;
 Recording::Recording(std::vector<Input> inputs, const std::function<void()>& f) {
   require(!cuda::recorder(), "recording: one is being made already");
   cuda::steps_later();
+  for (;;) {
+    auto made = Made::of_work(inputs, f);
+    if (!made || made->of.missing.empty()) {
+      made_ = std::move(made);
+      return;
+    }
+    const auto missing = std::move(made->of.missing);
+    made.reset();
+    for (const auto& choose : missing) choose();
+    Cuda::pool().reset_peak();  // what was given up is not the work's
+  }
+}
+
+std::unique_ptr<Recording::Made> Recording::Made::of_work(const std::vector<Input>& inputs,
+                                                          const std::function<void()>& f) {
   Cuda::pool().trim();
   Cuda::synchronize();  // what was enqueued before, and what gives memory back, is done when the recording begins
   auto made = std::make_unique<Made>();
-  made->of.inputs = std::move(inputs);
+  made->of.inputs = inputs;
+  static std::uint64_t count = 0;
+  made->of.number = ++count;
 
   cudaGraph_t graph = nullptr;
   const auto end = [&] {
@@ -140,14 +165,14 @@ Recording::Recording(std::vector<Input> inputs, const std::function<void()>& f) 
   } catch (...) {
     end();
     if (graph) cudaGraphDestroy(graph);
-    if (made->of.refused) return;
+    if (made->of.refused) return nullptr;
     throw;
   }
   cuda::check(end(), "cudaStreamEndCapture");
-  const cudaError_t code = cudaGraphInstantiate(&made->graph, graph, 0);
+  const cudaError_t code = made->of.missing.empty() ? cudaGraphInstantiate(&made->graph, graph, 0) : cudaSuccess;
   cudaGraphDestroy(graph);
   cuda::check(code, "cudaGraphInstantiate");
-  made_ = std::move(made);
+  return made;
 }
 
 namespace {

@@ -210,6 +210,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulHeuristicResult_t results[], int* returned) {
   if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
   if (!preference || requested < 1 || !results || !returned) return CUBLAS_STATUS_INVALID_VALUE;
+  if (capturing()) return CUBLAS_STATUS_INTERNAL_ERROR;  // seen of CUDA 13.3
   *returned = 0;
   Problem problem;
   if (const cublasStatus_t status = examine(desc, a, b, c, d, problem); status != CUBLAS_STATUS_SUCCESS) return status;

@@ -236,6 +236,8 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
   }
   if (o->type == CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)
     o->graph = o->object(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)->graph;
+  if (o->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR && capturing())
+    return refuse(CUDNN_STATUS_EXECUTION_FAILED, "kernels are compiled and loaded while a stream captures");
   if (o->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR && dnn::refuses_all)
     return refuse(CUDNN_STATUS_NOT_SUPPORTED, "no plan, as the test wants it");
   if (o->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR &&

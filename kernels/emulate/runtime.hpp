@@ -46,6 +46,8 @@ void finish_frees();
 /// Runs nothing any more: streams and events stay.
 void forget_work();
 bool capturing(cudaStream_t stream);
+/// Whether any stream captures.
+bool capturing();
 /// An error while any stream captures: for calls that wait or allocate.
 cudaError_t refuse_while_capturing();
 

@@ -128,6 +128,9 @@ cudaError_t add(cudaStream_t stream, Work work) {
 
 bool valid(cudaStream_t stream) { return !stream || streams().all.count(stream); }
 bool capturing(cudaStream_t stream) { return stream && valid(stream) && stream->capture; }
+bool capturing() {
+  return std::any_of(streams().all.begin(), streams().all.end(), [](CUstream_st* one) { return one->capture; });
+}
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) { return add(stream, {std::move(work)}); }
 

@@ -813,6 +813,60 @@ TEST_CASE("weights in blocks on the device: each format, decoded a panel at a ti
   cuda::most_decoded = before;
 }
 
+TEST_CASE("what libraries choose for a shape is chosen outside of recordings, which are then made again") {
+  Random random(12);
+  const Sequences call({40, 9}, 2, 56);  // of shapes that nobody has had before
+  const auto narrow = [](const std::vector<double>& x) { return std::vector<float>(x.begin(), x.end()); };
+  const OnDevice<float> a(uniform_values<float>(random, 11 * 29, -1, 1)),
+      b(uniform_values<float>(random, 29 * 9, -1, 1)), q(narrow(call.q)), k(narrow(call.k)), v(narrow(call.v));
+  const AttentionSpec<float> spec{2, 56, false, static_cast<float>(call.spec.scale), 0, {}, 0, Precision::bf16};
+  const auto work = [&](const OnDevice<float>& c, const OnDevice<float>& out, const OnDevice<float>& lse) {
+    gemm(Cuda{}, Product<float>{11, 9, 29, {a.data(), 29, 1}, c.data(), 9}, Strided<float>{b.data(), 9, 1});
+    attention(Cuda{}, spec, call.spans, q.data(), k.data(), v.data(), out.data(), lse.data());
+  };
+  const auto results = [&](const auto& f) {
+    const OnDevice<float> c(Index{11 * 9}), out(static_cast<Index>(call.q.size())), lse(2 * call.rows);
+    f([&] { work(c, out, lse); });
+    return std::array{c.host(), out.host(), lse.host()};
+  };
+  int calls = 0;
+  const auto recorded = results([&](const auto& f) {
+    const Recording recording({}, [&] { ++calls, f(); });
+    REQUIRE(recording);
+    recording.run();
+    recording.finish();
+  });
+  CHECK(calls == 2);
+  CHECK(recorded == results([](const auto& f) { f(); }));
+  CHECK(distance(recorded[1], call.exact().out) < 0.05);
+}
+
+TEST_CASE("a recording rounds what it reads in each run, whatever is there rounded when it is made") {
+  const auto rounded = [](std::vector<float> values) {
+    for (float& v : values) v = static_cast<float>(bf16(v));
+    return values;
+  };
+  Random random(13);
+  const auto first = uniform_values<float>(random, 24, -1, 1), second = uniform_values<float>(random, 24, -1, 1);
+  auto x = Tensor<float, Cuda>::from({24}, first);
+  const OnDevice<float> wide(Index{24});
+  const auto work = [&] { from_bf16(Cuda{}, 24, x.rounded(), wide.data()); };
+  work();
+  const Recording recording({}, work);
+  CHECK(wide.host() == rounded(first));
+  Cuda::upload(x.data(), second.data(), x.bytes());
+  recording.run();
+  recording.finish();
+  CHECK(wide.host() == rounded(second));
+  const OnDevice<float> other(std::vector<float>(24));
+  from_bf16(Cuda{}, 24, x.rounded(), other.data());
+  CHECK(other.host() == rounded(second));
+  Cuda::upload(x.data(), first.data(), x.bytes());
+  const Recording never({}, work);
+  work();  // with none of what was recorded done
+  CHECK(wide.host() == rounded(first));
+}
+
 TEST_CASE("products that end in an activation") {
   check_activated(Precision::f32, 1e-5);
   check_activated(Precision::bf16, 1e-4);

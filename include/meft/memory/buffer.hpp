@@ -63,12 +63,13 @@ class Buffer {
   /// When `writable` was last called; 0 where that is not kept.
   std::uint64_t written() const { return shared_ ? shared_->written.load(std::memory_order_relaxed) : 0; }
   /// Keeps `other` beside the block until that is written to: what it says of elements [first, first + count). By one
-  /// thread at a time.
-  void keep_beside(Buffer other, std::size_t first, std::size_t count) const {
+  /// thread at a time. `made_in`: a number that tells who may rely on it (Cuda::recording_number).
+  void keep_beside(Buffer other, std::size_t first, std::size_t count, std::uint64_t made_in) const {
     forget_beside();
     shared_->beside = std::exchange(other.shared_, nullptr);
-    shared_->first = first, shared_->count = count;
+    shared_->first = first, shared_->count = count, shared_->made_in = made_in;
   }
+  std::uint64_t beside_made_in() const { return shared_->made_in; }
   /// What is kept of elements [first, first + count), each of so many bytes; null where it is not.
   void* beside(std::size_t first, std::size_t count, std::size_t each) const {
     if (!shared_ || !shared_->beside || first < shared_->first || first + count > shared_->first + shared_->count)
@@ -87,6 +88,7 @@ class Buffer {
     std::atomic<std::uint64_t> written{0};
     Shared* beside = nullptr;
     std::size_t first = 0, count = 0;  // of the elements that it tells of
+    std::uint64_t made_in = 0;
   };
   [[gnu::cold, gnu::noinline]] void forget_beside() const noexcept {
     Buffer old;

@@ -108,9 +108,9 @@ class Tensor {
     return static_cast<const T*>(buffer_.data()) + offset_;
   }
   /// Where there are such: the elements rounded, made when they are first asked for and kept until the elements are
-  /// written to.
+  /// written to. A recording makes its own, which nobody else reads: it runs when elements may be others.
   const bf16* rounded() const requires rounds {
-    if (!beside()) {
+    if (!beside() || (!narrow() && buffer_.beside_made_in() != B::recording_number())) {
       make_room();
       to_bf16(B{}, size(), data(), beside());
     }
@@ -215,7 +215,8 @@ class Tensor {
   }
   [[gnu::cold, gnu::noinline]] void make_room() const {
     const auto count = static_cast<std::size_t>(size());
-    buffer_.keep_beside(Buffer(B::pool(), count * sizeof(bf16)), static_cast<std::size_t>(offset_), count);
+    buffer_.keep_beside(Buffer(B::pool(), count * sizeof(bf16)), static_cast<std::size_t>(offset_), count,
+                        B::recording_number());
   }
   void widen() const {
     if (narrow()) [[unlikely]]

@@ -22,10 +22,10 @@ class Recording {
   };
 
   Recording();
-  /// Calls f() with everything that it enqueues recorded, none of it done. What f uploads from the host is uploaded
-  /// again as it is now, but for Cuda::follow. A check of an input's values is made now and by `fits`. Empty where f
-  /// waits for values that are not there yet (Cuda::download): such work cannot be recorded, and f ends by an Error
-  /// that goes no further.
+  /// Calls f() with everything that it enqueues recorded, none of it done; again where algorithms of libraries had to
+  /// be chosen first. What f uploads from the host is uploaded again as it is now, but for Cuda::follow. A check of an
+  /// input's values is made now and by `fits`. Empty where f waits for values that are not there yet (Cuda::download):
+  /// such work cannot be recorded, and f ends by an Error that goes no further.
   Recording(std::vector<Input> inputs, const std::function<void()>& f);
   Recording(Recording&&) noexcept;
   Recording& operator=(Recording&&) noexcept;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <vector>
 
@@ -54,6 +55,9 @@ struct Cuda {
     download(to.data(), from, bytes);
     f(static_cast<const void*>(to.data()));
   }
+
+  /// Of the recording that is being made, each its own; else 0.
+  static std::uint64_t recording_number();
 
   /// Waits for everything that was enqueued; throws the error of a kernel that failed.
   static void synchronize();
