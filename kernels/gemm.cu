@@ -101,7 +101,7 @@ std::uint32_t alignment(const void* at, std::size_t apart) {
 }
 
 /// What decides the algorithm.
-using Key = std::array<std::int64_t, 16>;
+using Key = std::array<std::int64_t, 17>;
 
 struct Chosen {
   cublasLtMatmulAlgo_t algorithm;
@@ -155,9 +155,23 @@ struct Call {
       return alignment(x.data, m.batch == 1 ? 0 : static_cast<std::size_t>(x.step * x.major * bytes));
     };
     aligned = {aligned_to(first, m.operands), aligned_to(second, m.operands), aligned_to(result, m.result)};
-    key = {
-        m.operands,  m.result, m.rows,   m.columns,  m.depth,    first.transposed, first.step, second.transposed,
-        second.step, m.ldc,    epilogue, aligned[0], aligned[1], aligned[2],       m.batch,    alignment(m.before, 0)};
+    key = {m.operands,
+           m.result,
+           m.rows,
+           m.columns,
+           m.depth,
+           m.batch,
+           first.transposed,
+           first.step,
+           second.transposed,
+           second.step,
+           m.ldc,
+           epilogue,
+           aligned[0],
+           aligned[1],
+           aligned[2],
+           alignment(m.bias, 0),
+           alignment(m.before, 0)};
   }
 
   Operand first, second, result;
@@ -222,8 +236,8 @@ Epilogue epilogue_for(Activation f) {
 }
 
 bool multiply(const Multiplication& m) {
-  // cuBLASLt is told how A, B and C are aligned, not the bias, of which its kernels may read 16 bytes at a time
-  // (github.com/pytorch/pytorch/pull/194497).
+  // How the bias is aligned the heuristic is to see by its address; yet kernels read 16 bytes of it at a time where
+  // they may not (github.com/pytorch/pytorch/pull/194497).
   if (m.bias && alignment(m.bias, 0) < 16) return multiply_apart(m);
   if (m.epilogue == Epilogue::gelu_tanh && (m.ldc % 8 || alignment(m.before, 0) < 16)) return false;
   static Algorithms& algorithms = *new Algorithms;
