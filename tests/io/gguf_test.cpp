@@ -227,6 +227,22 @@ TEST_CASE("GGUF: what config.json would say, by the file's keys; what is not sup
   check_parts(refused("expert_count", 8), {"llama.expert_count", "mixtures of experts", "found 8"});
   check_parts(refused("attention.value_length", 8), {"attention.value_length", "expected 16", "found 8"});
   check_parts(refused("attention.sliding_window", 7, "qwen2"), {"qwen2.attention.sliding_window", "none, as Qwen has"});
+  for (const char* name : {"rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor",
+                           "rope.scaling.yarn_log_multiplier", "attn_logit_softcapping", "final_logit_softcapping"}) {
+    const auto told = [&](float value) {
+      return message_of(
+          [&] { (void)with("llama", [&](File& file, const std::string& lead) { file.number(lead + name, value); }); });
+    };
+    check_parts(told(1.5f), {std::string("llama.") + name, "another is not supported, found 1.5"});
+    CHECK(told(std::string_view(name).find("factor") != std::string_view::npos ? 1.0f : 0.0f) == "no error");
+  }
+  for (const bool causal : {true, false}) {
+    const auto told = message_of([&] {
+      (void)with("qwen2", [&](File& file, const std::string& lead) { file.flag(lead + "attention.causal", causal); });
+    });
+    CHECK((told == "no error") == causal);
+    CHECK((told.find("attention to both sides is not supported") == std::string::npos) == causal);
+  }
   const auto yarn = with("llama", [](File& file, const std::string& lead) {
     file.text(lead + "rope.scaling.type", "yarn").number(lead + "rope.scaling.factor", 4);
     file.number(lead + "rope.scaling.yarn_beta_fast", 30).number(lead + "rope.scaling.yarn_beta_slow", 2);

@@ -109,6 +109,7 @@ class GgufModel final : public Tensors {
     out["vocab_size"] = table->second.shape[0];
     if (integer("expert_count", 0, where) > 0)
       file_.wrong(key("expert_count"), "none: mixtures of experts are not supported", where);
+    refuse_others(where);
     if (has("attention.sliding_window")) {
       if (architecture_.starts_with("qwen")) file_.wrong(key("attention.sliding_window"), "none, as Qwen has", where);
       out["sliding_window"] = integer("attention.sliding_window", where);
@@ -143,6 +144,19 @@ class GgufModel final : public Tensors {
     const auto found = file_.text(name, where);
     if (!found) file_.wrong(name, "", where);
     return std::string(*found);
+  }
+
+  /// What llama.cpp computes with, and nothing here does.
+  void refuse_others(Where where) const {
+    if (!file_.flag(key("attention.causal"), where).value_or(true))
+      file_.wrong(key("attention.causal"), "true: attention to both sides is not supported", where);
+    constexpr std::pair<const char*, double> usual[] = {
+        {"rope.scaling.attn_factor", 1},     {"rope.scaling.yarn_attn_factor", 1},
+        {"rope.scaling.yarn_ext_factor", 1}, {"rope.scaling.yarn_log_multiplier", 0},
+        {"attn_logit_softcapping", 0},       {"final_logit_softcapping", 0}};
+    for (const auto& [name, value] : usual)
+      if (number(name, value, where) != value)
+        file_.wrong(key(name), std::to_string(value) + " or nothing: another is not supported", where);
   }
 
   void add_position(nlohmann::json& out, std::int64_t width, Where where) const {
