@@ -369,7 +369,9 @@ bool parse(int argc, char** argv, Flags& f) {
   add.value("--save-every", "steps, or seconds as `30s`, between states [60s]", "N|Ns",
             [&](const std::string& s) { take_save_every(s, f); });
   add.integer("--log-every", f.log_every, 1, 1 << 30, "steps a line of the log");
-  add.flag("--eval-only", f.eval_only, "score what the output folder holds on the dev examples of --data");
+  add.flag("--eval-only", f.eval_only,
+           "score what the output folder holds on the dev examples of --data; where it has none, on those held out, or "
+           "on all of a file that the run was not of");
   add.text(
       "--predict", f.predict,
       "predict with what the output folder holds: a file of texts, questions or lines, a folder of images, an image "

@@ -52,6 +52,7 @@ struct Flags {
   std::int64_t log_every = 10, save_steps = 0;
   double save_seconds = 60;
 
+  std::string trained_on;       // the fingerprint of an earlier run's data
   std::set<std::string> given;  // names of the flags on the command line, without dashes
 
   Kind kind() const;

@@ -205,6 +205,7 @@ Earlier earlier_run(Flags& flags) {
   for (std::size_t i = 0; i < field.at("labels").array().size(); ++i)
     out.labels.push_back(field.at("labels").at(i).string());
   out.pair = field.at("pair").boolean();
+  flags.trained_on = field.at("data").string();
   return out;
 }
 

@@ -79,11 +79,11 @@ std::string fingerprint_of(const data::ImageDataset& data) {
       hash = mix(mix(fold(hash, std::filesystem::path(data.files.at(e.file)).filename().string()), e.offset), e.label);
   return sized(data.train.size(), data.dev.size(), hash);
 }
-std::string fingerprint_of(const std::vector<std::string>& train, const std::vector<std::string>& dev) {
+std::string fingerprint_of(const data::LineDataset& data) {
   std::uint64_t hash = 1;
-  for (const auto* set : {&train, &dev})
+  for (const auto* set : {&data.train, &data.dev})
     for (const auto& line : *set) hash = fold(hash, line);
-  return sized(train.size(), dev.size(), hash);
+  return sized(data.train.size(), data.dev.size(), hash);
 }
 
 train::TrainOptions options_of(const Flags& flags, const Goal& goal, const Stop& stop) {

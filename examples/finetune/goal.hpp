@@ -7,6 +7,7 @@
 
 #include <meft/data/choice.hpp>
 #include <meft/data/image_files.hpp>
+#include <meft/data/lines.hpp>
 #include <meft/data/task.hpp>
 #include <meft/train/trainer.hpp>
 
@@ -21,7 +22,7 @@ std::string fingerprint_of_model(const std::string& folder);
 std::string fingerprint_of(const meft::data::Dataset& data);
 std::string fingerprint_of(const meft::data::ChoiceDataset& data);
 std::string fingerprint_of(const meft::data::ImageDataset& data);
-std::string fingerprint_of(const std::vector<std::string>& train, const std::vector<std::string>& dev);
+std::string fingerprint_of(const meft::data::LineDataset& data);
 
 struct Goal {
   std::string task, model, data;  // the last two are fingerprints

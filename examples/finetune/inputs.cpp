@@ -1,6 +1,7 @@
 #include "inputs.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include <meft/checkpoints/tokenizer.hpp>
 #include <meft/data/batches.hpp>
@@ -28,6 +29,25 @@ data::ImageProcessor processor_of(const Flags& flags) {
 
 void say_files(const std::string& path, const data::SplitFiles& files) {
   if (const std::string text = files.text(); !text.empty()) say(path + ": " + text);
+}
+
+/// What --eval-only scores. Of data without a dev set that is the tenth that the run held out of it, or, where it is
+/// not the run's, all.
+template <class Data>
+Data scored_of(const Flags& flags, Data data, data::SplitFiles Data::*files) {
+  if (!flags.eval_only || !data.held_out || fingerprint_of(data) == flags.trained_on) return data;
+  data.held_out = false;
+  data.dev.insert(data.dev.end(), std::make_move_iterator(data.train.begin()),
+                  std::make_move_iterator(data.train.end()));
+  data.train.clear();
+  std::swap((data.*files).train, (data.*files).dev);
+  return data;
+}
+data::Dataset load(const Flags& flags, const std::string& task, const data::LoadOptions& columns) {
+  return scored_of(flags, data::load(task, flags.data, columns), &data::Dataset::files);
+}
+data::ChoiceDataset load_questions(const Flags& flags) {
+  return scored_of(flags, data::choices(flags.task, flags.data), &data::ChoiceDataset::files);
 }
 
 void say_skipped(const std::vector<std::string>& names) {
@@ -135,7 +155,7 @@ text::Tokenizer tokenizer_of(Flags& flags, const Family& family) {
 }
 
 Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
-  const auto data = data::load(flags.task, flags.data, flags.columns);
+  const auto data = load(flags, flags.task, flags.columns);
   if (data.task.pair) check_pairs(flags, tokenizer, family);
   const auto encoded = [&](const std::vector<data::Example>& examples) {
     return task::encode(tokenizer, examples, data.task.pair, length(flags));
@@ -166,7 +186,7 @@ Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
 }
 
 Questions read_questions(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
-  const auto data = data::choices(flags.task, flags.data);
+  const auto data = load_questions(flags);
   Questions out;
   out.goal.metrics = {"accuracy", "accuracy_norm"};
   out.goal.held_out = data.held_out;
@@ -222,11 +242,11 @@ Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const F
   };
   if (flags.kind() == Kind::choices) {
     out.goal.metrics = {out.goal.main_metric = "accuracy"};
-    take(data::choices(flags.task, flags.data),
+    take(load_questions(flags),
          [&](const std::vector<data::Choice>& set) { return ranked(flags, tokenizer, family, set); });
     return out;
   }
-  const auto data = data::load(flags.task, flags.data, flags.columns);
+  const auto data = load(flags, flags.task, flags.columns);
   if (data.task.regression()) throw FlagError("--losses", "a task with classes", "--task " + flags.task);
   if (flags.label_words.size() != data.task.label_names.size()) {
     std::string names;
@@ -260,7 +280,7 @@ data::LoadOptions written_columns(const Flags& flags) {
 }  // namespace
 
 Ranked read_written(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
-  const auto data = data::load("tsv", flags.data, written_columns(flags));
+  const auto data = load(flags, "tsv", written_columns(flags));
   const auto encode = [&](const std::vector<data::Example>& set) {
     return task::encode_written(tokenizer, set, ranked_form(flags, tokenizer, family));
   };
@@ -299,7 +319,8 @@ std::pair<task::BlockOptions, std::optional<task::MaskOptions>> cutting(const Fl
 
 Lines read_lines(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
   const auto [cut, mask] = cutting(flags, tokenizer, family);
-  const auto lines = data::lines(flags.data, {.encoding = flags.columns.encoding});
+  const auto lines =
+      scored_of(flags, data::lines(flags.data, {.encoding = flags.columns.encoding}), &data::LineDataset::files);
   const auto blocks = [&, &cut = cut, &mask = mask](const std::vector<std::string>& set) {
     return task::Blocks{task::blocks(tokenizer, set, cut), mask, flags.seed};
   };
@@ -313,14 +334,14 @@ Lines read_lines(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
   out.train = blocks(lines.train);
   out.goal.task = flags.task;
   out.goal.model = fingerprint_of_model(flags.model);
-  out.goal.data = fingerprint_of(lines.train, lines.dev);
+  out.goal.data = fingerprint_of(lines);
   out.goal.main_metric = "log_likelihood";
   return out;
 }
 
 Images::Images(const Flags& flags, const std::vector<std::string>* trained)
     : processor(processor_of(flags)),
-      data(data::load_images(flags.data)),
+      data(scored_of(flags, data::load_images(flags.data), &data::ImageDataset::splits)),
       train(data, data.train, processor, augment_of(flags)),
       dev(data, data.dev, processor) {
   if (trained && data.label_names != *trained)

@@ -115,7 +115,12 @@ def test_tsv(place):
     check("held out" in out, out)
     value = json.loads((folder / "metrics.json").read_text())["value"]
     scored = execute([FINETUNE, "--model", str(place.model), "--output", str(folder), "--eval-only", "--data", str(data)]).stdout
-    check(f"accuracy {value:.4f}" in scored, scored)
+    check(f"accuracy {value:.4f}" in scored and " held-out examples: accuracy" in scored, scored)
+    other = place.root / "other.tsv"  # of which nothing was trained on: all is scored
+    other.write_text("\n".join(rows[10:]) + "\n")
+    scored = execute([FINETUNE, "--output", str(folder), "--eval-only", "--data", str(other)]).stdout
+    count = sum(abs(float(row.split("\t")[0])) >= 0.5 for row in rows[10:])
+    check(f"{count} dev examples: accuracy" in scored and "dev `other.tsv`" in scored, scored)
     folder = place.folder()
     execute(base + ["--regression", "--output", str(folder)])
     check("pearson" in json.loads((folder / "metrics.json").read_text())["dev"], "no correlation")
