@@ -63,10 +63,6 @@ void check(cudnnStatus_t status, const char* call, Where where) {
               where);
 }
 
-Device::Device(cudnnHandle_t handle) : of_(make_descriptor(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR)) {
-  set(of_, CUDNN_ATTR_DEVICEPROP_HANDLE, CUDNN_TYPE_HANDLE, handle);
-  finalize(of_, "the device's properties");
-}
 Device::Device(const std::string& json) : of_(make_descriptor(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR)) {
   set(of_, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, json.data(),
       static_cast<std::int64_t>(json.size()));
@@ -182,12 +178,13 @@ Plan Graph::plan(const Device& device, bool deterministic, std::int64_t proposal
   Descriptor graph = make_descriptor(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
   set(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, operations_.data(),
       static_cast<std::int64_t>(operations_.size()));
+  if (device.handle()) set(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, device.handle());
   finalize(graph, "a graph");
 
   const Descriptor heuristic = make_descriptor(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
   set(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph.get());
   set(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, CUDNN_HEUR_MODE_A);
-  set(heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, device.get());
+  if (device.described()) set(heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, device.described());
   finalize(heuristic, "the heuristic");
   std::vector<Descriptor> configurations;
   std::array<cudnnBackendDescriptor_t, most_proposals> found;
@@ -209,7 +206,7 @@ Plan Graph::plan(const Device& device, bool deterministic, std::int64_t proposal
     Plan out;
     out.of_ = make_descriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
     set(out.of_, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration.get());
-    set(out.of_, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device.get());
+    if (device.described()) set(out.of_, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device.described());
     if (cudnnBackendFinalize(out.of_.get()) != CUDNN_STATUS_SUCCESS) {
       why = last_message();
       continue;

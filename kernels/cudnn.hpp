@@ -37,14 +37,17 @@ struct Tensor {
   explicit operator bool() const { return of != nullptr; }
 };
 
-/// The device that a graph is planned for: this process's, or any that a JSON text describes, present or not.
+/// The device that a graph is planned for: a handle's, or any that a JSON text describes, present or not. Plans for a
+/// description are for looking at: cuDNN's frontend runs those that were made with a handle.
 class Device {
  public:
-  explicit Device(cudnnHandle_t handle);
+  explicit Device(cudnnHandle_t handle) : handle_(handle) {}
   explicit Device(const std::string& json);
-  cudnnBackendDescriptor_t get() const { return of_.get(); }
+  cudnnHandle_t handle() const { return handle_; }
+  cudnnBackendDescriptor_t described() const { return of_.get(); }
 
  private:
+  cudnnHandle_t handle_ = nullptr;
   Descriptor of_;
 };
 
