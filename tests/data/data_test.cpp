@@ -246,6 +246,8 @@ TEST_CASE("task: stsb") {
   CHECK(read.train[1].pair == "D");
   CHECK(read.dev[0].label == 1.5f);
   CHECK(read.dev.size() == 2);
+  raw.put("sts-dev.csv", "g\tf\t2012\t1\t0\tE\tF\ng\tf\t2012\t1\t5\tG\tH\n");
+  CHECK(data::load("stsb", raw.text()).dev[0].label == 0);
   for (const auto& [score, expected] : {std::pair("5.5", "expected a score from 0 to 5, found `5.5`"),
                                         {"-1", "expected a score from 0 to 5, found `-1`"},
                                         {"nan", "expected a number as label, found `nan`"},
@@ -575,6 +577,10 @@ TEST_CASE("task: rated Latin-1 snippets become two classes; a tenth is held out"
   std::size_t zeros = 0;
   for (int i = 0; i < 1000; ++i) zeros += i % 41 == 20;
   CHECK(data::load("tsv", file, options).dropped == zeros);
+  options.threshold = 1.0;  // which itself is enough
+  std::size_t nearer = 0;
+  for (int i = 0; i < 1000; ++i) nearer += std::abs(i % 41 - 20) < 5;
+  CHECK(data::load("tsv", file, options).dropped == nearer);
   options.threshold = 9.0;
   CHECK(contains(message_of([&] { data::load("tsv", file, options); }), "no row reaches the threshold"));
   options.encoding = data::Encoding::utf8;
@@ -619,6 +625,23 @@ TEST_CASE("task: texts to predict") {
         "p.tsv:2: expected 2 columns (separated by tabs), found 1: `C`");
   CHECK(message_of([&] { inputs("tsv", "id\ttxt\n1\tA\n", named); }, &folder) ==
         "p.tsv:1: option text: no column `text`: found the header `id`, `txt`");
+}
+
+TEST_CASE("task: texts to be written; test is scored where each row has one") {
+  const Folder folder;
+  folder.put("train.tsv", "text\tanswer\na\tx\nb\ty\n");
+  folder.put("dev.tsv", "text\tanswer\nc\tz\n");
+  const data::LoadOptions options{.text = "text", .pair = "answer", .written = true};
+  for (const char* last : {"w", ""}) {
+    folder.put("test.tsv", "text\tanswer\nd\tv\ne\t"s + last + "\n");
+    const auto data = data::load("tsv", folder.text(), options);
+    CHECK(data.test_labelled == (*last != 0));
+    CHECK(data.train[1].pair == "y");
+    CHECK(data.task.main_metric == "log_likelihood");
+    CHECK(data.task.labels == 0);
+  }
+  folder.put("test.tsv", "text\nd\n");
+  CHECK_FALSE(data::load("tsv", folder.text(), options).test_labelled);
 }
 
 TEST_CASE("what is no regular file is refused, not waited for") {
@@ -711,6 +734,50 @@ TEST_CASE("labels: what says none is left out and counted, never a class") {
   CHECK(contains(message_of([&] { load("a\tx\nb\ty\n", by_name, "x\t-\n"); }), "dev.tsv: no row has a label"));
 }
 
+TEST_CASE("labels: what is told of many is cut short") {
+  const data::LoadOptions options{.text = "text", .label = "label"};
+  const auto load = [&](const std::string& rows) {
+    const Folder folder;
+    folder.put("train.tsv", "text\tlabel\n" + rows);
+    folder.put("dev.tsv", "text\tlabel\na\t0\n");
+    return data::load("tsv", folder.text(), options);
+  };
+  const auto some = [](int names, int rows) {
+    std::string out;
+    for (int i = 0; i < rows; ++i) out += "a\t" + std::to_string(i % names) + "\n";
+    return out;
+  };
+  std::string none;
+  for (int i = 0; i < 8; ++i) none += "a\t\n";
+  CHECK(contains(load(some(2, 4) + none).left_out.at(0).text(),
+                 "8 rows without a label left out (lines 6, 7, 8, 9, 10, 11, 12, 13)"));
+  CHECK(contains(load(some(2, 4) + none + "a\t-\n").left_out.at(0).text(),
+                 "9 rows without a label left out (lines 6, 7, 8, 9, 10, 11, 12, 13, ...)"));
+  data::SplitFiles files;
+  for (const char* name : {"a", "b", "c", "d", "e", "f"}) files.train.push_back(name);
+  CHECK(files.text() == "train `a`, `b`, `c`, `d`, `e`, `f`");
+  files.train.insert(files.train.end(), {"g", "h"});
+  CHECK(files.text() == "train `a`, `b`, `c`, `d`, `e`, `f` (2 more)");
+
+  // Up to twenty labels are classes however rare they are, more where each occurs twice on average.
+  CHECK(load(some(20, 20)).task.labels == 20);
+  CHECK(load(some(21, 42)).task.labels == 21);
+  CHECK(contains(message_of([&] { load(some(21, 41)); }), "expected classes, found 21 different labels in 41 rows"));
+  const Folder folder;
+  for (const int names : {10, 11}) {
+    folder.put("train.tsv", "text\tlabel\n" + some(names, names));
+    folder.put("dev.tsv", "text\tlabel\na\t99\n");
+    CHECK(contains(message_of([&] { data::load("tsv", folder.text(), options); }),
+                   names == 10 ? "`8`, `9`: `a" : "`8`, `9`, ... (11 labels): `a"));
+  }
+  // A JSON row may have many keys, a file not any number of them.
+  std::string keys = "{\"k0\": 0";
+  for (int i = 1; i < 1000; ++i) keys += ", \"k" + std::to_string(i) + "\": 0";
+  CHECK(data::Table::parse(keys + "}\n", "t.jsonl").columns(0) == 1000);
+  CHECK(contains(message_of([&] { data::Table::parse(keys + ", \"k\": 0}\n", "t.jsonl"); }),
+                 "t.jsonl: has rows with more than 1000 keys"));
+}
+
 TEST_CASE("labels: mutants of a number") {
   for (const char* none : {"+-1", "++1", "+", "-", "1 2", "0x1", "", " ", "inf", "1e999"})
     CHECK_MESSAGE(!data::detail::number(none), none);
@@ -747,6 +814,18 @@ TEST_CASE("labels: numbers named by the Hub's files") {
   infos.put("dataset_infos.json", R"({"default": {"features": {"label": {"names": ["no", "yes"]}}}})");
   infos.put("data/test-00000-of-00001.jsonl", rows);
   CHECK(names(infos) == Names{"no", "yes"});
+  const std::string yes = R"({"features": {"label": {"names": ["no", "yes"]}}})",
+                    other = R"({"features": {"label": {"names": ["down", "up"]}}})";
+  infos.put("dataset_infos.json", "{\"a\": " + yes + ", \"b\": " + yes + "}");
+  CHECK(names(infos) == Names{"no", "yes"});
+  infos.put("dataset_infos.json", "{\"a\": " + yes + ", \"b\": " + other + "}");  // whose are they?
+  CHECK(contains(message_of([&] { names(infos); }), "is label `-1` a class beside `0` and `1`"));
+  const Folder plain;  // a card has them at its head alone
+  plain.put("train.jsonl", rows);
+  for (const char* around : {"", "---\na: b\n---\n"}) {
+    plain.put("README.md", around + "- name: label\n  names:\n  '0': bad\n  '1': good\n"s);
+    CHECK(contains(message_of([&] { names(plain); }), "is label `-1` a class beside `0` and `1`"));
+  }
   const Folder card;
   card.put("train.jsonl", rows + R"({"text": "d", "label": 2})"
                                  "\n");
@@ -777,7 +856,7 @@ TEST_CASE("rows: a header that is not the run's, blank texts first and last") {
   const std::string asks =
       "p.tsv:1: is this line a text or the name of a column? The run's column is `sentence`: say with "
       "option header (yes or no) whether line 1 is a header: ";
-  for (const char* title : {"review", "comment_text", "Review Text", "text ", "Tweet"}) {
+  for (const char* title : {"review", "comment_text", "Review Text", "text of review", "text ", "Tweet"}) {
     const std::string bytes = title + "\nthe film is good\na bad book\n"s;
     CHECK(message_of([&] { inputs(bytes, named, "tsv"); }, &folder) == asks + "`" + title + "`");
     CHECK(contains(message_of([&] { inputs(bytes); }), "is this line a text or the name of a column?"));
@@ -1013,6 +1092,21 @@ TEST_CASE("batches: every example once, close lengths, a pure function of seed a
   CHECK(contains(message_of([&] { data::batches(lengths, 0, 0, 0, true); }), "batch size must be at least 1"));
   CHECK(contains(message_of([&] { data::batches(lengths, 1, 0, std::uint64_t{1} << 32, true); }),
                  "epoch must be below 2^32"));
+}
+
+TEST_CASE("batches: buckets of fifty batches of a random order, each by length, their batches in random order") {
+  std::vector<std::uint32_t> lengths;
+  for (std::uint32_t i = 0; i < 257; ++i) lengths.push_back(below(Key{7, 1, 0}, i, 1000));
+  auto order = data::permutation(257, Key{5, data::order_site, 3});
+  for (const auto& [first, last] : {std::pair(0, 100), {100, 200}, {200, 257}})
+    std::stable_sort(order.begin() + first, order.begin() + last,
+                     [&](std::uint32_t a, std::uint32_t b) { return lengths[a] < lengths[b]; });
+  const auto places = data::permutation(128, Key{5, data::batch_site, 3});
+  const auto found = data::batches(lengths, 2, 5, 3, true);
+  REQUIRE(found.size() == 129);
+  for (std::size_t i = 0; i < 128; ++i)
+    CHECK(found[i] == std::vector<std::uint32_t>{order[2 * places[i]], order[2 * places[i] + 1]});
+  CHECK(found[128] == std::vector<std::uint32_t>{order[256]});
 }
 
 TEST_CASE("batches: these bits, on every machine") {

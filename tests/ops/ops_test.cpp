@@ -332,6 +332,48 @@ TEST_CASE(
     }
 }
 
+TEST_CASE("attention is its formula in several blocks of queries, with heads wider than a panel has room for") {
+  struct Case {
+    std::int32_t queries, keys;
+    Index heads, width;
+    Index window;
+  };
+  for (const Case& one : {Case{500, 470, 2, 3, 0}, Case{470, 500, 1, 4, 30}, Case{110, 70, 1, 72, 0},
+                          Case{200, 90, 1, 130, 0}, Case{100, 70, 1, 300, 20}})
+    for (const bool causal : {false, true}) {
+      CAPTURE(one.queries);
+      CAPTURE(causal);
+      const Index row = one.heads * one.width;
+      const auto q = random_tensor<double>({one.queries, row}, 1), k = random_tensor<double>({one.keys, row}, 2),
+                 v = random_tensor<double>({one.keys, row}, 3), dout = random_tensor<double>({one.queries, row}, 4),
+                 none = Tensor<double>::zeros({one.heads, 1});
+      const Attention spec{.queries = Offsets({0, one.queries}),
+                           .keys = Offsets({0, one.keys}),
+                           .heads = one.heads,
+                           .causal = causal,
+                           .window = one.window};
+      const PlainAttention plain(spec, q, k, v, none, dout);
+      const auto single = [](const Tensor<double>& x) {
+        const auto values = x.values();
+        return Tensor<float>::from(x.shape(), std::vector<float>(values.begin(), values.end()));
+      };
+      Tape tape;
+      const auto x = tape.watch(single(q)), y = tape.watch(single(k)), z = tape.watch(single(v));
+      const auto out = attention(x, y, z, spec);
+      tape.backward(out, single(dout));
+      const auto near = [](const Tensor<float>& found, const std::vector<double>& expected) {
+        double worst = 0;
+        for (std::size_t i = 0; i < expected.size(); ++i)
+          worst = std::max(worst, std::abs(static_cast<double>(found.data()[i]) - expected[i]));
+        CHECK(worst < 5e-5);
+      };
+      near(out.value(), plain.out);
+      near(tape.gradient(x), plain.dq);
+      near(tape.gradient(y), plain.dk);
+      near(tape.gradient(z), plain.dv);
+    }
+}
+
 TEST_CASE("grouped queries are attention with repeated keys and values, to the bit, whose gradients are added up") {
   constexpr Index heads = 6, key_heads = 2, width = 4, tokens = 150;
   const auto offsets = Offsets({0, 20, 150});

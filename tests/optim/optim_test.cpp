@@ -382,6 +382,27 @@ TEST_CASE("spsa: several samples a step, at once and alike at any thread count; 
   auto single = optim::Spsa{.rate = 0.01, .epsilon = 1e-4, .decay = 0.1, .seed = 5}.over<double>(p);
   CHECK(probe_and_step(p, single, options.epsilon).g == doctest::Approx(one[4]).epsilon(1e-12));
   CHECK((one[4] != one[5] && one[5] != one[6]));
+  // θ decays once, and goes along each sample's noise by a third of its g; the norm, which is clipped, is their root
+  // mean square.
+  for (const double clip : {0.0, 0.5}) {
+    auto q = make_pair();
+    auto clipped = options;
+    clipped.clip = clip;
+    auto state = clipped.over<double>(q);
+    const std::vector<double> g{3, -1, 2}, w = q.weight.value().values();
+    for (std::size_t i = 0; i < 3; ++i) state.take(g[i] * 2 * options.epsilon, 0, 1, i);
+    const double norm = std::sqrt(14 / 3.0), times = clip > 0 ? clip / norm : 1;
+    CHECK(state.step() == doctest::Approx(norm));
+    std::vector<double> expected(4);
+    for (std::size_t i = 0; i < 3; ++i) {
+      const auto zeros = Tensor<double>::zeros({4});
+      Tensor<double> z(Shape{4});
+      add_noise(Cpu{}, 1, 4, nullptr, 0, {optim::noise_seed(5, i), 0, 0}, 1, 1, zeros.data(), z.data());
+      for (std::size_t k = 0; k < 4; ++k) expected[k] -= 0.01 * times * g[i] / 3 * z.data()[k];
+    }
+    for (std::size_t k = 0; k < 4; ++k)
+      CHECK(q.weight.value().values()[k] == doctest::Approx(w[k] * (1 - 0.01 * 0.1) + expected[k]).epsilon(1e-9));
+  }
   CHECK_THROWS_AS((void)(optim::Spsa{.samples = 0}.over<double>(p)), Error);
 }
 
@@ -469,7 +490,8 @@ struct TwoLevels {
 };
 
 /// Steps `count` of a run from what it is: batch k of the lower set is k/8, of the upper one 1 + k/8.
-void two_level_steps(TwoLevels& x, optim::BilevelState<double, Cpu>& state, std::int64_t inner, int count) {
+void two_level_steps(TwoLevels& x, optim::BilevelState<double, Cpu>& state, std::int64_t inner, int count,
+                     double factor = 1) {
   for (int k = 0; k < count; ++k) {
     const auto step = state.steps();
     const auto part = [&](double t, int which) {
@@ -479,7 +501,7 @@ void two_level_steps(TwoLevels& x, optim::BilevelState<double, Cpu>& state, std:
     };
     part(static_cast<double>(step) / 8, 0);
     if (step % (inner + 1) == inner) part(1 + static_cast<double>(step) / 8, 1);
-    (void)state.step();
+    (void)state.step(factor);
   }
 }
 
@@ -562,6 +584,63 @@ TEST_CASE("bilevel: inner steps move s alone; p = s steps θ as losses of the up
   }
   CHECK_THROWS_AS((void)(optim::Bilevel{.lambda = -1}.over<double>(a)), Error);
   CHECK_THROWS_AS((void)(optim::Bilevel{.inner = -1}.over<double>(a)), Error);
+}
+
+TEST_CASE("bilevel: its equations, step by step: both copies' Adam, what weighs how much, a schedule's factor of all") {
+  const optim::Bilevel options{.rate = 1e-3, .module_rate = 0.02, .epsilon = 1e-3, .lambda = 7, .inner = 2, .seed = 5};
+  TwoLevels x, p, s;
+  s.theta = p.theta;
+  auto state = options.over<double>(x);
+  nn::Named<double, Cpu> moved{{"weight", p.theta.weight}, {"bias", p.theta.bias}};
+  auto theta = optim::Spsa{.rate = 1e-3, .epsilon = 1e-3, .seed = 5}.over<double>(moved);
+  auto upper = optim::AdamW{.rate = 0.02}.over<double>(p.module),
+       lower = optim::AdamW{.rate = 0.02}.over<double>(s.module);
+  for (int k = 0; k < 9; ++k) {
+    CAPTURE(k);
+    const double factor = 1 - k / 16.0, t = k / 8.0, u = 1 + t;
+    two_level_steps(x, state, 2, 1, factor);
+    if (k % 3 < 2) {
+      (void)s.loss(t, 1);
+      (void)lower.step(factor);
+    } else {
+      (void)p.loss(t, 7);
+      (void)p.loss(u, 1);
+      double phi[2];
+      for (const int sign : {1, -1}) {
+        theta.probe(sign);
+        phi[sign < 0] = p.loss(u) + 7 * (p.loss(t) - s.loss(t));
+      }
+      theta.probe(0);
+      theta.take(phi[0], phi[1], 1);
+      (void)theta.step(factor);
+      (void)upper.step(factor);
+    }
+    const auto near = [](const std::vector<double>& found, const std::vector<double>& expected) {
+      for (std::size_t i = 0; i < expected.size(); ++i) CHECK(found[i] == doctest::Approx(expected[i]).epsilon(1e-9));
+    };
+    near(x.theta.weight.value().values(), p.theta.weight.value().values());
+    near(x.theta.bias.value().values(), p.theta.bias.value().values());
+    near(x.module.value().values(), p.module.value().values());
+    state.for_each_state([&](const std::string& name, Tensor<double>& found) {
+      if (name == "module.lower") near(found.values(), s.module.value().values());
+    });
+  }
+  CHECK(theta.log().size() == 3);
+}
+
+TEST_CASE("optimizers: a recipe's numbers reach the one that it asks for") {
+  Recipe r{.rate = 0.5, .decay = 0.25, .clip = 3};
+  const auto adam = std::get<optim::AdamW>(train::optimizer_of(r, 9));
+  CHECK((adam.rate == 0.5 && adam.decay == 0.25 && adam.clip == 3));
+  r.epsilon = 0.125, r.samples = 4, r.log_alone = true;
+  const auto spsa = std::get<optim::Spsa>(train::optimizer_of(r, 9));
+  CHECK((spsa.rate == 0.5 && spsa.decay == 0.25 && spsa.clip == 3 && spsa.epsilon == 0.125));
+  CHECK((spsa.seed == 9 && spsa.samples == 4 && spsa.log_alone));
+  CHECK_FALSE(train::inner_of(train::optimizer_of(r, 9)));
+  r.inner = 6, r.lambda = 11, r.module_rate = 0.75;
+  const auto two = std::get<optim::Bilevel>(train::optimizer_of(r, 9));
+  CHECK((two.rate == 0.5 && two.module_rate == 0.75 && two.epsilon == 0.125 && two.lambda == 11));
+  CHECK((two.inner == 6 && two.seed == 9 && train::inner_of(two) == 6));
 }
 
 namespace {
