@@ -218,6 +218,8 @@ void check(Flags& f) {
       require(!given(flag) || f.kind() == Kind::texts, std::string("--") + flag, "a task of texts with classes",
               "--task " + f.task);
     }
+    require(!given("encoding") || (f.kind() != Kind::choices && f.kind() != Kind::images), "--encoding",
+            "a task that reads tables or lines", "--task " + f.task);
     require(!f.augment || f.kind() == Kind::images, "--augment", "--task images", "--task " + f.task);
   }
 }

@@ -50,6 +50,13 @@ data::ChoiceDataset load_questions(const Flags& flags) {
   return scored_of(flags, data::choices(flags.task, flags.data), &data::ChoiceDataset::files);
 }
 
+/// The rows that are not taken.
+void say_left_out(const data::Dataset& data) {
+  for (const auto& left : data.left_out) say(left.text());
+  if (data.dropped > 0)
+    say(grouped(static_cast<std::int64_t>(data.dropped)) + " rows below the threshold, or cut in two, are left out");
+}
+
 void say_skipped(const std::vector<std::string>& names) {
   std::string line =
       grouped(static_cast<std::int64_t>(names.size())) + " files are no images by their names, left out: ";
@@ -169,9 +176,7 @@ Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
   for (const auto& split : data.more_dev) out.more.emplace_back(split.name + " dev", encoded(split.examples));
   if (data.test_labelled) out.more.emplace_back("test", encoded(data.test));
   say_files(flags.data, data.files);
-  for (const auto& left : data.left_out) say(left.text());
-  if (data.dropped > 0)
-    say(grouped(static_cast<std::int64_t>(data.dropped)) + " rows below the threshold, or cut in two, are left out");
+  say_left_out(data);
   if (sets == Sets::dev) return out;
   out.train = encoded(data.train);
   out.goal.task = data.task.name;
@@ -262,7 +267,7 @@ Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const F
   };
   for (const auto& split : data.more_dev) out.more.emplace_back(split.name + " dev", encode(split.examples));
   take(data, encode);
-  for (const auto& left : data.left_out) say(left.text());
+  say_left_out(data);
   if (sets != Sets::dev) say_classes(out.goal, out.train.labels);
   return out;
 }

@@ -201,6 +201,7 @@ def test_flags(place):
         (["--task", "tsv", "--text", "1", "--label", "2", "--threshold", "-1"], ["--threshold: expected a number of at least 0", "found `-1`"]),
         (["--task", "tsv", "--text", "1", "--label", "2", "--threshold", "1", "--regression"], ["--regression"]),
         (["--encoding", "utf-16"], ["--encoding: expected utf-8|latin1|windows-1252", "found `utf-16`"]),
+        (["--task", "sciq", "--encoding", "latin1"], ["--encoding: expected a task that reads tables or lines", "found --task sciq"]),
         (["--eval-only", "--resume"], ["--resume: expected a run that trains", "found --eval-only"]),
         (["--colour", "red"], ["--colour"]),
     ]

@@ -144,6 +144,18 @@ struct Streaming : Toy {
   }
 };
 
+/// The same in scoring.
+struct StreamingScores : Streaming {
+  template <class Stop>
+  std::optional<std::vector<task::Score>> scores(const Rows& data, const std::vector<std::string>& metrics,
+                                                 std::size_t batch, const Stop& stop) const {
+    const auto& bits = body.range->bits();
+    if (body.range->watched()) body.range->see(Tensor<double>::from({1, 2}, {1.0, value}));
+    else if (bits.empty()) throw StreamError({}, value, 32, 20);
+    return Toy::scores(data, metrics, batch, stop);
+  }
+};
+
 /// At the first weights again, with the same script.
 Toy anew(const Toy& toy) {
   Toy out;
@@ -1080,6 +1092,17 @@ TEST_CASE("trainer: a step whose streams leave their range is done again with a 
     CHECK(contains(io::read_text(folder.text() + "/log.jsonl"),
                    "{\"step\":" + std::to_string(first + 1) + ",\"widened_features\":1,\"least_fraction_bits\":17}"));
   }
+  // In scoring too: no step is done again.
+  const Folder scored_folder;
+  StreamingScores scoring{{{}, 99}};
+  const Told scored = run(data, usual(scored_folder.text()), scoring);
+  CHECK(scored.weights == plain.weights);
+  REQUIRE(scored.widened.size() == 1);
+  CHECK(scored.widened[0].step == 3);
+  CHECK(scoring.body.range->bits() == std::vector<int>{20, 17});
+  CHECK(logged_steps(scored_folder.text() + "/log.jsonl").size() == 6);
+  CHECK(contains(io::read_text(scored_folder.text() + "/log.jsonl"), "{\"step\":3,\"widened_features\":1"));
+
   // Infinity has no range, and a value that no step of training could have.
   for (const double value : {inf, 3e9})
     CHECK(contains(message_of([&] {
@@ -1094,6 +1117,138 @@ TEST_CASE("trainer: a step whose streams leave their range is done again with a 
   CHECK(contains(broken("[[20,21]]"), "the state: fraction bits: [0][1] is 21, expected an integer from 1 to 20"));
   CHECK(contains(broken("[[20],[20]]"), "lists and stacks differ in number"));
   CHECK(contains(broken("7"), "expected an array"));
+}
+
+TEST_CASE("trainer: what is chosen anew every so many steps has moments of its own from there on, resumed too") {
+  Rows data = points(16);  // 4 steps an epoch
+  data.again = true;
+  const Rows dev = points(3);
+  int choices = 0, most = 100, read = 0;
+  auto options = usual();
+  options.warmup = 0;
+  options.renewal = {
+      .every = 3, .choose = [&] { return ++choices <= most; }, .choose_as_in = [&](const io::Safetensors&) { ++read; }};
+  const auto trainer_of = [&](Toy& toy, const std::function<bool()>& stop = {}) {
+    auto job = train::Job<double, Cpu>::of(toy, data, dev);
+    job.chosen = {"weight"};
+    job.look_again = [](auto& again) { again.chosen = {"weight"}; };
+    auto o = options;
+    o.stop = stop;
+    return train::Trainer<double, Cpu>(std::move(job), o);
+  };
+  Toy expected;
+  auto adam = adam_of(options).over<double>(expected);
+  for (std::int64_t step = 0; step < 8; ++step) {
+    if (step == 3 || step == 6) adam = adam_of(options).over<double>(expected);
+    const auto w = values(expected);
+    const Mean m = mean_of(data, data::batches(data.lengths(), 4, 7, step / 4, true)[step % 4], w[0], w[1]);
+    expected.weight.gradient() = Tensor<double>::from({1, 2}, {w[0] - m.a, w[1] - m.b});
+    (void)adam.step(optim::linear_schedule(step, 0, 8));
+  }
+  Toy toy;
+  CHECK(trainer_of(toy).run().finished);
+  for (std::size_t k = 0; k < 2; ++k) CHECK(values(toy)[k] == doctest::Approx(values(expected)[k]).epsilon(1e-12));
+  CHECK(choices == 2);
+  CHECK(read == 0);
+  // Stopped behind a choice and gone on with: it is not made twice.
+  Toy stopped;
+  bool once = false;
+  auto trainer = trainer_of(stopped, [&] { return choices == 3 && !std::exchange(once, true); });
+  CHECK(trainer.run().place.step == 3);
+  CHECK(trainer.run().finished);
+  CHECK(choices == 4);
+  CHECK(values(stopped) == values(toy));
+
+  const Folder whole_folder;
+  options.folder = whole_folder.text();
+  Toy whole;
+  whole.script->scores = {1, 2};  // the last epoch is the best
+  CHECK(trainer_of(whole).run().finished);
+  CHECK(values(whole) == values(toy));
+  CHECK(read == 1);
+  options.resume = true;
+  for (std::int64_t stop = 0; stop < 8; ++stop) {
+    CAPTURE(stop);
+    const Folder folder;
+    options.folder = folder.text();
+    Toy first, rest;
+    first.script->scores = rest.script->scores = {1, 2};
+    rest.script->scored = static_cast<std::size_t>(stop / 4);
+    std::int64_t asked = 0;  // before each batch, and each scoring
+    CHECK_FALSE(trainer_of(first, [&] { return asked++ >= stop + stop / 4; }).run().finished);
+    CHECK(trainer_of(rest).run().finished);
+    CHECK(values(rest) == values(whole));
+  }
+  // A choice that was stopped ends the run there.
+  most = choices, options.folder.clear(), options.resume = false;
+  Toy none;
+  const auto outcome = trainer_of(none).run();
+  CHECK_FALSE(outcome.finished);
+  CHECK(outcome.place.step == 3);
+
+  CHECK_FALSE(train::Renewal{}.due(3));
+  CHECK_FALSE(train::Renewal{.every = 3}.due(0));
+  CHECK(train::Renewal{.every = 3}.last(0) == 0);
+  CHECK(train::Renewal{.every = 3}.last(3) == 0);
+  CHECK(train::Renewal{.every = 3}.last(4) == 3);
+}
+
+TEST_CASE("trainer: a light is asked for each batch, of what its loss counts") {
+  auto options = usual();
+  options.batch = 2;
+  options.accumulate = 2;
+  int asked = 0;
+  Index words = 0;
+  options.light = [&](const train::BatchSizes& sizes) {
+    ++asked;
+    words += sizes.words;
+    return 0.5;
+  };
+  const Told told = run(points(8), options);
+  CHECK(asked == 8);
+  CHECK(words == 44);  // 1, 3, 2 and 5, twice an epoch
+  CHECK(told.steps.back().light > 0);
+}
+
+TEST_CASE("trainer: a state of a place where no run can be, its checksum right, is refused") {
+  const Folder folder;
+  auto options = usual(folder.text());
+  options.resume = true;
+  const std::string path = folder.text() + "/state.safetensors";
+  const auto error = [&](const nlohmann::json& change, Toy toy) {
+    const std::string good = bytes(path);
+    const io::Safetensors file(path);
+    auto metadata = file.metadata();
+    auto place = parse_json(metadata.at("place"), "place");
+    place.update(change);
+    metadata["place"] = place.dump();
+    std::vector<const io::Entry*> entries;
+    std::vector<io::NamedTensor> tensors;
+    for (const auto& name : file.names()) {
+      const auto& e = file.find(name);
+      entries.push_back(&e);
+      tensors.push_back({e.name, e.dtype, e.shape, e.bytes});
+    }
+    metadata["checksum"] = checkpoints::checksum(entries, metadata);
+    io::write_safetensors(path, tensors, metadata);
+    const std::string text = message_of([&] { run(points(12), options, toy); }, &folder);
+    CHECK(toy.script->steps.empty());
+    folder.put("state.safetensors", good);
+    return text;
+  };
+  run(points(12), options, {}, 4);
+  for (const nlohmann::json& change :
+       {nlohmann::json{{"epoch", 2}}, nlohmann::json{{"batches", 3}}, nlohmann::json{{"best_epoch", 1}}})
+    CHECK(error(change, {}) == "state.safetensors: state: impossible values");
+  CHECK(contains(error({{"step", -1}}, {}), "step is -1"));
+  CHECK(contains(error({{"step", 7}, {"batches", 7}}, {}), "is at step 7, past the last one, 6"));
+  for (const char* name : {"state.safetensors", "adapter.safetensors", "metrics.json", "log.jsonl"})
+    fs::remove(folder.path / name);
+  options.optimizer = optim::Spsa{.rate = 0.01};
+  Toy probed, again;
+  probed.script->training = again.script->training = false;
+  run(points(12), options, probed, 4);
+  CHECK(contains(error({{"step", 5000}, {"batches", 5000}}, again), "too small for its number of steps: 5000"));
 }
 
 TEST_CASE("trainer: a state is kept every so many steps") {
