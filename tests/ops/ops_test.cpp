@@ -224,6 +224,58 @@ TEST_CASE("cross entropy: ignored rows, large logits") {
         "cross_entropy: no row counts: a is [3, 3], ignored label -100");
 }
 
+TEST_CASE("cross entropy of words in several chunks of rows is that of their logits, with its gradients") {
+  constexpr Index rows = 2500, words = 5, width = 3;
+  const auto x = random_tensor<double>({rows, width}, 1), w = random_tensor<double>({words, width}, 2),
+             b = random_tensor<double>({words}, 3), dy = random_tensor<double>({rows}, 4);
+  std::vector<std::int32_t> list;
+  for (Index i = 0; i < rows; ++i) list.push_back(i % 7 == 3 ? -100 : static_cast<std::int32_t>(i * i % words));
+  const auto labels = Tensor<std::int32_t>::from({rows}, list);
+  Tensor<double> chosen({rows, words});  // dy where the label is, of the rows that count
+  chosen.zero();
+  for (Index i = 0; i < rows; ++i)
+    if (list[static_cast<std::size_t>(i)] >= 0)
+      chosen.data()[i * words + list[static_cast<std::size_t>(i)]] = dy.data()[i];
+  const auto run = [&](bool biased, const auto& f, const Tensor<double>& gradient) {
+    Tape tape;
+    const auto vx = tape.watch(x), vw = tape.watch(w), vb = tape.watch(b);
+    const auto y = f(vx, vw, biased ? vb : Var<double>());
+    tape.backward(y, gradient.clone());
+    std::vector<double> out;
+    for (const auto& d : {tape.gradient(vx), tape.gradient(vw), biased ? tape.gradient(vb) : Tensor<double>()})
+      if (d.defined()) {
+        const auto values = d.values();
+        out.insert(out.end(), values.begin(), values.end());
+      }
+    if (y.size() == 1) out.push_back(y.value().item());
+    return out;
+  };
+  const auto same = [](const std::vector<double>& found, const std::vector<double>& expected) {
+    REQUIRE(found.size() == expected.size());
+    double worst = 0;
+    for (std::size_t i = 0; i < found.size(); ++i) worst = std::max(worst, std::abs(found[i] - expected[i]));
+    CHECK(worst < 1e-9);
+  };
+  const auto one = Tensor<double>::full(Shape{}, 1);
+  for (const bool biased : {false, true}) {
+    CAPTURE(biased);
+    same(run(
+             biased, [&](auto& x, auto& w, const auto& b) { return linear_cross_entropy(x, w, b, labels); }, one),
+         run(
+             biased, [&](auto& x, auto& w, const auto& b) { return cross_entropy(linear(x, w, b), labels); }, one));
+    same(run(
+             biased, [&](auto& x, auto& w, const auto& b) { return token_log_likelihood(x, w, b, labels); }, dy),
+         run(
+             biased, [&](auto& x, auto& w, const auto& b) { return log_softmax(linear(x, w, b)); }, chosen));
+    const auto found = label_log_likelihood(x, w, biased ? b : Tensor<double>(), labels).values();
+    const auto all = log_softmax(biased ? linear(x, w, b) : linear(x, w)).value().values();
+    std::vector<double> expected;
+    for (std::size_t i = 0; i < list.size(); ++i)
+      expected.push_back(list[i] < 0 ? 0 : all[i * words + static_cast<std::size_t>(list[i])]);
+    same(found, expected);
+  }
+}
+
 TEST_CASE("max: the first of equal elements gets the gradient, a NaN wins") {
   Tape tape;
   const auto x = tape.watch(Tensor<float>::from({2, 3}, {4, 7, 7, 2, std::nanf(""), 3}));
