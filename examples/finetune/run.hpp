@@ -90,6 +90,9 @@ class Runner {
       trained += p.trainable() || p.probed() ? p.size() : 0;
       with_gradients += p.trainable() ? p.size() : 0;
     });
+    if (trained == 0)
+      throw FlagError("--method", "one that trains something which this checkpoint and --task " + flags_.task + " have",
+                      std::string(method_name(flags_.method)) + ": " + std::string(method_about(flags_.method)));
     auto sizes = train::step_sizes<B>(spec_, batch);
     if (const auto& words = learner.model.embeddings; words && words->rows) sizes.vocabulary = words->word.shape()[0];
     std::size_t mapped = 0;

@@ -566,6 +566,11 @@ def test_refuses(place):
         done = subprocess.run([FINETUNE, "--model", place.root / model, "--task", task, "--data", place.root / task, "--output",
                                place.folder()], capture_output=True, text=True)
         check(done.returncode == 2 and expected in done.stderr, f"{model} {task}: {done.returncode}: {done.stderr}")
+    for model, method in (("roberta", "head"), ("t5", "bitfit")):  # the head is the model's; it has no biases
+        task = "lm" if method == "head" else "text2text"
+        more = () if method == "head" else ("--text", "source", "--label", "target")
+        done = subprocess.run(place.command(model, task, method, place.folder(), *more), capture_output=True, text=True)
+        check(done.returncode == 2 and "--method: expected one that trains something" in done.stderr, f"{model} {method}: {done.stderr}")
 
 
 def main():
