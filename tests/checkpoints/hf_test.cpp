@@ -579,6 +579,47 @@ TEST_CASE("hf: heads whose order is assumed, and heads of other problems") {
          "its labels are others ('a' = 'b' (row 0), 'b' = 'y' (row 1), 'c' = 'z' (row 2)): made anew");
 }
 
+TEST_CASE(
+    "hf: heads that are made anew: numbers of their own by seed, the family's dropout, the widths of what is read") {
+  Folder folder;
+  auto model = put_model(folder, typed("bert", bert_sizes, R"(, "hidden_dropout_prob": 0.25)"), {});
+  const auto head = [&](std::uint64_t seed, std::optional<nn::Pooling> pooling = {}, Index labels = 6) {
+    return checkpoints::load_head(folder.text(), model, labels, pooling, seed);
+  };
+  const auto one = head(1), two = head(2);
+  CHECK(one.output.weight.value().values() == head(1).output.weight.value().values());
+  CHECK(one.output.weight.value().values() != two.output.weight.value().values());
+  CHECK(one.dense->weight.value().values() != two.dense->weight.value().values());
+  CHECK(one.dense->weight.value().values() != one.output.weight.value().values());
+  CHECK(one.dropout == 0.25f);
+  CHECK_FALSE(one.dropout_before);
+  CHECK(head(1, nn::Pooling::first_and_mean, 3).output.in() == 12);
+  CHECK(head(1, nn::Pooling::mean, 3).output.in() == 6);
+  const auto language = [&](std::uint64_t seed) { return checkpoints::load_language_head(folder.text(), model, seed); };
+  CHECK(language(1).dense->weight.value().values() == language(1).dense->weight.value().values());
+  CHECK(language(1).dense->weight.value().values() != language(2).dense->weight.value().values());
+
+  CHECK(language(1).norm->weight.value().values() == std::vector<float>(6, 1));
+  CHECK(language(1).norm->bias.value().values() == std::vector<float>(6, 0));
+
+  Folder robertas, opts;
+  const auto roberta = put_model(robertas, typed("roberta", bert_sizes), {});
+  CHECK(checkpoints::load_head(robertas.text(), roberta, 2).dropout_before);
+  const auto opt = put_model(opts, typed("opt", opt_sizes), {});
+  CHECK_FALSE(checkpoints::load_head(opts.text(), opt, 2).output.bias.defined());
+
+  // One row is one row; of more than four classes four are shown.
+  put_model(folder, typed("bert", bert_sizes), {rows("classifier.weight", 1, 6)});
+  checkpoints::LoadReport report;
+  (void)checkpoints::load_head(folder.text(), model, 3, {}, 0, &report);
+  CHECK(report.notes == std::vector<std::string>{"the checkpoint's head: has 1 row, 3 are needed: made anew"});
+  put_model(folder, typed("bert", bert_sizes), {rows("classifier.weight", 5, 6)});
+  report = {};
+  (void)checkpoints::load_head(folder.text(), model, 5, {}, 0, &report, {"a", "b", "c", "d", "e"});
+  CHECK(report.notes == std::vector<std::string>{"the checkpoint's head: the order of its labels is assumed: 'a' (row "
+                                                 "0), 'b' (row 1), 'c' (row 2), 'd' (row 3), ... (5)"});
+}
+
 TEST_CASE("hf: an output that is not tied to the embeddings is used, in every family and under every name") {
   const auto check = [&](const std::string& type, const std::string& sizes, const std::string& output,
                          std::vector<Values> more) {

@@ -319,6 +319,11 @@ TEST_CASE("reversible: features with a range of their own: found by a pass, exac
     CHECK(with_threads(1, [&] { return bits_of(exact); }) == one);
     CHECK(with_threads(2, [&] { return bits_of(exact); }) == one);
     CHECK(look(exact).features == 0);  // it is wide enough
+    auto far = start.clone();
+    far.data()[large] = 1e9f;
+    CHECK(message_of([&] {
+            (void)exact(far, training());
+          }).find("(20 fraction bits, in a unit in which each feature has as many)") != std::string::npos);
   }
 
   // Values that fit need no units: the same bits as without a look.
@@ -726,6 +731,23 @@ TEST_CASE("reversible: gradients under negative and large factors against finite
       return mse(stack(v[0], v[1], Context<double>{Cross<double>::rows()}), target);
     };
     CHECK(gradcheck(loss, {inputs[0], inputs[1]}, 1e-3) < 1e-5);
+  }
+}
+
+TEST_CASE("reversible: the midpoint and leapfrog schemes are their equations") {
+  const Function<double> f = [](const Var<double>& x, const Context<double>&) { return tanh(x); };
+  const std::pair<ReversibleLayer<double>, std::array<double, 3>> schemes[] = {
+      {midpoint<double, Cpu>(f, 0.25), {1, 0, 0.5}}, {leapfrog<double, Cpu>(f, 0.25), {-1, 2, 0.0625}}};
+  for (const auto& one : schemes) {
+    const auto& [before, now, slope] = one.second;
+    const ReversibleStack<double> stack({one.first, one.first},
+                                        {.word_bits = 64, .fraction_bits = 40, .readout = {Readout::Kind::concat}});
+    double x0 = 0.75, x1 = -0.5;  // x[k−1], x[k]
+    const auto y =
+        stack(Tensor<double>::full({1, 1}, x0), Tensor<double>::full({1, 1}, x1), Context<double>{Offsets({0, 1})});
+    for (int k = 0; k < 2; ++k) x0 = std::exchange(x1, before * x0 + now * x1 + slope * std::tanh(x1));
+    CHECK(y.value().data()[0] == doctest::Approx(x0).epsilon(1e-6));
+    CHECK(y.value().data()[1] == doctest::Approx(x1).epsilon(1e-6));
   }
 }
 
