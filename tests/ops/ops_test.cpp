@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -24,6 +25,7 @@
 #include <meft/ops/scaled_activation.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/ops/softmax.hpp>
+#include <meft/ops/sparse_linear.hpp>
 
 #include "tools.hpp"
 
@@ -330,6 +332,54 @@ TEST_CASE("errors name the op, what differs, and the caller's line") {
   } catch (const Error& error) {
     CHECK(std::string(error.what()).ends_with("(ops_test.cpp:" + std::to_string(__LINE__ - 3) + ")"));
   }
+}
+
+TEST_CASE("errors: shapes and options that an op does not take") {
+  const Var<float> x(Tensor<float>::zeros({2, 4})), y(Tensor<float>::zeros({2, 6})), v(Tensor<float>::zeros({3})),
+      w(Tensor<float>::zeros({3, 4}));
+  const auto labels = Tensor<std::int32_t>::from({2}, {0, 1}), one = Tensor<std::int32_t>::from({1}, {0});
+  const auto attend = [&](const auto& q, const auto& k, const auto& v, auto change) {
+    Attention spec{.queries = Offsets({0, 2}), .keys = Offsets({0, 2}), .heads = 2};
+    change(spec);
+    return message_of([&] { attention(q, k, v, spec); });
+  };
+  const auto same = [](Attention&) {};
+  CHECK(attend(x, x, x, same) == "no error");
+  CHECK(attend(x, x, y, same).starts_with("attention: q, k and v are not alike"));
+  CHECK(attend(x, y, y, same).starts_with("attention: q, k and v are not alike"));
+  CHECK(attend(v, x, x, same).starts_with("attention: q, k and v are not alike"));
+  CHECK(attend(x, x, x, [](Attention& a) { a.dropout = 1; }).starts_with("attention: a dropout outside [0, 1): 1"));
+  CHECK(attend(x, x, x, [](Attention& a) { a.dropout = -0.5f; }).starts_with("attention: a dropout outside [0, 1)"));
+  CHECK(attend(x, x, x, [](Attention& a) { a.window = -1; }) == "attention: a window less than 0: -1");
+  CHECK(message_of([&] { gated(x, y, Activation::silu); }) ==
+        "gated: the shapes of gate and gated differ: a is [2, 4], b is [2, 6]");
+  CHECK(message_of([&] { linear(x, w, x); }).starts_with("linear: the bias has not one element a row of b"));
+  CHECK(message_of([&] {
+          linear(x, PackedWeight<float>(w.value()), x);
+        }).starts_with("linear: the bias has not one element a row of b"));
+  CHECK(message_of([&] { matmul(v, v); }) == "matmul: ranks differ or are below 2: a is [3], b is [3]");
+  CHECK(message_of([&] { matmul(x, v); }).starts_with("matmul: ranks differ or are below 2"));
+  CHECK(message_of([&] { gram(v); }) == "gram: the rank is below 2: a is [3]");
+  CHECK(message_of([&] { first_rows(v, Offsets({0, 3})); }) == "first_rows: expected [tokens, h]: a is [3]");
+  CHECK(message_of([&] {
+          gather(x, Tensor<std::int32_t>::zeros({1, 2}));
+        }).starts_with("gather: rows are not one list of rows of a table"));
+  for (const auto& loss : std::vector<
+           std::function<void(const Var<float>&, const Var<float>&, const Var<float>&, const Tensor<std::int32_t>&)>>{
+           [](auto&x, auto&w, auto&b, auto&labels) { linear_cross_entropy(x, w, b, labels); },
+           [](auto&x, auto&w, auto&b, auto&labels) { token_log_likelihood(x, w, b, labels); },
+           [](auto&x, auto&w, auto&b, auto&labels) {
+             (void)label_log_likelihood(x.value(), w.value(), b.value(), labels);
+           }}) {
+    CHECK(message_of([&] { loss(x, w, v, labels); }) == "no error");
+    CHECK(message_of([&] { loss(y, w, v, labels); }).find(": expected x [n, h] and w [words, h]") != std::string::npos);
+    CHECK(message_of([&] { loss(x, w, x, labels); }).find(": the bias has not one element a word") !=
+          std::string::npos);
+    CHECK(message_of([&] { loss(x, w, v, one); }).find(": not one label a row") != std::string::npos);
+  }
+  CHECK(message_of([&] {
+          sparse_linear(x, PackedWeight<float>(w.value()), labels, v, v);
+        }).starts_with("linear: the trained values are not as many as the indices"));
 }
 
 TEST_CASE(

@@ -852,6 +852,11 @@ TEST_CASE("trainer: a run goes on after its end with more epochs or steps") {
   CHECK(train::run_of(io::Safetensors(folder.text() + "/state.safetensors"))["epochs"] == 6);
   CHECK(run(data, with(6, 0, folder.text()), {}, 0).starts.at(0).changed.empty());
   auto other = with(6, 0, folder.text());
+  other.run["data"] = "other";
+  CHECK(contains(message_of([&] { run(data, other); }, &folder),
+                 "resume: option --data is not the run's: state.safetensors has nothing, found other (rows or files "
+                 "were added, changed or deleted since it began"));
+  other.run.erase("data");
   other.run["batch"] = 8;
   CHECK(contains(message_of([&] { run(data, other); }, &folder),
                  "--batch is not the run's: state.safetensors has 4, found 8"));
@@ -914,6 +919,8 @@ TEST_CASE("trainer: a state or adapter that is damaged, cut short, gone or anoth
                    });
                  }),
                  "damaged"));
+  CHECK(error([&] { std::ofstream(state, std::ios::binary) << good_adapter; }) ==
+        "state.safetensors: not the state of a run: no `run` in its metadata");
   CHECK(contains(error([&] { replace_in(state, "\\\"step\\\":4", "\\\"step\\\":3"); }), "damaged"));
   CHECK(contains(
       error([&] { replace_in(state, "meft-state-2", "meft-state-1"); }),
@@ -1389,6 +1396,11 @@ TEST_CASE("trainer: wrong options are errors, and large ones mean all rows") {
   CHECK(contains(with([](auto& o) { o.max_steps = -1; }), "max_steps is not negative"));
   CHECK(contains(with([](auto& o) { o.warmup = 1; }), "in [0, 1)"));
   CHECK(contains(with([](auto& o) { o.main_metric = "recall"; }), "recall"));
+  {
+    Toy frozen;
+    frozen.weight.set_trainable(false);
+    CHECK(message_of([&] { run(data, usual(), frozen); }) == "trainer: nothing trains");
+  }
   auto options = usual();
   options.batch = std::numeric_limits<std::size_t>::max() / 2;
   options.accumulate = 4;
