@@ -83,8 +83,8 @@ TEST_CASE("table: encodings") {
                              "a",
                              {.encoding = data::Encoding::latin1}),
                  "UTF-8 byte order mark"));
-  CHECK(data::encoding("latin-1") == data::Encoding::latin1);
-  CHECK(data::encoding("utf-8") == data::Encoding::utf8);
+  for (const char* name : {"latin1", "latin-1", "iso-8859-1"}) CHECK(data::encoding(name) == data::Encoding::latin1);
+  for (const char* name : {"utf8", "utf-8"}) CHECK(data::encoding(name) == data::Encoding::utf8);
   CHECK(message_of([] { data::encoding("ebcdic"); }) ==
         "encoding: expected utf-8, latin1 or windows-1252, found `ebcdic`");
 }
@@ -526,6 +526,9 @@ TEST_CASE("task: tsv errors") {
         "unknown task `mnist`: expected cola, sst2, mrpc, rte, stsb, qqp, mnli, qnli or tsv");
   CHECK(message_of([&] { data::load("sst2", file, {.text = "text"}); }) ==
         "task sst2 knows its columns and labels: option text is for task tsv only");
+  CHECK(error({.text = "2", .label = "1", .threshold = 1, .label_names = {"a", "b", "c"}},
+              folder.put("numbers.tsv", "1\tA\n-1\tB\n")) ==
+        "task tsv: with a threshold there are two label names, found: 3");
   CHECK(contains(message_of([&] { data::load("sst2", file, {.threshold = 0.5}); }),
                  "option threshold is for task tsv only"));
 }
@@ -944,10 +947,12 @@ TEST_CASE("splits: by the names that data sets have, and what is not used is tol
   CHECK(contains(
       message_of([&] { data::load("tsv", parquet.text(), options); }, &parquet),
       "found `data/train-00000-of-00001.parquet`: Parquet and Arrow are not read, convert them to JSON lines"));
-  const Folder packed;
-  packed.put("train.csv.gz", "x");
-  CHECK(contains(message_of([&] { data::load("tsv", packed.text(), options); }),
-                 "found `train.csv.gz`: unpack it first"));
+  for (const std::string end : {".gz", ".zip", ".zst", ".bz2", ".xz", ".tar"}) {
+    const Folder packed;
+    packed.put("train.csv" + end, "x");
+    CHECK(contains(message_of([&] { data::load("tsv", packed.text(), options); }),
+                   "found `train.csv" + end + "`: unpack it first"));
+  }
   // The same for lines.
   const Folder wiki;
   wiki.put("wiki.train.tokens", "a b\nc\nd\n");
@@ -962,6 +967,10 @@ TEST_CASE("splits: by the names that data sets have, and what is not used is tol
   json.put("validation.csv", "text,id\n\"d, e\",1\n");
   CHECK(data::lines(json.text()).train == std::vector<std::string>{"a", "b", "c"});
   CHECK(data::lines(json.text()).dev == std::vector<std::string>{"d, e"});
+  for (const auto& odd :
+       {std::pair("{\"text\": [1]}", "an object or array: `{\"text\": [1]}`"), {"{\"id\": 1}", "none: `{\"id\": 1}`"}})
+    CHECK(message_of([&] { data::lines(json.put("odd.jsonl", "{\"text\": \"a\"}\n"s + odd.first + "\n")); }, &json) ==
+          "odd.jsonl:2: expected a text in column `text`, found "s + odd.second);
   CHECK(data::input_lines(json.put("in.txt", "\na\n\n")) == std::vector<std::string>{"", "a", ""});
   CHECK(data::input_lines(json.text() + "/train.jsonl") == std::vector<std::string>{"a\nb", " ", "c"});
   const Folder only_test;
@@ -1090,6 +1099,7 @@ TEST_CASE("batches: every example once, close lengths, a pure function of seed a
   CHECK(plain.back().size() == 5003 % 16);
   CHECK(data::batches({}, 16, 0, 0, true).empty());
   CHECK(contains(message_of([&] { data::batches(lengths, 0, 0, 0, true); }), "batch size must be at least 1"));
+  CHECK(contains(message_of([&] { data::step_batches(lengths, 1, 0, 0, 0); }), "takes at least 1 batch, found 0"));
   CHECK(contains(message_of([&] { data::batches(lengths, 1, 0, std::uint64_t{1} << 32, true); }),
                  "epoch must be below 2^32"));
 }

@@ -20,6 +20,7 @@
 #include <meft/data/image_batch.hpp>
 #include <meft/data/image_decode.hpp>
 #include <meft/data/image_files.hpp>
+#include <meft/data/image_inputs.hpp>
 #include <meft/data/prefetch.hpp>
 #include <meft/data/preprocess.hpp>
 #include <meft/io/safetensors.hpp>
@@ -276,7 +277,7 @@ TEST_CASE("processors: options, defaults, errors") {
             "p.json: size is an object, expected height and width, or shortest_edge"},
            {"{\"size\": {\"shortest_edge\": 5, \"longest_edge\": 9}}",
             "found the keys `longest_edge`, `shortest_edge`"},
-           {"{\"size\": {}}", "p.json: size is an object"},
+           {"{\"size\": {}}", "shortest_edge; found the keys of an empty object"},
            {"{\"size\": {\"height\": 1e99, \"width\": 5}}", "p.json: size.height is 1e+99, expected an integer"},
            {"{\"size\": {\"height\": 5, \"width\": -5}}", "p.json: size.width is -5, expected an integer"},
            {"{\"size\": [1, 2, 3]}", "p.json: size is an array of 3"},
@@ -710,6 +711,65 @@ TEST_CASE("what is no regular file is refused, not waited for") {
   folder.put("train.bin", std::string(2 * 3073, '\1'));
   refused("classes.txt", [&] { data::load_images(folder.text()); });
   refused("test_batch.bin", [&] { data::load_images(folder.text()); });
+}
+
+TEST_CASE("inputs: images of a folder at any depth, of a file, of records") {
+  const std::string png = read_file(golden + "/rgb.png");
+  const Folder folder;
+  for (const char* name : {"some/b.png", "some/a/z.PNG", "some/a/c/1.png"}) folder.put(name, png);
+  for (const char* name : {"some/notes.txt", "some/a/list.txt", "some/a/c/2"}) folder.put(name, "x");
+  const auto found = data::image_inputs(folder.text() + "/some");
+  CHECK(found.names == std::vector<std::string>{"a/c/1.png", "a/z.PNG", "b.png"});
+  CHECK(found.skipped == 3);
+  REQUIRE(found.data.train.size() == 3);
+  CHECK(found.data.image(found.data.train[2]) == data::read_image(golden + "/rgb.png"));
+  const auto one = data::image_inputs(folder.text() + "/some/b.png");
+  CHECK(one.names == std::vector<std::string>{"b.png"});
+  CHECK(one.data.train.size() == 1);
+  const auto records = data::image_inputs(folder.put("x.bin", cifar({9, 4, 0})));
+  CHECK(records.names == std::vector<std::string>{"1", "2", "3"});
+  CHECK(records.data.image(records.data.train[2]).row(0)[0] == 2);
+  CHECK(data::image_inputs(folder.put("x.csv", digit("3", "7") + "\n" + digit("1", "7") + "\n")).names ==
+        std::vector<std::string>{"1", "2"});
+
+  const auto error = [&](const std::string& path) {
+    return message_of([&] { data::image_inputs(folder.text() + "/" + path); }, &folder);
+  };
+  fs::create_directories(folder.path / "empty/inner");
+  CHECK(error("empty") == "empty: holds no images");
+  CHECK(error("some/notes.txt") ==
+        "some/notes.txt: is neither a folder, an image, a CIFAR-10 file .bin nor an MNIST file .csv");
+  folder.put("some/a/y.png", png.substr(0, png.size() / 2));
+  CHECK(contains(error("some"), "some: 1 of 4 images is broken: a/y.png: "));
+  CHECK(contains(error("some/a/y.png"), "1 of 1 images is broken: "));
+  folder.put("some/a/scan.tiff", "II*");
+  CHECK(contains(error("some"), "some/a/scan.tiff: images of this kind are not read"));
+}
+
+TEST_CASE("processors: images vary by seed and epoch, in what is cropped and in what is flipped") {
+  data::ImageProcessor processor;
+  processor.size = {16, 16, 0};
+  const data::Image image = noise(16, 16);
+  const data::RandomCrop whole{1, 1, 1, 1};
+  const auto varied = [&](const data::RandomCrop& crop, bool flip, std::uint64_t seed, std::uint32_t epoch) {
+    std::vector<data::Image> out;
+    for (std::uint64_t i = 0; i < 16; ++i)
+      out.push_back(processor.vary(image, {.crop = crop, .flip = flip, .seed = seed, .epoch = epoch}, i));
+    return out;
+  };
+  for (const auto& one : varied(whole, false, 1, 2)) CHECK(one == image);
+  int flipped = 0;
+  for (const auto& one : varied(whole, true, 1, 2)) {
+    CHECK((one == image || one == data::flip(image)));
+    flipped += one != image;
+  }
+  CHECK((flipped > 2 && flipped < 14));
+  for (const bool flip : {true, false}) {
+    const data::RandomCrop crop = flip ? whole : data::RandomCrop{};
+    CHECK(varied(crop, flip, 1, 2) == varied(crop, flip, 1, 2));
+    CHECK(varied(crop, flip, 1, 2) != varied(crop, flip, 1, 3));
+    CHECK(varied(crop, flip, 1, 2) != varied(crop, flip, 0, 2));
+  }
 }
 
 TEST_CASE("batches: images ready for a model, the same on any number of threads") {

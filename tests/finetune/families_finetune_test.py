@@ -449,6 +449,10 @@ def test_written(place):
     check(done.returncode == 0, done.stderr)
     wanted = [line.split("\t")[::-1] for line in (place.root / "text2text" / "dev.tsv").read_text().splitlines()[1:]]
     check([line.split("\t") for line in table.read_text().splitlines()] == [["written", "text"], *wanted], table.read_text())
+    for model, kind in (("t5", "SEQ_2_SEQ_LM"), ("llama.gguf", "CAUSAL_LM")):
+        place.run(model, "text2text", "lora", run := place.folder(), *columns, "--max-steps", 1)
+        config = json.loads((run / "adapter_config.json").read_text())
+        check(config["task_type"] == kind, f"{model}: {config}")
     # A token that the tokenizer has, but puts in front of no text, is in front of none.
     losses = []
     for named in ("<s>", "none"):

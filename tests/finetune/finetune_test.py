@@ -112,7 +112,8 @@ def test_tsv(place):
     base = [FINETUNE, "--model", str(place.model), "--task", "tsv", "--data", str(data), "--text", "2", "--text-pair", "3", "--label", "1", "--epochs", "1"]
     folder = place.folder()
     out = execute(base + ["--threshold", "0.5", "--output", str(folder)]).stdout
-    check("held out" in out, out)
+    low = sum(abs(float(row.split("\t")[0])) < 0.5 for row in rows)
+    check("held out" in out and f"{low} rows below the threshold, or cut in two, are left out" in out, out)
     value = json.loads((folder / "metrics.json").read_text())["value"]
     scored = execute([FINETUNE, "--model", str(place.model), "--output", str(folder), "--eval-only", "--data", str(data)]).stdout
     check(f"accuracy {value:.4f}" in scored and " held-out examples: accuracy" in scored, scored)
@@ -199,7 +200,13 @@ def test_flags(place):
         (["--task", "tsv"], ["--text: expected a column's name or its number", "found nothing"]),
         (["--task", "tsv", "--text", "1"], ["--label: expected a column's name or its number", "found nothing"]),
         (["--task", "tsv", "--text", "1", "--label", "2", "--threshold", "-1"], ["--threshold: expected a number of at least 0", "found `-1`"]),
-        (["--task", "tsv", "--text", "1", "--label", "2", "--threshold", "1", "--regression"], ["--regression"]),
+        (["--task", "tsv", "--text", "1", "--label", "2", "--threshold", "1", "--regression"], ["--regression: expected no --threshold beside it", "found both"]),
+        (["--task", "tsv", "--text", "1", "--label", "2", "--label-names", "a,b", "--regression"], ["--label-names: expected classes, not --regression", "found both"]),
+        (["--predictions", "x"], ["--predictions: expected --predict beside it", "found none"]),
+        (["--task", "lm", "--pooling", "mean"], ["--pooling: expected a task that classifies", "found --task lm"]),
+        (["--task", "stsb", "--losses", "tfew"], ["--losses: expected a task with classes", "found --task stsb"]),
+        (["--losses", "tfew", "--pooling", "mean"], ["--pooling: expected no --losses beside it", "found both"]),
+        (["--augment"], ["--augment: expected --task images", "found --task sst2"]),
         (["--encoding", "utf-16"], ["--encoding: expected utf-8|latin1|windows-1252", "found `utf-16`"]),
         (["--task", "sciq", "--encoding", "latin1"], ["--encoding: expected a task that reads tables or lines", "found --task sciq"]),
         (["--eval-only", "--resume"], ["--resume: expected a run that trains", "found --eval-only"]),

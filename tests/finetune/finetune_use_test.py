@@ -97,8 +97,14 @@ def test_said(place):
     out = execute(place.command(place.folder(), *more, "--max-length", 8)).stdout
     check("neg 5, pos 10" in out and "f1 is that of pos" in out, out)
     check("3 of 15 training texts are cut to 8 tokens (--max-length)" in out and "3 of 15 dev texts are cut" in out, out)
-    out = execute(place.command(place.folder(), *more)).stdout
+    out = execute(place.command(folder := place.folder(), *more)).stdout
     check("are cut" not in out, out)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    epoch, = metrics["epochs"]
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in epoch["dev"].items())
+    for words in ("15 examples to train on, 15 to score on; task tsv, 2 steps", "(largest batch: 7 sequences, 63 tokens, the longest 13)",
+                  f"epoch 1/1 done at step 2: train loss {epoch['train_loss']:.4f}; dev {scores}  (best)", f"best: epoch 1, dev {scores}; "):
+        check(words in out, f"no `{words}` in {out}")
     names, start = (next(line.split() for line in out.splitlines() if line.startswith(word)) for word in ("MiB ", "start "))
     check(float(start[names.index("weights")]) <= 0.2, f"what products are measured with is not the model's: {start}")
     for name in ("train.tsv", "dev.tsv"):

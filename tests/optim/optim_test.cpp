@@ -95,6 +95,22 @@ TEST_CASE("adamw: a parameter's factor is of its rate, in its decay too") {
   for (std::size_t i = 0; i < 2; ++i) CHECK(2 * (bias[i] - begin[i]) == doctest::Approx(twice[i] - begin[i]));
 }
 
+TEST_CASE("adamw: what has an anchor decays to it, at its own rate in the schedule; a vector too") {
+  auto p = make_pair();
+  p.weight.anchor() = Tensor<double>::from({2, 2}, {1, 1, -1, 0.25});
+  p.bias.anchor() = Tensor<double>::from({2}, {0, 0.5});
+  p.weight.set_rate_factor(2);
+  auto adam = optim::AdamW{.rate = 0.1, .decay = 0.5}.over<double>(p);
+  (void)adam.step(0.25);  // of no gradient
+  const double by = 0.1 * 0.25 * 0.5;
+  check_values(p, {0.5 + 2 * by * 0.5, -1 + 2 * by * 2, 2 - 2 * by * 3, 0.25}, {0.1 - by * 0.1, -0.2 + by * 0.7},
+               1e-15);
+  auto none = make_pair();
+  none.weight.anchor() = Tensor<double>::zeros({2, 2});
+  (void)optim::AdamW{.rate = 0.1}.over<double>(none).step();
+  check_values(none, {0.5, -1.0, 2.0, 0.25}, {0.1, -0.2}, 1e-300);
+}
+
 // The same with eps=1e-2 and torch.nn.utils.clip_grad_norm_([w, b], 3.0) before each step. Torch divides by the norm
 // plus 1e-6, a relative 2e-7 in the gradient.
 TEST_CASE("adamw: clipping by the global norm equals torch's") {

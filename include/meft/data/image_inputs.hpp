@@ -60,7 +60,7 @@ inline ImageInputs image_inputs(const std::string& path, const DecodeLimits& lim
 }  // namespace detail
 
 /// Finds images in order of their names, folders and files alike; what is no image by its name is counted and left
-/// out. Labels of records are not looked at. Images are not decoded. Errors name the file: none there, a record cut
+/// out. Labels of records are not used. Images are not decoded. Errors name the file: none there, a record cut
 /// short.
 inline ImageInputs image_inputs(const std::string& path, const DecodeLimits& limits = {},
                                 Where where = Where::current()) {
