@@ -477,8 +477,8 @@ TEST_CASE("buffer: what is kept beside is of its elements alone, until the block
   const Buffer block(Cpu::pool(), 64);
   Buffer note(Cpu::pool(), 64);
   auto* const at = static_cast<std::byte*>(note.data());
-  block.keep_beside(note, 4, 8);
-  CHECK(block.beside(4, 8, 2) == at);
+  block.keep_beside(note, 4, 8, 3);
+  CHECK((block.beside(4, 8, 2) == at && block.beside_made_in() == 3));
   CHECK(block.beside(6, 6, 2) == at + 4);
   CHECK(block.beside(3, 2, 2) == nullptr);
   CHECK(block.beside(6, 7, 2) == nullptr);
