@@ -86,7 +86,7 @@ double operations(const Setup& setup) {
   const double attention = 4 * rows * hidden * static_cast<double>(setup.seq);
   const auto [method, recompute] = Named::of(setup.method);
   const auto facts = method_facts(method);
-  const double added = 2 * rows * static_cast<double>(added_weights(method, c.hidden_size));
+  const double added = 2 * rows * static_cast<double>(added_weights(method, StepSizes::of(c.spec().layers.layer)));
 
   const double forward = weights + attention + added;
   const auto recipe = method_recipe(method);

@@ -81,7 +81,7 @@ class Learners {
   Learner with_trained(Learner learner) const {
     if (!earlier_) return learner;
     if (earlier_->peft) {
-      earlier_->peft->load(nn::trainable<float, B>(learner), spec_, *peft_form(flags_.method), loaded_.initialised);
+      earlier_->peft->load(nn::trainable<float, B>(learner), spec_, flags_.method, loaded_.initialised);
       return learner;
     }
     checkpoints::use_rows_of(*earlier_->saved, learner.model);

@@ -1,7 +1,8 @@
 """Compares what examples/finetune writes with PyPI's transformers and peft: merge_peer.py FINETUNE
 
 A run of each family, on tiny random checkpoints: its merged folder is loaded by transformers, its adapter_config.json and
-adapter_model.safetensors by peft, and both predict what the run does. Configuration and tokenizer are loaded in any case; logits
+adapter_model.safetensors by peft, and both predict what the run does; and what peft writes of LoRA on `all-linear` modules, with
+random numbers, predicts here what it does there. Configuration and tokenizer are loaded in any case; logits
 need torch, and peft's files peft: without these a part is skipped, and says so. Exit status 1: something differs.
 """
 import importlib.util
@@ -13,7 +14,7 @@ import tempfile
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 import families_finetune_test as families
-from place import FINETUNE, check, execute
+from place import FINETUNE, check, execute, make_model
 
 HAS = {name: importlib.util.find_spec(name) is not None for name in ("torch", "peft")}
 LIMIT = 2e-5  # of a probability, a few roundings of float32
@@ -39,16 +40,21 @@ def check_alike(found, expected, what):
     return worst
 
 
-def compare(place, model, method):
-    from transformers import AutoConfig, AutoTokenizer
-    run, merged = place.folder(), place.folder()
-    place.run(model, "sst2", method, run, *families.narrow(method))
+def our_predictions(place, run, *more):
+    """-> probabilities of each text, the texts."""
     lines = (place.root / "sst2" / "dev.tsv").read_text().splitlines()[1:9]
     texts = place.root / "texts.tsv"
     texts.write_text("\n".join(["sentence"] + [line.split("\t")[0] for line in lines]) + "\n")
-    execute([FINETUNE, "--output", run, "--predict", texts])
+    execute([FINETUNE, "--output", run, "--predict", texts, *more])
     header, *rows = [line.split("\t") for line in (run / "predictions.tsv").read_text().splitlines()]
-    expected, words = [[float(p) for p in row[1:3]] for row in rows], [row[3] for row in rows]
+    return [[float(p) for p in row[1:3]] for row in rows], [row[3] for row in rows]
+
+
+def compare(place, model, method, *more):
+    from transformers import AutoConfig, AutoTokenizer
+    run, merged = place.folder(), place.folder()
+    place.run(model, "sst2", method, run, *families.narrow(method), *more)
+    expected, words = our_predictions(place, run)
 
     execute([FINETUNE, "--output", run, "--merge", merged])
     config = AutoConfig.from_pretrained(merged)
@@ -59,7 +65,50 @@ def compare(place, model, method):
     if HAS["torch"]: worst.append(check_alike(transformers_predictions(merged, words), expected, f"{model} {method}, merged"))
     if HAS["torch"] and HAS["peft"] and (run / "adapter_config.json").exists():
         worst.append(check_alike(transformers_predictions(place.root / model, words, run), expected, f"{model} {method}, by peft"))
-    print(f"{model} {method}: {', '.join(f'{w:.1e}' for w in worst) or 'configuration and tokenizer'}", flush=True)
+    print(f"{' '.join([model, method, *more])}: {', '.join(f'{w:.1e}' for w in worst) or 'configuration and tokenizer'}", flush=True)
+
+
+def compare_theirs(place, model, **options):
+    """LoRA on all linear layers that peft's `all-linear` finds: BERT's pooler is one of them."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+    torch.manual_seed(1)
+    folder = place.folder()
+    base = AutoModelForSequenceClassification.from_pretrained(place.root / model, dtype=torch.float32, num_labels=2)
+    tuned = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=4, lora_alpha=8, **options))
+    with torch.no_grad():
+        for name, p in tuned.named_parameters():
+            if "lora_" in name: p.normal_(0, 0.3)
+    tuned.save_pretrained(folder)
+    found, words = our_predictions(place, folder, "--task", "sst2")
+    before = transformers_predictions(place.root / model, words)
+    theirs = transformers_predictions(place.root / model, words, folder)
+    worst = check_alike(found, theirs, f"{model} of peft {options}")
+    check(max(abs(a[0] - b[0]) for a, b in zip(before, theirs)) > 1e-3, f"{model}: the updates change nothing")
+    print(f"{model} of peft, all-linear {options or ''}: {worst:.1e}", flush=True)
+
+
+def llama(folder):
+    words, t = families.write_tokenizer(folder, "GPT2Tokenizer"), families.Tensors(10)
+    width, inner = families.WIDTH, families.INNER
+    t.array("model.embed_tokens.weight", words, width)
+    t.scale("model.norm")
+    for i in range(families.LAYERS):
+        at = f"model.layers.{i}."
+        for norm in ("input", "post_attention"): t.scale(f"{at}{norm}_layernorm")
+        for part, rows, columns in (("self_attn.q_proj", width, width), ("self_attn.k_proj", width // 2, width),
+                                    ("self_attn.v_proj", width // 2, width), ("self_attn.o_proj", width, width),
+                                    ("mlp.gate_proj", inner, width), ("mlp.up_proj", inner, width), ("mlp.down_proj", width, inner)):
+            t.array(f"{at}{part}.weight", rows, columns)
+    families.write_model(folder, {"model_type": "llama", "vocab_size": words, "hidden_size": width, "num_hidden_layers": families.LAYERS,
+                                  "num_attention_heads": families.HEADS, "num_key_value_heads": 1, "intermediate_size": inner,
+                                  "max_position_embeddings": families.PLACES, "hidden_act": "silu", "pad_token_id": 1}, t)
+
+
+def bert(folder):
+    folder.rmdir()
+    make_model(folder)
 
 
 def main():
@@ -67,6 +116,13 @@ def main():
         place = families.Place(root)
         for model, methods in (("roberta", ["full", "lora", "ia3", "speft", "alore", "sparsegrad"]), ("opt", ["lora"]), ("bart", ["ia3"])):
             for method in methods: compare(place, model, method)
+        for name, make in (("bert", bert), ("llama", llama)):
+            (place.root / name).mkdir()
+            make(place.root / name)
+        for model in ("bert", "llama", "opt", "bart"):
+            for targets in ("attention", "linear"): compare(place, model, "lora", "--lora-targets", targets)
+            if HAS["torch"] and HAS["peft"]: compare_theirs(place, model)
+        if HAS["torch"] and HAS["peft"]: compare_theirs(place, "bert", use_rslora=True)
     for name, found in HAS.items():
         if not found: print(f"skipped: logits by transformers and peft: no {name}")
 

@@ -7,13 +7,14 @@ The model and the batch are those of a case of make_bert.py or make_families.py.
   ia3.safetensors   peft's IA3Model: its vectors, under meft's names and none of them one, hidden (what the head reads, without
                     padding), logits, loss, and gradient.NAME of each vector and of the head
   lora.safetensors  the same of peft's LoraModel, rank 3, alpha 6, of query and value
+  lora_linear.safetensors  and of all linear layers that are inside the model's layers
   prefix.safetensors  keys and values before those of every attention, 3 rows each: put in front of them in transformers' own
                       attention. Where peft's PrefixTuningConfig (without projection) does the same, in all but the encoder of BART,
                       cross attention and images, both must be equal; tokens are given their own positions, which peft moves by 3
   prompt.safetensors  peft's PromptTuningConfig, 3 rows before the words (BART: the encoder's and the decoder's, images: before the
                       patches, by hand); the head reads what it reads without them
   ia3_default.safetensors  (IA)³ on the modules that peft chooses itself
-  peft_ia3, peft_ia3_default, peft_lora, peft_prefix, peft_prompt  folders that peft's save_pretrained wrote of the same values
+  peft_ia3, peft_ia3_default, peft_lora, peft_lora_linear, peft_prefix, peft_prompt  folders that peft's save_pretrained wrote of the same values
 peft's `feedforward_modules` scale the input of a block's second linear layer: meft's hidden_scale. Its own choice of modules is
 another than the paper's, keys and values: for BERT `output.dense`, which is what attention's output layer reads too (meft's
 attended_scale), for OPT queries and keys, for BART queries and values. In all but ia3_default they are given here in full.
@@ -48,17 +49,21 @@ CASES = {  # folder: (key and value, second linear layer, query and value)
     "opt": (r".*\.(k_proj|v_proj)", r".*\.fc2", r".*\.(q_proj|v_proj)"),
     "bart": (r".*\.(k_proj|v_proj)", r".*\.fc2", r".*\.(q_proj|v_proj)"),
 }
+LINEAR = {"bert": r".*layer\.\d+\..*(query|key|value|dense)", "mistral": r".*layers\.\d+\..*_proj"}
 HEADS = ("bert.pooler", "classifier", "classification_head", "score")
 
 
 def configs(folder):
+    lora = lambda updated: (LoraModel, LoraConfig(r=3, lora_alpha=6, lora_dropout=0.0, target_modules=updated))
+    linear = dict(lora_linear=lora(LINEAR[folder])) if folder in LINEAR else {}
+    if folder not in CASES: return linear
     factors, second, updated = CASES[folder]
     default = dict(target_modules=IA3_MODULES[folder], feedforward_modules=IA3_FEEDFORWARD[folder])
     return {
         "ia3": (IA3Model, IA3Config(target_modules=f"{factors}|{second}", feedforward_modules=second)),
-        "lora": (LoraModel, LoraConfig(r=3, lora_alpha=6, lora_dropout=0.0, target_modules=updated)),
+        "lora": lora(updated),
         "ia3_default": (IA3Model, IA3Config(**default)),
-    }
+    } | linear
 
 
 def meft_name(name, prefix):
@@ -305,7 +310,7 @@ def write_joined(folder, name):
 
 def main():
     root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent
-    for number, folder in enumerate(CASES):
+    for number, folder in enumerate(dict.fromkeys([*CASES, *LINEAR])):
         for more, (name, (kind, config)) in enumerate(configs(folder).items()):
             write_method(root / folder, 7000 + 10 * number + more, name, kind, config)
     for number, folder in enumerate(VIRTUAL):

@@ -133,8 +133,13 @@ const std::vector<Row>& rows() {
   }(options);
   static const auto mix = std::vector<std::string>{"readout.mix"};
   static const auto reversible = in_layer(adapter("mlp_adapter") + adapter("reversible_adapter", true)) + mix;
-  static const auto updates = in_layer({"attention.self.query.lora_A.weight", "attention.self.query.lora_B.weight",
-                                        "attention.self.value.lora_A.weight", "attention.self.value.lora_B.weight"});
+  static const auto update = [](const std::string& of) {
+    return in_layer({of + ".lora_A.weight", of + ".lora_B.weight"});
+  };
+  static const auto updates = update("attention.self.query") + update("attention.self.value");
+  static const auto attention_updates = updates + update("attention.self.key") + update("attention.output.dense");
+  static const auto all_updates = attention_updates + update("intermediate.dense") + update("output.dense");
+  static const LowRank of_attention{3, 6, LowRank::Targets::attention}, of_all{3, 6, LowRank::Targets::linear};
   static const auto factors = in_layer({"attention.self.key.scale", "attention.self.value.scale", "hidden_scale"});
   static const auto more_factors =
       in_layer({"attention.self.key.scale", "attention.self.value.scale", "attended_scale", "hidden_scale"});
@@ -222,7 +227,14 @@ const std::vector<Row>& rows() {
       {Zofo<PrefixTuning>{.module = prefix}, before},
       {Zofo<PromptTuning>{.module = {.tokens = 2}}, {"virtual_tokens"}},
       {Zofo<Meft1>{.module = {.bottleneck = 4, .options = options}}, reversible},
-      // Beyond the registry's: the other coupling, factors as peft has them, sums of products beside layers.
+      // Beyond the registry's: updates of more layers, the other coupling, factors as peft has them, sums of products
+      // beside layers.
+      {of_attention, attention_updates},
+      {of_all, all_updates},
+      {Meft1{.options = options, .inside = of_all}, all_updates + mix},
+      {Meft3{.options = options, .inside = of_attention}, attention_updates + mix},
+      {Mezo<LowRank>{{1, 1, LowRank::Targets::linear}}, all_updates},
+      {Zofo<LowRank>{.module = of_all}, all_updates},
       {Meft1{.bottleneck = 4, .options = with_maps}, in_layer(adapter("mlp_adapter")) + beside + mix},
       {Meft2{.bottleneck = 4, .options = with_maps}, in_layer(adapter("mlp_adapter")) + beside + mix},
       {Meft1{.beta = {1, 2}, .options = with_maps, .inside = alore}, maps + beside + mix},
@@ -391,7 +403,7 @@ TEST_CASE("methods: exact streams give the bits of stored ones") {
     CHECK(Subject(method, false, 3).bits() == exact);
     ++checked;
   }
-  CHECK(checked == 29);
+  CHECK(checked == 31);
 }
 
 TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, and takes no factor beside it") {
@@ -423,7 +435,7 @@ TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, a
 
 TEST_CASE("methods: every one of the registry has a row here; the names of what trains") {
   const auto all = methods_and_insides();
-  REQUIRE(rows().size() == all.size() + 8);
+  REQUIRE(rows().size() == all.size() + 14);
   for (std::size_t i = 0; i < rows().size(); ++i) {
     const auto& row = rows()[i];
     if (i < all.size()) CHECK(method_title(row.method) == method_title(all[i]));
@@ -450,7 +462,7 @@ TEST_CASE("methods: the weights that a method says it adds to a layer are those 
       if (part.name.starts_with(layer) && part.parameter.shape().rank() > 1 &&
           std::find(own.begin(), own.end(), part.name) == own.end())
         found += part.parameter.size();
-    CHECK(added_weights(row.method, 12) == found);
+    CHECK(added_weights(row.method, StepSizes::of(make_bert(1).spec.layers.layer)) == found);
     checked += found > 0;
   }
   CHECK(checked > 20);

@@ -443,6 +443,8 @@ void for_each_method(const F& f) {
   f("bitfit", [](auto& m) { return adapt(m, BitFit{}); });
   f("adapter", [](auto& m) { return adapt(m, Houlsby{.bottleneck = 4, .dropout = 0.1f}, {.seed = 7}); });
   f("lora", [](auto& m) { return adapt(m, LowRank{.rank = 4}, {.seed = 7}); });
+  f("lora, linear",
+    [](auto& m) { return adapt(m, LowRank{.rank = 4, .targets = LowRank::Targets::linear}, {.seed = 7}); });
   f("meft1", [=](auto& m) { return adapt(m, Meft1{.bottleneck = 4, .options = meft}, {.seed = 7}); });
   f("meft2", [=](auto& m) { return adapt(m, Meft2{.bottleneck = 4, .options = meft}, {.seed = 7}); });
   f("meft3", [=](auto& m) { return adapt(m, Meft3{.bottleneck = 4, .options = meft}, {.seed = 7}); });
@@ -551,6 +553,16 @@ TEST_CASE("families: (IA)³ and LoRA equal PyPI's peft: hidden states, logits, l
     CHECK_MESSAGE(lora < 1e-11, at);
     MESSAGE(folder, ": largest relative error of (IA)³ ", ia3, ", of LoRA ", lora);
   }
+  for (const std::string folder : {"bert", "mistral"}) {
+    CAPTURE(folder);
+    const Case c{folder, folder, false};
+    std::string at;
+    const auto updates = [](auto& model) {
+      return adapt(model, LowRank{.rank = 3, .alpha = 6, .targets = LowRank::Targets::linear});
+    };
+    CHECK_MESSAGE(method_error<double>(c, "lora_linear", updates, at, 0) < 1e-11, at);
+    CHECK_MESSAGE(method_error<float>(c, "lora_linear", updates, at, 1e-3) < 1e-5, at);
+  }
 }
 
 TEST_CASE("families: prefixes and prompts equal PyPI's peft, ALoRE its equation: logits, loss, every gradient") {
@@ -575,11 +587,13 @@ TEST_CASE("families: prefixes and prompts equal PyPI's peft, ALoRE its equation:
 
 TEST_CASE("families: what PyPI's peft wrote is read; what is written is what peft wrote; what is neither is refused") {
   const meft::test::Folder out;
-  for (const std::string folder : {"bert", "opt", "bart"})
-    for (const std::string name : {"ia3", "ia3_default", "lora", "prefix", "prompt"}) {
+  for (const std::string folder : {"bert", "opt", "bart", "mistral"})
+    for (const std::string name : {"ia3", "ia3_default", "lora", "lora_linear", "prefix", "prompt"}) {
       CAPTURE(folder);
       CAPTURE(name);
       const std::string at = golden() + "/" + folder;
+      const bool linear = name == "lora_linear";
+      if (folder == "mistral" ? !linear : linear && folder != "bert") continue;
       const bool joined = name.starts_with("pr");
       if (joined && folder == "bart") {  // an encoder and a decoder
         CHECK(checkpoints::peft_form(method_named(name), checkpoints::read_spec(checkpoints::read_config(at))) ==
@@ -597,10 +611,9 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
       learner.body = adapt(learner.model, method);
       const auto trained = nn::trainable<double, Cpu>(learner);
       const auto& spec = learner.model.spec;
-      const auto& form = *peft_form(method);
       CHECK(adapter.classes(spec) == labels);
       adapter.check_size(spec);
-      adapter.load(trained, spec, form);
+      adapter.load(trained, spec, method);
       Comparison logits(expected);
       logits.add("logits", learner.logits(batch_of(plain)).value());
       CHECK(logits.worst() < 1e-11);
@@ -618,7 +631,7 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
       }
       const checkpoints::PeftAdapter again(out.text());
       CHECK(again.method(spec).index() == method.index());
-      again.load(trained, spec, form);
+      again.load(trained, spec, method);
 
       const auto wrong = [&](const std::string& key, const nlohmann::json& value) {
         auto config = again.config.tree();
@@ -630,7 +643,9 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
             std::string::npos);
       if (const std::string key = joined ? "prefix_projection" : "fan_in_fan_out"; name != "prompt")
         CHECK(wrong(key, true).find(key) != std::string::npos);
-      if (name == "lora") {
+      if (name.starts_with("lora")) {
+        using Targets = LowRank::Targets;
+        CHECK(std::get<LowRank>(method).targets == (linear ? Targets::linear : Targets::query_value));
         CHECK(wrong("r", 0).find("expected an integer in [1, 65536], found 0") != std::string::npos);
         (void)wrong("r", 60000);
         CHECK(meft::test::message_of([&] {
@@ -643,24 +658,32 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
           CHECK(wrong("init_lora_weights", changed).find("leaves the checkpoint's weights as they are") !=
                 std::string::npos);
         CHECK(wrong("init_lora_weights", "gaussian") == "no error");
+        CHECK(wrong("use_rslora", "yes").find("use_rslora: expected true or false") != std::string::npos);
+        CHECK(wrong("use_rslora", true) == "no error");
+        const auto scaled = std::get<LowRank>(checkpoints::PeftAdapter(out.text()).method(spec));
+        CHECK((scaled.rank == 3 && scaled.alpha / 3 == doctest::Approx(6 / std::sqrt(3.0)).epsilon(1e-15)));
+        CHECK(wrong("use_rslora", false) == "no error");
       }
       // A tensor more, one less, another shape, a value that is none: nothing is changed.
       const auto before = learner.logits(batch_of(plain)).value().values();
-      const auto refused = [&](const auto& change) {
+      const auto put = [&](const auto& change) {
         std::vector<io::NamedTensor> list;
         for (const auto& tensor : theirs.names())
           list.push_back({tensor, theirs.find(tensor).dtype, theirs.find(tensor).shape, theirs.find(tensor).bytes});
         change(list);
         io::write_safetensors(out.text() + "/" + checkpoints::peft_model, list);
+      };
+      const auto refused = [&](const auto& change) {
+        put(change);
         const auto text =
-            meft::test::message_of([&] { checkpoints::PeftAdapter(out.text()).load(trained, spec, form); });
+            meft::test::message_of([&] { checkpoints::PeftAdapter(out.text()).load(trained, spec, method); });
         CHECK(learner.logits(batch_of(plain)).value().values() == before);
         return text;
       };
       const auto method_tensor = [&](auto& list) -> io::NamedTensor& {
         return *std::find_if(list.begin(), list.end(), [&](const auto& t) {
           return t.name.find(joined           ? "prompt_embeddings"
-                             : name == "lora" ? ".lora_A."
+                             : name[0] == 'l' ? ".lora_A."
                                               : ".ia3_l") != std::string::npos;
         });
       };
@@ -685,10 +708,68 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
                }).empty()
                    ? std::string()
                    : meft::test::message_of(
-                         [&] { checkpoints::PeftAdapter(out.text()).load(trained, spec, form, anew); });
+                         [&] { checkpoints::PeftAdapter(out.text()).load(trained, spec, method, anew); });
       };
       CHECK(without_head({}) == "no error");
       CHECK(without_head({head_name}).find(head_name + " is missing") != std::string::npos);
+      if (!linear) continue;
+      // What is updated follows from the tensors; a mixture lacks one.
+      using Targets = LowRank::Targets;
+      const auto& projections = *spec.layer_names;
+      const auto without = [&](const std::vector<std::string>& gone) {
+        const auto text = refused([&](auto& list) {
+          std::erase_if(list, [&](const auto& t) {
+            return std::any_of(gone.begin(), gone.end(), [&](const std::string& of) {
+              return t.name.find(".0." + of + ".lora_") != t.name.npos ||
+                     t.name.find(".1." + of + ".lora_") != t.name.npos;
+            });
+          });
+        });
+        return std::pair(std::get<LowRank>(checkpoints::PeftAdapter(out.text()).method(spec)).targets, text);
+      };
+      std::vector<std::string> feed{projections.up, projections.down};
+      if (*projections.gate) feed.push_back(projections.gate);
+      const auto all = [&](std::vector<std::string> more) {
+        more.insert(more.end(), feed.begin(), feed.end());
+        return more;
+      };
+      CHECK(without(feed).first == Targets::attention);
+      CHECK(without(all({projections.key, projections.output})).first == Targets::query_value);
+      const auto mixture = without({projections.key});
+      CHECK(mixture.first == Targets::linear);
+      CHECK(mixture.second.find(projections.key + std::string(".lora_A.weight is missing")) != std::string::npos);
+      // An update of a matrix of the head, which trains as a whole here.
+      Parameter<double> whole;
+      for (const auto& [ours, p] : trained)
+        if (ours == (folder == "bert" ? "pooler.dense.weight" : "score.weight")) whole = p;
+      const Index rows = whole.shape()[0], columns = whole.shape()[1];
+      Tensor<double> a({3, columns}), b({rows, 3});
+      fill_normal(a, {3, 1, 0}, 1.0);
+      fill_normal(b, {3, 2, 0}, 1.0);
+      const auto as = a.values(), bs = b.values();
+      const auto updated = [&](auto& list) {
+        auto one = std::find_if(list.begin(), list.end(), [&](const auto& t) {
+                     return t.name.ends_with(folder == "bert" ? "pooler.dense.weight" : "score.weight");
+                   })->name;
+        one.resize(one.size() - 6);
+        list.push_back({one + "lora_A.weight", "F64", {3, columns}, std::as_bytes(std::span(as))});
+        list.push_back({one + "lora_B.weight", "F64", {rows, 3}, std::as_bytes(std::span(bs))});
+      };
+      const auto base = whole.value().values();
+      put(updated);
+      checkpoints::PeftAdapter(out.text()).load(trained, spec, method);
+      const auto with = whole.value().values();
+      for (Index i = 0; i < rows; ++i)
+        for (Index j = 0; j < columns; ++j) {
+          double sum = base[static_cast<std::size_t>(i * columns + j)];
+          for (Index k = 0; k < 3; ++k)
+            sum += 2 * bs[static_cast<std::size_t>(i * 3 + k)] * as[static_cast<std::size_t>(k * columns + j)];
+          CHECK(with[static_cast<std::size_t>(i * columns + j)] == doctest::Approx(sum).epsilon(1e-13));
+        }
+      put([&](auto& list) { updated(list), list.back().shape = {3, rows}; });
+      CHECK(meft::test::message_of([&] {
+              checkpoints::PeftAdapter(out.text()).load(trained, spec, method);
+            }).find("wrong shape") != std::string::npos);
     }
 }
 
@@ -697,14 +778,15 @@ TEST_CASE(
   const meft::test::Folder out;
   int checked = 0;
   for (const auto& c : cases())
-    for (const std::string name : {"lora", "ia3", "ia3 peft", "ia3 peft-bart"}) {
+    for (const std::string name : {"lora", "lora linear", "ia3", "ia3 peft", "ia3 peft-bart"}) {
       CAPTURE(c.folder);
       CAPTURE(name);
       const std::string at = golden() + "/" + c.folder, ours = out.text() + "/ours.safetensors";
       auto model = checkpoints::hf<float>(at);
       if (model.spec.fused()) continue;
       auto method = method_named(name.substr(0, name.find(' ')));
-      if (name.find(' ') != name.npos) REQUIRE(set_option(method, "ia3-form", name.substr(4)));
+      if (const auto at = name.find(' '); at != name.npos)
+        REQUIRE(set_option(method, name[0] == 'l' ? "lora-targets" : "ia3-form", name.substr(at + 1)));
       (void)adapt(model, method);
       checkpoints::save_trained(ours, nn::trainable<float, Cpu>(model), {});
       checkpoints::write_peft(out.text(), io::Safetensors(ours), model.spec, method, {.model = at, .task = ""});
@@ -728,8 +810,11 @@ TEST_CASE("families: MEFT in double equals the plain transcription, and exact eq
 
 TEST_CASE("families: what is inside MEFT's layers has the gradients of stored activations, bit for bit") {
   int checked = 0;
+  auto methods = methods_and_insides();
+  methods.push_back(method_named("meft1+lora"));
+  REQUIRE(set_option(methods.back(), "lora-targets", "linear"));
   for (const auto& c : cases())
-    for (auto method : methods_and_insides()) {
+    for (auto method : methods) {
       if (c.language || method_title(method) == method_name(method)) continue;
       CAPTURE(c.folder);
       CAPTURE(method_title(method));
@@ -741,7 +826,7 @@ TEST_CASE("families: what is inside MEFT's layers has the gradients of stored ac
       CHECK(step_bits(c, method) == exact);
       ++checked;
     }
-  CHECK(checked == 17 * 18);
+  CHECK(checked == 17 * 19);
 }
 
 // As in golden_test: a hundred roundings of 2⁻²¹ may be seen, errors of gradients below 0.01 relative to 0.01.

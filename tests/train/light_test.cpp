@@ -52,6 +52,9 @@ TEST_CASE("operations: an encoder by every chain, as counted by hand") {
         2 * 2 * (2 * weights + 2 * attention + 2 * updates));
   CHECK(operations(bert, Zofo<LowRank>{.module = {.rank = 2}, .inner = 3}, batch) ==
         2 * 2 * ((2 + 0.75) * weights + (2 + 2.5 * 0.75) * attention + (2 + 2 * 0.75) * updates));
+  // Of all linear layers: forward, and the gradients of both factors' sides.
+  CHECK(operations(bert, LowRank{.rank = 2, .targets = LowRank::Targets::linear}, batch) ==
+        2 * 2 * (2 * weights + 3.5 * attention + 3 * 8 * 2 * (4 * (8 + 8) + 2 * (8 + 16))));
   // A network beside frozen layers: forward, and two for its gradients.
   CHECK(operations(bert, Lst{.reduction = 2}, batch) == 2 * 2 * (weights + attention + 8 * 3 * 32));
   CHECK(operations(bert, Mezo<Full>{.samples = 3}, batch, false, true) -

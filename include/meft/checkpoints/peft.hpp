@@ -98,8 +98,18 @@ inline const char* name_of(const model::TransformerSpec& spec, PeftSign::Of proj
     case PeftSign::Of::query: return names.query;
     case PeftSign::Of::key: return names.key;
     case PeftSign::Of::value: return names.value;
-    default: return names.output;
+    case PeftSign::Of::output: return names.output;
+    case PeftSign::Of::up: return names.up;
+    default: return names.down;
   }
+}
+
+/// Whether a tensor of a layer, `….NUMBER.projection.end`, is that.
+inline bool of_layer(std::string_view tensor, std::string_view projection, std::string_view end) {
+  const std::string after = "." + std::string(projection) + "." + std::string(end);
+  if (!tensor.ends_with(after) || tensor.size() == after.size()) return false;
+  const char before = tensor[tensor.size() - after.size() - 1];
+  return before >= '0' && before <= '9';
 }
 
 /// A number as an integer where it is one.
@@ -212,6 +222,7 @@ inline AnyMethod peft_method(const io::Config& config, Where where = Where::curr
       if constexpr (std::is_integral_v<V>) value = config.integer(name, {1, 65536}, where);
       else value = config.number(name, {0.0, 1e9}, where);
     });
+    for_peft_flags(method, [&](const char* name) { return config.flag(name, false, where); });
     return method;
   }
   config.wrong("peft_type", types, where);
@@ -236,8 +247,9 @@ struct PeftAdapter {
     const auto there = weights.names();
     for (const auto& sign : meft::peft_form(out)->signs) {
       const auto has = [&](PeftSign::Of projection) {
-        const std::string end = "." + std::string(detail::name_of(spec, projection)) + "." + std::string(sign.theirs);
-        return std::any_of(there.begin(), there.end(), [&](const std::string& name) { return name.ends_with(end); });
+        return std::any_of(there.begin(), there.end(), [&](const std::string& name) {
+          return detail::of_layer(name, detail::name_of(spec, projection), sign.theirs);
+        });
       };
       if (has(sign.first) && has(sign.second)) (void)set_option(out, sign.option, sign.value);
     }
@@ -246,14 +258,15 @@ struct PeftAdapter {
 
   /// Throws when the file has fewer numbers than the configured method adds to the model: before these are made.
   void check_size(const model::TransformerSpec& spec, Where where = Where::current()) const {
-    const Index layers = spec.layers.count + (spec.decoder ? spec.decoder->count : 0);
+    const auto of = method(spec, where);
+    const auto added = [&](const model::LayersSpec& l) { return added_weights(of, StepSizes::of(l.layer)) * l.count; };
     std::size_t found = 0;
     for (const auto& name : weights.names()) {
       const auto& entry = weights.find(name, where);
       found += entry.bytes.size() / std::max<std::size_t>(io::dtype_bytes(entry.dtype), 1);
     }
     // Half: what reads a layer's input is as wide as it, what is written may be narrower.
-    if (const auto expected = added_weights(method(spec, where), spec.width) / 2 * layers;
+    if (const auto expected = (added(spec.layers) + (spec.decoder ? added(*spec.decoder) : 0)) / 2;
         found < static_cast<std::size_t>(expected))
       fail({"load: " + weights.path() + ": " + config.path() + " tells of at least " + std::to_string(expected) +
                 " numbers, found " + std::to_string(found),
@@ -273,14 +286,34 @@ struct PeftAdapter {
   }
 
   /// Reads what trains under the method; parameters of a head that are not in the file stay as they are, but those in
-  /// `anew`. Throws, having changed nothing, for tensors that are missing, are left, or have another shape.
+  /// `anew`; an update of one, as `all-linear` has it of BERT's pooler, is taken into it. Throws, having changed
+  /// nothing, for tensors that are missing, are left, or have another shape.
   template <Real T, Backend B>
-  void load(nn::Named<T, B> trained, const model::TransformerSpec& spec, const PeftForm& form,
+  void load(nn::Named<T, B> trained, const model::TransformerSpec& spec, const AnyMethod& method,
             const std::vector<std::string>& anew = {}, Where where = Where::current()) const {
+    const auto& form = *meft::peft_form(method);
+    const auto product = peft_product(method);
     const detail::PeftNames names(spec, form);
     std::set<std::string> left;
     for (const auto& name : weights.names()) left.insert(name);
-    std::vector<const io::Entry*> found;
+    const auto take = [&](const std::string& name, const std::vector<std::int64_t>& shape) {
+      const auto& entry = weights.find(name, where);
+      left.erase(name);
+      if (entry.shape != shape)
+        fail({"load: " + weights.path() + ": tensor " + name + " has the wrong shape", where},
+             "expected " + io::detail::shape_text(shape), "found " + io::detail::shape_text(entry.shape));
+      return &entry;
+    };
+    const auto factor = [&](const std::string& weight, std::size_t i) {
+      return weight.substr(0, weight.size() - std::strlen("weight")) + std::string(form.tensors[i].theirs);
+    };
+    const auto updated = [&](const std::string& name) {
+      return product && name.ends_with(".weight") && weights.contains(factor(name, 0));
+    };
+    struct Found {
+      const io::Entry *whole = nullptr, *first = nullptr, *second = nullptr;  // its value; factors of its update
+    };
+    std::vector<Found> found;
     std::vector<std::pair<std::string, std::int64_t>> widths;
     if (form.joined)
       for (const auto& [ours, p] : trained)
@@ -290,41 +323,56 @@ struct PeftAdapter {
       const auto place = names.place(ours);
       std::string theirs = names.theirs(ours);
       // A model without a head has no prefix.
-      if (const std::string lead = names.lead(); !weights.contains(theirs) && theirs.starts_with(lead + spec.prefix))
+      if (const std::string lead = names.lead();
+          !weights.contains(theirs) && !updated(theirs) && theirs.starts_with(lead + spec.prefix))
         theirs = lead + theirs.substr(lead.size() + std::string(spec.prefix).size());
-      found.push_back(nullptr);
+      auto& of = found.emplace_back();
+      std::vector<std::int64_t> shape(p.shape().begin(), p.shape().end());
+      if (!place && shape.size() == 2 && updated(theirs)) {
+        of.first = take(factor(theirs, 0), {product->rank, shape.back()});
+        of.second = take(factor(theirs, 1), {shape.front(), product->rank});
+      }
       if (!weights.contains(theirs)) {
         if (place || std::find(anew.begin(), anew.end(), ours) != anew.end())
           fail({"load: " + weights.path() + ": tensor " + names.theirs(ours) + " is missing", where});
         continue;
       }
-      left.erase(theirs);
-      const auto& entry = *(found.back() = &weights.find(theirs, where));
-      std::vector<std::int64_t> shape(p.shape().begin(), p.shape().end());
       if (place) shape = place->shape(std::move(shape));
       if (place && form.joined) shape[1] = columns.count;
-      if (entry.shape != shape)
-        fail({"load: " + weights.path() + ": tensor " + theirs + " has the wrong shape", where},
-             "expected " + io::detail::shape_text(shape), "found " + io::detail::shape_text(entry.shape));
+      of.whole = take(theirs, shape);
     }
     if (!left.empty())
       fail({"load: " + weights.path() + ": a tensor that this method does not train", where}, *left.begin());
+    const auto read = [&](const io::Entry& entry, Index size) {
+      std::vector<T> out(static_cast<std::size_t>(size));
+      io::copy_finite_to(entry, std::span<T>(out), where);
+      return out;
+    };
     std::vector<std::vector<T>> values;
     for (std::size_t i = 0; i < trained.size(); ++i) {
       const auto& [ours, p] = trained[i];
-      values.emplace_back(found[i] ? static_cast<std::size_t>(p.size()) : 0);
-      const auto at = columns.first.find(ours);
-      if (at == columns.first.end()) {
-        if (found[i]) io::copy_finite_to(*found[i], std::span<T>(values.back()), where);
+      const auto [whole, first, second] = found[i];
+      auto& out = values.emplace_back();
+      if (const auto at = columns.first.find(ours); at != columns.first.end()) {
+        const auto all = read(*whole, p.shape()[0] * columns.count);
+        for (Index row = 0, width = p.shape()[1]; row < p.shape()[0]; ++row)
+          out.insert(out.end(), all.begin() + row * columns.count + at->second,
+                     all.begin() + row * columns.count + at->second + width);
         continue;
       }
-      std::vector<T> all(static_cast<std::size_t>(p.shape()[0] * columns.count));
-      io::copy_finite_to(*found[i], std::span<T>(all), where);
-      for (Index row = 0, width = p.shape()[1]; row < p.shape()[0]; ++row)
-        std::copy_n(all.begin() + row * columns.count + at->second, width, values.back().begin() + row * width);
+      if (whole) out = read(*whole, p.size());
+      if (!first) continue;
+      if (!whole) out = p.value().values();
+      const auto tensor = [&](const io::Entry& e) {
+        const Shape shape{e.shape[0], e.shape[1]};
+        return Parameter<T, B>(Tensor<T, B>::from(shape, read(e, shape.size())));
+      };
+      std::vector<double> w(out.begin(), out.end());
+      nn::Lora<T, B>{tensor(*first), tensor(*second), product->factor}.merge(w, out);
+      std::copy(w.begin(), w.end(), out.begin());
     }
     for (std::size_t i = 0; i < trained.size(); ++i)
-      if (auto& p = trained[i].second; found[i]) p.value() = Tensor<T, B>::from(p.shape(), values[i]);
+      if (auto& p = trained[i].second; !values[i].empty()) p.value() = Tensor<T, B>::from(p.shape(), values[i]);
   }
 };
 

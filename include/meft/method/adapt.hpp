@@ -34,6 +34,19 @@ struct StepSizes {
   bool recompute = false;
   bool narrow = false;  // what trains is multiplied in bf16
 
+  /// Those of a layer alone.
+  static StepSizes of(const nn::LayerSpec& layer) {
+    return {.width = layer.width,
+            .ffn = layer.ffn,
+            .heads = layer.heads,
+            .query = layer.heads * layer.head_width,
+            .key = (layer.key_heads ? layer.key_heads : layer.heads) * layer.head_width,
+            .gated = layer.gated,
+            .head_norms = layer.head_norms,
+            .sandwich = layer.sandwich,
+            .causal = layer.causal};
+  }
+
   Index longest_slice() const { return slices.empty() ? 0 : *std::max_element(slices.begin(), slices.end()); }
   // Values a token that are kept for the gradient by a layer with frozen weights whose input has one.
   Index norm() const { return width + 2; }  // input, mean and deviation

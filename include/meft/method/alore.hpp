@@ -25,7 +25,9 @@ struct Described<Alore> {
     visit(Option{"kronecker-scale", "of the sum"}, Positive{}, m.scale);
     visit(Option{"kronecker-dropout", "inside of it"}, Share{}, m.dropout);
   }
-  static Index added(const Alore& m, Index width) { return 2 * (m.terms * m.terms * m.terms + 2 * width * m.rank); }
+  static Index added(const Alore& m, const StepSizes& s) {
+    return 2 * (m.terms * m.terms * m.terms + 2 * s.width * m.rank);
+  }
   static Kept kept(const Alore& m, const StepSizes& s) {
     const Index block = s.width + 2 * m.terms * m.terms * m.rank;
     return {block, block};

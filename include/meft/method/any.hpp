@@ -211,9 +211,9 @@ inline Index tokens_in_front(const AnyMethod& method) {
       method);
 }
 
-/// The weights that the method adds to a layer of that width.
-inline Index added_weights(const AnyMethod& method, Index width) {
-  return std::visit([&](const auto& m) { return detail::DescribedOf<decltype(m)>::added(m, width); }, method);
+/// The weights that the method adds to a layer of that size.
+inline Index added_weights(const AnyMethod& method, const StepSizes& layer) {
+  return std::visit([&](const auto& m) { return detail::DescribedOf<decltype(m)>::added(m, layer); }, method);
 }
 
 /// The most elements of T that a training step has alive at once beside what lives between steps.
@@ -247,6 +247,26 @@ void for_peft_numbers(Any& method, const F& f) {
       [&](auto& m) {
         if constexpr (requires { detail::DescribedOf<decltype(m)>::peft; })
           detail::DescribedOf<decltype(m)>::peft_numbers(m, f);
+      },
+      method);
+}
+/// Sets what is another where has(a name in adapter_config.json) says that it is so there; after the numbers.
+template <class F>
+void for_peft_flags(AnyMethod& method, const F& has) {
+  std::visit(
+      [&](auto& m) {
+        if constexpr (requires { detail::DescribedOf<decltype(m)>::peft_flags(m, has); })
+          detail::DescribedOf<decltype(m)>::peft_flags(m, has);
+      },
+      method);
+}
+/// Of the form's two tensors, where their product is added to a weight.
+inline std::optional<PeftProduct> peft_product(const AnyMethod& method) {
+  return std::visit(
+      [](const auto& m) -> std::optional<PeftProduct> {
+        if constexpr (requires { detail::DescribedOf<decltype(m)>::peft_product(m); })
+          return detail::DescribedOf<decltype(m)>::peft_product(m);
+        else return {};
       },
       method);
 }

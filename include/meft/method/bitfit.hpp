@@ -13,7 +13,7 @@ struct Described<BitFit> {
   static constexpr std::string_view name = "bitfit", about = "biases";
   static constexpr MethodFacts facts{.starts_as_is = true};
   static void options(auto&, auto&&) {}
-  static Index added(const BitFit&, Index) { return 0; }
+  static Index added(const BitFit&, const StepSizes&) { return 0; }
   template <Real T, Backend B>
   static Index activation(const BitFit&, const StepSizes& s) {
     return s.plain(s.layer(), s.layer(), s.gradients(3));

@@ -173,10 +173,10 @@ struct Described<M> {
     m.options.coupling = near ? Coupling::balanced : Coupling::paper;
   }
 
-  static Index added(const M& m, Index width) {
-    Index out = m.inside ? 0 : (m.options.maps ? 2 : 4) * width * m.bottleneck;
-    m.inside.visit([&](const auto& method) { out = Described<std::decay_t<decltype(method)>>::added(method, width); });
-    return out + (m.options.maps ? Described<Alore>::added(detail::map_of(m), width) / 2 : 0);
+  static Index added(const M& m, const StepSizes& s) {
+    Index out = m.inside ? 0 : (m.options.maps ? 2 : 4) * s.width * m.bottleneck;
+    m.inside.visit([&](const auto& method) { out = Described<std::decay_t<decltype(method)>>::added(method, s); });
+    return out + (m.options.maps ? Described<Alore>::added(detail::map_of(m), s) / 2 : 0);
   }
   /// Of a stack: streams, their gradients and digits, and what the workers' slices hold. A slice under differentiation
   /// holds one function's graph, input, output and gradients on their way; of the feed-forward block those of a chunk.

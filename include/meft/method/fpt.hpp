@@ -302,8 +302,8 @@ struct Described<Fpt> {
     visit(Option{"feature-cache", "MiB of what frozen layers gave for images seen before; the same bits without"},
           Whole{0, 1 << 24}, m.cache_mib);
   }
-  static Index added(const Fpt& m, Index width) {
-    return width * (m.prompts + 12 * width / (m.reduction * m.reduction));
+  static Index added(const Fpt& m, const StepSizes& s) {
+    return s.width * (m.prompts + 12 * s.width / (m.reduction * m.reduction));
   }
   /// What enters the layers; what was kept so far; and of an image what a frozen layer takes, or that layer's queries,
   /// keys, values and the scores of some rows. The narrow ViT reads far fewer tokens.

@@ -14,7 +14,7 @@ struct Described<Full> {
   static constexpr std::string_view name = "full", about = "everything";
   static constexpr MethodFacts facts{.trains_all = true, .narrows = true};
   static void options(auto&, auto&&) {}
-  static Index added(const Full&, Index) { return 0; }
+  static Index added(const Full&, const StepSizes&) { return 0; }
   /// At the end the word embeddings' gradient, at the start their norm beside the layers, may be the most.
   template <Real T, Backend B>
   static Index activation(const Full&, const StepSizes& s) {

@@ -13,7 +13,7 @@ struct Described<HeadOnly> {
   static constexpr std::string_view name = "head", about = "the task's head";
   static constexpr MethodFacts facts{.trains_layers = false, .starts_as_is = true};
   static void options(auto&, auto&&) {}
-  static Index added(const HeadOnly&, Index) { return 0; }
+  static Index added(const HeadOnly&, const StepSizes&) { return 0; }
   /// Nothing is kept: a layer's input and output, and what is alive in one of its blocks.
   template <Real T, Backend B>
   static Index activation(const HeadOnly&, const StepSizes& s) {

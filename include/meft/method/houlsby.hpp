@@ -18,7 +18,7 @@ struct Described<Houlsby> {
   static void options(auto& m, auto&& visit) {
     visit(Option{"bottleneck", "width of the adapters"}, Whole{1, 65536}, m.bottleneck);
   }
-  static Index added(const Houlsby& m, Index width) { return 4 * width * m.bottleneck; }
+  static Index added(const Houlsby& m, const StepSizes& s) { return 4 * s.width * m.bottleneck; }
   /// In the lowest layer attention keeps nothing: nothing below its output trains.
   template <Real T, Backend B>
   static Index activation(const Houlsby& m, const StepSizes& s) {

@@ -35,7 +35,7 @@ struct Described<Ia3> {
                .stated = Stated::changed},
         one_of<Ia3::Form>(Ia3::forms), m.form);
   }
-  static Index added(const Ia3&, Index) { return 0; }
+  static Index added(const Ia3&, const StepSizes&) { return 0; }
   static Recipe recipe(const Ia3&) { return {.rate = 3e-3}; }  // the authors'
   using Shape = PeftTensor::Shape;
   static constexpr PeftTensor tensors[] = {{"hidden_scale", "ia3_l", Shape::hidden},

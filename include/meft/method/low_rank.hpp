@@ -1,54 +1,97 @@
 // Owns: LoRA. Hu et al., arXiv 2106.09685.
 #pragma once
 
+#include <cmath>
+
 #include <meft/method/adapt.hpp>
 
 namespace meft {
 
-/// Low-rank updates of query and value.
+/// Low-rank updates of linear layers; cross attention has its own.
 struct LowRank {
+  /// Of which: query and value; attention: key and its output too; linear: and those of the feed-forward block.
+  enum class Targets { query_value, attention, linear };
+  /// As options have them, in this order.
+  static constexpr std::string_view target_names = "query-value|attention|linear";
   Index rank = 8;
   double alpha = 16;
+  Targets targets = Targets::query_value;
+
+  bool all_of_attention() const { return targets != Targets::query_value; }
+  bool feed() const { return targets == Targets::linear; }
 };
 
 template <>
 struct Described<LowRank> {
-  static constexpr std::string_view name = "lora", about = "low-rank updates of query and value";
+  static constexpr std::string_view name = "lora", about = "low-rank updates, of query and value or more";
   static constexpr MethodFacts facts{.starts_as_is = true};
   static void options(auto& m, auto&& visit) {
     visit(Option{"lora-rank", "rank"}, Whole{1, 65536}, m.rank);
     visit(Option{.name = "lora-alpha", .help = "the updates' factor times the rank", .stated = Stated::changed},
           Positive{}, m.alpha);
+    visit(Option{.name = "lora-targets",
+                 .help = "what is updated: attention: query, key, value, output; linear: and the feed-forward block's",
+                 .stated = Stated::changed},
+          one_of<LowRank::Targets>(LowRank::target_names), m.targets);
   }
-  static Index added(const LowRank& m, Index width) { return 4 * width * m.rank; }
+  static Index added(const LowRank& m, const StepSizes& s) {
+    const Index two = 2 * s.width + s.queries() + s.keys();  // query and value, or key and output
+    const Index attention = m.all_of_attention() ? 2 * two : two;
+    return m.rank * (attention + (m.feed() ? (s.gated ? 3 : 2) * (s.width + s.ffn) : 0));
+  }
   static constexpr PeftTensor tensors[] = {{"lora_A.weight", "lora_A.weight"}, {"lora_B.weight", "lora_B.weight"}};
   static constexpr std::string_view without[] = {
-      "bias",          "fan_in_fan_out", "lora_bias",         "use_dora",     "use_rslora", "rank_pattern",
-      "alpha_pattern", "use_qalora",     "layer_replication", "arrow_config", "use_bdlora", "alora_invocation_tokens"};
+      "bias",       "fan_in_fan_out",    "lora_bias",    "use_dora",   "rank_pattern",           "alpha_pattern",
+      "use_qalora", "layer_replication", "arrow_config", "use_bdlora", "alora_invocation_tokens"};
   static constexpr std::string_view starts[] = {"gaussian", "orthogonal", "eva"};
-  static constexpr PeftForm peft{
-      .type = "LORA", .tensors = tensors, .without = without, .start = "init_lora_weights", .starts = starts};
+  using Of = PeftSign::Of;
+  static constexpr auto attention = name_at(LowRank::target_names, 1), linear = name_at(LowRank::target_names, 2);
+  static constexpr PeftSign signs[] = {{Of::query, Of::key, "lora_A.weight", "lora-targets", attention},
+                                       {Of::up, Of::up, "lora_A.weight", "lora-targets", linear},
+                                       {Of::down, Of::down, "lora_A.weight", "lora-targets", linear}};
+  static constexpr PeftForm peft{.type = "LORA",
+                                 .tensors = tensors,
+                                 .without = without,
+                                 .signs = signs,
+                                 .start = "init_lora_weights",
+                                 .starts = starts};
   static void peft_numbers(auto& m, auto&& visit) {
     visit("r", m.rank);
     visit("lora_alpha", m.alpha);
   }
-  static Kept kept(const LowRank& m, const StepSizes& s) { return {s.width + 2 * m.rank}; }
+  /// The factor is then alpha/√r.
+  static void peft_flags(LowRank& m, auto&& has) {
+    if (has("use_rslora")) m.alpha *= std::sqrt(static_cast<double>(m.rank));
+  }
+  static PeftProduct peft_product(const LowRank& m) { return {m.rank, m.alpha / static_cast<double>(m.rank)}; }
+  /// What the first factors read, where nothing else keeps it, and what they give.
+  static Kept kept(const LowRank& m, const StepSizes& s) {
+    const Index inner = s.gated ? 3 : 2;
+    return {s.width + (m.all_of_attention() ? 4 : 2) * m.rank, m.feed() ? s.width + s.ffn + inner * m.rank : 0};
+  }
 };
 
 /// Updates that are zero at the start.
 template <Real T, Backend B>
 void insert(const ChangedLayers<T, B>& layers, const LowRank& method, const AdaptOptions& options) {
   for (auto* layer : layers) {
-    const auto add = [&](nn::Linear<T, B>& linear, std::uint32_t place) {
+    const auto add = [&](nn::Linear<T, B>& linear, std::uint32_t place, std::uint32_t draw) {
       linear.update = nn::Lora<T, B>::make(linear.in(), linear.out(), method.rank, method.alpha,
-                                           {options.seed, layer->site + place, 0});
+                                           {options.seed, layer->site + place, draw});
     };
-    add(layer->attention.query, 6);
-    add(layer->attention.value, 7);
-    if (layer->cross) {
-      add(layer->cross->query, layer->more + 6);
-      add(layer->cross->value, layer->more + 7);
-    }
+    const auto updated = [&](nn::MultiHeadAttention<T, B>& attention, std::uint32_t more) {
+      add(attention.query, more + 6, 0);
+      add(attention.value, more + 7, 0);
+      if (!method.all_of_attention()) return;
+      add(attention.key, more + 6, 1);
+      add(attention.output, more + 7, 1);
+    };
+    updated(layer->attention, 0);
+    if (layer->cross) updated(*layer->cross, layer->more);
+    if (!method.feed()) continue;
+    add(layer->up, 6, 2);
+    add(layer->down, 7, 2);
+    if (layer->gate) add(*layer->gate, 6, 3);
   }
 }
 

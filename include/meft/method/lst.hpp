@@ -24,7 +24,7 @@ struct Described<Lst> {
     visit(reduction_option, reductions, m.reduction);
     visit(side_start_option, side_starts, m.start);
   }
-  static Index added(const Lst& m, Index width) { return width * width / m.reduction; }
+  static Index added(const Lst& m, const StepSizes& s) { return s.width * s.width / m.reduction; }
   template <Real T, Backend B>
   static Index activation(const Lst& m, const StepSizes& s) {
     return ladder_activation(m.ladder(), s);

@@ -48,7 +48,7 @@ struct Described<Mezo<Inside>> {
                  .stated = Stated::changed},
           one_of<bool>("weights|log"), m.log_alone);
   }
-  static Index added(const Mezo<Inside>& m, Index width) { return Described<Inside>::added(m.inside, width); }
+  static Index added(const Mezo<Inside>& m, const StepSizes& s) { return Described<Inside>::added(m.inside, s); }
   /// A layer's input and output, and what a slice of each worker holds. Under noise: query, key, value, what they give
   /// and its projection; or the block's input, the hidden layer and the output; and rows of the weight. With frozen
   /// weights the block's input, and the hidden layer before and behind the activation; or what attention to a prefix

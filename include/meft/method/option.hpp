@@ -71,11 +71,16 @@ struct PeftTensor {
 
   bool row() const { return shape >= Shape::hidden; }
 };
-/// The value that an option has where a file has tensors that end so of both projections.
+/// The value that an option has where a file has tensors that end so of both projections, in whichever layers.
 struct PeftSign {
-  enum class Of { query, key, value, output };
+  enum class Of { query, key, value, output, up, down };
   Of first, second;
   std::string_view theirs, option, value;
+};
+/// Two tensors [rank, in] and [out, rank]: the second times the first times the factor is added to a weight [out, in].
+struct PeftProduct {
+  std::int64_t rank;
+  double factor;
 };
 /// A method in peft's files: its type in adapter_config.json, tensors, options there that it must not have, and what
 /// the tensors say of its own; the last sign counts. Where the option `start` is a name, what trains began otherwise
@@ -93,13 +98,14 @@ struct PeftForm {
 };
 
 /// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;
-/// `added(m, width)`, the weights that it adds to a layer; `activation<T, B>(m, sizes)`, the most elements of T that a
+/// `added(m, sizes)`, the weights that it adds to a layer; `activation<T, B>(m, sizes)`, the most elements of T that a
 /// training step has alive at once beside what lives between steps. Optional: `suit(m, FamilyFacts)` sets what is
 /// another by default under a family; `in_front(m)`, tokens that it puts before every sequence; `recipe(m)` is how it
 /// is trained; `renews(m)`, after how many steps what was chosen by examples is chosen anew. A method that only changes
 /// layers, whose `insert(layers, m, options)` is all that it does to a model, has `kept(m, sizes)`, and `activation`
 /// only where more follows. What peft has too says so: `peft`, a PeftForm, and peft_numbers(m, visit), which calls
-/// visit(their name, member).
+/// visit(their name, member); optional: peft_flags(m, has), which does what follows where has(their name);
+/// peft_product(m), where its two tensors are the factors of what is added to a weight.
 template <class M>
 struct Described;
 

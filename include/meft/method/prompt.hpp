@@ -25,7 +25,7 @@ struct Described<PromptTuning> {
     visit(tokens_option, token_counts, m.tokens);
     visit(token_start_option, token_starts, m.start);
   }
-  static Index added(const PromptTuning&, Index) { return 0; }
+  static Index added(const PromptTuning&, const StepSizes&) { return 0; }
   static Index in_front(const PromptTuning& m) { return m.tokens; }
   template <Real T, Backend B>
   static Index activation(const PromptTuning& m, const StepSizes& s) {

@@ -24,7 +24,7 @@ struct Described<Qst> {
     visit(reduction_option, reductions, m.reduction);
     visit(Option{"down-rank", "of what takes a layer's output to the network beside it"}, Whole{1, 65536}, m.rank);
   }
-  static Index added(const Qst& m, Index width) { return width * m.rank; }
+  static Index added(const Qst& m, const StepSizes& s) { return s.width * m.rank; }
   template <Real T, Backend B>
   static Index activation(const Qst& m, const StepSizes& s) {
     return ladder_activation(m.ladder(), s);

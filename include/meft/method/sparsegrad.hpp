@@ -37,7 +37,7 @@ struct Described<SparseGrad> {
     visit(Option{"density", "share of the matrices' elements that trains"}, Part{}, m.density);
     visit(Option{"score-examples", "training examples that scores are computed from"}, Whole{1, 1 << 30}, m.examples);
   }
-  static Index added(const SparseGrad&, Index) { return 0; }
+  static Index added(const SparseGrad&, const StepSizes&) { return 0; }
   /// In the lowest layer attention keeps nothing. Of the last matrix input and gradient are there.
   template <Real T, Backend B>
   static Index activation(const SparseGrad& m, const StepSizes& s) {

@@ -59,7 +59,7 @@ struct Described<Speft> {
                  .stated = Stated::changed},
           one_of<bool>("no|yes"), m.decays);
   }
-  static Index added(const Speft&, Index) { return 0; }
+  static Index added(const Speft&, const StepSizes&) { return 0; }
   /// The inputs of all matrices, as where they train as a whole; the gradient of a whole one where many are chosen.
   template <Real T, Backend B>
   static Index activation(const Speft& m, const StepSizes& s) {

@@ -97,7 +97,7 @@ struct Described<Unipt> {
     visit(projection_option, projections, m.projection);
     visit(side_start_option, side_starts, m.start);
   }
-  static Index added(const Unipt& m, Index width) { return width * m.projection; }
+  static Index added(const Unipt& m, const StepSizes& s) { return s.width * m.projection; }
   /// Taps, and of each but the last what is normed, t and m, in a causal model a ⊙ t too, beside a few numbers a token.
   /// The most is there at the end of the forward pass, or where the gradients of W_o or of P are made; a frozen layer
   /// takes more where it is very wide.

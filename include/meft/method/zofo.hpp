@@ -62,7 +62,7 @@ struct Described<Zofo<Inside>> {
     visit(Option{"zofo-lambda", "weight of the lower level's loss in the upper's"}, Positive{}, m.lambda);
     visit(Option{"zofo-rate", "of the module, by Adam; --lr is the model's"}, Positive{}, m.module_rate);
   }
-  static Index added(const Zofo<Inside>& m, Index width) { return Described<Inside>::added(m.module, width); }
+  static Index added(const Zofo<Inside>& m, const StepSizes& s) { return Described<Inside>::added(m.module, s); }
   static Index in_front(const Zofo<Inside>& m) requires prompt { return m.module.tokens; }
   template <Real T, Backend B>
   static Index activation(const Zofo<Inside>& m, const StepSizes& s) {

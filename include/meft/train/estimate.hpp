@@ -18,20 +18,15 @@ template <Backend B = Cpu>
 StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, int workers = threads()) {
   const auto& lower = model.layers.layer;
   const auto upper = model.decoder ? model.decoder->layer : lower;
-  StepSizes out{.width = model.width,
-                .ffn = std::max(lower.ffn, upper.ffn),
-                .heads = std::max(lower.heads, upper.heads),
-                .layers = layers_of(model),
-                .vocabulary = model.embeddings.vocabulary,
-                .query = lower.heads * lower.head_width,
-                .key = (lower.key_heads ? lower.key_heads : lower.heads) * lower.head_width,
-                .gated = lower.gated,
-                .head_norms = lower.head_norms,
-                .sandwich = lower.sandwich,
-                .images = model.patches.has_value(),
-                .causal = lower.causal,
-                .tokens = batch.tokens(),
-                .sequences = batch.sequences()};
+  auto out = StepSizes::of(lower);
+  out.width = model.width;
+  out.ffn = std::max(lower.ffn, upper.ffn);
+  out.heads = std::max(lower.heads, upper.heads);
+  out.layers = layers_of(model);
+  out.vocabulary = model.embeddings.vocabulary;
+  out.images = model.patches.has_value();
+  out.tokens = batch.tokens();
+  out.sequences = batch.sequences();
   for (const auto& [first, last] : meft::detail::cut(batch, B::slice_tokens))
     out.slices.push_back(batch.end(last - 1) - batch.begin(first));
   for (const auto& [first, last] : meft::detail::cut(batch, side_tokens<B>))

@@ -97,12 +97,13 @@ inline double operations_of(const model::TransformerSpec& model, const AnyMethod
   const double own = method_recipe(method).epsilon > 0 ? 2 * passes.inputs
                      : facts.trains_layers             ? passes.inputs + 1
                                                        : 2;
-  const double added = static_cast<double>(added_weights(method, model.width)) * (passes.forward + own);
   const Index all = model.layers.count + (model.decoder ? model.decoder->count : 0);
   double out = 0;
   const auto add = [&](const model::LayersSpec& layers, const Offsets& of, Index below) {
     for (Index i = 0; i < layers.count; ++i) {
-      const auto work = detail::work_of(layers.at(i), of, tokens);
+      const auto layer = layers.at(i);
+      const auto work = detail::work_of(layer, of, tokens);
+      const auto added = static_cast<double>(added_weights(method, StepSizes::of(layer))) * (passes.forward + own);
       const bool trains = highest < 0 || below + i >= all - highest;
       const auto through = trains ? passes : Passes{};
       out += work.weights * (through.forward + through.inputs + through.weights) +
