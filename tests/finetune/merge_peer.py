@@ -108,7 +108,7 @@ def llama(folder):
 
 def bert(folder):
     folder.rmdir()
-    make_model(folder)
+    make_model(folder, positions=families.PLACES)
 
 
 def main():
@@ -121,7 +121,7 @@ def main():
             make(place.root / name)
         for model in ("bert", "llama", "opt", "bart"):
             for targets in ("attention", "linear"): compare(place, model, "lora", "--lora-targets", targets)
-            if HAS["torch"] and HAS["peft"]: compare_theirs(place, model)
+            if HAS["torch"] and HAS["peft"] and model != "bart": compare_theirs(place, model)  # it saves no head of that
         if HAS["torch"] and HAS["peft"]: compare_theirs(place, "bert", use_rslora=True)
     for name, found in HAS.items():
         if not found: print(f"skipped: logits by transformers and peft: no {name}")

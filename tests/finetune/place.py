@@ -47,13 +47,13 @@ def set_config(path, config):
     path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size:])
 
 
-def make_model(folder, width=16, layers=2, heads=2, inner=32, embedded=1.0):
+def make_model(folder, width=16, layers=2, heads=2, inner=32, embedded=1.0, positions=40):
     folder.mkdir()
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + GOOD + BAD + PLAIN
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
     (folder / "config.json").write_text(json.dumps({
         "model_type": "bert", "vocab_size": len(vocab), "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "intermediate_size": inner, "max_position_embeddings": 40, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "intermediate_size": inner, "max_position_embeddings": positions, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1}))
     rng = random.Random(5)
     tensors = {}
@@ -73,7 +73,7 @@ def make_model(folder, width=16, layers=2, heads=2, inner=32, embedded=1.0):
         vector(name + ".bias", rows, 0.0)
 
     matrix("embeddings.word_embeddings.weight", len(vocab), width)
-    matrix("embeddings.position_embeddings.weight", 40, width)
+    matrix("embeddings.position_embeddings.weight", positions, width)
     matrix("embeddings.token_type_embeddings.weight", 2, width)
     norm("embeddings.LayerNorm")
     vector("embeddings.LayerNorm.weight", width, embedded)

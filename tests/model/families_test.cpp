@@ -8,6 +8,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <functional>
 #include <set>
@@ -658,7 +659,7 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
           CHECK(wrong("init_lora_weights", changed).find("leaves the checkpoint's weights as they are") !=
                 std::string::npos);
         CHECK(wrong("init_lora_weights", "gaussian") == "no error");
-        CHECK(wrong("use_rslora", "yes").find("use_rslora: expected true or false") != std::string::npos);
+        CHECK(wrong("use_rslora", "yes").find("use_rslora") != std::string::npos);
         CHECK(wrong("use_rslora", true) == "no error");
         const auto scaled = std::get<LowRank>(checkpoints::PeftAdapter(out.text()).method(spec));
         CHECK((scaled.rank == 3 && scaled.alpha / 3 == doctest::Approx(6 / std::sqrt(3.0)).epsilon(1e-15)));
@@ -720,8 +721,8 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
         const auto text = refused([&](auto& list) {
           std::erase_if(list, [&](const auto& t) {
             return std::any_of(gone.begin(), gone.end(), [&](const std::string& of) {
-              return t.name.find(".0." + of + ".lora_") != t.name.npos ||
-                     t.name.find(".1." + of + ".lora_") != t.name.npos;
+              const auto at = t.name.find("." + of + ".lora_");  // behind a layer's number
+              return at != t.name.npos && std::isdigit(static_cast<unsigned char>(t.name[at - 1]));
             });
           });
         });
@@ -766,7 +767,7 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
             sum += 2 * bs[static_cast<std::size_t>(i * 3 + k)] * as[static_cast<std::size_t>(k * columns + j)];
           CHECK(with[static_cast<std::size_t>(i * columns + j)] == doctest::Approx(sum).epsilon(1e-13));
         }
-      put([&](auto& list) { updated(list), list.back().shape = {3, rows}; });
+      put([&](auto& list) { updated(list), list[list.size() - 2].shape = {columns, 3}; });
       CHECK(meft::test::message_of([&] {
               checkpoints::PeftAdapter(out.text()).load(trained, spec, method);
             }).find("wrong shape") != std::string::npos);

@@ -139,6 +139,7 @@ TEST_CASE("the expected activation memory is what the meter reads") {
     if (set_option(method, "density", "0.5")) check(method, " dense", false);
     if (method_facts(method).recomputes) check(method, " recompute", true);
     if (set_option(method, "forward-samples", "2")) check(method, " samples", false);
+    if (!stack_of(method) && set_option(method, "lora-targets", "linear")) check(method, " linear", false);
     if (auto* stack = stack_of(method))
       for (const auto streams : {Streams::stored, Streams::rounded}) {
         stack->streams = streams;
@@ -151,7 +152,9 @@ TEST_CASE("the expected activation memory is what the meter reads") {
 TEST_CASE("the expected activation memory of layers with gates and fewer key heads") {
   const int before = threads();
   set_threads(1);
-  for (auto method : methods_and_insides()) {
+  auto methods = methods_and_insides();
+  methods.push_back(LowRank{.targets = LowRank::Targets::linear});
+  for (auto method : methods) {
     if (method_name(method) == "bitfit" || method_facts(method).reads_images) continue;  // there are no biases
     const bool whole = method_title(method) == method_name(method);
     const Case cases[] = {{3, 64, 256, 4, 500, 16, 30, 50, 2}, {4, 96, 128, 6, 500, 8, 60, 90, 1}};

@@ -33,6 +33,7 @@ struct StepSizes {
   Index part = 0;                                             // tokens of the largest, where a batch is taken in parts
   bool recompute = false;
   bool narrow = false;  // what trains is multiplied in bf16
+  bool drops = true;    // layers have dropout
 
   /// Those of a layer alone.
   static StepSizes of(const nn::LayerSpec& layer) {

@@ -1,6 +1,7 @@
 // Owns: LoRA. Hu et al., arXiv 2106.09685.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include <meft/method/adapt.hpp>
@@ -64,10 +65,21 @@ struct Described<LowRank> {
     if (has("use_rslora")) m.alpha *= std::sqrt(static_cast<double>(m.rank));
   }
   static PeftProduct peft_product(const LowRank& m) { return {m.rank, m.alpha / static_cast<double>(m.rank)}; }
-  /// What the first factors read, where nothing else keeps it, and what they give.
+  /// What the first factors read, where nothing else keeps it, and what they give. What a gate made is freed by the
+  /// time that its gradients are there; where nothing is dropped one gradient is that of a block's input and output.
   static Kept kept(const LowRank& m, const StepSizes& s) {
-    const Index inner = s.gated ? 3 : 2;
-    return {s.width + (m.all_of_attention() ? 4 : 2) * m.rank, m.feed() ? s.width + s.ffn + inner * m.rank : 0};
+    const Index attention = s.width + (m.all_of_attention() ? 4 : 2) * m.rank;
+    if (!m.feed()) return {attention};
+    const Index feed = s.width + s.ffn + (s.gated ? 3 : 2) * m.rank;
+    return {attention, feed, -(s.gated ? s.ffn : 0) - (s.drops ? 0 : s.width)};
+  }
+  /// Values a token alive in a block that keeps nothing, while more than query and value is updated, at most: keys,
+  /// values and what output reads, or what the feed-forward block reads and a gate; and what a layer gives, what its
+  /// update gives, and that scaled.
+  static Index passing(const LowRank& m, const StepSizes& s) {
+    const Index attention = m.all_of_attention() ? 2 * s.keys() + s.queries() + 3 * s.width + m.rank : 0;
+    const Index feed = m.feed() ? (s.gated ? 4 : 3) * s.ffn + (s.gated ? 2 : 1) * s.width + m.rank : 0;
+    return std::max(attention, feed);
   }
 };
 

@@ -52,7 +52,7 @@ struct Described<Mezo<Inside>> {
   /// A layer's input and output, and what a slice of each worker holds. Under noise: query, key, value, what they give
   /// and its projection; or the block's input, the hidden layer and the output; and rows of the weight. With frozen
   /// weights the block's input, and the hidden layer before and behind the activation; or what attention to a prefix
-  /// and to the rest is joined from.
+  /// and to the rest is joined from; or what is alive while a layer is updated.
   template <Real T, Backend B>
   static Index activation(const Mezo<Inside>& m, const StepSizes& s) {
     const auto rows = [](Index out, Index in) { return std::min(out, Linear::rows_at_once<B>(in)) * in; };
@@ -61,9 +61,12 @@ struct Described<Mezo<Inside>> {
     const Index inner = whole && !s.gated ? s.ffn + s.width : s.gated ? 3 * s.ffn : 2 * s.ffn;
     const Index feed = n * (inner + s.width + (whole ? 0 : gate));
     const Index joined = n * (6 * s.queries() + 2 * s.keys() + 4 * s.heads + gate);
+    Index updated = 0;
+    if constexpr (requires { Described<Inside>::passing(m.inside, s); })
+      updated = n * Described<Inside>::passing(m.inside, s);
     const Index slice = whole    ? std::max(attention, feed + rows(s.width, s.ffn))
                         : prefix ? std::max(joined, feed)
-                                 : feed;
+                                 : std::max(feed, updated);
     if (m.samples == 1) return s.tokens * 2 * s.width + s.workers * slice;
     return (B::on_host ? std::min<Index>(s.threads, 2 * m.samples) : 1) * (s.tokens * 2 * s.width + slice);
   }

@@ -67,7 +67,7 @@ struct Described<Zofo<Inside>> {
   template <Real T, Backend B>
   static Index activation(const Zofo<Inside>& m, const StepSizes& s) {
     StepSizes recomputed = s, probed = s;
-    recomputed.recompute = true;
+    recomputed.recompute = true, recomputed.drops = false;
     Index gradients = 0;
     if constexpr (Insertable<Inside>) gradients = detail::inserted_activation(m.module, recomputed);
     else gradients = Described<Inside>::template activation<T, B>(m.module, recomputed);
