@@ -359,14 +359,14 @@ def test_peft(place):
     """What peft reads is written beside our own file, and what peft writes is taken in its place."""
     texts = place.root / "some.tsv"
     texts.write_text("sentence\n" + "the film was fine\ndull and cold\n")
-    for method, more in (("lora", ["--lora-rank", 3]), ("ia3", [])):
+    for method, more in (("lora", ["--lora-rank", 3]), ("lora", ["--lora-rank", 3, "--lora-targets", "linear"]), ("ia3", [])):
         folder, alone = run(place, "--max-steps", 20, *more, method=method), place.folder()
         ours, theirs = (read_safetensors(folder / name)[0] for name in ("adapter.safetensors", "adapter_model.safetensors"))
         check(sorted(ours.values()) == sorted(theirs.values()) and all(name.startswith("base_model.model.") for name in theirs), f"{sorted(theirs)}")
         config = json.loads((folder / "adapter_config.json").read_text())
         check(config["base_model_name_or_path"] == str(place.model.resolve()) and config["task_type"] == "SEQ_CLS"
               and config["modules_to_save"] == ["classifier", "pooler"], str(config))
-        if method == "lora": check(config["r"] == 3 and config["lora_alpha"] == 16 and len(config["target_modules"]) == 4, str(config))
+        if method == "lora": check(config["r"] == 3 and config["lora_alpha"] == 16 and len(config["target_modules"]) == (12 if "linear" in more else 4), str(config))
         alone.mkdir()
         for name in ("adapter_config.json", "adapter_model.safetensors"): shutil.copy(folder / name, alone)
         execute([FINETUNE, "--output", folder, "--predict", texts])
