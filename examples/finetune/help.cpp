@@ -52,6 +52,8 @@ constexpr std::pair<std::string_view, std::string_view> synonyms[] = {
     {"lora-dim", "lora-rank"},
     {"r", "lora-rank"},
     {"rank", "lora-rank"},
+    {"target-modules", "lora-targets"},
+    {"lora-target", "lora-targets"},
     {"adapter-size", "bottleneck"},
     {"bottleneck-size", "bottleneck"},
     {"reduction-factor", "bottleneck"},
