@@ -1258,40 +1258,27 @@ TEST_CASE("trainer: a state of a place where no run can be, its checksum right, 
   CHECK(contains(error({{"step", 5000}, {"batches", 5000}}, again), "too small for its number of steps: 5000"));
 }
 
-TEST_CASE("trainer: a state is kept every so many steps") {
-  for (const std::int64_t every : {1, 3, 5, 100}) {
+TEST_CASE("trainer: a state is kept every so many steps, or seconds") {
+  /// The step of the state that was there when the tenth broke.
+  const auto kept = [](std::int64_t steps, std::optional<double> seconds) {
     const Folder folder;
     auto options = usual(folder.text());
     options.batch = 1;
-    options.save_steps = every;
+    options.save_steps = steps;
+    if (seconds) options.save_seconds = *seconds;
     Toy toy;
     toy.script->broken = 9;
-    std::int64_t kept = -1;
     try {
       run(points(12), options, toy);
     } catch (const train::StepError& error) {
-      kept = error.kept;
+      return error.kept;
     }
-    CHECK(kept == (every < 10 ? 9 / every * every : 1));
-  }
-}
-
-TEST_CASE("trainer: a state is kept every so many seconds") {
-  for (const double seconds : {1e-9, 1e9}) {
-    const Folder folder;
-    auto options = usual(folder.text());
-    options.batch = 1;
-    options.save_seconds = seconds;
-    Toy toy;
-    toy.script->broken = 9;
-    std::int64_t kept = -1;
-    try {
-      run(points(12), options, toy);
-    } catch (const train::StepError& error) {
-      kept = error.kept;
-    }
-    CHECK(kept == (seconds < 1 ? 9 : 1));
-  }
+    return std::int64_t{-1};
+  };
+  for (const std::int64_t every : {1, 3, 5}) CHECK(kept(every, {}) == 9 / every * every);
+  CHECK(kept(100, {}) == 1);
+  CHECK(kept(usual().save_steps, 1e-9) == 9);
+  CHECK(kept(usual().save_steps, 1e9) == 1);
 }
 
 TEST_CASE("usage: rates are of the time since the run went on; what is left, of the steps since then") {
