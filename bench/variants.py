@@ -9,8 +9,9 @@
     python3 bench/variants.py --table
 
 GLUE holds a folder a task; LINES is a text a line; CIFAR10 the binary files. Exact reversal runs with its streams stored, which
-has the same bits (tests/reversible) and takes three quarters of the time. Runs go seed by seed. Those that are finished are in `--results` (bench/variants.json), and one that was stopped goes on from its folder in `--output`: a call does what is still to
-be done, or the first `--runs` of it, so that a few sittings on any machine make a table.
+has the same bits (tests/reversible) and takes three quarters of the time. Runs go seed by seed. Those that are finished are
+kept in `--results` (bench/variants.json), and one that was stopped goes on from its folder in `--output`: a call does what is
+still to be done, or the first `--runs` of it, so that a few sittings on any machine make a table.
 """
 
 import argparse
