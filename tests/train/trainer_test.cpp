@@ -177,6 +177,22 @@ struct Told {
   std::shared_ptr<Script> script;
 };
 
+/// The state at `path` with what change(metadata) makes of its metadata, its checksum right.
+void rewrite(const std::string& path, const auto& change) {
+  const io::Safetensors file(path);
+  auto metadata = file.metadata();
+  change(metadata);
+  std::vector<const io::Entry*> entries;
+  std::vector<io::NamedTensor> tensors;
+  for (const auto& name : file.names()) {
+    const auto& e = file.find(name);
+    entries.push_back(&e);
+    tensors.push_back({e.name, e.dtype, e.shape, e.bytes});
+  }
+  metadata["checksum"] = checkpoints::checksum(entries, metadata);
+  io::write_safetensors(path, tensors, metadata);
+}
+
 train::TrainOptions usual(const std::string& folder = "") {
   train::TrainOptions o{.batch = 4, .accumulate = 1, .epochs = 2};
   o.optimizer = optim::AdamW{.rate = 0.25, .decay = 0, .clip = 0};
@@ -999,19 +1015,10 @@ TEST_CASE("trainer: a state of another instruction set is taken, and said to be"
   options.resume = true;
   run(points(8), options, {}, 1);
   const std::string path = folder.text() + "/state.safetensors";
-  const io::Safetensors file(path);
-  CHECK(file.metadata().at("isa") == name_of(isa()));
-  auto metadata = file.metadata();
-  metadata["isa"] = "vax";
-  std::vector<const io::Entry*> entries;
-  std::vector<io::NamedTensor> tensors;
-  for (const auto& name : file.names()) {
-    const auto& e = file.find(name);
-    entries.push_back(&e);
-    tensors.push_back({e.name, e.dtype, e.shape, e.bytes});
-  }
-  metadata["checksum"] = checkpoints::checksum(entries, metadata);
-  io::write_safetensors(path, tensors, metadata);
+  rewrite(path, [](auto& metadata) {
+    CHECK(metadata.at("isa") == name_of(isa()));
+    metadata["isa"] = "vax";
+  });
   const Told told = run(points(8), options);
   REQUIRE(told.starts.at(0).changed.size() == 1);
   CHECK(told.starts[0].changed[0].name == "isa");
@@ -1224,20 +1231,11 @@ TEST_CASE("trainer: a state of a place where no run can be, its checksum right, 
   const std::string path = folder.text() + "/state.safetensors";
   const auto error = [&](const nlohmann::json& change, Toy toy) {
     const std::string good = bytes(path);
-    const io::Safetensors file(path);
-    auto metadata = file.metadata();
-    auto place = parse_json(metadata.at("place"), "place");
-    place.update(change);
-    metadata["place"] = place.dump();
-    std::vector<const io::Entry*> entries;
-    std::vector<io::NamedTensor> tensors;
-    for (const auto& name : file.names()) {
-      const auto& e = file.find(name);
-      entries.push_back(&e);
-      tensors.push_back({e.name, e.dtype, e.shape, e.bytes});
-    }
-    metadata["checksum"] = checkpoints::checksum(entries, metadata);
-    io::write_safetensors(path, tensors, metadata);
+    rewrite(path, [&](auto& metadata) {
+      auto place = parse_json(metadata.at("place"), "place");
+      place.update(change);
+      metadata["place"] = place.dump();
+    });
     const std::string text = message_of([&] { run(points(12), options, toy); }, &folder);
     CHECK(toy.script->steps.empty());
     folder.put("state.safetensors", good);
