@@ -22,14 +22,13 @@ namespace {
 template <class T>
 __device__ void drops(const Spec<T>& s, std::uint64_t first, T (&drop)[share<T>]) {
   const Key key = s.key.now();
-  for (int k = 0; k < share<T>; k += 4) {
-    if (!s.keep.threshold) {
-      for (int j = 0; j < 4; ++j) drop[k + j] = 1;
-      continue;
-    }
-    const auto words = philox(key, (first + static_cast<std::uint64_t>(k)) / 4);
-    for (int j = 0; j < 4; ++j) drop[k + j] = s.keep(T(1), words[static_cast<std::size_t>(j)]);
+  if (!s.keep.threshold) {
+    for (T& x : drop) x = 1;
+    return;
   }
+  const auto block = dropout_block(key, first / dropout_block_size);
+  const auto at = static_cast<unsigned>(first % dropout_block_size);
+  for (unsigned k = 0; k < share<T>; ++k) drop[k] = s.keep(T(1), dropout_bits(block, at + k));
 }
 
 template <int most, class T>
@@ -181,7 +180,7 @@ __global__ void backward_keys(Spec<T> s, const Task* tasks, const T* q, const T*
           const T p = Exp{}(s.score(span, head, i, key, score[j]) - lse[row * s.of.heads + head]);
           T drop = 1;
           if (s.keep.threshold)
-            drop = s.keep(T(1), random_bits(random, s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
+            drop = s.keep(T(1), dropout_bits(random, s.bits_of(row, head) + static_cast<std::uint64_t>(key)));
           weight = p * drop;
           d = p * (slope[j] * drop - delta[row * s.of.heads + head]) * s.of.scale;
         }

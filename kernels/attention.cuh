@@ -22,9 +22,10 @@ constexpr unsigned whole = 0xffffffffu;
 /// Rows of queries and of keys in a tile: four tiles of the widest head fit the shared memory of sm_80.
 template <class T>
 constexpr int tile = sizeof(T) == 4 ? 32 : 16;
-/// Scores of a thread: neighbours, so that four of them share a Philox block.
+/// Scores of a thread: neighbours, whose draws lie in one block.
 template <class T>
 constexpr int share = tile<T> / mates;
+static_assert(dropout_block_size % share<float> == 0 && dropout_block_size % share<double> == 0);
 
 /// The rows that a block works for: tile `start` of the queries, or of the keys, of one sequence.
 struct Task {
@@ -59,7 +60,7 @@ struct Spec {
     const T scaled = product * of.scale;
     return of.bias ? scaled + of.bias[head * of.distances() + place(s, i, key)] : scaled;
   }
-  /// The number of the random bits of the first key of a query row.
+  /// The number of dropout's draw for the first key of a query row.
   __device__ std::uint64_t bits_of(Index row, Index head) const {
     return static_cast<std::uint64_t>((of.first_row + row) * of.heads + head) << 24;
   }

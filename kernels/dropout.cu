@@ -1,5 +1,5 @@
 // Owns: dropout with the masks of the CPU, alone, after a function and added: include/meft/backend/kernels/dropout.hpp.
-// A thread takes the four elements of one Philox block.
+// A thread takes the eight elements of one block of draws.
 #include <dropped.cuh>
 #include <type_traits>
 
@@ -14,33 +14,36 @@ namespace cuda {
 
 namespace {
 
-/// Element `start` + i of the stream of random bits belongs to out[i]; the first block may begin before it.
+/// Element `start` + i of the draws belongs to out[i]; the first block may begin before it.
 template <class F, class T, class U, class... In>
 __global__ void drop(F f, Index n, Index count, Keep<U> keep, MovingKey moving, std::uint64_t start, T* out,
                      const In*... in) {
   const Key key = moving.now();
-  const Index skip = static_cast<Index>(start % 4);
+  constexpr Index size = dropout_block_size;
+  const Index skip = static_cast<Index>(start % size);
   for (Index b = first(); b < count; b += stride()) {
-    const auto words = philox(key, start / 4 + static_cast<std::uint64_t>(b));
-    for (int k = 0; k < 4; ++k) {
-      const Index i = 4 * b + k - skip;
-      if (0 <= i && i < n) out[i] = static_cast<T>(keep(f(in[i]...), words[static_cast<std::size_t>(k)]));
+    const auto block = dropout_block(key, start / size + static_cast<std::uint64_t>(b));
+    for (unsigned k = 0; k < size; ++k) {
+      const Index i = size * b + k - skip;
+      if (0 <= i && i < n) out[i] = static_cast<T>(keep(f(in[i]...), dropout_bits(block, k)));
     }
   }
 }
 
-/// The same for whole blocks of aligned floats.
+/// The same for whole blocks of aligned floats: two packs each.
 template <class F, class T, class... In>
-__global__ void drop_packs(F f, Index count, Keep<float> keep, MovingKey moving, std::uint64_t block, Some<T, 4>* out,
+__global__ void drop_packs(F f, Index count, Keep<float> keep, MovingKey moving, std::uint64_t start, Some<T, 4>* out,
                            const Pack<In>*... in) {
-  const auto apply = [&](const auto& words, const Pack<In>... x) {  // by value: a pack is one access
+  const auto apply = [&](const auto& block, unsigned half, const Pack<In>... x) {  // by value: a pack is one access
     Some<T, 4> y;
-    for (int k = 0; k < 4; ++k) y.at[k] = static_cast<T>(keep(f(x.at[k]...), words[static_cast<std::size_t>(k)]));
+    for (unsigned k = 0; k < 4; ++k) y.at[k] = static_cast<T>(keep(f(x.at[k]...), dropout_bits(block, 4 * half + k)));
     return y;
   };
   const Key key = moving.now();
-  for (Index b = first(); b < count; b += stride())
-    out[b] = apply(philox(key, block + static_cast<std::uint64_t>(b)), in[b]...);
+  for (Index b = first(); b < count; b += stride()) {
+    const auto block = dropout_block(key, start + static_cast<std::uint64_t>(b));
+    for (unsigned half = 0; half < 2; ++half) out[2 * b + half] = apply(block, half, in[2 * b + half]...);
+  }
 }
 
 template <class T>
@@ -60,12 +63,13 @@ void map_dropped(B, const F& f, Index n, T* out, double p, Key key, std::uint64_
   using U = std::common_type_t<In...>;
   const Keep<U> keep(p);
   const cuda::MovingKey moving(key);
+  constexpr Index size = dropout_block_size;
   if constexpr (sizeof(U) == 4)
-    if (first % 4 == 0 && n % 4 == 0 && cuda::aligned(out, in...))
-      return cuda::launch(cuda::drop_packs<F, T, In...>, cuda::blocks(n / 4), cuda::threads, 0, cuda::stream(), f,
-                          n / 4, keep, moving, first / 4, reinterpret_cast<cuda::Some<T, 4>*>(out),
+    if (first % size == 0 && n % size == 0 && cuda::aligned(out, in...))
+      return cuda::launch(cuda::drop_packs<F, T, In...>, cuda::blocks(n / size), cuda::threads, 0, cuda::stream(), f,
+                          n / size, keep, moving, first / size, reinterpret_cast<cuda::Some<T, 4>*>(out),
                           reinterpret_cast<const cuda::Pack<In>*>(in)...);
-  const Index count = (n + static_cast<Index>(first % 4) + 3) / 4;
+  const Index count = (n + static_cast<Index>(first % size) + size - 1) / size;
   cuda::launch(cuda::drop<F, T, U, In...>, cuda::blocks(count), cuda::threads, 0, cuda::stream(), f, n, count, keep,
                moving, first, out, in...);
 }

@@ -7,7 +7,7 @@
 
 namespace meft::cuda {
 
-/// Dropout with the masks of the CPU: element i is number first + i of the key's random bits.
+/// Dropout with the masks of the CPU: element i is number first + i of the key's draws.
 template <class T>
 struct Dropped {
   Dropped(double p, Key k, std::uint64_t f) : keep(p), moving(k), first(f), whole(p == 0) {}
@@ -18,11 +18,12 @@ struct Dropped {
     Pack<T> out;
     const Key key = moving.now();
     const std::uint64_t element = first + static_cast<std::uint64_t>(i);
-    auto words = philox(key, element / 4);
+    auto block = dropout_block(key, element / dropout_block_size);
     for (int k = 0; k < Pack<T>::width; ++k) {
       const std::uint64_t e = element + static_cast<std::uint64_t>(k);
-      if (k && e % 4 == 0) words = philox(key, e / 4);
-      out.at[k] = keep(t.at[k], words[static_cast<std::size_t>(e % 4)]);
+      const auto at = static_cast<unsigned>(e % dropout_block_size);
+      if (k && at == 0) block = dropout_block(key, e / dropout_block_size);
+      out.at[k] = keep(t.at[k], dropout_bits(block, at));
     }
     return out;
   }

@@ -195,45 +195,53 @@ __device__ void store(const float (&sum)[most / 8][4], int half, float by, int w
   });
 }
 
-/// Bit w: whether dropout keeps the w-th element of a block of random bits.
-__device__ inline Word kept_of_block(const Spec<float>& s, const Key& random, std::uint64_t block) {
-  const auto words = philox(random, block);
+/// Bit e: whether dropout keeps element e of a block of draws.
+__device__ inline Word kept_of_block(const Spec<float>& s, const Key& random, std::uint64_t number) {
+  const auto block = dropout_block(random, number);
   Word kept = 0;
-  each<4>([&](int w) { kept |= static_cast<Word>(words[static_cast<std::size_t>(w)] >= s.keep.threshold) << w; });
+  each<dropout_block_size>([&](int e) {
+    kept |= static_cast<Word>(dropout_bits(block, static_cast<unsigned>(e)) >= s.keep.threshold) << e;
+  });
   return kept;
 }
 
 /// Which scores dropout keeps, bit 4·n + e for element e of the n-th eight columns: rows g and g + 8 are queries `row`
-/// and `row` + 8, columns the keys from `key`, a multiple of 8. Four keys share a block of Philox: of the two lanes
-/// that have them one draws for row g, the other for row g + 8.
+/// and `row` + 8, columns the keys from `key`, a multiple of 8. Eight keys share a block of draws: of the four lanes
+/// that have them each draws for one of the two rows and every other eight columns.
 template <int eights>
 __device__ Word kept_of_queries(const Spec<float>& s, const Key& random, Index row, Index head, int key,
                                 const Lane& lane) {
+  static_assert(eights % 2 == 0);
   if (!s.keep.threshold) return ~Word{0};
-  const bool odd = lane.t % 2;
   const std::uint64_t block =
-      s.bits_of(odd ? row + 8 : row, head) / 4 + static_cast<std::uint64_t>(key / 4 + lane.t / 2);
-  Word own = 0;
-  for (int n = 0; n < eights; ++n) own |= kept_of_block(s, random, block + static_cast<std::uint64_t>(2 * n)) << 4 * n;
-  const Word other = __shfl_xor_sync(attend::whole, own, 1);
-  return odd ? (other >> 2 & 0x33333333u) | (own & 0xCCCCCCCCu) : (own & 0x33333333u) | (other & 0x33333333u) << 2;
+      s.bits_of(row + lane.t % 2 * 8, head) / 8 + static_cast<std::uint64_t>(key / 8 + lane.t / 2);
+  Word own = 0, kept = 0;
+  for (int n = 0; n < eights; n += 2) own |= kept_of_block(s, random, block + static_cast<std::uint64_t>(n)) << 4 * n;
+  each<4>([&](int from) {
+    const Word of = __shfl_sync(attend::whole, own, (lane.number & ~3) | from);
+    kept |= (of >> 2 * lane.t & 0x03030303u) << 2 * from;
+  });
+  return kept;
 }
 
-/// The same where rows are keys from `key`, a multiple of 16, and columns queries from `row`. Four keys of a query
-/// share a block: of the four lanes that have them each draws for one of two queries and one of rows g and g + 8.
+/// The same where rows are keys from `key`, a multiple of 16, and columns queries from `row`. Eight keys of a query
+/// share a block: of the eight lanes that have them each draws for one of two queries, the lower or the upper eight
+/// keys, and every other eight columns.
 template <int eights>
 __device__ Word kept_of_keys(const Spec<float>& s, const Key& random, Index row, Index head, int key,
                              const Lane& lane) {
+  static_assert(eights % 2 == 0);
   if (!s.keep.threshold) return ~Word{0};
-  const int r = lane.g % 4;
-  Word own = 0;
-  for (int n = 0; n < eights; ++n) {
-    const std::uint64_t first = s.bits_of(row + 8 * n + 2 * lane.t + r % 2, head) / 4;
-    own |= kept_of_block(s, random, first + static_cast<std::uint64_t>(key / 4 + lane.g / 4 + r / 2 * 2)) << 4 * n;
+  const int query = lane.g % 2, upper = lane.g / 2 % 2, odd = lane.g / 4;
+  Word own = 0, kept = 0;
+  for (int n = 0; n < eights; n += 2) {
+    const std::uint64_t first = s.bits_of(row + 8 * (n + odd) + 2 * lane.t + query, head) / 8;
+    own |= kept_of_block(s, random, first + static_cast<std::uint64_t>(key / 8 + upper)) << 4 * n;
   }
-  Word kept = 0;
-  each<4>(
-      [&](int e) { kept |= (__shfl_sync(attend::whole, own, (lane.number & ~12) | e << 2) >> r & 0x11111111u) << e; });
+  each<8>([&](int from) {
+    const Word of = __shfl_sync(attend::whole, own, from << 2 | lane.t);
+    kept |= (of >> lane.g & 0x01010101u) << from;
+  });
   return kept;
 }
 

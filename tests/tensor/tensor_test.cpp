@@ -508,9 +508,17 @@ TEST_CASE("philox: the known answers of Random123") {
   CHECK(philox({.seed = 0x299f31d0a4093822, .site = 0x13198a2e, .step = 0x03707344}, 0x85a308d3243f6a88) ==
         Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
   CHECK(random_bits({}, 2) == 0xbc57ac4c);
+  // Of seven rounds.
+  CHECK(dropout_block({}, 0) == Words{0x5f6fb709, 0x0d893f64, 0x4f121f81, 0x4f730a48});
+  CHECK(dropout_block({.seed = ~std::uint64_t{0}, .site = ~0u, .step = ~0u}, ~std::uint64_t{0}) ==
+        Words{0x5207ddc2, 0x45165e59, 0x4d8ee751, 0x8c52f662});
+  CHECK(dropout_block({.seed = 0x299f31d0a4093822, .site = 0x13198a2e, .step = 0x03707344}, 0x85a308d3243f6a88) ==
+        Words{0x4dfccaba, 0x190a87f0, 0xc47362ba, 0xb6b5242a});
+  const int halves[] = {0xb709, 0x5f6f, 0x3f64, 0x0d89, 0x1f81, 0x4f12, 0x0a48, 0x4f73};
+  for (unsigned e = 0; e < 8; ++e) CHECK(dropout_bits(Key{}, e) == halves[e]);
 }
 
-TEST_CASE("philox: words in bulk are the same words") {
+TEST_CASE("philox: words and dropout's bits in bulk are the same") {
   const Key key{.seed = 0x123456789abcdef0, .site = 3, .step = 4};
   for (std::uint64_t block : {std::uint64_t{0}, std::uint64_t{0xfffffffd}, ~std::uint64_t{0} - 5})
     for (Index blocks : {0, 1, 7, 8, 9, 33}) {
@@ -522,6 +530,15 @@ TEST_CASE("philox: words in bulk are the same words") {
           wrong += words[static_cast<std::size_t>(4 * b) + k] != philox(key, block + static_cast<std::uint64_t>(b))[k];
       CHECK(wrong == 0);
       CHECK(words.back() == 42);
+
+      std::vector<std::uint16_t> bits(static_cast<std::size_t>(8 * blocks + 1), 42);
+      cpu::dropout_draws(key, block, blocks, bits.data());
+      for (Index b = 0; b < blocks; ++b) {
+        const auto drawn = dropout_block(key, block + static_cast<std::uint64_t>(b));
+        for (unsigned e = 0; e < 8; ++e) wrong += bits[static_cast<std::size_t>(8 * b) + e] != dropout_bits(drawn, e);
+      }
+      CHECK(wrong == 0);
+      CHECK(bits.back() == 42);
     }
 }
 

@@ -150,26 +150,18 @@ struct Silu {
   }
 };
 
-/// y = x·Φ(x) = x/2·(1 + erf(x/√2)), relative error 5e-7 in the negative tail too;
-/// y' = Φ(x) + x·φ(x),  φ(x) = e^(−x²/2)/√(2π).
+/// y = x·Φ(x) = x/2·(1 + erf(x/√2)), relative error 5e-7 in the negative tail too;  y' = Φ(x) + x·φ(x).
 struct Gelu {
   static constexpr const char* name = "gelu";
   static constexpr std::string_view hf_names[] = {"gelu"};
   static constexpr bool needs_x = true, needs_y = false;
   template <class T>
   MEFT_HD T operator()(T x) const {
-    return product(detail::hold_below(x, detail::gelu_limit<T>), fast::normal(x).cdf);
-  }
-  /// The same in two parts, end(x, begin(x)), for a loop each.
-  MEFT_HD auto begin(float x) const { return fast::begin_normal(x); }
-  template <class Begun>
-  MEFT_HD float end(float x, const Begun& begun) const {
-    return product(detail::hold_below(x, detail::gelu_limit<float>), fast::normal(x, begun).cdf);
+    return fast::gelu(x);
   }
   template <class T>
   MEFT_HD T derivative(T x, T) const {
-    const auto n = fast::normal(x);
-    return multiply_add(detail::hold(x, detail::gelu_limit<T>), n.density, n.cdf);
+    return fast::gelu_slope(x);
   }
 };
 

@@ -8,7 +8,7 @@
 
 namespace meft {
 
-/// y = m ⊙ x,  dx = m ⊙ dy;  m[i] = 1/(1 − p) when random_bits(key, first + i) ≥ p·2³², else 0. Keeps nothing.
+/// y = m ⊙ x,  dx = m ⊙ dy;  m[i] = 1/(1 − p) when dropout_bits(key, first + i) ≥ p·2¹⁶, else 0. Keeps nothing.
 struct Dropout {
   static constexpr const char* name = "dropout";
   template <Scalar T, Backend B>

@@ -115,8 +115,9 @@ template <class T>
 MEFT_INLINE inline void drop_keys(const AttentionSpec<T>& spec, Index row, Index head, Index k0, Index n, T* x) {
   const Keep<T> keep(static_cast<double>(spec.dropout));
   const std::uint64_t base = static_cast<std::uint64_t>((spec.first_row + row) * spec.heads + head) << 24;
-  std::uint32_t bits[key_tile];  // k0 is a multiple of the key tile, so of 4
-  philox_words(spec.key, (base + static_cast<std::uint64_t>(k0)) / 4, (n + 3) / 4, bits);
+  constexpr Index block = dropout_block_size;  // k0 is a multiple of it
+  std::uint16_t bits[key_tile];
+  dropout_draws(spec.key, (base + static_cast<std::uint64_t>(k0)) / block, (n + block - 1) / block, bits);
   map_run(keep, n, x, x, bits);
 }
 

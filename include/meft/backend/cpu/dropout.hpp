@@ -1,4 +1,4 @@
-// Owns: dropout on the CPU. Element e is kept when random_bits(key, e) ≥ p·2³², so the mask is replayed, never stored.
+// Owns: dropout on the CPU: backend/kernels/dropout.hpp.
 #pragma once
 
 #include <algorithm>
@@ -18,18 +18,18 @@ namespace meft {
 
 namespace cpu {
 
-/// run(i, count, words) for stretches of [0, n), in parallel: words[k] are the random bits of element i + k, number
-/// first + i + k of the key.
+/// run(i, count, bits) for stretches of [0, n), in parallel: bits[k] are dropout's of element i + k, number
+/// first + i + k of the key. Short ones, so that memory is read and written while others are drawn.
 template <class Run>
-void for_random_words(Index n, Key key, std::uint64_t first, const Run& run) {
+void for_draws(Index n, Key key, std::uint64_t first, const Run& run) {
   parallel_chunks(n, map_grain, [&](Index begin, Index end) {
-    constexpr Index most = 1024;
-    std::uint32_t words[most];
+    constexpr Index most = 256, block = dropout_block_size;
+    std::uint16_t bits[most];
     for (Index i = begin; i < end;) {
       const std::uint64_t element = first + static_cast<std::uint64_t>(i);
-      const Index skip = static_cast<Index>(element % 4), count = std::min(end - i, most - skip);
-      philox_words(key, element / 4, (skip + count + 3) / 4, words);
-      run(i, count, words + skip);
+      const Index skip = static_cast<Index>(element % block), count = std::min(end - i, most - skip);
+      dropout_draws(key, element / block, (skip + count + block - 1) / block, bits);
+      run(i, count, static_cast<const std::uint16_t*>(bits + skip));
       i += count;
     }
   });
@@ -40,10 +40,9 @@ void for_random_words(Index n, Key key, std::uint64_t first, const Run& run) {
 template <class F, Real T, class... In>
 void map_dropped(Cpu, const F& f, Index n, T* out, double p, Key key, std::uint64_t first, const In*... in) {
   const Keep<T> keep(p);
-  cpu::for_random_words(n, key, first, [&](Index i, Index count, const std::uint32_t* words) {
+  cpu::for_draws(n, key, first, [&](Index i, Index count, const std::uint16_t* bits) {
     vectorised([&]() MEFT_INLINE {
-      cpu::map_run([f, keep](std::uint32_t w, In... x) MEFT_INLINE { return keep(f(x...), w); }, count, out + i, words,
-                   in + i...);
+      cpu::map_run([f, keep](int b, In... x) MEFT_INLINE { return keep(f(x...), b); }, count, out + i, bits, in + i...);
     });
   });
 }
@@ -57,10 +56,9 @@ void add_dropped(Cpu, Index n, const T* x, const T* t, T* y, double p, Key key, 
   }
   if (p == 0) return map(Cpu{}, Add{}, n, y, x, t);
   const Keep<T> keep(p);
-  cpu::for_random_words(n, key, first, [&](Index i, Index count, const std::uint32_t* words) {
+  cpu::for_draws(n, key, first, [&](Index i, Index count, const std::uint16_t* bits) {
     vectorised([&]() MEFT_INLINE {
-      cpu::map_run([keep](T a, T b, std::uint32_t w) MEFT_INLINE { return a + keep(b, w); }, count, y + i, x + i, t + i,
-                   words);
+      cpu::map_run([keep](T a, T b, int c) MEFT_INLINE { return a + keep(b, c); }, count, y + i, x + i, t + i, bits);
     });
   });
 }

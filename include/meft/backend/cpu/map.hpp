@@ -3,7 +3,6 @@
 #pragma once
 
 #include <array>
-#include <concepts>
 
 #include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/kernels/map.hpp>
@@ -17,32 +16,11 @@ namespace cpu {
 
 constexpr Index map_grain = 1 << 14;
 
-/// Of one operand, in two parts. One loop over a long formula waits for its own results, since a processor has room for
-/// a few of its turns alone.
-template <class F, class T, class... In>
-concept InParts = sizeof...(In) == 1 && requires(const F& f, const T& x, const In&... in) {
-  { f.end(in..., f.begin(in...)) } -> std::same_as<T>;
-};
-
 /// out[i] = f(in[i]...) for i in [0, n), on this thread. `out` may be one of the inputs.
 template <class F, class T, class... In>
 MEFT_INLINE inline void map_run(const F& f, Index n, T* out, const In*... in) {
   constexpr int width = 16;
   Index i = 0;
-  if constexpr (InParts<F, T, In...>) {
-    constexpr int wide = 64;
-    for (; i + wide <= n; i += wide) {
-      decltype(f.begin(*in...).rest) shifted[wide], rest[wide];
-      MEFT_LANES (j, wide) {
-        const auto begun = f.begin(in[i + j]...);
-        shifted[j] = begun.shifted, rest[j] = begun.rest;
-      }
-#ifndef __clang__
-#pragma GCC ivdep
-#endif
-      MEFT_LANES (j, wide) out[i + j] = f.end(in[i + j]..., decltype(f.begin(*in...)){shifted[j], rest[j]});
-    }
-  }
   for (; i + width <= n; i += width) {
     // Where they are one array, an element is read before it is written. g++ would take a result through memory; clang
     // warns of a loop that it was told to vectorise and could not.

@@ -1,9 +1,11 @@
-// Owns: Philox words in bulk, the same bits as base/random.hpp: on AVX2 four counters side by side, each in the lower
-// half of a 64-bit lane, where the 32 × 32 → 64 bit product works. What overflows into the upper halves is never read.
+// Owns: Philox words and dropout's draws in bulk, the same bits as base/random.hpp and backend/keep.hpp: on AVX2 four
+// counters side by side, each in the lower half of a 64-bit lane, where the 32 × 32 → 64 bit product works. What
+// overflows into the upper halves is never read.
 #pragma once
 
 #include <cstdint>
 
+#include <meft/backend/keep.hpp>
 #include <meft/base/random.hpp>
 #include <meft/base/shape.hpp>
 #include <meft/base/target.hpp>
@@ -12,7 +14,7 @@ namespace meft::cpu {
 
 #if MEFT_X86
 typedef std::uint64_t Word4 __attribute__((vector_size(32)));                              // NOLINT: see tile.hpp
-typedef std::uint64_t LooseWord4 __attribute__((vector_size(32), aligned(4), may_alias));  // NOLINT
+typedef std::uint64_t LooseWord4 __attribute__((vector_size(32), aligned(2), may_alias));  // NOLINT
 typedef int Int8 __attribute__((vector_size(32)));                                         // NOLINT
 
 /// Four counters: word w of counter j in the lower half of lane j of c[w].
@@ -45,56 +47,60 @@ struct PhiloxLanes {
     c3 = p0;
   }
 
-  __attribute__((target("avx2"), always_inline)) void store(std::uint32_t* words) const {
+  __attribute__((target("avx2"), always_inline)) void store(LooseWord4* words) const {
     const Word4 a = (c0 & 0xffffffffu) | (c1 << 32), b = (c2 & 0xffffffffu) | (c3 << 32);
-    *reinterpret_cast<LooseWord4*>(words) = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-    *reinterpret_cast<LooseWord4*>(words + 8) = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  }
-};
-
-/// The keys of the rounds, in every lane.
-struct PhiloxKeys {
-  Word4 k0[10], k1[10];
-
-  __attribute__((target("avx2"))) explicit PhiloxKeys(std::uint64_t seed) {
-    auto low = static_cast<std::uint32_t>(seed), high = static_cast<std::uint32_t>(seed >> 32);
-    for (int round = 0; round < 10; ++round, low += 0x9E3779B9u, high += 0xBB67AE85u) {
-      k0[round] = Word4{} + low;
-      k1[round] = Word4{} + high;
-    }
+    words[0] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    words[1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
   }
 };
 
 /// Words of 8·eights blocks from `block` on: two sets of lanes hide each other's latency.
-__attribute__((target("avx2"))) inline void philox_eights(Key key, std::uint64_t block, Index eights,
-                                                          std::uint32_t* words) {
-  const PhiloxKeys keys(key.seed);
-  for (; eights > 0; --eights, block += 8, words += 32) {
+template <int rounds>
+__attribute__((target("avx2"))) inline void philox_eights(Key key, std::uint64_t block, Index eights, void* words) {
+  const Word4 step0 = Word4{} + 0x9E3779B9u, step1 = Word4{} + 0xBB67AE85u;
+  auto* to = static_cast<LooseWord4*>(words);
+  for (; eights > 0; --eights, block += 8, to += 4) {
+    Word4 k0 = Word4{} + static_cast<std::uint32_t>(key.seed), k1 = Word4{} + (key.seed >> 32);
     PhiloxLanes x(key, block), y(key, block + 4);
 #pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
-      x.round(keys.k0[round], keys.k1[round]);
-      y.round(keys.k0[round], keys.k1[round]);
+    for (int round = 0; round < rounds; ++round) {
+      x.round(k0, k1);
+      y.round(k0, k1);
+      k0 += step0;
+      k1 += step1;
     }
-    x.store(words);
-    y.store(words + 16);
+    x.store(to);
+    y.store(to + 2);
   }
 }
 #endif
 
-/// words[4b + k] = philox(key, block + b)[k] for b in [0, blocks).
-inline void philox_words(Key key, std::uint64_t block, Index blocks, std::uint32_t* words) {
+/// The words of blocks [block, block + blocks), or their halves, the lower one first.
+template <int rounds, class Word>
+void philox_blocks(Key key, std::uint64_t block, Index blocks, Word* words) {
   Index b = 0;
 #if MEFT_X86
   if (has_avx2()) {
-    philox_eights(key, block, blocks / 8, words);
+    philox_eights<rounds>(key, block, blocks / 8, words);
     b = blocks / 8 * 8;
   }
 #endif
+  constexpr Index each = 16 / sizeof(Word);
   for (; b < blocks; ++b) {
-    const auto four = philox(key, block + static_cast<std::uint64_t>(b));
-    for (std::size_t k = 0; k < 4; ++k) words[4 * b + static_cast<Index>(k)] = four[k];
+    const auto four = philox<rounds>(key, block + static_cast<std::uint64_t>(b));
+    for (Index k = 0; k < each; ++k)
+      words[each * b + k] = static_cast<Word>(four[static_cast<std::size_t>(4 * k / each)] >> 4 * k % each * 32 / each);
   }
+}
+
+/// words[4b + k] = philox(key, block + b)[k] for b in [0, blocks).
+inline void philox_words(Key key, std::uint64_t block, Index blocks, std::uint32_t* words) {
+  philox_blocks<10>(key, block, blocks, words);
+}
+
+/// bits[8b + e] = those of element e of dropout_block(key, block + b), for b in [0, blocks).
+inline void dropout_draws(Key key, std::uint64_t block, Index blocks, std::uint16_t* bits) {
+  philox_blocks<dropout_rounds>(key, block, blocks, bits);
 }
 
 }  // namespace meft::cpu

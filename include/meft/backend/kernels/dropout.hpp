@@ -1,5 +1,5 @@
-// Owns: the interface of dropout. Element e is kept when random_bits(key, e) ≥ p·2³², so the mask is replayed, never
-// stored.
+// Owns: the interface of dropout. Element e is kept when dropout_bits(key, e) ≥ p·2¹⁶, so the mask is replayed, never
+// stored. p is rounded up to a multiple of 2⁻¹⁶.
 #pragma once
 
 #include <cstdint>
