@@ -205,22 +205,45 @@ void run(const Options& o) {
   table.add("gather rows", 2 * array, [&] { gather_rows(B{}, rows, width, a.data(), places.data(), y.data()); });
   table.add("scatter rows", 3 * array, [&] { scatter_rows(B{}, rows, width, a.data(), places.data(), y.data()); });
 
+  // A call of the CPU's runs on one thread: as in a step, each takes rows of its own.
   const Lambda tenth{1, 10};
+  const Index pieces = B::on_host ? std::min<Index>(meft::threads(), rows) : 1;
+  const auto start = [&](Index piece) { return rows * piece / pieces * width; };
+  const Index room = digit_words<std::int32_t>(B{}, start(pieces) / pieces + width, tenth);
   const Buffer state(B::pool(), static_cast<std::size_t>(n) * sizeof(std::int32_t)),
-      digits(B::pool(), static_cast<std::size_t>(digit_words<std::int32_t>(B{}, n, tenth)) * sizeof(std::uint32_t));
-  const detail::ShearReports<B> reports(1);
-  ShearSlot* const told = reports.at(0);
+      digits(B::pool(), static_cast<std::size_t>(pieces * room) * sizeof(std::uint32_t));
+  const detail::ShearReports<B> reports(pieces);
   auto* const fixed = static_cast<std::int32_t*>(state.data());
-  auto* const words = static_cast<std::uint32_t*>(digits.data());
+  const auto in_pieces = [&](const auto& f) {
+    const auto run = [&](Index piece) {
+      const Index at = start(piece);
+      f(at, start(piece + 1) - at, fixed + at, static_cast<std::uint32_t*>(digits.data()) + piece * room,
+        reports.at(piece));
+    };
+    if constexpr (B::on_host) parallel_for(pieces, run);
+    else run(0);
+  };
+  const auto sheared = [&](Index at, Index count, std::int32_t* x, std::uint32_t* words, ShearSlot* told) {
+    shear(B{}, count, x, b.data() + at, tenth, 20, words, told);
+  };
   const double nibbles = array / 8;
-  table.add("to fixed", 2 * array, [&] { to_fixed(B{}, n, a.data(), fixed, 20, told); });
-  table.add("shear", 3 * array + nibbles, [&] { shear(B{}, n, fixed, b.data(), tenth, 20, words, told); });
-  table.add("shear and undo", 2 * (3 * array + nibbles), [&] {
-    shear(B{}, n, fixed, b.data(), tenth, 20, words, told);
-    unshear(B{}, n, fixed, b.data(), tenth, 20, words, told);
+  table.add("to fixed", 2 * array, [&] {
+    in_pieces([&](Index at, Index count, std::int32_t* x, std::uint32_t*, ShearSlot* told) {
+      to_fixed(B{}, count, a.data() + at, x, 20, told);
+    });
   });
-  table.add("from fixed", 2 * array,
-            [&] { from_fixed(B{}, n, static_cast<const std::int32_t*>(fixed), y.data(), 20); });
+  table.add("shear", 3 * array + nibbles, [&] { in_pieces(sheared); });
+  table.add("shear and undo", 2 * (3 * array + nibbles), [&] {
+    in_pieces(sheared);
+    in_pieces([&](Index at, Index count, std::int32_t* x, std::uint32_t* words, ShearSlot* told) {
+      unshear(B{}, count, x, b.data() + at, tenth, 20, words, told);
+    });
+  });
+  table.add("from fixed", 2 * array, [&] {
+    in_pieces([&](Index at, Index count, const std::int32_t* x, std::uint32_t*, ShearSlot*) {
+      from_fixed(B{}, count, x, y.data() + at, 20);
+    });
+  });
 
   auto value = a.clone(), gradient = b.clone(), first = Tensor<float, B>::zeros({rows, width}),
        second = Tensor<float, B>::zeros({rows, width});
