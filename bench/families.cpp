@@ -33,7 +33,7 @@ namespace {
 using namespace meft;
 
 struct Options {
-  Index batch = 1, tokens = 512, probe = 4, layers = 0;
+  Index batch = 1, tokens = 512, probe = 4, layers = 0, stored = 0;
   std::string precision = "bf16", device = "cpu", json;
   int steps = 2;
   double attention_dropout = -1;
@@ -259,7 +259,9 @@ template <Backend B>
 Row measure(const std::string& name, const Options& o) {
   const auto spec = spec_of(name, o);
   const Index layers = spec.layers.count;
-  const auto exact = steps<B>(spec, Meft1{}, true, o);
+  Meft1 method;
+  method.options.stack.stored_layers = o.stored;
+  const auto exact = steps<B>(spec, method, true, o);
   // A device's memory is its pool's; on the host the process has more.
   const double all = B::on_host ? resident() : mib(B::pool().reserved());
   if (o.alone) return {name, layers, exact, all, 0};
@@ -283,6 +285,7 @@ nlohmann::ordered_json json(const Row& row, const Options& o) {
           {"device", o.device},
           {"precision", o.precision},
           {"layers", row.layers},
+          {"stored_layers", o.stored},
           {"batch", o.batch},
           {"seq", o.tokens},
           {"activation_bytes", bytes(row.exact.activation)},
@@ -316,6 +319,8 @@ int main(int argc, char** argv) {
   app.add_option("--threads", threads, "all processors by default")->check(CLI::PositiveNumber);
   app.add_option("--json", o.json, "file for the rows, a JSON object a line");
   app.add_option("--layers", o.layers, "in place of the model's own number")->check(CLI::PositiveNumber);
+  app.add_option("--stored-layers", o.stored, "the highest so many keep what they computed [0]")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--attention-dropout", o.attention_dropout, "in place of the model's own")
       ->check(CLI::Range(0.0, 0.9));
   app.add_flag("--exact", o.exact, "compare gradients with those of stored streams, and nothing else");

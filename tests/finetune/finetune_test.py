@@ -62,8 +62,9 @@ def test_methods(place):
         execute(place.command(cut, "--max-steps", 6, "--resume", method=method))
         check(results(cut) == results(folder), f"{method}: a kill changed the bits")
     for method in ("meft1", "meft2", "meft3"):
-        exact, stored = (read_safetensors(run(place, "--max-steps", 6, "--streams", s, method=method) / "adapter.safetensors")[0] for s in ("exact", "stored"))
-        check(exact == stored, f"{method}: exact and stored differ")
+        exact, stored, one = (read_safetensors(run(place, "--max-steps", 6, *more, method=method) / "adapter.safetensors")[0]
+                              for more in (["--streams", "exact"], ["--streams", "stored"], ["--stored-layers", 1]))
+        check(exact == stored == one, f"{method}: exact, stored, and one layer stored differ")
     plain, again = (read_safetensors(run(place, "--max-steps", 6, *more, method="full") / "adapter.safetensors")[0] for more in ((), ("--recompute",)))
     check(plain == again, "recomputing changes the bits")
     some = read_safetensors(run(place, "--max-steps", 2, "--reversible-layers", 1) / "adapter.safetensors")[0]
@@ -248,6 +249,7 @@ def test_streams(place):
     for wrong, found in ((["--fraction-bits", 0], "--fraction-bits: expected an integer from 1 to 29"),
                          (["--fraction-bits", 30], "--fraction-bits: expected an integer from 1 to 29"),
                          (["--fraction-bits", 18, "--streams", "rounded"], "--fraction-bits: expected --streams exact or stored"),
+                         (["--stored-layers", 1, "--streams", "stored"], "--stored-layers: expected --streams exact"),
                          (["--fraction-bits", 18, "--method", "lora"], "--fraction-bits: expected --method meft1")):
         said = execute(place.command(place.folder(), *wrong), status=2).stderr
         check(found in said, f"`{found}` is not in {said}")

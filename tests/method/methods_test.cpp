@@ -506,6 +506,8 @@ TEST_CASE("methods: by name, with their options as text") {
   AnyMethod method = Meft2{};
   for (const auto& given : std::vector<std::array<const char*, 3>>{{"lambda", "2^-3", "1/8"},
                                                                    {"beta", "-2/4", "-1/2"},
+                                                                   {"stored-layers", "3", "3"},
+                                                                   {"stored-layers", "0", "0"},
                                                                    {"streams", "rounded", "rounded"},
                                                                    {"readout", "scaled", "scaled"},
                                                                    {"coupling", "balanced", "balanced"},
@@ -533,6 +535,8 @@ TEST_CASE("methods: by name, with their options as text") {
                                                                    {"bottleneck", "65537"},
                                                                    {"bottleneck", "4.0"},
                                                                    {"reversible-layers", "0"},
+                                                                   {"stored-layers", "-1"},
+                                                                   {"stored-layers", "all"},
                                                                    {"adapter-deviation", "1"},
                                                                    {"adapter-deviation", "-0.1"},
                                                                    {"adapter-deviation", "nan"},

@@ -168,7 +168,7 @@ auto with_threads(int threads, const F& f) {
   return f();
 }
 
-/// Every combination of policy and thread count gives the bits of `stored` on one thread.
+/// Every combination of policy, stored layers and thread count gives the bits of `stored` on one thread.
 Result check_exact(Model m) {
   m.options.streams = Streams::stored;
   const auto oracle = with_threads(1, [&] { return run(m.build()); });
@@ -176,6 +176,12 @@ Result check_exact(Model m) {
   const auto body = m.build();
   CHECK(with_threads(1, [&] { return run(body); }) == oracle);
   CHECK(with_threads(2, [&] { return run(body); }) == oracle);
+  for (const Index layers : {Index{1}, m.depth - 1, m.depth + 1}) {
+    CAPTURE(layers);
+    m.options.stored_layers = layers;
+    CHECK(with_threads(2, [&] { return run(m.build()); }) == oracle);
+  }
+  m.options.stored_layers = 0;
   m.options.streams = Streams::stored;
   CHECK(with_threads(2, [&] { return run(m.build()); }) == oracle);
   return oracle;

@@ -140,11 +140,17 @@ TEST_CASE("the expected activation memory is what the meter reads") {
     if (method_facts(method).recomputes) check(method, " recompute", true);
     if (set_option(method, "forward-samples", "2")) check(method, " samples", false);
     if (!stack_of(method) && set_option(method, "lora-targets", "linear")) check(method, " linear", false);
-    if (auto* stack = stack_of(method))
+    if (auto* stack = stack_of(method)) {
+      for (const Index layers : {1, 2}) {
+        stack->stored_layers = layers;
+        check(method, " stored layers", false);
+      }
+      stack->stored_layers = 0;
       for (const auto streams : {Streams::stored, Streams::rounded}) {
         stack->streams = streams;
         check(method, std::string(" ") + name_of(streams), false);
       }
+    }
   }
   set_threads(before);
 }

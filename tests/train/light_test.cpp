@@ -43,6 +43,9 @@ TEST_CASE("operations: an encoder by every chain, as counted by hand") {
   meft.options.stack.streams = Streams::stored;
   CHECK(operations(bert, meft, batch) == 2 * 2 * (2 * weights + 3.5 * attention + 3 * adapters));
   meft.options.stack.streams = Streams::exact;
+  meft.options.stack.stored_layers = 1;  // the upper one
+  CHECK(operations(bert, meft, batch) == 2 * (5 * weights + 8 * attention + 7 * adapters));
+  meft.options.stack.stored_layers = 0;
   meft.options.reversible_layers = 1;  // the lower one is frozen
   CHECK(operations(bert, meft, batch) == 2 * (weights + attention + 3 * weights + 4.5 * attention + 4 * adapters));
   // By losses alone: two passes forward. A module beside them by gradients of three steps in four, of layers that keep

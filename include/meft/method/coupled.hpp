@@ -119,6 +119,12 @@ struct Described<M> {
           OneOf{"exact|rounded|stored", [](std::string_view s) { return streams_from(s); },
                 [](Streams s) { return name_of(s); }},
           common.stack.streams);
+    visit(Option{.name = "stored-layers",
+                 .help = "so many of the highest layers keep what the backward pass reads: faster, the same bits",
+                 .stated = Stated::changed,
+                 .needs = common.stack.streams == Streams::exact ? "" : "streams exact",
+                 .found = name_of(common.stack.streams)},
+          Whole{0, 65536}, common.stack.stored_layers);
     visit(
         Option{.name = "fraction-bits",
                .help = "of a stream's 32-bit numbers, at most; a feature whose values need a range beyond +-2^(31 - N) "
@@ -188,10 +194,11 @@ struct Described<M> {
     const Index bottleneck = m.inside ? 0 : m.bottleneck;
     const Index depth = common.reversible_layers < 0 ? s.layers : common.reversible_layers;
     const Index streams = 2 * s.tokens * s.width, gradients = streams, slice = s.longest_slice();
-    if (common.stack.streams == Streams::stored) {
-      const Index taped = s.layer() + 5 * s.width + 6 * bottleneck + more.attention + more.feed;
-      return streams + gradients + depth * s.tokens * taped + s.workers * slice * (2 * s.width + s.hidden());
-    }
+    const bool all = common.stack.streams == Streams::stored || common.stack.stored_layers >= depth;
+    const Index taped = s.tokens * (s.layer() + 5 * s.width + 6 * bottleneck + more.attention + more.feed),
+                stored =
+                    (all ? depth : common.stack.stored_layers) * taped + s.workers * slice * (2 * s.width + s.hidden());
+    if (all) return streams + gradients + stored;
     const Index hidden = std::min(slice, B::slice_tokens) * (s.hidden() + s.ffn + more.feed + more.moving);
     const Index attended = slice * (s.attention() + more.attention);
     const Index differentiated =
@@ -203,7 +210,8 @@ struct Described<M> {
         for (const Lambda factor : {m.lambda.reduced(), m.beta.reduced()})
           digits += digit_words<std::int32_t>(B{}, rows * s.width, factor);
     const Index held = depth * digits * static_cast<Index>(sizeof(std::uint32_t)) / static_cast<Index>(sizeof(T));
-    return held + streams + std::max(gradients + s.workers * differentiated, 3 * s.tokens * s.width);
+    const Index back = std::max(common.stack.stored_layers ? stored : 0, s.workers * differentiated);
+    return held + streams + std::max(gradients + back, 3 * s.tokens * s.width);
   }
 };
 

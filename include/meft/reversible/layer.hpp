@@ -64,6 +64,7 @@ struct StackOptions {
   Streams streams = Streams::exact;
   int word_bits = 32;       // of a fixed-point element: 32 or 64
   int fraction_bits = 20;   // s: the value is X·2⁻ˢ
+  Index stored_layers = 0;  // of exact streams: so many of the highest layers keep every activation, as `stored` does
   Index slice_tokens = -1;  // a slice is as many whole sequences as fit, at least one; a chunk is no longer than this;
                             // -1: the backend's default
   Readout readout{};

@@ -1,6 +1,7 @@
 // Owns: one pass of a batch through a reversible stack: streams, digits, slices; forward, undo and backward of a slice.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <type_traits>
@@ -32,6 +33,7 @@ class StackRun {
         units_(range.units()),
         context_(context),
         record_(record),
+        first_stored_(unstored(options, layers_->size())),
         ledger_(options.word_bits, options.fraction_bits, units_.differ()),
         slices_(cut<B>(context.offsets, slice_tokens<B>(options))) {
     for (auto& side : context_.sides)
@@ -64,8 +66,7 @@ class StackRun {
   /// when the forward pass was over.
   void backward(std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input,
                 Tape& outer, std::uint64_t made) {
-    const bool undoes = fixed && options_.streams != Streams::stored;
-    if (options_.streams == Streams::stored) made = ~std::uint64_t{0};  // the ops of its tapes look themselves
+    const bool undoes = fixed && first_stored_ > 0;
     if (undoes) ledger_.begin();
     for (std::size_t l = layers_->size(); l-- > 0;) {
       unswap(l, gradient);
@@ -76,7 +77,9 @@ class StackRun {
           collected.collect();
           collected.pause();
           backward_slice(l, s, gradient, side_gradient, input || l > 0, collected);
-          turnstile.pass(s, [&] { pass_on<T, B>(collected, outer, "reversible stack", made); });
+          // The ops of a stored layer's tapes look themselves.
+          const auto since = l < first_stored_ ? made : ~std::uint64_t{0};
+          turnstile.pass(s, [&] { pass_on<T, B>(collected, outer, "reversible stack", since); });
         } catch (...) {
           turnstile.fail();
           throw;
@@ -104,8 +107,8 @@ class StackRun {
     Var<T, B> x, y;
     std::vector<Side<T, B>> sides;
   };
-  /// What the backward pass of one slice of one layer needs: digits for each chunk of a shear, or the tapes of its
-  /// functions (stored).
+  /// What the backward pass of one slice of one layer needs: digits for each chunk of a shear, where a layer below is
+  /// undone; and the tapes of its functions, where it is stored.
   struct Kept {
     std::size_t slot = 0;  // of the next shear's report
     std::vector<Tensor<std::uint32_t, B>> digits;
@@ -117,6 +120,12 @@ class StackRun {
       return last;
     }
   };
+
+  /// How many of so many layers are computed again in the backward pass: all below those that are stored.
+  static std::size_t unstored(const StackOptions& options, std::size_t layers) {
+    if (options.streams == Streams::stored) return 0;
+    return layers - std::min(layers, static_cast<std::size_t>(options.stored_layers));
+  }
 
   Index count() const { return static_cast<Index>(slices_.size()); }
 
@@ -211,7 +220,7 @@ class StackRun {
   void forward_slice(std::size_t l, Index s) {
     const auto& layer = (*layers_)[l];
     auto& kept = kept_[l][static_cast<std::size_t>(s)];
-    const bool tapes = record_ && options_.streams == Streams::stored;
+    const bool tapes = record_ && l >= first_stored_, undone = record_ && first_stored_ > 0;
     const auto run = [&](const Function<T, B>& f, Tensor<T, B> x, const Context<T, B>& context, std::size_t k) {
       if (tapes) return record(f, std::move(x), true, context, every_side, l, k);
       const NoTape none;
@@ -226,11 +235,11 @@ class StackRun {
       const auto context = slice_context(s);
       auto first = run(step.f, read(step, s), context, k);
       const Index rows = first.y.shape()[0];
-      if (!step.then) add(l, k, kept, s, {0, rows}, first.y.value(), record_ && !tapes);
+      if (!step.then) add(l, k, kept, s, {0, rows}, first.y.value(), undone);
       else
         for (const Chunk& c : chunks(rows)) {
           auto then = run(step.then, first.y.value().rows(c.first, c.last), context.chunk(c.first, c.last), k);
-          add(l, k, kept, s, c, then.y.value(), record_ && !tapes);
+          add(l, k, kept, s, c, then.y.value(), undone);
           keep(std::move(then));
         }
       keep(std::move(first));
@@ -288,7 +297,7 @@ class StackRun {
       const auto then = stored ? kept.pop()
                                : record(f, h.value().rows(c->first, c->last), h.recorded(),
                                         context.chunk(c->first, c->last), no_side, l, k);
-      if (!stored) undo(l, k, kept, s, *c, then.y.value());
+      if (first_stored_ > 0) undo(l, k, kept, s, *c, then.y.value());
       lap.undone();
       if (!then.y.recorded()) continue;
       then.tape->backward(then.y, dy.rows(c->first, c->last));
@@ -326,7 +335,7 @@ class StackRun {
         if (into_source) first.tape->add_into(first.x, into);
       Tensor<T, B> dh = dy;  // of what f gave
       if (step.then) dh = backward_chunks(l, k, kept, s, stored, first.y, context, dy, collected, lap);
-      else if (!stored) undo(l, k, kept, s, {0, dy.dim(0)}, first.y.value());
+      else if (first_stored_ > 0) undo(l, k, kept, s, {0, dy.dim(0)}, first.y.value());
       lap.undone();
       if (first.y.recorded() && dh.defined()) {
         first.tape->backward(first.y, std::move(dh));
@@ -379,6 +388,7 @@ class StackRun {
   StreamUnits<T, B> units_;
   Context<T, B> context_;
   bool record_;
+  std::size_t first_stored_;  // layer
   ShearLedger<B> ledger_;
   std::vector<std::pair<Index, Index>> slices_;
   Index rows_ = 0, width_ = 0;

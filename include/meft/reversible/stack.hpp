@@ -151,6 +151,9 @@ class ReversibleStack {
             options_.word_bits);
     require(options_.fraction_bits > 0 && options_.fraction_bits < options_.word_bits - 1,
             {"reversible stack: fraction_bits is positive and below word_bits - 1", where}, options_.fraction_bits);
+    require(options_.stored_layers == 0 || (options_.stored_layers > 0 && options_.streams == Streams::exact),
+            {"reversible stack: stored_layers is not negative, and of exact streams", where}, options_.stored_layers,
+            name_of(options_.streams));
     require(options_.carrier == 0 || options_.carrier == 1, {"reversible stack: carrier is 0 or 1", where},
             options_.carrier);
     require(slice_tokens<B>(options_) > 0, {"reversible stack: slice_tokens is positive", where},

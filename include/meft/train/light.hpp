@@ -88,10 +88,11 @@ inline double operations_of(const model::TransformerSpec& model, const AnyMethod
   }
   const auto& facts = method_facts(method);
   const auto passes = passes_of(method, recompute);
-  const Index highest = std::visit(
-      [](const auto& m) -> Index {
-        if constexpr (requires { m.options.reversible_layers; }) return m.options.reversible_layers;
-        else return -1;
+  const auto [highest, stored] = std::visit(
+      [](const auto& m) -> std::pair<Index, Index> {
+        if constexpr (requires { m.options.reversible_layers; })
+          return {m.options.reversible_layers, m.options.stack.stored_layers};
+        else return {-1, 0};
       },
       method);
   const double own = method_recipe(method).epsilon > 0 ? 2 * passes.inputs
@@ -103,9 +104,10 @@ inline double operations_of(const model::TransformerSpec& model, const AnyMethod
     for (Index i = 0; i < layers.count; ++i) {
       const auto layer = layers.at(i);
       const auto work = detail::work_of(layer, of, tokens);
-      const auto added = static_cast<double>(added_weights(method, StepSizes::of(layer))) * (passes.forward + own);
       const bool trains = highest < 0 || below + i >= all - highest;
-      const auto through = trains ? passes : Passes{};
+      auto through = trains ? passes : Passes{};
+      if (i >= layers.count - stored) through.forward = 1;
+      const auto added = static_cast<double>(added_weights(method, StepSizes::of(layer))) * (through.forward + own);
       out += work.weights * (through.forward + through.inputs + through.weights) +
              work.attention * (through.forward + 2.5 * through.inputs);
       if (trains) out += added * static_cast<double>(of.tokens());
