@@ -22,9 +22,12 @@ import subprocess
 from pathlib import Path
 
 STREAMS = {"exact": ["--streams", "stored"], "rounded": ["--streams", "rounded"]}
-PLM = ["--readout", "plm", "--bottleneck", "64", "--precision", "bf16", "--lr", "1e-3"]
+SIZES = ["--bottleneck", "64", "--precision", "bf16", "--lr", "1e-3"]
+PLM = ["--readout", "plm", *SIZES]
 STARTS = {f"{coupling}, {start}": ["--method", "meft1", "--coupling", coupling, "--adapter-start", start, *STREAMS["exact"], *PLM]
           for coupling in ("paper", "balanced") for start in ("zero", "paper")}
+AVERAGED = {f"{coupling}, zero, average": ["--method", "meft1", "--coupling", coupling, *STREAMS["exact"], "--readout", "average", *SIZES]
+            for coupling in ("paper", "balanced")}
 REVERSALS = {f"{method}, {streams}": ["--method", method, *flags, *PLM]
              for method in ("meft1", "meft3") for streams, flags in STREAMS.items()}
 
@@ -40,7 +43,7 @@ def on_weights(*formats):
 GLUE = {"mrpc": "accuracy", "cola": "matthews"}
 DECODER = ["--batch", "2", "--max-length", "64", "--max-steps", "200", "--epochs", "1"]
 SETUPS = {  # task -> dev metric; flags of all runs; variants
-    "couplings": (GLUE, ["--pooling", "mean", "--epochs", "2"], STARTS),
+    "couplings": (GLUE, ["--pooling", "mean", "--epochs", "2"], STARTS | AVERAGED),
     "decoder": ({"lm": "log_likelihood"}, DECODER, STARTS),
     "decoder-weights": ({"lm": "log_likelihood"}, DECODER, on_weights("bf16", "as-stored")),
     "images": ({"images": "accuracy"}, ["--batch", "16", "--epochs", "1"], STARTS),

@@ -180,6 +180,9 @@ TEST_CASE("task: sst2 and rte") {
   folder.put("rte/dev.tsv", "index\tsentence1\tsentence2\n0\tA\tB\n");
   CHECK(message_of([&] { data::load("rte", folder.text()); }, &folder) ==
         "rte/dev.tsv:1: no column named `label` in the header `index`, `sentence1`, `sentence2`");
+  folder.put("rte/dev.tsv", "index\tlabel\tsentence1\tsentence2\tlabel\n0\t1\tA\tB\t0\n");
+  CHECK(message_of([&] { data::load("rte", folder.text()); }, &folder) ==
+        "rte/dev.tsv:1: two columns are named `label`");
   folder.put("rte/dev.tsv", "index\tsentence1\tsentence2\tlabel\n");
   CHECK(message_of([&] { data::load("rte", folder.text()); }, &folder) == "rte/dev.tsv: has a header but no rows");
   folder.put("rte/dev.tsv", "0\tA\tB\tentailment\n");

@@ -96,11 +96,14 @@ class Table {
     }
   }
 
-  /// The first column that has one of the `names`, or `none`.
+  /// The column that has the first of the `names` that one has, or `none`.
   std::size_t find(const std::vector<std::string>& names) const {
     for (const std::string& wanted : names)
-      for (std::size_t c = 0; c < header_.size(); ++c)
-        if (header_[c] == wanted) return c;
+      if (const auto found = std::find(header_.begin(), header_.end(), wanted); found != header_.end()) {
+        if (std::find(found + 1, header_.end(), wanted) != header_.end())
+          fail(name_ + ":1: two columns are named " + detail::excerpt(wanted));
+        return static_cast<std::size_t>(found - header_.begin());
+      }
     return none;
   }
 
