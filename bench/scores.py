@@ -19,7 +19,7 @@ from finetune_methods import Refused, methods_of, rates_of, train
 
 METRIC = {"cola": "matthews", "sst2": "accuracy", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
 STREAMS = ["--streams", "stored"]  # exact's bits (tests/reversible), in three quarters of the time
-MEFT = ["--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16", *STREAMS]
+MEFT = ["--coupling", "paper", "--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16", *STREAMS]
 FLAGS = {  # of the methods that are not taken as they are
     "full": [],
     "lora": ["--lora-rank", "16", "--precision", "bf16"],

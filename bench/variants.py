@@ -28,13 +28,13 @@ STARTS = {f"{coupling}, {start}": ["--method", "meft1", "--coupling", coupling, 
           for coupling in ("paper", "balanced") for start in ("zero", "paper")}
 AVERAGED = {f"{coupling}, zero, average": ["--method", "meft1", "--coupling", coupling, *STREAMS["exact"], "--readout", "average", *SIZES]
             for coupling in ("paper", "balanced")}
-REVERSALS = {f"{method}, {streams}": ["--method", method, *flags, *PLM]
+REVERSALS = {f"{method}, {streams}": ["--method", method, "--coupling", "paper", *flags, *PLM]
              for method in ("meft1", "meft3") for streams, flags in STREAMS.items()}
 
 
 def on_weights(*formats):
     """Variants of methods on frozen weights of each format; MEFT1 from adapters that add nothing at first, and from the authors'."""
-    meft1 = ["--method", "meft1", *STREAMS["exact"], "--readout", "plm", "--bottleneck", "64"]
+    meft1 = ["--method", "meft1", "--coupling", "paper", *STREAMS["exact"], "--readout", "plm", "--bottleneck", "64"]
     methods = {"meft1": meft1, "meft1, paper": [*meft1, "--adapter-start", "paper"], "lora": ["--method", "lora", "--lora-rank", "16"]}
     return {f"{method}, {weights}": [*flags, "--lr", "1e-3", "--weights", weights]
             for method, flags in methods.items() for weights in formats}

@@ -30,7 +30,7 @@ cmake --build "$build" --target finetune -j "$(nproc)"
 rm -rf "$build/meft1" "$build/full"
 finetune=("$build/examples/finetune" --model build/assets/minilm --task tsv --data build/assets/movie_reviews.txt
   --text 3 --label 2 --threshold 0.5 --pooling mean --batch 16 --log-every 1)
-"${finetune[@]}" --method meft1 --readout plm --bottleneck 64 --lr 2e-3 --epochs 1 --output "$build/meft1"
+"${finetune[@]}" --method meft1 --bottleneck 64 --lr 2e-3 --epochs 1 --output "$build/meft1"
 "${finetune[@]}" --method full --lr 2e-4 --max-steps 1 --output "$build/full"
 
 python3 - "$build" $((SECONDS - began)) <<'PYTHON'

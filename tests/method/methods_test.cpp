@@ -569,16 +569,16 @@ TEST_CASE("methods: by name, with their options as text") {
 
   CHECK(stack_of(method)->fraction_bits == 29);
   AnyMethod opt = Meft1{}, bert = Meft1{}, llama = Meft2{}, plain = LowRank{};
-  suit_family(opt, {"opt", true});
-  suit_family(bert, {"bert", false});
-  suit_family(llama, {"llama", true});
-  suit_family(plain, {"opt", true});
+  suit_family(opt, "opt");
+  suit_family(bert, "bert");
+  suit_family(llama, "llama");
+  suit_family(plain, "opt");
   CHECK(std::get<Meft1>(opt).options.coupling == Coupling::paper);
-  CHECK(std::get<Meft1>(bert).options.coupling == Coupling::paper);
+  CHECK(std::get<Meft1>(bert).options.coupling == Coupling::balanced);
   CHECK(std::get<Meft2>(llama).options.coupling == Coupling::balanced);
   CHECK(std::get<Meft1>(bert).options.start == AdapterStart::zero);
   CHECK(std::get<Meft1>(opt).options.stack.readout.kind == Readout::Kind::scaled);
-  CHECK(std::get<Meft1>(bert).options.stack.readout.kind == Readout::Kind::average);
+  CHECK(std::get<Meft1>(bert).options.stack.readout.kind == Readout::Kind::carrier);
   CHECK(std::get<Meft2>(llama).options.stack.readout.kind == Readout::Kind::carrier);
   CHECK(stack_of(plain) == nullptr);
   for (const auto& [type, start] : std::vector<std::pair<const char*, TokenStart>>{{"vit", TokenStart::random},
@@ -586,8 +586,8 @@ TEST_CASE("methods: by name, with their options as text") {
                                                                                    {"dinov2", TokenStart::random},
                                                                                    {"bert", TokenStart::words}}) {
     AnyMethod prefix = Mezo<PrefixTuning>{}, prompt = Zofo<PromptTuning>{};
-    suit_family(prefix, {type});
-    suit_family(prompt, {type});
+    suit_family(prefix, type);
+    suit_family(prompt, type);
     CHECK(std::get<Mezo<PrefixTuning>>(prefix).inside.start == start);
     CHECK(std::get<Zofo<PromptTuning>>(prompt).module.start == start);
   }
