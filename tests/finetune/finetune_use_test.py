@@ -234,7 +234,8 @@ def test_out_of_range(place):
         said = execute(place.command(place.folder(), "--model", large, "--max-steps", 1, "--streams", "rounded", method=method)).stdout
         check("wider range" not in said, said)
     folder = place.folder()
-    far = ("--model", with_values(place.model, place.root / "far", "embeddings.LayerNorm.weight", 1e7))  # little room above
+    far = ("--model", with_values(place.model, place.root / "far", "embeddings.LayerNorm.weight", 1e7),  # little room above
+           "--coupling", "paper", "--readout", "average")
     failed = execute(place.command(folder, *far, "--lr", 9, "--clip", 0, "--epochs", 30, "--save-every", 1), 1).stderr
     check("diverged" in failed and "A lower --lr may help" in failed and "--resume" in failed and "--overwrite" in failed, failed)
     error = execute(place.command(folder, "--epochs", 30, *far, "--resume", "--lr", 9, "--clip", 1), 2).stderr
