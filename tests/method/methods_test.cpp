@@ -568,26 +568,27 @@ TEST_CASE("methods: by name, with their options as text") {
   for (const char* text : {"pape", "peft|peft-opt", "|", "-opt"}) CHECK_FALSE(set_option(vectors, "ia3-form", text));
 
   CHECK(stack_of(method)->fraction_bits == 29);
-  AnyMethod opt = Meft1{}, bert = Meft1{}, llama = Meft2{}, plain = LowRank{};
-  suit_family(opt, "opt");
-  suit_family(bert, "bert");
-  suit_family(llama, "llama");
-  suit_family(plain, "opt");
+  AnyMethod opt = Meft1{}, bert = Meft1{}, vit = Meft1{}, llama = Meft2{}, plain = LowRank{};
+  suit_family(opt, {"opt"});
+  suit_family(bert, {"bert"});
+  suit_family(vit, {"vit", true});
+  suit_family(llama, {"llama"});
+  suit_family(plain, {"opt"});
   CHECK(std::get<Meft1>(opt).options.coupling == Coupling::paper);
   CHECK(std::get<Meft1>(bert).options.coupling == Coupling::balanced);
+  CHECK(std::get<Meft1>(vit).options.coupling == Coupling::paper);
   CHECK(std::get<Meft2>(llama).options.coupling == Coupling::balanced);
   CHECK(std::get<Meft1>(bert).options.start == AdapterStart::zero);
   CHECK(std::get<Meft1>(opt).options.stack.readout.kind == Readout::Kind::scaled);
   CHECK(std::get<Meft1>(bert).options.stack.readout.kind == Readout::Kind::carrier);
+  CHECK(std::get<Meft1>(vit).options.stack.readout.kind == Readout::Kind::average);
   CHECK(std::get<Meft2>(llama).options.stack.readout.kind == Readout::Kind::carrier);
   CHECK(stack_of(plain) == nullptr);
-  for (const auto& [type, start] : std::vector<std::pair<const char*, TokenStart>>{{"vit", TokenStart::random},
-                                                                                   {"deit", TokenStart::random},
-                                                                                   {"dinov2", TokenStart::random},
-                                                                                   {"bert", TokenStart::words}}) {
+  for (const bool images : {false, true}) {
+    const auto start = images ? TokenStart::random : TokenStart::words;
     AnyMethod prefix = Mezo<PrefixTuning>{}, prompt = Zofo<PromptTuning>{};
-    suit_family(prefix, type);
-    suit_family(prompt, type);
+    suit_family(prefix, {images ? "vit" : "bert", images});
+    suit_family(prompt, {images ? "vit" : "bert", images});
     CHECK(std::get<Mezo<PrefixTuning>>(prefix).inside.start == start);
     CHECK(std::get<Zofo<PromptTuning>>(prompt).module.start == start);
   }

@@ -180,11 +180,11 @@ inline AnyMethod method_named(std::string_view title, Where where = Where::curre
 }
 
 /// Sets what is another by default under a family.
-inline void suit_family(AnyMethod& method, std::string_view model_type) {
+inline void suit_family(AnyMethod& method, const FamilyFacts& family) {
   std::visit(
       [&](auto& m) {
-        if constexpr (requires { detail::DescribedOf<decltype(m)>::suit(m, model_type); })
-          detail::DescribedOf<decltype(m)>::suit(m, model_type);
+        if constexpr (requires { detail::DescribedOf<decltype(m)>::suit(m, family); })
+          detail::DescribedOf<decltype(m)>::suit(m, family);
       },
       method);
 }

@@ -71,8 +71,8 @@ struct Described<Mezo<Inside>> {
     return (B::on_host ? std::min<Index>(s.threads, 2 * m.samples) : 1) * (s.tokens * 2 * s.width + slice);
   }
   /// Images start from no words.
-  static void suit(Mezo<Inside>& m, std::string_view model_type) {
-    if constexpr (prefix) suit_start(m.inside.start, model_type);
+  static void suit(Mezo<Inside>& m, const FamilyFacts& family) {
+    if constexpr (prefix) suit_start(m.inside.start, family);
   }
   static Recipe recipe(const Mezo<Inside>& m) {
     return {.rate = whole    ? 1e-6

@@ -28,6 +28,12 @@ struct MethodFacts {
   bool merges() const { return apart.empty(); }
 };
 
+/// What defaults may depend on: a family's name in config.json, and whether it reads images.
+struct FamilyFacts {
+  std::string_view model_type;
+  bool images = false;
+};
+
 /// Values a token that a layer keeps for the gradient beside what a frozen one keeps: by its attention blocks, by its
 /// feed-forward block; and those that are on their way through that besides.
 struct Kept {
@@ -93,7 +99,7 @@ struct PeftForm {
 
 /// A method beside its aggregate M: `name`; `about`, a line for a list of them; `facts`; `options(m, visit)`, below;
 /// `added(m, sizes)`, the weights that it adds to a layer; `activation<T, B>(m, sizes)`, the most elements of T that a
-/// training step has alive at once beside what lives between steps. Optional: `suit(m, model_type)` sets what is
+/// training step has alive at once beside what lives between steps. Optional: `suit(m, FamilyFacts)` sets what is
 /// another by default under a family; `in_front(m)`, tokens that it puts before every sequence; `recipe(m)` is how it
 /// is trained; `renews(m)`, after how many steps what was chosen by examples is chosen anew. A method that only changes
 /// layers, whose `insert(layers, m, options)` is all that it does to a model, has `kept(m, sizes)`, and `activation`

@@ -24,8 +24,8 @@ inline constexpr Option token_start_option{"virtual-start", "standard normal num
 inline constexpr auto token_starts = one_of<TokenStart>("random|words");
 
 /// Images start from no words.
-inline void suit_start(TokenStart& start, std::string_view model_type) {
-  if (model_type == "vit" || model_type == "deit" || model_type == "dinov2") start = TokenStart::random;
+inline void suit_start(TokenStart& start, const FamilyFacts& family) {
+  if (family.images) start = TokenStart::random;
 }
 
 namespace detail {

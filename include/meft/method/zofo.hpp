@@ -78,9 +78,9 @@ struct Described<Zofo<Inside>> {
     }
     return std::max(gradients, Described<Mezo<Full>>::template activation<T, B>({}, probed));
   }
-  static void suit(Zofo<Inside>& m, std::string_view model_type) {
-    if constexpr (requires { m.module.start = TokenStart::words; }) suit_start(m.module.start, model_type);
-    if constexpr (coupled) Described<Inside>::suit(m.module, model_type);
+  static void suit(Zofo<Inside>& m, const FamilyFacts& family) {
+    if constexpr (requires { m.module.start = TokenStart::words; }) suit_start(m.module.start, family);
+    if constexpr (coupled) Described<Inside>::suit(m.module, family);
   }
   static Recipe recipe(const Zofo<Inside>& m) {
     return {.rate = 1e-6,
