@@ -131,11 +131,11 @@ void describe(Layout& layout, cudaDataType type, const Operand& x, Index batch) 
 /// A product as cuBLASLt is told of it.
 struct Call {
   explicit Call(const Multiplication& m)
-      : first(m.depth, m.columns, m.b),  // Bᵀ, Aᵀ
+      : wide(m.result == CUDA_R_64F),
+        first(m.depth, m.columns, m.b),  // Bᵀ, Aᵀ
         second(m.rows, m.depth, m.a),
         result(m.rows, m.columns, {static_cast<const std::byte*>(m.c), m.ldc, 1}),
         epilogue(epilogue_of(m)) {
-    const bool wide = m.result == CUDA_R_64F;
     check(cublasLtMatmulDescCreate(product.out(), wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
                                    wide ? CUDA_R_64F : CUDA_R_32F),
           "cublasLtMatmulDescCreate");
@@ -174,6 +174,7 @@ struct Call {
            alignment(m.before, 0)};
   }
 
+  bool wide;
   Operand first, second, result;
   std::uint32_t epilogue;
   Description product;
@@ -251,13 +252,12 @@ bool multiply(const Multiplication& m) {
   const UseScope use(Use::workspace);
   Buffer workspace;
   if ((*chosen)->workspace) workspace = Buffer(Cuda::pool(), (*chosen)->workspace);
-  const bool wide = m.result == CUDA_R_64F;
   const float one = 1, beta = m.accumulate ? 1.0f : 0.0f;
   const double wide_one = 1, wide_beta = beta;
   const auto result = call.layout_result.get();
-  check(cublasLtMatmul(handle(), call.product.get(), wide ? static_cast<const void*>(&wide_one) : &one, call.first.data,
-                       call.layout_first.get(), call.second.data, call.layout_second.get(),
-                       wide ? static_cast<const void*>(&wide_beta) : &beta, m.c, result, m.c, result,
+  check(cublasLtMatmul(handle(), call.product.get(), call.wide ? static_cast<const void*>(&wide_one) : &one,
+                       call.first.data, call.layout_first.get(), call.second.data, call.layout_second.get(),
+                       call.wide ? static_cast<const void*>(&wide_beta) : &beta, m.c, result, m.c, result,
                        &(*chosen)->algorithm, workspace.data(), (*chosen)->workspace, stream()),
         "cublasLtMatmul");
   return true;

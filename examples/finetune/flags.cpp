@@ -194,6 +194,7 @@ void check(Flags& f) {
     for (const char* flag : {"text", "label", "header"})
       require(!given(flag) || tsv || written || (!f.predict.empty() && flag == std::string_view("header")),
               std::string("--") + flag, "--task tsv or text2text", found);
+    require(!given("max-target-length") || written, "--max-target-length", "--task text2text", "--task " + f.task);
     for (const char* flag : {"text-pair", "label-names", "threshold", "regression"})
       require(!given(flag) || tsv, std::string("--") + flag, "--task tsv", found);
     if ((tsv || written) && !f.loads())
@@ -359,6 +360,8 @@ bool parse(int argc, char** argv, Flags& f) {
   add.real("--clip", f.recipe.clip, "a number of at least 0", "clip gradients to this norm; 0: never", not_negative,
            otherwise(&meft::Recipe::clip));
   add.integer("--max-length", f.max_length, 3, 1 << 20, "tokens a sequence is cut to");
+  add.integer("--max-target-length", f.max_target_length, 0, 1 << 20,
+              "text2text: tokens of what is written; 0: half of --max-length in a causal model, else as many");
   add.integer("--seed", f.seed, 0, ~std::uint64_t{0}, "of batches, dropout and new weights");
   add.choice("--device", meft::device_names, "where the model lives [cpu]", [&](auto& s) { f.device = s; });
   add.integer("--threads", f.threads, 0, 4096, "0: one a core; results do not depend on it");

@@ -45,6 +45,7 @@ struct Flags {
   std::vector<std::string> label_words;  // a class each
 
   std::int64_t batch = 16, accumulate = 1, epochs = 3, max_steps = 0, max_length = 128, threads = 0;
+  std::int64_t max_target_length = 0;
   meft::Recipe recipe;  // the method's, but for what is given
   std::uint64_t seed = 0;
 

@@ -93,6 +93,8 @@ constexpr std::pair<std::string_view, std::string_view> synonyms[] = {
     {"max-len", "max-length"},
     {"max-source-length", "max-length"},
     {"model-max-length", "max-length"},
+    {"max-new-tokens", "max-target-length"},
+    {"generation-max-length", "max-target-length"},
     {"block-size", "max-length"},
     {"cutoff-len", "max-length"},
     {"random-seed", "seed"},
@@ -165,7 +167,8 @@ std::string nearest(std::string name, const std::vector<std::string>& known) {
 }
 
 std::string in_flags(std::string message) {
-  for (const char* name : {"text-pair", "text", "label", "header", "regression", "threshold", "encoding"}) {
+  for (const char* name :
+       {"text-pair", "text", "label", "header", "regression", "threshold", "encoding", "max-target-length"}) {
     const std::string library = std::string("option ") + name, ours = std::string("--") + name;
     for (auto at = message.find(library); at != message.npos; at = message.find(library, at + ours.size()))
       message.replace(at, library.size(), ours);

@@ -74,6 +74,7 @@ nlohmann::json describe(const Flags& f) {
     out["label"] = f.columns.label;
     out["header"] = f.header;
   }
+  if (f.max_target_length > 0) out["max-target-length"] = f.max_target_length;
   if (f.task == "tsv") {
     out["regression"] = f.columns.regression;
     if (!f.columns.label_names.empty()) out["label-names"] = f.columns.label_names;
@@ -130,6 +131,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
   f.adapt.precision = meft::precision_from(precision);
   read(all.at("max-length"), f.max_length);
   f.given.insert("max-length");  // by the run
+  if_there("max-target-length", f.max_target_length);
   unless_given("batch", f.batch);
   read(all.at("seed"), f.seed);
   f.adapt.seed = f.seed;

@@ -106,7 +106,9 @@ bool begins_texts(const text::Tokenizer& tokenizer) {
 task::RankedForm ranked_form(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family) {
   check_bos(flags, tokenizer, family);
   const auto one = [](std::int32_t id) { return id < 0 ? task::Tokens{} : task::Tokens{id}; };
-  task::RankedForm out{.max_length = length(flags), .before = one(tokenizer.bos())};
+  task::RankedForm out{.max_length = length(flags),
+                       .max_written = static_cast<std::size_t>(flags.max_target_length),
+                       .before = one(tokenizer.bos())};
   const bool writes = flags.kind() == Kind::writing;
   if (writes && tokenizer.eos() < 0)
     fail(flags.model + ": the tokenizer has no eos token, at which --task " + flags.task + " stops writing");

@@ -453,6 +453,17 @@ def test_written(place):
         place.run(model, "text2text", "lora", run := place.folder(), *columns, "--max-steps", 1)
         config = json.loads((run / "adapter_config.json").read_text())
         check(config["task_type"] == kind, f"{model}: {config}")
+    # A causal model's text is cut to half of a sequence, or to what --max-target-length leaves.
+    (long := place.root / "long").mkdir()
+    (long / "train.tsv").write_text("".join(f"{' '.join([word] * 9)}\t{word}\n" for word in ["source", *GOOD[:8]]).replace("source\tsource", "source\ttarget"))
+    for more, cut in (((), True), (("--max-target-length", 4), False)):
+        done = invoke("--model", place.root / "llama.gguf", "--task", "text2text", "--data", long, "--text", "1", "--label", "target", "--method", "lora",
+                      "--max-steps", 1, "--max-length", 20, "--overwrite", *more)
+        check(done.returncode == 0 and ("training examples are cut" in done.stdout) == cut, done.stdout + done.stderr)
+    done = invoke("--predict", long / "train.tsv", "--predictions", place.folder())
+    check(done.returncode == 0 and "are cut" not in done.stdout, done.stdout + done.stderr)
+    done = invoke("--predict", long / "train.tsv", "--max-target-length", 5)
+    check(done.returncode == 2 and "--max-target-length: expected 4, as in" in done.stderr, done.stderr)
     # A token that the tokenizer has, but puts in front of no text, is in front of none.
     losses = []
     for named in ("<s>", "none"):
@@ -465,6 +476,7 @@ def test_written(place):
     for model, more, words in (("roberta", columns, "--task: expected another task: an encoder writes no text"),
                                ("t5", columns[:2], "--label: expected a column's name"),
                                ("t5", (*columns, "--text-pair", "2"), "--text-pair: expected --task tsv, found --task text2text"),
+                               ("llama.gguf", (*columns, "--max-length", 8, "--max-target-length", 8), "--max-target-length of at most 5, found 8"),
                                ("t5", (*columns, "--losses", "tfew"), "--losses: expected a task of texts")):
         done = subprocess.run([str(x) for x in (FINETUNE, "--model", place.root / model, "--task", "text2text", "--data", place.root / "text2text",
                                                 "--output", place.folder(), *more)], capture_output=True, text=True)

@@ -592,6 +592,14 @@ TEST_CASE("written: texts and what is written for them, each cut at its end to i
   CHECK((behind.cut == 1 && behind.skipped == 0 && behind.labels == std::vector<float>{0, 0}));
   form.max_length = 13;  // what is odd goes to what is written
   CHECK((task::WrittenRoom(form).text == 5 && task::WrittenRoom(form).written == 6));
+  form.max_written = 3;  // what it leaves is the text's
+  const auto told = task::encode_written(Bytes{}, examples, form);
+  CHECK(all_shown(told.prompts) == Names{"^abcdefgh", "^ab"});
+  CHECK(all_shown(told.answers) == Names{"xyz$", "x$"});
+  form.max_written = 10;
+  CHECK((task::WrittenRoom(form).text == 1 && task::WrittenRoom(form).written == 10));
+  form.max_written = 11;
+  CHECK(contains(message_of([&] { task::WrittenRoom room(form); }), "max-target-length of at most 10, found 11"));
 
   form = {
       .answered = task::Answered::by_decoder, .max_length = 8, .before = {2}, .after = {4}, .start = {2}, .end = {4}};
@@ -599,6 +607,12 @@ TEST_CASE("written: texts and what is written for them, each cut at its end to i
   CHECK(all_shown(decoded.prompts) == Names{"^abcdef$", "^ab$"});
   CHECK(all_shown(decoded.answers) == Names{"^xyzuvw$", "^x$"});
   CHECK((decoded.cut == 1 && decoded.skipped == 1));
+  form.max_written = 2;
+  CHECK(all_shown(task::encode_written(Bytes{}, examples, form).prompts) == all_shown(decoded.prompts));
+  CHECK(all_shown(task::encode_written(Bytes{}, examples, form).answers) == Names{"^xy$", "^x$"});
+  form.max_written = 7;
+  CHECK(contains(message_of([&] { task::WrittenRoom room(form); }), "max-target-length of at most 6, found 7"));
+  form.max_written = 0;
   const auto untold = task::encode_written(Bytes{}, examples, form, false);
   CHECK(all_shown(untold.answers) == Names{"^$", "^$"});
   CHECK(std::isnan(untold.labels[1]));

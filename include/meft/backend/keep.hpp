@@ -24,7 +24,8 @@ MEFT_HD int dropout_bits(const std::array<std::uint32_t, 4>& block, unsigned e) 
   return static_cast<int>((e & 4 ? high : low) >> (e & 1) * 16 & 0xffffu);
 }
 MEFT_HD int dropout_bits(Key key, std::uint64_t element) {
-  return dropout_bits(dropout_block(key, element / 8), static_cast<unsigned>(element % 8));
+  return dropout_bits(dropout_block(key, element / dropout_block_size),
+                      static_cast<unsigned>(element % dropout_block_size));
 }
 
 /// x/(1 − p) where the element's bits are at least p·2¹⁶, else +0, p rounded up to a multiple of 2⁻¹⁶: the mean is x.

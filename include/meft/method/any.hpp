@@ -272,9 +272,12 @@ inline std::optional<PeftProduct> peft_product(const AnyMethod& method) {
 }
 
 /// The options of a method's stack; null for one that is not reversible.
-inline StackOptions* stack_of(AnyMethod& method) {
+template <class Any>
+requires std::same_as<std::remove_const_t<Any>, AnyMethod>
+auto* stack_of(Any& method) {
+  using Stack = std::conditional_t<std::is_const_v<Any>, const StackOptions, StackOptions>;
   return std::visit(
-      [](auto& m) -> StackOptions* {
+      [](auto& m) -> Stack* {
         if constexpr (requires { m.options.stack; }) return &m.options.stack;
         else if constexpr (requires { m.module.options.stack; }) return &m.module.options.stack;
         else return nullptr;

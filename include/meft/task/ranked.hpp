@@ -63,6 +63,7 @@ struct RankedQuestions {
 struct RankedForm {
   Answered answered = Answered::behind;
   std::size_t max_length = 128;  // of a sequence
+  std::size_t max_written = 0;   // of what is written, without special tokens; 0: as WrittenRoom says
   Tokens before{}, after{}, start{}, end{};
   std::int32_t mask = -1;
 };

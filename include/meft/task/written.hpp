@@ -23,7 +23,8 @@
 namespace meft::task {
 
 /// The most tokens of a text and of what is written for it, without special ones: a decoder that reads the text has
-/// form.max_length for either, a causal model half of them.
+/// form.max_length for either, a causal model half of them. With form.max_written so many are for what is written, and
+/// the rest of a causal model's for the text.
 struct WrittenRoom {
   std::size_t text = 0, written = 0;
 
@@ -32,10 +33,14 @@ struct WrittenRoom {
     const std::size_t beside = form.before.size() + form.after.size(), ends = form.start.size() + form.end.size();
     require(form.max_length >= beside + ends + 2, {"written texts: no room in sequences of so many tokens", where},
             form.max_length);
-    text = form.max_length - beside, written = form.max_length - ends;
-    if (form.answered != Answered::behind) return;
-    const std::size_t room = form.max_length - beside - ends;
-    text = room / 2, written = room - text;
+    const bool apart = form.answered == Answered::by_decoder;
+    const std::size_t room = form.max_length - ends - (apart ? 0 : beside), most = room - !apart;  // a text has a token
+    if (form.max_written > most)
+      fail({"written texts: expected option max-target-length of at most " + std::to_string(most) + ", found " +
+                std::to_string(form.max_written),
+            where});
+    written = form.max_written ? form.max_written : apart ? room : room - room / 2;
+    text = apart ? form.max_length - beside : room - written;
   }
 };
 

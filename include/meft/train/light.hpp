@@ -25,8 +25,7 @@ struct Passes {
 inline Passes passes_of(const AnyMethod& method, bool recompute) {
   const auto& facts = method_facts(method);
   const auto recipe = method_recipe(method);
-  auto copy = method;
-  const auto* stack = stack_of(copy);
+  const auto* stack = stack_of(method);
   const double again = stack ? stack->streams != Streams::stored : recompute || recipe.inner;
   if (recipe.inner) {  // steps by gradients of the module, and behind them one by two losses
     const auto inner = static_cast<double>(*recipe.inner), all = inner + 1;
@@ -94,8 +93,7 @@ inline double operations_of(const model::TransformerSpec& model, const AnyMethod
         else return -1;
       },
       method);
-  auto copy = method;
-  const auto* stack = stack_of(copy);
+  const auto* stack = stack_of(method);
   const Index stored = stack ? stack->stored_layers : 0;
   const double own = method_recipe(method).epsilon > 0 ? 2 * passes.inputs
                      : facts.trains_layers             ? passes.inputs + 1
