@@ -67,29 +67,29 @@ __global__ void number_counted(Index n, const std::int32_t* labels, std::int32_t
 
 template <class T>
 __global__ void entropy_rows(Index rows, Line line, const T* x, const std::int32_t* labels, std::int32_t ignore,
-                             T* loss, T* lse) {
+                             T* loss, T* sums) {
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
     const T* in = x + r * line.n;
     const T top = line.max(in);
-    const T spread = Log{}(line.template sum<T>([top](T v) { return Exp{}(v - top); }, in));
+    const T total = line.template sum<T>([top](T v) { return Exp{}(v - top); }, in);
     if (threadIdx.x != 0) continue;
-    lse[r] = top + spread;
-    loss[r] = labels[r] == ignore ? T(0) : top - in[labels[r]] + spread;
+    sums[r] = top, sums[rows + r] = total;
+    loss[r] = labels[r] == ignore ? T(0) : top - in[labels[r]] + Log{}(total);
   }
 }
 
 template <class T>
 __global__ void entropy_rows_back(Index rows, Line line, const T* x, const std::int32_t* labels, std::int32_t ignore,
-                                  const T* lse, const T* dy, T* dx) {
+                                  const T* sums, const T* dy, T* dx) {
   const T scale = *dy;
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
-    const T *in = x + r * line.n, shift = lse[r];
+    const T *in = x + r * line.n, top = sums[r], by = scale / sums[rows + r];
     T* const out = dx + r * line.n;
     const std::int32_t label = labels[r];
     line.template each<T>([&](Index i) {
       Pack<T> v = line.read(in, i);
       for (int k = 0; k < Pack<T>::width; ++k)
-        v.at[k] = label == ignore ? T(0) : Exp{}(v.at[k] - shift) * scale - (i + k == label ? scale : T(0));
+        v.at[k] = label == ignore ? T(0) : Exp{}(v.at[k] - top) * by - (i + k == label ? scale : T(0));
       line.write(out, i, v);
     });
   }
@@ -137,13 +137,13 @@ void counted_rows(B, Index n, const std::int32_t* labels, std::int32_t ignore, I
 
 template <Backend B, Real T>
 void cross_entropy(B, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
-                   T* lse) {
-  cuda::launch_lines<T>(cuda::entropy_rows<T>, rows, n, std::tuple(x), x, labels, ignore, loss, lse);
+                   T* sums) {
+  cuda::launch_lines<T>(cuda::entropy_rows<T>, rows, n, std::tuple(x), x, labels, ignore, loss, sums);
 }
 template <Backend B, Real T>
 void cross_entropy_backward(B, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
-                            const T* lse, const T* dy, T* dx) {
-  cuda::launch_lines<T>(cuda::entropy_rows_back<T>, rows, n, std::tuple(x, dx), x, labels, ignore, lse, dy, dx);
+                            const T* sums, const T* dy, T* dx) {
+  cuda::launch_lines<T>(cuda::entropy_rows_back<T>, rows, n, std::tuple(x, dx), x, labels, ignore, sums, dy, dx);
 }
 template <Backend B, Real T>
 void scaled_difference(B, Index n, const T* x, const T* target, const T* dy, T factor, T* dx) {

@@ -16,9 +16,9 @@ __global__ void softmax_rows(Index rows, Line line, const T* x, T* y, bool logar
     const T* in = x + r * line.n;
     const T top = line.max(in);
     const T total = line.template sum<T>([top](T v) { return Exp{}(v - top); }, in);
-    const T shift = top + Log{}(total), scale = T(1) / total;
+    const T spread = Log{}(total), scale = T(1) / total;
     line.map(
-        y + r * line.n, [=](T v) { return logarithm ? v - shift : Exp{}(v - top) * scale; }, in);
+        y + r * line.n, [=](T v) { return logarithm ? v - top - spread : Exp{}(v - top) * scale; }, in);
   }
 }
 

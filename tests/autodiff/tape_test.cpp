@@ -313,6 +313,57 @@ TEST_CASE("what a tape does not see on another thread is refused, never dropped"
   CHECK_NOTHROW(features * p);
 }
 
+namespace {
+
+/// y = 2·x, whose dx is Σ dy in another shape.
+struct WrongShape {
+  static constexpr const char* name = "wrong_shape";
+  template <Scalar T, Backend B>
+  struct Saved {};
+  template <Real T, Backend B>
+  static Tensor<T, B> forward(auto&, Needs<1>, const Tensor<T, B>& x) {
+    return map(Add{}, x, x);
+  }
+  template <Real T, Backend B>
+  static std::array<Tensor<T, B>, 1> backward(const auto&, Needs<1>, const Tensor<T, B>& dy) {
+    return {sum_axis(dy, 0)};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a gradient has the shape of its value") {
+  Parameter<float> p(Tensor<float>::from({2}, {3, 4}));
+  {
+    Tape tape;
+    tape.backward(sum(p * p));
+  }
+  p.value() = Tensor<float>::full({3, 2}, 1);
+  p.zero_gradient();
+  CHECK(p.gradient().shape() == Shape{3, 2});
+  {
+    Tape tape;
+    tape.backward(sum(p * p));
+  }
+  CHECK(p.gradient().values() == Floats(6, 2));
+  p.gradient() = Tensor<float>::zeros({2});
+  {
+    Tape tape;
+    const auto y = sum(p * p);
+    CHECK(message_of([&] { tape.backward(y); }).find("a gradient has another shape than its parameter") !=
+          std::string::npos);
+  }
+  p.zero_gradient();
+  Tape tape;
+  const auto y = sum(apply(Where::current(), WrongShape{}, p));
+  CHECK(message_of([&] { tape.backward(y); }).find("a gradient has another shape than its parameter") !=
+        std::string::npos);
+  const auto x = tape.watch(Tensor<float>::full({3, 2}, 1));
+  const auto z = sum(x * 2) + sum(apply(Where::current(), WrongShape{}, x));
+  CHECK(message_of([&] { tape.backward(z); }).find("two gradients of one value have other shapes") !=
+        std::string::npos);
+}
+
 TEST_CASE("a parameter that an op keeps must not change before the backward pass") {
   const auto fresh = [] { return random_tensor<float>({3, 3}, 4); };
   const std::string changed =

@@ -26,6 +26,7 @@ TOP = {".ci", ".clang-format", ".clang-tidy", ".gitignore", "CHANGELOG.md", "CMa
 LOCAL = re.compile(r"build.*|\.git|\.cache|\.idea|\.vscode|CMakeUserPresets\.json|compile_commands\.json")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
 FORBIDDEN = re.compile(r"\bstd::(cout|cerr|clog)\b|(?<![\w.>])(abort|exit|_exit|quick_exit|printf|puts)\s*\(")
+INTERNAL = re.compile(r"^(static )?const(expr)? [^(\n]*=", re.M)
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 
 
@@ -42,6 +43,8 @@ def header_problems(name, text):
         yield f"{name}: does not open with `// Owns: …`"
     if "#pragma once" not in text:
         yield f"{name}: no #pragma once"
+    if found := INTERNAL.search(text):
+        yield f"{name}: `{found[0]}`: one object in each source file; write inline constexpr"
     if found := FORBIDDEN.search(COMMENT.sub("", text)):
         yield f"{name}: `{found[0]}`: the library never prints, aborts or exits"
     for quote, target in INCLUDE.findall(text):
@@ -126,6 +129,7 @@ BROKEN = [
     ("include/meft/nn/h.hpp", "int x;\n", "no #pragma once"),
     ("include/meft/nn/i.hpp", "#pragma once\n" + "\n" * (MAX_LINES - 1), "401 lines"),
     ("include/meft/nn/j.hpp", "#pragma once\ninline void f() { std::abort(); }\n", "never prints"),
+    ("include/meft/nn/n.hpp", "#pragma once\nconstexpr int n = 1;\n", "write inline constexpr"),
     ("include/meft/nn/k.hpp", "#pragma once\n#define HELPER 1\n", "not named MEFT_*: HELPER"),
     ("include/meft/nn/l.hpp", "#pragma once\n" + "".join(f"#define MEFT_{i} 1\n" for i in range(6)), "macros: 6"),
     ("include/meft/nn/m.hpp", "// A header.\n#pragma once\n", "does not open with"),

@@ -134,6 +134,14 @@ TEST_CASE("narrow linear: panels are made once a change of the weight, and follo
   }
   w = Tensor<float>::full({20, 9}, 2);
   CHECK(narrowed.of(w).unpack().values() == fresh());
+  for (int i = 3; i < 6; ++i) {  // new weights, where old ones may have been
+    w = {};
+    w = Tensor<float>::full({20, 9}, static_cast<float>(i));
+    w.keep_time();
+    CHECK(narrowed.of(w).unpack().values() == fresh());
+  }
+  w = Tensor<float>::full({33, 9}, 2);
+  CHECK(narrowed.of(w).unpack().values() == fresh());
 }
 
 TEST_CASE("narrow linear: steps change what is multiplied; a step between the passes is an Error") {

@@ -205,6 +205,33 @@ TEST_CASE("an activation with dropout is both, one after the other") {
         }).starts_with("activate_dropout: p is not in [0, 1)"));
 }
 
+TEST_CASE("log softmax and the gradients of cross entropy do not hang on how large logits are") {
+  const Index n = 40;
+  auto near = random_tensor<float>({3, n}, 31);
+  for (Index i = 0; i < near.size(); ++i) near.data()[i] = std::rint(near.data()[i] * 16);
+  auto far = near.clone();
+  for (Index i = 0; i < near.size(); ++i) far.data()[i] += 1e5f;  // exact
+  const auto labels = Tensor<std::int32_t>::from({3}, {0, 39, 7});
+  CHECK(log_softmax(near).value().values() == log_softmax(far).value().values());
+  Tape tape;
+  const auto a = tape.watch(near), b = tape.watch(far);
+  tape.backward(cross_entropy(a, labels));
+  tape.backward(cross_entropy(b, labels));
+  CHECK(tape.gradient(a).values() == tape.gradient(b).values());
+  // Through the identity, and a bias.
+  auto one = Tensor<float>::zeros({n, n});
+  for (Index i = 0; i < n; ++i) one.data()[i * (n + 1)] = 1;
+  const auto with = [&](const auto& loss) {
+    const auto x = tape.watch(near);
+    tape.backward(sum(loss(x, Tensor<float>::zeros({n}))));
+    const auto y = tape.watch(near);
+    tape.backward(sum(loss(y, Tensor<float>::full({n}, 1e5f))));
+    CHECK(tape.gradient(x).values() == tape.gradient(y).values());
+  };
+  with([&](const auto& x, const auto& bias) { return linear_cross_entropy(x, one, bias, labels); });
+  with([&](const auto& x, const auto& bias) { return token_log_likelihood(x, one, bias, labels); });
+}
+
 TEST_CASE("cross entropy: ignored rows, large logits") {
   const auto logits = Tensor<double>::from({3, 3}, {1, 2, 3, 1e4, -1e4, 0, 5, 5, 5});
   const auto labels = Tensor<std::int32_t>::from({3}, {2, 1, -100});

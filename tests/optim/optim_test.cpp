@@ -222,6 +222,33 @@ TEST_CASE("adamw: frozen parameters stay, a shared one counts once, moments rest
   check_values(resumed, torch_weight, torch_bias, 1e-14);
 }
 
+TEST_CASE(
+    "adamw: one that is frozen between two steps stays, the others and their names go on; another shape is told") {
+  auto p = make_pair();
+  auto adam = options.over<double>(p);
+  set_gradients(p, 0);
+  (void)adam.step();
+  const auto weight = p.weight.value().values(), bias = p.bias.value().values();
+  p.weight.set_trainable(false);
+  p.bias.gradient() = Tensor<double>::from({2}, {1, 1});
+  (void)adam.step();
+  CHECK(p.weight.value().values() == weight);
+  CHECK(p.bias.value().values() != bias);
+  p.bias.gradient() = Tensor<double>::from({2}, {1, std::nan("")});
+  CHECK(test::message_of([&] { (void)adam.step(); }) == "adamw: a gradient is not finite: bias");
+  p.bias.set_trainable(false);
+  CHECK(adam.step() == 0);
+  p.weight.set_trainable(true);
+  set_gradients(p, 1);
+  (void)adam.step();
+  CHECK(p.weight.value().values() != weight);
+  p.weight.value() = Tensor<double>::zeros({3, 2});
+  adam.zero_gradients();
+  CHECK(test::message_of([&] {
+          (void)adam.step();
+        }).starts_with("adamw: `weight` has another shape than its gradient and"));
+}
+
 TEST_CASE("adamw: wrong options are errors") {
   auto p = make_pair();
   for (const auto& bad :
@@ -777,9 +804,17 @@ TEST_CASE("perturbed parameters: ops read them alike, whole, by rows and gathere
       Tape tape;
       CHECK_THROWS_AS((void)linear(x, w, b), Error);
     }
+    const auto none = Tensor<std::int32_t>::full({6}, -100);
+    CHECK(test::message_of([&] {
+            (void)linear_cross_entropy(x, w, b, none);
+          }).starts_with("linear_cross_entropy: no row"));
     w.perturb({}, 0);
     CHECK_FALSE(w.perturbed());
   }
+  Parameter<double> scalar(Tensor<double>::full({}, 2));
+  scalar.perturb({4, 5, 6}, 0.25);
+  CHECK(scalar.variable().shape() == Shape{});
+  CHECK(scalar.variable().value().item() != 2);
 }
 
 TEST_CASE("noise: moments of a normal distribution, the same bits from anywhere, in float the formula's") {

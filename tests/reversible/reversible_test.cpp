@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <meft/autodiff/gradcheck.hpp>
@@ -855,6 +856,60 @@ TEST_CASE("reversible: a weight that changes before the backward pass is an erro
   CHECK(message(Streams::exact, false).find("f is not deterministic") != std::string::npos);
 }
 
+TEST_CASE("reversible: what enters a stack was not written to") {
+  Parameter<float> p(random({offsets().tokens(), width}, 400));
+  const ReversibleStack<float> stack(layers_with(9, {}), {.slice_tokens = 40});
+  Tape tape;
+  const auto square = p * p, y = stack(p, training());
+  CHECK_NOTHROW(tape.backward(sum(square) + sum(y)));
+}
+
+TEST_CASE("reversible: a stack that ran on another thread is refused, not dropped") {
+  Parameter<float> w(random({width, width}, 60, 0.2));
+  const auto x = random({offsets().tokens(), width}, 400);
+  const auto elsewhere = [](const auto& f) {
+    Var<float> out;
+    std::thread([&] { out = f(); }).join();
+    return out;
+  };
+  const ReversibleStack<float> stack(layers_with(2, linear_function(w)), {.slice_tokens = 40});
+  Tape tape;
+  CHECK(message_of([&] {
+          sum(elsewhere([&] { return stack(x, training()); }));
+        }).starts_with("sum: its input, the result of `reversible stack`, was computed on another thread"));
+  CHECK_NOTHROW(sum(elsewhere([&] {
+    const NoTape none;
+    return stack(x, training());
+  })));
+  w.set_trainable(false);
+  const ReversibleStack<float> frozen(Layers{{shear<float, Cpu>(0, 1, {}, linear_function(w))}});
+  CHECK_NOTHROW(sum(elsewhere([&] { return frozen(x, training()); })));
+  const auto side = tape.watch(random({4, width}, 2));
+  auto context = training();
+  context.sides = {
+      {side, Offsets::of_lengths(std::vector<std::int32_t>(static_cast<std::size_t>(offsets().sequences()), 0))}};
+  CHECK(message_of([&] {
+          sum(elsewhere([&] { return frozen(x, context); }));
+        }).starts_with("sum: its input, the result of `reversible stack`"));
+}
+
+TEST_CASE("reversible: of the values out of range the farthest is told") {
+  const auto error = [](std::vector<float> values, int word_bits) {
+    const Function<float> f = [values](const Var<float>& in, const Context<float>&) {
+      auto out = Tensor<float>::zeros(in.shape());
+      for (std::size_t i = 0; i < values.size(); ++i) out.data()[16 * (i % 2) + i] = values[i];
+      return Var<float>(out);
+    };
+    const ReversibleStack<float> stack(layers_with(1, f), {.word_bits = word_bits});
+    return message_of([&] { (void)stack(random({5, width}, 400), Context<float>{Offsets({0, 2, 5})}); });
+  };
+  for (const int bits : {32, 64}) {
+    CHECK(test::contains(error({3e30f, 5, 9e33f, -1e34f, 2e31f}, bits), "value -9999999"));
+    INFO(error({3e30f, std::nanf(""), 9e33f}, bits));
+    CHECK(test::contains(error({3e30f, std::nanf(""), 9e33f}, bits), "nan, "));
+  }
+}
+
 TEST_CASE("reversible: a value out of range is told with its place") {
   const auto error_of = [](float value, StackOptions options, std::size_t layer) {
     auto x = random({5, width}, 400);
@@ -988,6 +1043,14 @@ TEST_CASE("reversible: wrong layers, options and inputs are errors") {
 
   const Context<float> context{Offsets({0, 2, 5})};
   const auto stack = make({shear<float, Cpu>(0, 1, {}, f)});
+  check_error({"reversible stack: the tensor is empty"}, [&] {
+    auto x = random({5, 3}, 1);
+    const auto taken = std::move(x);
+    (void)stack(x, context);
+  });
+  check_error({"a side input: the tensor is empty"}, [&] {
+    (void)stack(random({5, 3}, 1), Context<float>{Offsets({0, 2, 5}), {}, 0, {{Var<float>(), Offsets({0, 2, 4})}}});
+  });
   check_error({"no layers"}, [&] { (void)ReversibleStack<float>()(random({5, 3}, 1), context); });
   check_error({"not two equal matrices", "[5, 3]", "[5, 4]"}, [&] {
     (void)stack(random({5, 3}, 1), random({5, 4}, 1), context);

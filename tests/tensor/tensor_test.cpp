@@ -169,6 +169,9 @@ TEST_CASE(
   CHECK(copy.begin(0) == 0);  // follow from their numbers
   CHECK(copy.end(2) == 8);
   CHECK(!open.tied());
+  for (const auto& other : {of({1, 7, 1}), of({1, 7}), of({8})})
+    CHECK(message_of([&] { open.assign(other); }).starts_with("offsets: only open ones are assigned to"));
+  CHECK(message_of([&] { Offsets(own).assign(of({1, 6, 1})); }).starts_with("offsets: only open ones"));
   open.assign(of({1, 6, 1}));
   CHECK(longest() == 6);
   CHECK(whole.tokens() == 8);

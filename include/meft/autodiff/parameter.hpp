@@ -10,6 +10,20 @@
 
 namespace meft {
 
+namespace detail {
+/// Which of several draws a thread reads perturbed parameters with, and times what: see SampleScope.
+struct Sample {
+  std::uint64_t number = 0;
+  double factor = 1;
+
+  static Sample& current() {
+    thread_local Sample sample;
+    return sample;
+  }
+};
+
+}  // namespace detail
+
 /// The seed of draw `number` of several with one key; the first is the key's own.
 inline std::uint64_t sample_seed(std::uint64_t seed, std::uint64_t number) { return number ? mix(seed, number) : seed; }
 
@@ -79,11 +93,13 @@ class Parameter {
   /// What decay takes the value to, where that is not zero: it then decays whatever its axes.
   Tensor<T, B>& anchor() { return stored_->anchor; }
   const Tensor<T, B>& anchor() const { return stored_->anchor; }
-  /// Makes the gradient zero, allocating it when needed, so that it lives before a step is measured.
+  /// Makes the gradient zero, allocating it when needed, so that it lives before a step is measured; anew where the
+  /// value has another shape since.
   void zero_gradient(Where where = Where::current()) {
     require(defined(), {"zero_gradient: the parameter is empty", where});
     const UseScope use(Use::gradient);
-    if (!stored_->gradient.defined()) stored_->gradient = Tensor<T, B>(shape());
+    if (!stored_->gradient.defined() || !(stored_->gradient.shape() == shape()))
+      stored_->gradient = Tensor<T, B>(shape());
     stored_->gradient.zero();
   }
 
@@ -107,14 +123,22 @@ class Parameter {
   /// As an operand: a leaf of the current tape when it is trainable, a constant otherwise.
   Var<T, B> variable() const {
     if (perturbed()) [[unlikely]]
-      return perturbed_rows(0, shape()[0]);
+      return perturbed_whole();
     return stored_->trainable && defined() ? Tape::parameter(stored_) : Var<T, B>(stored_->value);
   }
 
  private:
   [[gnu::cold, gnu::noinline]] Tensor<T, B> perturbed_rows(Index begin, Index end) const {
+    return perturbed_of(std::as_const(stored_->value), begin, end);
+  }
+  [[gnu::cold, gnu::noinline]] Tensor<T, B> perturbed_whole() const {
+    const auto& whole = std::as_const(stored_->value);
+    if (shape().rank() == 0) return perturbed_of(whole.reshape(Shape{1}), 0, 1).reshape(Shape{});
+    return perturbed_of(whole, 0, shape()[0]);
+  }
+  Tensor<T, B> perturbed_of(const Tensor<T, B>& x, Index begin, Index end) const {
     require(!Tape::current(), "a perturbed parameter was read while a tape records: it has no gradient", shape());
-    return meft::perturbed(std::as_const(stored_->value), begin, end, noise(), scale());
+    return meft::perturbed(x, begin, end, noise(), scale());
   }
   [[gnu::cold, gnu::noinline]] Key noise() const {
     return {sample_seed(stored_->noise.seed, detail::Sample::current().number), stored_->noise.site,

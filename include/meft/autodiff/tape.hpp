@@ -46,7 +46,7 @@ class Var {
 namespace detail {
 
 /// A number for each thread, and with the time of its making one for each tape.
-constexpr int thread_bits = 20;
+inline constexpr int thread_bits = 20;
 inline std::uint64_t this_thread() {
   static std::atomic<std::uint64_t> last{0};
   thread_local const std::uint64_t mine = ++last & ((1u << thread_bits) - 1);
@@ -126,17 +126,6 @@ inline void check_unchanged(const char* op, std::uint64_t written, std::uint64_t
                 "optimizer stepped, or data() was taken of its value while that is not const"}));
 }
 
-/// Which of several draws a thread reads perturbed parameters with, and times what: see SampleScope.
-struct Sample {
-  std::uint64_t number = 0;
-  double factor = 1;
-
-  static Sample& current() {
-    thread_local Sample sample;
-    return sample;
-  }
-};
-
 /// What a parameter's handles share.
 template <class T, class B>
 struct Stored {
@@ -149,8 +138,10 @@ struct Stored {
   Key noise{};                        // with scale ≠ 0 the value is read as value + scale·z: see Parameter::perturb
   double scale = 0;
 
-  /// gradient += g, counted as gradient memory.
+  /// gradient += g, counted as gradient memory. Throws where it has not the value's shape.
   [[gnu::cold, gnu::noinline]] void add(const Tensor<T, B>& g) {
+    require(g.shape() == value.shape() && (!gradient.defined() || g.shape() == gradient.shape()),
+            "backward: a gradient has another shape than its parameter", g, value, gradient);
     const UseScope use(Use::gradient);
     if (!gradient.defined()) gradient = g.clone();
     else map(B{}, Add{}, g.size(), gradient.data(), std::as_const(gradient).data(), g.data());
@@ -212,9 +203,9 @@ class Tape {
     return static_cast<const detail::Slot<T, B>&>(*nodes_[static_cast<std::size_t>(x.node_)]).gradient;
   }
 
-  /// Gradients of a scalar with respect to everything recorded below it. Frees the nodes it walks. Throws when what an
-  /// op kept was changed since. When it throws, gradients that had arrived at parameters stay there: `zero_gradient`
-  /// before another pass.
+  /// Gradients of a scalar with respect to everything recorded below it. Frees the nodes it walks. Throws when a
+  /// trained parameter that an op kept was changed since; of constants nobody looks. When it throws, gradients that had
+  /// arrived at parameters stay there: `zero_gradient` before another pass.
   template <Real T, Backend B>
   [[gnu::cold, gnu::noinline]] void backward(const Var<T, B>& loss, Where where = Where::current()) {
     require(loss.size() == 1, {"backward: a loss is a single element", where}, loss);
@@ -261,6 +252,8 @@ class Tape {
     auto& slot = nodes_[static_cast<std::size_t>(node)];
     require(slot != nullptr, "backward: a node was freed by an earlier backward");
     auto& to = static_cast<detail::Slot<T, B>&>(*slot);
+    require(!to.gradient.defined() || to.gradient.shape() == gradient.shape(),
+            "backward: two gradients of one value have other shapes", to.gradient, gradient);
     if (to.in_place && to.gradient.defined())
       map(B{}, Add{}, to.gradient.size(), to.gradient.data(), std::as_const(to.gradient).data(),
           std::as_const(gradient).data());
@@ -309,12 +302,23 @@ class Tape {
     return out;
   }
 
-  /// The variable of what `op` made from `inputs` where nothing was recorded.
+  /// Whether x needs a gradient, though nothing records that.
+  template <Real T, Backend B>
+  static bool wanting(const Var<T, B>& x) {
+    return x.tape_ != 0;
+  }
+  /// The variable of what `op` made from `inputs`, and with `more` from others that need a gradient, where nothing was
+  /// recorded.
   template <Real T, Backend B>
   [[gnu::cold, gnu::noinline]] static Var<T, B> unrecorded(const char* op, Tensor<T, B> value,
-                                                           std::initializer_list<const Var<T, B>*> inputs) {
+                                                           std::initializer_list<const Var<T, B>*> inputs,
+                                                           bool more = false) {
     Var<T, B> out(std::move(value));
     if (detail::Recorder::current()) return out;
+    if (more) {
+      out.tape_ = detail::moment(detail::clock());
+      out.op_ = op;
+    }
     for (const Var<T, B>* x : inputs)
       if (x->tape_) {
         out.tape_ = x->recorded() ? detail::moment(detail::clock()) : x->tape_;

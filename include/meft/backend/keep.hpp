@@ -13,7 +13,7 @@
 namespace meft {
 
 /// Dropout's draws: 16 bits an element, eight elements a block of Philox4x32-7.
-constexpr int dropout_rounds = 7, dropout_block_size = 8;
+inline constexpr int dropout_rounds = 7, dropout_block_size = 8;
 
 MEFT_HD std::array<std::uint32_t, 4> dropout_block(Key key, std::uint64_t block) {
   return philox<dropout_rounds>(key, block);

@@ -1,12 +1,14 @@
 // Owns: the worker threads. Work is numbered, never divided by the thread count, so results do not depend on it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
 #include <utility>
 #include <vector>
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <meft/base/mutex.hpp>
@@ -58,7 +60,16 @@ class Crew {
   }
 
  private:
-  Crew() : size_(static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN))) {
+  /// The cores that this process may run on.
+  static int cores() {
+#ifdef __linux__
+    cpu_set_t lent;
+    if (sched_getaffinity(0, sizeof lent, &lent) == 0) return CPU_COUNT(&lent);
+#endif
+    return static_cast<int>(std::max(sysconf(_SC_NPROCESSORS_ONLN), 1L));
+  }
+
+  Crew() : size_(cores()) {
     settle();
     pthread_atfork(nullptr, nullptr, [] { get().forked(); });
   }

@@ -80,7 +80,7 @@ struct Power {
   std::int32_t k;
   float tail;
 };
-constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer, which the low bits of the sum then hold
+inline constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer, which the low bits of the sum then hold
 /// Minimax for e^r − 1 on |r| ≤ ln 2 / 2, relative error 3e-9.
 MEFT_HD float tail(float r) {
   const float q = polynomial(r, 0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558acp-5f, 0x1.12397ap-7f, 0x1.6a513p-10f);

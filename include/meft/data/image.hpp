@@ -104,7 +104,7 @@ inline Filter filter_of(Resample how) {
   return {3, [](double x) { return -3 <= x && x < 3 ? sinc(x) * sinc(x / 3) : 0.0; }};
 }
 
-constexpr int weight_bits = 22;
+inline constexpr int weight_bits = 22;
 
 /// For every output position the first input position, how many, and their weights in units of 2^-22.
 struct Taps {

@@ -35,8 +35,9 @@ struct ImageExample {
 
 namespace detail {
 
-constexpr std::size_t cifar_side = 32, cifar_pixels = 3 * cifar_side * cifar_side, cifar_record = 1 + cifar_pixels;
-constexpr std::size_t digit_side = 28, digit_pixels = digit_side * digit_side;
+inline constexpr std::size_t cifar_side = 32, cifar_pixels = 3 * cifar_side * cifar_side,
+                             cifar_record = 1 + cifar_pixels;
+inline constexpr std::size_t digit_side = 28, digit_pixels = digit_side * digit_side;
 
 /// The lines of a file one by one, without their ends (LF or CR LF). Errors: a line of more than 64 KiB.
 class Lines {

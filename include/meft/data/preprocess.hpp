@@ -103,7 +103,7 @@ struct ImageProcessor {
 
 namespace detail {
 
-constexpr int max_side = 16384;
+inline constexpr int max_side = 16384;
 
 /// The class that wrote the file, without the endings of its variants.
 inline std::string processor_type(const JsonField& file) {

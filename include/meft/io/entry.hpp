@@ -77,7 +77,7 @@ inline std::size_t checked_bytes(std::string_view dtype, const std::vector<std::
 
 // By traits: g++ 12 takes Real<int> for true here in some large units.
 template <class T>
-constexpr bool is_real = std::is_floating_point_v<T> || std::is_same_v<T, bf16> || std::is_same_v<T, half>;
+inline constexpr bool is_real = std::is_floating_point_v<T> || std::is_same_v<T, bf16> || std::is_same_v<T, half>;
 
 /// The elements from number `first` on.
 template <class From, Scalar T>

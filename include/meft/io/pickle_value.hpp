@@ -31,41 +31,41 @@ struct PickleValue {
 
 namespace detail {
 
-constexpr std::size_t max_pickle_values = std::size_t{1} << 20;  // those pushed, at most about 100 bytes each
-constexpr std::size_t max_pickle_stack = std::size_t{1} << 16, max_pickle_memo = std::size_t{1} << 20;
-constexpr std::size_t max_pickle_text = std::size_t{1} << 20, max_pickle_line = 256;
-constexpr std::size_t max_pickle_depth = 64, max_pickle_rank = 64;
+inline constexpr std::size_t max_pickle_values = std::size_t{1} << 20;  // those pushed, at most about 100 bytes each
+inline constexpr std::size_t max_pickle_stack = std::size_t{1} << 16, max_pickle_memo = std::size_t{1} << 20;
+inline constexpr std::size_t max_pickle_text = std::size_t{1} << 20, max_pickle_line = 256;
+inline constexpr std::size_t max_pickle_depth = 64, max_pickle_rank = 64;
 
 /// A global that a state dict may name; a storage's type has the dtype of its elements.
 struct PickleGlobal {
   std::string_view name, dtype;
 };
-constexpr PickleGlobal pickle_globals[] = {{"collections.OrderedDict", ""},
-                                           {"torch._utils._rebuild_tensor", ""},
-                                           {"torch._utils._rebuild_tensor_v2", ""},
-                                           {"torch._utils._rebuild_parameter", ""},
-                                           {"torch.Size", ""},
-                                           {"torch.DoubleStorage", "F64"},
-                                           {"torch.FloatStorage", "F32"},
-                                           {"torch.HalfStorage", "F16"},
-                                           {"torch.BFloat16Storage", "BF16"},
-                                           {"torch.LongStorage", "I64"},
-                                           {"torch.IntStorage", "I32"},
-                                           {"torch.ShortStorage", "I16"},
-                                           {"torch.CharStorage", "I8"},
-                                           {"torch.ByteStorage", "U8"},
-                                           {"torch.BoolStorage", "BOOL"},
-                                           {"torch.storage.UntypedStorage", "U8"},
-                                           {"torch.float64", ""},
-                                           {"torch.float32", ""},
-                                           {"torch.float16", ""},
-                                           {"torch.bfloat16", ""},
-                                           {"torch.int64", ""},
-                                           {"torch.int32", ""},
-                                           {"torch.int16", ""},
-                                           {"torch.int8", ""},
-                                           {"torch.uint8", ""},
-                                           {"torch.bool", ""}};
+inline constexpr PickleGlobal pickle_globals[] = {{"collections.OrderedDict", ""},
+                                                  {"torch._utils._rebuild_tensor", ""},
+                                                  {"torch._utils._rebuild_tensor_v2", ""},
+                                                  {"torch._utils._rebuild_parameter", ""},
+                                                  {"torch.Size", ""},
+                                                  {"torch.DoubleStorage", "F64"},
+                                                  {"torch.FloatStorage", "F32"},
+                                                  {"torch.HalfStorage", "F16"},
+                                                  {"torch.BFloat16Storage", "BF16"},
+                                                  {"torch.LongStorage", "I64"},
+                                                  {"torch.IntStorage", "I32"},
+                                                  {"torch.ShortStorage", "I16"},
+                                                  {"torch.CharStorage", "I8"},
+                                                  {"torch.ByteStorage", "U8"},
+                                                  {"torch.BoolStorage", "BOOL"},
+                                                  {"torch.storage.UntypedStorage", "U8"},
+                                                  {"torch.float64", ""},
+                                                  {"torch.float32", ""},
+                                                  {"torch.float16", ""},
+                                                  {"torch.bfloat16", ""},
+                                                  {"torch.int64", ""},
+                                                  {"torch.int32", ""},
+                                                  {"torch.int16", ""},
+                                                  {"torch.int8", ""},
+                                                  {"torch.uint8", ""},
+                                                  {"torch.bool", ""}};
 
 /// Null for a name that is not among them.
 inline const PickleGlobal* find_global(std::string_view name) {

@@ -29,7 +29,7 @@ namespace meft::io {
 
 namespace detail {
 
-constexpr std::size_t max_index_bytes = 100'000'000;
+inline constexpr std::size_t max_index_bytes = 100'000'000;
 
 /// One file, mapped and checked: a zip, or plain.
 struct TorchFile {

@@ -23,7 +23,7 @@
 namespace meft::io::detail {
 
 /// 0x1950a86a20f9469cfc6c as a pickle without its first bytes, which depend on Python's protocol.
-constexpr std::string_view legacy_magic = "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+inline constexpr std::string_view legacy_magic = "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
 /// Where the magic number's pickle ends; 0 for other files.
 inline std::size_t legacy_begin(std::span<const std::byte> bytes) {

@@ -36,7 +36,7 @@ struct NamedTensor {
 
 namespace detail {
 
-constexpr std::size_t max_header_bytes = 100'000'000;  // the limit of the reference implementation
+inline constexpr std::size_t max_header_bytes = 100'000'000;  // the limit of the reference implementation
 
 /// One file, mapped and checked.
 struct Shard {

@@ -20,7 +20,7 @@
 
 namespace meft::io::detail {
 
-constexpr std::size_t max_pickle_bytes = std::size_t{64} << 20;
+inline constexpr std::size_t max_pickle_bytes = std::size_t{64} << 20;
 
 inline void check_pickle_size(std::size_t bytes, const std::string& what, Where where) {
   require(bytes <= max_pickle_bytes,

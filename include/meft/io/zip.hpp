@@ -31,11 +31,11 @@ struct ZipEntry {
 
 namespace detail {
 
-constexpr std::size_t max_zip_entries = 100'000, max_zip_name = 4096;
-constexpr std::uint64_t saturated16 = 0xffff, saturated32 = 0xffffffff;
+inline constexpr std::size_t max_zip_entries = 100'000, max_zip_name = 4096;
+inline constexpr std::uint64_t saturated16 = 0xffff, saturated32 = 0xffffffff;
 
 /// Table k takes a byte that is followed by k zero bytes.
-constexpr auto crc_tables = [] {
+inline constexpr auto crc_tables = [] {
   std::array<std::array<std::uint32_t, 256>, 8> out{};
   for (std::uint32_t i = 0; i < 256; ++i) {
     std::uint32_t c = i;

@@ -30,7 +30,7 @@ inline void suit_start(TokenStart& start, const FamilyFacts& family) {
 
 namespace detail {
 
-constexpr std::uint32_t virtual_site = 0x70000000u;  // and above: what virtual tokens are drawn from
+inline constexpr std::uint32_t virtual_site = 0x70000000u;  // and above: what virtual tokens are drawn from
 
 /// `count` words of the model by id. Throws for a model that has none.
 template <class Model>

@@ -47,13 +47,18 @@ Index check_language(const char* op, const Tensor<T, B>& x, const W& w, const Te
   if (x.rank() != 2 || shape.rank() != 2 || x.dim(1) != shape[1])
     fail(name + "expected x [n, h] and w [words, h]", x, w);
   if (w.size() == 0) fail(name + "w has no elements", w);
-  if (bias.defined() && bias.size() != shape[0]) fail(name + "the bias has not one element a word", bias, w);
+  if (bias.defined() && !(bias.shape() == Shape{shape[0]})) fail(name + "the bias has not one element a word", bias, w);
   if (labels.rank() != 1 || labels.dim(0) != x.dim(0)) fail(name + "not one label a row", labels, x);
   const LabelCheck check = check_labels(B{}, labels.size(), labels.data(), shape[0], ignore);
   if (const Index bad = check.outside; bad >= 0)
     fail(name + "a label outside the words", w, "position " + std::to_string(bad),
          "label " + std::to_string(labels.rows(bad, bad + 1).item()));
   return check.counted;
+}
+
+template <Real T, Backend B>
+void require_counted(Index counted, const Tensor<T, B>& x, std::int32_t ignore, Where where = {}) {
+  require(counted > 0, {"linear_cross_entropy: no row counts", where}, x, "ignored label " + std::to_string(ignore));
 }
 
 /// Zeros, in the shape of each that is needed; w is a tensor or packed.
@@ -85,7 +90,7 @@ struct LinearCrossEntropy {
                        const Tensor<T, B>& bias) const {
     const Index counted = detail::check_language(name, x, w, bias, labels, ignore), words = w.shape()[0],
                 width = w.shape()[1];
-    require(counted > 0, "linear_cross_entropy: no row counts", x, "ignored label " + std::to_string(ignore));
+    detail::require_counted(counted, x, ignore);
     auto zeros = detail::zero_gradients(need, x, w, bias);
     saved = {std::move(zeros[0]), std::move(zeros[1]), std::move(zeros[2])};
     Tensor<T, B> count{Shape{}};
@@ -96,12 +101,12 @@ struct LinearCrossEntropy {
     detail::for_label_chunks(
         x, w, bias, labels, ignore, counted, [&](const auto& numbers, const auto& classes, const auto& part, auto& z) {
           const Index n = numbers.size();
-          Tensor<T, B> loss(Shape{n}), lse(Shape{n});
-          cross_entropy(B{}, n, words, std::as_const(z).data(), classes.data(), ignore, loss.data(), lse.data());
+          Tensor<T, B> loss(Shape{n}), sums({2, n});
+          cross_entropy(B{}, n, words, std::as_const(z).data(), classes.data(), ignore, loss.data(), sums.data());
           scatter_rows(B{}, n, 1, std::as_const(loss).data(), numbers.data(), losses.data());
           if (!need.any()) return;
           cross_entropy_backward(B{}, n, words, std::as_const(z).data(), classes.data(), ignore,
-                                 std::as_const(lse).data(), each.data(), z.data());
+                                 std::as_const(sums).data(), each.data(), z.data());
           const T* g = z.data();
           if (need[0]) {
             Tensor<T, B> d({n, width});
@@ -158,8 +163,8 @@ Tensor<T, B> label_log_likelihood(const Tensor<T, B>& x, const W& w, const Tenso
   detail::for_label_chunks(
       x, w, bias, labels, ignore, counted, [&](const auto& numbers, const auto& classes, const auto&, const auto& z) {
         const Index n = numbers.size();
-        Tensor<T, B> loss(Shape{n}), lse(Shape{n});
-        cross_entropy(B{}, n, w.shape()[0], z.data(), classes.data(), ignore, loss.data(), lse.data());
+        Tensor<T, B> loss(Shape{n}), sums({2, n});
+        cross_entropy(B{}, n, w.shape()[0], z.data(), classes.data(), ignore, loss.data(), sums.data());
         map(B{}, Neg{}, n, loss.data(), std::as_const(loss).data());
         scatter_rows(B{}, n, 1, std::as_const(loss).data(), numbers.data(), out.data());
       });
@@ -208,11 +213,11 @@ struct TokenLogLikelihood {
     detail::for_label_chunks(
         x, w, bias, labels, ignore, counted, [&](const auto& numbers, const auto& classes, auto& part, auto& z) {
           const Index n = numbers.size();
-          Tensor<T, B> loss(Shape{n}), lse(Shape{n}), by(Shape{n});
+          Tensor<T, B> loss(Shape{n}), sums({2, n}), by(Shape{n});
           gather_rows(B{}, n, 1, minus.data(), numbers.data(), by.data());
-          cross_entropy(B{}, n, words, std::as_const(z).data(), classes.data(), ignore, loss.data(), lse.data());
+          cross_entropy(B{}, n, words, std::as_const(z).data(), classes.data(), ignore, loss.data(), sums.data());
           cross_entropy_backward(B{}, n, words, std::as_const(z).data(), classes.data(), ignore,
-                                 std::as_const(lse).data(), one.data(), z.data());
+                                 std::as_const(sums).data(), one.data(), z.data());
           const T* g = std::as_const(z).data();
           if (need[0]) {
             Tensor<T, B> d({n, width});
@@ -300,6 +305,7 @@ VarOf<X> linear_cross_entropy(const X& x, const Parameter<T, B>& w, const Bias& 
   if (!w.perturbed()) return apply(where, LinearCrossEntropy<B>{labels, ignore}, x, w, bias);
   const auto found = label_log_likelihood(as_var(x).value(), w, as_var(bias).value(), labels, ignore);
   const auto counted = static_cast<T>(check_labels(B{}, labels.size(), labels.data(), w.shape()[0], ignore).counted);
+  detail::require_counted(static_cast<Index>(counted), found, ignore, where);
   Tensor<T, B> total{Shape{}};
   sum(B{}, 1, found.size(), 1, found.data(), total.data());
   return map(WithRight<Div, T>{{}, -counted}, total);

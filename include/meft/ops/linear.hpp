@@ -33,7 +33,8 @@ struct Linear {
     require(w.rank() == 2 && x.rank() >= 1 && x.dim(-1) == w.dim(1),
             "linear: the last extent of a is not the second of b", x, w);
     require(w.size() > 0, "linear: a weight without elements", w);
-    require(!bias.defined() || bias.size() == w.dim(0), "linear: the bias has not one element a row of b", bias, w);
+    require(!bias.defined() || bias.shape() == Shape{w.dim(0)}, "linear: the bias has not one element a row of b", bias,
+            w);
     if (need[0]) saved.w = w;
     if (need[1]) saved.x = x;
     return Tensor<T, B>(x.shape().with(-1, w.dim(0)));
@@ -173,7 +174,8 @@ struct PackedLinear {
  private:
   void check(const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
     require(x.rank() >= 1 && x.dim(-1) == w.shape()[1], "linear: the last extent of a is not the second of b", x, w);
-    require(!bias.defined() || bias.size() == w.shape()[0], "linear: the bias has not one element a row of b", bias, w);
+    require(!bias.defined() || bias.shape() == Shape{w.shape()[0]}, "linear: the bias has not one element a row of b",
+            bias, w);
   }
 };
 

@@ -10,13 +10,13 @@
 namespace meft {
 
 /// y = mean over the counted rows of ln Σ exp(x) − x[label],  dx = (softmax(x) − [label])·dy/counted, 0 where ignored.
-/// Keeps the logits and ln Σ exp of each row.
+/// Keeps the logits, and the largest of each row and the sum of its exponentials.
 template <Backend B>
 struct CrossEntropy {
   static constexpr const char* name = "cross_entropy";
   template <Scalar T, Backend>
   struct Saved {
-    Tensor<T, B> x, lse;
+    Tensor<T, B> x, sums;
   };
   template <Real T>
   Tensor<T, B> forward(auto& saved, Needs<1> need, const Tensor<T, B>& x) const {
@@ -29,12 +29,12 @@ struct CrossEntropy {
     }
     require(check.counted > 0, "cross_entropy: no row counts", x, "ignored label " + std::to_string(ignore));
     const Index n = x.dim(0);
-    Tensor<T, B> rows(Shape{n}), lse(Shape{n}), total{Shape{}};
-    cross_entropy(B{}, n, x.dim(1), x.data(), labels.data(), ignore, rows.data(), lse.data());
+    Tensor<T, B> rows(Shape{n}), sums({2, n}), total{Shape{}};
+    cross_entropy(B{}, n, x.dim(1), x.data(), labels.data(), ignore, rows.data(), sums.data());
     sum(B{}, 1, n, 1, std::as_const(rows).data(), total.data());
     if (need[0]) {
       saved.x = x;
-      saved.lse = lse;
+      saved.sums = sums;
     }
     return map(Div{}, total, counted<T>());
   }
@@ -43,7 +43,7 @@ struct CrossEntropy {
     const auto& x = saved.x;
     Tensor<T, B> dx(x.shape());
     const auto each = map(Div{}, dy, counted<T>());
-    cross_entropy_backward(B{}, x.dim(0), x.dim(1), x.data(), labels.data(), ignore, saved.lse.data(), each.data(),
+    cross_entropy_backward(B{}, x.dim(0), x.dim(1), x.data(), labels.data(), ignore, saved.sums.data(), each.data(),
                            dx.data());
     return {dx};
   }

@@ -43,20 +43,24 @@ class AdamWState final : public State<T, B> {
   }
 
   double step(double factor = 1.0, double weight = 1.0, Where where = Where::current()) override {
-    const auto all = described();
+    const auto moved = with_gradients(where);
+    const auto all = described(moved);
     const auto count = static_cast<Index>(all.size());
     const double total = sum_squares(B{}, count, all.data());
     const double norm = std::sqrt(total) / weight;
-    if (!std::isfinite(norm)) throw NumberError("adamw: a gradient is not finite: " + culprit(all), where);
+    if (!std::isfinite(norm)) throw NumberError("adamw: a gradient is not finite: " + culprit(moved, all), where);
     ++this->steps_;
     const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0;
-    for (auto& one : this->parameters_)
-      if (auto& p = one.second; p.anchor().defined() && options_.decay > 0)
+    for (const std::size_t i : moved)
+      if (auto& p = this->parameters_[i].second; p.anchor().defined() && options_.decay > 0)
         decay(p, static_cast<T>(options_.rate * factor * p.rate_factor() * options_.decay));
-    const auto rate = [&](std::size_t i) { return options_.rate * factor * this->parameters_[i].second.rate_factor(); };
+    const auto rate = [&](std::size_t k) {
+      return options_.rate * factor * this->parameters_[moved[k]].second.rate_factor();
+    };
+    const auto since = [&](std::size_t k) { return moments_[moved[k]].since; };
     for (std::size_t i = 0, end = 0; i < all.size(); i = end) {
-      while (end < all.size() && moments_[end].since == moments_[i].since && rate(end) == rate(i)) ++end;
-      const double t = static_cast<double>(this->steps_ - moments_[i].since);
+      while (end < all.size() && since(end) == since(i) && rate(end) == rate(i)) ++end;
+      const double t = static_cast<double>(this->steps_ - since(i));
       adamw(B{}, static_cast<Index>(end - i), all.data() + i,
             AdamWStep{rate(i), options_.beta1, options_.beta2, options_.epsilon, options_.decay,
                       1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t), clipped / weight});
@@ -107,9 +111,23 @@ class AdamWState final : public State<T, B> {
     }
   }
 
-  std::vector<AdamWSlot<T>> described() {
-    std::vector<AdamWSlot<T>> out;
+  /// The numbers of the parameters that have a gradient: one that was frozen since has none, and stays. Throws where
+  /// one has another size than its gradient or moments.
+  std::vector<std::size_t> with_gradients(Where where) const {
+    std::vector<std::size_t> out;
     for (std::size_t i = 0; i < moments_.size(); ++i) {
+      const auto& [name, p] = this->parameters_[i];
+      if (!p.gradient().defined()) continue;
+      if (p.gradient().size() != p.size() || moments_[i].first.size() != p.size())
+        fail({"adamw: `" + name + "` has another shape than its gradient and moments", where}, p.shape(),
+             p.gradient().shape(), moments_[i].first.shape());
+      out.push_back(i);
+    }
+    return out;
+  }
+  std::vector<AdamWSlot<T>> described(const std::vector<std::size_t>& moved) {
+    std::vector<AdamWSlot<T>> out;
+    for (const std::size_t i : moved) {
       auto& p = this->parameters_[i].second;
       out.push_back({p.size(), p.gradient().data(), p.value().data(), moments_[i].first.data(),
                      moments_[i].second.data(), p.shape().rank() > 1 && !p.anchor().defined()});
@@ -124,9 +142,9 @@ class AdamWState final : public State<T, B> {
     map(B{}, Add{}, p.size(), p.value().data(), value.data(), change.data());
   }
 
-  std::string culprit(const std::vector<AdamWSlot<T>>& all) const {
-    for (std::size_t i = 0; i < all.size(); ++i)
-      if (!std::isfinite(sum_squares(B{}, 1, &all[i]))) return this->parameters_[i].first;
+  std::string culprit(const std::vector<std::size_t>& moved, const std::vector<AdamWSlot<T>>& all) const {
+    for (std::size_t k = 0; k < all.size(); ++k)
+      if (!std::isfinite(sum_squares(B{}, 1, &all[k]))) return this->parameters_[moved[k]].first;
     return "their sum";
   }
 

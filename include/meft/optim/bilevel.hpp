@@ -150,6 +150,7 @@ class BilevelState final : public State<T, B> {
     for (auto& copy : copies_) {
       auto& p = copy.parameter;
       auto& m = copy.*moments;
+      if (!p.gradient().defined()) continue;  // frozen since
       slots.push_back({p.size(), p.gradient().data(), p.value().data(), m.first.data(), m.second.data(), false});
     }
     const auto count = static_cast<Index>(slots.size());

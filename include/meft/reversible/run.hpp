@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -47,10 +49,10 @@ class StackRun {
     for (std::size_t i = 0; i < 2; ++i) {
       const UseScope use(Use::streams);
       stream_[i] = Tensor<Word, B>({rows_, width_});
-      if constexpr (fixed)
-        to_fixed(B{}, rows_ * width_, units_.entered(x[i]).data(), stream_[i].data(), options_.fraction_bits,
-                 ledger_.at(i));
-      else B::copy(stream_[i].data(), x[i].data(), x[i].bytes());
+      if constexpr (fixed) {
+        const auto from = units_.entered(x[i]);
+        to_fixed(B{}, rows_ * width_, from.data(), stream_[i].data(), options_.fraction_bits, ledger_.at(i));
+      } else B::copy(stream_[i].data(), x[i].data(), x[i].bytes());
     }
     show();
     for (std::size_t l = 0; l < layers_->size(); ++l) {
@@ -99,6 +101,8 @@ class StackRun {
 
   Index rows() const { return rows_; }
   Index width() const { return width_; }
+  /// Of a pass that was not recorded: whether a function read something that needs a gradient.
+  bool refers() const { return refers_; }
 
  private:
   /// A function that ran on a tape of its own: what it read and what it gave.
@@ -153,9 +157,9 @@ class StackRun {
 
   /// Shows the streams to whoever looks for their range.
   void show() const {
-    if constexpr (std::is_same_v<Word, T>)
-      if (range_)
-        for (const auto& x : stream_) range_->see(x);
+    if constexpr (!fixed)
+      for (const auto& x : stream_)
+        if (range_) range_->see(x);
   }
 
   /// What a step's f reads.
@@ -223,8 +227,11 @@ class StackRun {
     const bool tapes = record_ && l >= first_stored_, undone = record_ && first_stored_ > 0;
     const auto run = [&](const Function<T, B>& f, Tensor<T, B> x, const Context<T, B>& context, std::size_t k) {
       if (tapes) return record(f, std::move(x), true, context, every_side, l, k);
-      const NoTape none;
-      return Taped{{}, {}, call(f, std::move(x), context, l, k), {}};
+      std::optional<NoTape> none;
+      if (record_) none.emplace();
+      Taped out{{}, {}, call(f, std::move(x), context, l, k), {}};
+      if (Tape::wanting(out.y)) refers_ = true;
+      return out;
     };
     const auto keep = [&](Taped taped) {
       if (tapes) kept.taped.push_back(std::move(taped));
@@ -304,12 +311,11 @@ class StackRun {
       pass_on<T, B>(*then.tape, collected);
       if (then.x.recorded())
         if (const auto d = then.tape->gradient(then.x); d.defined()) {
-          if (all.size() == 1) {
-            dh = d;
-            continue;
+          if (all.size() == 1) dh = d;
+          else {
+            if (!dh.defined()) dh = Tensor<T, B>::zeros(dy.shape());
+            B::copy(dh.rows(c->first, c->last).data(), d.data(), d.bytes());
           }
-          if (!dh.defined()) dh = Tensor<T, B>::zeros(dy.shape());
-          B::copy(dh.rows(c->first, c->last).data(), d.data(), d.bytes());
         }
       lap.differentiated();
     }
@@ -329,7 +335,7 @@ class StackRun {
       const bool into_source = input || k > 0;
       const auto context = slice_context(s);
       auto dy = slice_rows(gradient[static_cast<std::size_t>(step.dst)], s);
-      const auto into = slice_rows(gradient[static_cast<std::size_t>(step.src)], s);
+      auto into = slice_rows(gradient[static_cast<std::size_t>(step.src)], s);
       const auto first = stored ? kept.pop() : record(step.f, read(step, s), into_source, context, side_wanted, l, k);
       if constexpr (!B::on_host)
         if (into_source) first.tape->add_into(first.x, into);
@@ -350,10 +356,8 @@ class StackRun {
       if (into_source && !(step.lambda == Lambda{1, 1}))
         map(B{}, WithRight<Mul, T>{{}, static_cast<T>(step.lambda.value())}, dy.size(), dy.data(),
             std::as_const(dy).data());
-      if (into_source && step.balanced) {
-        auto dx = slice_rows(gradient[static_cast<std::size_t>(step.src)], s);
-        map(B{}, Sub{}, dx.size(), dx.data(), std::as_const(dx).data(), std::as_const(dy).data());
-      }
+      if (into_source && step.balanced)
+        map(B{}, Sub{}, into.size(), into.data(), std::as_const(into).data(), std::as_const(dy).data());
       lap.differentiated();
     }
   }
@@ -368,11 +372,7 @@ class StackRun {
     return whole.rows(offsets.begin(first), offsets.end(last - 1));
   }
 
-  bool swaps(std::size_t l) const {
-    bool odd = false;
-    for (const auto& step : (*layers_)[l]) odd ^= step.swaps();
-    return odd;
-  }
+  bool swaps(std::size_t l) const { return !(*layers_)[l].empty() && (*layers_)[l].back().swaps(); }
   void swap_after(std::size_t l) {
     if (swaps(l)) std::swap(stream_[0], stream_[1]);
   }
@@ -388,6 +388,7 @@ class StackRun {
   StreamUnits<T, B> units_;
   Context<T, B> context_;
   bool record_;
+  std::atomic<bool> refers_{false};
   std::size_t first_stored_;  // layer
   ShearLedger<B> ledger_;
   std::vector<std::pair<Index, Index>> slices_;

@@ -183,16 +183,19 @@ class ReversibleStack {
  private:
   Var<T, B> run(const Var<T, B>& x0, const Var<T, B>& x1, const Context<T, B>& context, Where where) const {
     require(layers_ != nullptr, {"reversible stack: it has no layers", where});
+    if (!x0.defined() || !x1.defined()) detail::refuse_empty("reversible stack", where);
     require(x0.shape() == x1.shape() && x0.shape().rank() == 2,
             {"reversible stack: the streams are not two equal matrices", where}, x0, x1);
     require(context.offsets.tokens() == x0.dim(0), {"reversible stack: the offsets do not cover the rows", where}, x0,
             context.offsets.tokens());
     require(range_->bits().empty() || std::ssize(range_->bits()) == x0.dim(1),
             {"reversible stack: its range is that of another width", where}, x0, range_->bits().size());
-    for (const auto& side : context.sides)
+    for (const auto& side : context.sides) {
+      if (!side.value.defined()) detail::refuse_empty("reversible stack, a side input", where);
       require(side.offsets.sequences() == context.offsets.sequences(),
               {"reversible stack: a side input has another number of sequences", where}, side.offsets.sequences(),
               context.offsets.sequences());
+    }
     try {
       if (options_.streams == Streams::rounded || range_->watched()) return run_in<T>(x0, x1, context, where);
       if (options_.word_bits == 32) return run_in<std::int32_t>(x0, x1, context, where);
@@ -223,7 +226,11 @@ class ReversibleStack {
     node->run = std::make_unique<detail::StackRun<T, B, Word>>(layers_, options_, *range_, context, tape != nullptr);
     node->run->forward({x0.value(), x1.value()});
     auto y = Output::read(*node->run, options_.readout, options_.carrier, node->mix);
-    if (!tape) return Tape::unrecorded<T, B>("reversible stack", std::move(y), {&x0, &x1});
+    if (!tape) {
+      bool more = node->run->refers();
+      for (const auto& side : context.sides) more |= Tape::wanting(side.value);
+      return Tape::unrecorded<T, B>("reversible stack", std::move(y), {&x0, &x1}, more);
+    }
     node->made = ++detail::clock();
     return tape->attach<T, B>(std::move(y), std::move(node));
   }

@@ -18,8 +18,9 @@ class Narrowed {
   /// writes to w.
   const PackedWeight<T, B>& of(const Tensor<T, B>& w) {
     const Lock lock(mutex_);
-    if (w.data() != from_ || !w.written() || w.written() >= made_) {
-      packed_.write({}, w);
+    if (!w.same(from_) || w.written() >= made_) {
+      if (w.shape() == packed_.shape()) packed_.write({}, w);
+      else packed_ = PackedWeight<T, B>(w, Precision::bf16);
       made_of(w);
     }
     return packed_;
@@ -28,12 +29,12 @@ class Narrowed {
  private:
   void made_of(const Tensor<T, B>& w) {
     w.keep_time();
-    from_ = w.data(), made_ = ++detail::clock();
+    from_ = w, made_ = ++detail::clock();
   }
 
   Mutex mutex_;
   PackedWeight<T, B> packed_;
-  const T* from_ = nullptr;
+  Tensor<T, B> from_;  // held, so that no other weight comes to lie there
   std::uint64_t made_ = 0;
 };
 

@@ -76,8 +76,13 @@ class Offsets {
   /// Whether open ones were read otherwise than by `follow` and `settled`, but for their numbers of sequences and
   /// tokens.
   bool tied() const { return values_->tied; }
-  /// Gives open ones, and all copies of them, the values of others.
-  void assign(const Offsets& other) { values_->starts = other.values_->starts; }
+  /// Gives open ones, and all copies of them, the values of others with as many sequences and tokens.
+  void assign(const Offsets& other, Where where = Where::current()) {
+    require(is_open() && sequences() == other.sequences() && tokens() == other.tokens(),
+            {"offsets: only open ones are assigned to, with as many sequences and tokens", where}, sequences(),
+            other.sequences(), tokens(), other.tokens());
+    values_->starts = other.values_->starts;
+  }
   bool is_open() const { return values_->open; }
   /// Tells open ones from others that have the same values now; null for those that are not.
   const void* identity() const { return is_open() ? values_.get() : nullptr; }

@@ -16,8 +16,9 @@
 
 namespace meft::weights {
 
-constexpr std::size_t part = 16, most_block = 256;  // numbers that are decoded at a time, and of the largest block
-constexpr std::size_t most_scales = 2;
+inline constexpr std::size_t part = 16,
+                             most_block = 256;  // numbers that are decoded at a time, and of the largest block
+inline constexpr std::size_t most_scales = 2;
 
 /// A format, as the rest of the library knows it.
 struct Format {

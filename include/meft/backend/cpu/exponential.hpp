@@ -57,7 +57,7 @@ MEFT_AVX2 MEFT_INLINE inline float joined8(const Float8& low, const Float8& high
   return two[0] + two[1];
 }
 
-constexpr Index exp_most = 512;  // elements that are done at a time
+inline constexpr Index exp_most = 512;  // elements that are done at a time
 
 /// to[i] ← e^x of what reduce8 left, times `times` where it is told, for a multiple of 16 elements; adds e^x to
 /// `total`.

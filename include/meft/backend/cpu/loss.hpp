@@ -43,16 +43,15 @@ inline void counted_rows(Cpu, Index n, const std::int32_t* labels, std::int32_t 
 
 template <Real T>
 void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
-                   T* lse) {
+                   T* sums) {
   parallel_chunks(rows, cpu::rows_grain(n), [&](Index begin, Index end) {
     vectorised([&]() MEFT_INLINE {
       for (Index r = begin; r < end; ++r) {
         const T* in = x + r * n;
         const T top = cpu::largest(n, in);
         const T total = cpu::exp_row(n, in, top, static_cast<T*>(nullptr));
-        const T spread = Log{}(total);
-        lse[r] = top + spread;
-        loss[r] = labels[r] == ignore ? T(0) : top - in[labels[r]] + spread;
+        sums[r] = top, sums[rows + r] = total;
+        loss[r] = labels[r] == ignore ? T(0) : top - in[labels[r]] + Log{}(total);
       }
     });
   });
@@ -60,7 +59,7 @@ void cross_entropy(Cpu, Index rows, Index n, const T* x, const std::int32_t* lab
 
 template <Real T>
 void cross_entropy_backward(Cpu, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
-                            const T* lse, const T* dy, T* dx) {
+                            const T* sums, const T* dy, T* dx) {
   const T scale = *dy;
   parallel_chunks(rows, cpu::rows_grain(n), [&](Index begin, Index end) {
     vectorised([&]() MEFT_INLINE {
@@ -70,8 +69,7 @@ void cross_entropy_backward(Cpu, Index rows, Index n, const T* x, const std::int
           for (Index i = 0; i < n; ++i) out[i] = 0;
           continue;
         }
-        const T shift = lse[r];
-        cpu::exp_row(n, x + r * n, shift, out, scale);
+        cpu::exp_row(n, x + r * n, sums[r], out, scale / sums[rows + r]);
         out[labels[r]] -= scale;
       }
     });

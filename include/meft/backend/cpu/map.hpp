@@ -14,7 +14,7 @@ namespace meft {
 
 namespace cpu {
 
-constexpr Index map_grain = 1 << 14;
+inline constexpr Index map_grain = 1 << 14;
 
 /// out[i] = f(in[i]...) for i in [0, n), on this thread. `out` may be one of the inputs.
 template <class F, class T, class... In>

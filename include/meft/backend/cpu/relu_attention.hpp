@@ -13,7 +13,7 @@ namespace meft {
 
 namespace cpu {
 
-constexpr Index relu_tile = 64;
+inline constexpr Index relu_tile = 64;
 
 /// Rows [first, first + count) of the sequence [begin, end).
 struct RowTile {

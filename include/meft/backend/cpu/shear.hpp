@@ -23,8 +23,8 @@ namespace meft {
 
 namespace cpu {
 
-constexpr Index lanes = 16;
-constexpr double rounder =
+inline constexpr Index lanes = 16;
+inline constexpr double rounder =
     6755399441055744.0;  // 1.5·2⁵²: adding and taking it away rounds to the nearest integer, ties to even
 
 /// Digits of base d that fit a word below 2³¹.
@@ -82,7 +82,7 @@ class DigitStack {
   std::size_t count_ = 0, borrowed_ = 0;
 };
 
-constexpr Index stack_header = 4;
+inline constexpr Index stack_header = 4;
 
 /// A hash of a slice, 16 running values side by side: an odd multiplier keeps every difference.
 struct Hash {
@@ -102,20 +102,21 @@ struct Hash {
   }
 };
 
-/// The values that left the range, at most one a lane.
+/// The values that left the range, the farthest of each lane.
 struct Range {
   double limit, out[lanes] = {};
   int bad = 0;
   MEFT_INLINE double check(Index j, double y) {
-    const bool in = std::fabs(y) <= limit;
+    const bool in = std::fabs(y) <= limit, farther = !(std::fabs(y) <= std::fabs(out[j])) & (out[j] == out[j]);
     bad |= !in;
-    out[j] = in ? out[j] : y;
+    out[j] = farther ? y : out[j];  // NaN is the farthest
     return in ? y : 0.0;
   }
   ShearSlot slot(const Hash& hash) const {
-    for (double y : out)
-      if (bad && !(std::fabs(y) <= limit)) return {hash.value(), beyond(y)};
-    return {hash.value(), 0};
+    unsigned long long worst = 0;
+    if (bad)
+      for (double y : out) worst = std::max(worst, beyond(y));
+    return {hash.value(), worst};
   }
 };
 
@@ -285,7 +286,7 @@ ShearSlot shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, s
     }
     const double add = static_cast<double>(f[i]) * scale, scaled = static_cast<double>(q) * static_cast<double>(m);
     if (!(std::fabs(add) + std::fabs(scaled) < 0.99 * static_cast<double>(std::numeric_limits<Word>::max()))) {
-      worst = beyond(scaled + add);
+      worst = std::max(worst, beyond(scaled + add));
       x[i] = 0;
       continue;
     }
@@ -308,7 +309,7 @@ ShearSlot unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scale,
   for (Index i = n - 1; i >= 0; --i) {
     const double add = static_cast<double>(f[i]) * scale;
     if (!(std::fabs(add) < limit && std::fabs(static_cast<double>(x[i]) - add) < limit)) {
-      worst = beyond(add);
+      worst = std::max(worst, beyond(add));
       continue;
     }
     std::int64_t whole = x[i] - std::llrint(add);
@@ -323,7 +324,7 @@ ShearSlot unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scale,
     std::int64_t old = 0;
     if (__builtin_mul_overflow((whole - p) / m, d, &old) || __builtin_add_overflow(old, r, &old) ||
         static_cast<Word>(old) != old)
-      worst = beyond(static_cast<double>(whole));
+      worst = std::max(worst, beyond(static_cast<double>(whole)));
     x[i] = static_cast<Word>(old);
   }
   for (Index i = 0; i < n; ++i) hash.add(i % lanes, x[i]);

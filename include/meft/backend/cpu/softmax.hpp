@@ -17,7 +17,7 @@ void softmax(Cpu, Index rows, Index n, const T* x, T* y, bool logarithm) {
         const T top = cpu::largest(n, in);
         if (logarithm) {
           const T total = cpu::exp_row(n, in, top, static_cast<T*>(nullptr));
-          cpu::map_run([shift = top + Log{}(total)](T v) MEFT_INLINE { return v - shift; }, n, out, in);
+          cpu::map_run([top, spread = Log{}(total)](T v) MEFT_INLINE { return v - top - spread; }, n, out, in);
         } else {
           const T total = cpu::exp_row(n, in, top, out);
           cpu::map_run([scale = T(1) / total](T v) MEFT_INLINE { return v * scale; }, n, out, out);

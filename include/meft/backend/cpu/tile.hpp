@@ -16,8 +16,8 @@
 
 namespace meft::cpu {
 
-constexpr Index panel_width = 16;
-constexpr Index most_panels = 2;  // that a tile reads side by side
+inline constexpr Index panel_width = 16;
+inline constexpr Index most_panels = 2;  // that a tile reads side by side
 
 constexpr Index round_up(Index x, Index multiple) { return (x + multiple - 1) / multiple * multiple; }
 

@@ -7,7 +7,7 @@
 namespace meft::cpu {
 
 #if MEFT_X86
-constexpr Index tile_side = 16;  // rows of a tile register, and words in one
+inline constexpr Index tile_side = 16;  // rows of a tile register, and words in one
 
 namespace detail {
 

@@ -33,14 +33,15 @@ Index label_rows(Index n, Index counted) {
   return B::on_host ? counted : std::min(n, bucket(counted, 4));
 }
 
-/// Rows of [rows, n]: lse = ln Σ exp(x), loss = lse − x[label], 0 where the label is `ignore`.
+/// Rows of [rows, n]: top = max x, total = Σ exp(x − top), loss = top − x[label] + ln total, 0 where the label is
+/// `ignore`. `sums` [2, rows] are top and total: in ln Σ exp(x) a large top would take digits of total's.
 template <Backend B, Real T>
 void cross_entropy(B, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore, T* loss,
-                   T* lse);
-/// dx = (exp(x − lse) − [label]) · dy, 0 in ignored rows; `dx` may be `x`. `dy` is one element where x is.
+                   T* sums);
+/// dx = (exp(x − top)/total − [label]) · dy, 0 in ignored rows; `dx` may be `x`. `dy` is one element where x is.
 template <Backend B, Real T>
 void cross_entropy_backward(B, Index rows, Index n, const T* x, const std::int32_t* labels, std::int32_t ignore,
-                            const T* lse, const T* dy, T* dx);
+                            const T* sums, const T* dy, T* dx);
 
 /// dx = (x − target)·factor·dy; `dy` is one element where x is.
 template <Backend B, Real T>
