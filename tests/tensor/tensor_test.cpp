@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -693,6 +694,20 @@ TEST_CASE("parallel_for: nobody waits for another's loop") {
     CHECK(wrong == 0);
   }
   set_threads(before);
+}
+
+TEST_CASE("parallel_for: as many threads as the process may run on") {
+  cpu_set_t all, one;
+  REQUIRE(sched_getaffinity(0, sizeof all, &all) == 0);
+  CHECK(detail::cores() == CPU_COUNT(&all));
+  int first = 0;
+  while (!CPU_ISSET(first, &all)) ++first;
+  CPU_ZERO(&one);
+  CPU_SET(first, &one);
+  REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+  const int found = detail::cores();
+  REQUIRE(sched_setaffinity(0, sizeof all, &all) == 0);
+  CHECK(found == 1);
 }
 
 TEST_CASE("parallel_for: a forked child goes on alone") {

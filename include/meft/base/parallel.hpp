@@ -17,6 +17,15 @@ namespace meft {
 
 namespace detail {
 
+/// How many cores this process may run on.
+[[gnu::cold, gnu::noinline]] inline int cores() {
+#ifdef __linux__
+  cpu_set_t lent;
+  if (sched_getaffinity(0, sizeof lent, &lent) == 0) return CPU_COUNT(&lent);
+#endif
+  return static_cast<int>(std::max(sysconf(_SC_NPROCESSORS_ONLN), 1L));
+}
+
 /// A fixed crew that runs one numbered job at a time; the caller works too. Calls from inside a job run in place, and
 /// so does what another thread calls meanwhile, as long as the crew is busy: nobody ever waits for another's job.
 /// POSIX threads: <thread> and <condition_variable> alone would take a tenth of a small program's compile time.
@@ -60,15 +69,6 @@ class Crew {
   }
 
  private:
-  /// The cores that this process may run on.
-  static int cores() {
-#ifdef __linux__
-    cpu_set_t lent;
-    if (sched_getaffinity(0, sizeof lent, &lent) == 0) return CPU_COUNT(&lent);
-#endif
-    return static_cast<int>(std::max(sysconf(_SC_NPROCESSORS_ONLN), 1L));
-  }
-
   Crew() : size_(cores()) {
     settle();
     pthread_atfork(nullptr, nullptr, [] { get().forked(); });
