@@ -141,6 +141,40 @@ TEST_CASE("sherl: output and every gradient are those of a dense PyTorch") {
                        doctest::Contains("all layers are late"), Error);
 }
 
+TEST_CASE("sherl: a projection that is zero has a share, and no number that is not finite") {
+  const auto run = [&]<Real T>(T) {
+    const nn::LayerNames names{"q", "k", "v", "o", "n", "u", "d", "m"};
+    std::vector<nn::TransformerLayer<T>> list;
+    for (std::uint32_t i = 0; i < 4; ++i)
+      list.push_back(nn::TransformerLayer<T>::empty(names, {.width = width, .heads = 2, .ffn = 8}, i));
+    typename SideNetwork<T>::Taps taps;
+    for (std::size_t i = 0; i < 4; ++i) taps.push_back(test::random_tensor<T>({5, width}, 40 + i));
+    for (const Index projection : {1, 4}) {  // the norm of one number is its bias, zero at the start
+      CAPTURE(projection);
+      auto net = SherlNetwork<T>::make({.projection = projection}, list, 3);
+      CHECK(net(taps, {Offsets({0, 5})}).value().values() == taps.back().value().values());
+      net.taps[1].norm.weight.value().zero();
+      net.norm.weight.value() = Tensor<T>::full({width}, T(1));
+      const auto weights = test::random_tensor<T>({5, width}, 9);
+      Tape tape;
+      const auto y = net(taps, {Offsets({0, 5})});
+      tape.backward(sum(y * weights));
+      for (const T value : y.value().values()) CHECK(std::isfinite(value));
+      nn::for_each_parameter(net, [&](const std::string& name, auto& p) {
+        CAPTURE(name);
+        for (const T value : p.gradient().values()) CHECK(std::isfinite(value));
+      });
+      // A zero t_1 leaves the others their shares: what is mixed hangs on t_0, unless that is zero too.
+      double most = 0;
+      for (const T value : net.taps[0].linear.weight.gradient().values())
+        most = std::max<double>(most, std::fabs(value));
+      CHECK((most > 1e-3) == (projection > 1));
+    }
+  };
+  run(0.0f);
+  run(0.0);
+}
+
 TEST_CASE("losa: output and every gradient are those of PyTorch; tokens are mixed in images of one size alone") {
   const nn::LayerNames names{"q", "k", "v", "o", "n", "u", "d", "m"};
   std::vector<nn::TransformerLayer<double>> list;

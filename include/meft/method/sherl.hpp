@@ -1,6 +1,7 @@
 // Owns: SHERL. Diao et al., "SHERL: Synthesizing High Accuracy and Efficient Memory for Resource-Limited Transfer
 // Learning", arXiv 2407.07523. With taps h_0 … h_m, m layers below the late ones: t_i = LN(h_i·W_iᵀ + b_i), a = t_m;
-// of each token ρ_i = Σ_j relu(cos(t_i, t_j)), c_i = relu(w·(t_i ⊙ a) + b)/ρ_i, over their sum, for i, j < m;
+// of each token ρ_i = Σ_j relu(cos(t_i, t_j)), c_i = relu(w·(t_i ⊙ a) + b)/ρ_i, over their sum, for i, j < m, with ρ_i
+// at least ½: it is, from 1 on, unless t_i is zero;
 // o = dropout(LN(W_o·relu(a + Σ c_i·t_i) + b_o)) + tanh(γ/0.1)·h_m, γ = 0 at the start. The late layers, frozen, run on
 // o and are differentiated.
 #pragma once
@@ -71,7 +72,8 @@ struct SherlNetwork {
     const auto all = concat(std::exchange(t, {}), 1);  // [tokens, shallow, inner]
     const auto unit = rms_norm(all, Tensor<T, B>::full({inner}, T(1)), floor);
     const auto alike = sum(relu(gram(unit) / inner), {{-1}});  // ρ [tokens, shallow]
-    const auto raw = relu(reshape(gate(all * reshape(a, {tokens, 1, inner})), {tokens, shallow})) / alike;
+    const auto rho = alike + relu(0.5 - alike);                // of a zero t_i ½, of others to the bit what it is
+    const auto raw = relu(reshape(gate(all * reshape(a, {tokens, 1, inner})), {tokens, shallow})) / rho;
     const auto share = raw / (sum(raw, {{-1}, true}) + floor);
     const auto mixed = reshape(matmul(reshape(share, {tokens, 1, shallow}), all), {tokens, inner});
     const auto o = meft::dropout(norm(output(relu(a + mixed))), context.run.training ? dropout : 0.0f,
