@@ -186,6 +186,8 @@ void check(Flags& f) {
             method);
     require(!f.gives_head_rate() || (f.recipe.epsilon == 0 && !f.recipe.inner), "--head-lr",
             "a method that trains by gradients alone", method);
+    for (const auto& [flag, value] : {std::pair("--weight-decay", f.recipe.decay), {"--clip", f.recipe.clip}})
+      require(value == 0 || !f.recipe.inner, flag, "0 beside a method of two levels", method);
   }
   if (!f.task.empty()) {
     const bool tsv = f.task == "tsv";

@@ -419,6 +419,13 @@ def test_head_rate(place):
         check(words in error, f"{more}: {error}")
 
 
+def test_two_levels(place):
+    """A method of two levels refuses what its optimizer has not."""
+    for flag in ("--weight-decay", "--clip"):
+        error = execute(place.command(place.folder(), flag, 0.1, method="zofo-prefix"), 2).stderr
+        check(f"{flag}: expected 0 beside a method of two levels, found --method zofo-prefix" in error, error)
+
+
 def test_inside(place):
     """A method inside MEFT's layers: what trains is that method's, to the bits of stored activations."""
     plain = read_safetensors(run(place, "--max-steps", 6, method="lora") / "adapter.safetensors")[0]

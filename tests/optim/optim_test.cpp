@@ -681,6 +681,13 @@ TEST_CASE("optimizers: a recipe's numbers reach the one that it asks for") {
   CHECK((spsa.seed == 9 && spsa.samples == 4 && spsa.log_alone));
   CHECK_FALSE(train::inner_of(train::optimizer_of(r, 9)));
   r.inner = 6, r.lambda = 11, r.module_rate = 0.75;
+  const auto refused = doctest::Contains("expected no decay and no clipped norm, found");
+  CHECK_THROWS_WITH_AS(train::optimizer_of(r, 9), refused, Error);
+  r.clip = 0;
+  CHECK_THROWS_WITH_AS(train::optimizer_of(r, 9), refused, Error);
+  r.decay = 0, r.clip = 3;
+  CHECK_THROWS_WITH_AS(train::optimizer_of(r, 9), refused, Error);
+  r.clip = 0;
   const auto two = std::get<optim::Bilevel>(train::optimizer_of(r, 9));
   CHECK((two.rate == 0.5 && two.module_rate == 0.75 && two.epsilon == 0.125 && two.lambda == 11));
   CHECK((two.inner == 6 && two.seed == 9 && train::inner_of(two) == 6));

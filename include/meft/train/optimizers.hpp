@@ -21,15 +21,17 @@ using AnyOf = std::variant<O...>;
 /// Any optimizer, with its options.
 using AnyOptimizer = detail::AnyOf<optim::AdamW, optim::Spsa, optim::Bilevel>;
 
-/// `seed`: of one that draws.
+/// `seed`: of one that draws. Error where a recipe of two levels asks for decay or a clipped norm, which it has not.
 inline AnyOptimizer optimizer_of(const Recipe& r, std::uint64_t seed) {
-  if (r.inner)
+  if (r.inner) {
+    require(r.decay == 0 && r.clip == 0, "two levels: expected no decay and no clipped norm, found", r.decay, r.clip);
     return optim::Bilevel{.rate = r.rate,
                           .module_rate = r.module_rate,
                           .epsilon = r.epsilon,
                           .lambda = r.lambda,
                           .inner = *r.inner,
                           .seed = seed};
+  }
   if (r.epsilon > 0)
     return optim::Spsa{.rate = r.rate,
                        .epsilon = r.epsilon,
