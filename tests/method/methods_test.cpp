@@ -554,7 +554,17 @@ TEST_CASE("methods: by name, with their options as text") {
   CHECK((m.options.coupling == Coupling::balanced && m.options.start == AdapterStart::paper && !m.options.maps));
   // An enumeration by names in its order.
   AnyMethod vectors = Ia3{}, chosen = Speft{};
-  CHECK((method_recipe(vectors).rate == 3e-3 && method_recipe(LowRank{}).rate == Recipe{}.rate));
+  for (const auto& [of, rate] : std::vector<std::pair<AnyMethod, double>>{{LowRank{}, Recipe{}.rate},
+                                                                          {Ia3{}, 3e-3},
+                                                                          {Alore{}, 1e-3},
+                                                                          {Lst{}, 3e-3},
+                                                                          {Losa{}, 1e-3},
+                                                                          {Fpt{}, 2e-4},
+                                                                          {Unipt{}, 5e-4},
+                                                                          {Sherl{}, 5e-4}}) {
+    CAPTURE(method_name(of));
+    CHECK(method_recipe(of).rate == rate);
+  }
   CHECK(std::get<Ia3>(vectors).form == Ia3::Form::paper);
   for (const auto& [name, form] : std::vector<std::pair<const char*, Ia3::Form>>{{"peft-bart", Ia3::Form::bart},
                                                                                  {"peft-opt", Ia3::Form::opt},

@@ -302,6 +302,7 @@ struct Described<Fpt> {
     visit(Option{"feature-cache", "MiB of what frozen layers gave for images seen before; the same bits without"},
           Whole{0, 1 << 24}, m.cache_mib);
   }
+  static Recipe recipe(const Fpt&) { return {.rate = 2e-4}; }  // the authors', the higher of two
   static Index added(const Fpt& m, const StepSizes& s) {
     return s.width * (m.prompts + 12 * s.width / (m.reduction * m.reduction));
   }

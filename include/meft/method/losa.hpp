@@ -107,6 +107,7 @@ struct Described<Losa> {
   static void options(auto& m, auto&& visit) {
     visit(Option{"mixer-rank", "of the mixers of channels and of tokens"}, Whole{1, 65536}, m.rank);
   }
+  static Recipe recipe(const Losa&) { return {.rate = 1e-3}; }
   static Index added(const Losa& m, const StepSizes& s) { return 2 * s.width * m.rank; }
   /// Taps; of each mixer what is normed and its two numbers, the normed, the hidden layer and what γ multiplies; in
   /// models of images that twice. On the way the gradients of y, g and z; or what is alive in a frozen layer.
