@@ -58,7 +58,7 @@ void show(const Row& row) {
 }
 
 constexpr std::array groups{"keeps activations", "keeps layers' inputs", "computes them back: reversible layers",
-                            "keeps nothing of frozen layers", "forward passes alone"};
+                            "keeps little or nothing of frozen layers", "forward passes alone"};
 /// What a step of it keeps, as a place in `groups`.
 std::size_t group_of(const std::string& name) {
   const auto [method, recompute] = bench::Named::of(name);

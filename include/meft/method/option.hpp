@@ -19,7 +19,7 @@ struct MethodFacts {
   bool recomputes = true;       // a layer's input can be all that it keeps
   bool trains_all = false;      // nothing is frozen, so that no weight is packed
   bool narrows = false;         // weights that train may be multiplied in bf16, on a host
-  bool trains_layers = true;    // gradients go through the layers
+  bool trains_layers = true;    // gradients go through the layers, not only the latest or a decoder's
   bool writes = false;          // elements of frozen weights train where they lie: these are kept by element
   bool reads_images = false;    // it is for models that read images alone
   bool starts_as_is = false;    // before the first step the frozen model computes what it did, bit for bit

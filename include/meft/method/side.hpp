@@ -1,6 +1,7 @@
 // Owns: a network beside frozen layers, as the chain that runs them sees it. It reads what goes into the first layer
-// and what comes out of each, the taps h_0 … h_L, and its output takes the place of h_L: no gradient goes through a
-// layer of that list. Must not know: which networks there are.
+// and what comes out of each, the taps h_0 … h_L, and its output takes the place of h_L, or goes into late layers.
+// Gradients go through these, and through a decoder's layers to the network that is beside its encoder's; through no
+// others. Must not know: which networks there are.
 #pragma once
 
 #include <functional>
