@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,7 +14,9 @@
 #include <meft/method/any.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
+#include <meft/model/llama.hpp>
 #include <meft/model/opt.hpp>
+#include <meft/model/t5.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/model/vit.hpp>
 #include <meft/nn/classifier.hpp>
@@ -452,20 +455,34 @@ TEST_CASE("methods: every one of the registry has a row here; the names of what 
 }
 
 TEST_CASE("methods: the weights that a method says it adds to a layer are those of its matrices there") {
-  const auto own = model_names("");
+  model::LlamaConfig few;  // key heads
+  few.vocab_size = 20;
+  few.hidden_size = 12;
+  few.num_hidden_layers = 1;
+  few.num_attention_heads = 3;
+  few.num_key_value_heads = 1;
+  few.head_dim = few.rotary.rotated = 4;
+  few.intermediate_size = 16;
   int checked = 0;
   for (const auto& row : rows()) {
     if (method_facts(row.method).beside) continue;
     CAPTURE(method_title(row.method));
-    Index found = 0;
-    for (const auto& part : Subject(row.method, false, 1).parts)
-      if (part.name.starts_with(layer) && part.parameter.shape().rank() > 1 &&
-          std::find(own.begin(), own.end(), part.name) == own.end())
-        found += part.parameter.size();
-    CHECK(added_weights(row.method, StepSizes::of(make_bert(1).spec.layers.layer)) == found);
-    checked += found > 0;
+    for (const bool llama : {false, true}) {
+      CAPTURE(llama);
+      auto model = llama ? away(few.spec()) : make_bert(1);
+      std::set<std::string> own;
+      const auto over = [&](const auto& f) { nn::for_each_parameter(model.layers[0], f); };
+      over([&](const std::string& name, const auto&) { own.insert(name); });
+      const auto body = adapt(model, row.method);
+      Index found = 0;
+      over([&](const std::string& name, const auto& p) {
+        if (p.shape().rank() > 1 && !own.contains(name)) found += p.size();
+      });
+      CHECK(added_weights(row.method, StepSizes::of(model.spec.layers.layer)) == found);
+      checked += found > 0;
+    }
   }
-  CHECK(checked > 20);
+  CHECK(checked > 40);
 }
 
 TEST_CASE("methods: by name, with their options as text") {
@@ -915,28 +932,44 @@ TEST_CASE("methods: prefixes that start from words are every attention's keys an
   config.encoder_attention_heads = config.decoder_attention_heads = 3;
   config.encoder_ffn_dim = config.decoder_ffn_dim = 16;
   config.max_position_embeddings = 10;
-  auto bart = away(config.spec());
-  const PrefixTuning prefix{.tokens = 4, .start = TokenStart::words};
-  const auto body = adapt(bart, prefix);
-  CHECK(prepare(bart, body, prefix, Preview<double>{0, 1, 6, {}}));
-  const auto ids = detail::some_words(bart, 4, {6, detail::virtual_site, 0});
-  const auto words = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(4, 0)});
-  const auto check = [](nn::MultiHeadAttention<double>& attention, const Var<double>& reads) {
-    CHECK(attention.prefix->key.value().values() == attention.key(reads).value().values());
-    CHECK(attention.prefix->value.value().values() == attention.value(reads).value().values());
-    attention.prefix.reset();
-  };
-  auto h = bart.embed(words);
-  for (auto layer : bart.layers) {  // copies
-    check(layer.attention, h.value);
-    h.value = layer(h.value, h.context);
-  }
-  const auto encoded = h.value;
-  h = bart.embed_decoder(words, h);
-  for (auto layer : bart.decoder_layers) {
-    check(layer.attention, h.value);
-    check(*layer.cross, encoded);
-    h.value = layer(h.value, h.context);
+  model::T5Config other;  // with a norm behind the encoder
+  other.vocab_size = 20;
+  other.d_model = 12;
+  other.d_kv = 4;
+  other.d_ff = 16;
+  other.num_layers = other.num_decoder_layers = 2;
+  other.num_heads = 3;
+  for (const auto& spec : {config.spec(), other.spec()}) {
+    CAPTURE(spec.family);
+    auto model = away(spec);
+    const PrefixTuning prefix{.tokens = 4, .start = TokenStart::words};
+    const auto body = adapt(model, prefix);
+    CHECK(prepare(model, body, prefix, Preview<double>{0, 1, 6, {}}));
+    const auto ids = detail::some_words(model, 4, {6, detail::virtual_site, 0});
+    const auto words = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(4, 0)});
+    const auto check = [](nn::MultiHeadAttention<double>& attention, const Var<double>& reads) {
+      CHECK(attention.prefix->key.value().values() == attention.key(reads).value().values());
+      CHECK(attention.prefix->value.value().values() == attention.value(reads).value().values());
+      attention.prefix.reset();
+    };
+    const auto enters = [](const auto& layer, const Var<double>& h) {
+      return layer.norm_first ? layer.attention_norm(h) : h;
+    };
+    Body<double> without;  // prefixes
+    auto h = model.embed(words);
+    for (auto layer : model.layers) {  // copies
+      check(layer.attention, enters(layer, h.value));
+      h.value = layer(h.value, h.context);
+      without.chain.layers.push_back(layer);
+    }
+    without.chain.plain = without.chain.layers.size();
+    const auto encoded = model.encode(words, without);
+    h = model.embed_decoder(words, encoded);
+    for (auto layer : model.decoder_layers) {
+      check(layer.attention, enters(layer, h.value));
+      check(*layer.cross, encoded.value);
+      h.value = layer(h.value, h.context);
+    }
   }
 }
 

@@ -22,6 +22,7 @@
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/llama.hpp>
+#include <meft/model/t5.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/model/vit.hpp>
 #include <meft/ops/reduce.hpp>
@@ -418,6 +419,33 @@ TEST_CASE("side: taps are the frozen layers' inputs and outputs, unrecorded, and
     if (i < 3) h.value = bert.layers[i](h.value, h.context);
   }
   CHECK_THROWS_WITH_AS(adapt(bert, Unipt{}, {.recompute = true}), doctest::Contains("side network"), Error);
+}
+
+TEST_CASE("side: of T5 nothing is dropped between its lists of layers and behind them either") {
+  model::T5Config config;
+  config.vocab_size = 20;
+  config.d_model = 8;
+  config.d_kv = 4;
+  config.d_ff = 12;
+  config.num_layers = config.num_decoder_layers = 2;
+  config.num_heads = 2;
+  config.dropout_rate = 0.5;
+  auto batch = nn::Batch<>::pack({{3, 7, 1, 5}, {19, 4}}, {{0, 0, 0, 0}, {0, 0}});
+  const auto check = [&](const auto& method) {
+    model::Transformer<double> t5(config.spec());
+    t5.initialise(4);
+    const auto body = adapt(t5, method);
+    const auto at_step = [&](std::uint32_t step) {
+      batch.run = {6, step, true};
+      return t5.run(batch, body).value.value().values();
+    };
+    CHECK(at_step(1) == at_step(2));
+  };
+  check(Unipt{.projection = 4});
+  check(Lst{.reduction = 2});
+  check(Qst{.reduction = 2, .rank = 2});
+  check(Sherl{.projection = 4});
+  check(Losa{.rank = 2});
 }
 
 TEST_CASE("side: late layers run on the network's output, and gradients go through them") {

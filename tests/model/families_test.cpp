@@ -776,6 +776,31 @@ TEST_CASE("families: what PyPI's peft wrote is read; what is written is what pef
     }
 }
 
+TEST_CASE("families: the numbers that a peft folder tells of are those of a model with few key heads") {
+  model::LlamaConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = 16;
+  config.num_hidden_layers = 1;
+  config.num_attention_heads = 4;
+  config.num_key_value_heads = 1;
+  config.head_dim = config.rotary.rotated = 4;
+  config.intermediate_size = 8;
+  for (const AnyMethod& method : {AnyMethod(PrefixTuning{.tokens = 3}), AnyMethod(LowRank{.rank = 2})}) {
+    CAPTURE(method_title(method));
+    Transformer<float> llama(config.spec());
+    llama.initialise(1);
+    const auto body = adapt(llama, method);
+    const auto trained = nn::trainable<float, Cpu>(llama);
+    const meft::test::Folder out;
+    checkpoints::save_trained(out.text() + "/ours.safetensors", trained, {});
+    checkpoints::write_peft(out.text(), io::Safetensors(out.text() + "/ours.safetensors"), llama.spec, method,
+                            {.model = "", .task = "SEQ_CLS"});
+    const checkpoints::PeftAdapter written(out.text());
+    written.check_size(llama.spec);
+    written.load(trained, llama.spec, method);
+  }
+}
+
 TEST_CASE(
     "families: what is written for PyPI's peft names modules of the model, whichever list of layers they are in") {
   const meft::test::Folder out;
@@ -1057,7 +1082,14 @@ TEST_CASE("families: ranked answers: losses, gradients and scores as transformer
     CHECK(gradients.names().size() == 2);
     if (!masked) {  // texts that are written
       learner.losses = task::Losses::words;
-      CHECK(loss_of(rows) == doctest::Approx(values.real("loss.words")[0]).epsilon(1e-12));
+      const double mean = loss_of(rows);
+      CHECK(mean == doctest::Approx(values.real("loss.words")[0]).epsilon(1e-12));
+      const auto counted = [&](std::span<const std::uint32_t> questions) {
+        return static_cast<double>(learner.batch(data, questions, {}).counted);
+      };
+      CHECK(counted(some) != 2 * counted(one));  // words weigh alike however they are batched
+      CHECK((counted(some) * loss_of(some) + counted(one) * loss_of(one)) / counted(rows) ==
+            doctest::Approx(mean).epsilon(1e-12));
       compare("words.");
       CHECK(gradients.names().size() == 4);
       const auto wanted = lists("written", "written_offsets");
@@ -1151,6 +1183,7 @@ TEST_CASE(
       CHECK(words_of(pruned) == file);
       auto& rows = *pruned.model.embeddings->rows;
       CHECK(pruned.model.embeddings->word.shape()[0] == 1);
+      rows.use(std::span(ids).first(1));  // not in ascending order with the others
       rows.use(ids);
       CHECK(pruned.model.embeddings->word.shape()[0] == static_cast<Index>(used.size()));
       CHECK(train(pruned) == train(whole));

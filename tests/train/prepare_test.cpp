@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <meft/method/coupled.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
+#include <meft/ops/loss.hpp>
 #include <meft/train/prepare.hpp>
 
 using namespace meft;
@@ -25,6 +27,9 @@ using Asked = std::vector<std::vector<std::uint32_t>>;
 
 /// Runs a small BERT on two short texts, whatever it is asked for.
 struct Small {
+  using T = double;
+  using B = Cpu;
+
   model::Transformer<double> model;
   Body<double> body;
   nn::Classifier<double> head = nn::Classifier<double>::make(8, 2, {1, 99, 0});
@@ -49,8 +54,10 @@ struct Small {
     asked->emplace_back(rows.begin(), rows.end());
     auto out = nn::Batch<>::pack({{3, 7, 1}, {5, 2}}, {{0, 0, 0}, {0, 0}});
     out.run = run;
+    out.labels = Tensor<std::int32_t>::from({2}, {1, 0});
     return out;
   }
+  Var<double> loss(const nn::Batch<>& batch) const { return cross_entropy(head(model.run(batch, body)), batch.labels); }
 };
 
 }  // namespace
@@ -91,6 +98,23 @@ TEST_CASE("calibration looks at four batches from all of the examples, or at all
   Small plain(HeadOnly{});
   CHECK(train::calibrate(plain, Lengths{{3, 3}}, 2, 5).features == 0);
   CHECK(plain.asked->empty());
+}
+
+TEST_CASE("a method that chooses by examples gives streams a wider range where these leave it") {
+  const AnyMethod method = Meft1{.options = {.stack = {.fraction_bits = 30}}, .inside = Speft{.density = 0.1}};
+  Small learner(method);
+  nn::for_each_parameter(learner.model, [](const std::string& name, Parameter<double>& p) {
+    if (name == "embeddings.LayerNorm.weight") p.value() = Tensor<double>::full(p.shape(), 4.0);
+  });
+  const auto ranges = learner.body.ranges();
+  CHECK(ranges.at(0)->least() == 30);  // ±2
+  CHECK(train::prepare(learner, method, Lengths{{3, 3}}, 2, 5, [](std::size_t, std::size_t) { return false; }));
+  CHECK(ranges.at(0)->least() < 30);
+  std::size_t chosen = 0;
+  nn::walk(learner.model.layers, [&](const std::string&, nn::Linear<double>& linear) {
+    if (linear.chosen()) chosen += static_cast<std::size_t>(linear.chosen()->values.size());
+  });
+  CHECK(chosen > 100);
 }
 
 TEST_CASE("the distance from the plain model: of a stack alone, on few examples; near where the factor is small") {

@@ -67,14 +67,15 @@ std::set<std::string> read_rows_later(Model& model, const std::shared_ptr<const 
 
 }  // namespace detail
 
-/// Has a pruned model read the rows that a run trained, which its file names: what that holds can then be loaded.
+/// Has a pruned model read the rows that a run trained, which its file names, in that order: what it holds can then be
+/// loaded.
 template <class Model>
 void use_rows_of(const io::Safetensors& file, Model& model, Where where = Where::current()) {
   if (!model.embeddings || !model.embeddings->rows || !file.contains(model.embeddings->rows->name())) return;
   const auto& entry = file.find(model.embeddings->rows->name(), where);
   std::vector<std::int32_t> rows(entry.shape.size() == 1 ? static_cast<std::size_t>(entry.shape[0]) : 0);
   io::copy_to(entry, std::span(rows), where);
-  model.embeddings->rows->use(rows, where);
+  model.embeddings->rows->use(rows, true, where);
 }
 
 /// Has a pruned model's word embeddings as a whole again, for what needs each row.

@@ -118,6 +118,7 @@ Index inserted_activation(const M& method, const StepSizes& s) {
 /// Nothing inside the model is dropped: what its layers give is a function of the example.
 template <class Model>
 void without_dropout(Model& model) {
+  model.spec.dropout = 0;
   for (auto* embeddings : {&model.embeddings, &model.decoder_embeddings})
     if (*embeddings) (*embeddings)->spec.dropout = 0;
   if (model.patches) model.patches->spec.dropout = 0;

@@ -27,7 +27,7 @@ struct Described<PrefixTuning> {
     visit(tokens_option, token_counts, m.tokens);
     visit(token_start_option, token_starts, m.start);
   }
-  static Index added(const PrefixTuning& m, const StepSizes& s) { return 2 * s.width * m.tokens; }
+  static Index added(const PrefixTuning& m, const StepSizes& s) { return 2 * s.keys() * m.tokens; }
   static Kept kept(const PrefixTuning&, const StepSizes&) { return {}; }
   static Recipe recipe(const PrefixTuning&) { return {.rate = 1e-2}; }
   static constexpr std::array<PeftTensor, 2> tensors{{{"attention_prefix.key", ""}, {"attention_prefix.value", ""}}};
@@ -76,7 +76,8 @@ bool prepare(Model& model, const Body<T, B>&, const PrefixTuning& method, const 
     }
     return h;
   };
-  const auto encoded = one_list(model.layers, model.embed(words));
+  auto encoded = one_list(model.layers, model.embed(words));
+  if (model.encoder_norm) encoded.value = (*model.encoder_norm)(encoded.value);
   if (model.decodes()) one_list(model.decoder_layers, model.embed_decoder(words, encoded));
   return true;
 }

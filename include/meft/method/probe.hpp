@@ -84,7 +84,7 @@ struct Probe {
     Group(Probe& probe, std::size_t begin, std::size_t end) : of(probe), first(begin), last(end) {
       for (std::size_t i = first; i < last; ++i) {
         weights.push_back(of.matrices[i].weights());
-        of.matrices[i].sparse().choose_all(weights.back());
+        of.matrices[i].sparse().probe_all(weights.back());
       }
     }
     ~Group() {

@@ -4,6 +4,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -82,7 +84,11 @@ class Scoring {
 
   template <class Model>
   Scoring(Model& model, const Body<T, B>& body, const Speft& method, const Preview<T, B>& preview)
-      : body_(body), method_(method), preview_(preview), probe_(model, preview, method.examples, "speft") {
+      : body_(body),
+        method_(method),
+        preview_(preview),
+        probe_(model, preview, method.examples, "speft"),
+        encoder_norm_(model.encoder_norm) {
     for_each_layer(model, [&](auto& layer) { layers_.push_back(layer); });
   }
 
@@ -180,28 +186,44 @@ class Scoring {
     return true;
   }
 
-  /// ∂R/∂|w|, with biases and norms absolute too.
-  Values flow(Group& group) {
-    std::vector<std::pair<Parameter<T, B>, Tensor<T, B>>> others;
-    nn::walk(layers_, [&](const std::string&, Parameter<T, B>& p) {
+  /// What biases and norms were while they are absolute.
+  struct Absolute {
+    std::vector<std::pair<Parameter<T, B>, Tensor<T, B>>> were{};
+
+    Absolute() = default;
+    ~Absolute() {
+      for (auto& [p, value] : were) p.value() = value;
+    }
+    Absolute(const Absolute&) = delete;
+    Absolute& operator=(const Absolute&) = delete;
+    void operator()(const std::string&, Parameter<T, B>& p) {
       if (!p.defined() || p.trainable()) return;
-      others.push_back({p, p.value()});
+      were.push_back({p, p.value()});
       auto values = p.value().values();
       for (T& x : values) x = std::fabs(x);
       p.value() = Tensor<T, B>::from(p.shape(), values);
-    });
+    }
+  };
+
+  /// ∂R/∂|w|, with biases and norms absolute too, of the layers one after the other: R is beyond the range of streams.
+  Values flow(Group& group) {
+    Absolute absolute;
+    const auto take = [&](const std::string& name, Parameter<T, B>& p) { absolute(name, p); };
+    nn::walk(layers_, take);
+    if (encoder_norm_) nn::walk(*encoder_norm_, take);
     group.set(group.weights, [](T w, T) { return std::fabs(w); });
     const auto ones = [&](const Chain<T, B>& chain, std::vector<Side<T, B>> sides) {
       const auto x = Tensor<T, B>::full({1, chain.layers.front().width()}, T(1));
-      return chain({x, {Offsets({0, 1}), {}, 0, std::move(sides)}}).value;
+      const Chain<T, B> plain{.layers = chain.layers, .plain = chain.layers.size()};
+      return plain({x, {Offsets({0, 1}), {}, 0, std::move(sides)}}).value;
     };
     {
       Tape tape;
       auto h = ones(body_.chain, {});
+      if (encoder_norm_) h = (*encoder_norm_)(h);
       if (!body_.decoder.layers.empty()) h = ones(body_.decoder, {{h, Offsets({0, 1})}});
       tape.backward(sum(h));
     }
-    for (auto& [p, value] : others) p.value() = value;
     return group.take();
   }
 
@@ -234,6 +256,7 @@ class Scoring {
   const Preview<T, B>& preview_;
   Probe<T, B> probe_;
   std::vector<nn::TransformerLayer<T, B>> layers_;
+  std::optional<nn::Norm<T, B>> encoder_norm_;  // a handle
   std::size_t passes_ = 1;
 };
 

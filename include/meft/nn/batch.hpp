@@ -29,7 +29,7 @@ struct Batch {
   /// as its last sequences where a decoder is to give them.
   Tensor<std::int32_t, B> rows{};
   Offsets answers{}, wrong{};  // the words of each answer; the wrong answers of each question
-  Index counted = -1;          // what its loss is the mean over: sequences, tokens, questions; -1: not told
+  Index counted = -1;          // what its loss is the mean over: sequences, tokens, questions, words; -1: not told
   Index filling = 0;           // how many of the sequences, the last, are there for the device alone (nn/filled.hpp)
 
   /// f(tensor) for each, defined or not.

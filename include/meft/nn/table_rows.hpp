@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -15,7 +16,7 @@
 
 namespace meft::nn {
 
-/// Which rows of a table a parameter holds; ids stay as they are. Rows that are used together come in ascending order.
+/// Which rows of a table a parameter holds; ids stay as they are.
 template <Real T, Backend B = Cpu>
 class TableRows {
  public:
@@ -40,18 +41,19 @@ class TableRows {
   /// The rows that the parameter has, in its order. [n]
   Tensor<std::int32_t, B>& numbers() { return table_.numbers(); }
 
-  /// Takes up those that are not there. Errors: an id outside the table; gradients are there already.
-  void use(std::span<const std::int32_t> ids, Where where = Where::current()) {
+  /// Takes up those that are not there, in ascending order, or `as_listed`. Errors: an id outside the table; gradients
+  /// are there already.
+  void use(std::span<const std::int32_t> ids, bool as_listed = false, Where where = Where::current()) {
     const Lock lock(mutex_);
     std::vector<std::int32_t> more;
+    std::set<std::int32_t> seen;
     for (const std::int32_t id : ids)
       if (id < 0 || id >= count())
         fail({name_ + ": an id outside the table of " + std::to_string(count()) + " rows, found", where}, id);
     for (const std::int32_t id : ids)
-      if (places_[static_cast<std::size_t>(id)] < 0) more.push_back(id);
+      if (places_[static_cast<std::size_t>(id)] < 0 && seen.insert(id).second) more.push_back(id);
     if (more.empty()) return;
-    std::sort(more.begin(), more.end());
-    more.erase(std::unique(more.begin(), more.end()), more.end());
+    if (!as_listed) std::sort(more.begin(), more.end());
     if (table_.gradient().defined())
       fail({name_ + ": a row is used for the first time after an optimizer was made, so that it could not train: row",
             where},
@@ -77,7 +79,7 @@ class TableRows {
   /// The parameter's row of each id; rows that are not there are read.
   Tensor<std::int32_t, B> places(const Tensor<std::int32_t, B>& ids, Where where = Where::current()) {
     auto out = ids.values();
-    use(out, where);
+    use(out, false, where);
     for (auto& id : out) id = places_[static_cast<std::size_t>(id)];
     return Tensor<std::int32_t, B>::from(ids.shape(), out);
   }

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <numeric>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -130,22 +132,17 @@ struct Sparse {
     if (elements.empty()) return;
     std::vector<T> from;
     for (const auto at : elements) from.push_back(w[static_cast<std::size_t>(at)]);
-    if (chosen->held.defined()) {
-      const auto held = chosen->held.values();
-      const auto more = chosen->held_values.values();  // the weight may have them rounded
-      for (std::size_t i = 0; i < held.size(); ++i)
-        if (const auto at = std::lower_bound(elements.begin(), elements.end(), held[i]);
-            at != elements.end() && *at == held[i])
-          from[static_cast<std::size_t>(at - elements.begin())] = more[i];
-    }
     const UseScope use(Use::parameter);
     *indices = Tensor<std::int32_t, B>::from({static_cast<Index>(elements.size())}, elements);
-    begin(from, w);
-    if (chosen->anew || chosen->decays) chosen->start = Tensor<T, B>::from(values.shape(), from);
-    if (chosen->decays) values.anchor() = chosen->start;
+    start_from(std::move(from), w);
   }
   /// All of them do.
   void choose_all(const std::vector<T>& w) {
+    choose({}, w);
+    start_from(w, w);
+  }
+  /// All of them have gradients for a while, and are then what they are in w: see detail::Probe.
+  void probe_all(const std::vector<T>& w) {
     choose({}, w);
     const UseScope use(Use::parameter);
     begin(w, w);
@@ -155,7 +152,7 @@ struct Sparse {
   void hold(const PackedWeight<T, B>& w) {
     if (!trains() || !chosen->start.defined()) return;
     write(w);
-    const auto at = indices->values();
+    const auto at = numbers(static_cast<std::size_t>(values.size()));
     const auto now = values.value().values(), start = chosen->start.values();
     std::vector<Held> all, old;
     for (std::size_t i = 0; i < at.size(); ++i) all.push_back({at[i], now[i], start[i]});
@@ -260,6 +257,24 @@ struct Sparse {
     const Shape shape{static_cast<Index>(all.size())};
     chosen->held = Tensor<std::int32_t, B>::from(shape, at);
     chosen->held_values = Tensor<T, B>::from(shape, to);
+  }
+  /// Which elements of the weight the `count` that train are.
+  std::vector<std::int32_t> numbers(std::size_t count) const {
+    if (indices->defined()) return indices->values();
+    std::vector<std::int32_t> all(count);
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+  /// They start `from` their values in the weight, those that are held from these: the weight may have them rounded.
+  void start_from(std::vector<T> from, const std::vector<T>& w) {
+    const auto at = numbers(from.size());
+    for (const auto& one : held())
+      if (const auto same = std::lower_bound(at.begin(), at.end(), one.at); same != at.end() && *same == one.at)
+        from[static_cast<std::size_t>(same - at.begin())] = one.value;
+    const UseScope use(Use::parameter);
+    begin(from, w);
+    if (chosen->anew || chosen->decays) chosen->start = Tensor<T, B>::from(values.shape(), from);
+    if (chosen->decays) values.anchor() = chosen->start;
   }
   void begin(const std::vector<T>& elements, const std::vector<T>& w) {
     const Shape shape{static_cast<Index>(elements.size())};

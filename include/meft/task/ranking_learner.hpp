@@ -38,7 +38,9 @@ struct RankingLearner {
       require(!std::isnan(data.labels.at(q)), "ranked answers: a question whose right answer is not told", q);
       right.push_back(static_cast<std::uint32_t>(data.labels[q]));
     }
-    return batch_of(data, questions, right, run);
+    auto out = batch_of(data, questions, right, run);
+    if (losses == Losses::words && !questions.empty()) out.counted = out.answers.end(out.wrong.sequences() - 1);
+    return out;
   }
 
   Var<T, B> loss(const nn::Batch<B>& batch) const {

@@ -19,19 +19,27 @@
 namespace meft::train {
 
 /// What `method` chooses by examples of `data`, `batch` at a time, is chosen; most methods choose nothing. `learner`
-/// and `data` are as Job::of takes them. False when stopped: stop(done, of) true ends it. A run that is resumed has
-/// what was chosen in its state: see checkpoints::choose_as_in.
+/// and `data` are as Job::of takes them. False when stopped: stop(done, of) true ends it. Where a value leaves a
+/// stream's range, that gets wider and all begins anew. A run that is resumed has what was chosen in its state (see
+/// checkpoints::choose_as_in), unless that is a log alone: then it is done again.
 template <class L, class Data, class Stop>
 bool prepare(L& learner, const AnyMethod& method, const Data& data, std::size_t batch, std::uint64_t seed,
              const Stop& stop) {
   using T = typename L::T;
   using B = typename L::B;
   Preview<T, B> preview{data.lengths().size(), batch, seed, {}, stop};
+  std::vector<std::uint32_t> last;  // that were looked at
   preview.loss = [&](std::span<const std::uint32_t> rows) {
+    last = {rows.begin(), rows.end()};
     const auto one = learner.batch(data, rows, Run{seed, 0, false});
     return one.counted == 0 ? Var<T, B>() : learner.loss(one);
   };
-  return meft::prepare(learner.model, learner.body, method, preview);
+  for (;;) try {
+      return meft::prepare(learner.model, learner.body, method, preview);
+    } catch (const StreamError& error) {
+      const auto again = [&, rows = last] { (void)preview.loss(rows); };
+      if (widen_after(error, learner.body.ranges(), again).features == 0) throw;
+    }
 }
 
 /// How what a method chose by examples of `data` is chosen anew in a run of these options: for their `renewal`. All
