@@ -122,11 +122,11 @@ class Runner {
   bool prepare(Learner& learner, const Data& data, const train::TrainOptions& options) {
     const train::RunFiles files(options.folder);
     if (options.resume && is_there(files.state)) {
-      if (checkpoints::may_choose<float, B>(learner))
-        checkpoints::choose_as_in<float, B>(io::Safetensors(files.state), learner);
-      return true;
-    }
-    say_range(train::calibrate(learner, data.train, options.batch, options.seed));
+      const io::Safetensors state(files.state);
+      checkpoints::use_rows_of(state, learner.model);
+      if (checkpoints::may_choose<float, B>(learner)) checkpoints::choose_as_in<float, B>(state, learner);
+      if (!method_recipe(flags_.method).log_alone) return true;  // else the parameters start as they did
+    } else say_range(train::calibrate(learner, data.train, options.batch, options.seed));
     Progress progress;
     return train::prepare(learner, flags_.method, data.train, options.batch, options.seed,
                           progress.watch("choosing what trains", stop_));

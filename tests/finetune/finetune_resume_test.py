@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from place import LIMIT, check, check_log, execute, lines_of, main, make_model, read_safetensors, results, run
+from place import LIMIT, check, check_log, execute, killed, lines_of, main, make_model, read_safetensors, results, run
 
 
 def kill_and_resume(place, rng, method, *more, wanted=4):
@@ -54,12 +54,25 @@ def test_killed(place):
     kill_and_resume(place, rng, "unipt", "--projection", 8, "--accumulate", 2, "--batch", 32, "--epochs", 9)  # in parts
     kill_and_resume(place, rng, "speft", "--density", 0.1, "--score-examples", 40, "--mask-steps", 25, "--value-decay", "yes", "--epochs", 9)
     kill_and_resume(place, rng, "mezo", "--accumulate", 2, "--batch", 4, "--epochs", 6, "--lr", 1e-4, "--forward-samples", 2, "--mezo-state", "log")
+    kill_and_resume(place, rng, "mezo-prefix", "--epochs", 9, "--mezo-state", "log")
     kill_and_resume(place, rng, "zofo-prefix", "--zofo-inner", 3, "--epochs", 9, "--lr", 1e-4)
     wide = place.root / "wide"
     make_model(wide, width=32, inner=64)  # rows of whole blocks
     kept = ("--model", wide, "--pooling", "mean", "--epochs")
     kill_and_resume(place, rng, "meft3", "--inside", "lora", "--readout", "learned", *kept, 3, "--weights", "q4")
     for weights in ("q8", "nf4", "as-stored"): kill_and_resume(place, rng, "lora", *kept, 1, "--weights", weights, wanted=2)
+
+
+def test_pruned(place):
+    """Words that are drawn for prefixes are rows of the table behind those of the data, here and where a run is read."""
+    more = ("--prune-embeddings", "--virtual-tokens", 30, "--lr", 1e-4)
+    whole, folder = run(place, *more, method="zofo-prefix"), place.folder()
+    killed(place.command(folder, *more, "--save-every", 2, method="zofo-prefix"), folder)
+    execute(place.command(folder, *more, "--resume", method="zofo-prefix"))
+    check(results(folder) == results(whole), "a kill changed the bits")
+    scored = execute(place.command(folder, "--eval-only", "--data", place.data, task=False)).stdout
+    accuracy = results(whole)["metrics"]["value"]
+    check(f"accuracy {accuracy:.4f}" in scored, f"{accuracy}: {scored}")
 
 
 def interrupt(place, folder, lines, number, *more):
