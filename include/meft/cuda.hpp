@@ -7,6 +7,8 @@
 #include <meft/backend/cuda/recording.hpp>
 #include <meft/backend/cuda/tag.hpp>
 #include <meft/backend/kernels/attention.hpp>
+#include <meft/backend/kernels/bf16.hpp>
+#include <meft/backend/kernels/bottleneck.hpp>
 #include <meft/backend/kernels/dropout.hpp>
 #include <meft/backend/kernels/gemm.hpp>
 #include <meft/backend/kernels/loss.hpp>
@@ -20,5 +22,6 @@
 #include <meft/backend/kernels/relu_attention.hpp>
 #include <meft/backend/kernels/rotary.hpp>
 #include <meft/backend/kernels/rows.hpp>
+#include <meft/backend/kernels/sampled.hpp>
 #include <meft/backend/kernels/shear.hpp>
 #include <meft/backend/kernels/softmax.hpp>

@@ -104,10 +104,11 @@ def problems(root):
         homes = (include / "backend" / "cpu" / path.name, root / "kernels" / f"{path.stem}.cu")
         if lacking := [str(home.relative_to(root)) for home in homes if not home.exists()]:
             yield f"backend/kernels/{path.name}: there is no {' and no '.join(lacking)}"
-    umbrella = include / "meft.hpp"
-    for path in sorted((include / "ops").glob("*.hpp")):
-        if not umbrella.exists() or f"<meft/ops/{path.name}>" not in umbrella.read_text():
-            yield f"meft.hpp: lacks ops/{path.name}"
+    for umbrella, folder in (("meft.hpp", "ops"), ("cuda.hpp", "backend/cuda"), ("cuda.hpp", "backend/kernels")):
+        text = (include / umbrella).read_text() if (include / umbrella).exists() else ""
+        for path in sorted((include / folder).glob("*.hpp")):
+            if f"<meft/{folder}/{path.name}>" not in text:
+                yield f"{umbrella}: lacks {folder}/{path.name}"
     for entry in sorted(root.iterdir()):
         if entry.name not in TOP and not LOCAL.fullmatch(entry.name):
             yield f"{entry.name}: is not among the files of the top level"
@@ -142,6 +143,7 @@ BROKEN = [
     ("include/meft/nn/m.hpp", "#pragma once\n#include <meft/backend/cpu/map.hpp>\n", "the interface of kernels is"),
     ("include/meft/ops/a.hpp", "#pragma once\n", "lacks ops/a.hpp"),
     ("include/meft/backend/kernels/a.hpp", "#pragma once\n", "there is no"),
+    ("include/meft/backend/cuda/a.hpp", "#pragma once\n", "cuda.hpp: lacks backend/cuda/a.hpp"),
     ("notes.txt", "", "top level"),
 ]
 
@@ -151,7 +153,9 @@ def rules_that_do_not_bite():
     for name, text, expected in [("include/meft/meft.hpp", "#pragma once\n", None), *BROKEN]:
         with tempfile.TemporaryDirectory() as folder:
             root = pathlib.Path(folder)
-            for path, content in [(root / "include/meft/meft.hpp", "#pragma once\n"), (root / name, text)]:
+            for path, content in [(root / "include/meft/meft.hpp", "#pragma once\n"),
+                                  (root / "include/meft/cuda.hpp", "#pragma once\n#include <meft/backend/kernels/a.hpp>\n"),
+                                  (root / name, text)]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text((opening if path.suffix == ".hpp" and not content.startswith("//") else "") + content)
             found = list(problems(root))
