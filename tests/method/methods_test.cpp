@@ -579,7 +579,8 @@ TEST_CASE("methods: by name, with their options as text") {
                                                                           {Fpt{}, 2e-4},
                                                                           {Unipt{}, 5e-4},
                                                                           {Sherl{}, 5e-4}}) {
-    CAPTURE(method_name(of));
+    const auto name = method_name(of);
+    CAPTURE(name);
     CHECK(method_recipe(of).rate == rate);
   }
   CHECK(std::get<Ia3>(vectors).form == Ia3::Form::paper);
