@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -648,6 +649,41 @@ TEST_CASE("task: texts to be written; test is scored where each row has one") {
   }
   folder.put("test.tsv", "text\nd\n");
   CHECK_FALSE(data::load("tsv", folder.text(), options).test_labelled);
+
+  // Rows with nothing to be written.
+  folder.put("train.tsv", "text\tanswer\na\tx\nb\t\nc\t  \nd\ty\n");
+  const auto empty = data::load("tsv", folder.text(), options);
+  CHECK(empty.train.size() == 2);
+  REQUIRE(empty.left_out.size() == 1);
+  CHECK(contains(empty.left_out[0].text(), "train.tsv: 2 rows without a label left out (lines 3, 4)"));
+  CHECK(data::load_inputs("tsv", folder.text() + "/train.tsv", options).size() == 4);
+  const Folder json;
+  const std::string told = "{\"text\": \"a\", \"answer\": \"x\"}\n", untold = "{\"text\": \"b\", \"answer\": null}\n";
+  json.put("train.jsonl", told + untold + told);
+  json.put("dev.jsonl", told);
+  json.put("test.jsonl", told + untold);
+  const auto hidden = data::load("tsv", json.text(), options);
+  CHECK(hidden.train.size() == 2);
+  CHECK(hidden.test.size() == 2);
+  CHECK(hidden.test_unlabelled == 1);
+  CHECK_FALSE(hidden.test_labelled);
+  CHECK(data::load_inputs("tsv", json.text() + "/test.jsonl", options).size() == 2);
+}
+
+TEST_CASE("task: a header over texts to be written is not learned") {
+  const Folder folder;
+  folder.put("train.csv", "question,answer\nWho is it?,A cat.\nWhere is it?,At home.\nWhen?,Now.\n");
+  folder.put("dev.csv", "question,answer\nWho?,A dog.\n");
+  data::LoadOptions options{.text = "1", .pair = "2", .written = true};
+  CHECK(contains(message_of([&] { data::load("tsv", folder.text(), options); }, &folder),
+                 "train.csv:1: is this line a text or the names of the columns? Say with option header (yes or no)"));
+  options.header = data::Header::absent;
+  CHECK(data::load("tsv", folder.text(), options).train.size() == 4);
+  options.header = data::Header::present;
+  CHECK(data::load("tsv", folder.text(), options).train.size() == 3);
+  options.header = data::Header::automatic;
+  folder.put("train.csv", "Who is it?,A cat.\nWhere is it?,At home.\n");
+  CHECK(data::load("tsv", folder.text(), options).train.size() == 2);
 }
 
 TEST_CASE("what is no regular file is refused, not waited for") {
@@ -721,6 +757,10 @@ TEST_CASE("labels: what says none is left out and counted, never a class") {
   CHECK(load("a\t0\nb\t1\nc\t-1\nd\t0\n", told, "x\t0\n").train.size() == 3);
   told.label_names = {"down", "up"};  // numbers count the names
   CHECK(load("a\t0\nb\t1\nc\t-1\nd\tdown\n", told, "x\t1\n").train[2].label == 0);
+  told.label_names = {"1", "2", "3"};  // but where these are numbers
+  CHECK(load("a\t3\nb\t1.0\n", told, "x\t2\n").train[0].label == 2);
+  CHECK(contains(message_of([&] { load("a\t1\nb\t0\n", told, "x\t2\n"); }),
+                 "train.tsv:3: unknown label `0`: expected `1`, `2`, `3`: "));
 
   // White space around a name is no part of it; numbers are equal by value.
   const auto spaced = load("a\tpos \nb\tneg\nc\t pos\nd\tneg\xC2\xA0\ne\tpos\n", by_name, "x\tneg \n");
@@ -738,6 +778,66 @@ TEST_CASE("labels: what says none is left out and counted, never a class") {
       contains(message_of([&] { load("a\t-1\nb\t\n", value, "x\t-1\n"); }), "train.tsv:3: expected a number as label"));
   CHECK(contains(message_of([&] { load("a\t\nb\t\nc\t-\n", by_name, "x\t\n"); }), "found no rows with a label"));
   CHECK(contains(message_of([&] { load("a\tx\nb\ty\n", by_name, "x\t-\n"); }), "dev.tsv: no row has a label"));
+}
+
+TEST_CASE("labels: -1 in a test file is a value, or a class of that name, else no label") {
+  const auto read = [](const std::string& train, const std::string& test, const data::LoadOptions& options) {
+    const Folder folder;
+    folder.put("train.tsv", "text\tlabel\n" + train);
+    folder.put("dev.tsv", "text\tlabel\n" + train);
+    folder.put("test.tsv", "text\tlabel\n" + test);
+    return data::load("tsv", folder.text(), options);
+  };
+  const std::string two = "a\t1\nb\t-1\n", three = "a\t1\nb\t-1\nc\t0\n", values = "a\t2.5\nb\t-1\n";
+  data::LoadOptions plain{.text = "text", .label = "label"}, named = plain, parted = plain, valued = plain;
+  named.label_names = {"-1", "0", "1"};
+  parted.threshold = 0.5;
+  valued.regression = true;
+  for (const auto& [rows, options] :
+       {std::pair(two, plain), std::pair(three, named), std::pair(values, parted), std::pair(values, valued)}) {
+    const auto data = read(rows, rows, options);
+    CHECK(data.test_labelled);
+    CHECK(data.test_unlabelled == 0);
+    CHECK(data.test[1].label == data.train[1].label);
+    CHECK(data.train[1].label == (options.regression ? -1.0f : 0.0f));
+    // As the Hub hides labels.
+    const auto hidden = read(rows, "a\t-1\nb\t-1\n", options);
+    CHECK_FALSE(hidden.test_labelled);
+    CHECK(hidden.test_unlabelled == 2);
+  }
+  CHECK(read("a\t0\nb\t1\nc\t2\n", "a\t0\nb\t-1\n", plain).test_unlabelled == 1);
+  const Folder stsb, cola;
+  for (const char* split : {"train.tsv", "dev.tsv", "test.tsv"}) {
+    const bool test = split == std::string("test.tsv");
+    stsb.put(split, "sentence1\tsentence2\tscore\na\tb\t1.5\na\tb\t"s + (test ? "-1" : "2") + "\n");
+    cola.put(split, "sentence\tlabel\na\t1\nb\t"s + (test ? "-1" : "0") + "\n");
+  }
+  for (const auto& [name, folder] : {std::pair("stsb", &stsb), {"cola", &cola}}) {
+    const auto data = data::load(name, folder->text());
+    CHECK(std::isnan(data.test[1].label));
+    CHECK(data.test_unlabelled == 1);
+    CHECK_FALSE(data.test_labelled);
+  }
+}
+
+TEST_CASE("labels: an object or array of JSON is none") {
+  const Folder folder;
+  const data::LoadOptions options{.text = "text", .label = "label"};
+  const auto error = [&] { return message_of([&] { data::load("tsv", folder.text(), options); }, &folder); };
+  const std::string rows = "{\"text\": \"a\", \"label\": \"x\"}\n{\"text\": \"b\", \"label\": \"y\"}\n";
+  for (const char* bad : {"[\"x\"]", "{\"x\": 1}"}) {
+    const std::string row = "{\"text\": \"c\", \"label\": "s + bad + "}\n",
+                      said = ":3: expected one label, found an object or array: ";
+    folder.put("test.jsonl", rows);
+    folder.put("train.jsonl", rows + row);
+    CHECK(contains(error(), "train.jsonl" + said));
+    folder.put("dataset_info.json", R"({"features": {"label": {"names": ["x", "y"]}}})");
+    CHECK(contains(error(), "train.jsonl" + said));
+    std::filesystem::remove(folder.path / "dataset_info.json");
+    folder.put("train.jsonl", rows + rows);
+    folder.put("test.jsonl", rows + row);
+    CHECK(contains(error(), "test.jsonl" + said));
+  }
 }
 
 TEST_CASE("labels: what is told of many is cut short") {
@@ -844,6 +944,8 @@ TEST_CASE("labels: numbers named by the Hub's files") {
   card.put("README.md",
            "---\nfeatures:\n- name: label\n  class_label:\n    names:\n      '0': bad\n      '1': good\n---\n");
   CHECK(names(card) == Names{"0", "1", "2"});  // two names for three numbers are not theirs
+  card.put("dataset_info.json", R"({"features": {"label": {"names": ["1", "2", "3"]}}})");
+  CHECK(names(card) == Names{"0", "1", "2"});  // 1 is the second, called 2, and is called so by none
 }
 
 TEST_CASE("rows: a header that is not the run's, blank texts first and last") {

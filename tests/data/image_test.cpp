@@ -256,6 +256,33 @@ TEST_CASE("processors: options, defaults, errors") {
   CHECK(parse("{\"image_processor_type\": \"BitImageProcessor\", \"size\": 9}").size == data::ImageSize{0, 0, 9});
   CHECK(parse("{\"image_mean\": 0.25}").mean == std::array<float, 3>{0.25f, 0.25f, 0.25f});
   CHECK(parse("{\"size\": null, \"future\": null}").size == data::ImageSize{224, 224, 0});
+
+  // As transformers 4.57's fast processors write them: every attribute.
+  const auto fast = [](const std::string& type, const std::string& square, const std::string& rest) {
+    return "{\"image_processor_type\": \"" + type + "ImageProcessorFast\", \"default_to_square\": " + square +
+           ", \"data_format\": \"channels_first\", \"device\": null, \"disable_grouping\": null, "
+           "\"do_convert_rgb\": null, \"do_normalize\": true, \"do_pad\": null, "
+           "\"do_rescale\": true, \"do_resize\": true, \"input_data_format\": null, \"pad_size\": null, "
+           "\"rescale_factor\": 0.00392156862745098, \"return_tensors\": null, " +
+           rest + "}";
+  };
+  const std::string
+      vit = "\"crop_size\": null, \"do_center_crop\": null, \"image_mean\": 0.5, \"image_std\": 0.5, \"resample\": 2, ",
+      bit =
+          "\"image_mean\": [0.485, 0.456, 0.406], \"image_std\": [0.229, 0.224, 0.225], "
+          "\"do_center_crop\": true, \"crop_size\": {\"height\": 28, \"width\": 28}, \"resample\": 3, ";
+  const auto same = [](const data::ImageProcessor& a, const data::ImageProcessor& b) {
+    const data::Image image = noise(40, 60);
+    return a.size == b.size && a.type == b.type && a(image) == b(image);
+  };
+  CHECK(same(parse(fast("ViT", "true", vit + "\"size\": {\"height\": 32, \"width\": 32}")), parse("{\"size\": 32}")));
+  CHECK(same(parse(fast("Bit", "false", bit + "\"size\": {\"shortest_edge\": 28}")),
+             parse("{\"image_processor_type\": \"BitImageProcessor\", " + bit + "\"size\": 28}")));
+  CHECK(parse("{\"default_to_square\": false, \"size\": 9}").size == data::ImageSize{0, 0, 9});
+  CHECK(parse("{\"default_to_square\": null, \"size\": 9}").size == data::ImageSize{9, 9, 0});
+  CHECK(parse("{\"size\": 9, \"default_to_square\": true, \"image_processor_type\": \"BitImageProcessor\"}").size ==
+        data::ImageSize{9, 9, 0});
+  CHECK(wrong("{\"default_to_square\": 1}") == "p.json: default_to_square is 1, expected true or false");
   const auto loose = parse("{\"size\": {\"shortest_edge\": 20}}");
   CHECK(!loose.fixed_size());
   CHECK(contains(message_of([&] { loose.output(); }), "images keep a size of their own"));
@@ -527,6 +554,20 @@ TEST_CASE("data sets: splits of images by all their names, classes beside split 
   CHECK(data.train.size() == 3);
   CHECK(data.held_out);
   CHECK(data.test.size() == 2);
+
+  // Images of splits without class folders have no labels; a class may be called train all the same.
+  for (const auto& [train, test] : {std::pair("train", "test"), {"Training", "val"}, {"train_images", "test-images"}}) {
+    const Folder bare;
+    for (const char* name : {"/0.png", "/1.png"})
+      for (const char* part : {train, test}) bare.put(part + std::string(name), png);
+    bare.put("other/0.png", png);
+    CHECK(contains(message_of([&] { data::load_images(bare.text()); }, &bare),
+                   std::string(train) + "/: holds images, not class folders"));
+  }
+  const Folder vehicles;
+  for (const char* name : {"bus/0.png", "bus/1.png", "train/0.png", "test/bus/0.png", "test/train/0.png"})
+    vehicles.put(name, png);
+  CHECK(data::load_images(vehicles.text()).label_names == std::vector<std::string>{"bus", "train"});
 }
 
 TEST_CASE("data sets: folders of classes") {

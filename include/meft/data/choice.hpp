@@ -41,6 +41,7 @@ struct ChoiceDataset {
   std::vector<Choice> train, dev, test;  // test may be empty
   bool held_out = false;                 // train and dev are nine tenths and a tenth of one file
   bool test_labelled = false;            // every row of test has an answer: it is to be scored after training
+  std::size_t test_unlabelled = 0;       // rows of test without one
   SplitFiles files{};
 };
 
@@ -235,8 +236,8 @@ inline ChoiceDataset choices(const std::string& name, const std::string& path, c
   read(data.train, train, true);
   read(data.dev, dev, true);
   if (data.held_out = dev.empty(); data.held_out) hold_out(data.train, data.dev, train[0], options.split_seed);
-  data.test_labelled = !data.test.empty() && std::all_of(data.test.begin(), data.test.end(),
-                                                         [](const Choice& question) { return question.answer >= 0; });
+  for (const Choice& question : data.test) data.test_unlabelled += question.answer < 0;
+  data.test_labelled = !data.test.empty() && data.test_unlabelled == 0;
   return data;
 }
 

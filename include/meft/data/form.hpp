@@ -44,7 +44,8 @@ struct LoadOptions {
   bool regression = false;            // labels are numbers to be predicted
   std::optional<double> threshold{};  // labels are numbers: the sign is the class (negative 0, positive 1), and rows
                                       // whose |label| is below the threshold, or 0, are dropped
-  std::vector<std::string> label_names{};  // fixed classes in order; empty: those in the training file, sorted
+  std::vector<std::string> label_names{};  // fixed classes in order; empty: those in the training file, sorted; where
+                                           // none is a number, a label may be a name's number from 0
   bool written = false;                    // the pair is what is to be written; there are no labels
   std::uint64_t split_seed = 0;            // picks the held-out tenth
 };

@@ -122,6 +122,21 @@ inline void add_folder(ImageDataset& data, std::vector<ImageExample>& out, const
   if (out.empty()) fail(folder + ": has no images in class folders");
 }
 
+/// Throws where folders that are split by their names, as `train/` and `test_images/`, hold images themselves: these
+/// have no labels, and the folders would be taken for classes. One such folder alone is a class.
+inline void refuse_bare_splits(const std::string& path) {
+  std::string train, other;
+  for (const std::string& name : folders_in(path)) {
+    const std::string inner = path + "/" + name, first = lower(name).substr(0, lower(name).find_first_of("_-. "));
+    const std::size_t word = split_word(first);
+    if (word == split_words.size() || !folders_in(inner).empty()) continue;
+    if (Names ignored; !images_in(inner, name, ignored).empty())
+      (split_words[word].second == Part::train ? train : other) = inner;
+  }
+  if (!train.empty() && !other.empty())
+    fail(train + "/: holds images, not class folders: expected those of each class in a folder of its name");
+}
+
 /// Splits are folders with class folders in them; without one to train on, all other folders are the classes.
 inline void load_folders(ImageDataset& data, const std::string& path) {
   Splits splits = find_splits(path, {});
@@ -132,6 +147,7 @@ inline void load_folders(ImageDataset& data, const std::string& path) {
   for (Names* part : {&data.splits.train, &data.splits.dev, &data.splits.test})
     for (const std::string& name : *part) apart.push_back(name.substr(0, name.size() - 1));
   if (flat) {
+    refuse_bare_splits(path);
     data.splits.unused.clear();
     add_folder(data, data.train, path, apart);
   } else {
@@ -242,7 +258,8 @@ inline Image ImageDataset::image(const ImageExample& example, Where where) const
 ///   header.
 /// Without dev files a tenth of train, fixed by `split_seed`, becomes dev: test is never one to choose by, but scored
 /// at the end. Images are not decoded, but where their head or end looks broken. Errors name the file, and the line or
-/// record: no classes or images, broken images, images of a kind that is not read, bad labels, pixels or sizes.
+/// record: no classes or images, images of splits without class folders, broken images, images of a kind that is not
+/// read, bad labels, pixels or sizes.
 inline ImageDataset load_images(const std::string& path, const ImageOptions& options = {},
                                 Where where = Where::current()) {
   return detail::called_from(where, [&] { return detail::load_images(path, options); });

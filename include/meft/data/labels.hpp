@@ -34,6 +34,12 @@ inline bool says_none(std::string_view cell) {
 /// -1 is the number of no class: what the Hub's data sets have where a label is not told.
 inline bool is_minus_one(std::string_view cell) { return number(cell) == -1.0; }
 
+/// The cell of a row's label. Errors: an object or array.
+inline std::string_view label_cell(const Source& source, std::size_t row) {
+  if (source.table.nested(row, source.at.label)) source.table.bad(row, "expected one label, found an object or array");
+  return source.table(row, source.at.label);
+}
+
 /// The class that a cell names: as it is written, or as a number of the same value (1, 1.0, +1).
 inline std::optional<std::size_t> class_named(std::string_view cell, const Names& names) {
   cell = trimmed(cell);
@@ -43,6 +49,11 @@ inline std::optional<std::size_t> class_named(std::string_view cell, const Names
     for (std::size_t i = 0; i < names.size(); ++i)
       if (number(names[i]) == value) return i;
   return {};
+}
+
+/// Whether a name is a number itself: numbers are names then, not places.
+inline bool names_a_number(const Names& names) {
+  return std::any_of(names.begin(), names.end(), [](const std::string& name) { return number(name).has_value(); });
 }
 
 /// A number from 0 below `count`, or nothing.
@@ -70,7 +81,7 @@ inline Names classes(const std::vector<Source>& sources, const LoadOptions& opti
   for (const Source& source : sources) {
     rows += source.table.rows();
     for (std::size_t row = 0; row < source.table.rows(); ++row) {
-      const std::string_view cell = trimmed(source.table(row, source.at.label));
+      const std::string_view cell = trimmed(label_cell(source, row));
       if (says_none(cell)) continue;
       if (is_minus_one(cell) && !with_minus_one) with_minus_one = &source, minus_one = row;
       ++labelled;
@@ -119,7 +130,7 @@ inline Names classes(const std::vector<Source>& sources, const LoadOptions& opti
 /// The label of a row; NaN where it has none; nothing if it is below the threshold and to be dropped.
 inline std::optional<float> label_of(const Source& source, std::size_t row, const Task& task,
                                      const LoadOptions& options) {
-  const std::string_view cell = source.table(row, source.at.label);
+  const std::string_view cell = label_cell(source, row);
   if (task.regression() || options.threshold) {
     const auto value = number(cell);
     if (!value || std::abs(*value) > std::numeric_limits<float>::max())
@@ -132,7 +143,7 @@ inline std::optional<float> label_of(const Source& source, std::size_t row, cons
   }
   const Names& names = task.label_names;
   if (const auto named = class_named(cell, names)) return static_cast<float>(*named);
-  const bool numbered = task.name != "tsv" || !options.label_names.empty();
+  const bool numbered = (task.name != "tsv" || !options.label_names.empty()) && !names_a_number(names);
   if (const auto place = class_number(cell, names.size()); numbered && place) return static_cast<float>(*place);
   if (says_none(cell) || is_minus_one(cell)) return std::numeric_limits<float>::quiet_NaN();
   std::string expected =
@@ -216,13 +227,13 @@ inline Names hub_names(const std::string& folder, const std::string& label) {
   return {};
 }
 
-/// hub_names, if every label of the files is one of their numbers or says none.
+/// hub_names, if none is a number itself and every label of the files is one of their numbers or says none.
 inline Names fitting_names(const std::vector<Source>& sources, const std::string& folder, const std::string& label) {
   Names names = hub_names(folder, label);
-  if (names.size() < 2) return {};
+  if (names.size() < 2 || names_a_number(names)) return {};
   for (const Source& source : sources)
     for (std::size_t row = 0; row < source.table.rows(); ++row) {
-      const std::string_view cell = source.table(row, source.at.label);
+      const std::string_view cell = label_cell(source, row);
       if (!says_none(cell) && !is_minus_one(cell) && !class_number(cell, names.size())) return {};
     }
   return names;

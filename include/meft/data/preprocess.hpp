@@ -52,7 +52,8 @@ struct ImageProcessor {
   /// Reads `path`, or `path/preprocessor_config.json` when `path` is a folder; where the folder has no such file the
   /// result is the defaults, and says so. A missing or null option has the default of the file's type, and a file
   /// without a type is ViTImageProcessor's. A `size` that is one number is square, for BitImageProcessor the shortest
-  /// edge. Errors name the file and the option: unknown or unsupported ones, values of the wrong type or out of range.
+  /// edge, or as `default_to_square` has it. Errors name the file and the option: unknown or unsupported ones, values
+  /// of the wrong type or out of range.
   static ImageProcessor read(const std::string& path, Where where = Where::current());
 
   /// The same from text; `source` stands for the file in errors.
@@ -181,7 +182,7 @@ inline std::array<float, 3> channels_of(const JsonField& field, double low, cons
 inline bool harmless(std::string_view key, const JsonField& field) {
   for (const std::string_view name :
        {"image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys", "do_convert_rgb",
-        "device", "disable_grouping", "return_tensors", "input_data_format", "pad_size"})
+        "device", "disable_grouping", "return_tensors", "input_data_format", "pad_size", "default_to_square"})
     if (key == name) return true;
   if (key == "do_pad") {
     if (field.boolean()) field.wrong("false: padding is not supported");
@@ -194,13 +195,15 @@ inline bool harmless(std::string_view key, const JsonField& field) {
   return false;
 }
 
-inline void take(ImageProcessor& out, const std::string& key, const JsonField& field, const std::string& source) {
+/// `square`: so is a `size` of one number.
+inline void take(ImageProcessor& out, const std::string& key, const JsonField& field, bool square,
+                 const std::string& source) {
   constexpr double tiny = 1e-6, any = -1e6;
   if (key == "do_resize") out.do_resize = field.boolean();
   else if (key == "do_center_crop") out.do_center_crop = field.boolean();
   else if (key == "do_rescale") out.do_rescale = field.boolean();
   else if (key == "do_normalize") out.do_normalize = field.boolean();
-  else if (key == "size") out.size = size_of(field, out.type != "BitImageProcessor", false);
+  else if (key == "size") out.size = size_of(field, square, false);
   else if (key == "crop_size") out.crop_size = size_of(field, true, true);
   else if (key == "rescale_factor") out.rescale_factor = number_of(field, tiny / 1e3, "a number above 0");
   else if (key == "image_mean") out.mean = channels_of(field, any, "three numbers, one a channel");
@@ -225,8 +228,10 @@ inline ImageProcessor ImageProcessor::parse(std::string_view text, const std::st
     const JsonField file(tree, source);
     file.object();
     ImageProcessor out = detail::defaults_of(detail::processor_type(file));
+    const auto said = file.find("default_to_square");
+    const bool square = said ? said->boolean() : out.type != "BitImageProcessor";
     for (const auto& [key, value] : tree.items())
-      if (!value.is_null()) detail::take(out, key, file.at(key), source);
+      if (!value.is_null()) detail::take(out, key, file.at(key), square, source);
     return out;
   });
 }

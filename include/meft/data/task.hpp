@@ -42,8 +42,9 @@ struct Dataset {
   std::vector<Example> train, dev, test;       // test may be empty, and its labels NaN
   bool held_out = false;                       // dev is the held-out tenth of train's file
   bool test_labelled = false;                  // every row of test has a label: it is to be scored after training
+  std::size_t test_unlabelled = 0;             // rows of test without one
   std::size_t dropped = 0;                     // rows below the threshold, or (qqp) cut in two by a line break
-  std::vector<LeftOut> left_out{};             // rows of train and dev without a label
+  std::vector<LeftOut> left_out{};             // rows of train and dev without a label, or a text to be written
   std::vector<Split> more_dev{}, more_test{};  // mnli: `mismatched`, where dev and test are the matched ones
   SplitFiles files{};
 };
@@ -59,13 +60,26 @@ inline std::vector<std::size_t> class_counts(const std::vector<Example>& example
 
 namespace detail {
 
+/// Whether a test file's labels are not told, as the Hub has it: -1 in each row that says something.
+inline bool all_minus_one(const Source& source) {
+  std::size_t found = 0;
+  for (std::size_t row = 0; row < source.table.rows(); ++row) {
+    const std::string_view cell = label_cell(source, row);
+    if (!says_none(cell) && !is_minus_one(cell)) return false;
+    found += !says_none(cell);
+  }
+  return found > 0;
+}
+
 /// Appends the rows of a table as examples; counts those below the threshold and those cut. Where the labels are told,
-/// rows that have none are left out and counted too; `hidden_labels`: they stay, with NaN.
+/// rows that have none are left out and counted too; `hidden_labels`: they stay, with NaN, or nothing to be written.
 inline void append(std::vector<Example>& out, const Source& source, const Task& task, const LoadOptions& options,
                    bool hidden_labels, Dataset& counts) {
   const Table& table = source.table;
   if (table.rows() == 0) fail(table.name() + ": has a header but no rows");
   LeftOut left{table.name(), {}};
+  // -1 is a value, or a class's name, of a tsv file; never of a named task, whose scores and classes begin at 0.
+  const bool untold = hidden_labels && source.at.label != Table::none && (task.name != "tsv" || all_minus_one(source));
   const auto text_of = [&](std::size_t row, std::size_t column) {
     if (table.null(row, column) || table.nested(row, column))
       table.bad(row, "expected a text in column " + excerpt(table.header().at(column)) +
@@ -78,9 +92,17 @@ inline void append(std::vector<Example>& out, const Source& source, const Task& 
       continue;
     }
     Example example{.text = text_of(row, source.at.text), .line = table.line(row)};
-    if (source.at.pair != Table::none) example.pair = text_of(row, source.at.pair);
-    const std::string_view cell = source.at.label == Table::none ? "" : table(row, source.at.label);
-    if (source.at.label != Table::none && !(hidden_labels && (says_none(cell) || is_minus_one(cell)))) {
+    if (source.at.pair != Table::none && (!options.written || !table.null(row, source.at.pair)))
+      example.pair = text_of(row, source.at.pair);
+    if (options.written && source.at.pair != Table::none && trimmed(example.pair).empty()) {
+      example.pair.clear();
+      if (!hidden_labels) {
+        left.lines.push_back(table.line(row));
+        continue;
+      }
+    }
+    const std::string_view cell = source.at.label == Table::none ? "" : label_cell(source, row);
+    if (source.at.label != Table::none && !(hidden_labels && (says_none(cell) || (untold && is_minus_one(cell))))) {
       const auto label = label_of(source, row, task, options);
       if (!label) {
         ++counts.dropped;
@@ -195,6 +217,30 @@ inline TaskFiles task_files(const Form* form, const std::string& name, const std
   return out;
 }
 
+/// Whether the first line, where no column is named as the run's, might be names all the same: a few words without the
+/// marks of a sentence, which no later line repeats.
+inline bool may_be_header(const Table& table) {
+  if (table.rows() < 2) return false;
+  for (std::size_t c = 0; c < table.columns(0); ++c) {
+    const std::string_view cell = trimmed(table(0, c));
+    constexpr std::string_view marks = ".,;:!?\"'";
+    if (cell.empty() || cell.size() > 60 || marks.find(cell.back()) != marks.npos) return false;
+    if (std::count(cell.begin(), cell.end(), ' ') > 2) return false;
+    for (std::size_t row = 1; row < table.rows(); ++row)
+      if (c < table.columns(row) && trimmed(table(row, c)) == cell) return false;
+  }
+  return true;
+}
+
+/// Throws where texts to be written may stand under a header that the options do not tell of: it would be learned.
+inline void ask_header(const Source& source, const LoadOptions& options) {
+  const bool unsaid = options.header == Header::automatic && source.table.header().empty();
+  if (options.written && unsaid && may_be_header(source.table))
+    source.table.bad(0,
+                     "is this line a text or the names of the columns? Say with option header (yes or no) whether "
+                     "line 1 is a header");
+}
+
 inline Dataset load(const std::string& name, const std::string& path, const LoadOptions& given) {
   const Form* form = form_of(name, given);
   LoadOptions options = given;
@@ -215,7 +261,7 @@ inline Dataset load(const std::string& name, const std::string& path, const Load
   };
 
   std::vector<Source> sources;
-  for (const std::string& file : files.train) sources.push_back(open_file(file, true));
+  for (const std::string& file : files.train) ask_header(sources.emplace_back(open_file(file, true)), options);
   if (!form && !options.regression && !options.threshold && !options.written && options.label_names.empty())
     options.label_names =
         fitting_names(sources, std::filesystem::path(files.train[0]).parent_path().string(), options.label);
@@ -229,28 +275,12 @@ inline Dataset load(const std::string& name, const std::string& path, const Load
   else add(data.dev, files.dev, true);
   need_rows(data.dev, files.dev.empty() ? files.train[0] : files.dev[0]);
   add(data.test, files.test, false);
-  data.test_labelled = !data.test.empty() && std::none_of(data.test.begin(), data.test.end(), [&](const Example& e) {
-    return options.written ? e.pair.empty() : std::isnan(e.label);
-  });
+  for (const Example& e : data.test) data.test_unlabelled += options.written ? e.pair.empty() : std::isnan(e.label);
+  data.test_labelled = !data.test.empty() && data.test_unlabelled == 0;
   if (!files.more_dev.empty()) add(data.more_dev.emplace_back(Split{"mismatched", {}}).examples, files.more_dev, true);
   if (!files.more_test.empty())
     add(data.more_test.emplace_back(Split{"mismatched", {}}).examples, files.more_test, false);
   return data;
-}
-
-/// Whether the first line, where no column is named as the run's, might be names all the same: a few words without the
-/// marks of a sentence, which no later line repeats.
-inline bool may_be_header(const Table& table) {
-  if (table.rows() < 2) return false;
-  for (std::size_t c = 0; c < table.columns(0); ++c) {
-    const std::string_view cell = trimmed(table(0, c));
-    constexpr std::string_view marks = ".,;:!?\"'";
-    if (cell.empty() || cell.size() > 60 || marks.find(cell.back()) != marks.npos) return false;
-    if (std::count(cell.begin(), cell.end(), ' ') > 2) return false;
-    for (std::size_t row = 1; row < table.rows(); ++row)
-      if (c < table.columns(row) && trimmed(table(row, c)) == cell) return false;
-  }
-  return true;
 }
 
 inline std::vector<Example> load_inputs(const std::string& name, const std::string& path, const LoadOptions& options) {
@@ -278,6 +308,7 @@ inline std::vector<Example> load_inputs(const std::string& name, const std::stri
     source = open(options, std::move(source.table), false);
   }
   source.at.label = Table::none;
+  if (options.written) source.at.pair = Table::none;  // what the file has of it is not read
   std::vector<Example> out;
   Dataset counts;
   append(out, source, Task{}, options, false, counts);
@@ -295,7 +326,8 @@ inline std::vector<Example> load_inputs(const std::string& name, const std::stri
 /// out_of_domain_dev.tsv; dev_matched's partner dev_mismatched goes to more_dev. One in a thousand rows of qqp's train
 /// and dev may have another number of columns than the header and is dropped: line breaks cut a few of GLUE's rows.
 /// Classes are labels without the white space around them. A label that says none (empty, `-`, NaN, and -1 among
-/// classes numbered from 0) leaves its row out of train and dev: left_out. Test labels may be missing or -1: NaN.
+/// classes numbered from 0) leaves its row out of train and dev: left_out; so does an empty text to be written. Test
+/// labels may be missing, or -1 where that is neither a class nor a value, or in each row: NaN.
 /// Numbers get the names that dataset_info.json or README.md beside the files give them.
 /// Errors name the file, and for a bad row its line and beginning.
 inline Dataset load(const std::string& name, const std::string& path, const LoadOptions& options = {},
