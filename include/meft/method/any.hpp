@@ -293,7 +293,8 @@ auto adapt(Model& model, const Any& method, const AdaptOptions& options = {}) {
 }
 
 /// Shows the method examples before training, where it chooses by them what trains. False when stopped: then nothing is
-/// chosen. A run that is resumed has it in its state (checkpoints::choose_as_in).
+/// chosen. A run that is resumed has it in its state (checkpoints::choose_as_in), or where that is a log alone asks
+/// again.
 template <class Model, Real T, Backend B, std::same_as<AnyMethod> Any>
 bool prepare(Model& model, const Body<T, B>& body, const Any& method, const Preview<T, B>& preview) {
   return std::visit(
