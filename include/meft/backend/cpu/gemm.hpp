@@ -18,9 +18,8 @@ namespace meft {
 
 namespace cpu {
 
-inline constexpr Index depth_block =
-    384;                                 // in words; a multiple of 16, so that blocks of transposed panels begin at one
-inline constexpr Index row_block = 264;  // with depth_block, the left block stays in the second-level cache
+inline constexpr Index depth_block = 384;   // in words; a multiple of 16: blocks of transposed panels begin at one
+inline constexpr Index row_block = 264;     // with depth_block, the left block stays in the second-level cache
 inline constexpr Index column_block = 128;  // the least columns of a task, where there are more
 
 inline Index balanced(Index total, Index most) {
