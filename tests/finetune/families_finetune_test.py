@@ -3,6 +3,7 @@ FINETUNE [NAME...]
 
 Every method trains, a killed run goes on to the same bits, and what was trained scores the same when it is read back.
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -527,15 +528,35 @@ def test_images(place):
     try_all(place, "dinov2", "images", ["full", "meft3", *INSIDE])
 
 
-def has_device(place):
-    """Whether this DEVICE has the Cuda backend, and it has a device, emulated or real."""
-    done = subprocess.run([DEVICE, "--model", place.root / "roberta", "--task", "sst2", "--data", place.root / "sst2", "--output",
+def has_device(place, program=DEVICE, built="MEFT_FINETUNE_DEVICE" in os.environ):
+    """Whether `program` has the Cuda backend, as one has that was `built` for it, and a device, emulated or real. Every other failure
+    is one.
+    """
+    done = subprocess.run([program, "--model", place.root / "roberta", "--task", "sst2", "--data", place.root / "sst2", "--output",
                            place.folder(), "--device", "cuda", "--epochs", "1"], capture_output=True, text=True, timeout=LIMIT)
     if done.returncode == 0: return True
-    check(done.returncode == 1 and ("target meft::cuda" in done.stderr or "cuda: cuda" in done.stderr),
-          f"--device cuda: {done.returncode}: {done.stderr}")
+    none = ["cudaErrorNoDevice", "cudaErrorInsufficientDriver"] + ["target meft::cuda"] * (not built)
+    check(done.returncode == 1 and any(words in done.stderr for words in none), f"--device cuda: {done.returncode}: {done.stderr}")
     print("skipped: finetune --device cuda:", done.stderr.strip())
     return False
+
+
+def test_without_device(place):
+    """Where there is no device test_device skips; where one fails, or a program that was built for one has none, it does not."""
+    program = place.root / "finetune"
+    for words, built, skips in (("cuda: cudaStreamCreate: cudaErrorNoDevice (100): none", True, True),
+                                ("cuda: cudaStreamCreate: cudaErrorInsufficientDriver (35): old", True, True),
+                                ("cuda: cudaStreamSynchronize: cudaErrorIllegalAddress (700): an illegal access", True, False),
+                                ("device: cuda needs a program that was built with the target meft::cuda", True, False),
+                                ("device: cuda needs a program that was built with the target meft::cuda", False, True)):
+        program.write_text(f"#!/bin/sh\necho 'finetune: {words}' >&2\nexit 1\n")
+        program.chmod(0o755)
+        try:
+            with contextlib.redirect_stdout(None):  # what is skipped here is told nowhere
+                found = not has_device(place, program, built)
+        except AssertionError:
+            found = False
+        check(found == skips, f"{words}: built {built}, skips {found}")
 
 
 def test_device(place):
