@@ -10,6 +10,7 @@
 
 #include <meft/backend/device.hpp>
 #include <meft/ops/loss.hpp>
+#include <meft/train/light.hpp>
 #include <meft/train/optimizers.hpp>
 #include <meft/train/steps.hpp>
 
@@ -80,23 +81,10 @@ model::BertConfig config_of(std::string_view name) {
 }
 
 double operations(const Setup& setup) {
-  const auto& c = setup.config;
-  const double rows = static_cast<double>(setup.batch * setup.seq), hidden = static_cast<double>(c.hidden_size);
-  const double weights = 2 * rows * hidden * static_cast<double>(4 * c.hidden_size + 2 * c.intermediate_size);
-  const double attention = 4 * rows * hidden * static_cast<double>(setup.seq);
-  const auto [method, recompute] = Named::of(setup.method);
-  const auto facts = method_facts(method);
-  const double added = 2 * rows * static_cast<double>(added_weights(method, StepSizes::of(c.spec().layers.layer)));
-
-  const double forward = weights + attention + added;
-  const auto recipe = method_recipe(method);
-  const bool inner = recipe.inner.has_value();  // a step of the lower level
-  const bool twice = facts.reversible ? setup.stack.streams != Streams::stored : recompute || inner;
-  if (recipe.epsilon > 0 && !inner) return 2 * forward * static_cast<double>(c.num_hidden_layers);
-  double step = forward + (facts.beside ? added : 0);
-  if (facts.trains_layers)
-    step += (facts.trains_all && !inner ? 2 : 1) * weights + 2 * attention + 2 * added + (twice ? forward : 0);
-  return step * static_cast<double>(c.num_hidden_layers);
+  train::BatchSizes batch;
+  const auto sequences = static_cast<std::size_t>(setup.batch);
+  batch.tokens = Offsets::of_lengths(std::vector(sequences, static_cast<std::int32_t>(setup.seq)));
+  return train::operations_of(spec_of(setup), method_of(setup, 0), Named::of(setup.method).recompute, batch, false);
 }
 
 template <Backend B>
