@@ -5,7 +5,7 @@ include(CMakePackageConfigHelpers)
 set(meft_config_dir "${CMAKE_INSTALL_LIBDIR}/cmake/meft")
 
 install(DIRECTORY include/meft DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.hpp")
-install(TARGETS meft EXPORT meftTargets)
+install(TARGETS meft EXPORT meftTargets INCLUDES DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT meftTargets NAMESPACE meft:: DESTINATION "${meft_config_dir}")
 if(TARGET meft_models)
   install(TARGETS meft_models EXPORT meftModelsTargets)

@@ -18,15 +18,32 @@ use() {  # use NAME OPTION...: builds the consumer and compares what it prints
   echo "consumer: $name: $printed"
 }
 
+refuse() {  # refuse WORDS OPTION...: the consumer is not configured, and WORDS say why
+  local words=$1 said
+  shift
+  if said=$("$cmake" -S "$work/project" -B "$work/refused" -G "$generator" -DCMAKE_CXX_COMPILER="$cxx" "$@" 2>&1) ||
+    [[ "$(tr -s ' \n' ' ' <<<"$said")" != *"$words"* ]]; then
+    echo "$said"
+    echo "consumer: expected a refusal with: $words"
+    exit 1
+  fi
+  rm -rf "$work/refused"
+}
+
 quietly "$cmake" -S "$source" -B "$work/meft" -G "$generator" -DCMAKE_CXX_COMPILER="$cxx" \
   -DMEFT_TESTS=OFF -DMEFT_BENCH=OFF -DMEFT_EXAMPLES=OFF -DCMAKE_INSTALL_PREFIX="$work/prefix"
 quietly "$cmake" --install "$work/meft"
+quietly "$cmake" -DCMAKE_INSTALL_INCLUDEDIR=headers/of/meft "$work/meft"
+quietly "$cmake" --install "$work/meft" --prefix "$work/elsewhere"
 
-# The core must do without the dependencies of meft::models, and that without those of meft::images.
+# A package whose headers have a folder of their own is used as well. The core must do without the dependencies of meft::models, and that without those of meft::images.
 images=(-DCMAKE_DISABLE_FIND_PACKAGE_JPEG=ON -DCMAKE_DISABLE_FIND_PACKAGE_PNG=ON)
 core=(-DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON -DCMAKE_DISABLE_FIND_PACKAGE_utf8proc=ON "${images[@]}")
 use installed -DBY=find_package -DCMAKE_PREFIX_PATH="$work/prefix" "${core[@]}"
-use installed_models -DBY=find_package -DCMAKE_PREFIX_PATH="$work/prefix" -DMODELS=ON "${images[@]}"
-use installed_images -DBY=find_package -DCMAKE_PREFIX_PATH="$work/prefix" -DIMAGES=ON
-use subdirectory -DBY=add_subdirectory -DMEFT_SOURCE="$source" "${core[@]}"
+use installed_models -DBY=find_package -DCMAKE_PREFIX_PATH="$work/prefix" -DCOMPONENTS=models "${images[@]}"
+use installed_images -DBY=find_package -DCMAKE_PREFIX_PATH="$work/elsewhere" -DCOMPONENTS='models;images'
+use subdirectory -DBY=add_subdirectory -DMEFT_SOURCE="$source" -DCOMPONENTS='models;images'
 use fetched -DBY=fetch_content -DMEFT_SOURCE="$source" "${core[@]}"
+refuse "meft::models needs what was not found: nlohmann_json::nlohmann_json" -DBY=find_package \
+  -DCMAKE_PREFIX_PATH="$work/prefix" -DCOMPONENTS=models -DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON
+refuse "meft has no component sound" -DBY=find_package -DCMAKE_PREFIX_PATH="$work/prefix" -DCOMPONENTS=sound
