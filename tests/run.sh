@@ -8,8 +8,8 @@ presets=("${@:-dev}")
 packages=(g++ cmake ninja-build libeigen3-dev doctest-dev nlohmann-json3-dev libutf8proc-dev libcli11-dev
   libjpeg62-turbo-dev libpng-dev libwebp-dev
   python3 python3-venv python3-pip)
-packages+=(clang libclang-rt-14-dev)  # for the fuzz tests, whatever the preset
-packages+=(doxygen)                   # for the docs test
+packages+=(clang libclang-rt-dev)  # for the fuzz tests, whatever the preset
+packages+=(doxygen)                # for the docs test
 missing=()
 for package in "${packages[@]}"; do
   [[ "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null)" == *"ok installed" ]] || missing+=("$package")
