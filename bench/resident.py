@@ -1,6 +1,6 @@
 """The memory of a run of finetune as the system counts it, beside what the run reports: resident.py FINETUNE FLAG...
 
-The flags are finetune's without --output. RssAnon of /proc is read every 10 ms. Prints, in MiB: the process's own pages
+The flags are finetune's without --output; --log-every is 1 unless given. RssAnon of /proc is read every 10 ms. Prints, in MiB: the process's own pages
 at their most, weights, gradients and moments as the run reports them, the rest, the activation memory that it reports,
 1.2 x that + 24, the limit of the rest, and what was added after the first tenth of the steps. Exit status 1 above the limit.
 Linux only.
@@ -31,7 +31,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder) / "run"
         with open(pathlib.Path(folder) / "printed", "w+") as printed:
-            run = subprocess.Popen([*sys.argv[1:], "--output", str(output)], stdout=printed, stderr=subprocess.STDOUT)
+            every = [] if any(word.split("=")[0] == "--log-every" for word in sys.argv) else ["--log-every", "1"]
+            run = subprocess.Popen([*sys.argv[1:], *every, "--output", str(output)], stdout=printed, stderr=subprocess.STDOUT)
             most = 0
             while run.poll() is None:
                 most = max(most, own(run.pid))
@@ -41,6 +42,8 @@ def main():
                 sys.exit(printed.read())
         memory = json.loads((output / "metrics.json").read_text())["memory"]
         steps = [line for line in map(json.loads, (output / "log.jsonl").read_text().splitlines()) if "loss" in line]
+    if not steps:
+        sys.exit("resident.py: the run logged no step: give fewer --log-every or more --max-steps")
     lasting = memory["weight_bytes"] + memory["gradient_bytes"] + memory["optimizer_bytes"]
     rest, activation = most - lasting, memory["activation_bytes"]
     limit = 1.2 * activation + 24 * MIB

@@ -2,8 +2,8 @@
 
     python compare.py --meft families.jsonl --torch torch.jsonl
 
-The first file is of bench/families or bench/step_time (--json), the second of torch_step.py. Rows meet where model, batch and
-sequence length are the same; of several rows of one method the fastest counts.
+The first file is of bench/families or bench/step_time (--json), the second of torch_step.py. Rows meet where model, layers, batch,
+sequence length and device are the same; of several rows of one method and precision the fastest counts.
 """
 import argparse
 import json
@@ -11,13 +11,14 @@ import pathlib
 
 
 def rows(path):
-    """(model, batch, seq) -> method -> row"""
+    """(model, layers, batch, seq, device) -> (method, precision, stored layers) -> row"""
     out = {}
     for line in pathlib.Path(path).read_text().splitlines():
         row = json.loads(line)
-        methods = out.setdefault((row["model"], row["batch"], row["seq"]), {})
-        if row["method"] not in methods or row["step_seconds"] < methods[row["method"]]["step_seconds"]:
-            methods[row["method"]] = row
+        methods = out.setdefault(tuple(row[name] for name in ("model", "layers", "batch", "seq", "device")), {})
+        way = row["method"], row["precision"], row.get("stored_layers", 0)
+        if way not in methods or row["step_seconds"] < methods[way]["step_seconds"]:
+            methods[way] = row
     return out
 
 
@@ -28,24 +29,24 @@ def main():
     options = parser.parse_args()
     meft, torch = rows(options.meft), rows(options.torch)
     met = 0
-    for size in meft:
-        ours = meft[size].get("meft1")
-        if ours is None or size not in torch:
+    for size, (way, ours) in ((size, own) for size in meft if size in torch for own in meft[size].items()):
+        method, precision, stored = way
+        if method != "meft1":
             continue
         met += 1
-        model, batch, seq = size
-        print(f"{model}, {batch} x {seq} tokens: meft1 takes {ours['step_seconds']:.3f} s, "
-              f"{batch * seq / ours['step_seconds']:.1f} tokens/s, and "
-              f"{ours['activation_bytes'] / 2**20:.1f} MiB of activations, {ours['precision']}")
+        model, layers, batch, seq, device = size
+        print(f"{model}, {layers} layers{f', {stored} of them stored' * bool(stored)}, {batch} x {seq} tokens, {device}: meft1 takes "
+              f"{ours['step_seconds']:.3f} s, {batch * seq / ours['step_seconds']:.1f} tokens/s, and "
+              f"{ours['activation_bytes'] / 2**20:.1f} MiB of activations, {precision}")
         print(f"{'PyTorch':<18} {'precision':>9} {'s/step':>9} {'meft1 /':>9} {'tokens/s':>9} {'meft1 /':>9} {'MiB':>10} "
               f"{'meft1 /':>9}")
-        for method, row in torch[size].items():
-            print(f"{method:<18} {row['precision']:>9} {row['step_seconds']:>9.3f} "
+        for (name, precision, _), row in torch[size].items():
+            print(f"{name:<18} {precision:>9} {row['step_seconds']:>9.3f} "
                   f"{ours['step_seconds'] / row['step_seconds']:>9.3f} {batch * seq / row['step_seconds']:>9.1f} "
                   f"{row['step_seconds'] / ours['step_seconds']:>9.3f} {row['activation_bytes'] / 2**20:>10.1f} "
                   f"{ours['activation_bytes'] / row['activation_bytes']:>9.4f}")
     if not met:
-        parser.exit(1, f"compare.py: {options.meft} and {options.torch} have no size in common\n")
+        parser.exit(1, f"compare.py: {options.meft} and {options.torch} have no size and device in common\n")
 
 
 main()
