@@ -1,4 +1,5 @@
-// Owns: attention on ragged batches, forward and backward, for any head up to 256 wide, every device and type:
+// Owns: attention on ragged batches, forward and backward, for any type and head up to 256 wide that a block's shared
+// memory has room for (99 KiB, of sm_86, 89 and 120: backward up to 180):
 // include/meft/backend/kernels/attention.hpp. Deterministic: dq goes by tiles of queries, dk and dv by tiles of keys,
 // and nobody adds to another's sums. Masked scores weigh 0, whatever they are.
 #include <attention.cuh>
@@ -204,10 +205,19 @@ void with_width(Index width, const Run& run) {
   else run.template operator()<256>();
 }
 
-/// Bytes of `rows` tiles of a head's rows and `squares` tiles of scores.
+/// Bytes of `rows` tiles of a head's rows and `squares` tiles of scores; throws where a block of the device has less.
 template <class T>
 std::size_t shared_bytes(Index width, int rows, int squares) {
-  return static_cast<std::size_t>(tile<T> * (rows * (width + 1) + squares * (tile<T> + 1))) * sizeof(T);
+  const auto bytes = static_cast<std::size_t>(tile<T> * (rows * (width + 1) + squares * (tile<T> + 1))) * sizeof(T);
+  int device = 0, most = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
+  if (bytes <= static_cast<std::size_t>(most)) return bytes;
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  fail(
+      "attention: this device's blocks have too little shared memory for a head: width, bytes wanted and found, device",
+      width, bytes, most, std::string(properties.name));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Owns: a bottleneck of two narrow products: include/meft/backend/kernels/bottleneck.hpp. Forward a warp takes a row.
-// Backward a block takes some rows: first the inner gradients, a warp a row, then a thread a column of the rest, whose
-// sums over the block's rows are added up by a second kernel. Bound by memory: weights stay in the caches.
+// Backward a block takes some rows, a tile of them after the other: first the inner gradients, a warp a row, then a
+// thread a column of the rest, whose sums over the block's rows are added up by a second kernel. Bound by memory:
+// weights stay in the caches.
 #include <algorithm>
 
 #include <meft/backend/cuda/tag.hpp>
@@ -58,10 +59,15 @@ __global__ void bottleneck_rows(F f, Index rows, BottleneckWeights<T> w, const T
   }
 }
 
-/// Rows of a block, of which there is the inner layer in shared memory twice: activations, and gradients before them.
-inline Index rows_of_block(Index rows, Index inner) {
-  constexpr Index fewest_blocks = 64, most = 4096;
-  return std::max<Index>(1, std::min({(rows + fewest_blocks - 1) / fewest_blocks, most / inner, Index{256}}));
+/// Rows of a tile, of which there is the inner layer in shared memory twice: activations, and gradients before them.
+inline Index rows_of_tile(Index rows, Index inner) {
+  constexpr Index fewest_tiles = 64, most = 4096;
+  return std::max<Index>(1, std::min({(rows + fewest_tiles - 1) / fewest_tiles, most / inner, Index{256}}));
+}
+/// Rows of a block: a tile, or as many as keep the number of blocks, and so of sums, at 128: about one a processor.
+inline Index rows_of_block(Index rows, Index tile) {
+  constexpr Index most_blocks = 128;
+  return (rows + most_blocks * tile - 1) / (most_blocks * tile) * tile;
 }
 /// What a block's sums take: those of up and down by columns, of the bias of up, of the bias of down.
 template <class T>
@@ -71,58 +77,66 @@ Index sums_of_block(const BottleneckWeights<T>& w) {
 
 template <class F, class T>
 __global__ void __launch_bounds__(back_threads, 1)
-    bottleneck_back(F, Index rows, Index each, BottleneckWeights<T> w, const T* x, const T* z, const T* dy,
+    bottleneck_back(F, Index rows, Index each, Index tile, BottleneckWeights<T> w, const T* x, const T* z, const T* dy,
                     const T* from, T* dx, T* sums) {
-  const Index begin = blockIdx.x * each, count = begin + each < rows ? each : rows - begin, inner = w.inner,
-              width = w.width;
-  T *const active = dynamic_shared<T>(), *const slope = active + each * inner;
-  x += begin * width, z += begin * inner, dy += begin * width;
-  for (Index r = threadIdx.x / 32; r < count; r += blockDim.x / 32)
-    for (Index j0 = 0; j0 < inner; j0 += some) {
-      T d[some];
-      products(dy + r * width, width, w.up, 1, inner, j0, inner, d);
-      const Index k = threadIdx.x % 32;
-      for (int i = 0; i < some; ++i)
-        if (i == k && j0 + k < inner) {
-          const T at = z[r * inner + j0 + k];
-          active[r * inner + j0 + k] = F{}(at);
-          slope[r * inner + j0 + k] = SlopeAt<F>{}(d[i], at);
-        }
-    }
-  __syncthreads();
+  const Index inner = w.inner, width = w.width, start = blockIdx.x * each,
+              end = start + each < rows ? start + each : rows;
+  T *const active = dynamic_shared<T>(), *const slope = active + tile * inner;
   sums += blockIdx.x * ((2 * inner + 1) * width + inner);
-  for (Index j0 = 0; j0 < inner; j0 += some)
-    for (Index c = threadIdx.x; c < width; c += blockDim.x) {
-      T up[some] = {}, down[some] = {}, weight[some] = {}, bias = 0;
-      for (int k = 0; k < some; ++k)
-        if (j0 + k < inner) weight[k] = w.down[(j0 + k) * width + c];
-      for (Index r = 0; r < count; ++r) {
-        const T d = dy[r * width + c], v = x[r * width + c];
-        T sum = 0;
+  const auto kept = [&](Index begin, Index at) { return begin == start ? T(0) : sums[at]; };
+  for (Index begin = start; begin < end; begin += tile) {
+    const Index count = begin + tile < end ? tile : end - begin;
+    for (Index r = threadIdx.x / 32; r < count; r += blockDim.x / 32)
+      for (Index j0 = 0; j0 < inner; j0 += some) {
+        T d[some];
+        products(dy + (begin + r) * width, width, w.up, 1, inner, j0, inner, d);
+        const Index k = threadIdx.x % 32;
+        for (int i = 0; i < some; ++i)
+          if (i == k && j0 + k < inner) {
+            const T at = z[(begin + r) * inner + j0 + k];
+            active[r * inner + j0 + k] = F{}(at);
+            slope[r * inner + j0 + k] = SlopeAt<F>{}(d[i], at);
+          }
+      }
+    __syncthreads();
+    for (Index j0 = 0; j0 < inner; j0 += some)
+      for (Index c = threadIdx.x; c < width; c += blockDim.x) {
+        T up[some] = {}, down[some] = {}, weight[some] = {}, bias = j0 ? T(0) : kept(begin, 2 * inner * width + c);
         for (int k = 0; k < some; ++k)
           if (j0 + k < inner) {
-            const T s = slope[r * inner + j0 + k];
-            up[k] += d * active[r * inner + j0 + k];
-            down[k] += s * v;
-            sum += s * weight[k];
+            up[k] = kept(begin, (j0 + k) * width + c);
+            down[k] = kept(begin, (inner + j0 + k) * width + c);
+            weight[k] = w.down[(j0 + k) * width + c];
           }
-        bias += d;
-        if (!dx) continue;
-        const Index at = (begin + r) * width + c;
-        if (const T* const more = j0 ? dx : from) sum = more[at] + sum;
-        dx[at] = sum;
-      }
-      for (int k = 0; k < some; ++k)
-        if (j0 + k < inner) {
-          sums[(j0 + k) * width + c] = up[k];
-          sums[(inner + j0 + k) * width + c] = down[k];
+        for (Index r = 0; r < count; ++r) {
+          const Index at = (begin + r) * width + c;
+          const T d = dy[at], v = x[at];
+          T sum = 0;
+          for (int k = 0; k < some; ++k)
+            if (j0 + k < inner) {
+              const T s = slope[r * inner + j0 + k];
+              up[k] += d * active[r * inner + j0 + k];
+              down[k] += s * v;
+              sum += s * weight[k];
+            }
+          bias += d;
+          if (!dx) continue;
+          if (const T* const more = j0 ? dx : from) sum = more[at] + sum;
+          dx[at] = sum;
         }
-      if (j0 == 0) sums[2 * inner * width + c] = bias;
+        for (int k = 0; k < some; ++k)
+          if (j0 + k < inner) {
+            sums[(j0 + k) * width + c] = up[k];
+            sums[(inner + j0 + k) * width + c] = down[k];
+          }
+        if (j0 == 0) sums[2 * inner * width + c] = bias;
+      }
+    for (Index j = threadIdx.x; j < inner; j += blockDim.x) {
+      T bias = kept(begin, (2 * inner + 1) * width + j);
+      for (Index r = 0; r < count; ++r) bias += slope[r * inner + j];
+      sums[(2 * inner + 1) * width + j] = bias;
     }
-  for (Index j = threadIdx.x; j < inner; j += blockDim.x) {
-    T bias = 0;
-    for (Index r = 0; r < count; ++r) bias += slope[r * inner + j];
-    sums[(2 * inner + 1) * width + j] = bias;
+    __syncthreads();
   }
 }
 
@@ -159,16 +173,16 @@ void bottleneck(B, Activation f, Index rows, const BottleneckWeights<T>& w, cons
 template <Backend B, Real T>
 void bottleneck_backward(B, Activation f, Index rows, const BottleneckWeights<T>& w, const T* x, const T* z,
                          const T* dy, const T* from, T* dx, const BottleneckGradients<T>& to) {
-  const Index each = cuda::rows_of_block(rows, w.inner), parts = (rows + each - 1) / each,
-              total = cuda::sums_of_block(w);
+  const Index tile = cuda::rows_of_tile(rows, w.inner), each = cuda::rows_of_block(rows, tile),
+              parts = rows ? (rows + each - 1) / each : 0, total = cuda::sums_of_block(w);
   const UseScope use(Use::workspace);
   const Buffer buffer(Cuda::pool(), static_cast<std::size_t>(parts * total) * sizeof(T));
   auto* const sums = static_cast<T*>(buffer.data());
   if (parts)
     visit(f, [&](auto g) {
       cuda::launch(cuda::bottleneck_back<decltype(g), T>, static_cast<unsigned>(parts), cuda::back_threads,
-                   static_cast<std::size_t>(2 * each * w.inner) * sizeof(T), cuda::stream(), g, rows, each, w, x, z, dy,
-                   from, dx, sums);
+                   static_cast<std::size_t>(2 * tile * w.inner) * sizeof(T), cuda::stream(), g, rows, each, tile, w, x,
+                   z, dy, from, dx, sums);
     });
   cuda::launch(cuda::bottleneck_sums<T>, cuda::blocks(total), cuda::threads, 0, cuda::stream(), total, parts, w.width,
                w.inner, static_cast<const T*>(sums), to);

@@ -128,9 +128,9 @@ void* allocate(std::size_t bytes) {
 void release(void* data, std::size_t) {
   std::optional<Aside> aside;
   if (recorder()) aside.emplace();
-  // Behind the work that may still use it, also while uploads go ahead of that. From destructors: an error shows in the
-  // next call.
-  cudaFreeAsync(data, aside ? stream() : main_stream());
+  // Behind the work that may still use it, also while uploads go ahead of that; all of it is done where a recording is
+  // made. From destructors: an error shows in the next call.
+  cudaFreeAsync(data, capturing() ? stream() : main_stream());
 }
 
 }  // namespace

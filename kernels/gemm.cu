@@ -92,10 +92,10 @@ struct Operand {
   Index minor, major, step;
 };
 
-/// The largest power of two up to 256 of which the address, and the bytes from one matrix of a batch to the next, are
-/// multiples.
+/// The largest power of two up to 16, the most that a kernel asks for, of which the address, and the bytes from one
+/// matrix of a batch to the next, are multiples.
 std::uint32_t alignment(const void* at, std::size_t apart) {
-  std::uint32_t bytes = 256;
+  std::uint32_t bytes = 16;
   while ((reinterpret_cast<std::uintptr_t>(at) | apart) % bytes) bytes /= 2;
   return bytes;
 }

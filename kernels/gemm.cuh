@@ -25,8 +25,9 @@ struct Multiplication {
 };
 
 /// Enqueues it. Sums are in double where the result is, else in float. The algorithm of a shape is chosen once and
-/// kept, so that the same product has the same bits whenever it is run. False, with nothing done, where no algorithm
-/// has the epilogue.
+/// kept, so that the same product has the same bits whenever it is run on addresses that are aligned alike, up to 16
+/// bytes. Another epilogue or type of the result may have other bits. False, with nothing done, where no algorithm has
+/// the epilogue.
 bool multiply(const Multiplication& m);
 
 /// The epilogue for f, where this device is to use it. Before architecture 9.0 NVIDIA's kernels are slower with it than

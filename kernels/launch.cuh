@@ -25,8 +25,9 @@ inline void check(cudaError_t code, const char* call, Where where = Where::curre
   throw Error(std::move(text), where);
 }
 
-/// Dynamic shared memory that a kernel may have without asking for it by name, in bytes.
-inline constexpr std::size_t plain_shared_bytes = 48 * 1024;
+/// Dynamic shared memory that a kernel may have without asking for it by name, in bytes: of the 48 KiB that it may have
+/// in all, 8 are left to what it declares.
+inline constexpr std::size_t plain_shared_bytes = 40 * 1024;
 
 /// Enqueues kernel(args…) on the stream: `grid` blocks of `block` threads, each block with `shared_bytes` of dynamic
 /// shared memory. Throws Error when the launch is refused; errors of the running kernel show in a later call.

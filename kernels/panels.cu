@@ -23,6 +23,13 @@ namespace {
 template <class T>
 using Kept = std::conditional_t<sizeof(T) == 4, bf16, T>;
 
+/// y[m] = row numbers[m] of w, [rows, in]; a block a row.
+template <class K, class T>
+__global__ void read_rows(Index count, Index in, const K* w, const std::int32_t* numbers, T* y) {
+  for (Index m = blockIdx.x; m < count; m += gridDim.x)
+    for (Index j = threadIdx.x; j < in; j += blockDim.x) y[m * in + j] = static_cast<T>(w[numbers[m] * in + j]);
+}
+
 template <class T>
 __global__ void write_at(Index n, const std::int32_t* indices, const T* v, T* w) {
   for (Index m = first(); m < n; m += stride()) w[indices ? indices[m] : m] = v[m];
@@ -193,10 +200,14 @@ void Panels<Cuda, T>::unpack(T* w) const {
 template <Real T>
 void Panels<Cuda, T>::rows(Index n, const std::int32_t* numbers, T* y) const {
   if (format_) return decode(0, n, numbers, y);
-  const UseScope use(Use::workspace);
-  const Buffer all(Cuda::pool(), static_cast<std::size_t>(out_ * in_) * sizeof(T));
-  unpack(static_cast<T*>(all.data()));
-  gather_rows(Cuda{}, n, in_, static_cast<const T*>(all.data()), numbers, y);
+  if constexpr (sizeof(T) == 4)
+    if (precision_ == Precision::bf16) {
+      if (n)
+        cuda::launch(cuda::read_rows<bf16, T>, cuda::blocks(n, 1), cuda::along(in_), 0, cuda::stream(), n, in_,
+                     static_cast<const bf16*>(buffer_.data()), numbers, y);
+      return;
+    }
+  gather_rows(Cuda{}, n, in_, static_cast<const T*>(buffer_.data()), numbers, y);
 }
 
 template <Real T>

@@ -75,8 +75,10 @@ struct Recorder {
   [[noreturn]] void refuse(const char* call);
 };
 
-/// The recording that is being made, or null.
+/// The recording that is being made, or null; null too while an Aside lives.
 Recorder* recorder();
+/// Whether one is being made: the main stream takes nothing that is to be done now, inside of an Aside neither.
+bool capturing();
 
 /// Whether choose(), which makes something that is then known, waits until no work is recorded: libraries choose
 /// algorithms, compile and load kernels then. What is recorded meanwhile is given up, so anything may stand for it.

@@ -17,6 +17,11 @@ Recorder*& current() {
   return recorder;
 }
 
+bool& begun() {
+  static bool captures = false;
+  return captures;
+}
+
 /// Recordings that live: the last one gives their memory back.
 int& alive() {
   static int count = 0;
@@ -31,6 +36,7 @@ cudaStream_t aside() {
 }  // namespace
 
 Recorder* recorder() { return current(); }
+bool capturing() { return begun(); }
 
 bool later(std::function<void()> choose) {
   if (current()) current()->missing.push_back(std::move(choose));
@@ -153,12 +159,14 @@ std::unique_ptr<Recording::Made> Recording::Made::of_work(const std::vector<Inpu
   cudaGraph_t graph = nullptr;
   const auto end = [&] {
     cuda::current() = nullptr;
+    cuda::begun() = false;
     const cudaError_t code = cudaStreamEndCapture(cuda::stream(), &graph);
     if (code != cudaSuccess) cudaGetLastError();  // it is told here
     return code;
   };
   const ShelfScope shelf(Shelf::recordings);
   cuda::check(cudaStreamBeginCapture(cuda::stream(), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+  cuda::begun() = true;
   cuda::current() = &made->of;
   try {
     f();

@@ -113,7 +113,7 @@ step tests 120 bash -c tests
 sanitizer=(compute-sanitizer --error-exitcode 9 --tool)
 kernel_tests=("$dir/bin/cuda_tests" "--source-file=*/cuda_kernels_test.cpp")
 step memcheck 60 env MEFT_TEST_ALONE=1 "${sanitizer[@]}" memcheck "${kernel_tests[@]}" \
-  "--test-case=*shear*,attention on*,weights in blocks*,packed weights*,products*,copies of every size*"
+  "--test-case=*shear*,attention on*,weights in blocks*,packed weights*,products*,a bottleneck*,copies of every size*"
 step racecheck 45 "${sanitizer[@]}" racecheck "${kernel_tests[@]}" "--test-case=attention on tensor cores*"
 
 step exact 40 "$dir/bin/families" --device cuda --models "${models%%,*}" "${size[@]}" "${few[@]}" --exact

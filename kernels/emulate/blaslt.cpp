@@ -1,5 +1,6 @@
 // Owns: the calls of the cuBLASLt stand-in, written from cuBLASLt's documentation: attributes, addresses and bounds.
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdio>
 #include <cstring>
@@ -98,6 +99,8 @@ cublasStatus_t read(const X* x, Attribute attribute, void* value, std::size_t by
   return with(*x, attribute, [&](const auto& member) { return get(member, value, bytes, written); });
 }
 
+std::atomic<std::uint64_t> asked{0};
+
 bool aligned(const void* p, std::size_t bytes) { return reinterpret_cast<std::uintptr_t>(p) % bytes == 0; }
 
 /// Whether [data, data + bytes) is device memory; if not, what a device would run into.
@@ -112,6 +115,9 @@ bool in_device(const char* name, const void* data, std::size_t bytes) {
 }
 
 }  // namespace
+
+std::uint64_t heuristics_asked() { return asked; }
+
 }  // namespace emulate
 
 using namespace emulate;
@@ -210,6 +216,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulHeuristicResult_t results[], int* returned) {
   if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
   if (!preference || requested < 1 || !results || !returned) return CUBLAS_STATUS_INVALID_VALUE;
+  ++asked;
   if (capturing()) return CUBLAS_STATUS_INTERNAL_ERROR;  // seen of CUDA 13.3
   *returned = 0;
   Problem problem;

@@ -20,14 +20,21 @@ void set_workers(unsigned count);
 void set_device_capacity(std::size_t bytes);
 std::size_t device_bytes_in_use();
 
+/// The most shared memory that a block of the device may have, 163 KiB by default, as on sm_80.
+void set_shared_memory(std::size_t bytes);
+
 /// The last fault's message, empty where there was none since the last cudaDeviceReset.
 const char* fault();
 
-/// The cuDNN that is stood in for: its number, 91900 by default, what a deterministic backward pass of attention keeps
-/// for each score in its workspace, 2 bytes by default, and whether it has a plan for any graph.
+/// The cuDNN that is stood in for: its number, 91900 unless the environment variable MEFT_EMULATE_CUDNN says otherwise,
+/// what a deterministic backward pass of attention keeps for each score in its workspace, 2 bytes by default, and
+/// whether it has a plan for any graph.
 void set_dnn_version(std::size_t number);
 void set_dnn_bytes_a_score(std::int64_t bytes);
 void set_dnn_refuses(bool refuses);
+
+/// How often cuBLASLt's heuristic was asked.
+std::uint64_t heuristics_asked();
 
 /// Kernels run and fibre switches made since the program began; how often the host waited for an event that had yet to
 /// come; calls of cudaMemcpyAsync; bytes that the pool of cudaMallocAsync gave back to the system when the host waited.

@@ -18,13 +18,14 @@
 namespace emulate {
 namespace {
 
-constexpr std::size_t plain_shared_bytes = 48 << 10, most_shared_bytes = 163 << 10;  // of sm_80
+constexpr std::size_t plain_shared_bytes = 48 << 10;
 
 struct Device {
   std::recursive_mutex mutex;
   cudaError_t sticky = cudaSuccess;  // a kernel's fault: every call gives it until the device is reset
   char fault[1024] = "";
-  std::map<const void*, int> shared_limit;  // by kernel
+  std::size_t most_shared_bytes = 163 << 10;  // of sm_80
+  std::map<const void*, int> shared_limit;    // by kernel
   std::map<const char*, std::size_t> pinned;
   std::uint64_t copies = 0;
   std::uint64_t threshold = 0, kept = 0, returned = 0;  // bytes of cudaMallocAsync's pool: free, and given back
@@ -123,7 +124,7 @@ cudaError_t enqueue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   const std::size_t most = limit == device().shared_limit.end()
                                ? plain_shared_bytes
                                : std::max(plain_shared_bytes, static_cast<std::size_t>(limit->second));
-  if (config.dynamicSmemBytes > most) return note(cudaErrorInvalidValue);
+  if (config.dynamicSmemBytes > std::min(most, device().most_shared_bytes)) return note(cudaErrorInvalidValue);
   return enqueue(config.stream, [grid = g, block = b, bytes = config.dynamicSmemBytes, kernel, body = std::move(body)] {
     char text[1024];
     const Fault fault = run_grid({grid, block, bytes, kernel, &body}, text, sizeof text);
@@ -156,6 +157,7 @@ std::uint64_t copies_made() { return device().copies; }
 std::uint64_t bytes_returned() { return device().returned; }
 
 const char* fault() { return device().fault; }
+void set_shared_memory(std::size_t bytes) { device().most_shared_bytes = bytes; }
 
 }  // namespace emulate
 
@@ -221,7 +223,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int num
     case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;  // with the shared memory of 8.0
     case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = most_shared_bytes; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = static_cast<int>(device().most_shared_bytes); break;
     case cudaDevAttrMemoryPoolsSupported: *value = 1; break;
     default: return note(cudaErrorInvalidValue);
   }
@@ -230,7 +232,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int num
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int number) {
   if (number != 0) return note(cudaErrorInvalidDevice);
   if (!properties) return note(cudaErrorInvalidValue);
-  *properties = {"host emulation", device_capacity(), plain_shared_bytes, most_shared_bytes, 8, 0, 4, 32, 1024};
+  *properties = {
+      "host emulation", device_capacity(), plain_shared_bytes, device().most_shared_bytes, 8, 0, 4, 32, 1024};
   return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int* version) {
@@ -244,7 +247,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
   if (!function) return note(cudaErrorInvalidDeviceFunction);
   if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
-      value > static_cast<int>(most_shared_bytes))
+      value > static_cast<int>(device().most_shared_bytes))
     return note(cudaErrorInvalidValue);
   device().shared_limit[function] = value;
   return healthy();

@@ -197,6 +197,28 @@ TEST_CASE("an upload ahead reaches what is enqueued after it") {
 }
 
 #ifdef MEFT_EMULATED
+TEST_CASE("a look at inputs that finds no room gets what recorded work gave up, and nothing of that is recorded") {
+  auto& pool = Cuda::pool();
+  const auto table = Values32::full({5, 2}, 1.0f);
+  const auto ids = Numbers::from({3}, {0, 4, 2});
+  pool.trim();
+  pool.trim(Shelf::recordings);
+  auto old = Values32::full({1 << 20}, 2.0f);  // 4 MiB, which nothing else has a part in
+  Cuda::synchronize();
+  emulate::set_device_capacity(emulate::device_bytes_in_use() + 1024);
+  Values32 y;
+  Recording recording;
+  CHECK_NOTHROW(recording = Recording({input(ids)}, [&] {
+                  old = {};
+                  y = embedding(table, ids).value();
+                }));
+  emulate::set_device_capacity(std::size_t{8} << 30);
+  REQUIRE(recording);
+  recording.run();
+  recording.finish();
+  CHECK(y.values() == std::vector<float>(6, 1.0f));
+}
+
 TEST_CASE("an upload ahead that finds no room is given none that the device still works in") {
   constexpr Index size = 1 << 20;  // 4 MiB, of which there is room for two besides x
   auto& pool = Cuda::pool();
