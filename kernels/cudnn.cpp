@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <cudnn.hpp>
+#include <iterator>
 
 namespace meft::cuda::dnn {
 
@@ -38,7 +39,7 @@ std::string last_message() {
   return text;
 }
 
-/// Whether an engine configuration adds in a fixed order.
+/// Whether an engine configuration adds in a fixed order. (cuDNN may count more notes than it was asked for.)
 bool in_order(cudnnBackendDescriptor_t configuration) {
   const Descriptor engine = make_descriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t at = engine.get();
@@ -50,7 +51,8 @@ bool in_order(cudnnBackendDescriptor_t configuration) {
   check(cudnnBackendGetAttribute(at, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
                                  CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes),
         "cudnnBackendGetAttribute");
-  return std::find(notes, notes + count, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) == notes + count;
+  const auto end = std::begin(notes) + std::min<std::int64_t>(count, std::size(notes));
+  return std::find(std::begin(notes), end, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) == end;
 }
 
 }  // namespace
@@ -197,7 +199,7 @@ Plan Graph::plan(const Device& device, bool deterministic, std::int64_t proposal
                                  proposals, &count, found.data()),
         "cudnnBackendGetAttribute");
   std::string why = "no engine proposed";
-  for (std::int64_t i = 0; i < count; ++i) {
+  for (std::int64_t i = 0; i < std::min(count, proposals); ++i) {
     auto& configuration = configurations[static_cast<std::size_t>(i)];
     if (deterministic && !in_order(configuration.get())) {
       why = "every engine adds in the order of arrival";

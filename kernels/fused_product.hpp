@@ -28,6 +28,14 @@ struct ProductShape {
 /// The tensors of a graph that the caller gives, by the ids under which it does.
 enum class ProductId : std::int64_t { a = 1, b, c, bias, before };
 
+/// Whether cuDNN of a version is seen to have kernels for an architecture (80, 90, …) that are worth it: that plan all
+/// of these graphs, with the matrix instructions of the architecture. From 9.19 on it plans them for 8.0 and later, but
+/// 9.19 by kernels for 8.0 everywhere (`native_sm80`, HMMA), which reach about .6 of the peak of 9.0 (arXiv
+/// 2402.13499); 9.26 has those of 9.0 (`native_sm90`, HGMMA), as cuBLASLt has. What is between them was not seen.
+constexpr bool worth(std::size_t version, int architecture) {
+  return architecture >= 80 && version >= (architecture < 90 ? 91900 : 92600);
+}
+
 /// Whether f is among those that graphs are made with. Where its derivative reads its argument that is kept in float.
 bool has(Activation f);
 

@@ -11,15 +11,13 @@ namespace meft::cuda::fused {
 
 namespace {
 
-/// The oldest cuDNN that was seen to plan all of them, for sm_80, sm_90 and sm_100: cudnn_graphs_test.
-constexpr std::size_t oldest = 91900;
 constexpr std::size_t most_workspace = std::size_t{32} << 20;
 
 }  // namespace
 
 bool multiply(const ProductShape& s, const ProductData& data) {
-  if (s.rows == 0 || s.rows % rows_together || s.columns % 8 || s.depth % 8 || architecture() < 80 ||
-      cudnnGetVersion() < oldest || (s.end != End::sum && !has(s.f)))
+  if (s.rows == 0 || s.rows % rows_together || s.columns % 8 || s.depth % 8 ||
+      !worth(cudnnGetVersion(), architecture()) || (s.end != End::sum && !has(s.f)))
     return false;
   std::vector<std::int64_t> ids;
   std::vector<void*> addresses;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <numbers>
@@ -17,7 +18,10 @@ namespace emulate::dnn {
 
 namespace {
 
-std::size_t number = 91900;
+std::size_t number = [] {
+  const char* text = std::getenv("MEFT_EMULATE_CUDNN");
+  return text ? std::strtoull(text, nullptr, 10) : 91900;
+}();
 std::int64_t bytes_a_score = 2;
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
@@ -94,8 +98,8 @@ double apply(int mode, double x, double b, double t) {
     case CUDNN_POINTWISE_EXP: return std::exp(x);
     case CUDNN_POINTWISE_LOG: return std::log(x);
     case CUDNN_POINTWISE_IDENTITY: return x;
-    case CUDNN_POINTWISE_RELU_FWD: return x > 0 ? x : 0;
-    case CUDNN_POINTWISE_RELU_BWD: return x > 0 ? b : 0;
+    case CUDNN_POINTWISE_RELU_FWD: return x < 0 ? 0 : x;  // FSETP.GEU, FSEL: a NaN stays
+    case CUDNN_POINTWISE_RELU_BWD: return x <= 0 ? 0 : b;
     case CUDNN_POINTWISE_GELU_FWD: return x * normal(x);
     case CUDNN_POINTWISE_GELU_BWD: return b * (normal(x) + x * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi));
     case CUDNN_POINTWISE_GELU_APPROX_TANH_FWD: return x / 2 * (1 + tanh_of_gelu(x));

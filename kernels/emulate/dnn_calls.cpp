@@ -263,7 +263,10 @@ cudnnStatus_t cudnnBackendGetAttribute(const cudnnBackendDescriptor_t descriptor
       return CUDNN_STATUS_SUCCESS;
     }
     case CUDNN_ATTR_ENGINECFG_ENGINE: return CUDNN_STATUS_SUCCESS;
-    case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE: *count = 0; return CUDNN_STATUS_SUCCESS;
+    case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:  // one, and it may count more than it was asked for
+      std::fill_n(static_cast<cudnnBackendNumericalNote_t*>(elements), requested, CUDNN_NUMERICAL_NOTE_TENSOR_CORE);
+      *count = requested + (std::int64_t{1} << 28);
+      return CUDNN_STATUS_SUCCESS;
     case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE: {
       const std::int64_t bytes = dnn::workspace(o->graph);
       std::memcpy(elements, &bytes, sizeof bytes);

@@ -129,6 +129,30 @@ void check_all(const Lists& device, const std::vector<Case>& host) {
 
 }  // namespace
 
+namespace {
+
+/// While it lives, products of multiples of so few rows go through cuDNN, of a version that has kernels for sm_90.
+class Fusing {
+ public:
+  explicit Fusing(Index rows) : before_(std::exchange(cuda::rows_together, rows)) { version(92600); }
+  ~Fusing() {
+    cuda::rows_together = before_;
+    version(91900);
+  }
+  Fusing(const Fusing&) = delete;
+  Fusing& operator=(const Fusing&) = delete;
+  static void version([[maybe_unused]] std::size_t number) {
+#ifdef MEFT_EMULATED
+    emulate::set_dnn_version(number);
+#endif
+  }
+
+ private:
+  Index before_;
+};
+
+}  // namespace
+
 TEST_CASE("elementwise ops on the device agree with the CPU") {
   check_all(elementwise_cases<Cuda>(), elementwise_cases());
 }
@@ -151,6 +175,24 @@ TEST_CASE("on the device a NaN is never swallowed, and products of nothing are z
     for (const float v : y.value().values()) count += std::isnan(v);
     return count;
   };
+  {
+    const PackedWeight<float, Cuda> up(random_tensor<float, Cuda>({40, 24}, 4), Precision::bf16),
+        down(random_tensor<float, Cuda>({16, 40}, 5), Precision::bf16);
+    const auto b = random_tensor<float, Cuda>({40}, 6), c = random_tensor<float, Cuda>({16}, 7);
+    std::vector<std::vector<float>> gradients;
+    for (const Index together : {512, 4}) {
+      CAPTURE(together);
+      const Fusing fusing(together);
+      Tape tape;
+      const auto x = tape.watch(with({8, 24}, 5, bad));
+      const auto y = feed_forward(x, up, b, down, c, Activation::relu);
+      CHECK(nans(y) == 16);
+      tape.backward(y, random_tensor<float, Cuda>({8, 16}, 8));
+      gradients.push_back(tape.gradient(x).values());
+      CHECK(nans(linear_activation(x, up, b, Activation::relu)) == 40);
+    }
+    CHECK(distance(gradients[1], gradients[0]) < 0x1p-6);  // the slope at a NaN is 1
+  }
   const auto labels = Tensor<std::int32_t, Cuda>::from({2}, {0, 0});
   for (const Index n : {1, 2, 15, 33, 70, 300})
     for (const Index at : {Index{0}, n / 2, n - 1}) {
@@ -195,10 +237,17 @@ std::vector<float> rounded(std::vector<float> values) {
   return values;
 }
 
+/// What results of a product to bf16 may be off by from those to float: on a device libraries may sum in another order.
+#ifdef MEFT_EMULATED
+constexpr double of_product = 0;
+#else
+constexpr double of_product = 0x1p-6;
+#endif
+
 /// f of three variables of a shape, and their gradients: handed on rounded they are what rounding makes of those in
-/// full, and `alone` of them are there so alone; the others have the same bits.
+/// full, and `alone` of them are there so alone; the others have the same bits. Off by `most` where a product differs.
 template <class F>
-void check_handed(const char* name, int alone, const Shape& shape, const F& f) {
+void check_handed(const char* name, int alone, const Shape& shape, const F& f, double most = 0) {
   CAPTURE(name);
   CAPTURE(shape.text());
   const auto run = [&](Hand hand) {
@@ -220,7 +269,9 @@ void check_handed(const char* name, int alone, const Shape& shape, const F& f) {
     const bool narrow = handed[i].narrow();
     found += narrow;
     const std::vector<float> beside = handed[i].clone().values();
-    CHECK(beside == (narrow ? rounded(expected) : expected));
+    const auto right = narrow ? rounded(expected) : expected;
+    if (most == 0) CHECK(beside == right);
+    else CHECK(distance(beside, right) < most);
   }
   CHECK(found == alone);
 }
@@ -243,31 +294,39 @@ TEST_CASE("what products alone read is handed on rounded to bf16: the bits that 
       return residual_norm(x[0], x[1], gamma, beta, 1e-5, 0.3, key, 5, hand, x[2],
                            hand == Hand::rounded ? Hand::both : hand);
     });
-    check_handed("linear", 1, shape, [&](const auto& x, Hand hand) { return linear(x[0], w, OnCuda(), hand); });
-    check_handed("linear's result", 1, shape,
-                 [&](const auto& x, Hand hand) { return linear(x[0], w, OnCuda(), Hand::in_full, hand); });
-    check_handed("attention of projections", 0, shape, [&](const auto& x, Hand hand) {
-      const Offsets offsets({0, 2, 6});
-      const auto to = [&](int i) { return linear(x[i], square, OnCuda(), Hand::in_full, hand); };
-      return attention(to(0), to(1), to(2),
-                       {.queries = offsets, .keys = offsets, .dropout = 0.1f, .precision = Precision::bf16});
-    });
+    check_handed(
+        "linear", 1, shape, [&](const auto& x, Hand hand) { return linear(x[0], w, OnCuda(), hand); }, of_product);
+    check_handed(
+        "linear's result", 1, shape,
+        [&](const auto& x, Hand hand) { return linear(x[0], w, OnCuda(), Hand::in_full, hand); }, of_product);
+    check_handed(
+        "attention of projections", 0, shape,
+        [&](const auto& x, Hand hand) {
+          const Offsets offsets({0, 2, 6});
+          const auto to = [&](int i) { return linear(x[i], square, OnCuda(), Hand::in_full, hand); };
+          return attention(to(0), to(1), to(2),
+                           {.queries = offsets, .keys = offsets, .dropout = 0.1f, .precision = Precision::bf16});
+        },
+        of_product);
     check_handed("gated", 3, shape,
                  [&](const auto& x, Hand hand) { return gated(x[0], x[1], Activation::silu, hand, hand); });
     for (const float dropout : {0.0f, 0.1f})
-      check_handed("attention", 3, shape, [&](const auto& x, Hand hand) {
-        const Offsets offsets({0, 2, 6});
-        // Its own gradient comes rounded too.
-        return linear(attention(x[0], x[1], x[2],
-                                {.queries = offsets,
-                                 .keys = offsets,
-                                 .dropout = dropout,
-                                 .key = key,
-                                 .precision = Precision::bf16,
-                                 .hand = hand,
-                                 .gradients = hand}),
-                      square, OnCuda(), hand);
-      });
+      check_handed(
+          "attention", 3, shape,
+          [&](const auto& x, Hand hand) {
+            const Offsets offsets({0, 2, 6});
+            // Its own gradient comes rounded too.
+            return linear(attention(x[0], x[1], x[2],
+                                    {.queries = offsets,
+                                     .keys = offsets,
+                                     .dropout = dropout,
+                                     .key = key,
+                                     .precision = Precision::bf16,
+                                     .hand = hand,
+                                     .gradients = hand}),
+                          square, OnCuda(), hand);
+          },
+          of_product);
     // Where an input has several readers, gradients are added to in the product that makes them.
     const auto gradient = [&](const auto& f, OnCuda into = {}) {
       Tape tape;
@@ -281,14 +340,17 @@ TEST_CASE("what products alone read is handed on rounded to bf16: the bits that 
     const auto twice = [&](const auto& x) { return linear(x, w) * 2.0f; };
     CHECK(gradient([&](const auto& x) { return once(x) + twice(x); }).values() ==
           map(Add{}, gradient(twice), gradient(once)).values());
-    const auto into_stream = [&](const auto& f) {
+    // Rows of 7 lie where a product may have another algorithm, and sum in another order.
+    const double of_rows = width % 4 ? 1e-5 : 0;
+    const auto into_stream = [&](const auto& f, double most = 0) {
       const auto stream = drawn({8, width}, 12);
       const auto expected = map(Add{}, stream.rows(1, 7).clone(), gradient(f));
       const auto found = gradient(f, stream.rows(1, 7));
       CHECK(found.same(stream.rows(1, 7)));
-      CHECK(found.values() == expected.values());
+      if (most == 0) CHECK(found.values() == expected.values());
+      else CHECK(distance(found.values(), expected.values()) < most);
     };
-    into_stream(once);
+    into_stream(once, of_rows);
     into_stream([&](const auto& x) { return layer_norm(x, gamma, beta); });
     into_stream([&](const auto& x) { return rms_norm(x, gamma); });
     const Parameter<float, Cuda> other(drawn(shape, 2));
@@ -298,11 +360,6 @@ TEST_CASE("what products alone read is handed on rounded to bf16: the bits that 
 }
 
 TEST_CASE("a product's bias, activation and slope: by cuDNN where it has a plan, else of the same bits as ops apart") {
-  struct Together {
-    explicit Together(Index rows) : before(std::exchange(cuda::rows_together, rows)) {}
-    ~Together() { cuda::rows_together = before; }
-    Index before;
-  };
   const Shape shape{8, 24};
   const PackedWeight<float, Cuda> up(drawn({40, 24}, 7), Precision::bf16), down(drawn({16, 40}, 8), Precision::bf16);
   const auto b = drawn({40}, 9), c = drawn({16}, 10);
@@ -323,26 +380,34 @@ TEST_CASE("a product's bias, activation and slope: by cuDNN where it has a plan,
   };
   for (const bool relu : {false, true}) {
     CAPTURE(relu);
-    for (const bool trains : {false, true}) CHECK(run(trains, relu, whole) == run(trains, relu, apart));
-    const auto expected = run(false, relu, apart);
-    const Together together(4);
-    const auto got = run(false, relu, whole);
-    for (std::size_t i = 0; i < got.size(); ++i) CHECK(distance(got[i], expected[i]) < 0x1p-7);
+    const auto near = [](const auto& got, const auto& expected) {
+      REQUIRE(got.size() == expected.size());
+      for (std::size_t i = 0; i < got.size(); ++i) CHECK(distance(got[i], expected[i]) < 0x1p-7);
+    };
+    for (const bool trains : {false, true}) {
+      const auto got = run(trains, relu, whole), expected = run(trains, relu, apart);
+      if (relu) near(got, expected);  // apart it is an epilogue of the product, which may sum in another order
+      else CHECK(got == expected);
+    }
+    const auto expected = run(false, relu, whole);
+    const Fusing fusing(4);
+    near(run(false, relu, whole), expected);
 #ifdef MEFT_EMULATED
     emulate::set_counting(true);
     (void)run(false, relu, whole);
     emulate::set_counting(false);
     CHECK(emulate::counts().at("product and more").launches == 2);
-    emulate::set_dnn_version(91800);
+    Fusing::version(92500);
     CHECK(run(false, relu, whole) == expected);
-    emulate::set_dnn_version(91900);
 #endif
   }
   CHECK_FALSE(linear(drawn(shape, 1), up, b, Hand::in_full, Hand::rounded).value().narrow());
-  const Together together(4);
+  const Fusing fusing(4);
   const auto full = linear(drawn(shape, 1), up, b).value(),
              handed = linear(drawn(shape, 1), up, b, Hand::in_full, Hand::rounded).value();
-  CHECK(handed.narrow());
+#ifdef MEFT_EMULATED
+  CHECK(handed.narrow());  // a device's cuDNN may be older
+#endif
   CHECK(distance(handed.values(), full.values()) < 0x1p-8);
 }
 

@@ -82,6 +82,10 @@ TEST_CASE("products that end in a bias, an activation or its slope") {
     }
   }
   CHECK_FALSE(fused::has(Activation::tanh));
+  CHECK(fused::worth(91900, 80));
+  CHECK_FALSE(fused::worth(91900, 90));  // by kernels of sm_80
+  CHECK(fused::worth(92600, 90));
+  CHECK_FALSE(fused::worth(92600, 75));
 }
 
 TEST_CASE("a width that cuDNN refuses is an error with its words") {
