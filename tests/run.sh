@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # run.sh [PRESET...]: installs what is missing (Debian), builds and runs every test of the presets, by default dev.
-# Presets with tests: dev clang asan tsan. Optional tests read MEFT_SHARED, by default ../shared where that exists.
+# Presets with tests: dev clang asan tsan. Optional tests read MEFT_SHARED, by default ../shared where that exists. With
+# MEFT_PEERS=torch merged checkpoints and peft's files are also compared by what PyTorch computes of them (two GiB from PyPI).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 presets=("${@:-dev}")
@@ -24,7 +25,12 @@ fi
 
 # The peers that tests compare with.
 pins="tokenizers==0.23.3 transformers==5.24.0 numpy==2.4.6 safetensors==0.8.0 onnx==1.23.2 onnxruntime==1.32.0"
-if [[ "$(cat build/venv/pins 2>/dev/null)" != "$pins" ]]; then
+case ${MEFT_PEERS:-} in
+  "") ;;
+  torch) pins+=" torch==2.15.0 peft==0.21.2" ;;
+  *) echo "run.sh: MEFT_PEERS is $MEFT_PEERS; it may be torch" >&2; exit 2 ;;
+esac
+if [[ "$(cat build/venv/pins 2>/dev/null) " != "$pins "* ]]; then
   rm -rf build/venv
   python3 -m venv build/venv
   if build/venv/bin/pip install -q --disable-pip-version-check $pins; then

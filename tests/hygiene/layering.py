@@ -96,7 +96,7 @@ def problems(root):
     for path in sorted((root / "kernels").rglob("*.*")):
         for _, target in INCLUDE.findall(path.read_text()) if path.is_file() else []:
             if target.startswith("meft/") and not KERNELS_SEE.match(target):
-                yield f"{path.relative_to(root)}: includes {target}; kernels see base, memory and their own backend"
+                yield f"{path.relative_to(root)}: includes {target}; kernels see base, memory, weights and their own backend"
     for path in sorted((root / "tests").rglob("*_test.cpp")):
         if path.parent.name not in {*LAYER, "kernels"}:
             yield f"{path.relative_to(root)}: tests lie in folders as include/meft has, or in kernels"
