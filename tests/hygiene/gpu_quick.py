@@ -12,7 +12,7 @@ import time
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = TESTS / "gpu_quick.sh"
-MOST_FILES = 8  # as much as comes back from a machine that is lent
+MOST_FILES = 8  # few: what brings results back may not take more
 FAKES = {
     "bin/cuda_tests": 'echo "[doctest] test cases: ${CASES:-3} | ${CASES:-3} passed"',
     "bin/families": 'echo "bert-large 24 1 MiB"; while (($#)); do [[ $1 == --json ]] && echo "{}" >"$2"; shift; done; :',
