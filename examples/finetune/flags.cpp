@@ -149,12 +149,13 @@ void take_save_every(const std::string& text, Flags& flags) {
   flags.save_seconds = seconds ? found : 0;
 }
 
+void require(bool ok, const std::string& flag, const std::string& expected, const std::string& found) {
+  if (!ok) throw FlagError(flag, expected, found);
+}
+
 /// Flags that exclude or need each other.
 void check(Flags& f) {
   const auto given = [&](const char* name) { return f.given.contains(name); };
-  const auto require = [](bool ok, const std::string& flag, const std::string& expected, const std::string& found) {
-    if (!ok) throw FlagError(flag, expected, found);
-  };
   require(!f.resume || !f.overwrite, "--overwrite", "no --resume beside it", "both");
   require(f.predictions.empty() || !f.predict.empty(), "--predictions", "--predict beside it", "none");
   if (f.loads()) {
@@ -189,45 +190,47 @@ void check(Flags& f) {
     for (const auto& [flag, value] : {std::pair("--weight-decay", f.recipe.decay), {"--clip", f.recipe.clip}})
       require(value == 0 || !f.recipe.inner, flag, "0 beside a method of two levels", method);
   }
-  if (!f.task.empty()) {
-    const bool tsv = f.task == "tsv";
-    const bool written = f.kind() == Kind::writing;
-    const std::string found = "--task " + f.task + (written ? "" : ", which knows its columns");
-    for (const char* flag : {"text", "label", "header"})
-      require(!given(flag) || tsv || written || (!f.predict.empty() && flag == std::string_view("header")),
-              std::string("--") + flag, "--task tsv or text2text", found);
-    require(!given("max-target-length") || written, "--max-target-length", "--task text2text", "--task " + f.task);
-    for (const char* flag : {"text-pair", "label-names", "threshold", "regression"})
-      require(!given(flag) || tsv, std::string("--") + flag, "--task tsv", found);
-    if ((tsv || written) && !f.loads())
-      for (const auto& [flag, value] : {std::pair("--text", &f.columns.text), {"--label", &f.columns.label}})
-        require(!value->empty(), flag, "a column's name or its number from 1, for --task " + f.task, "nothing");
-    require(f.columns.label_names.empty() || !f.columns.regression, "--label-names", "classes, not --regression",
-            "both");
-    require(!f.columns.regression || !f.columns.threshold, "--regression", "no --threshold beside it", "both");
-    require(!given("pooling") || f.kind() == Kind::texts || f.kind() == Kind::images, "--pooling",
-            "a task that classifies", "--task " + f.task);
-    const std::string headless = f.ranks() ? "--losses" : "--task " + f.task;
-    require(!f.prune_embeddings || (f.has_head() && f.kind() != Kind::images), "--prune-embeddings",
-            "a task with a head of its own: a language model's reads every row", headless);
-    require(!f.gives_head_rate() || f.has_head(), "--head-lr", "a task with a head of its own", headless);
-    require(!f.ranks() || f.kind() == Kind::texts || f.kind() == Kind::choices, "--losses",
-            "a task of texts with classes, or of questions with options", "--task " + f.task);
-    require(!f.ranks() || !(f.task == "stsb" || f.columns.regression), "--losses", "a task with classes",
-            f.columns.regression ? "--regression" : "--task stsb");
-    require(!f.ranks() || !given("pooling"), "--pooling", "no --losses beside it, which need no head", "both");
-    for (const char* flag : {"template", "label-words"}) {
-      require(!given(flag) || f.ranks() || f.loads(), std::string("--") + flag, "--losses beside it", "nothing");
-      require(!given(flag) || f.kind() == Kind::texts, std::string("--") + flag, "a task of texts with classes",
-              "--task " + f.task);
-    }
-    require(!given("encoding") || (f.kind() != Kind::choices && f.kind() != Kind::images), "--encoding",
-            "a task that reads tables or lines", "--task " + f.task);
-    require(!f.augment || f.kind() == Kind::images, "--augment", "--task images", "--task " + f.task);
-  }
+  if (!f.task.empty()) check_task(f);
 }
 
 }  // namespace
+
+void check_task(const Flags& f) {
+  const auto given = [&](const char* name) { return f.given.contains(name); };
+  const bool tsv = f.task == "tsv";
+  const bool written = f.kind() == Kind::writing;
+  const std::string found = "--task " + f.task + (written ? "" : ", which knows its columns");
+  for (const char* flag : {"text", "label", "header"})
+    require(!given(flag) || tsv || written || (!f.predict.empty() && flag == std::string_view("header")),
+            std::string("--") + flag, "--task tsv or text2text", found);
+  require(!given("max-target-length") || written, "--max-target-length", "--task text2text", "--task " + f.task);
+  for (const char* flag : {"text-pair", "label-names", "threshold", "regression"})
+    require(!given(flag) || tsv, std::string("--") + flag, "--task tsv", found);
+  if ((tsv || written) && !f.loads())
+    for (const auto& [flag, value] : {std::pair("--text", &f.columns.text), {"--label", &f.columns.label}})
+      require(!value->empty(), flag, "a column's name or its number from 1, for --task " + f.task, "nothing");
+  require(f.columns.label_names.empty() || !f.columns.regression, "--label-names", "classes, not --regression", "both");
+  require(!f.columns.regression || !f.columns.threshold, "--regression", "no --threshold beside it", "both");
+  require(!given("pooling") || f.kind() == Kind::texts || f.kind() == Kind::images, "--pooling",
+          "a task that classifies", "--task " + f.task);
+  const std::string headless = f.ranks() ? "--losses" : "--task " + f.task;
+  require(!f.prune_embeddings || (f.has_head() && f.kind() != Kind::images), "--prune-embeddings",
+          "a task with a head of its own: a language model's reads every row", headless);
+  require(!f.gives_head_rate() || f.has_head(), "--head-lr", "a task with a head of its own", headless);
+  require(!f.ranks() || f.kind() == Kind::texts || f.kind() == Kind::choices, "--losses",
+          "a task of texts with classes, or of questions with options", "--task " + f.task);
+  require(!f.ranks() || !(f.task == "stsb" || f.columns.regression), "--losses", "a task with classes",
+          f.columns.regression ? "--regression" : "--task stsb");
+  require(!f.ranks() || !given("pooling"), "--pooling", "no --losses beside it, which need no head", "both");
+  for (const char* flag : {"template", "label-words"}) {
+    require(!given(flag) || f.ranks() || f.loads(), std::string("--") + flag, "--losses beside it", "nothing");
+    require(!given(flag) || f.kind() == Kind::texts, std::string("--") + flag, "a task of texts with classes",
+            "--task " + f.task);
+  }
+  require(!given("encoding") || (f.kind() != Kind::choices && f.kind() != Kind::images), "--encoding",
+          "a task that reads tables or lines", "--task " + f.task);
+  require(!f.augment || f.kind() == Kind::images, "--augment", "--task images", "--task " + f.task);
+}
 
 Kind Flags::kind() const {
   if (task == "images") return Kind::images;
@@ -293,7 +296,7 @@ bool parse(int argc, char** argv, Flags& f) {
                 throw FlagError("--threshold", "a number of at least 0", "`" + s + "`");
               f.columns.threshold = found;
             });
-  add.value("--label-names", "tsv: the classes in order, for labels that are names or numbers from 0 [those found]",
+  add.value("--label-names", "tsv: the classes in order; where none is a number, labels may count them from 0 [those found]",
             "A,B,...", [&](const std::string& s) { f.columns.label_names = names_in("--label-names", s); });
   add.flag("--regression", f.columns.regression, "tsv: labels are numbers to be predicted");
   add.choice("--header", std::array{"auto", "yes", "no"}, "line 1 names the columns [auto: if any is given by name]",

@@ -79,10 +79,14 @@ void require_same_options(Flags& flags, const std::string& path);
 /// Throws FlagError; gives false when only help or the version was asked for, and printed.
 bool parse(int argc, char** argv, Flags& flags);
 
+/// Throws FlagError for a flag that does not go with the task or with others beside it.
+void check_task(const Flags& flags);
+
 /// The options that make a run, by flag name; those that the method or task does not have are left out.
 nlohmann::json describe(const Flags& flags);
 
-/// Takes the options of `config` (a `describe` from an earlier run). Throws FlagError for a given flag that differs.
+/// Takes the options of `config` (a `describe` from an earlier run). Throws FlagError for a given flag that differs, or
+/// that the run did not have.
 void take(Flags& flags, const nlohmann::json& config, const std::string& path);
 
 }  // namespace finetune

@@ -1,5 +1,6 @@
 // Owns: the JSON that says which run it is, and the reading back of it.
 #include <array>
+#include <set>
 
 #include "flags.hpp"
 
@@ -10,7 +11,14 @@ namespace {
 nlohmann::json json_of(const meft::OptionOf& option) {
   return std::visit([](const auto& value) { return nlohmann::json(value); }, option.value);
 }
-std::string text_of(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+/// As on the command line.
+std::string text_of(const nlohmann::json& value) {
+  if (value.empty()) return "none";
+  if (!value.is_array()) return value.is_string() ? value.get<std::string>() : value.dump();
+  std::string out;
+  for (const auto& one : value) out += (out.empty() ? "" : ",") + text_of(one);
+  return out;
+}
 
 void read(const meft::JsonField& from, std::string& to) { to = from.string(); }
 void read(const meft::JsonField& from, bool& to) { to = from.boolean(); }
@@ -102,21 +110,37 @@ nlohmann::json describe(const Flags& f) {
 }
 
 void take(Flags& f, const nlohmann::json& config, const std::string& path) {
-  const nlohmann::json now = describe(f);
   const meft::JsonField all(config, path + ": config");
+  const auto same = [&](const std::string& key, const nlohmann::json& before, const nlohmann::json& now) {
+    if (now == before) return;
+    throw FlagError("--" + key, text_of(before) + ", as in " + path, now.is_null() ? "another" : text_of(now));
+  };
+  // The task and the method say which flags there are.
+  const std::string method = all.at("method").string();
+  if (f.given.contains("task")) same("task", all.at("task").string(), f.task);
+  if (f.given.contains("method")) same("method", method, meft::method_name(f.method));
+  read(all.at("task"), f.task);
+  f.method = meft::method_named(method);
+  check_task(f);
+  Flags plain;
+  plain.task = f.task;
+  plain.method = f.method;
+  set_method_options(plain);
+  const nlohmann::json now = describe(f), usual = describe(plain);
   // How data is found and cut into batches may change between training and prediction; what the adapter fixes may not.
-  for (const auto& [key, value] : all.object().items())
-    if (f.given.contains(key) && now.contains(key) && now[key] != value && key != "encoding" && key != "batch" &&
-        !f.method_options.contains(key) && key != "text" && key != "text-pair" && key != "label" && key != "header" &&
-        key != "device")
-      throw FlagError("--" + key, text_of(value) + ", as in " + path, text_of(now[key]));
+  const std::set<std::string> free{"model", "data", "encoding", "batch", "text", "label", "header", "device"};
+  for (const std::string& key : f.given) {
+    if (free.contains(key) || f.method_options.contains(key)) continue;
+    const auto value = now.value(key, nlohmann::json());
+    const auto before = config.value(key == "label-names" ? "labels" : key, usual.value(key, nlohmann::json()));
+    if (key != "text-pair" || before.is_null()) same(key, before, value);
+  }
   const auto if_there = [&](const char* key, auto& to) {
     if (const auto found = all.find(key)) read(*found, to);
   };
   const auto unless_given = [&](const char* key, auto& to) {
     if (!f.given.contains(key)) if_there(key, to);
   };
-  read(all.at("task"), f.task);
   unless_given("encoding", f.encoding);
   f.columns.encoding = meft::data::encoding(f.encoding);
   take_method(f, all, path);

@@ -50,6 +50,15 @@ data::ChoiceDataset load_questions(const Flags& flags) {
   return scored_of(flags, data::choices(flags.task, flags.data), &data::ChoiceDataset::files);
 }
 
+/// Why a test set is not scored.
+template <class Data>
+void say_unscored(const Flags& flags, const Data& data) {
+  if (data.test_unlabelled == 0) return;
+  const auto count = [](std::size_t n) { return grouped(static_cast<std::int64_t>(n)); };
+  say(flags.data + ": test is not scored: " + count(data.test_unlabelled) + " of its " + count(data.test.size()) +
+      " rows have no label");
+}
+
 /// The rows that are not taken.
 void say_left_out(const data::Dataset& data) {
   for (const auto& left : data.left_out) say(left.text());
@@ -178,6 +187,7 @@ Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
   for (const auto& split : data.more_dev) out.more.emplace_back(split.name + " dev", encoded(split.examples));
   if (data.test_labelled) out.more.emplace_back("test", encoded(data.test));
   say_files(flags.data, data.files);
+  say_unscored(flags, data);
   say_left_out(data);
   if (sets == Sets::dev) return out;
   out.train = encoded(data.train);
@@ -200,6 +210,7 @@ Questions read_questions(const Flags& flags, const text::Tokenizer& tokenizer, c
   out.dev = encode(flags, tokenizer, family, data.dev);
   if (data.test_labelled) out.more.emplace_back("test", encode(flags, tokenizer, family, data.test));
   say_files(flags.data, data.files);
+  say_unscored(flags, data);
   if (sets == Sets::dev) return out;
   out.train = encode(flags, tokenizer, family, data.train);
   out.lengths = out.train.lengths();
@@ -239,6 +250,7 @@ Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const F
     out.dev = encode(data.dev);
     if (data.test_labelled) out.more.emplace_back("test", encode(data.test));
     say_files(flags.data, data.files);
+    say_unscored(flags, data);
     if (sets == Sets::dev) return;
     out.train = encode(data.train);
     out.goal.task = flags.task;
@@ -297,6 +309,8 @@ Ranked read_written(const Flags& flags, const text::Tokenizer& tokenizer, const 
   out.dev = encode(data.dev);
   if (data.test_labelled) out.more.emplace_back("test", encode(data.test));
   say_files(flags.data, data.files);
+  say_unscored(flags, data);
+  say_left_out(data);
   if (sets == Sets::dev) return out;
   out.train = encode(data.train);
   out.goal.task = flags.task;

@@ -148,8 +148,9 @@ train::Observer Progress::observer(const std::string& folder) {
                       change.now + ": from here on the bits are not those of either run as a whole");
                 }
                 if (planned)
-                  say("the learning rate goes on at " + format("%.3g", r.rate) + " and falls to 0 at step " +
-                      std::to_string(r.steps));
+                  say("the learning rate goes on at " + format("%.3g", r.rate) +
+                      (r.schedule == Schedule::constant ? " and does not fall"
+                                                        : " and falls to 0 at step " + std::to_string(r.steps)));
                 if (r.resumed)
                   say("resumed at step " + std::to_string(r.step) + " of " + std::to_string(r.steps) + ", in epoch " +
                       std::to_string(r.epoch));

@@ -143,12 +143,15 @@ def test_goes_on(place):
     out = execute(place.command(folder, "--resume", "--max-steps", 40)).stdout
     check("--max-steps" not in out and before == {path.name: path.read_bytes() for path in folder.iterdir()}, out)
     out = execute(place.command(folder, "--resume", "--max-steps", 50)).stdout
-    check("--max-steps was 40 and is 50" in out and "resumed at step 40 of 50, in epoch 2" in out and "learning rate goes on at" in out, out)
+    check("--max-steps was 40 and is 50" in out and "resumed at step 40 of 50, in epoch 2" in out and "and falls to 0 at step 50" in out, out)
     out = execute(place.command(folder, "--resume", "--epochs", 3, "--max-steps", 0, "--lr", 0.005)).stdout
     check("--epochs was 2 and is 3" in out and "--lr was 0.01 and is 0.005" in out, out)
     metrics = json.loads((folder / "metrics.json").read_text())
     check([(e["epoch"], e["step"]) for e in metrics["epochs"]] == [(1, 30), (2, 40), (2, 50), (2, 60), (3, 90)], str(metrics))
     check(metrics["finished"] and metrics["steps"] == 90, str(metrics))
+    constant = run(place, "--max-steps", 4, "--schedule", "constant")
+    out = execute(place.command(constant, "--schedule", "constant", "--resume", "--max-steps", 6)).stdout
+    check("learning rate goes on at 0.01 and does not fall" in out and "falls to 0" not in out, out)
     other = place.folder()
     execute(place.command(other, "--max-steps", 4), env={**os.environ, "MEFT_ISA": "portable"})
     out = execute(place.command(other, "--resume", "--max-steps", 6)).stdout

@@ -269,6 +269,31 @@ def test_files_said(place):
     for words in ("train.tsv", "valid.tsv", "not used: `notes.csv`", "1 row without a label left out", "20 examples to train on, 6 to score on",
                   "4 test examples: accuracy", "neg 10, pos 10"):
         check(words in out, f"no `{words}` in\n{out}")
+    (data / "test.tsv").write_text("text\tlabel\n" + rows + "a plot\t-1\n")
+    out = execute(place.command(place.folder(), "--task", "tsv", "--text", "text", "--label", "label", "--data", data, "--epochs", 1)).stdout
+    check("test is not scored: 1 of its 3 rows have no label" in out and "test examples: accuracy" not in out, out)
+
+
+def test_flags_of_run(place):
+    """A flag that the run did not have, or had otherwise, is refused where the run is used."""
+    data = place.root / "rated.tsv"
+    data.write_text("text\tlabel\n" + "the film was fine\t1\nthe cast was dull\t-1\n" * 10)
+    table = ("--task", "tsv", "--text", "text", "--label", "label", "--data", data, "--max-steps", 2)
+    classes, values, plain = (run(place, *more) for more in (table, (*table, "--regression"), ("--max-steps", 2, "--schedule", "constant")))
+    for folder, more, words in (
+            (classes, ["--threshold", 3], "--threshold: expected none, as in"), (classes, ["--text-pair", "label"], "--text-pair: expected none, as in"),
+            (classes, ["--regression"], "--regression: expected false, as in"), (classes, ["--label-names", "1,-1"], "--label-names: expected -1,1, as in"),
+            (classes, ["--losses", "tfew"], "--losses: expected none, as in"), (classes, ["--schedule", "constant"], "--schedule: expected none, as in"),
+            (classes, ["--max-target-length", 4], "--max-target-length: expected --task text2text"), (classes, ["--task", "sst2"], "--task: expected tsv"),
+            (values, ["--label-names", "-1,1"], "--label-names: expected none, as in"), (values, ["--threshold", 0], "--threshold: expected none, as in"),
+            (plain, ["--regression"], "--regression: expected --task tsv"), (plain, ["--text", "1"], "--text: expected --task tsv"),
+            (plain, ["--augment"], "--augment: expected --task images"), (plain, ["--schedule", "linear"], "--schedule: expected constant, as in"),
+            (plain, ["--prune-embeddings"], "--prune-embeddings: expected none, as in")):
+        for use in (["--eval-only", "--data", data], ["--predict", data]):
+            error = execute([FINETUNE, "--output", folder, *use, *more], 2).stderr
+            check(words in error and (" as in" not in words or "adapter.safetensors" in error), f"{more}: {error}")
+    more = ["--label-names", "-1,1", "--text", "text", "--schedule", "linear", "--batch", 4, "--weights", "f32"]
+    check("accuracy" in execute([FINETUNE, "--output", classes, "--eval-only", "--data", data, *more]).stdout, "the run's own flags")
 
 
 def test_model_found(place):

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <meft/method/option.hpp>
 #include <meft/reversible/range.hpp>
 #include <meft/task/metric.hpp>
 #include <meft/train/memory.hpp>
@@ -55,6 +56,7 @@ struct StartReport {
   bool nothing_to_resume = false;  // it was asked for, but the folder holds no run: this is a new one
   std::vector<Change> changed{};   // from here on the bits are not those of an undisturbed run
   double rate = 0;                 // of the coming step
+  Schedule schedule = Schedule::linear;
 };
 
 /// A step whose numbers went where no gradient is. The message says which step and what is kept; `trained` false:

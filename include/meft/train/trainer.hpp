@@ -115,6 +115,7 @@ class Trainer {
     report.steps = steps_;
     report.epoch = place_.epoch + 1;
     report.rate = rate_of(o_.optimizer) * factor();
+    report.schedule = o_.schedule;
     if (observer_.started) observer_.started(report);
   }
 
