@@ -13,7 +13,6 @@ METHODS = "include/meft/method"
 SEARCHED = ["include", "kernels", "cmake", "bench/*.cpp", "bench/*.hpp", "bench/*.py", "examples/finetune"]
 NAMED = {"bench/families.cpp": "compares one method with another at published sizes",
          "bench/weights.cpp": "takes a step with frozen weights, and one without a method",
-         "bench/same_bits.py": "leaves out where it trains nothing",
          "bench/activation_memory.cpp": "the columns of a published table", "bench/scores.py": "the rows of a published table",
          "bench/variants.py": "the rows of a published table",
          "bench/few_shot.py": "the columns of a published table, with their rates"}
