@@ -35,10 +35,11 @@ def stated(build, method):
 def outcome(build, place, method, model, task, *flags):
     """What the run is held by, by name; None where the build refuses it."""
     program.FINETUNE, folder = build, place.folder()
-    batches = 1 if method.startswith("zofo") else 2  # a step; one of two levels takes one
-    command = place.command(model, task, method, folder, *flags, "--log-every", 1, "--accumulate", batches, *program.narrow(method),
-                            *stated(build, method))
-    done = subprocess.run(command, capture_output=True, text=True)
+    for batches in (2, 1):  # a step; there are methods whose steps take one
+        command = place.command(model, task, method, folder, *flags, "--log-every", 1, "--accumulate", batches, *program.narrow(method),
+                                *stated(build, method))
+        done = subprocess.run(command, capture_output=True, text=True)
+        if "expected accumulate 1, found" not in done.stderr: break
     if done.returncode == 2 or re.search(rf"^finetune: {re.escape(method)}: expected a model ", done.stderr, re.M): return None
     if done.returncode: sys.exit(f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr}")
     metrics = json.loads((folder / "metrics.json").read_text())
