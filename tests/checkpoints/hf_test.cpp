@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include <meft/checkpoints/export.hpp>
 #include <meft/checkpoints/hf.hpp>
 
 #include "folder.hpp"
@@ -743,4 +745,87 @@ TEST_CASE("hf: tied embeddings under the output's name alone, and tensors that m
             {rows("model.encoder.embed_tokens.weight", 9, 6)});
   check_error({"model.shared.weight and model.encoder.embed_tokens.weight differ"},
               [&] { (void)checkpoints::hf(bart.path); });
+}
+
+namespace {
+
+/// What is exported of a family's checkpoint: the folder, which is read again.
+struct Exported : Folder {
+  Exported(const std::string& text, const std::vector<Values>& more, bool classes = false) {
+    const Folder source;
+    put_model(source, text, more);
+    auto model = checkpoints::hf(source.text());
+    const auto write = [&](auto head, const checkpoints::ExportedHead& about) {
+      (void)checkpoints::write_hf(this->text(), source.text(), model, head, about);
+    };
+    auto head = checkpoints::load_language_head(source.text(), model);
+    if (classes) write(checkpoints::load_head(source.text(), model, 2), {});
+    else write(head, {.what = checkpoints::Predicts::tokens, .untied = head.untied});
+  }
+  bool ties() const { return io::Config(text()).flag("tie_word_embeddings"); }
+  std::vector<std::int64_t> shape(const std::string& name) const {
+    const io::Weights file(text());
+    return file.contains(name) ? file.find(name).shape : std::vector<std::int64_t>{};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("export: the config ties the output exactly where there is no table of its own") {
+  const std::string llama = R"("vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 8, "max_position_embeddings": 5)";
+  const Values table = rows("lm_head.weight", 9, 8);
+  for (const bool tied : {true, false})
+    for (const bool there : {true, false}) {
+      const Exported out(typed("llama", llama, R"(, "tie_word_embeddings": )" + std::string(tied ? "true" : "false")),
+                         there ? std::vector<Values>{table} : std::vector<Values>{});
+      CHECK(out.ties() == !there);
+      CHECK(out.shape("lm_head.weight").empty() == !there);
+    }
+}
+
+TEST_CASE("export: T5's scale in front of its output stays, whether the output is tied there and here") {
+  const std::string sizes = R"("vocab_size": 9, "d_model": 6, "d_kv": 3, "d_ff": 8, "num_layers": 1, "num_heads": 2)";
+  for (const std::string more : {"", R"(, "tie_word_embeddings": false)", R"(, "scale_decoder_outputs": false)"})
+    for (const bool there : {true, false}) {
+      const auto text = typed("t5", sizes, more);
+      const Exported out(text, there ? std::vector<Values>{rows("lm_head.weight", 9, 6)} : std::vector<Values>{});
+      CHECK(out.ties() == !there);
+      const Folder source;
+      source.put("config.json", text);
+      const auto scale = [](const Folder& of) { return checkpoints::read_spec(io::Config(of.text())).language->scale; };
+      CHECK(scale(out) == scale(source));
+      CHECK(out.shape("transformer.encoder.embed_tokens.weight").empty());
+    }
+}
+
+// transformers 5 ties none of them where the config does not tie.
+TEST_CASE("export: of an untied output the bias and both sides' words are there under each name") {
+  using Sizes = std::vector<std::int64_t>;
+  for (const bool untied : {true, false}) {
+    const auto more = [&](const std::string& name) {
+      return untied ? std::vector<Values>{rows(name, 9, 6)} : std::vector<Values>{};
+    };
+    const std::vector<std::array<std::string, 3>> kinds{{"bert", "cls.predictions.decoder", "cls.predictions.bias"},
+                                                        {"mpnet", "lm_head.decoder", "lm_head.bias"},
+                                                        {"roberta", "lm_head.decoder", "lm_head.bias"}};
+    for (const auto& [type, decoder, bias] : kinds) {
+      const Exported out(typed(type, bert_sizes), more(decoder + ".weight"));
+      CHECK(out.shape(bias) == Sizes{9});
+      CHECK(out.shape(decoder + ".bias") == (untied ? Sizes{9} : Sizes{}));
+    }
+    const Exported bart(typed("bart", bart_sizes), more("lm_head.weight"));
+    const Exported classes(
+        typed("bart", bart_sizes, R"(, "tie_word_embeddings": )" + std::string(untied ? "false" : "true")), {}, true);
+    for (const auto* out : {&bart, &classes}) {
+      CHECK(out->shape("model.shared.weight") == Sizes{9, 6});
+      for (const std::string side : {"encoder", "decoder"})
+        CHECK(out->shape("model." + side + ".embed_tokens.weight") == (untied ? Sizes{9, 6} : Sizes{}));
+    }
+  }
+}
+
+TEST_CASE("export: BART's constant bias has the checkpoint's shape") {
+  const Exported out(typed("bart", bart_sizes), {{"final_logits_bias", {1, 9}, std::vector<float>(9, 0.5f)}});
+  CHECK(out.shape("final_logits_bias") == std::vector<std::int64_t>{1, 9});
 }

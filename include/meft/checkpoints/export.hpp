@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -42,14 +43,19 @@ inline constexpr const char* copied_files[] = {"tokenizer.json",
 namespace detail {
 
 /// The source's config.json for a model with this head, in float32.
-inline nlohmann::json config_with(const io::Config& source, const ExportedHead& head, Where where) {
+inline nlohmann::json config_with(const io::Config& source, const model::TransformerSpec& spec,
+                                  const ExportedHead& head, Where where) {
   auto out = source.tree();
   out["architectures"] = {class_name(source, head.what, where)};
   out["dtype"] = "float32";
   for (const char* key : {"torch_dtype", "quantization_config", "num_labels", "_num_labels", "_name_or_path"})
     out.erase(key);
-  if (head.untied) out["tie_word_embeddings"] = false;
-  if (head.what != Predicts::classes) return out;
+  if (head.what != Predicts::classes) {
+    out["tie_word_embeddings"] = !head.untied;
+    // Where it is not there T5's follows from the one above.
+    if (std::string_view(spec.family) == "t5") out["scale_decoder_outputs"] = spec.language->scale != 1;
+    return out;
+  }
   const auto labels = head.labels.empty() ? std::vector<std::string>{"LABEL_0"} : head.labels;
   out["id2label"] = out["label2id"] = nlohmann::json::object();
   for (std::size_t i = 0; i < labels.size(); ++i) {
@@ -59,6 +65,33 @@ inline nlohmann::json config_with(const io::Config& source, const ExportedHead& 
   out.erase("problem_type");
   if (!head.problem_type.empty()) out["problem_type"] = head.problem_type;
   return out;
+}
+
+/// Under which other names transformers looks for a parameter too, where the config ties nothing: the output's bias and
+/// the word embeddings of both sides, but T5's, which it ties whatever the config says.
+inline std::vector<std::string> untied_names(const model::TransformerSpec& spec, const std::string& name) {
+  using Kind = model::Spelling::Kind;
+  std::vector<std::string> out;
+  for (const auto& s : spec.spellings) {
+    const bool words =
+        s.kind == Kind::same && name == spec.names.embeddings.word && std::string_view(spec.family) != "t5";
+    if (s.of(name) && (words || s.kind == Kind::wins)) out.push_back(s.spelled(name));
+  }
+  return out;
+}
+
+/// The checkpoint's shape, where it differs by ones alone or is that of a kernel.
+template <Real T, Backend B>
+Tensor<T, B> shaped(const Tensor<T, B>& x, const io::Entry* entry) {
+  if (!entry || entry->shape.size() > Shape::max_rank) return x;
+  const auto without_ones = [](const Shape& shape) {
+    Shape out;
+    for (const Index d : shape)
+      if (d != 1) out.push(d);
+    return out;
+  };
+  const Shape there = shape_of(*entry);
+  return fits(*entry, x.shape()) || without_ones(there) == without_ones(x.shape()) ? x.reshape(there) : x;
 }
 
 /// Throws when one of the files that will be written to `folder` is there.
@@ -114,6 +147,7 @@ std::vector<std::string> write_hf(const std::string& folder, const std::string& 
   const auto names = detail::names_of(model, file, where);
   detail::NamedTensors tensors;
   std::set<std::string> module_names;
+  const bool untied = about.what == Predicts::classes ? !model.spec.tied : about.untied;
   std::map<std::string, std::vector<Var<T, B>>> wholes;  // of which not all parts are there yet
   const auto add = [&](const std::string& name, const std::string& prefix, const Tensor<T, B>& x) {
     module_names.insert(name);
@@ -125,9 +159,10 @@ std::vector<std::string> write_hf(const std::string& folder, const std::string& 
         tensors.add(prefix + part->spelled(name), concat(whole).value());
       return;
     }
-    const auto* entry = names.find(name);
-    const bool alike = entry && detail::fits(*entry, x.shape());
-    tensors.add(prefix + name, alike ? x.reshape(detail::shape_of(*entry)) : x);
+    const auto shaped = detail::shaped(x, names.find(name));
+    tensors.add(prefix + name, shaped);
+    if (untied)
+      for (const auto& other : detail::untied_names(model.spec, name)) tensors.add(prefix + other, shaped);
   };
   const auto add_all = [&](auto& module, const auto& prefix_of) {
     nn::for_each_parameter(module,
@@ -145,7 +180,8 @@ std::vector<std::string> write_hf(const std::string& folder, const std::string& 
   tensors.write_plain(folder + "/model.safetensors", where);
   for (const auto& name : copied)
     io::write_atomically(folder + "/" + name, io::read_text(source + "/" + name, std::size_t{1} << 30, where), where);
-  io::write_atomically(folder + "/config.json", detail::config_with(config, about, where).dump(2) + "\n", where);
+  io::write_atomically(folder + "/config.json", detail::config_with(config, model.spec, about, where).dump(2) + "\n",
+                       where);
   return files;
 }
 
