@@ -93,7 +93,8 @@ class Runner {
     if (trained == 0)
       throw FlagError("--method", "one that trains something which this checkpoint and --task " + flags_.task + " have",
                       std::string(method_name(flags_.method)) + ": " + std::string(method_about(flags_.method)));
-    auto sizes = train::step_sizes<B>(spec_, batch);
+    auto sizes = train::step_sizes<B>(
+        spec_, batch, threads(), requires { learner.head.untied; });
     if (const auto& words = learner.model.embeddings; words && words->rows) sizes.vocabulary = words->word.shape()[0];
     std::size_t mapped = 0;
     nn::walk(learner, [&](const std::string&, const PackedWeight<float, B>& w) { mapped += w.mapped_bytes(); });

@@ -11,6 +11,7 @@
 #include <meft/model/llama.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/model/vit.hpp>
+#include <meft/task/language_learner.hpp>
 #include <meft/task/learner.hpp>
 #include <meft/train/estimate.hpp>
 #include <meft/train/job.hpp>
@@ -173,6 +174,50 @@ TEST_CASE("the expected activation memory of layers with gates and fewer key hea
       MESSAGE(method_title(method), ", ", k.width, " wide: measured over expected ", found);
       CHECK(found > (whole ? 0.9 : 0.85));
       CHECK(found < 1.1);
+    }
+  }
+  set_threads(before);
+}
+
+TEST_CASE("the expected activation memory of a head over a large vocabulary") {
+  using Language = task::LanguageLearner<Bert>;
+  const int before = threads();
+  set_threads(1);
+  const Case cases[] = {{4, 64, 128, 4, 30000, 4, 60, 90, 2}, {8, 96, 256, 6, 8000, 3, 90, 100, 2}};
+  for (auto method : all_methods()) {
+    if (method_name(method) == "bitfit" || method_facts(method).reads_images) continue;  // there are no biases
+    (void)set_option(method, "projection", "64");
+    (void)set_option(method, "scope", "local");  // something of every matrix
+    for (const Case& k : cases) {
+      const auto spec = spec_of(k);
+      Bert model(spec);
+      model.initialise(1);
+      auto body = adapt(model, method);
+      auto head = model.language_head();
+      Language learner{std::move(model), std::move(body), std::move(head)};
+      if (!method_facts(method).trains_all) nn::freeze(learner.head);
+      const task::Blocks blocks{sentences(k).ids};
+      std::vector<std::uint32_t> rows(blocks.size());
+      std::iota(rows.begin(), rows.end(), 0u);
+      train::prepare(learner, method, blocks, blocks.size(), 1, [](std::size_t, std::size_t) { return false; });
+      const auto optimizer =
+          train::state_over(train::optimizer_of(method_recipe(method), 1), nn::trainable<float, Cpu>(learner));
+      if (optimizer->parameters() == 0) continue;
+      train::Steps<float, Cpu> steps([&](const nn::Batch<>& batch) { return learner.loss(batch); }, 0, optimizer.get());
+      const auto job = train::Job<float, Cpu>::of(learner, blocks, blocks);
+      double measured = 0;
+      for (const auto& part : job.parts(rows)) {
+        const auto batch = learner.batch(blocks, part, Run{1, 0, true});
+        const Measure measure(Cpu::pool());
+        (void)steps.run(batch, [] {});
+        measured = std::max(measured, static_cast<double>(measure.activation()));
+      }
+      const auto sizes = train::step_sizes(spec, learner.batch(blocks, rows, {}).offsets, 1, true);
+      const auto expected = static_cast<double>(train::expected_activation<float>(method, sizes));
+      MESSAGE(method_name(method), ", ", k.width, " wide: ", measured / (1 << 20), " MiB, over expected ",
+              measured / expected);
+      CHECK(measured > 0.9 * expected);
+      CHECK(measured < 1.1 * expected);
     }
   }
   set_threads(before);

@@ -22,6 +22,7 @@ struct AdaptOptions {
 /// A training step's sizes, from which a method's activation memory follows; encoder and decoder count as one stack.
 struct StepSizes {
   Index width = 0, ffn = 0, heads = 0, layers = 0, vocabulary = 0;
+  Index predicted = 0;       // the rows whose logits over the vocabulary are there at once; 0: the head is another
   Index query = 0, key = 0;  // features of a token's queries, and of its keys and of its values; 0: width
   bool gated = false;        // the feed-forward block has a gate
   bool head_norms = false;   // queries and keys are normed
@@ -64,8 +65,14 @@ struct StepSizes {
   /// Of plain layers that keep `lowest` and `other` values a token, while `moving` more elements are on their way
   /// through the highest one's feed-forward block.
   Index plain(Index lowest, Index other, Index moving) const {
-    const Index kept = recompute ? layers * width + (layers == 1 ? lowest : other) : lowest + (layers - 1) * other;
-    return tokens * kept + moving;
+    const Index all = lowest + (layers - 1) * other, ends = recompute ? layers * width : all;
+    const Index kept = recompute ? ends + (layers == 1 ? lowest : other) : all;
+    return std::max(tokens * kept + moving, at_head(tokens * ends));
+  }
+  /// Beside what is `kept` those of a head that predicts words: what it reads, the gradient and the last norm, and a
+  /// chunk's rows, logits and gradients (ops/language.hpp); 0 where the head is another.
+  Index at_head(Index kept) const {
+    return predicted ? kept + 3 * tokens * width + std::min(predicted, tokens) * (vocabulary + 2 * width) : 0;
   }
   /// That of gradients alone: a block's output's and hidden layer's, `widths` of the one.
   Index gradients(Index widths) const { return tokens * (widths * width + hidden()); }

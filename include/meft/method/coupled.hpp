@@ -198,7 +198,7 @@ struct Described<M> {
     const Index taped = s.tokens * (s.layer() + 5 * s.width + 6 * bottleneck + more.attention + more.feed),
                 stored =
                     (all ? depth : common.stack.stored_layers) * taped + s.workers * slice * (2 * s.width + s.hidden());
-    if (all) return streams + gradients + stored;
+    if (all) return std::max(streams + gradients + stored, s.at_head(streams + depth * taped));
     const Index hidden = std::min(slice, B::slice_tokens) * (s.hidden() + s.ffn + more.feed + more.moving);
     const Index attended = slice * (s.attention() + more.attention);
     const Index differentiated =
@@ -211,7 +211,8 @@ struct Described<M> {
           digits += digit_words<std::int32_t>(B{}, rows * s.width, factor);
     const Index held = depth * digits * static_cast<Index>(sizeof(std::uint32_t)) / static_cast<Index>(sizeof(T));
     const Index back = std::max(common.stack.stored_layers ? stored : 0, s.workers * differentiated);
-    return held + streams + std::max(gradients + back, 3 * s.tokens * s.width);
+    const Index kept = held + streams, ends = kept + common.stack.stored_layers * taped;
+    return std::max({kept + gradients + back, kept + 3 * s.tokens * s.width, s.at_head(ends)});
   }
 };
 

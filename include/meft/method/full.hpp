@@ -20,8 +20,9 @@ struct Described<Full> {
   static Index activation(const Full&, const StepSizes& s) {
     const Index inner = s.narrow && !s.gated ? s.ffn / 2 : s.ffn;  // in bf16
     const Index kept = s.layer() + 2 * s.width + inner, weight = s.width * s.ffn;
-    return std::max(s.plain(kept, kept, s.gradients(1) + weight) + s.tokens * s.norm(),
-                    s.vocabulary * s.width + 3 * s.tokens * s.width);
+    const Index rows = s.vocabulary * s.width;  // the embeddings' gradient
+    return std::max({s.plain(kept, kept, s.gradients(1) + weight) + s.tokens * s.norm(), rows + 3 * s.tokens * s.width,
+                     s.at_head(s.tokens * s.layers * (s.recompute ? s.width : kept) + rows)});
   }
 };
 

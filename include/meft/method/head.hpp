@@ -1,6 +1,8 @@
 // Owns: training of the task's head alone.
 #pragma once
 
+#include <algorithm>
+
 #include <meft/method/adapt.hpp>
 
 namespace meft {
@@ -17,7 +19,7 @@ struct Described<HeadOnly> {
   /// Nothing is kept: a layer's input and output, and what is alive in one of its blocks.
   template <Real T, Backend B>
   static Index activation(const HeadOnly&, const StepSizes& s) {
-    return s.tokens * (2 * s.width + s.passing());
+    return std::max(s.tokens * (2 * s.width + s.passing()), s.at_head(0));
   }
 };
 

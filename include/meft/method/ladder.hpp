@@ -154,7 +154,7 @@ inline Index ladder_activation(const LadderSpec& spec, const StepSizes& s) {
   const Index down = spec.rank ? 2 * spec.rank + inner + 2 : 0, end = (spec.mixed ? 4 : 3) * s.width;
   const Index kept = (s.layers + 1) * (s.width + down) + s.layers * (attention + 5 * inner + 2 * hidden + 4);
   const Index layer = (s.layers + 2) * s.width + s.passing();
-  return s.tokens * std::max(kept + end, layer);
+  return std::max(s.tokens * std::max(kept + end, layer), s.at_head(s.tokens * kept));
 }
 
 namespace detail {

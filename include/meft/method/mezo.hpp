@@ -67,8 +67,9 @@ struct Described<Mezo<Inside>> {
     const Index slice = whole    ? std::max(attention, feed + rows(s.width, s.ffn))
                         : prefix ? std::max(joined, feed)
                                  : std::max(feed, updated);
-    if (m.samples == 1) return s.tokens * 2 * s.width + s.workers * slice;
-    return (B::on_host ? std::min<Index>(s.threads, 2 * m.samples) : 1) * (s.tokens * 2 * s.width + slice);
+    if (m.samples == 1) return std::max(s.tokens * 2 * s.width + s.workers * slice, s.at_head(0));
+    return (B::on_host ? std::min<Index>(s.threads, 2 * m.samples) : 1) *
+           std::max(s.tokens * 2 * s.width + slice, s.at_head(0));
   }
   /// Images start from no words.
   static void suit(Mezo<Inside>& m, const FamilyFacts& family) {

@@ -107,7 +107,8 @@ struct Described<Sherl> {
     const Index inner = m.projection, below = s.layers - m.late_layers;
     const Index kept = (below + 1) * (s.width + inner + 2) + below * (3 * inner + 2 * below) + 3 * s.width;
     const Index late = m.late_layers * s.layer() + 4 * s.width + s.hidden();
-    return s.tokens * (kept + std::max(late, (3 * below + 2) * inner) + 2 * s.width);
+    return std::max(s.tokens * (kept + std::max(late, (3 * below + 2) * inner) + 2 * s.width),
+                    s.at_head(s.tokens * (kept + m.late_layers * s.layer())));
   }
 };
 

@@ -108,7 +108,7 @@ struct Described<Unipt> {
     const Index end =
         n * (kept + 6 * inner + s.width) + std::max({n * inner, n * s.width + s.width * inner, inner * inner});
     const Index layer = (s.layers + 2) * s.width + s.passing();
-    return std::max(end, n * layer);
+    return std::max({end, n * layer, s.at_head(n * kept)});
   }
 };
 

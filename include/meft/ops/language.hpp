@@ -19,14 +19,19 @@ namespace meft {
 
 namespace detail {
 
+/// The most rows whose logits over `words` are there at once: 16 MiB of floats.
+template <Backend B>
+Index logits_at_once(Index words, bool bias) {
+  const Index most = std::clamp<Index>((Index{1} << 22) / words, 16, 1024);
+  return B::on_host && !bias ? most / 12 * 12 : most;  // whole tiles; a bias adds up chunks
+}
+
 /// Calls f(numbers, labels, x rows, logits) for chunks of the rows whose label counts, ascending: of label_rows.
 template <Real T, Backend B, class W, class F>
 void for_label_chunks(const Tensor<T, B>& x, const W& w, const Tensor<T, B>& bias,
                       const Tensor<std::int32_t, B>& labels, std::int32_t ignore, Index counted, const F& f) {
   const Index words = w.shape()[0], width = w.shape()[1];
-  Index most = std::clamp<Index>((Index{1} << 22) / words, 16, 1024);  // rows; 16 MiB of float logits
-  if (B::on_host && !bias.defined()) most = most / 12 * 12;            // whole tiles; a bias adds up chunks
-  const Index all = label_rows<B>(labels.size(), counted);
+  const Index most = logits_at_once<B>(words, bias.defined()), all = label_rows<B>(labels.size(), counted);
   Tensor<std::int32_t, B> rows(Shape{all}), chosen(Shape{all});
   counted_rows(B{}, labels.size(), labels.data(), ignore, all, rows.data(), chosen.data());
   for (Index first = 0; first < all; first += most) {

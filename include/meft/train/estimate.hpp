@@ -7,15 +7,17 @@
 
 #include <meft/method/any.hpp>
 #include <meft/model/spec.hpp>
+#include <meft/ops/language.hpp>
 
 namespace meft::train {
 
 /// The layers of a model: encoder and decoder.
 inline Index layers_of(const model::TransformerSpec& s) { return s.layers.count + (s.decoder ? s.decoder->count : 0); }
 
-/// A model's and a batch's sizes, on `workers` threads.
+/// A model's and a batch's sizes, on `workers` threads; with `words` the head predicts them.
 template <Backend B = Cpu>
-StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, int workers = threads()) {
+StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, int workers = threads(),
+                     bool words = false) {
   const auto& lower = model.layers.layer;
   const auto upper = model.decoder ? model.decoder->layer : lower;
   auto out = StepSizes::of(lower);
@@ -24,6 +26,10 @@ StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, 
   out.heads = std::max(lower.heads, upper.heads);
   out.layers = layers_of(model);
   out.vocabulary = model.embeddings.vocabulary;
+  if (words) {
+    const auto& head = model.language;
+    out.predicted = meft::detail::logits_at_once<B>(out.vocabulary, head && head->transform && head->bias);
+  }
   out.images = model.patches.has_value();
   out.tokens = batch.tokens();
   out.sequences = batch.sequences();
@@ -38,8 +44,8 @@ StepSizes step_sizes(const model::TransformerSpec& model, const Offsets& batch, 
 
 /// Predicts, in bytes, what Measure will read over forward and backward of one batch, or of the largest of the parts
 /// that the method takes it in, dropout on. Within a few percent for BERT on one thread (tested); with more, an upper
-/// bound: workers need not reach their highest points together. Cross attention and heads over a vocabulary are left
-/// out.
+/// bound: workers need not reach their highest points together, and of a head over a vocabulary, whose rows may be
+/// fewer. Cross attention is left out.
 template <Real T, Backend B = Cpu>
 std::size_t expected_activation(const AnyMethod& method, StepSizes sizes) {
   if (method_facts(method).beside) sizes.tokens = sizes.part;
