@@ -456,7 +456,7 @@ def test_written(place):
         check(config["task_type"] == kind, f"{model}: {config}")
     # A causal model's text is cut to half of a sequence, or to what --max-target-length leaves.
     (long := place.root / "long").mkdir()
-    (long / "train.tsv").write_text("".join(f"{' '.join([word] * 9)}\t{word}\n" for word in ["source", *GOOD[:8]]).replace("source\tsource", "source\ttarget"))
+    (long / "train.tsv").write_text("source\ttarget\n" + "".join(f"{(word * 3)[:12]}\t{word[:4]}\n" for word in GOOD))  # tokens are bytes
     for more, cut in (((), True), (("--max-target-length", 4), False)):
         done = invoke("--model", place.root / "llama.gguf", "--task", "text2text", "--data", long, "--text", "1", "--label", "target", "--method", "lora",
                       "--max-steps", 1, "--max-length", 20, "--overwrite", *more)
