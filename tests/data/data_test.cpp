@@ -946,6 +946,8 @@ TEST_CASE("labels: numbers named by the Hub's files") {
   CHECK(names(card) == Names{"0", "1", "2"});  // two names for three numbers are not theirs
   card.put("dataset_info.json", R"({"features": {"label": {"names": ["1", "2", "3"]}}})");
   CHECK(names(card) == Names{"0", "1", "2"});  // 1 is the second, called 2, and is called so by none
+  info.put("dataset_info.json", R"({"features": {"label": {"names": ["0", "1"]}}})");
+  CHECK(names(info) == Names{"0", "1"});
 }
 
 TEST_CASE("rows: a header that is not the run's, blank texts first and last") {

@@ -227,10 +227,12 @@ inline Names hub_names(const std::string& folder, const std::string& label) {
   return {};
 }
 
-/// hub_names, if none is a number itself and every label of the files is one of their numbers or says none.
+/// hub_names, if none is another one's number and every label of the files is one of their numbers or says none.
 inline Names fitting_names(const std::vector<Source>& sources, const std::string& folder, const std::string& label) {
   Names names = hub_names(folder, label);
-  if (names.size() < 2 || names_a_number(names)) return {};
+  if (names.size() < 2) return {};
+  for (std::size_t i = 0; i < names.size(); ++i)
+    if (const auto value = number(names[i]); value && *value != static_cast<double>(i)) return {};
   for (const Source& source : sources)
     for (std::size_t row = 0; row < source.table.rows(); ++row) {
       const std::string_view cell = label_cell(source, row);
