@@ -1,7 +1,7 @@
 // Owns: the BPE tokenizer, byte-level as that of GPT-2, RoBERTa, BART, OPT, Llama 3, SmolLM2 and Qwen2, or of pieces as
-// that of Llama 2 and Mistral: text to ids, the same as
-// Hugging Face's, and back. Must not know: models and batches. Source: Radford et al. 2019, "Language Models are
-// Unsupervised Multitask Learners", section 2.2.
+// that of Llama 2 and Mistral: text to ids, the same as Hugging Face's (Llama 2's as its tokenizer.json says), and
+// back. Must not know: models and batches. Source: Radford et al. 2019, "Language Models are Unsupervised Multitask
+// Learners", section 2.2.
 #pragma once
 
 #include <array>
