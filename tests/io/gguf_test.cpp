@@ -165,7 +165,7 @@ TEST_CASE("GGUF: a model has the parameters of the folder that it was made of") 
 }
 
 TEST_CASE("GGUF: Llama 3.1's frequencies, from the numbers that they are divided by") {
-  const auto with = [](double factor, double change) {
+  const auto with = [](double factor, double change, float scaling = 1) {
     File file;
     file.text("general.architecture", "llama");
     for (const auto& [key, value] : {std::pair{"block_count", 1u},
@@ -174,7 +174,7 @@ TEST_CASE("GGUF: Llama 3.1's frequencies, from the numbers that they are divided
                                      {"feed_forward_length", 32u},
                                      {"attention.head_count", 1u}})
       file.integer(std::string("llama.") + key, value);
-    file.number("llama.rope.freq_base", 500000.0f);
+    file.number("llama.rope.freq_base", 500000.0f).number("llama.rope.scaling.factor", scaling);
     file.tensor("token_embd.weight", {64, 2}, 1, 0).tensor("rope_freqs.weight", {32}, 0, 256);
     file.data.resize(256);
     for (int i = 0; i < 32; ++i) {
@@ -190,6 +190,7 @@ TEST_CASE("GGUF: Llama 3.1's frequencies, from the numbers that they are divided
   CHECK(rope["rope_type"] == "llama3");
   CHECK(rope["factor"] == 32);
   CHECK(rope["original_max_position_embeddings"] == 8192);
+  check_parts(message_of([&] { with(8, 0, 2); }), {"rope.scaling 'linear' beside the tensor rope_freqs.weight is not"});
   check_parts(message_of([&] { with(8, 0.01); }), {"rope_freqs.weight: element 2 is 1.01", "as Llama 3.1's"});
 }
 
@@ -220,8 +221,10 @@ TEST_CASE("GGUF: what config.json would say, by the file's keys; what is not sup
   const auto usual = config("expert_count", 0);
   CHECK((usual["rope_theta"] == 10000 && usual["rms_norm_eps"] == 1e-6));
   CHECK((usual["head_dim"] == 16 && usual["num_key_value_heads"] == 4 && usual["vocab_size"] == 2));
-  CHECK((usual["tie_word_embeddings"] == true && !usual.contains("partial_rotary_factor")));
-  CHECK(config("rope.dimension_count", 8)["partial_rotary_factor"] == 0.5);
+  CHECK((usual["tie_word_embeddings"] == true && !usual.contains("rope_dimension_count")));
+  const auto turned = config("rope.dimension_count", 8);
+  CHECK(turned["rope_dimension_count"] == 8);
+  CHECK(checkpoints::read_spec(io::Config("m.gguf", turned)).layers.layer.rotary->rotated == 8);
   const auto sliding = config("attention.sliding_window", 7);
   CHECK((sliding["model_type"] == "mistral" && sliding["sliding_window"] == 7));
   check_parts(refused("expert_count", 8), {"llama.expert_count", "mixtures of experts", "found 8"});
@@ -242,6 +245,20 @@ TEST_CASE("GGUF: what config.json would say, by the file's keys; what is not sup
     });
     CHECK((told == "no error") == causal);
     CHECK((told.find("attention to both sides is not supported") == std::string::npos) == causal);
+  }
+  // Linear, where no kind is named, by a factor under either name; with one as 0 and 1 it is none.
+  const auto scaled = [&](const char* name, float factor, const char* kind = nullptr) {
+    return with("llama", [&](File& file, const std::string& lead) {
+      file.number(lead + name, factor);
+      if (kind) file.text(lead + "rope.scaling.type", kind);
+    });
+  };
+  for (const char* name : {"rope.scaling.factor", "rope.scale_linear"}) {
+    const nlohmann::json linear{{"rope_type", "linear"}, {"factor", 4.0}};
+    CHECK(scaled(name, 4)["rope_scaling"] == linear);
+    CHECK(scaled(name, 4, "linear")["rope_scaling"] == linear);
+    for (const float none : {0.0f, 1.0f}) CHECK_FALSE(scaled(name, none).contains("rope_scaling"));
+    CHECK_FALSE(scaled(name, 4, "none").contains("rope_scaling"));
   }
   const auto yarn = with("llama", [](File& file, const std::string& lead) {
     file.text(lead + "rope.scaling.type", "yarn").number(lead + "rope.scaling.factor", 4);
@@ -329,8 +346,9 @@ TEST_CASE("GGUF: where words end, by the name of what comes before merges") {
   const auto read = [](const char* pre) {
     File file;
     file.text("general.architecture", "llama").text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", pre);
-    file.texts("tokenizer.ggml.tokens", {"1", "2", "12", "a", "b", "ab", "aba", "s", "'", "'s", "'S", "S"});
+    file.texts("tokenizer.ggml.tokens", {"1", "2", "12", "a", "b", "ab", "aba", "s", "'", "'s", "'S", "S", "<s>"});
     file.texts("tokenizer.ggml.merges", {"1 2", "a b", "' s", "' S"});
+    file.integer("tokenizer.ggml.bos_token_id", 12);
     const test::Folder folder;
     return checkpoints::read_tokenizer(folder.put("m.gguf", file.bytes()));
   };
@@ -341,6 +359,9 @@ TEST_CASE("GGUF: where words end, by the name of what comes before merges") {
   CHECK(read("llama-bpe").tokens("1212'S's") == Ids{2, 0, 1, 10, 9});
   CHECK(read("qwen2").tokens("aba") == Ids{5, 3});
   CHECK(read("llama-bpe").tokens("aba") == Ids{6});  // a word that is a token, whatever the merges
+  // Llama 3's texts begin with a token of their own where the file does not say.
+  for (const char* pre : {"llama-bpe", "llama3", "llama-v3"}) CHECK(read(pre).encode("ab").ids == Ids{12, 5});
+  CHECK(read("qwen2").encode("ab").ids == Ids{5});
   check_parts(message_of([&] { (void)read("mpt"); }), {"tokenizer.ggml.pre", "smollm, llama-bpe, qwen2 or gpt-2"});
 }
 

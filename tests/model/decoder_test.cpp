@@ -288,6 +288,16 @@ TEST_CASE("configs: what would change a model's values or its training, and is n
     CAPTURE(type);
     CHECK(message(type, "is_causal", false).find("is_causal false is not supported") != std::string::npos);
   }
+  for (const std::string type : {"llama", "mistral", "qwen2", "qwen3", "gemma3_text", "modernbert"}) {
+    CAPTURE(type);
+    const std::string expected =
+        "partial_rotary_factor: expected 1: these models in transformers turn whole heads, found";
+    CHECK(message(type, "partial_rotary_factor", 0.5).find(expected) != std::string::npos);
+    CHECK(message(type, "partial_rotary_factor", 1) == "no error");
+    nlohmann::json rope{{"rope_type", "default"}, {"rope_theta", 1e4}, {"partial_rotary_factor", 0.5}};
+    if (type == "gemma3_text" || type == "modernbert") rope = {{"full_attention", rope}};
+    CHECK(message(type, "rope_parameters", rope).find(expected) != std::string::npos);
+  }
   for (const auto& [type, option] : {std::pair{"opt", "layerdrop"},
                                      {"bart", "encoder_layerdrop"},
                                      {"bart", "decoder_layerdrop"},
@@ -360,7 +370,8 @@ TEST_CASE("configs: each dropout goes where the family has it") {
                whole = rate("dropout_rate");
   for (const char* type : {"bert", "roberta"}) check(type, all, {hidden, hidden, scores, 0, classifier, 0});
   check("mpnet", all, {hidden, hidden, scores, 0, hidden, 0});
-  for (const char* type : {"vit", "deit", "dinov2"}) check(type, all, {hidden, hidden, scores, 0, 0, 0});
+  for (const char* type : {"vit", "deit"}) check(type, all, {hidden, hidden, scores, 0, 0, 0});
+  check("dinov2", all, {hidden, 0, scores, 0, 0, 0});
   check("opt", all, {0, rate("dropout"), attention, 0, 0, 0});
   check("bart", all, {rate("dropout"), rate("dropout"), attention, rate("activation_dropout"), classifier, 0});
   check("t5", all, {whole, whole, whole, whole, classifier, whole});
@@ -413,6 +424,20 @@ TEST_CASE("configs: what a family has where its config does not say; T5's, OPT's
   CHECK(spec_of("opt").norm);
   CHECK_FALSE(spec_of("opt", {{"_remove_final_layer_norm", true}}).norm);
   CHECK_FALSE(spec_of("opt", {{"do_layer_norm_before", false}}).norm);
+  // Images and patches are squares, by their side or both.
+  const auto patches = [](const nlohmann::json& config) { return *spec_of("vit", config).patches; };
+  const auto square = patches({{"image_size", {32, 32}}, {"patch_size", {4, 4}}});
+  CHECK((square.image == 32 && square.patch == 4));
+  const auto oblong = [&](const nlohmann::json& size) {
+    return test::message_of([&] { (void)patches({{"image_size", size}}); });
+  };
+  for (const auto& [size, found] : {std::pair{nlohmann::json{224, 196}, "found [224, 196]"},
+                                    {nlohmann::json{224}, "found a list of 1"},
+                                    {nlohmann::json{0, 0}, "an integer in [1, 16384], found 0"}}) {
+    CHECK(oblong(size).find("'image_size': expected an integer") != std::string::npos);
+    CHECK(oblong(size).find(found) != std::string::npos);
+  }
+  CHECK(spec_of("dinov2", {{"patch_size", nullptr}}).patches->patch == 14);
   CHECK(spec_of("modernbert").head.pooling == nn::Pooling::first);
   CHECK(spec_of("modernbert", {{"classifier_pooling", "mean"}}).head.pooling == nn::Pooling::mean);
 }

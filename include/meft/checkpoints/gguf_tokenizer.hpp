@@ -166,9 +166,10 @@ inline nlohmann::json gguf_tokenizer(const io::Gguf& file, Where where = Where::
         ++id;
       },
       where);
+  const bool begun = pieces || out["model"].contains("ignore_merges");  // as Llama 3's is: where the file does not say
   Json single = Json::array(), pair = Json::array(), special = Json::object();
   const auto add = [&](const char* flag, const char* key, int type) {
-    if (!file.flag(flag, where).value_or(pieces && key == std::string_view("tokenizer.ggml.bos_token_id"))) return;
+    if (!file.flag(flag, where).value_or(begun && key == std::string_view("tokenizer.ggml.bos_token_id"))) return;
     const auto at = file.integer(key, where);
     if (!at || *at < 0 || static_cast<std::uint64_t>(*at) >= tokens.size()) file.wrong(key, "the id of a token", where);
     const std::string name(tokens[static_cast<std::size_t>(*at)]);

@@ -95,6 +95,18 @@ class Config {
     return value ? as_integer(key, *value, range, where) : static_cast<std::int64_t>(fallback);
   }
 
+  /// The side of a square: an integer, or a list of two equal ones.
+  std::int64_t side(std::string_view key, std::int64_t fallback, Range<std::int64_t> range = {},
+                    Where where = Where::current()) const {
+    const auto* value = look(key);
+    if (!value || !value->is_array()) return integer(key, fallback, range, where);
+    const bool two = value->size() == 2;
+    if (two && value->front() == value->back()) return as_integer(key, value->front(), range, where);
+    fail({path_ + ": " + show_name(key) + ": expected an integer, or two equal ones, found " +
+              (two ? "[" + show(value->front()) + ", " + show(value->back()) + "]" : show(*value)),
+          where});
+  }
+
   /// A finite number; an integer counts as one.
   double number(std::string_view key, Range<double> range = {}, Where where = Where::current()) const {
     return as_number(key, need(key, where), range, where);

@@ -162,15 +162,22 @@ class GgufModel final : public Tensors {
   void add_position(nlohmann::json& out, std::int64_t width, Where where) const {
     out["rope_theta"] = number("rope.freq_base", 10000, where);
     const auto rotated = integer("rope.dimension_count", width, where);
-    if (rotated != width && width > 0)
-      out["partial_rotary_factor"] = static_cast<double>(rotated) / static_cast<double>(width);
-    const std::string kind(file_.text(key("rope.scaling.type"), where).value_or("none"));
+    if (rotated != width) out["rope_dimension_count"] = rotated;  // which no config.json has
+    // llama.cpp's: linear where the file names no kind, by a factor under two names, where 0 is none.
+    const std::string kind(file_.text(key("rope.scaling.type"), where).value_or("linear"));
+    const double told = number("rope.scaling.factor", number("rope.scale_linear", 0, where), where);
+    const double factor = told == 0 ? 1 : told;
+    const bool plain = kind == "none" || (kind == "linear" && factor == 1);
     if (file_.contains(frequencies)) {
+      if (!plain)
+        fail({"gguf: " + path() + ": rope.scaling " + show_name(kind) + " beside the tensor rope_freqs.weight is not " +
+                  "supported",
+              where});
       out["rope_scaling"] = llama3(out["rope_theta"], rotated, where);
       return;
     }
-    if (kind == "none") return;
-    nlohmann::json rope{{"rope_type", kind}, {"factor", number("rope.scaling.factor", 1, where)}};
+    if (plain) return;
+    nlohmann::json rope{{"rope_type", kind}, {"factor", factor}};
     if (has("rope.scaling.original_context_length"))
       rope["original_max_position_embeddings"] = integer("rope.scaling.original_context_length", where);
     if (has("rope.scaling.yarn_beta_fast")) rope["beta_fast"] = number("rope.scaling.yarn_beta_fast", 0, where);

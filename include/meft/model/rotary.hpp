@@ -50,12 +50,13 @@ inline void read_llama3(RotarySpec& out, const auto& rope, double original) {
 RotarySpec read_rotary(const auto& c, const auto& rope, double theta, Index head_width) {
   RotarySpec out;
   out.base = rope.number("rope_theta", theta, {1e-3, 1e15});
-  const double share =
-      rope.number("partial_rotary_factor", c.number("partial_rotary_factor", 1.0, {1e-3, 1.0}), {1e-3, 1.0});
-  out.rotated = static_cast<Index>(static_cast<double>(head_width) * share);
+  const double share = rope.number("partial_rotary_factor", c.number("partial_rotary_factor", 1.0));
+  if (share != 1)
+    fail("config: partial_rotary_factor: expected 1: these models in transformers turn whole heads, found", share,
+         c.path());
+  out.rotated = c.integer("rope_dimension_count", head_width, {1, head_width});  // GGUF's alone
   if (out.rotated < 2 || out.rotated % 2 || out.pairs() > RotarySpec::most)
-    fail("config: head_dim and partial_rotary_factor: expected an even number from 2 to 512 of features to turn, found",
-         out.rotated, c.path());
+    fail("config: head_dim: expected an even number from 2 to 512 of features to turn, found", out.rotated, c.path());
   const std::string type = rope.text("rope_type", rope.text("type", "default"));
   // Dynamic bases change beyond max_position_embeddings, where a sequence is refused.
   if (type == "default" || type == "dynamic") return out;

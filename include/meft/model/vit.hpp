@@ -30,8 +30,8 @@ struct VitConfig {
     out.num_attention_heads = c.integer("num_attention_heads", {1, 1024});
     out.intermediate_size = out.family == Family::dinov2 ? out.hidden_size * c.integer("mlp_ratio", 4, {1, 64})
                                                          : c.integer("intermediate_size", {1, 1 << 20});
-    out.image_size = c.integer("image_size", 224, {1, 1 << 14});
-    out.patch_size = c.integer("patch_size", 16, {1, 1 << 12});
+    out.image_size = c.side("image_size", 224, {1, 1 << 14});
+    out.patch_size = c.side("patch_size", out.family == Family::dinov2 ? 14 : 16, {1, 1 << 12});
     out.num_channels = c.integer("num_channels", 3, {1, 64});
     out.hidden_act = activation(c, "hidden_act", "gelu");
     out.layer_norm_eps = c.number("layer_norm_eps", out.family == Family::dinov2 ? 1e-6 : 1e-12, {0.0, 1.0});
@@ -70,7 +70,7 @@ inline constexpr nn::LayerNames dinov2_layer_names{.query = "attention.attention
 
 }  // namespace vit
 
-/// DINOv2 classifies the class token beside the mean of the patches.
+/// DINOv2 classifies the class token beside the mean of the patches, and drops nothing of what its blocks add.
 inline TransformerSpec VitConfig::spec() const {
   const bool dino = family == Family::dinov2;
   return {.family = "vit",
@@ -90,7 +90,7 @@ inline TransformerSpec VitConfig::spec() const {
                       .norm_first = true,
                       .scaled = dino,
                       .qkv_bias = qkv_bias,
-                      .dropout = static_cast<float>(hidden_dropout_prob),
+                      .dropout = dino ? 0.0f : static_cast<float>(hidden_dropout_prob),
                       .attention_dropout = static_cast<float>(attention_probs_dropout_prob)},
                      num_hidden_layers},
           .norm = layer_norm_eps,
