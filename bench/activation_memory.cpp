@@ -47,11 +47,11 @@ std::string show(const Row& row, std::optional<double> full) {
   if (!c.finite) std::snprintf(error, sizeof error, "not finite");
   if (c.heap) std::snprintf(heap, sizeof heap, " %10.1f", mib(*c.heap));
   std::snprintf(text, sizeof text,
-                "%-17s %-8s %6lld %6lld %6lld %11.1f %7s %10.1f %9.1f %10.1f %10.1f %10.1f%s %8.3f %10s",
+                "%-17s %-8s %6lld %6lld %6lld %11.1f %7s %10.1f %9.1f %10.1f %10.1f %10.1f%s %8s %10s",
                 s.method.c_str(), row.reversible() ? name_of(s.stack.streams) : "-",
                 static_cast<long long>(s.config.num_hidden_layers), static_cast<long long>(s.batch),
                 static_cast<long long>(s.seq), mib(c.activation), ratio, mib(c.parameter), mib(c.gradient),
-                mib(c.optimizer), mib(c.reserved), mib(c.resident.own), heap, c.least().step, error);
+                mib(c.optimizer), mib(c.reserved), mib(c.resident.own), heap, bench::seconds(s, c).c_str(), error);
   return text;
 }
 
@@ -90,6 +90,7 @@ int main(int argc, char** argv) {
   bool no_cache = false, no_error = false;
   CLI::App app("Activation memory of one training step of BERT, by method, size and stream policy.");
   sweep.add_to(app);
+  sweep.add_ragged(app);
   app.add_option("--streams", policies, "policies of the reversible methods, a,b,c")
       ->delimiter(',')
       ->check(CLI::IsMember({"exact", "rounded", "stored"}))

@@ -32,14 +32,16 @@ struct Tally {
 /// By kernel.
 using Counts = std::map<std::string, Tally>;
 
-/// Counts while it lives, where it is asked to.
+/// Counts what the emulated device does while it lives, where it is asked to; an Error where that does nothing.
 class Counting {
  public:
-  explicit Counting(bool on) : on_(on) {
+  Counting(bool on, bool device) : on_(on) {
 #ifdef MEFT_EMULATED
+    meft::require(!on || device, "--count: what is counted is the emulated device's: --device cuda");
     if (on) emulate::set_counting(true);
 #else
-    meft::require(!on, "count: only a build with MEFT_CUDA=emulate counts", "--device cuda");
+    meft::require(!on, "--count: only a build with MEFT_CUDA=emulate counts",
+                  device ? "--device cuda" : "--device cpu");
 #endif
   }
   ~Counting() { (void)counts(); }

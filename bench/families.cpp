@@ -173,7 +173,7 @@ Measured steps_of(Learner& learner, nn::Batch<B> batch, const Options& o) {
   Measured out{0, mib(B::pool().read().of(Use::parameter)), 0};
   for (int i = 0; i < o.steps; ++i) {
     const double start = bench::now();
-    const bench::Counting counting(o.count);
+    const bench::Counting counting(o.count, !B::on_host);
     out.activation = std::max(out.activation, mib(passes.run(batch, [] {}).activation_bytes));
     if (o.exact && i == 0)
       nn::for_each_parameter(learner, [&](const std::string&, Parameter<float, B>& p) {
@@ -317,14 +317,17 @@ int main(int argc, char** argv) {
   app.add_flag("--words", o.words, "decoders: the loss is of each next word, not of a class");
   app.add_flag("--alone", o.alone, "no stored fine-tuning beside it");
   app.add_option("--threads", threads, "all processors by default")->check(CLI::PositiveNumber);
-  app.add_option("--json", o.json, "file for the rows, a JSON object a line");
+  auto* const rows = app.add_option("--json", o.json, "file for the rows, a JSON object a line");
   app.add_option("--layers", o.layers, "in place of the model's own number")->check(CLI::PositiveNumber);
   app.add_option("--stored-layers", o.stored, "the highest so many keep what they computed [0]")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--attention-dropout", o.attention_dropout, "in place of the model's own")
       ->check(CLI::Range(0.0, 0.9));
-  app.add_flag("--exact", o.exact, "compare gradients with those of stored streams, and nothing else");
-  app.add_flag("--count", o.count, "on the emulated device: bytes and launches of a step, and nothing else");
+  auto* const compared =
+      app.add_flag("--exact", o.exact, "compare gradients with those of stored streams, and nothing else");
+  app.add_flag("--count", o.count, "on the emulated device: bytes and launches of a step, and nothing else")
+      ->excludes(rows, compared);
+  compared->excludes(rows);
   bench::add_device(app, o.device);
   CLI11_PARSE(app, argc, argv);
   if (threads > 0) set_threads(threads);

@@ -46,6 +46,7 @@ class Table {
   /// A call of f reads and writes `bytes`. The seconds of a call are those of o.calls in a row, the least of o.runs.
   template <class F>
   void add(const std::string& kernel, double bytes, const F& f) {
+    known_.push_back(kernel);
     const bool wanted = o_.only.empty() || std::find(o_.only.begin(), o_.only.end(), kernel) != o_.only.end();
     if (o_.count) return wanted ? show_count(kernel, bytes, f) : void();
     if (!wanted && !rows_.empty()) return;  // the copy comes first and is always measured
@@ -60,10 +61,20 @@ class Table {
     save();
   }
 
+  /// Once all are added: a name in o.only that is none of theirs is an Error.
+  void check() const {
+    for (const auto& name : o_.only)
+      if (std::find(known_.begin(), known_.end(), name) == known_.end()) {
+        std::string all;
+        for (const auto& one : known_) all += (all.empty() ? "" : ", ") + one;
+        fail("--kernels: expected some of " + all + ", found", name);
+      }
+  }
+
  private:
   template <class F>
   void show_count(const std::string& kernel, double bytes, const F& f) const {
-    const bench::Counting counting(true);
+    const bench::Counting counting(true, !B::on_host);
     f();
     B::synchronize();
     bench::Tally sum;
@@ -98,6 +109,7 @@ class Table {
 
   const Options& o_;
   std::vector<Row> rows_;
+  std::vector<std::string> known_;
 };
 
 template <Backend B>
@@ -251,6 +263,7 @@ void run(const Options& o) {
   const AdamWStep step{1e-4, 0.9, 0.999, 1e-8, 0, 0.1, 0.001, 1};
   table.add("adamw", 8 * array, [&] { adamw(B{}, 1, &slot, step); });
   table.add("sum of squares", array, [&] { sum_squares(B{}, 1, &slot); });
+  table.check();
 }
 
 }  // namespace
@@ -265,8 +278,9 @@ int main(int argc, char** argv) {
   app.add_option("--runs", o.runs, "the least of these counts")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--calls", o.calls, "in a row, to a run")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--threads", o.threads, "all processors by default")->check(CLI::PositiveNumber);
-  app.add_option("--json", o.json, "file for the rows, a JSON object a line");
-  app.add_flag("--count", o.count, "on the emulated device: the bytes and launches of a call in place of its time");
+  auto* const json = app.add_option("--json", o.json, "file for the rows, a JSON object a line");
+  app.add_flag("--count", o.count, "on the emulated device: the bytes and launches of a call in place of its time")
+      ->excludes(json, app.get_option("--runs"), app.get_option("--calls"));
   CLI11_PARSE(app, argc, argv);
 
   try {

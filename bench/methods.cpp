@@ -51,9 +51,9 @@ void show(const Row& row) {
   if (row.error) std::snprintf(error, sizeof error, *row.error == 0 ? "0" : "%.1e", *row.error);
   if (!c.finite) std::snprintf(error, sizeof error, "not finite");
   if (row.score) std::snprintf(score, sizeof score, "%.1f", 100 * *row.score);
-  std::printf("%-18s %11.1f %13lld %10.1f %10.1f %10.1f %8.3f %11s %7s\n", row.setup.method.c_str(), mib(c.activation),
-              static_cast<long long>(c.trained), mib(c.gradient), mib(c.optimizer), mib(c.needed), c.least().step,
-              error, score);
+  std::printf("%-18s %11.1f %13lld %10.1f %10.1f %10.1f %8s %11s %7s\n", row.setup.method.c_str(), mib(c.activation),
+              static_cast<long long>(c.trained), mib(c.gradient), mib(c.optimizer), mib(c.needed),
+              bench::seconds(row.setup, c).c_str(), error, score);
   std::fflush(stdout);
 }
 
@@ -116,6 +116,7 @@ int main(int argc, char** argv) {
   std::string scores_file, rows_file;
   CLI::App app("Every method on one shape of BERT: what trains, memory, time, the error of its gradient, its score.");
   sweep.add_to(app);
+  sweep.add_ragged(app);
   app.add_flag("--no-error", no_error, "no gradient error: spares the memory and time of the stored runs");
   app.add_option("--scores", scores_file, "file of mean scores by method, from scores.py --means");
   app.add_option("--rows", rows_file, "file that --json wrote: they are drawn, and nothing is measured");

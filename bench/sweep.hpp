@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -19,6 +20,13 @@
 namespace bench {
 
 inline double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+/// Seconds of the fastest step, as tables show them; `-` where each step's batch is another.
+inline std::string seconds(const Setup& setup, const Cost& cost) {
+  char text[32] = "-";
+  if (!setup.ragged) std::snprintf(text, sizeof text, "%.3f", cost.least().step);
+  return text;
+}
 
 /// The flags.
 struct Sweep {
@@ -57,13 +65,17 @@ struct Sweep {
         ->capture_default_str();
     add_device(app, device);
     positive("--slice-tokens", slice_tokens, "tokens in a slice, in place of the device's default");
-    app.add_flag("--ragged", ragged, "each step's sequences have lengths of their own, from 1 to --seq");
     positive("--threads", threads, "all processors by default");
     positive("--steps", steps, "measured steps, after one that is not")->capture_default_str();
     app.add_option("--seed", seed, "of weights, tokens and dropout")->capture_default_str();
     app.add_option("--json", json, "file for the rows, a JSON object a line");
     app.add_option("--plot", plot, "file for the plot, SVG");
     app.add_flag("--log", log, "logarithmic axes in the plot");
+  }
+
+  /// Declares --ragged, for benches of memory: the steps of a ragged run do not compare in time.
+  void add_ragged(CLI::App& app) {
+    app.add_flag("--ragged", ragged, "each step's sequences have lengths of their own, from 1 to --seq: no s/step");
   }
 
   /// What varies, of a setup.
@@ -123,8 +135,8 @@ struct Sweep {
         {"resident_file_bytes", cost.resident.file},
         {"ragged", setup.ragged},
         {"heap_bytes", nullptr},
-        {"step_seconds", cost.least().step},
-        {"step_seconds_median", cost.median()},
+        {"step_seconds", nullptr},
+        {"step_seconds_median", nullptr},
         {"gradient_finite", cost.finite},
         {"device", device},
         {"threads", meft::threads()},
@@ -136,6 +148,7 @@ struct Sweep {
         {"ffn", setup.config.intermediate_size}};
     if (reversible(setup.method)) out["streams"] = name_of(setup.stack.streams);
     if (cost.heap) out["heap_bytes"] = *cost.heap;
+    if (!setup.ragged) out["step_seconds"] = cost.least().step, out["step_seconds_median"] = cost.median();
     return out;
   }
 

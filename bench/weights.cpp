@@ -111,7 +111,7 @@ double divergence(const Learner& p, const Learner& q, const nn::Batch<>& batch) 
 
 /// A table of the formats of one checkpoint. The resident bytes are the process's: of one format where there is one.
 void measure_model(const std::string& path, const std::string& text, const std::vector<std::string>& chosen,
-                   Index batch, Index tokens, int steps) {
+                   Index batch, Index tokens, int steps, const std::string& json) {
   const auto spec = checkpoints::read_spec(checkpoints::read_config(path));
   const task::Blocks data{blocks_of(path, text, batch, tokens, spec.embeddings.vocabulary)};
   std::vector<std::uint32_t> rows(data.size());
@@ -123,14 +123,15 @@ void measure_model(const std::string& path, const std::string& text, const std::
   std::printf("%-9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "weights", "owned", "mapped", "activ.", "process", "files",
               "s/step", "loss", "KL");
   const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  std::string lines;
   for (const auto& name : chosen) {
     const std::size_t before = Cpu::pool().read().of(Use::parameter);
     auto learner = load(path, precision_from(name));
-    std::string far = "-";  // without a text there is no float model to be far from
+    char far[16] = "-";  // without a text there is no float model to be far from
+    std::optional<double> divergent;
     if (wide) {
-      char digits[16];
-      std::snprintf(digits, sizeof digits, "%.5f", divergence(*wide, learner, learner.batch(data, rows, Run{})));
-      far = digits;
+      divergent = divergence(*wide, learner, learner.batch(data, rows, Run{}));
+      std::snprintf(far, sizeof far, "%.5f", *divergent);
     }
     const std::size_t owned = Cpu::pool().read().of(Use::parameter) - before;
     std::size_t mapped = 0;
@@ -150,8 +151,28 @@ void measure_model(const std::string& path, const std::string& text, const std::
     }
     const auto resident = Resident::now();
     std::printf("%-9s %9.1f %9.1f %9.1f %9.1f %9.1f %9.2f %9.4f %9s\n", name.c_str(), mib(owned), mib(mapped),
-                mib(activation), mib(resident.own), mib(resident.file), seconds, loss, far.c_str());
+                mib(activation), mib(resident.own), mib(resident.file), seconds, loss, far);
     std::fflush(stdout);
+    if (json.empty()) continue;
+    lines += nlohmann::ordered_json{{"weights", name},
+                                    {"model", path},
+                                    {"batch", batch},
+                                    {"seq", tokens},
+                                    {"owned_bytes", owned},
+                                    {"mapped_bytes", mapped},
+                                    {"activation_bytes", activation},
+                                    {"resident_own_bytes", resident.own},
+                                    {"resident_file_bytes", resident.file},
+                                    {"step_seconds", seconds},
+                                    {"loss", loss},
+                                    {"divergence",
+                                     divergent ? nlohmann::ordered_json(*divergent) : nlohmann::ordered_json()},
+                                    {"isa", name_of(isa())},
+                                    {"threads", meft::threads()},
+                                    {"processor", bench::processor()}}
+                 .dump() +
+             "\n";
+    io::write_atomically(json, lines);
   }
 }
 
@@ -166,17 +187,20 @@ int main(int argc, char** argv) {
   CLI::App app("Formats of frozen weights: bytes, error, and products' rates beside those of bf16.");
   app.add_option("--weights", chosen, "formats a,b,c")->delimiter(',')->capture_default_str();
   flags.add(app);
-  app.add_option("--model", model, "a language model's checkpoint, in place of products");
-  app.add_option("--text", text, "a file to predict, for the divergence from float; without, tokens are random");
-  app.add_option("--batch", batch, "sequences a step")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--seq", tokens, "tokens of a sequence")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--steps", steps, "steps, of which the last is timed")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  auto* const whole = app.add_option("--model", model, "a language model's checkpoint, in place of products");
+  for (const char* name : {"--rows", "--shapes", "--runs"}) app.get_option(name)->excludes(whole);
+  app.add_option("--text", text, "a file to predict, for the divergence from float; without, tokens are random")
+      ->needs(whole);
+  const auto step = [&](const char* name, auto& value, const char* meaning) {
+    app.add_option(name, value, meaning)->check(CLI::PositiveNumber)->needs(whole)->capture_default_str();
+  };
+  step("--batch", batch, "sequences a step");
+  step("--seq", tokens, "tokens of a sequence");
+  step("--steps", steps, "steps, of which the last is timed");
   CLI11_PARSE(app, argc, argv);
   try {
     if (flags.threads) set_threads(flags.threads);
-    if (!model.empty()) return measure_model(model, text, chosen, batch, tokens, steps), 0;
+    if (!model.empty()) return measure_model(model, text, chosen, batch, tokens, steps, flags.json), 0;
     std::printf("%s, %d threads; bits a number, error relative to the weights' size, GFLOP/s and shares of bf16's\n\n",
                 bench::processor().c_str(), meft::threads());
     std::printf("%-9s %6s %6s %6s %6s %8s %9s %6s %9s %6s\n", "weights", "rows", "in", "out", "bits", "error",
