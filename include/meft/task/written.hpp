@@ -57,7 +57,7 @@ RankedQuestions encode_written(const Tokenizer& tokenizer, std::span<const data:
     if (told) answer = plain_tokens(tokenizer, example.pair, where);
     if (told && answer.empty())
       fail({"written texts: expected a text to be written in line " + std::to_string(example.line) + ", found " +
-                data::detail::excerpt(example.pair) + ", which has no token",
+                (example.pair.empty() ? "none" : data::detail::excerpt(example.pair) + ", which has no token"),
             where});
     out.cut += prompt.size() > room.text || answer.size() > room.written;
     prompt.resize(std::min(prompt.size(), room.text));
