@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # gpu_quick.sh DIR OUT: on a machine with a GPU, what gpu_pack.sh packed, unpacked at DIR: at most 8 minutes, no network, nothing
 # installed. OUT gets three files, renewed after each step, so that they are there whenever this is ended: summary.txt, of at most
-# 80 lines, which is printed too; steps.txt, a line a step; logs.tar.gz. Each step has its own limit, and one that fails stops
+# 60 lines, which is printed too; steps.txt, a line a step; logs.tar.gz. Each step has its own limit, and one that fails stops
 # nothing; ends with 1 when one did. PyTorch is that of the image's python3, as are cuBLASLt and cuDNN.
 # GPU_QUICK_SECONDS: a budget in place of 470 s; a step that no longer fits is left out. For a rehearsal, sizes in place of the
 # published ones: GPU_QUICK_MODELS (bert-large,opt-1.3b), GPU_QUICK_SIZE (--batch 16 --seq 512), GPU_QUICK_LAYERS (--layers N).
@@ -25,7 +25,8 @@ summary() {
   local log
   echo "commit $(cat "$dir/commit"), $(date -u +%FT%TZ), $SECONDS s"
   head -4 "$logs/versions.log" 2>/dev/null | cut -c1-150
-  cat "$logs/steps.txt"
+  grep -v ' s  ok$' "$logs/steps.txt"
+  awk '/ s  ok$/ {printf "%s%s %s s", n++ ? ", " : "ok: ", $1, $2} END {if (n) print ""}' "$logs/steps.txt" | fold -s -w 150
   grep -h 'test cases:' "$logs/tests.log" 2>/dev/null
   grep -h 'elements of gradients' "$logs/exact.log" 2>/dev/null
   echo "model        layers   meft1    weights  resident   s/step  (turns; meft-plain: attention dropout 0)"
@@ -37,7 +38,7 @@ summary() {
 }
 # What there is so far goes to OUT.
 collect() {
-  summary | head -80 >"$logs/summary.txt"
+  summary | head -60 >"$logs/summary.txt"
   cp "$logs/summary.txt" "$logs/steps.txt" "$out"
   tar -czf "$work/logs.tar.gz" -C "$work" logs 2>/dev/null
   mv "$work/logs.tar.gz" "$out"

@@ -12,6 +12,7 @@ import time
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = TESTS / "gpu_quick.sh"
+MOST_LINES = 60
 MOST_FILES = 8  # few: what brings results back may not take more
 FAKES = {
     "bin/cuda_tests": 'echo "[doctest] test cases: ${CASES:-3} | ${CASES:-3} passed"',
@@ -91,6 +92,9 @@ def problems():
             files = sorted(path.name for path in out.iterdir())
             if len(files) > MOST_FILES or not {"summary.txt", "steps.txt", "logs.tar.gz"} <= set(files):
                 yield f"{what}: OUT has {files}"
+            lines = (out / "summary.txt").read_text().splitlines() if "summary.txt" in files else []
+            if not 3 < len(lines) <= MOST_LINES:
+                yield f"{what}: the summary has {len(lines)} lines"
             logs = subprocess.run(["tar", "-tzf", str(out / "logs.tar.gz")], capture_output=True, text=True).stdout
             if "logs/memcheck.log" not in logs:
                 yield f"{what}: logs.tar.gz has {logs!r}"
