@@ -38,7 +38,7 @@ struct Row {
 };
 
 Row measure(const Size& size, Precision precision, int runs) {
-  const auto [rows, in, out] = size;
+  const Index rows = size.rows, in = size.in, out = size.out;
   const auto w = bench::random<Cpu>({out, in}, 0), x = bench::random<Cpu>({rows, in}, 1),
              dy = bench::random<Cpu>({rows, out}, 2);
   Tensor<float> y({rows, out}), dx({rows, in});
