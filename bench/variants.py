@@ -47,7 +47,7 @@ SETUPS = {  # task -> dev metric; flags of all runs; variants
     "decoder": ({"lm": "log_likelihood"}, DECODER, STARTS),
     "decoder-weights": ({"lm": "log_likelihood"}, DECODER, on_weights("bf16", "as-stored")),
     "images": ({"images": "accuracy"}, ["--batch", "16", "--epochs", "1"],
-               STARTS | {default: AVERAGED[default] for default in ("paper, zero, average",)}),
+               STARTS | {"paper, zero, average": AVERAGED["paper, zero, average"]}),
     "reversal": (GLUE, ["--pooling", "mean", "--epochs", "2"], REVERSALS),
     "weights": (GLUE, ["--pooling", "mean", "--epochs", "3"], on_weights("bf16", "q8", "q4", "nf4")),
 }

@@ -309,11 +309,11 @@ VarOf<X> linear_cross_entropy(const X& x, const Parameter<T, B>& w, const Bias& 
                               Where where = Where::current()) {
   if (!w.perturbed()) return apply(where, LinearCrossEntropy<B>{labels, ignore}, x, w, bias);
   const auto found = label_log_likelihood(as_var(x).value(), w, as_var(bias).value(), labels, ignore);
-  const auto counted = static_cast<T>(check_labels(B{}, labels.size(), labels.data(), w.shape()[0], ignore).counted);
-  detail::require_counted(static_cast<Index>(counted), found, ignore, where);
+  const Index counted = check_labels(B{}, labels.size(), labels.data(), w.shape()[0], ignore).counted;
+  detail::require_counted(counted, found, ignore, where);
   Tensor<T, B> total{Shape{}};
   sum(B{}, 1, found.size(), 1, found.data(), total.data());
-  return map(WithRight<Div, T>{{}, -counted}, total);
+  return map(WithRight<Div, T>{{}, static_cast<T>(-counted)}, total);
 }
 
 }  // namespace meft
