@@ -34,6 +34,8 @@ class Var {
   bool defined() const { return value_.defined(); }
   /// True when a tape recorded it, so that gradients reach it.
   bool recorded() const { return node_ >= 0; }
+  /// Lets its elements go, which nobody will read: shape and record stay, for a backward pass.
+  void let_go() { value_ = value_.outline(); }
 
  private:
   friend class Tape;
@@ -215,8 +217,7 @@ class Tape {
   /// The same from a given gradient `dy` of `y`.
   template <Real T, Backend B>
   [[gnu::cold, gnu::noinline]] void backward(const Var<T, B>& y, Tensor<T, B> dy, Where where = Where::current()) {
-    require(y.shape() == dy.shape() && y.defined() == dy.defined(), {"backward: the gradient's shape differs", where},
-            y, dy);
+    require(y.shape() == dy.shape() && dy.defined(), {"backward: the gradient's shape differs", where}, y, dy);
     require(wants(y, "backward", where), {"backward: nothing that needs a gradient was recorded", where}, y);
     add(y.node_, std::move(dy));
     for (int i = y.node_; i >= 0; --i) {

@@ -195,10 +195,13 @@ struct Described<M> {
     const Index depth = common.reversible_layers < 0 ? s.layers : common.reversible_layers;
     const Index streams = 2 * s.tokens * s.width, gradients = streams, slice = s.longest_slice();
     const bool all = common.stack.streams == Streams::stored || common.stack.stored_layers >= depth;
-    const Index taped = s.tokens * (s.layer() + 5 * s.width + 6 * bottleneck + more.attention + more.feed),
-                stored =
-                    (all ? depth : common.stack.stored_layers) * taped + s.workers * slice * (2 * s.width + s.hidden());
-    if (all) return std::max(streams + gradients + stored, s.at_head(streams + depth * taped));
+    // Stored layers: what a layer reads from one stream is what the next reads first, but for MEFT3.
+    const Index row = s.tokens * s.width, read = kind == 3 ? 3 : 2,
+                kept_layers = all ? depth : common.stack.stored_layers;
+    const Index layer = s.tokens * (s.layer() + 6 * bottleneck + more.attention + more.feed) + read * row,
+                taped = kept_layers ? kept_layers * layer + (3 - read) * row : 0,
+                stored = taped + s.workers * slice * (2 * s.width + s.hidden());
+    if (all) return std::max(gradients + stored, s.at_head(streams + taped));
     const Index hidden = std::min(slice, B::slice_tokens) * (s.hidden() + s.ffn + more.feed + more.moving);
     const Index attended = slice * (s.attention() + more.attention);
     const Index differentiated =
@@ -209,10 +212,11 @@ struct Described<M> {
       for (const Index rows : s.slices)
         for (const Lambda factor : {m.lambda.reduced(), m.beta.reduced()})
           digits += digit_words<std::int32_t>(B{}, rows * s.width, factor);
-    const Index held = depth * digits * static_cast<Index>(sizeof(std::uint32_t)) / static_cast<Index>(sizeof(T));
-    const Index back = std::max(common.stack.stored_layers ? stored : 0, s.workers * differentiated);
-    const Index kept = held + streams, ends = kept + common.stack.stored_layers * taped;
-    return std::max({kept + gradients + back, kept + 3 * s.tokens * s.width, s.at_head(ends)});
+    const Index held =
+        (depth - kept_layers) * digits * static_cast<Index>(sizeof(std::uint32_t)) / static_cast<Index>(sizeof(T));
+    const Index back = std::max(taped ? stored : 0, s.workers * differentiated);
+    const Index kept = held + streams, ends = kept + taped + (taped ? streams : 0);
+    return std::max({kept + gradients + back, kept + 3 * row, s.at_head(ends)});
   }
 };
 

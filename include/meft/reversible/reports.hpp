@@ -107,11 +107,11 @@ class ShearLedger {
         if (kept->seen[i].worst) kept->overflow(i);
     });
   }
-  /// Ends a pass that undid it: throws for the last shear that was not given back its input.
-  void end_undo() {
-    std::exchange(reports_, {}).read([kept = kept_](const std::vector<ShearSlot>& slots) {
+  /// Ends a pass that undid the lowest so many layers: throws for the last shear that was not given back its input.
+  void end_undo(std::size_t layers) {
+    std::exchange(reports_, {}).read([kept = kept_, layers](const std::vector<ShearSlot>& slots) {
       for (std::size_t i = slots.size(); i-- > 0;)
-        if (!kept->places[i].input && (slots[i].worst || slots[i].hash != kept->seen[i].hash))
+        if (kept->undone(i, layers) && (slots[i].worst || slots[i].hash != kept->seen[i].hash))
           fail("reversible stack: undoing did not give back the input, so f is not deterministic", kept->name(i));
     });
   }
@@ -123,6 +123,7 @@ class ShearLedger {
     std::vector<Place> places;
     std::vector<ShearSlot> seen;  // of the forward pass
 
+    bool undone(std::size_t i, std::size_t layers) const { return !places[i].input && places[i].layer < layers; }
     std::string name(std::size_t i) const { return places[i].text(); }
     [[noreturn]] void overflow(std::size_t i) const {
       throw StreamError(places[i], report_of(seen[i], fraction_bits).value, word_bits, fraction_bits, by_feature);

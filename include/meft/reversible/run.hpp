@@ -56,20 +56,26 @@ class StackRun {
     }
     show();
     for (std::size_t l = 0; l < layers_->size(); ++l) {
+      if (record_ && l > 0 && l == first_stored_) {
+        const UseScope use(Use::streams);
+        below_ = {stream_[0].clone(), stream_[1].clone()};
+      }
       for_slices<B>(count(), [&](Index s) { forward_slice(l, s); });
       swap_after(l);
       show();
     }
+    read_.clear();
     if constexpr (fixed) ledger_.end_forward();
   }
 
-  /// Undoes and differentiates the stack. `gradient` holds the gradients of the final streams and then those of the
-  /// inputs; those are complete only when `input` is true. Parameter gradients go to `outer` in slice order. `made`:
-  /// when the forward pass was over.
+  /// Differentiates the stored layers, undoes and differentiates those below. `gradient` holds the gradients of the
+  /// final streams and then those of the inputs; those are complete only when `input` is true. Parameter gradients go
+  /// to `outer` in slice order. `made`: when the forward pass was over.
   void backward(std::array<Tensor<T, B>, 2>& gradient, std::vector<Tensor<T, B>>& side_gradient, bool input,
                 Tape& outer, std::uint64_t made) {
     const bool undoes = fixed && first_stored_ > 0;
     if (undoes) ledger_.begin();
+    if (first_stored_ < layers_->size()) stream_ = std::exchange(below_, {});
     for (std::size_t l = layers_->size(); l-- > 0;) {
       unswap(l, gradient);
       Turnstile turnstile;
@@ -89,7 +95,7 @@ class StackRun {
       });
       kept_[l].clear();
     }
-    if (undoes) ledger_.end_undo();
+    if (undoes) ledger_.end_undo(first_stored_);
   }
 
   /// x = X·2⁻ˢ of one stream.
@@ -111,8 +117,8 @@ class StackRun {
     Var<T, B> x, y;
     std::vector<Side<T, B>> sides;
   };
-  /// What the backward pass of one slice of one layer needs: digits for each chunk of a shear, where a layer below is
-  /// undone; and the tapes of its functions, where it is stored.
+  /// What the backward pass of one slice of one layer needs: digits for each chunk of a shear, or, where the layer is
+  /// stored, the tapes of its functions.
   struct Kept {
     std::size_t slot = 0;  // of the next shear's report
     std::vector<Tensor<std::uint32_t, B>> digits;
@@ -169,12 +175,19 @@ class StackRun {
     decode(part, out, step.reads);
     return out;
   }
+  /// The same of a stored layer: one tensor for all who read a stream until it changes.
+  Tensor<T, B> read_once(const Step<T, B>& step, Index s) {
+    auto& last = read_[static_cast<std::size_t>(s)][static_cast<std::size_t>(step.src)];
+    if (!last.defined()) last = read(step, s);
+    return last;
+  }
 
   static std::string place(std::size_t layer, std::size_t step) { return StreamError::Place{layer, step}.text(); }
   /// Numbers the shears in the order of a forward pass through one slice after the other.
   void number_shears() {
     for (std::size_t i = 0; i < 2; ++i) ledger_.add({i, 0, true});
     kept_.resize(layers_->size());
+    read_.resize(slices_.size());
     for (std::size_t l = 0; l < layers_->size(); ++l)
       for (const auto& [first, last] : slices_) {
         const Index rows = context_.offsets.end(last - 1) - context_.offsets.begin(first);
@@ -224,7 +237,7 @@ class StackRun {
   void forward_slice(std::size_t l, Index s) {
     const auto& layer = (*layers_)[l];
     auto& kept = kept_[l][static_cast<std::size_t>(s)];
-    const bool tapes = record_ && l >= first_stored_, undone = record_ && first_stored_ > 0;
+    const bool tapes = record_ && l >= first_stored_, undone = record_ && l < first_stored_;
     const auto run = [&](const Function<T, B>& f, Tensor<T, B> x, const Context<T, B>& context, std::size_t k) {
       if (tapes) return record(f, std::move(x), true, context, every_side, l, k);
       std::optional<NoTape> none;
@@ -234,13 +247,16 @@ class StackRun {
       return out;
     };
     const auto keep = [&](Taped taped) {
-      if (tapes) kept.taped.push_back(std::move(taped));
+      if (!tapes) return;
+      taped.x.let_go();  // what their backward passes read, the tapes hold
+      taped.y.let_go();
+      kept.taped.push_back(std::move(taped));
     };
     for (std::size_t k = 0; k < layer.size(); ++k) {
       const auto& step = layer[k];
       if (step.swaps()) continue;
       const auto context = slice_context(s);
-      auto first = run(step.f, read(step, s), context, k);
+      auto first = run(step.f, tapes ? read_once(step, s) : read(step, s), context, k);
       const Index rows = first.y.shape()[0];
       if (!step.then) add(l, k, kept, s, {0, rows}, first.y.value(), undone);
       else
@@ -250,6 +266,7 @@ class StackRun {
           keep(std::move(then));
         }
       keep(std::move(first));
+      read_[static_cast<std::size_t>(s)][static_cast<std::size_t>(step.dst)] = {};
     }
   }
 
@@ -304,7 +321,7 @@ class StackRun {
       const auto then = stored ? kept.pop()
                                : record(f, h.value().rows(c->first, c->last), h.recorded(),
                                         context.chunk(c->first, c->last), no_side, l, k);
-      if (first_stored_ > 0) undo(l, k, kept, s, *c, then.y.value());
+      if (!stored) undo(l, k, kept, s, *c, then.y.value());
       lap.undone();
       if (!then.y.recorded()) continue;
       then.tape->backward(then.y, dy.rows(c->first, c->last));
@@ -341,7 +358,7 @@ class StackRun {
         if (into_source) first.tape->add_into(first.x, into);
       Tensor<T, B> dh = dy;  // of what f gave
       if (step.then) dh = backward_chunks(l, k, kept, s, stored, first.y, context, dy, collected, lap);
-      else if (first_stored_ > 0) undo(l, k, kept, s, {0, dy.dim(0)}, first.y.value());
+      else if (!stored) undo(l, k, kept, s, {0, dy.dim(0)}, first.y.value());
       lap.undone();
       if (first.y.recorded() && dh.defined()) {
         first.tape->backward(first.y, std::move(dh));
@@ -374,11 +391,13 @@ class StackRun {
 
   bool swaps(std::size_t l) const { return !(*layers_)[l].empty() && (*layers_)[l].back().swaps(); }
   void swap_after(std::size_t l) {
-    if (swaps(l)) std::swap(stream_[0], stream_[1]);
+    if (!swaps(l)) return;
+    std::swap(stream_[0], stream_[1]);
+    for (auto& [first, second] : read_) std::swap(first, second);
   }
   void unswap(std::size_t l, std::array<Tensor<T, B>, 2>& gradient) {
     if (!swaps(l)) return;
-    std::swap(stream_[0], stream_[1]);
+    if (l < first_stored_) std::swap(stream_[0], stream_[1]);
     std::swap(gradient[0], gradient[1]);
   }
 
@@ -393,7 +412,8 @@ class StackRun {
   ShearLedger<B> ledger_;
   std::vector<std::pair<Index, Index>> slices_;
   Index rows_ = 0, width_ = 0;
-  std::array<Tensor<Word, B>, 2> stream_;
+  std::array<Tensor<Word, B>, 2> stream_, below_;  // the latter as they entered the stored layers
+  std::vector<std::array<Tensor<T, B>, 2>> read_;  // of each slice, in the forward pass: what stored layers read last
   std::vector<std::vector<Kept>> kept_;
 };
 

@@ -88,6 +88,13 @@ class Tensor {
     return out;
   }
 
+  /// An empty tensor that keeps the shape.
+  Tensor outline() const {
+    Tensor out;
+    out.shape_ = shape_;
+    return out;
+  }
+
   bool defined() const { return static_cast<bool>(buffer_); }
   const Shape& shape() const { return shape_; }
   Index dim(int axis) const { return shape_[axis]; }
