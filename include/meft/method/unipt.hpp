@@ -53,6 +53,7 @@ struct UniptNetwork {
 
   Var<T, B> operator()(const typename SideNetwork<T, B>::Taps& h, const Context<T, B>& context) const {
     const Offsets& offsets = context.offsets;
+    const Offsets seen = context.seen();
     std::vector<Var<T, B>> t, gates;
     for (std::size_t i = 0; i < taps.size(); ++i) t.push_back(taps[i](h[i]));
     const auto a = std::exchange(t.back(), {});
@@ -62,10 +63,12 @@ struct UniptNetwork {
     for (const auto& x : t) gates.push_back(gate(guide * of_sequence(x)));
     auto q = softmax(concat(gates, 1));  // [sequences, L], in a causal model [tokens, L]
     if (!causal) q = gather(q, sequence_of_rows(offsets));
+    const auto all = context.behind(&taps.back(), a);
     Var<T, B> sum;
     for (std::size_t i = 0; i < t.size(); ++i) {
       const auto at = static_cast<Index>(i);
-      const auto part = relu_attention(a, t[i], offsets, causal) * slice(q, 1, at, at + 1);
+      const auto m = relu_attention(all, context.behind(&taps[i], t[i]), seen, causal);
+      const auto part = (context.cache ? gather(m, last_rows(seen, offsets)) : m) * slice(q, 1, at, at + 1);
       sum = i ? sum + part : part;
     }
     const auto out = output(relu(a + mix_norm(mix(sum))));
@@ -81,6 +84,14 @@ struct UniptNetwork {
   }
 
  private:
+  /// The rows of the last tokens of each sequence, as many as `offsets` has.
+  static Tensor<std::int32_t, B> last_rows(const Offsets& all, const Offsets& offsets) {
+    std::vector<std::int32_t> out;
+    for (Index s = 0; s < all.sequences(); ++s)
+      for (Index row = all.end(s) - offsets.length(s); row < all.end(s); ++row)
+        out.push_back(static_cast<std::int32_t>(row));
+    return Tensor<std::int32_t, B>::from({offsets.tokens()}, out);
+  }
   static Tensor<std::int32_t, B> sequence_of_rows(const Offsets& offsets) {
     std::vector<std::int32_t> out;
     for (Index s = 0; s < offsets.sequences(); ++s)

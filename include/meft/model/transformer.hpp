@@ -67,37 +67,34 @@ struct Transformer {
   Index hidden() const { return spec.hidden(); }
   bool decodes() const { return spec.decoder.has_value(); }
 
-  /// The hidden states that enter the first layer, of `batch.ids` and `types` or of `batch.pixels`.
-  nn::Hidden<T, B> embed(const nn::Batch<B>& batch) const {
+  /// The hidden states that enter the first layer, of `batch.ids` and `types` or of `batch.pixels`; with a cache behind
+  /// what was read before.
+  nn::Hidden<T, B> embed(const nn::Batch<B>& batch, KvCache<T, B>* cache = nullptr) const {
     if (patches) {
       auto [x, offsets] = (*patches)(batch);
       nn::Hidden<T, B> out{x, {std::move(offsets), batch.run}};
       if (patches->smaller) out.context.sides.push_back(patches->shrunk(batch));
       return out;
     }
-    const auto offsets = embeddings->entering(batch.offsets);
-    if (spec.context && settled<B>([offsets, most = spec.context] { return offsets.longest() > most; }))
-      fail(std::string(spec.family) + ": a sequence is longer than max_position_embeddings", offsets.longest(),
-           spec.context);
-    return {(*embeddings)(batch.ids, batch.types, batch.offsets, batch.run), {offsets, batch.run}};
+    const Offsets earlier = read_of(cache), offsets = embeddings->entering(batch.offsets, earlier);
+    const auto longest = [=] { return offsets.behind(earlier).longest(); };
+    if (spec.context && settled<B>([=, most = spec.context] { return longest() > most; }))
+      fail(std::string(spec.family) + ": a sequence is longer than max_position_embeddings", longest(), spec.context);
+    return {(*embeddings)(batch.ids, batch.types, batch.offsets, batch.run, earlier),
+            {offsets, batch.run, 0, {}, cache}};
   }
-  /// What enters the decoder: the batch's own tokens, one place later, behind the start token. Its layers read
-  /// `encoded`, the first list's output, as a side input.
-  nn::Hidden<T, B> embed_decoder(const nn::Batch<B>& batch, const nn::Hidden<T, B>& encoded) const {
-    const Index tokens = batch.offsets.tokens();
-    const auto start = Tensor<std::int32_t, B>::from({1}, {static_cast<std::int32_t>(spec.decoder_start)});
-    Tensor<std::int32_t, B> from({tokens + 1}), shifted({tokens});
-    B::copy(from.data(), start.data(), start.bytes());
-    B::copy(from.data() + 1, batch.ids.data(), batch.ids.bytes());
-    const auto before =
-        Tensor<std::int32_t, B>::following({tokens}, reading_again([offsets = batch.offsets](std::int32_t* to) {
-                                             for (Index s = 0; s < offsets.sequences(); ++s)
-                                               for (Index i = offsets.begin(s); i < offsets.end(s); ++i)
-                                                 *to++ = static_cast<std::int32_t>(i == offsets.begin(s) ? 0 : i);
-                                           }));
-    gather_rows(B{}, tokens, 1, std::as_const(from).data(), before.data(), shifted.data());
-    return {(*decoder_embeddings)(shifted, batch.types, batch.offsets, batch.run),
-            {decoder_embeddings->entering(batch.offsets), batch.run, 0, {{encoded.value, encoded.context.offsets}}}};
+  /// What enters the decoder: the batch's own tokens, one place later, behind the start token; with a cache the tokens
+  /// themselves, behind what was read before. Its layers read `encoded`, the first list's output, as a side input.
+  nn::Hidden<T, B> embed_decoder(const nn::Batch<B>& batch, const nn::Hidden<T, B>& encoded,
+                                 KvCache<T, B>* cache = nullptr) const {
+    const Offsets earlier = read_of(cache);
+    const auto ids = cache ? batch.ids : behind_start(batch);
+    return {(*decoder_embeddings)(ids, batch.types, batch.offsets, batch.run, earlier),
+            {decoder_embeddings->entering(batch.offsets, earlier),
+             batch.run,
+             0,
+             {{encoded.value, encoded.context.offsets}},
+             cache}};
   }
   /// Behind the last layer.
   nn::Hidden<T, B> finish(nn::Hidden<T, B> h) const {
@@ -105,25 +102,29 @@ struct Transformer {
     if (project_out) h.value = (*project_out)(h.value);
     return h;
   }
-  /// The hidden states of a batch, with the layers run by `body`, a meft::Body.
-  nn::Hidden<T, B> run(const nn::Batch<B>& batch, const auto& body) const {
-    auto h = encode(batch, body);
-    return decodes() ? decode(batch, h, body) : finish(without_prompt(std::move(h)));
+  /// The hidden states of a batch, with the layers run by `body`, a meft::Body. With a cache, of a causal model: those
+  /// of the next tokens of its sequences, which then have been read too; under no tape.
+  nn::Hidden<T, B> run(const nn::Batch<B>& batch, const auto& body, KvCache<T, B>* cache = nullptr) const {
+    require(!cache || (spec.causal && !decodes()), "a cache of read tokens: expected a causal model, found",
+            spec.family);
+    auto h = encode(batch, body, cache);
+    return decodes() ? decode(batch, h, body) : ended(std::move(h));
   }
   /// What the first list of layers gives: of a model with a decoder that which its layers read.
-  nn::Hidden<T, B> encode(const nn::Batch<B>& batch, const auto& body) const {
-    auto h = body.chain(embed(batch));
+  nn::Hidden<T, B> encode(const nn::Batch<B>& batch, const auto& body, KvCache<T, B>* cache = nullptr) const {
+    auto h = body.chain(embed(batch, cache));
     if (encoder_norm) h.value = dropped((*encoder_norm)(h.value), batch.run, 3);
     return h;
   }
   /// What the decoder gives for the batch's tokens, each sequence of which reads its rows of `encoded`.
-  nn::Hidden<T, B> decode(const nn::Batch<B>& batch, const nn::Hidden<T, B>& encoded, const auto& body) const {
-    return finish(without_prompt(body.decoder(embed_decoder(batch, encoded))));
+  nn::Hidden<T, B> decode(const nn::Batch<B>& batch, const nn::Hidden<T, B>& encoded, const auto& body,
+                          KvCache<T, B>* cache = nullptr) const {
+    return ended(body.decoder(embed_decoder(batch, encoded, cache)));
   }
   /// Of what the last list of layers gives, the rows that are no virtual token's.
   nn::Hidden<T, B> without_prompt(nn::Hidden<T, B> h) const {
     const auto& prompt = patches ? patches->prompt : (decodes() ? decoder_embeddings : embeddings)->prompt;
-    if (!prompt) return h;
+    if (!prompt || h.context.earlier().tokens() > 0) return h;
     std::vector<std::int32_t> lengths;
     for (Index s = 0; s < h.context.offsets.sequences(); ++s)
       lengths.push_back(static_cast<std::int32_t>(h.context.offsets.length(s) - prompt->count()));
@@ -162,6 +163,38 @@ struct Transformer {
 
  private:
   static constexpr std::uint32_t embedding_site = 0xe0000000u;
+
+  static Offsets read_of(const KvCache<T, B>* cache) {
+    require(!cache || !Tape::current(), "a cache of read tokens: under no tape alone", "a tape records");
+    return cache ? cache->read() : Offsets();
+  }
+
+  /// The batch's tokens, in each sequence one place later, behind the start token.
+  Tensor<std::int32_t, B> behind_start(const nn::Batch<B>& batch) const {
+    const Index tokens = batch.offsets.tokens();
+    const auto start = Tensor<std::int32_t, B>::from({1}, {static_cast<std::int32_t>(spec.decoder_start)});
+    Tensor<std::int32_t, B> from({tokens + 1}), shifted({tokens});
+    B::copy(from.data(), start.data(), start.bytes());
+    B::copy(from.data() + 1, batch.ids.data(), batch.ids.bytes());
+    const auto before =
+        Tensor<std::int32_t, B>::following({tokens}, reading_again([offsets = batch.offsets](std::int32_t* to) {
+                                             for (Index s = 0; s < offsets.sequences(); ++s)
+                                               for (Index i = offsets.begin(s); i < offsets.end(s); ++i)
+                                                 *to++ = static_cast<std::int32_t>(i == offsets.begin(s) ? 0 : i);
+                                           }));
+    gather_rows(B{}, tokens, 1, std::as_const(from).data(), before.data(), shifted.data());
+    return shifted;
+  }
+
+  /// What comes behind the last list of layers, with a cache that has read their tokens.
+  nn::Hidden<T, B> ended(nn::Hidden<T, B> h) const {
+    auto* const cache = h.context.cache;
+    const Offsets read = h.context.offsets;
+    auto out = finish(without_prompt(std::move(h)));
+    if (cache) cache->advance(read);
+    out.context.cache = nullptr;
+    return out;
+  }
 
   Var<T, B> dropped(const Var<T, B>& x, const Run& run, std::uint32_t number) const {
     if (!run.training || spec.dropout == 0) return x;

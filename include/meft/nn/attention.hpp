@@ -53,12 +53,10 @@ struct MultiHeadAttention {
             key_heads};
   }
 
-  Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& context) const {
-    return attend(x, x, context.offsets, context);
-  }
+  Var<T, B> operator()(const Var<T, B>& x, const Context<T, B>& context) const { return attend(x, nullptr, context); }
   /// Reads `side` in place of x.
   Var<T, B> operator()(const Var<T, B>& x, const Side<T, B>& side, const Context<T, B>& context) const {
-    return attend(x, side.value, side.offsets, context);
+    return attend(x, &side, context);
   }
   /// How x is to be handed on, where only this reads it.
   Hand reads() const {
@@ -66,20 +64,24 @@ struct MultiHeadAttention {
       if (of->reads() == Hand::in_full) return query.reads_too();
     return Hand::rounded;
   }
-  /// Of sequences of x, handed on as said where they are neither normed nor turned.
-  Var<T, B> queries(const Var<T, B>& x, const Offsets& offsets, Hand hand = Hand::in_full) const {
-    return placed(query, x, query_norm, offsets, heads, hand);
+  /// Of sequences of x, behind `earlier` tokens where there are such; handed on as said where they are neither normed
+  /// nor turned.
+  Var<T, B> queries(const Var<T, B>& x, const Offsets& offsets, Hand hand = Hand::in_full,
+                    const Offsets& earlier = {}) const {
+    return placed(query, x, query_norm, offsets, earlier, heads, hand);
   }
   /// What queries are multiplied with of sequences of `memory`.
-  Var<T, B> keys(const Var<T, B>& memory, const Offsets& offsets, Hand hand = Hand::in_full) const {
-    return placed(key, memory, key_norm, offsets, key_heads, hand);
+  Var<T, B> keys(const Var<T, B>& memory, const Offsets& offsets, Hand hand = Hand::in_full,
+                 const Offsets& earlier = {}) const {
+    return placed(key, memory, key_norm, offsets, earlier, key_heads, hand);
   }
 
  private:
-  Var<T, B> attend(const Var<T, B>& x, const Var<T, B>& memory, const Offsets& keys,
-                   const Context<T, B>& context) const {
+  Var<T, B> attend(const Var<T, B>& x, const Side<T, B>* side, const Context<T, B>& context) const {
+    const auto& memory = side ? side->value : x;
+    const Offsets earlier = context.earlier();
     const meft::Attention spec{.queries = context.offsets,
-                               .keys = keys,
+                               .keys = side ? side->offsets : context.offsets.behind(earlier),
                                .heads = heads,
                                .key_heads = key_heads,
                                .causal = causal,
@@ -91,16 +93,21 @@ struct MultiHeadAttention {
                                .window = window,
                                .hand = attended_scale.defined() || prefix ? Hand::in_full : output.reads(),
                                .gradients = reads_gradients()};
-    const Hand in = !prefix && spec.template takes_rounded<T, B>(query.out()) ? Hand::rounded : Hand::in_full;
+    const bool rounds = !prefix && !context.cache && spec.template takes_rounded<T, B>(query.out());
+    const Hand in = rounds ? Hand::rounded : Hand::in_full;
+    const auto kept = [&](const void* name, const auto& made) {
+      return side ? context.once(name, side->offsets, made) : context.behind(name, made());
+    };
     // The order in which the gradients of x are added follows that of the projections.
-    const auto v = value(memory, Hand::in_full, in);
-    const auto k = this->keys(memory, keys, in);
+    const auto v = kept(&value, [&] { return value(memory, Hand::in_full, in); });
+    const auto k =
+        kept(&key, [&] { return side ? keys(memory, side->offsets, in) : keys(memory, context.offsets, in, earlier); });
     const auto bias = relative ? (*relative)() : Var<T, B>();
     const auto attended = [&](const Var<T, B>& q) {
       return prefix ? prefix_attention(q, k, v, prefix->key, prefix->value, bias, spec)
                     : attention(q, k, v, bias, spec);
     };
-    const auto mixed = attended(queries(x, context.offsets, in));
+    const auto mixed = attended(queries(x, context.offsets, in, earlier));
     return attended_scale.defined() ? output(mixed * attended_scale) : output(mixed, spec.hand);
   }
   /// How the projections' gradients are to be handed on.
@@ -112,13 +119,13 @@ struct MultiHeadAttention {
   }
   /// A projection of x with its heads normed and turned.
   Var<T, B> placed(const Linear<T, B>& projection, const Var<T, B>& from, const std::optional<Norm<T, B>>& norm,
-                   const Offsets& offsets, Index count, Hand hand) const {
+                   const Offsets& offsets, const Offsets& earlier, Index count, Hand hand) const {
     auto x = projection(from, Hand::in_full, norm || rotary ? Hand::in_full : hand);
     if (norm) {
       const Shape shape = x.shape();
       x = reshape((*norm)(reshape(x, Shape{shape[0] * count, shape[1] / count})), shape);
     }
-    return rotary ? meft::rotary(x, offsets, count, *rotary) : x;
+    return rotary ? meft::rotary(x, offsets, count, *rotary, earlier) : x;
   }
 };
 

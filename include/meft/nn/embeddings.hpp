@@ -31,12 +31,15 @@ struct EmbeddingSpec {
   float dropout = 0;
 };
 
-/// For each token its place in its sequence plus `first`, as rows of a table of `rows` positions.
+/// For each token its place in its sequence, behind the `earlier` ones where there are such, plus `first`, as rows of a
+/// table of `rows` positions.
 template <Backend B>
-Tensor<std::int32_t, B> places(const Offsets& offsets, Index first, Index rows, const char* model) {
-  if (settled<B>([=] { return offsets.longest() + first > rows; }))
-    fail(std::string(model) + ": a sequence is longer than max_position_embeddings", offsets.longest(), rows - first);
-  return positions<B>(offsets, first);
+Tensor<std::int32_t, B> places(const Offsets& offsets, const Offsets& earlier, Index first, Index rows,
+                               const char* model) {
+  const auto longest = [=] { return offsets.behind(earlier).longest(); };
+  if (settled<B>([=] { return longest() + first > rows; }))
+    fail(std::string(model) + ": a sequence is longer than max_position_embeddings", longest(), rows - first);
+  return positions<B>(offsets, first, earlier);
 }
 
 /// dropout(LN(project(scale·word) + position + type)), [tokens, width]; virtual tokens stand as words, of type 0.
@@ -65,15 +68,17 @@ struct TokenEmbeddings {
     return out;
   }
 
+  /// Of words behind `earlier` tokens, virtual ones among them, where there are such.
   Var<T, B> operator()(const Tensor<std::int32_t, B>& ids, const Tensor<std::int32_t, B>& types, const Offsets& offsets,
-                       const Run& run) const {
+                       const Run& run, const Offsets& earlier = {}) const {
     Var<T, B> x = words(ids);
     if (spec.scale != 1) x = x * static_cast<T>(spec.scale);
-    if (prompt) x = in_front(prompt->rows, x, offsets);
+    if (begins(earlier)) x = in_front(prompt->rows, x, offsets);
     if (project) x = (*project)(x);
     if (position.defined())
-      x = x + embedding(position, places<B>(entering(offsets), spec.first_position, spec.positions, model));
-    if (type.defined()) x = x + typed(types, offsets);
+      x = x + embedding(position,
+                        places<B>(entering(offsets, earlier), earlier, spec.first_position, spec.positions, model));
+    if (type.defined()) x = x + typed(types, offsets, begins(earlier));
     if (norm) x = (*norm)(x);
     return run.training && spec.dropout > 0 ? meft::dropout(x, spec.dropout, run.key(site)) : x;
   }
@@ -86,8 +91,12 @@ struct TokenEmbeddings {
 
   Index word_width() const { return table.defined() ? table.shape()[1] : word.shape()[1]; }
 
+  /// Whether virtual tokens come before the words.
+  bool begins(const Offsets& earlier = {}) const { return prompt && earlier.tokens() == 0; }
   /// Of the sequences that come out, where `offsets` are those of the words.
-  Offsets entering(const Offsets& offsets) const { return prompt ? prompt->with(offsets) : offsets; }
+  Offsets entering(const Offsets& offsets, const Offsets& earlier = {}) const {
+    return begins(earlier) ? prompt->with(offsets) : offsets;
+  }
 
   static void parts(auto& self, auto&& visit) {
     if (*self.names.word) visit(self.names.word, self.word), visit(self.names.word, self.table);
@@ -99,9 +108,9 @@ struct TokenEmbeddings {
   }
 
  private:
-  Var<T, B> typed(const Tensor<std::int32_t, B>& types, const Offsets& offsets) const {
+  Var<T, B> typed(const Tensor<std::int32_t, B>& types, const Offsets& offsets, bool begins) const {
     const auto of_words = embedding(type, types);
-    if (!prompt) return of_words;
+    if (!begins) return of_words;
     return in_front(embedding(type, Tensor<std::int32_t, B>::zeros({prompt->count()})), of_words, offsets);
   }
 };

@@ -10,14 +10,16 @@
 
 namespace meft {
 
-/// For each token its place in its sequence, plus `first`. [tokens]
+/// For each token its place in its sequence, behind the `earlier` ones where there are such, plus `first`. [tokens]
 template <Backend B>
-Tensor<std::int32_t, B> positions(const Offsets& offsets, Index first = 0) {
-  return Tensor<std::int32_t, B>::following({offsets.tokens()}, reading_again([offsets, first](std::int32_t* out) {
-                                              for (Index s = 0; s < offsets.sequences(); ++s)
-                                                for (Index i = 0, n = offsets.length(s); i < n; ++i)
-                                                  *out++ = static_cast<std::int32_t>(first + i);
-                                            }));
+Tensor<std::int32_t, B> positions(const Offsets& offsets, Index first = 0, const Offsets& earlier = {}) {
+  return Tensor<std::int32_t, B>::following(
+      {offsets.tokens()}, reading_again([offsets, first, earlier](std::int32_t* out) {
+        for (Index s = 0; s < offsets.sequences(); ++s) {
+          const Index begin = first + (earlier.sequences() ? earlier.length(s) : 0);
+          for (Index i = 0, n = offsets.length(s); i < n; ++i) *out++ = static_cast<std::int32_t>(begin + i);
+        }
+      }));
 }
 
 /// y = R·x,  dx = Rᵀ·dy, with R turning each head's pairs by their angles at the token's place in its sequence. Keeps
@@ -52,21 +54,23 @@ struct Rotary {
   Offsets offsets;
   Index heads = 1;
   RotarySpec spec{};
+  Offsets earlier{};  // of each sequence: before its rows
 
  private:
   template <Real T, Backend B>
   void rotate(bool back, const Shape& shape, const T* from, Tensor<T, B>& to) const {
     const UseScope use(Use::workspace);
-    const auto at = positions<B>(offsets);
+    const auto at = positions<B>(offsets, 0, earlier);
     rotate_pairs(B{}, shape[0], heads, shape[1] / heads, spec, back, at.data(), from, to.data());
   }
 };
 
-/// x [tokens, heads · width] with each token turned by its place in its sequence. Angles are computed in double.
+/// x [tokens, heads · width] with each token turned by its place in its sequence, behind the `earlier` ones where there
+/// are such. Angles are computed in double.
 template <Operand X>
-VarOf<X> rotary(const X& x, const Offsets& offsets, Index heads, const RotarySpec& spec,
+VarOf<X> rotary(const X& x, const Offsets& offsets, Index heads, const RotarySpec& spec, const Offsets& earlier = {},
                 Where where = Where::current()) {
-  return apply(where, Rotary{offsets, heads, spec}, x);
+  return apply(where, Rotary{offsets, heads, spec, earlier}, x);
 }
 
 }  // namespace meft

@@ -7,6 +7,7 @@
 
 #include <meft/autodiff/tape.hpp>
 #include <meft/base/random.hpp>
+#include <meft/tensor/kv_cache.hpp>
 #include <meft/tensor/ragged.hpp>
 
 namespace meft {
@@ -34,10 +35,30 @@ struct Context {
   Run run{};
   Index first_row = 0;  // of the slice in the batch: random numbers are counted over the batch
   std::vector<Side<T, B>> sides{};
+  KvCache<T, B>* cache = nullptr;  // where the sequences go on, or begin to be read in pieces
+  Index first_sequence = 0;        // of the slice in the batch
+
+  /// What was read before the batch's tokens, by sequence; none without a cache.
+  Offsets earlier() const {
+    return cache ? cache->read().part(first_sequence, first_sequence + offsets.sequences()) : Offsets();
+  }
+  /// All tokens that were read, the batch's among them.
+  Offsets seen() const { return offsets.behind(earlier()); }
+  /// Rows [tokens, n] of what was seen, `rows` of the batch's tokens: with a cache as KvCache's.
+  Var<T, B> behind(const void* name, const Var<T, B>& rows) const {
+    if (!cache) return rows;
+    return cache->behind(name, rows.value(), offsets, first_sequence);
+  }
+  /// made(), of the sequences of a side: with a cache as KvCache's.
+  template <class F>
+  Var<T, B> once(const void* name, const Offsets& side, const F& made) const {
+    if (!cache) return made();
+    return cache->once(name, side, first_sequence, [&] { return made().value(); });
+  }
 
   /// Sequences [first, last), with their rows of the sides as constants.
   Context part(Index first, Index last) const {
-    Context out{offsets.part(first, last), run, first_row + offsets.begin(first), {}};
+    Context out{offsets.part(first, last), run, first_row + offsets.begin(first), {}, cache, first_sequence + first};
     for (const auto& side : sides)
       out.sides.push_back({side.value.value().rows(side.offsets.begin(first), side.offsets.end(last - 1)),
                            side.offsets.part(first, last)});

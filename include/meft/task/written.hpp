@@ -125,6 +125,8 @@ std::optional<std::vector<Tokens>> write(const Learner& learner, const RankedQue
   using T = typename Learner::T;
   const NoTape none;
   const bool apart = data.answered == Answered::by_decoder;
+  Tokens entering = start;  // what a decoder reads first
+  if (apart) entering.insert(entering.begin(), static_cast<std::int32_t>(learner.model.spec.decoder_start));
   std::vector<Tokens> out(data.size());
   for (std::size_t first = 0; first < data.size(); first += each) {
     const std::size_t last = std::min(data.size(), first + each);
@@ -134,31 +136,29 @@ std::optional<std::vector<Tokens>> write(const Learner& learner, const RankedQue
     if (apart) encoded = learner.model.encode(detail::untyped<B>(prompts), learner.body);
     std::vector<Index> writing(last - first);
     std::iota(writing.begin(), writing.end(), Index{0});
+    KvCache<T, B> cache(std::ssize(writing));
+    std::vector<Tokens> next = apart ? std::vector<Tokens>(writing.size(), entering) : prompts;
     for (std::size_t length = 0; length < most && !writing.empty(); ++length) {
       if (asked(stop, first, data.size())) return {};
-      std::vector<Tokens> sequences;
-      for (const Index i : writing) {
-        Tokens ids = apart ? start : prompts[static_cast<std::size_t>(i)];
-        const Tokens& text = out[first + static_cast<std::size_t>(i)];
-        ids.insert(ids.end(), text.begin(), text.end());
-        if (apart) ids.push_back(0);  // a decoder sees those before a token: this one is not read
-        sequences.push_back(std::move(ids));
-      }
-      const auto batch = detail::untyped<B>(sequences);
-      const auto h = apart ? learner.model.decode(batch, read_again(*encoded, writing), learner.body)
-                           : learner.model.run(batch, learner.body);
+      const auto batch = detail::untyped<B>(next);
+      const auto h = apart ? learner.model.decode(batch, read_again(*encoded, writing), learner.body, &cache)
+                           : learner.model.run(batch, learner.body, &cache);
       std::vector<std::int32_t> ends;
       for (Index s = 0; s < h.context.offsets.sequences(); ++s)
         ends.push_back(static_cast<std::int32_t>(h.context.offsets.end(s)) - 1);
       const auto words =
           detail::likeliest(learner.head, gather(h.value, Tensor<std::int32_t, B>::from({std::ssize(ends)}, ends)));
-      std::vector<Index> more;
+      std::vector<Index> more, still;
+      next.clear();
       for (std::size_t i = 0; i < writing.size(); ++i) {
         if (words[i] == end) continue;
         out[first + static_cast<std::size_t>(writing[i])].push_back(words[i]);
-        more.push_back(writing[i]);
+        next.push_back({words[i]});
+        more.push_back(static_cast<Index>(i));
+        still.push_back(writing[i]);
       }
-      writing = std::move(more);
+      cache.only(more);
+      writing = std::move(still);
     }
   }
   return out;

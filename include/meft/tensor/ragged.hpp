@@ -97,6 +97,16 @@ class Offsets {
     return Offsets(std::move(starts), where);
   }
 
+  /// Sequences whose tokens stand behind those of `before`, which has as many sequences, or none.
+  Offsets behind(const Offsets& before, Where where = Where::current()) const {
+    if (before.sequences() == 0) return *this;
+    require(before.sequences() == sequences(), {"offsets: other numbers of sequences", where}, before.sequences(),
+            sequences());
+    std::vector<std::int32_t> lengths;
+    for (Index i = 0; i < sequences(); ++i) lengths.push_back(static_cast<std::int32_t>(before.length(i) + length(i)));
+    return of_lengths(lengths, where);
+  }
+
   friend bool operator==(const Offsets& a, const Offsets& b) {
     return a.values_ == b.values_ || a.values_->starts == b.values_->starts;
   }
