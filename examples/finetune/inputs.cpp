@@ -400,16 +400,20 @@ std::vector<std::uint32_t> largest_rows(const Flags& flags, const std::vector<st
 
 }  // namespace
 
-Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths) {
+train::BatchSizes largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths) {
   std::vector<std::int32_t> out;
   for (const auto row : largest_rows(flags, lengths)) out.push_back(static_cast<std::int32_t>(lengths[row]));
-  return Offsets::of_lengths(out);
+  return {Offsets::of_lengths(out)};
 }
-Offsets largest_batch(const Flags& flags, const task::RankedQuestions& questions) {
-  std::vector<std::int32_t> out;
-  for (const auto row : largest_rows(flags, questions.lengths()))
-    for (const auto length : questions.sequences(row)) out.push_back(length);
-  return Offsets::of_lengths(out);
+train::BatchSizes largest_batch(const Flags& flags, const task::RankedQuestions& questions) {
+  const bool apart = questions.answered == task::Answered::by_decoder;
+  std::vector<std::int32_t> out, answers;
+  for (const auto row : largest_rows(flags, questions.lengths())) {
+    const auto lengths = questions.sequences(row);
+    for (std::size_t i = 0; i < lengths.size(); ++i) (apart && i > 0 ? answers : out).push_back(lengths[i]);
+  }
+  out.insert(out.end(), answers.begin(), answers.end());
+  return {Offsets::of_lengths(out), Offsets::of_lengths(answers)};
 }
 
 namespace {

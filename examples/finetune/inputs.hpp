@@ -97,11 +97,11 @@ struct Images {
   Goal goal;
 };
 
-/// The lengths of the sequences of the batch with the most tokens of the run.
-meft::Offsets largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths);
+/// The sequences of the batch with the most tokens of the run.
+meft::train::BatchSizes largest_batch(const Flags& flags, const std::vector<std::uint32_t>& lengths);
 
 /// The same of questions with all of their answers.
-meft::Offsets largest_batch(const Flags& flags, const meft::task::RankedQuestions& questions);
+meft::train::BatchSizes largest_batch(const Flags& flags, const meft::task::RankedQuestions& questions);
 
 /// What --predict names, read; each throws an error that names the flag and what it expects.
 struct TextsToPredict {

@@ -84,7 +84,7 @@ class Runner {
   std::size_t at_once() const { return train::scored_at_once(static_cast<std::size_t>(flags_.batch)); }
   /// What the user gets, beside what training of everything takes.
   template <class Learner>
-  void say_costs(Learner& learner, const Offsets& batch) const {
+  void say_costs(Learner& learner, const train::BatchSizes& batch) const {
     Index trained = 0, with_gradients = 0;
     nn::for_each_parameter(learner, [&](const std::string&, const auto& p) {
       trained += p.trainable() || p.probed() ? p.size() : 0;
@@ -94,14 +94,14 @@ class Runner {
       throw FlagError("--method", "one that trains something which this checkpoint and --task " + flags_.task + " have",
                       std::string(method_name(flags_.method)) + ": " + std::string(method_about(flags_.method)));
     auto sizes = train::step_sizes<B>(
-        spec_, batch, threads(), requires { learner.head.untied; });
-    if (const auto& words = learner.model.embeddings; words && words->rows) sizes.vocabulary = words->word.shape()[0];
+        spec_, batch.tokens, threads(), requires { learner.head.untied; }, batch.answers.sequences());
+    if (const auto& words = learner.model.embeddings; words && words->rows)
+      for (auto& list : sizes) list.vocabulary = words->word.shape()[0];
     std::size_t mapped = 0;
     nn::walk(learner, [&](const std::string&, const PackedWeight<float, B>& w) { mapped += w.mapped_bytes(); });
     const auto say = [&](const AnyMethod& method, bool recompute, bool narrow, Index trains, double weights,
                          std::size_t in_file) {
-      sizes.recompute = recompute;
-      sizes.narrow = narrow;
+      for (auto& list : sizes) list.recompute = recompute, list.narrow = narrow;
       const auto recipe = method_recipe(method);  // in float: two copies of what has gradients, or none
       const double kept = recipe.inner         ? 24.0 * static_cast<double>(with_gradients)
                           : recipe.epsilon > 0 ? 0
@@ -115,7 +115,7 @@ class Runner {
     if (!std::holds_alternative<ReferenceMethod>(flags_.method) || flags_.adapt.recompute)
       say(ReferenceMethod{}, false, false, learners_.parameters(), 4.0 * static_cast<double>(learners_.parameters()),
           0);
-    say_batch(batch);
+    say_batch(batch.tokens);
   }
 
   /// What the method chooses by the examples, or chose when the run began. False when stopped.
@@ -164,7 +164,7 @@ class Runner {
   }
 
   template <class Learner, class Data>
-  bool fit(Learner& learner, const Data& data, const Offsets& largest, const train::TrainOptions& options) {
+  bool fit(Learner& learner, const Data& data, const train::BatchSizes& largest, const train::TrainOptions& options) {
     const auto lightest = light(requires { learner.head.untied; });
     B::pool().reset_peak();  // that of measuring
     use_rows(learner, data);

@@ -3,16 +3,20 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
 #include <meft/model/llama.hpp>
+#include <meft/model/t5.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/model/vit.hpp>
 #include <meft/task/language_learner.hpp>
 #include <meft/task/learner.hpp>
+#include <meft/task/ranking_learner.hpp>
 #include <meft/train/estimate.hpp>
 #include <meft/train/job.hpp>
 #include <meft/train/optimizers.hpp>
@@ -93,8 +97,8 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute, Precisi
     highest = std::max(highest, measure.activation());
   }
   auto sizes = train::step_sizes(spec_of(k), task::batch_of(examples, rows).offsets);
-  sizes.recompute = recompute;
-  sizes.narrow = method_facts(method).narrows && precision == Precision::bf16;
+  sizes.front().recompute = recompute;
+  sizes.front().narrow = method_facts(method).narrows && precision == Precision::bf16;
   return {static_cast<double>(highest), static_cast<double>(train::expected_activation<float>(method, sizes))};
 }
 
@@ -220,6 +224,100 @@ TEST_CASE("the expected activation memory of a head over a large vocabulary") {
       CHECK(measured < 1.1 * expected);
     }
   }
+  set_threads(before);
+}
+
+namespace {
+
+std::vector<std::int32_t> some_ids(int count, int number) {
+  std::vector<std::int32_t> out;
+  for (int j = 0; j < count; ++j) out.push_back(5 + (number * 31 + j * 17) % 590);
+  return out;
+}
+
+model::TransformerSpec with_decoder(bool bart) {
+  if (bart) {
+    model::BartConfig config{.vocab_size = 600, .d_model = 64, .encoder_layers = 3, .decoder_layers = 5};
+    config.encoder_attention_heads = config.decoder_attention_heads = 4;
+    config.encoder_ffn_dim = config.decoder_ffn_dim = 256;
+    return config.spec();
+  }
+  model::T5Config config{.vocab_size = 600, .d_model = 64, .d_kv = 16, .d_ff = 192};
+  config.num_layers = config.num_decoder_layers = config.num_heads = 4;
+  config.gated = true;
+  return config.spec();
+}
+
+/// Of one step on all of the data. Measured over expected; none where nothing trains.
+template <class Learner, class Data>
+std::optional<double> decoder_ratio(Learner& learner, const AnyMethod& method, const Data& data, bool words) {
+  std::vector<std::uint32_t> rows(data.size());
+  std::iota(rows.begin(), rows.end(), 0u);
+  train::prepare(learner, method, data, data.size(), 1, [](std::size_t, std::size_t) { return false; });
+  const auto optimizer =
+      train::state_over(train::optimizer_of(method_recipe(method), 1), nn::trainable<float, Cpu>(learner));
+  if (optimizer->parameters() == 0) return {};
+  train::Steps<float, Cpu> steps([&](const nn::Batch<>& batch) { return learner.loss(batch); }, 0, optimizer.get());
+  const auto job = train::Job<float, Cpu>::of(learner, data, data);
+  double measured = 0;
+  for (const auto& part : job.parts(rows)) {
+    const auto batch = learner.batch(data, part, Run{1, 0, true});
+    const Measure measure(Cpu::pool());
+    (void)steps.run(batch, [] {});
+    measured = std::max(measured, static_cast<double>(measure.activation()));
+  }
+  const auto whole = learner.batch(data, rows, {});
+  const auto sizes = train::step_sizes(learner.model.spec, whole.offsets, 1, words, whole.answers.sequences());
+  return measured / static_cast<double>(train::expected_activation<float>(method, sizes));
+}
+
+}  // namespace
+
+TEST_CASE("the expected activation memory of models with a decoder, whose texts are others or the encoder's") {
+  const int before = threads();
+  set_threads(1);
+  task::RankedQuestions texts{.answered = task::Answered::by_decoder};
+  task::Encoded classes;
+  for (int i = 0; i < 16; ++i) {
+    texts.prompts.push_back(some_ids(50 + i * 7 % 30, i));
+    texts.answers.push_back(some_ids(10 + i * 7 % 20, i + 100));
+    texts.first.push_back(static_cast<std::uint32_t>(i + 1));
+    texts.labels.push_back(0);
+    classes.ids.push_back(some_ids(30 + i * 7 % 20, i));
+    classes.types.emplace_back(classes.ids.back().size(), 0);
+    classes.labels.push_back(static_cast<float>(i % 2));
+  }
+  for (auto method : methods_and_insides())
+    for (const bool bart : {true, false}) {
+      if (method_facts(method).reads_images || (!bart && method_name(method) == "bitfit"))
+        continue;  // T5 has no biases
+      (void)set_option(method, "projection", "64");
+      (void)set_option(method, "scope", "local");
+      const auto spec = with_decoder(bart);
+      for (const bool writes : {true, false}) {
+        if (!writes && method_title(method) != method_name(method)) continue;
+        Bert model(spec);
+        model.initialise(1);
+        auto body = adapt(model, method);
+        std::optional<double> found;
+        if (writes) {
+          auto head = model.language_head();
+          task::RankingLearner<Bert> learner{std::move(model), std::move(body), std::move(head), task::Losses::words};
+          if (!method_facts(method).trains_all) nn::freeze(learner.head);
+          found = decoder_ratio(learner, method, texts, true);
+        } else {
+          task::Learner<Bert> learner{std::move(model), std::move(body),
+                                      nn::Classifier<float>::make(64, 2, {1, 99, 0})};
+          found = decoder_ratio(learner, method, classes, false);
+        }
+        if (!found) continue;
+        const auto title = method_title(method) + (bart ? " bart " : " t5 ") + (writes ? "writes" : "classes");
+        MESSAGE(title, ": measured over expected ", *found);
+        // The elements of SparseGrad may all be a decoder's.
+        CHECK((*found > 0.7 || method_title(method) == "sparsegrad"));
+        CHECK(*found < 1.15);
+      }
+    }
   set_threads(before);
 }
 

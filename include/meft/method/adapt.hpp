@@ -19,7 +19,8 @@ struct AdaptOptions {
   std::uint64_t seed = 0;                // of new weights
 };
 
-/// A training step's sizes, from which a method's activation memory follows; encoder and decoder count as one stack.
+/// A training step's sizes in a list of layers, from which a method's activation memory follows. Of `held` sizes that
+/// is what the list keeps between the passes, else the most that is there.
 struct StepSizes {
   Index width = 0, ffn = 0, heads = 0, layers = 0, vocabulary = 0;
   Index predicted = 0;       // the rows whose logits over the vocabulary are there at once; 0: the head is another
@@ -30,11 +31,13 @@ struct StepSizes {
   bool images = false;       // in place of text
   bool causal = false;       // no token sees a later one
   Index tokens = 0, sequences = 0, workers = 1, threads = 1;  // workers: on the slices of one batch
+  Index memory = 0;                                           // tokens of the side that cross attention reads
   std::vector<Index> slices{};                                // tokens of each
   Index part = 0;                                             // tokens of the largest, where a batch is taken in parts
   bool recompute = false;
   bool narrow = false;  // what trains is multiplied in bf16
   bool drops = true;    // layers have dropout
+  bool held = false;
 
   /// Those of a layer alone.
   static StepSizes of(const nn::LayerSpec& layer) {
@@ -57,16 +60,21 @@ struct StepSizes {
   /// Query, key, value, output, log-sum-exp; and the queries and keys that were normed.
   Index attention() const { return 2 * queries() + 2 * keys() + heads + (head_norms ? queries() + keys() : 0); }
   Index hidden() const { return gated ? 2 * ffn : ffn; }  // the input of the activation, and what it gates
-  Index unattended() const { return (sandwich ? 4 : 2) * norm() + hidden(); }  // the rest: norms, and that
+  /// Of cross attention: what its norm reads, query, output, log-sum-exp, and the side's keys and values.
+  Index cross() const { return memory ? norm() + 2 * queries() + heads + of_side(2 * keys()) : 0; }
+  /// So many values a token of the side, shared among the list's own.
+  Index of_side(Index values) const { return tokens ? (values * memory + tokens - 1) / tokens : 0; }
+  Index unattended() const { return (sandwich ? 4 : 2) * norm() + hidden() + cross(); }  // the rest: norms, and these
   Index layer() const { return attention() + unattended(); }
   /// Values a token alive in a block of a layer that keeps nothing, at most.
-  Index passing() const { return std::max(gated ? 3 * ffn + width : 2 * ffn, attention()); }
+  Index passing() const { return std::max({gated ? 3 * ffn + width : 2 * ffn, attention(), cross()}); }
 
   /// Of plain layers that keep `lowest` and `other` values a token, while `moving` more elements are on their way
   /// through the highest one's feed-forward block.
   Index plain(Index lowest, Index other, Index moving) const {
     const Index all = lowest + (layers - 1) * other, ends = recompute ? layers * width : all;
     const Index kept = recompute ? ends + (layers == 1 ? lowest : other) : all;
+    if (held) return tokens * ends;
     return std::max(tokens * kept + moving, at_head(tokens * ends));
   }
   /// Beside what is `kept` those of a head that predicts words: what it reads, the gradient and the last norm, and a
@@ -114,10 +122,18 @@ auto plain_body(Model& model, const AdaptOptions& options) {
   });
 }
 
+/// What a method that changes layers keeps besides; cross attention is changed as attention is.
+template <class M>
+Kept kept_in(const M& method, const StepSizes& s) {
+  Kept out = Described<M>::kept(method, s);
+  if (s.memory) out.attention *= 2;
+  return out;
+}
+
 /// What plain layers take that a method changes.
 template <class M>
 Index inserted_activation(const M& method, const StepSizes& s) {
-  const Kept more = Described<M>::kept(method, s);
+  const Kept more = kept_in<M>(method, s);
   const Index kept = s.layer() + more.attention + more.feed;
   return s.plain(kept, kept, s.gradients(2) + s.tokens * more.moving);
 }

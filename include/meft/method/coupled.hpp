@@ -190,7 +190,7 @@ struct Described<M> {
   static Index activation(const M& m, const StepSizes& s) {
     const auto& common = m.options;
     Kept more;  // of what is inside
-    m.inside.visit([&](const auto& method) { more = Described<std::decay_t<decltype(method)>>::kept(method, s); });
+    m.inside.visit([&](const auto& method) { more = detail::kept_in(method, s); });
     const Index bottleneck = m.inside ? 0 : m.bottleneck;
     const Index depth = common.reversible_layers < 0 ? s.layers : common.reversible_layers;
     const Index streams = 2 * s.tokens * s.width, gradients = streams, slice = s.longest_slice();
@@ -201,9 +201,10 @@ struct Described<M> {
     const Index layer = s.tokens * (s.layer() + 6 * bottleneck + more.attention + more.feed) + read * row,
                 taped = kept_layers ? kept_layers * layer + (3 - read) * row : 0,
                 stored = taped + s.workers * slice * (2 * s.width + s.hidden());
+    if (all && s.held) return streams + taped;
     if (all) return std::max(gradients + stored, s.at_head(streams + taped));
     const Index hidden = std::min(slice, B::slice_tokens) * (s.hidden() + s.ffn + more.feed + more.moving);
-    const Index attended = slice * (s.attention() + more.attention);
+    const Index attended = slice * (s.attention() + s.cross() + s.of_side(2 * s.width) + more.attention);
     const Index differentiated =
         slice * 3 * bottleneck + (kind == 3 ? std::max(attended + slice * 7 * s.width, slice * 4 * s.width + hidden)
                                             : attended + slice * (s.norm() + 5 * s.width) + hidden);
@@ -216,6 +217,7 @@ struct Described<M> {
         (depth - kept_layers) * digits * static_cast<Index>(sizeof(std::uint32_t)) / static_cast<Index>(sizeof(T));
     const Index back = std::max(taped ? stored : 0, s.workers * differentiated);
     const Index kept = held + streams, ends = kept + taped + (taped ? streams : 0);
+    if (s.held) return ends;
     return std::max({kept + gradients + back, kept + 3 * row, s.at_head(ends)});
   }
 };

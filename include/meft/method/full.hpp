@@ -21,8 +21,10 @@ struct Described<Full> {
     const Index inner = s.narrow && !s.gated ? s.ffn / 2 : s.ffn;  // in bf16
     const Index kept = s.layer() + 2 * s.width + inner, weight = s.width * s.ffn;
     const Index rows = s.vocabulary * s.width;  // the embeddings' gradient
-    return std::max({s.plain(kept, kept, s.gradients(1) + weight) + s.tokens * s.norm(), rows + 3 * s.tokens * s.width,
-                     s.at_head(s.tokens * s.layers * (s.recompute ? s.width : kept) + rows)});
+    const Index plain = s.plain(kept, kept, s.gradients(1) + weight) + s.tokens * s.norm();
+    if (s.held) return plain;
+    return std::max(
+        {plain, rows + 3 * s.tokens * s.width, s.at_head(s.tokens * s.layers * (s.recompute ? s.width : kept) + rows)});
   }
 };
 

@@ -19,6 +19,7 @@ struct Described<HeadOnly> {
   /// Nothing is kept: a layer's input and output, and what is alive in one of its blocks.
   template <Real T, Backend B>
   static Index activation(const HeadOnly&, const StepSizes& s) {
+    if (s.held) return 0;
     return std::max(s.tokens * (2 * s.width + s.passing()), s.at_head(0));
   }
 };

@@ -153,6 +153,7 @@ inline Index ladder_activation(const LadderSpec& spec, const StepSizes& s) {
   const Index attention = 4 * s.heads * ladder_head(spec, s.width / s.heads) + s.heads;
   const Index down = spec.rank ? 2 * spec.rank + inner + 2 : 0, end = (spec.mixed ? 4 : 3) * s.width;
   const Index kept = (s.layers + 1) * (s.width + down) + s.layers * (attention + 5 * inner + 2 * hidden + 4);
+  if (s.held) return s.tokens * kept;
   const Index layer = (s.layers + 2) * s.width + s.passing();
   return std::max(s.tokens * std::max(kept + end, layer), s.at_head(s.tokens * kept));
 }

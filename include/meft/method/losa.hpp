@@ -115,6 +115,7 @@ struct Described<Losa> {
   static Index activation(const Losa& m, const StepSizes& s) {
     const Index mixers = s.layers * (s.images ? 2 : 1);
     const Index kept = (s.layers + 1) * s.width + mixers * (3 * s.width + 2 + m.rank), on_the_way = 4 * s.width;
+    if (s.held) return s.tokens * kept;
     return std::max(s.tokens * std::max(kept + on_the_way, (s.layers + 2) * s.width + s.passing()),
                     s.at_head(s.tokens * kept));
   }

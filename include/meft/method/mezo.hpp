@@ -55,6 +55,7 @@ struct Described<Mezo<Inside>> {
   /// and to the rest is joined from; or what is alive while a layer is updated.
   template <Real T, Backend B>
   static Index activation(const Mezo<Inside>& m, const StepSizes& s) {
+    if (s.held) return 0;
     const auto rows = [](Index out, Index in) { return std::min(out, Linear::rows_at_once<B>(in)) * in; };
     const Index n = s.longest_slice(), gate = s.gated ? s.width : 0;
     const Index attention = n * (5 * s.width + gate + s.heads) + rows(s.width, s.width);

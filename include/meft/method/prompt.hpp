@@ -31,6 +31,7 @@ struct Described<PromptTuning> {
   static Index activation(const PromptTuning& m, const StepSizes& s) {
     auto longer = s;
     longer.tokens += m.tokens * s.sequences;
+    if (s.memory) longer.memory += m.tokens * s.sequences;
     const Index normed = s.causal ? 0 : longer.tokens * s.norm();  // the embeddings of most encoders are
     return longer.plain(s.layer(), s.layer(), longer.gradients(2)) + normed;
   }

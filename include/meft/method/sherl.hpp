@@ -106,6 +106,7 @@ struct Described<Sherl> {
   static Index activation(const Sherl& m, const StepSizes& s) {
     const Index inner = m.projection, below = s.layers - m.late_layers;
     const Index kept = (below + 1) * (s.width + inner + 2) + below * (3 * inner + 2 * below) + 3 * s.width;
+    if (s.held) return s.tokens * (kept + m.late_layers * s.layer());
     const Index late = m.late_layers * s.layer() + 4 * s.width + s.hidden();
     return std::max(s.tokens * (kept + std::max(late, (3 * below + 2) * inner) + 2 * s.width),
                     s.at_head(s.tokens * (kept + m.late_layers * s.layer())));

@@ -116,6 +116,7 @@ struct Described<Unipt> {
   static Index activation(const Unipt& m, const StepSizes& s) {
     const Index n = s.tokens, inner = m.projection, each = (s.causal ? 4 : 3) * inner + 5;
     const Index kept = (s.layers + 1) * s.width + s.layers * each + 10;
+    if (s.held) return n * kept;
     const Index end =
         n * (kept + 6 * inner + s.width) + std::max({n * inner, n * s.width + s.width * inner, inner * inner});
     const Index layer = (s.layers + 2) * s.width + s.passing();
