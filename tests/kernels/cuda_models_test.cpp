@@ -1,12 +1,13 @@
 // Owns: whole training steps of every family and of every method on the Cuda backend, on the folders of golden/: losses
 // and gradients, or parameters after a step by losses, are those of the CPU, dropout on, and exact streams give the
-// bits of stored ones.
+// bits of stored ones; and tokens that are read in pieces.
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -199,5 +200,39 @@ TEST_CASE("in bf16, with dropout of attention: near the CPU's bf16, and exact st
       CHECK(stored.gradients == device.gradients);
       cuda::rows_together = before;
     }
+  }
+}
+
+TEST_CASE("tokens that are read in pieces on the device have the states of those that are read at once") {
+  using Lists = std::vector<std::vector<std::int32_t>>;
+  const NoTape none;
+  for (const std::string folder : {"qwen3", "bart"}) {
+    CAPTURE(folder);
+    auto model = checkpoints::hf<float, Cuda>(golden() + "/" + folder);
+    const auto body = adapt(model, narrow("meft1"));
+    const auto pack = [](const Lists& ids) {
+      Lists types;
+      for (const auto& list : ids) types.emplace_back(list.size(), 0);
+      return nn::Batch<Cuda>::pack(ids, types);
+    };
+    std::optional<nn::Hidden<float, Cuda>> encoded;
+    if (model.decodes()) encoded = model.encode(pack({{4, 9, 3}, {8, 2}}), body);
+    const auto states = [&](const Lists& ids, KvCache<float, Cuda>& cache) {
+      const auto batch = pack(ids);
+      return (encoded ? model.decode(batch, *encoded, body, &cache) : model.run(batch, body, &cache)).value.value();
+    };
+    KvCache<float, Cuda> whole(2), pieces(2);
+    const auto expected = states({{3, 7, 1, 12}, {6, 11}}, whole).values();
+    const auto begun = states({{3, 7, 1}, {6}}, pieces), ended = states({{12}, {11}}, pieces);
+    const auto width = static_cast<std::size_t>(begun.dim(1));
+    const auto check = [&](const Tensor<float, Cuda>& found, std::initializer_list<std::size_t> rows) {
+      const auto values = found.values();
+      std::size_t at = 0;
+      for (const std::size_t row : rows)
+        for (std::size_t i = 0; i < width; ++i, ++at)
+          CHECK(values.at(at) == doctest::Approx(expected.at(row * width + i)).epsilon(1e-4));
+    };
+    check(begun, {0, 1, 2, 4});
+    check(ended, {3, 5});
   }
 }
