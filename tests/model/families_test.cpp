@@ -1095,11 +1095,19 @@ TEST_CASE("families: ranked answers: losses, gradients and scores as transformer
       const auto wanted = lists("written", "written_offsets");
       const std::int32_t end = folder == "t5_lm" ? 1 : 2;
       const auto never = [](auto...) { return false; };
-      const auto written = [&](std::size_t each) {
-        return *task::write(learner, data, bart ? task::Tokens{0} : task::Tokens{}, end, 8, each, never);
+      const auto written = [&](std::size_t each, std::size_t room = 1 << 20) {
+        return *task::write(learner, data, bart ? task::Tokens{0} : task::Tokens{}, end, 8, each, never, room);
       };
       auto found = written(2);
       CHECK(found == written(3));
+      // Where keys and values have room for one text alone, one is written at a time, in less memory.
+      const auto held = [&](std::size_t room) {
+        const Measure measure(Cpu::pool());
+        CHECK(written(3, room) == found);
+        return measure.activation();
+      };
+      const std::size_t together = held(1 << 20), apart = held(1);
+      CHECK(apart < together);
       for (std::size_t q = 0; q < 3; ++q) {
         if (found[q].size() < 8) found[q].push_back(end);  // generate() gives it
         CHECK(found[q] == wanted[q]);

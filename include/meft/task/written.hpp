@@ -113,23 +113,41 @@ nn::Batch<B> untyped(const std::vector<Tokens>& sequences) {
   return nn::Batch<B>::pack(sequences, types);
 }
 
+/// Bytes of a token's keys and values in the layers that write, of their own tokens or of the side's.
+template <class Model>
+std::size_t bytes_kept(const Model& model, bool side) {
+  Index features = 0;
+  for (const auto& layer : model.decodes() ? model.decoder_layers : model.layers)
+    if (!side) features += 2 * layer.attention.key.out();
+    else if (layer.cross) features += 2 * layer.cross->key.out();
+  return static_cast<std::size_t>(features) * sizeof(typename Model::value_type);
+}
+
 }  // namespace detail
 
-/// What `learner` (model, body, head) writes for the questions' prompts, `each` at a time: the likeliest word each
-/// time, until it is `end` or there are `most` words; without `end` and the `start` that a decoder is given. Nothing
-/// when stopped.
+/// What `learner` (model, body, head) writes for the questions' prompts, `each` at a time, or as many, at least one, as
+/// have `room` bytes of keys and values: the likeliest word each time, until it is `end` or there are `most` words;
+/// without `end` and the `start` that a decoder is given. Nothing when stopped.
 template <class Learner, class Stop>
 std::optional<std::vector<Tokens>> write(const Learner& learner, const RankedQuestions& data, const Tokens& start,
-                                         std::int32_t end, std::size_t most, std::size_t each, const Stop& stop) {
+                                         std::int32_t end, std::size_t most, std::size_t each, const Stop& stop,
+                                         std::size_t room = std::size_t{256} << 20) {
   using B = typename Learner::B;
   using T = typename Learner::T;
   const NoTape none;
   const bool apart = data.answered == Answered::by_decoder;
   Tokens entering = start;  // what a decoder reads first
   if (apart) entering.insert(entering.begin(), static_cast<std::int32_t>(learner.model.spec.decoder_start));
+  const std::size_t own = detail::bytes_kept(learner.model, false), side = detail::bytes_kept(learner.model, true);
+  const auto kept = [&](std::size_t i) {
+    const std::size_t read = data.prompts[i].size();
+    return apart ? read * side + (entering.size() + most) * own : (read + most) * own;
+  };
   std::vector<Tokens> out(data.size());
-  for (std::size_t first = 0; first < data.size(); first += each) {
-    const std::size_t last = std::min(data.size(), first + each);
+  for (std::size_t first = 0, last = 0; first < data.size(); first = last) {
+    std::size_t bytes = 0;
+    do bytes += kept(last++);
+    while (last < std::min(data.size(), first + each) && bytes + kept(last) <= room);
     const auto at = [](const auto& list, std::size_t i) { return list.begin() + static_cast<std::ptrdiff_t>(i); };
     const std::vector<Tokens> prompts(at(data.prompts, first), at(data.prompts, last));
     std::optional<nn::Hidden<T, B>> encoded;
