@@ -1,4 +1,4 @@
-// Owns: one pass of a batch through a reversible stack: streams, digits, slices; forward, undo and backward of a slice.
+// Owns: one pass of a batch through a reversible stack, slice by slice: forward, undo and backward of a slice.
 #pragma once
 
 #include <algorithm>
@@ -10,13 +10,12 @@
 #include <utility>
 #include <vector>
 
-#include <meft/backend/kernels/shear.hpp>
 #include <meft/base/compose.hpp>
 #include <meft/ops/checkpoint.hpp>
 #include <meft/reversible/layer.hpp>
-#include <meft/reversible/range.hpp>
 #include <meft/reversible/reports.hpp>
 #include <meft/reversible/slices.hpp>
+#include <meft/reversible/streams.hpp>
 
 namespace meft::detail {
 
@@ -31,38 +30,25 @@ class StackRun {
            const Context<T, B>& context, bool record)
       : layers_(std::move(layers)),
         options_(options),
-        range_(range.watched() ? &range : nullptr),
-        units_(range.units()),
+        streams_(options, range),
         context_(context),
         record_(record),
         first_stored_(unstored(options, layers_->size())),
-        ledger_(options.word_bits, options.fraction_bits, units_.differ()),
+        ledger_(options.word_bits, options.fraction_bits, streams_.by_feature()),
         slices_(cut<B>(context.offsets, slice_tokens<B>(options))) {
     for (auto& side : context_.sides)
       side.value = side.value.value();  // constants: the node adds their gradients itself
   }
 
   void forward(const std::array<Tensor<T, B>, 2>& x) {
-    rows_ = x[0].dim(0);
-    width_ = x[0].dim(1);
     number_shears();
-    for (std::size_t i = 0; i < 2; ++i) {
-      const UseScope use(Use::streams);
-      stream_[i] = Tensor<Word, B>({rows_, width_});
-      if constexpr (fixed) {
-        const auto from = units_.entered(x[i]);
-        to_fixed(B{}, rows_ * width_, from.data(), stream_[i].data(), options_.fraction_bits, ledger_.at(i));
-      } else B::copy(stream_[i].data(), x[i].data(), x[i].bytes());
-    }
-    show();
+    streams_.start(x, ledger_);
+    streams_.show();
     for (std::size_t l = 0; l < layers_->size(); ++l) {
-      if (record_ && l > 0 && l == first_stored_) {
-        const UseScope use(Use::streams);
-        below_ = {stream_[0].clone(), stream_[1].clone()};
-      }
+      if (record_ && l > 0 && l == first_stored_) streams_.keep();
       for_slices<B>(count(), [&](Index s) { forward_slice(l, s); });
       swap_after(l);
-      show();
+      streams_.show();
     }
     read_.clear();
     if constexpr (fixed) ledger_.end_forward();
@@ -75,7 +61,7 @@ class StackRun {
                 Tape& outer, std::uint64_t made) {
     const bool undoes = fixed && first_stored_ > 0;
     if (undoes) ledger_.begin();
-    if (first_stored_ < layers_->size()) stream_ = std::exchange(below_, {});
+    if (first_stored_ < layers_->size()) streams_.go_back();
     for (std::size_t l = layers_->size(); l-- > 0;) {
       unswap(l, gradient);
       Turnstile turnstile;
@@ -98,15 +84,7 @@ class StackRun {
     if (undoes) ledger_.end_undo(first_stored_);
   }
 
-  /// x = X·2⁻ˢ of one stream.
-  Tensor<T, B> value(int stream) const {
-    Tensor<T, B> out({rows_, width_});
-    decode(stream_[static_cast<std::size_t>(stream)], out);
-    return out;
-  }
-
-  Index rows() const { return rows_; }
-  Index width() const { return width_; }
+  const StreamPair<T, B, Word>& streams() const { return streams_; }
   /// Of a pass that was not recorded: whether a function read something that needs a gradient.
   bool refers() const { return refers_; }
 
@@ -141,8 +119,8 @@ class StackRun {
 
   template <class X>
   X slice_rows(const X& whole, Index s) const {
-    const auto& [first, last] = slices_[static_cast<std::size_t>(s)];
-    return whole.rows(context_.offsets.begin(first), context_.offsets.end(last - 1));
+    const Chunk rows = rows_of(s);
+    return whole.rows(rows.first, rows.last);
   }
 
   Context<T, B> slice_context(Index s) const {
@@ -150,31 +128,18 @@ class StackRun {
     return context_.part(first, last);
   }
 
-  void decode(const Tensor<Word, B>& from, Tensor<T, B>& to, [[maybe_unused]] Hand hand = Hand::in_full) const {
-    if constexpr (fixed) {
-      T* const full = to.data();
-      if constexpr (Tensor<T, B>::rounds)
-        from_fixed(B{}, from.size(), from.data(), full, options_.fraction_bits,
-                   to.fill_rounded(units_.differ() ? Hand::in_full : hand));
-      else from_fixed(B{}, from.size(), from.data(), full, options_.fraction_bits);
-      units_.leave(to);
-    } else B::copy(to.data(), from.data(), from.bytes());
+  /// The rows of a slice of the batch, or some of them.
+  Chunk rows_of(Index s) const {
+    const auto& [first, last] = slices_[static_cast<std::size_t>(s)];
+    return {context_.offsets.begin(first), context_.offsets.end(last - 1)};
   }
-
-  /// Shows the streams to whoever looks for their range.
-  void show() const {
-    if constexpr (!fixed)
-      for (const auto& x : stream_)
-        if (range_) range_->see(x);
+  Chunk rows_of(Index s, const Chunk& c) const {
+    const Index begin = rows_of(s).first;
+    return {begin + c.first, begin + c.last};
   }
 
   /// What a step's f reads.
-  Tensor<T, B> read(const Step<T, B>& step, Index s) const {
-    const auto part = slice_rows(stream_[static_cast<std::size_t>(step.src)], s);
-    Tensor<T, B> out(part.shape());
-    decode(part, out, step.reads);
-    return out;
-  }
+  Tensor<T, B> read(const Step<T, B>& step, Index s) const { return streams_.read(step.src, rows_of(s), step.reads); }
   /// The same of a stored layer: one tensor for all who read a stream until it changes.
   Tensor<T, B> read_once(const Step<T, B>& step, Index s) {
     auto& last = read_[static_cast<std::size_t>(s)][static_cast<std::size_t>(step.src)];
@@ -270,45 +235,18 @@ class StackRun {
     }
   }
 
-  /// Rows of a slice of a stream.
-  Tensor<Word, B> rows_of(int stream, Index s, const Chunk& c) const {
-    return slice_rows(stream_[static_cast<std::size_t>(stream)], s).rows(c.first, c.last);
-  }
-  /// What a step adds to λ·x[dst], in the units of fixed point: f, or f − λ·x[src] where it is balanced.
-  Tensor<T, B> added(const Step<T, B>& step, Index s, const Chunk& c, const Tensor<T, B>& f) const {
-    if (!step.balanced) return fixed ? units_.entered(f) : f;
-    Tensor<T, B> out(f.shape());
-    decode(rows_of(step.src, s, c), out);
-    map(B{}, Mix<T>{static_cast<T>(-step.lambda.value()), T(1)}, out.size(), out.data(), std::as_const(out).data(),
-        f.data());
-    if (fixed) units_.enter(out);
-    return out;
-  }
-
   /// x ← λ·x + f for rows of a slice, with what undoes it kept.
-  void add(std::size_t l, std::size_t k, Kept& kept, Index s, const Chunk& c, const Tensor<T, B>& given, bool keep) {
-    const auto& step = (*layers_)[l][k];
-    auto x = rows_of(step.dst, s, c);
-    const auto f = added(step, s, c, given);
-    if constexpr (fixed) {
-      const UseScope use(Use::digits);
-      Tensor<std::uint32_t, B> words({digit_words<Word>(B{}, x.size(), step.lambda)});
-      shear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, words.data(),
-            ledger_.at(kept.slot++));
-      if (keep) kept.digits.push_back(std::move(words));
-    } else shear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
+  void add(std::size_t l, std::size_t k, Kept& kept, Index s, const Chunk& c, const Tensor<T, B>& f, bool keep) {
+    auto digits = streams_.shear((*layers_)[l][k], rows_of(s, c), f, fixed ? ledger_.at(kept.slot++) : nullptr);
+    if (fixed && keep) kept.digits.push_back(std::move(digits));
   }
 
   /// x ← (x − f)/λ.
-  void undo(std::size_t l, std::size_t k, Kept& kept, Index s, const Chunk& c, const Tensor<T, B>& given) {
-    const auto& step = (*layers_)[l][k];
-    auto x = rows_of(step.dst, s, c);
-    const auto f = added(step, s, c, given);
-    if constexpr (fixed) {
-      unshear(B{}, x.size(), x.data(), f.data(), step.lambda, options_.fraction_bits, kept.digits.back().data(),
-              ledger_.at(--kept.slot));
+  void undo(std::size_t l, std::size_t k, Kept& kept, Index s, const Chunk& c, const Tensor<T, B>& f) {
+    if (fixed) {
+      streams_.unshear((*layers_)[l][k], rows_of(s, c), f, std::move(kept.digits.back()), ledger_.at(--kept.slot));
       kept.digits.pop_back();
-    } else unshear_rounded(B{}, x.size(), x.data(), f.data(), step.lambda);
+    } else streams_.unshear((*layers_)[l][k], rows_of(s, c), f, {}, nullptr);
   }
 
   /// Undoes and differentiates `then` chunk by chunk; gives the gradient of its input h, empty where none arrived.
@@ -392,27 +330,24 @@ class StackRun {
   bool swaps(std::size_t l) const { return !(*layers_)[l].empty() && (*layers_)[l].back().swaps(); }
   void swap_after(std::size_t l) {
     if (!swaps(l)) return;
-    std::swap(stream_[0], stream_[1]);
+    streams_.swap();
     for (auto& [first, second] : read_) std::swap(first, second);
   }
   void unswap(std::size_t l, std::array<Tensor<T, B>, 2>& gradient) {
     if (!swaps(l)) return;
-    if (l < first_stored_) std::swap(stream_[0], stream_[1]);
+    if (l < first_stored_) streams_.swap();
     std::swap(gradient[0], gradient[1]);
   }
 
   std::shared_ptr<const Layers> layers_;
   StackOptions options_;
-  StreamRange<T, B>* range_;  // that is being looked for
-  StreamUnits<T, B> units_;
+  StreamPair<T, B, Word> streams_;
   Context<T, B> context_;
   bool record_;
   std::atomic<bool> refers_{false};
   std::size_t first_stored_;  // layer
   ShearLedger<B> ledger_;
   std::vector<std::pair<Index, Index>> slices_;
-  Index rows_ = 0, width_ = 0;
-  std::array<Tensor<Word, B>, 2> stream_, below_;  // the latter as they entered the stored layers
   std::vector<std::array<Tensor<T, B>, 2>> read_;  // of each slice, in the forward pass: what stored layers read last
   std::vector<std::vector<Kept>> kept_;
 };

@@ -21,12 +21,14 @@ struct StackOutput {
 
   static Tensor<T, B> read(const Stack& run, const Readout& readout, int carrier, const Tensor<T, B>& mix) {
     using Kind = Readout::Kind;
-    if (readout.kind == Kind::carrier) return run.value(carrier);
-    auto a = run.value(0), b = run.value(1);
+    if (readout.kind == Kind::carrier) return run.streams().value(carrier);
+    auto a = run.streams().value(0), b = run.streams().value(1);
     if (readout.kind == Kind::concat) {
-      Tensor<T, B> out({run.rows(), 2 * run.width()});
-      copy_rows(B{}, run.rows(), run.width(), a.data(), run.width(), out.data(), 2 * run.width());
-      copy_rows(B{}, run.rows(), run.width(), b.data(), run.width(), out.data() + run.width(), 2 * run.width());
+      Tensor<T, B> out({run.streams().rows(), 2 * run.streams().width()});
+      copy_rows(B{}, run.streams().rows(), run.streams().width(), a.data(), run.streams().width(), out.data(),
+                2 * run.streams().width());
+      copy_rows(B{}, run.streams().rows(), run.streams().width(), b.data(), run.streams().width(),
+                out.data() + run.streams().width(), 2 * run.streams().width());
       return out;
     }
     if (readout.kind == Kind::learned) {
@@ -45,11 +47,13 @@ struct StackOutput {
       const auto by = learned(carrier, mix);
       return {scaled(dy, by[0]), scaled(std::move(dy), by[1])};  // in this order
     }
-    std::array<Tensor<T, B>, 2> out{Tensor<T, B>({run.rows(), run.width()}), Tensor<T, B>({run.rows(), run.width()})};
+    std::array<Tensor<T, B>, 2> out{Tensor<T, B>({run.streams().rows(), run.streams().width()}),
+                                    Tensor<T, B>({run.streams().rows(), run.streams().width()})};
     if (readout.kind == Kind::concat) {
       for (std::size_t i = 0; i < 2; ++i)
-        copy_rows(B{}, run.rows(), run.width(), std::as_const(dy).data() + static_cast<Index>(i) * run.width(),
-                  2 * run.width(), out[i].data(), run.width());
+        copy_rows(B{}, run.streams().rows(), run.streams().width(),
+                  std::as_const(dy).data() + static_cast<Index>(i) * run.streams().width(), 2 * run.streams().width(),
+                  out[i].data(), run.streams().width());
       return out;
     }
     const auto [first, second] = weights(readout, carrier);
@@ -61,8 +65,8 @@ struct StackOutput {
 
   /// dα = Σ dy ⊙ (carrier − other), for the learned mix y = α·carrier + (1 − α)·other.
   static Tensor<T, B> mix_gradient(const Stack& run, int carrier, const Tensor<T, B>& dy) {
-    auto a = run.value(carrier);
-    const auto b = run.value(1 - carrier);
+    auto a = run.streams().value(carrier);
+    const auto b = run.streams().value(1 - carrier);
     map(B{}, DifferenceTimes{}, a.size(), a.data(), std::as_const(a).data(), b.data(), dy.data());
     return sum_axis(a.reshape({a.size()}), 0).reshape({1});
   }
