@@ -375,7 +375,7 @@ class Runner {
                   const auto& patches = *spec_.patches;
                   const Index tokens = patches.leading + (box.height / patches.patch) * (box.width / patches.patch);
                   const std::size_t most = std::min(static_cast<std::size_t>(flags_.batch), data.train.size());
-                  return Offsets::of_lengths(std::vector(most, static_cast<std::int32_t>(tokens)));
+                  return train::BatchSizes{Offsets::of_lengths(std::vector(most, static_cast<std::int32_t>(tokens)))};
                 });
   }
 
