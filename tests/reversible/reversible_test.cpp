@@ -995,14 +995,18 @@ TEST_CASE("reversible: a function that is not deterministic is found by the hash
         noise.data()[noise.size() - 1] = 1e-4f * static_cast<float>(calls->fetch_add(1));
         return tanh(linear(x, w)) + Var<float>(noise);
       };
-      const auto gradient = [&](Streams streams, Function<float> f) {
-        const ReversibleStack<float> stack(layers_with(3, f),
-                                           {.streams = streams, .word_bits = bits, .slice_tokens = 40});
+      const auto gradient = [&](Streams streams, Function<float> f, Index stored_layers = 0) {
+        const StackOptions options{
+            .streams = streams, .word_bits = bits, .stored_layers = stored_layers, .slice_tokens = 40};
+        const ReversibleStack<float> stack(layers_with(3, f), options);
         Tape tape;
         const auto y = stack(random({offsets().tokens(), width}, 400), training());
         tape.backward(mse(y, random(y.shape(), 901)));
       };
       check_error({"f is not deterministic", "reversible layer 3, step 0"}, [&] { gradient(Streams::exact, noisy); });
+      check_error({"f is not deterministic", "reversible layer 3, step 0"},
+                  [&] { gradient(Streams::exact, noisy, 1); });
+      CHECK_NOTHROW(gradient(Streams::exact, noisy, 2));  // stored itself, it runs once
       CHECK_NOTHROW(gradient(Streams::stored, noisy));
       CHECK_NOTHROW(gradient(Streams::exact, linear_function(w)));
     }
