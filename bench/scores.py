@@ -65,9 +65,9 @@ class Scores:
         partial.replace(self.path)
 
     def best_rate(self, task, method, seed):
-        """The rate with the best score on a seed, the lower of equals; None until every rate was tried."""
+        """The rate with the best score on a seed, the lower of equals; None until as many rates were tried as there are."""
         tried = {rate: value for (*of, rate, on), value in self.known.items() if (*of, on) == (task, method, seed)}
-        return max(tried, key=lambda rate: (tried[rate], -float(rate))) if len(tried) == len(TIMES) else None
+        return max(tried, key=lambda rate: (tried[rate], -float(rate))) if len(tried) >= len(TIMES) else None
 
 
 def score(run, data, args):

@@ -576,6 +576,7 @@ TEST_CASE("methods: by name, with their options as text") {
                                                                           {Alore{}, 1e-3},
                                                                           {Lst{}, 3e-3},
                                                                           {Losa{}, 1e-3},
+                                                                          {Speft{}, 1e-3},
                                                                           {Fpt{}, 2e-4},
                                                                           {Unipt{}, 5e-4},
                                                                           {Sherl{}, 5e-4}}) {
