@@ -75,6 +75,13 @@ struct Found {
   double measured, expected;  // bytes
 };
 
+template <class Data>
+std::vector<std::uint32_t> all_of(const Data& data) {
+  std::vector<std::uint32_t> rows(data.size());
+  std::iota(rows.begin(), rows.end(), 0u);
+  return rows;
+}
+
 Found activation(const Case& k, const AnyMethod& method, bool recompute, Precision precision = Precision::f32) {
   Bert bert(spec_of(k));
   bert.initialise(1);
@@ -87,8 +94,7 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute, Precisi
       train::state_over(train::optimizer_of(method_recipe(method), 1), nn::trainable<float, Cpu>(learner));
   train::Steps<float, Cpu> steps([&](const nn::Batch<>& batch) { return learner.loss(batch); }, 0, optimizer.get());
   const auto job = train::Job<float, Cpu>::of(learner, examples, examples);
-  std::vector<std::uint32_t> rows;
-  for (std::uint32_t i = 0; i < examples.size(); ++i) rows.push_back(i);
+  const auto rows = all_of(examples);
   std::size_t highest = 0;
   for (const auto& part : job.parts(rows)) {
     const Measure measure(Cpu::pool());
@@ -100,6 +106,25 @@ Found activation(const Case& k, const AnyMethod& method, bool recompute, Precisi
   sizes.front().recompute = recompute;
   sizes.front().narrow = method_facts(method).narrows && precision == Precision::bf16;
   return {static_cast<double>(highest), static_cast<double>(train::expected_activation<float>(method, sizes))};
+}
+
+/// Bytes of activation of one step on all of the data, in the method's parts; none where nothing trains.
+template <class Learner, class Data>
+std::optional<double> step_on_all(Learner& learner, const AnyMethod& method, const Data& data) {
+  train::prepare(learner, method, data, data.size(), 1, [](std::size_t, std::size_t) { return false; });
+  const auto optimizer =
+      train::state_over(train::optimizer_of(method_recipe(method), 1), nn::trainable<float, Cpu>(learner));
+  if (optimizer->parameters() == 0) return {};
+  train::Steps<float, Cpu> steps([&](const nn::Batch<>& batch) { return learner.loss(batch); }, 0, optimizer.get());
+  const auto job = train::Job<float, Cpu>::of(learner, data, data);
+  double measured = 0;
+  for (const auto& part : job.parts(all_of(data))) {
+    const auto batch = learner.batch(data, part, Run{1, 0, true});
+    const Measure measure(Cpu::pool());
+    (void)steps.run(batch, [] {});
+    measured = std::max(measured, static_cast<double>(measure.activation()));
+  }
+  return measured;
 }
 
 /// Measured over expected.
@@ -201,27 +226,14 @@ TEST_CASE("the expected activation memory of a head over a large vocabulary") {
       Language learner{std::move(model), std::move(body), std::move(head)};
       if (!method_facts(method).trains_all) nn::freeze(learner.head);
       const task::Blocks blocks{sentences(k).ids};
-      std::vector<std::uint32_t> rows(blocks.size());
-      std::iota(rows.begin(), rows.end(), 0u);
-      train::prepare(learner, method, blocks, blocks.size(), 1, [](std::size_t, std::size_t) { return false; });
-      const auto optimizer =
-          train::state_over(train::optimizer_of(method_recipe(method), 1), nn::trainable<float, Cpu>(learner));
-      if (optimizer->parameters() == 0) continue;
-      train::Steps<float, Cpu> steps([&](const nn::Batch<>& batch) { return learner.loss(batch); }, 0, optimizer.get());
-      const auto job = train::Job<float, Cpu>::of(learner, blocks, blocks);
-      double measured = 0;
-      for (const auto& part : job.parts(rows)) {
-        const auto batch = learner.batch(blocks, part, Run{1, 0, true});
-        const Measure measure(Cpu::pool());
-        (void)steps.run(batch, [] {});
-        measured = std::max(measured, static_cast<double>(measure.activation()));
-      }
-      const auto sizes = train::step_sizes(spec, learner.batch(blocks, rows, {}).offsets, 1, true);
+      const auto measured = step_on_all(learner, method, blocks);
+      if (!measured) continue;
+      const auto sizes = train::step_sizes(spec, learner.batch(blocks, all_of(blocks), {}).offsets, 1, true);
       const auto expected = static_cast<double>(train::expected_activation<float>(method, sizes));
-      MESSAGE(method_name(method), ", ", k.width, " wide: ", measured / (1 << 20), " MiB, over expected ",
-              measured / expected);
-      CHECK(measured > 0.9 * expected);
-      CHECK(measured < 1.1 * expected);
+      MESSAGE(method_name(method), ", ", k.width, " wide: ", *measured / (1 << 20), " MiB, over expected ",
+              *measured / expected);
+      CHECK(*measured > 0.9 * expected);
+      CHECK(*measured < 1.1 * expected);
     }
   }
   set_threads(before);
@@ -251,24 +263,11 @@ model::TransformerSpec with_decoder(bool bart) {
 /// Of one step on all of the data. Measured over expected; none where nothing trains.
 template <class Learner, class Data>
 std::optional<double> decoder_ratio(Learner& learner, const AnyMethod& method, const Data& data, bool words) {
-  std::vector<std::uint32_t> rows(data.size());
-  std::iota(rows.begin(), rows.end(), 0u);
-  train::prepare(learner, method, data, data.size(), 1, [](std::size_t, std::size_t) { return false; });
-  const auto optimizer =
-      train::state_over(train::optimizer_of(method_recipe(method), 1), nn::trainable<float, Cpu>(learner));
-  if (optimizer->parameters() == 0) return {};
-  train::Steps<float, Cpu> steps([&](const nn::Batch<>& batch) { return learner.loss(batch); }, 0, optimizer.get());
-  const auto job = train::Job<float, Cpu>::of(learner, data, data);
-  double measured = 0;
-  for (const auto& part : job.parts(rows)) {
-    const auto batch = learner.batch(data, part, Run{1, 0, true});
-    const Measure measure(Cpu::pool());
-    (void)steps.run(batch, [] {});
-    measured = std::max(measured, static_cast<double>(measure.activation()));
-  }
-  const auto whole = learner.batch(data, rows, {});
+  const auto measured = step_on_all(learner, method, data);
+  if (!measured) return {};
+  const auto whole = learner.batch(data, all_of(data), {});
   const auto sizes = train::step_sizes(learner.model.spec, whole.offsets, 1, words, whole.answers.sequences());
-  return measured / static_cast<double>(train::expected_activation<float>(method, sizes));
+  return *measured / static_cast<double>(train::expected_activation<float>(method, sizes));
 }
 
 }  // namespace

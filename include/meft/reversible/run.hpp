@@ -6,7 +6,6 @@
 #include <atomic>
 #include <memory>
 #include <optional>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -19,11 +18,11 @@
 
 namespace meft::detail {
 
-/// The streams in words: fixed point (int32, int64), or T itself for the rounded policy.
+/// With streams in `Word`s, as StreamPair has them.
 template <Real T, Backend B, Scalar Word>
 class StackRun {
  public:
-  static constexpr bool fixed = !std::is_same_v<Word, T>;
+  static constexpr bool fixed = StreamPair<T, B, Word>::fixed;
   using Layers = std::vector<ReversibleLayer<T, B>>;
 
   StackRun(std::shared_ptr<const Layers> layers, const StackOptions& options, StreamRange<T, B>& range,

@@ -17,18 +17,17 @@ namespace detail {
 /// y from the final streams, and the gradients of both from dy.
 template <Real T, Backend B, Scalar Word>
 struct StackOutput {
-  using Stack = StackRun<T, B, Word>;
+  using Pair = StreamPair<T, B, Word>;
 
-  static Tensor<T, B> read(const Stack& run, const Readout& readout, int carrier, const Tensor<T, B>& mix) {
+  static Tensor<T, B> read(const Pair& streams, const Readout& readout, int carrier, const Tensor<T, B>& mix) {
     using Kind = Readout::Kind;
-    if (readout.kind == Kind::carrier) return run.streams().value(carrier);
-    auto a = run.streams().value(0), b = run.streams().value(1);
+    if (readout.kind == Kind::carrier) return streams.value(carrier);
+    auto a = streams.value(0), b = streams.value(1);
     if (readout.kind == Kind::concat) {
-      Tensor<T, B> out({run.streams().rows(), 2 * run.streams().width()});
-      copy_rows(B{}, run.streams().rows(), run.streams().width(), a.data(), run.streams().width(), out.data(),
-                2 * run.streams().width());
-      copy_rows(B{}, run.streams().rows(), run.streams().width(), b.data(), run.streams().width(),
-                out.data() + run.streams().width(), 2 * run.streams().width());
+      Tensor<T, B> out({streams.rows(), 2 * streams.width()});
+      copy_rows(B{}, streams.rows(), streams.width(), a.data(), streams.width(), out.data(), 2 * streams.width());
+      copy_rows(B{}, streams.rows(), streams.width(), b.data(), streams.width(), out.data() + streams.width(),
+                2 * streams.width());
       return out;
     }
     if (readout.kind == Kind::learned) {
@@ -40,20 +39,20 @@ struct StackOutput {
     return a;
   }
 
-  static std::array<Tensor<T, B>, 2> spread(const Stack& run, const Readout& readout, int carrier,
+  static std::array<Tensor<T, B>, 2> spread(const Pair& streams, const Readout& readout, int carrier,
                                             const Tensor<T, B>& mix, Tensor<T, B> dy) {
     using Kind = Readout::Kind;
     if (readout.kind == Kind::learned) {
       const auto by = learned(carrier, mix);
       return {scaled(dy, by[0]), scaled(std::move(dy), by[1])};  // in this order
     }
-    std::array<Tensor<T, B>, 2> out{Tensor<T, B>({run.streams().rows(), run.streams().width()}),
-                                    Tensor<T, B>({run.streams().rows(), run.streams().width()})};
+    std::array<Tensor<T, B>, 2> out{Tensor<T, B>({streams.rows(), streams.width()}),
+                                    Tensor<T, B>({streams.rows(), streams.width()})};
     if (readout.kind == Kind::concat) {
       for (std::size_t i = 0; i < 2; ++i)
-        copy_rows(B{}, run.streams().rows(), run.streams().width(),
-                  std::as_const(dy).data() + static_cast<Index>(i) * run.streams().width(), 2 * run.streams().width(),
-                  out[i].data(), run.streams().width());
+        copy_rows(B{}, streams.rows(), streams.width(),
+                  std::as_const(dy).data() + static_cast<Index>(i) * streams.width(), 2 * streams.width(),
+                  out[i].data(), streams.width());
       return out;
     }
     const auto [first, second] = weights(readout, carrier);
@@ -64,9 +63,9 @@ struct StackOutput {
   }
 
   /// dα = Σ dy ⊙ (carrier − other), for the learned mix y = α·carrier + (1 − α)·other.
-  static Tensor<T, B> mix_gradient(const Stack& run, int carrier, const Tensor<T, B>& dy) {
-    auto a = run.streams().value(carrier);
-    const auto b = run.streams().value(1 - carrier);
+  static Tensor<T, B> mix_gradient(const Pair& streams, int carrier, const Tensor<T, B>& dy) {
+    auto a = streams.value(carrier);
+    const auto b = streams.value(1 - carrier);
     map(B{}, DifferenceTimes{}, a.size(), a.data(), std::as_const(a).data(), b.data(), dy.data());
     return sum_axis(a.reshape({a.size()}), 0).reshape({1});
   }
@@ -101,10 +100,10 @@ struct StackNode final : Slot<T, B> {
   void backward(Tape& outer) override {
     auto dy = std::exchange(this->gradient, {});
     if (readout.kind == Readout::Kind::learned && mix_node >= 0)
-      outer.add(mix_node, StackOutput<T, B, Word>::mix_gradient(*run, carrier, dy));
+      outer.add(mix_node, StackOutput<T, B, Word>::mix_gradient(run->streams(), carrier, dy));
     auto gradient = [&] {
       const UseScope use(Use::streams);
-      return StackOutput<T, B, Word>::spread(*run, readout, carrier, mix, std::move(dy));
+      return StackOutput<T, B, Word>::spread(run->streams(), readout, carrier, mix, std::move(dy));
     }();
     std::vector<Tensor<T, B>> side_gradient(sides.size());
     for (std::size_t i = 0; i < sides.size(); ++i)
@@ -229,7 +228,7 @@ class ReversibleStack {
     }
     node->run = std::make_unique<detail::StackRun<T, B, Word>>(layers_, options_, *range_, context, tape != nullptr);
     node->run->forward({x0.value(), x1.value()});
-    auto y = Output::read(*node->run, options_.readout, options_.carrier, node->mix);
+    auto y = Output::read(node->run->streams(), options_.readout, options_.carrier, node->mix);
     if (!tape) {
       bool more = node->run->refers();
       for (const auto& side : context.sides) more |= Tape::wanting(side.value);
