@@ -185,6 +185,10 @@ void check(Flags& f) {
             "a method that keeps activations: " +
                 meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).recomputes; }),
             method);
+    require(!f.adapt.feature_cache || facts.beside, "--feature-cache",
+            "a method with a network beside frozen layers: " +
+                meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).beside; }),
+            method);
     require(!f.gives_head_rate() || (f.recipe.epsilon == 0 && !f.recipe.inner), "--head-lr",
             "a method that trains by gradients alone", method);
     for (const auto& [flag, value] : {std::pair("--weight-decay", f.recipe.decay), {"--clip", f.recipe.clip}})
@@ -296,8 +300,9 @@ bool parse(int argc, char** argv, Flags& f) {
                 throw FlagError("--threshold", "a number of at least 0", "`" + s + "`");
               f.columns.threshold = found;
             });
-  add.value("--label-names", "tsv: the classes in order; where none is a number, labels may count them from 0 [those found]",
-            "A,B,...", [&](const std::string& s) { f.columns.label_names = names_in("--label-names", s); });
+  add.value("--label-names",
+            "tsv: the classes in order; where none is a number, labels may count them from 0 [those found]", "A,B,...",
+            [&](const std::string& s) { f.columns.label_names = names_in("--label-names", s); });
   add.flag("--regression", f.columns.regression, "tsv: labels are numbers to be predicted");
   add.choice("--header", std::array{"auto", "yes", "no"}, "line 1 names the columns [auto: if any is given by name]",
              [&](auto& s) {
@@ -320,6 +325,10 @@ bool parse(int argc, char** argv, Flags& f) {
   }
   add.choice("--method", names, trains, [&](auto& s) { f.method = meft::method_named(s); });
   add.flag("--recompute", f.adapt.recompute, "keep each layer's input only (methods that keep activations)");
+  add.integer(
+      "--feature-cache", f.adapt.feature_cache, 0, 1 << 24,
+      "MiB of what frozen layers gave for examples seen before, for later epochs (methods with a network beside "
+      "them); results do not depend on it");
   add_method_options(add, f);
   std::vector<std::string_view> kept;
   for (const auto& k : meft::weights::kept) kept.push_back(k.name);

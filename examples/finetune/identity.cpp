@@ -128,7 +128,8 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
   set_method_options(plain);
   const nlohmann::json now = describe(f), usual = describe(plain);
   // How data is found and cut into batches may change between training and prediction; what the adapter fixes may not.
-  const std::set<std::string> free{"model", "data", "encoding", "batch", "text", "label", "header", "device"};
+  const std::set<std::string> free{"model", "data",   "encoding", "batch",        "text",
+                                   "label", "header", "device",   "feature-cache"};
   for (const std::string& key : f.given) {
     if (free.contains(key) || f.method_options.contains(key)) continue;
     const auto value = now.value(key, nlohmann::json());

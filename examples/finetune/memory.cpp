@@ -1,7 +1,7 @@
 #include "memory.hpp"
 
-#include <array>
 #include <cstdio>
+#include <vector>
 
 #include "terminal.hpp"
 
@@ -12,15 +12,10 @@ void say_memory(const std::string& when, const meft::train::MemoryReport& m) {
     const char* name;
     std::size_t bytes;
   };
-  const std::array<Column, 9> columns{{{"weights", m.weights},
-                                       {"grads", m.gradients},
-                                       {"moments", m.optimizer},
-                                       {"streams", m.streams},
-                                       {"digits", m.digits},
-                                       {"slices", m.slices},
-                                       {"free", m.free()},
-                                       {"process", m.resident.own},
-                                       {"files", m.resident.file}}};
+  std::vector<Column> columns{{"weights", m.weights}, {"grads", m.gradients},      {"moments", m.optimizer},
+                              {"streams", m.streams}, {"digits", m.digits},        {"slices", m.slices},
+                              {"free", m.free()},     {"process", m.resident.own}, {"files", m.resident.file}};
+  if (m.features) columns.insert(columns.begin() + 3, {"features", m.features});
   const auto cell = [](const char* form, auto value) {
     char text[32];
     std::snprintf(text, sizeof text, form, value);

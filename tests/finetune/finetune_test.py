@@ -67,6 +67,10 @@ def test_methods(place):
         check(exact == stored == one, f"{method}: exact, stored, and one layer stored differ")
     plain, again = (read_safetensors(run(place, "--max-steps", 6, *more, method="full") / "adapter.safetensors")[0] for more in ((), ("--recompute",)))
     check(plain == again, "recomputing changes the bits")
+    ladder = {kept: run(place, "--max-steps", 6, "--feature-cache", kept, method="lst") for kept in (0, 8)}
+    check(results(ladder[0]) == results(ladder[8]), "features of before change the bits")
+    held = {kept: json.loads((folder / "metrics.json").read_text())["memory"]["feature_bytes"] for kept, folder in ladder.items()}
+    check(held[0] == 0 < held[8], str(held))
     some = read_safetensors(run(place, "--max-steps", 2, "--reversible-layers", 1) / "adapter.safetensors")[0]
     check(not any("layer.0" in name for name in some), "an adapter below the reversible layers")
 
@@ -189,6 +193,7 @@ def test_flags(place):
         (["--pooling", "max"], ["--pooling: expected model|first|mean", "found `max`"]),
         (["--lora-rank", "4"], ["--lora-rank: expected --inside lora", "found --inside none"]),
         (["--recompute"], ["--recompute: expected a method that keeps activations", "found --method meft1"]),
+        (["--feature-cache", "8"], ["--feature-cache: expected a method with a network beside frozen layers: unipt, ", "found --method meft1"]),
         (["--method", "lora", "--streams", "exact"], ["--streams: expected --method meft1, meft2, meft3 or zofo-meft1", "found --method lora"]),
         (["--method", "full", "--lambda", "1/2"], ["--lambda: expected --method meft1", "found --method full"]),
         (["--weights", "q3"], ["--weights: expected f32|bf16|q8|q4|nf4|as-stored", "found `q3`"]),

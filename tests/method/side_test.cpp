@@ -6,6 +6,8 @@
 #include <cmath>
 #include <concepts>
 #include <functional>
+#include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -236,9 +238,9 @@ TEST_CASE("fpt: cached, streamed, together and alone images give the same bits; 
     nn::Batch<> batch;
     std::size_t layers = 0;  // how often one ran
 
-    Run(const model::VitConfig& config, const Fpt& method) : vit(config.spec()) {
+    Run(const model::VitConfig& config, const Fpt& method, Index cache) : vit(config.spec()) {
       vit.initialise(4);
-      body = adapt(vit, method, {.seed = 2});
+      body = adapt(vit, method, {.seed = 2, .feature_cache = cache});
       batch.pixels = test::random_tensor<float>({3, 1, 16, 16}, 6);
       batch.run = {6, 2, true};
       auto& side = *body.chain.side;
@@ -268,10 +270,7 @@ TEST_CASE("fpt: cached, streamed, together and alone images give the same bits; 
       return out;
     }
   };
-  Run streamed(config, method);
-  auto with = method;
-  with.cache_mib = 1;
-  Run cached(config, with);
+  Run streamed(config, method, 0), cached(config, method, 1);
   {
     model::Transformer<double> vit(config.spec());
     vit.initialise(4);
@@ -419,6 +418,140 @@ TEST_CASE("side: taps are the frozen layers' inputs and outputs, unrecorded, and
     if (i < 3) h.value = bert.layers[i](h.value, h.context);
   }
   CHECK_THROWS_WITH_AS(adapt(bert, Unipt{}, {.recompute = true}), doctest::Contains("side network"), Error);
+}
+
+/// BERT of three layers with a method on it, its network away from its start.
+template <Real T>
+struct Beside {
+  model::Transformer<T> bert;
+  Body<T> body;
+
+  template <class Method>
+  explicit Beside(const Method& method, Index cache = 0)
+      : bert([] {
+          model::BertConfig config;
+          config.vocab_size = 20;
+          config.hidden_size = 16;
+          config.num_hidden_layers = 3;
+          config.num_attention_heads = 2;
+          config.intermediate_size = 48;
+          return config.spec();
+        }()) {
+    bert.initialise(4);
+    body = adapt(bert, method, {.seed = 2, .feature_cache = cache});
+    std::uint32_t site = 0;
+    for (auto& [name, p] : body.chain.side->parameters) fill_normal(p.value(), {5, site++, 0}, 0.7);
+  }
+  /// The output and every gradient of the network.
+  std::vector<T> step(const nn::Batch<>& batch) {
+    Tape tape;
+    const auto y = body(bert.embed(batch)).value;
+    auto out = y.value().values();
+    tape.backward(sum(y * test::random_tensor<T>(y.shape(), 9)));
+    for (auto& [name, p] : body.chain.side->parameters) {
+      const auto g = p.gradient().values();
+      out.insert(out.end(), g.begin(), g.end());
+      p.zero_gradient();
+    }
+    return out;
+  }
+  std::vector<T> hidden(const nn::Batch<>& batch) const {
+    const NoTape none;
+    return body(bert.embed(batch)).value.value().values();
+  }
+  /// What frozen layers give is no number from here on.
+  void spoil() {
+    for (std::size_t i = 0; i + body.chain.side->late < bert.layers.size(); ++i) {
+      auto& weight = bert.layers[i].mlp_norm.weight.value();
+      weight = Tensor<T>::full(weight.shape(), std::numeric_limits<T>::quiet_NaN());
+    }
+  }
+};
+
+/// Sequences by number, each of its own length, in one batch.
+nn::Batch<> sequences(const std::vector<int>& numbers) {
+  std::vector<std::vector<std::int32_t>> ids, types;
+  for (const int n : numbers) {
+    ids.emplace_back();
+    for (int i = 0; i < 1 + 9 * n % 41; ++i) ids.back().push_back((3 * i * i + 7 * n + i) % 20);
+    types.emplace_back(ids.back().size(), 0);
+  }
+  auto batch = nn::Batch<>::pack(ids, types);
+  batch.run = {6, 2, true};
+  return batch;
+}
+
+template <Real T, class Method>
+void cached_is_made_anew(const Method& method, std::size_t taps) {
+  CAPTURE(Described<Method>::name);
+  const auto first = sequences({0, 1, 2, 3}), mixed = sequences({4, 1, 5, 6, 3, 1, 7}),
+             known = sequences({7, 0, 6, 2, 4});
+  Beside<T> plain(method), cached(method, 1);
+  const auto kept = [] { return Cpu::pool().read().of(Use::features); };
+  const std::size_t before = kept();
+  CHECK(cached.step(first) == plain.step(first));
+  const std::size_t tokens = static_cast<std::size_t>(first.offsets.tokens());
+  CHECK(kept() - before >= taps * tokens * 16 * sizeof(T));
+  CHECK(kept() - before < taps * (tokens * 16 * sizeof(T) + 4 * 64));
+  CHECK(cached.step(mixed) == plain.step(mixed));
+  cached.spoil();
+  CHECK(cached.step(known) == plain.step(known));
+  CHECK(cached.hidden(mixed) == plain.hidden(mixed));
+  CHECK(std::isnan(cached.hidden(sequences({0, 8}))[16]));
+
+  Beside<T> little(method);
+  little.body.chain.side->cache = std::make_shared<FeatureCache<T>>(taps * 16 * sizeof(T));  // of one token
+  const std::size_t empty = kept();
+  for (int i = 0; i < 2; ++i) CHECK(little.step(mixed) == plain.step(mixed));
+  CHECK(kept() == empty);
+  CHECK(little.step(first) == plain.step(first));
+  CHECK(kept() > empty);
+}
+
+TEST_CASE_TEMPLATE("side: what frozen layers gave is kept, with the bits of layers that run again", T, float, double) {
+  cached_is_made_anew<T>(Unipt{.projection = 4}, 4);
+  cached_is_made_anew<T>(Lst{.reduction = 2}, 4);
+  cached_is_made_anew<T>(Qst{.reduction = 2, .rank = 2}, 4);
+  cached_is_made_anew<T>(Sherl{.projection = 4}, 3);
+  cached_is_made_anew<T>(Losa{.rank = 2}, 4);
+}
+
+TEST_CASE("side: nothing is kept of layers that read an encoder's output, or tokens of before") {
+  model::T5Config config;
+  config.vocab_size = 20;
+  config.d_model = 8;
+  config.d_kv = 4;
+  config.d_ff = 12;
+  config.num_layers = config.num_decoder_layers = 2;
+  config.num_heads = 2;
+  model::Transformer<double> t5(config.spec());
+  t5.initialise(4);
+  const auto body = adapt(t5, Unipt{.projection = 4}, {.feature_cache = 1});
+  CHECK(body.chain.side->cache != nullptr);
+  CHECK(body.decoder.side->cache == nullptr);
+  CHECK(adapt(t5, Unipt{.projection = 4}).chain.side->cache == nullptr);
+
+  const NoTape none;
+  model::LlamaConfig decoder;
+  decoder.vocab_size = 20;
+  decoder.hidden_size = 8;
+  decoder.num_hidden_layers = 2;
+  decoder.num_attention_heads = decoder.num_key_value_heads = 2;
+  decoder.head_dim = decoder.rotary.rotated = 4;
+  decoder.intermediate_size = 16;
+  std::vector<std::vector<double>> pieces;
+  for (const Index mib : {0, 1}) {
+    model::Transformer<double> llama(decoder.spec());
+    llama.initialise(4);
+    const auto with = adapt(llama, Lst{.reduction = 2}, {.feature_cache = mib});
+    const std::size_t before = Cpu::pool().read().of(Use::features);
+    KvCache<double> read(1);
+    for (int i = 0; i < 2; ++i) pieces.push_back(llama.run(sequences({1}), with, &read).value.value().values());
+    CHECK(Cpu::pool().read().of(Use::features) == before);
+  }
+  CHECK(pieces[0] == pieces[2]);
+  CHECK(pieces[1] == pieces[3]);
+  CHECK(pieces[0] != pieces[1]);
 }
 
 TEST_CASE("side: of T5 nothing is dropped between its lists of layers and behind them either") {

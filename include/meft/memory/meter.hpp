@@ -7,12 +7,12 @@
 namespace meft {
 
 /// What a buffer is for. Activations of a reversible stack are those of its slices; its streams with their gradients,
-/// and its digits, are counted apart.
-enum class Use { parameter, gradient, optimizer, activation, workspace, streams, digits };
-inline constexpr std::size_t uses = 7;
+/// and its digits, are counted apart. `features`: what frozen layers gave, kept for later steps.
+enum class Use { parameter, gradient, optimizer, features, activation, workspace, streams, digits };
+inline constexpr std::size_t uses = 8;
 
 /// Whether it stays from one step to the next.
-constexpr bool lasts(Use use) { return use <= Use::optimizer; }
+constexpr bool lasts(Use use) { return use <= Use::features; }
 
 /// Who may have a block again that was given back: anyone, or what takes blocks for the same purpose alone: recordings,
 /// which write to their blocks whenever they are run; uploads that run ahead of the work that was enqueued.

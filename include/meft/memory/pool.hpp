@@ -199,13 +199,17 @@ class Measure {
  public:
   explicit Measure(Pool& pool) : pool_(pool) {
     pool.reset_peak();
-    before_ = pool.read().total;
+    before_ = pool.read();
   }
-  std::size_t activation() const { return pool_.read().peak - before_; }
+  /// Without features that came to stay meanwhile.
+  std::size_t activation() const {
+    const Reading now = pool_.read();
+    return now.peak - before_.total - (now.peak_of(Use::features) - before_.of(Use::features));
+  }
 
  private:
   Pool& pool_;
-  std::size_t before_;
+  Reading before_;
 };
 
 }  // namespace meft

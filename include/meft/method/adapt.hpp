@@ -17,6 +17,7 @@ struct AdaptOptions {
   bool recompute = false;                // keep a layer's input only: for methods that keep more
   std::optional<Precision> precision{};  // of frozen weights, and of products with others; without, what layers say
   std::uint64_t seed = 0;                // of new weights
+  Index feature_cache = 0;               // MiB of what layers beside a network gave for examples seen; the same bits
 };
 
 /// A training step's sizes in a list of layers, from which a method's activation memory follows. Of `held` sizes that
@@ -151,7 +152,8 @@ void without_dropout(Model& model) {
   });
 }
 
-/// Frozen layers, and make(layers), a module as SideNetwork takes it, beside each list of them.
+/// Frozen layers, and make(layers), a module as SideNetwork takes it, beside each list of them; with a cache where
+/// these read no other side.
 template <class Model, class Make>
 auto side_body(Model& model, const AdaptOptions& options, const Make& make) {
   using T = typename Model::value_type;
@@ -161,7 +163,12 @@ auto side_body(Model& model, const AdaptOptions& options, const Make& make) {
   without_dropout(model);
   auto body = plain_body(model, options);
   for (auto* chain : {&body.chain, &body.decoder})
-    if (!chain->layers.empty()) chain->side = SideNetwork<T, B>::of(make(chain->layers));
+    if (!chain->layers.empty()) {
+      chain->side = SideNetwork<T, B>::of(make(chain->layers));
+      if (options.feature_cache && !chain->layers.front().cross)
+        chain->side->cache =
+            std::make_shared<FeatureCache<T, B>>(static_cast<std::size_t>(options.feature_cache) << 20);
+    }
   return body;
 }
 

@@ -46,13 +46,15 @@ struct Chain {
   /// What the network makes of the layers' taps, and the late layers of that.
   Var<T, B> beside(const Var<T, B>& x, const Context<T, B>& context) const {
     const std::size_t below = layers.size() - side->late;
-    typename SideNetwork<T, B>::Taps taps;
     const auto next = [&](std::size_t i, const Var<T, B>& h, const Context<T, B>& c) { return one(layers[i], h, c); };
-    if (side->watch) taps = side->watch(x, context, typename SideNetwork<T, B>::Next(next), below);
-    else {
-      taps.push_back(x);
-      for (std::size_t i = 0; i < below; ++i) taps.push_back(next(i, taps.back(), context));
-    }
+    const auto watch = [&](const Var<T, B>& h, const Context<T, B>& c) {
+      if (side->watch) return side->watch(h, c, typename SideNetwork<T, B>::Next(next), below);
+      typename SideNetwork<T, B>::Taps taps{h};
+      for (std::size_t i = 0; i < below; ++i) taps.push_back(next(i, taps.back(), c));
+      return taps;
+    };
+    const bool whole = !context.cache;  // no token was read before
+    auto taps = side->cache && whole ? (*side->cache)(x.value(), context, watch) : watch(x, context);
     auto y = side->run(taps, context);
     taps.clear();
     for (std::size_t i = below; i < layers.size(); ++i) y = one(layers[i], y, context);

@@ -9,8 +9,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <map>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -35,7 +33,6 @@ struct Fpt {
   Index layers = 6;                       // or all of a model that has fewer
   double kept = 0.2;                      // share of the tokens
   double dropout = 0.5;                   // of g
-  Index cache_mib = 0;                    // of what frozen layers gave for images seen before; the same bits without
   SideStart start = SideStart::backbone;  // random: the side's class token alone
 };
 
@@ -79,32 +76,6 @@ std::pair<Tensor<T, B>, Tensor<T, B>> most_attended(const Var<T, B>& q, const Va
   return {take(k), take(v)};
 }
 
-/// Features of images by what enters the first layer, up to a number of bytes: what is there stays, since epochs come
-/// back to every image.
-template <Real T, Backend B>
-struct FeatureCache {
-  using Key = std::pair<std::uint64_t, std::uint64_t>;
-  std::size_t most = 0, bytes = 0;
-  std::map<Key, std::vector<Tensor<T, B>>> of{};
-
-  static Key key(const Tensor<T, B>& x) {
-    Key out{1, 2};
-    for (const T value : x.values()) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, &value, sizeof value);
-      out = {mix(out.first, word), mix(out.second, word)};
-    }
-    return out;
-  }
-  void keep(const Key& key, const std::vector<Tensor<T, B>>& features) {
-    std::size_t more = 0;
-    for (const auto& x : features) more += x.bytes();
-    if (bytes + more > most) return;
-    bytes += more;
-    of.emplace(key, features);
-  }
-};
-
 }  // namespace detail
 
 template <Real T, Backend B = Cpu>
@@ -112,8 +83,7 @@ struct FptNetwork {
   using Taps = typename SideNetwork<T, B>::Taps;
   using Next = typename SideNetwork<T, B>::Next;
 
-  std::vector<nn::TransformerLayer<T, B>> frozen;     // the last ones
-  std::shared_ptr<detail::FeatureCache<T, B>> cache;  // or none
+  std::vector<nn::TransformerLayer<T, B>> frozen;  // the last ones
   double kept = 0.2;
   float dropout = 0.5f;
   bool residual = true;
@@ -140,10 +110,6 @@ struct FptNetwork {
     net.kept = method.kept;
     net.dropout = static_cast<float>(method.dropout);
     net.residual = method.start == SideStart::backbone;
-    if (method.cache_mib) {
-      net.cache = std::make_shared<detail::FeatureCache<T, B>>();
-      net.cache->most = static_cast<std::size_t>(method.cache_mib) << 20;
-    }
     std::uint32_t site = side_site(first.site);
     const auto linear = [&](Index in, Index out) {
       return nn::Linear<T, B>::normal(in, out, {seed, site++, 0}, deviation);
@@ -256,11 +222,6 @@ struct FptNetwork {
  private:
   std::vector<Tensor<T, B>> of_image(const Tensor<T, B>& x, const Context<T, B>& context, const Next& next,
                                      std::size_t count) const {
-    typename detail::FeatureCache<T, B>::Key key;
-    if (cache) {
-      key = cache->key(x);
-      if (const auto found = cache->of.find(key); found != cache->of.end()) return found->second;
-    }
     std::vector<Tensor<T, B>> out;
     Var<T, B> h = x;
     for (std::size_t i = 0; i < count; ++i) {
@@ -277,7 +238,6 @@ struct FptNetwork {
       h = next(i, h, context);
     }
     out.push_back(h.value());
-    if (cache) cache->keep(key, out);
     return out;
   }
 };
@@ -299,8 +259,6 @@ struct Described<Fpt> {
     visit(Option{"token-share", "of the frozen layers' tokens that prompts attend to"}, Part{}, m.kept);
     visit(Option{"prompt-dropout", "of what prompts give"}, Share{}, m.dropout);
     visit(side_start_option, side_starts, m.start);
-    visit(Option{"feature-cache", "MiB of what frozen layers gave for images seen before; the same bits without"},
-          Whole{0, 1 << 24}, m.cache_mib);
   }
   static Recipe recipe(const Fpt&) { return {.rate = 2e-4}; }  // the authors', the higher of two
   static Index added(const Fpt& m, const StepSizes& s) {

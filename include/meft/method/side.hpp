@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <meft/base/function_ref.hpp>
+#include <meft/method/feature_cache.hpp>
 #include <meft/method/option.hpp>
 #include <meft/nn/batch.hpp>
 #include <meft/nn/linear.hpp>
@@ -71,6 +72,7 @@ struct SideNetwork {
   /// What `run` gets in place of taps, from h_0 and that many layers; none: taps.
   std::function<Taps(const Var<T, B>&, const Context<T, B>&, const Next&, std::size_t)> watch{};
   nn::Named<T, B> parameters{};
+  std::shared_ptr<FeatureCache<T, B>> cache{};  // or none; of layers that read nothing besides
   std::size_t late = 0;  // how many of the highest layers read the network's output; h_L is then what goes into them
 
   /// A module with parts that is called with taps and context; it may have members `late` and `watch`.

@@ -12,7 +12,7 @@ namespace meft::train {
 /// Bytes. By use as they were when most was alive; `slices` are activations and workspace: of a reversible stack those
 /// of its slices, else all. `held` comes from the system, `needed` was the most of it in use at once.
 struct MemoryReport {
-  std::size_t weights = 0, gradients = 0, optimizer = 0, streams = 0, digits = 0, slices = 0;
+  std::size_t weights = 0, gradients = 0, optimizer = 0, features = 0, streams = 0, digits = 0, slices = 0;
   std::size_t needed = 0, held = 0;
   Resident resident{};
 
@@ -24,6 +24,7 @@ struct MemoryReport {
     return {r.peak_of(Use::parameter),
             r.peak_of(Use::gradient),
             r.peak_of(Use::optimizer),
+            r.peak_of(Use::features),
             r.peak_of(Use::streams),
             r.peak_of(Use::digits),
             r.peak_of(Use::activation) + r.peak_of(Use::workspace),

@@ -25,6 +25,7 @@ inline nlohmann::ordered_json memory_json(std::size_t activation, const MemoryRe
           {"weight_bytes", m.weights},
           {"gradient_bytes", m.gradients},
           {"optimizer_bytes", m.optimizer},
+          {"feature_bytes", m.features},
           {"stream_bytes", m.streams},
           {"digit_bytes", m.digits},
           {"slice_bytes", m.slices},

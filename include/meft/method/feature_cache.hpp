@@ -1,0 +1,100 @@
+// Owns: what frozen layers gave for sequences seen before.
+// Must not know: networks, what taps are of.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include <meft/autodiff/tape.hpp>
+#include <meft/base/random.hpp>
+#include <meft/ops/shape.hpp>
+#include <meft/reversible/context.hpp>
+
+namespace meft {
+
+/// Taps of sequences by what enters the first layer, up to a number of bytes: what is there stays, since epochs come
+/// back to every example. A sequence's taps must hang on nothing but that.
+template <Real T, Backend B = Cpu>
+class FeatureCache {
+ public:
+  using Taps = std::vector<Var<T, B>>;
+
+  explicit FeatureCache(std::size_t bytes) : most_(bytes) {}
+
+  /// Of x [tokens, width], whole sequences. make(rows of x, their context) gives those that are not there, of all such
+  /// sequences that follow each other: each tap has as many rows for every sequence, or a row for each token.
+  template <class Make>
+  Taps operator()(const Tensor<T, B>& x, const Context<T, B>& context, const Make& make) {
+    const Offsets& offsets = context.offsets;
+    const Index n = offsets.sequences();
+    std::vector<Taps> taps;  // of all sequences, in parts
+    for (Index s = 0; s < n;) {
+      const auto rows = [&](Index last) { return x.rows(offsets.begin(s), offsets.end(last - 1)); };
+      const Key key = key_of(rows(s + 1));
+      if (const auto found = of_.find(key); found != of_.end()) {
+        taps.emplace_back(found->second.begin(), found->second.end());
+        ++s;
+        continue;
+      }
+      std::vector<Key> keys{key};
+      Index last = s + 1;
+      for (; last < n; ++last) {
+        keys.push_back(key_of(x.rows(offsets.begin(last), offsets.end(last))));
+        if (of_.contains(keys.back())) break;
+      }
+      taps.push_back(make(rows(last), context.part(s, last)));
+      for (Index i = s; i < last; ++i) keep(keys[static_cast<std::size_t>(i - s)], taps.back(), offsets, s, last, i);
+      s = last;
+    }
+    if (taps.size() == 1) return std::move(taps.front());
+    Taps out;
+    for (std::size_t i = 0; i < taps.front().size(); ++i) {
+      std::vector<Var<T, B>> parts;
+      for (auto& part : taps) parts.push_back(std::exchange(part[i], {}));
+      out.push_back(concat(parts, 0));
+    }
+    return out;
+  }
+
+ private:
+  using Key = std::pair<std::uint64_t, std::uint64_t>;
+
+  static Key key_of(const Tensor<T, B>& x) {
+    Key out{1, 2};
+    for (const T value : x.values()) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, &value, sizeof value);
+      out = {mix(out.first, word), mix(out.second, word)};
+    }
+    return out;
+  }
+
+  /// The i-th sequence's of the taps of those from first to before last.
+  void keep(const Key& key, const Taps& taps, const Offsets& offsets, Index first, Index last, Index i) {
+    const Index tokens = offsets.end(last - 1) - offsets.begin(first);
+    std::vector<Tensor<T, B>> own;
+    std::size_t more = 0;
+    for (const auto& tap : taps) {
+      const Index each = tap.dim(0) / (last - first);
+      const bool by_token = tap.dim(0) == tokens;
+      const Index begin = by_token ? offsets.begin(i) - offsets.begin(first) : each * (i - first);
+      own.push_back(tap.value().rows(begin, begin + (by_token ? offsets.length(i) : each)));
+      more += own.back().bytes();
+    }
+    if (bytes_ + more > most_) return;
+    const auto [at, fresh] = of_.try_emplace(key);
+    if (!fresh) return;
+    const UseScope use(Use::features);
+    for (const auto& tensor : own) at->second.push_back(tensor.clone());
+    bytes_ += more;
+  }
+
+  std::size_t most_, bytes_ = 0;
+  std::map<Key, std::vector<Tensor<T, B>>> of_;
+};
+
+}  // namespace meft
