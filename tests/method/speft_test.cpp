@@ -653,6 +653,22 @@ TEST_CASE("sparsegrad: bases, mask and gradients are those of whole gradients; f
     const auto w = run.weights();
     const auto loss = run.loss(run.batches[0]).value().item();
     CHECK(w != start);
+    // W = W_0 + V_o·S·V_iᵀ, of whose vectors those of chosen elements are used alone.
+    std::size_t fewer = 0;
+    for (auto& [name, linear] : run.matrices()) {
+      const auto* chosen = linear.chosen();
+      if (!chosen) continue;
+      const auto& [out, in] = chosen->basis();
+      auto all = Tensor<double>::zeros({linear.out() * linear.in()});
+      const auto at = chosen->indices->values();
+      for (std::size_t m = 0; m < at.size(); ++m) all.data()[at[m]] = chosen->values.value().values()[m];
+      const auto change = gemm(gemm(out, all.reshape({linear.out(), linear.in()})), t(in)).values();
+      const auto before = chosen->turned->start.values(), now = linear.packed.unpack().values();
+      for (std::size_t j = 0; j < now.size(); ++j) CHECK(std::fabs(now[j] - before[j] - change[j]) < 1e-12);
+      CHECK(chosen->used().out.dim(0) == linear.out());
+      fewer += chosen->used().out.dim(1) < linear.out() && chosen->used().in.dim(1) < linear.in();
+    }
+    if (density < 0.01) CHECK(fewer > 0);
     checkpoints::save_trained(path, nn::trainable<double, Cpu>(run), {{"format", "x"}}, nn::indices<Cpu>(run));
     const io::Safetensors file(path);
     Small<double> other(method);

@@ -48,9 +48,10 @@ struct Described<SparseGrad> {
     const Index rows = std::max<Index>(s.longest_slice(), 1);
     return {0, s.width + s.ffn, turned(m, s, rows) / rows};
   }
-  /// Elements in a basis, of so many rows: two whole matrices, or both sides and where many elements are chosen one.
+  /// Elements in a basis, of so many rows, were all its vectors used: two whole matrices, or both sides and where many
+  /// elements are chosen one.
   static Index turned(const SparseGrad& m, const StepSizes& s, Index rows) {
-    if (Basis<float>::by_matrix(rows, s.ffn, s.width)) return 2 * s.width * s.ffn;
+    if (Basis<float>::by_matrix(rows, s.ffn, s.width, s.ffn, s.width)) return 2 * s.width * s.ffn;
     return rows * (s.width + s.ffn) + (m.density > 0.01 ? s.width * s.ffn : 0);
   }
   static Recipe recipe(const SparseGrad&) { return {.rate = 2e-5, .head_rate = 5e-4}; }

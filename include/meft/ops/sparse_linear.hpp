@@ -8,23 +8,25 @@
 
 namespace meft {
 
-/// Orthogonal matrices V_o [out, out] and V_i [in, in], vectors in columns; empty: the identities.
+/// Orthonormal vectors in columns, V_o [out, r] and V_i [in, c]; empty: the identities.
 template <Real T, Backend B = Cpu>
 struct Basis {
   Tensor<T, B> out, in;
 
   bool defined() const { return out.defined(); }
   /// Whether V_oᵀ·dw·V_i takes fewer products than both sides of dw, of so many rows, in the basis.
-  bool by_matrix(Index rows) const { return defined() && by_matrix(rows, out.dim(0), in.dim(0)); }
-  static bool by_matrix(Index rows, Index out, Index in) {
-    return out * in * (rows + out + in) < rows * (out * out + in * in);
+  bool by_matrix(Index rows) const {
+    return defined() && by_matrix(rows, out.dim(0), in.dim(0), out.dim(1), in.dim(1));
+  }
+  static bool by_matrix(Index rows, Index out, Index in, Index r, Index c) {
+    return out * in * (rows + r) + r * in * c < rows * (out * r + in * c);
   }
 };
 
 /// y = x·wᵀ + b,  dx = dy·w,  dv[m] = Σ dy[.., i]·x[.., j] with indices[m] = i·in + j,  db = Σ dy. The values v [k] are
 /// in w already (PackedWeight::write), so that no second product is needed. Without indices all of w trains, in order:
-/// dv is then, bit for bit, the dw of Linear. With a basis the values are elements of V_oᵀ·w·V_i: dv[m] = Σ
-/// (dy·V_o)[.., i]·(x·V_i)[.., j], or (V_oᵀ·dw·V_i)[i, j] where that is less work.
+/// dv is then, bit for bit, the dw of Linear. With a basis the values are elements of V_oᵀ·w·V_i [r, c], indices[m] =
+/// i·c + j: dv[m] = Σ (dy·V_o)[.., i]·(x·V_i)[.., j], or (V_oᵀ·dw·V_i)[i, j] where that is less work.
 template <Real T, Backend B>
 struct SparseLinear {
   static constexpr const char* name = "linear";
@@ -80,14 +82,15 @@ struct SparseLinear {
       auto turned = gemm(t(dy.reshape({rows, out})), x.reshape({rows, in}));
       turned = gemm(t(basis.out), turned);
       turned = gemm(turned, basis.in);
-      return indices.defined() ? elements(turned) : turned.reshape({out * in});
+      return indices.defined() ? elements(turned) : turned.reshape({turned.size()});
     }
     const auto in_basis = [](const Tensor<T, B>& of, const Tensor<T, B>& v) { return v.defined() ? gemm(of, v) : of; };
     const auto left = in_basis(dy.reshape({rows, out}), basis.out), right = in_basis(x.reshape({rows, in}), basis.in);
-    if (!indices.defined()) return gemm(t(left), right).reshape({out * in});
-    if (indices.size() * sampled_from > out * in) return elements(gemm(t(left), right));
+    const Index r = left.dim(1), c = right.dim(1);
+    if (!indices.defined()) return gemm(t(left), right).reshape({r * c});
+    if (indices.size() * sampled_from > r * c) return elements(gemm(t(left), right));
     Tensor<T, B> dv(indices.shape());
-    sampled_product(B{}, rows, out, in, left.data(), right.data(), indices.size(), indices.data(), dv.data());
+    sampled_product(B{}, rows, r, c, left.data(), right.data(), indices.size(), indices.data(), dv.data());
     return dv;
   }
   /// The chosen elements of dw.
@@ -99,7 +102,7 @@ struct SparseLinear {
 };
 
 /// x [.., in], w packed [out, in], values [k] of w at ascending `indices` [k] of its elements in row-major order (none:
-/// all of them), bias [out] → [.., out].
+/// all of them), or of it in a basis, bias [out] → [.., out].
 template <Operand X, Real T, Backend B, Operand Values, Operand Bias>
 VarOf<X> sparse_linear(const X& x, const PackedWeight<T, B>& w, const Tensor<std::int32_t, B>& indices,
                        const Values& values, const Bias& bias, const Basis<T, B>& basis = {},
