@@ -1,9 +1,10 @@
-"""Scores of a checkpoint on GLUE tasks by method: three epochs, or `--steps`, several seeds, the learning rate chosen on the first
+"""Scores of a checkpoint on GLUE tasks, or of one that reads images on CIFAR-10, by method: three epochs, or `--steps`, several seeds, the learning rate chosen on the first
 of two: 0.4 and 2 times the program's default for the method.
 
     python3 bench/scores.py --finetune build/release/examples/finetune --model DIR --data DIR --output DIR
 
-Methods that the program refuses for the checkpoint, as one that reads images alone, are left out. `--data` holds a folder a task, as GLUE ships them. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
+Methods that the program refuses for the checkpoint, as one that reads images alone, are left out. `--data` holds a folder a task, as GLUE ships them; the
+images of `--tasks cifar10` are in one too. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
 that was stopped goes on from its folder in `--output`, so that a call does what is still to be done, on any machine. Prints a
 Markdown table of what is there: mean of the seeds, standard deviation. `--table` prints it and runs nothing. `--means FILE` writes
 the mean over the tasks of each method that has them all, and what it is of, for the bench `methods`. Runs of so many `--steps` have rows, and a
@@ -17,15 +18,18 @@ from pathlib import Path
 
 from finetune_methods import Refused, methods_of, rates_of, train
 
-METRIC = {"cola": "matthews", "sst2": "accuracy", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
+TEXTS = {"cola": "matthews", "sst2": "accuracy", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
+IMAGES = {"cifar10": "accuracy"}
+METRIC = {**TEXTS, **IMAGES}
 STREAMS = ["--streams", "stored"]  # exact's bits (tests/reversible), in three quarters of the time
-MEFT = ["--coupling", "paper", "--readout", "plm", "--adapter-start", "paper", "--bottleneck", "64", "--weights", "bf16", *STREAMS]
+MEFT = ["--bottleneck", "64", "--weights", "bf16", *STREAMS]
+MEFT_TEXTS = ["--coupling", "paper", "--readout", "plm", "--adapter-start", "paper", *MEFT]
 FLAGS = {  # of the methods that are not taken as they are
-    "full": [],
     "lora": ["--lora-rank", "16", "--precision", "bf16"],
-    **dict.fromkeys(("meft1", "meft2", "meft3"), MEFT),
+    **dict.fromkeys(("meft1", "meft2", "meft3"), MEFT_TEXTS),
     **dict.fromkeys(("losa", "lst", "qst", "sherl", "unipt"), ["--feature-cache", "8192"]),  # the same bits, sooner
 }
+FLAGS_OF_IMAGES = {**FLAGS, **dict.fromkeys(("meft1", "meft2", "meft3"), MEFT)}
 TIMES = [0.4, 2]
 SST2_ROWS = 8000
 
@@ -75,9 +79,10 @@ def score(run, data, args):
     """The dev metric of the best epoch."""
     task, method, rate, seed = run
     output = args.output / "-".join([task, method, rate, seed] + [str(args.steps)] * (args.steps > 0))
-    train(args.finetune, ["--model", args.model, "--task", task, "--data", data, "--method", method, *FLAGS.get(method, []),
-                          "--pooling", "mean", "--lr", rate, "--seed", seed, "--epochs", args.epochs, "--max-steps", args.steps,
-                          "--threads", args.threads, "--output", output])
+    if task in IMAGES: own = ["--task", "images", *FLAGS_OF_IMAGES.get(method, [])]
+    else: own = ["--task", task, "--pooling", "mean", *FLAGS.get(method, [])]
+    train(args.finetune, ["--model", args.model, "--data", data, "--method", method, *own, "--lr", rate, "--seed", seed,
+                          "--epochs", args.epochs, "--max-steps", args.steps, "--threads", args.threads, "--output", output])
     return json.loads((output / "metrics.json").read_text())["dev"][METRIC[task]]
 
 
@@ -120,7 +125,7 @@ def main():
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("scores.json"), help="JSON, a row a run")
     parser.add_argument("--table", action="store_true", help="print what --results holds")
     parser.add_argument("--means", type=Path, metavar="FILE", help="writes JSON, a mean a method, and runs nothing")
-    parser.add_argument("--tasks", nargs="+", default=list(METRIC), choices=METRIC)
+    parser.add_argument("--tasks", nargs="+", default=list(TEXTS), choices=METRIC)
     parser.add_argument("--methods", nargs="+", help="those of the program or, where none is run, those with scores")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--epochs", default="3")

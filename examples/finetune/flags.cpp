@@ -328,7 +328,7 @@ bool parse(int argc, char** argv, Flags& f) {
   add.integer(
       "--feature-cache", f.adapt.feature_cache, 0, 1 << 24,
       "MiB of what frozen layers gave for examples seen before, for later epochs (methods with a network beside "
-      "them); results do not depend on it");
+      "them); on the CPU results do not depend on it");
   add_method_options(add, f);
   std::vector<std::string_view> kept;
   for (const auto& k : meft::weights::kept) kept.push_back(k.name);

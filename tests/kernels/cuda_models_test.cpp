@@ -203,6 +203,26 @@ TEST_CASE("in bf16, with dropout of attention: near the CPU's bf16, and exact st
   }
 }
 
+TEST_CASE("what frozen layers gave is kept on the device, and taken from there") {
+  const std::string folder = golden() + "/bert";
+  const auto batch = batch_of<Cuda>(Values(folder + "/plain.safetensors"));
+  const NoTape none;
+  std::vector<std::vector<float>> states;
+  for (const Index mib : {0, 1}) {
+    auto model = checkpoints::hf<float, Cuda>(folder);
+    const auto body = adapt(model, narrow("lst"), {.feature_cache = mib});
+    const std::size_t before = Cuda::pool().read().of(Use::features);
+    states.push_back(model.run(batch, body).value.value().values());
+    CHECK((Cuda::pool().read().of(Use::features) > before) == (mib > 0));
+    for (auto& layer : model.layers) layer.mlp_norm.weight.value().zero();  // it does not run again
+    states.push_back(model.run(batch, body).value.value().values());
+  }
+  CHECK(states[2] == states[3]);
+  CHECK(states[0] != states[1]);
+  CHECK(states[0].size() == states[2].size());
+  for (std::size_t i = 0; i < states[0].size(); ++i) CHECK(states[2][i] == doctest::Approx(states[0][i]).epsilon(1e-4));
+}
+
 TEST_CASE("tokens that are read in pieces on the device have the states of those that are read at once") {
   using Lists = std::vector<std::vector<std::int32_t>>;
   const NoTape none;

@@ -17,7 +17,8 @@
 namespace meft {
 
 /// Taps of sequences by what enters the first layer, up to a number of bytes: what is there stays, since epochs come
-/// back to every example. A sequence's taps must hang on nothing but that.
+/// back to every example. A sequence's taps must hang on nothing but that: to the bit on the host, and on a device but
+/// for the roundings of products, which go with their sizes.
 template <Real T, Backend B = Cpu>
 class FeatureCache {
  public:
