@@ -81,6 +81,18 @@ double apart(const std::vector<double>& a, const std::vector<double>& b) {
   return most;
 }
 
+/// Those of the network, which become zero.
+template <Real T>
+std::vector<T> take_gradients(Body<T>& body) {
+  std::vector<T> out;
+  for (auto& [name, p] : body.chain.side->parameters) {
+    const auto g = p.gradient().values();
+    out.insert(out.end(), g.begin(), g.end());
+    p.zero_gradient();
+  }
+  return out;
+}
+
 using Values = std::function<std::vector<double>(const std::string&)>;
 
 /// Output and every gradient against golden/PATH.safetensors; inputs(values, context) gives the taps.
@@ -258,16 +270,10 @@ TEST_CASE("fpt: cached, streamed, together and alone images give the same bits; 
     }
     /// Those of the network, away from its start.
     std::vector<double> gradients() {
-      std::vector<double> out;
       Tape tape;
       const auto y = vit.run(batch, body).value;
       tape.backward(sum(y * test::random_tensor<double>(y.shape(), 9)));
-      for (auto& [name, p] : body.chain.side->parameters) {
-        const auto g = p.gradient().values();
-        out.insert(out.end(), g.begin(), g.end());
-        p.zero_gradient();
-      }
-      return out;
+      return take_gradients(body);
     }
   };
   Run streamed(config, method, 0), cached(config, method, 1);
@@ -448,11 +454,8 @@ struct Beside {
     const auto y = body(bert.embed(batch)).value;
     auto out = y.value().values();
     tape.backward(sum(y * test::random_tensor<T>(y.shape(), 9)));
-    for (auto& [name, p] : body.chain.side->parameters) {
-      const auto g = p.gradient().values();
-      out.insert(out.end(), g.begin(), g.end());
-      p.zero_gradient();
-    }
+    const auto gradients = take_gradients(body);
+    out.insert(out.end(), gradients.begin(), gradients.end());
     return out;
   }
   std::vector<T> hidden(const nn::Batch<>& batch) const {

@@ -588,50 +588,31 @@ TEST_CASE("sparsegrad: bases, mask and gradients are those of whole gradients; f
     Tape tape;
     tape.backward(s.loss(s.batches[0]));
   }
-  std::vector<std::pair<double, std::size_t>> sizes;  // of all elements that may be chosen, by number
-  std::map<const void*, std::pair<Tensor<double>, Tensor<double>>> grams;
-  std::size_t first = 0, trained = 0, elements = 0;
+  // Bases of both layers' gradients of a kind, whose sums they diagonalise: their eigenvalues descend.
+  struct Kind {
+    Tensor<double> out{}, in{};                // the sums
+    Basis<double> all{};                       // every vector
+    std::vector<std::size_t> rows, columns{};  // which of them are there
+  };
   auto matrices = s.matrices();
+  std::map<const void*, Kind> kinds;
   for (std::size_t i = 0; i < matrices.size(); ++i) {
-    const auto& linear = matrices[i].second;
-    const auto size = static_cast<std::size_t>(linear.in() * linear.out());
-    CAPTURE(matrices[i].first);
-    if (const auto* sparse = std::get_if<nn::Sparse<double>>(&linear.update)) {
-      const auto& v = sparse->basis();
-      auto& [out, in] = grams[sparse->turned->basis.get()];
-      std::vector<double> sum(size);
-      for (const auto& of : gradients) {
-        accumulate(out, gemm(of[i], t(of[i])));
-        accumulate(in, gemm(t(of[i]), of[i]));
-        const auto turned = gemm(gemm(t(v.out), of[i]), v.in).values();
-        for (std::size_t j = 0; j < size; ++j) sum[j] += std::fabs(turned[j]);
-      }
-      for (std::size_t j = 0; j < size; ++j) sizes.push_back({-sum[j], first + j});
-      elements += size;
-      const auto turned = gemm(gemm(t(v.out), gradients[0][i]), v.in).values();
-      if (const auto* chosen = linear.chosen()) {
-        const auto dv = chosen->values.gradient().values();
-        const auto at = chosen->indices->values();
-        trained += at.size();
-        for (std::size_t m = 0; m < at.size(); ++m)
-          CHECK(dv[m] == doctest::Approx(turned[static_cast<std::size_t>(at[m])]).epsilon(1e-9).scale(1e-3));
-      }
+    const auto* sparse = std::get_if<nn::Sparse<double>>(&matrices[i].second.update);
+    if (!sparse) continue;
+    auto& kind = kinds[sparse->turned->basis.get()];
+    for (const auto& of : gradients) {
+      accumulate(kind.out, gemm(of[i], t(of[i])));
+      accumulate(kind.in, gemm(t(of[i]), of[i]));
     }
-    first += size;
   }
-  CHECK(trained == static_cast<std::size_t>(std::llround(0.1 * static_cast<double>(elements))));
-  std::sort(sizes.begin(), sizes.end());
-  std::vector<std::size_t> largest;
-  for (std::size_t m = 0; m < trained; ++m) largest.push_back(sizes[m].second);
-  std::sort(largest.begin(), largest.end());
-  CHECK(largest == s.mask());
-  // Vᵀ·V = I, and V diagonalises the sums over the layers: their eigenvalues descend.
+  CHECK(kinds.size() == 2);  // up and down
   for (const auto& one : matrices) {
     const auto* sparse = std::get_if<nn::Sparse<double>>(&one.second.update);
     if (!sparse || !sparse->turned->first) continue;
-    const auto& [out, in] = grams[sparse->turned->basis.get()];
-    const auto check = [](const Tensor<double>& v, const Tensor<double>& gram) {
-      const auto n = static_cast<std::size_t>(v.dim(0));
+    auto& kind = kinds[sparse->turned->basis.get()];
+    const auto check = [](const Tensor<double>& gram, const Tensor<double>& some, std::vector<std::size_t>& which) {
+      const auto v = meft::detail::eigenvector_columns(gram);
+      const auto n = static_cast<std::size_t>(v.dim(0)), count = static_cast<std::size_t>(some.dim(1));
       const auto unit = gemm(t(v), v).values(), values = gemm(gemm(t(v), gram), v).values();
       for (std::size_t i = 0; i < n; ++i)
         for (std::size_t j = 0; j < n; ++j) {
@@ -639,11 +620,52 @@ TEST_CASE("sparsegrad: bases, mask and gradients are those of whole gradients; f
           if (i != j) CHECK(std::fabs(values[i * n + j]) < 1e-12 * values[0]);
           else if (i) CHECK(values[i * n + i] <= values[(i - 1) * n + i - 1] + 1e-12 * values[0]);
         }
+      const auto same = gemm(t(some), v).values();  // [count, n]
+      for (std::size_t j = 0; j < count; ++j)
+        for (std::size_t i = 0; i < n; ++i)
+          if (std::fabs(same[j * n + i] - 1) < 1e-9) which.push_back(i);
+      CHECK(which.size() == count);
+      CHECK(std::is_sorted(which.begin(), which.end()));
+      return v;
     };
-    check(sparse->basis().out, out);
-    check(sparse->basis().in, in);
+    kind.all = {check(kind.out, sparse->basis().out, kind.rows), check(kind.in, sparse->basis().in, kind.columns)};
   }
-  CHECK(grams.size() == 2);  // up and down, of both layers each
+  // The mask has the largest elements of gradients in them, and what trains has its elements' gradients.
+  std::vector<std::pair<double, std::size_t>> sizes;  // of all elements that may be chosen, by number
+  std::vector<std::size_t> mask;
+  std::size_t first = 0;
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const auto& linear = matrices[i].second;
+    CAPTURE(matrices[i].first);
+    const auto* sparse = std::get_if<nn::Sparse<double>>(&linear.update);
+    if (!sparse) continue;
+    const auto& kind = kinds[sparse->turned->basis.get()];
+    const auto in = static_cast<std::size_t>(linear.in()), size = in * static_cast<std::size_t>(linear.out());
+    const auto turned = [&](const Tensor<double>& g) { return gemm(gemm(t(kind.all.out), g), kind.all.in).values(); };
+    std::vector<double> sum(size);
+    for (const auto& of : gradients) {
+      const auto g = turned(of[i]);
+      for (std::size_t j = 0; j < size; ++j) sum[j] += std::fabs(g[j]);
+    }
+    for (std::size_t j = 0; j < size; ++j) sizes.push_back({-sum[j], first + j});
+    if (const auto* chosen = linear.chosen()) {
+      const auto g = turned(gradients[0][i]), dv = chosen->values.gradient().values();
+      const auto at = chosen->indices->values();
+      for (std::size_t m = 0; m < at.size(); ++m) {
+        const auto place = static_cast<std::size_t>(at[m]), c = kind.columns.size();
+        const std::size_t j = kind.rows.at(place / c) * in + kind.columns[place % c];
+        mask.push_back(first + j);
+        CHECK(dv[m] == doctest::Approx(g[j]).epsilon(1e-9).scale(1e-3));
+      }
+    }
+    first += size;
+  }
+  CHECK(mask.size() == static_cast<std::size_t>(std::llround(0.1 * static_cast<double>(sizes.size()))));
+  std::sort(sizes.begin(), sizes.end());
+  std::vector<std::size_t> largest;
+  for (std::size_t m = 0; m < mask.size(); ++m) largest.push_back(sizes[m].second);
+  std::sort(largest.begin(), largest.end());
+  CHECK(largest == mask);
 
   const test::Folder folder;
   const std::string path = (folder.path / "adapter.safetensors").string();
@@ -653,22 +675,20 @@ TEST_CASE("sparsegrad: bases, mask and gradients are those of whole gradients; f
     const auto w = run.weights();
     const auto loss = run.loss(run.batches[0]).value().item();
     CHECK(w != start);
-    // W = W_0 + V_o·S·V_iᵀ, of whose vectors those of chosen elements are used alone.
-    std::size_t fewer = 0;
+    // W = W_0 + V_o·S·V_iᵀ
     for (auto& [name, linear] : run.matrices()) {
       const auto* chosen = linear.chosen();
       if (!chosen) continue;
       const auto& [out, in] = chosen->basis();
-      auto all = Tensor<double>::zeros({linear.out() * linear.in()});
+      const Index r = out.dim(1), c = in.dim(1);
+      CHECK((density > 0.01 || (r < linear.out() && c < linear.in())));
+      auto all = Tensor<double>::zeros({r * c});
       const auto at = chosen->indices->values();
       for (std::size_t m = 0; m < at.size(); ++m) all.data()[at[m]] = chosen->values.value().values()[m];
-      const auto change = gemm(gemm(out, all.reshape({linear.out(), linear.in()})), t(in)).values();
+      const auto change = gemm(gemm(out, all.reshape({r, c})), t(in)).values();
       const auto before = chosen->turned->start.values(), now = linear.packed.unpack().values();
       for (std::size_t j = 0; j < now.size(); ++j) CHECK(std::fabs(now[j] - before[j] - change[j]) < 1e-12);
-      CHECK(chosen->used().out.dim(0) == linear.out());
-      fewer += chosen->used().out.dim(1) < linear.out() && chosen->used().in.dim(1) < linear.in();
     }
-    if (density < 0.01) CHECK(fewer > 0);
     checkpoints::save_trained(path, nn::trainable<double, Cpu>(run), {{"format", "x"}}, nn::indices<Cpu>(run));
     const io::Safetensors file(path);
     Small<double> other(method);
@@ -678,6 +698,12 @@ TEST_CASE("sparsegrad: bases, mask and gradients are those of whole gradients; f
     CHECK(other.weights() == w);
     CHECK(other.mask() == run.mask());
     auto indices = nn::indices<Cpu>(run);
+    if (density < 0.01) {
+      std::erase_if(indices, [](const auto& one) { return one.first.ends_with("sparse.indices"); });
+      checkpoints::save_trained(path + ".bad", nn::trainable<double, Cpu>(run), {}, indices);
+      CHECK_THROWS_WITH_AS((checkpoints::choose_as_in<double, Cpu>(io::Safetensors(path + ".bad"), other)),
+                           doctest::Contains("sparse.indices is missing: the basis has not all vectors"), Error);
+    }
     std::erase_if(indices, [](const auto& one) { return one.first.ends_with("basis_out"); });
     checkpoints::save_trained(path + ".bad", nn::trainable<double, Cpu>(run), {}, indices);
     CHECK_THROWS_WITH_AS((checkpoints::choose_as_in<double, Cpu>(io::Safetensors(path + ".bad"), other)),

@@ -2,6 +2,7 @@
 // training goes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <set>
@@ -141,7 +142,8 @@ void choose_as_in(const io::Safetensors& file, Module& module, Where where = Whe
       const auto& entry = file.find(what, where);
       std::vector<std::int32_t> out(entry.shape.size() == 1 ? static_cast<std::size_t>(entry.shape[0]) : 0);
       io::copy_to(entry, std::span(out), where);
-      const Index size = layer.in() * layer.out();
+      const auto& v = sparse->basis();
+      const Index size = v.defined() ? v.out.dim(1) * v.in.dim(1) : layer.in() * layer.out();
       std::int64_t last = -1;
       for (const std::int64_t at : out)
         if (at <= std::exchange(last, at) || at >= size)
@@ -160,22 +162,29 @@ void choose_as_in(const io::Safetensors& file, Module& module, Where where = Whe
       sparse->hold(layer.packed, at, to);
     }
     if (sparse->turned && sparse->turned->first) {
-      const auto square = [&](const std::string& what, Index n) {
+      const auto vectors = [&](const std::string& what, Index n) {
         const UseScope use(Use::parameter);
-        Tensor<T, B> out({n, n});
-        const auto& entry = detail::entry_of(file, name + ".sparse.basis_" + what, out.shape(), where);
+        const std::string basis = name + ".sparse.basis_" + what;
+        const auto& shape = file.find(basis, where).shape;
+        const Index count = shape.size() == 2 ? std::clamp<Index>(shape[1], 1, n) : n;
+        Tensor<T, B> out({n, count});
+        const auto& entry = detail::entry_of(file, basis, out.shape(), where);
         out.fill([&](auto to) { io::copy_finite_to(entry, to, where); });
         return out;
       };
       if (there.contains(name + ".sparse.basis_out"))
-        *sparse->turned->basis = {square("out", layer.out()), square("in", layer.in())};
+        *sparse->turned->basis = {vectors("out", layer.out()), vectors("in", layer.in())};
       else *sparse->turned->basis = {};
     }
     if (!there.contains(values)) return sparse->choose({}, {});
     if (sparse->turned && !sparse->basis().defined())
       fail({"load: " + file.path() + ": " + values + ": the basis of these is not there", where});
     const auto w = layer.packed.unpack().values();
-    if (!there.contains(indices)) return sparse->choose_all(w);
+    if (!there.contains(indices)) {
+      if (const auto& v = sparse->basis(); v.defined() && v.out.dim(1) * v.in.dim(1) < layer.in() * layer.out())
+        fail({"load: " + file.path() + ": " + indices + " is missing: the basis has not all vectors", where});
+      return sparse->choose_all(w);
+    }
     sparse->choose(elements(indices), w);
   });
 }

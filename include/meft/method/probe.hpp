@@ -171,16 +171,23 @@ struct Probe {
     }
     return true;
   }
-  /// Has the elements train that `numbers`, ascending, name, or all.
-  void choose(const std::vector<std::uint64_t>& numbers, bool all) {
+  /// Of each matrix the elements that `numbers`, ascending, name.
+  std::vector<std::vector<std::int32_t>> by_matrix(const std::vector<std::uint64_t>& numbers) const {
+    std::vector<std::vector<std::int32_t>> out;
     auto at = numbers.begin();
-    for (auto& m : matrices) {
-      std::vector<std::int32_t> chosen;
+    for (const auto& m : matrices) {
+      auto& own = out.emplace_back();
       for (; at != numbers.end() && *at < m.first + m.size; ++at)
-        chosen.push_back(static_cast<std::int32_t>(*at - m.first));
-      if (all) m.sparse().choose_all(m.weights());
-      else m.sparse().choose(chosen, m.weights());
+        own.push_back(static_cast<std::int32_t>(*at - m.first));
     }
+    return out;
+  }
+  /// Has elements of each matrix train, or all.
+  void choose(const std::vector<std::vector<std::int32_t>>& elements) {
+    for (std::size_t i = 0; i < matrices.size(); ++i) matrices[i].sparse().choose(elements[i], matrices[i].weights());
+  }
+  void choose_all() {
+    for (auto& m : matrices) m.sparse().choose_all(m.weights());
   }
 
  private:

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <map>
@@ -21,8 +22,9 @@ namespace meft {
 
 /// W = W_0 + V_o·S·V_iᵀ in the linear layers of the feed-forward blocks, S zero outside of a mask of the k elements
 /// whose gradients were largest, summed over batches of examples. The columns of V_o and V_i are the left singular
-/// vectors of those gradients, of all layers of a kind beside each other, and of their transposes. Both are found
-/// before training, without a change of the weights (theirs train meanwhile): `prepare`. Until then nothing trains.
+/// vectors of those gradients, of all layers of a kind beside each other, and of their transposes, those that elements
+/// of the mask have. Both are found before training, without a change of the weights (theirs train meanwhile):
+/// `prepare`. Until then nothing trains.
 struct SparseGrad {
   double density = 0.01;           // k: this share of the matrices' elements
   Index examples = 176;            // that basis and mask are computed from: 11 batches of 16
@@ -87,6 +89,17 @@ Tensor<T, B> eigenvector_columns(const Tensor<T, B>& a) {
   return Tensor<T, B>::from(a.shape(), columns);
 }
 
+/// Columns of v [n, n].
+template <Real T, Backend B>
+Tensor<T, B> columns_of(const Tensor<T, B>& v, const std::vector<std::int32_t>& columns) {
+  const Index n = v.dim(0);
+  const auto all = v.values();
+  std::vector<T> out;
+  for (Index i = 0; i < n; ++i)
+    for (const auto j : columns) out.push_back(all[static_cast<std::size_t>(i * n + j)]);
+  return Tensor<T, B>::from({n, std::ssize(columns)}, out);
+}
+
 }  // namespace detail
 
 /// Finds bases and mask. False when stopped. Errors: NumberError for gradients that are not finite.
@@ -95,6 +108,7 @@ bool prepare(Model& model, const Body<T, B>&, const SparseGrad& method, const Pr
   detail::Probe<T, B> probe(model, preview, method.examples, "sparsegrad");
   const auto k = static_cast<std::uint64_t>(std::llround(method.density * static_cast<double>(probe.elements)));
   if (k == 0) return true;
+  for (auto& m : probe.matrices) *m.sparse().turned->basis = {};
   const auto ends = probe.groups(method.at_once);
   const std::size_t passes = 2 * ends.size();
   // f(group, each gradient of one of its matrices [out, in], the matrix' place in it) after every batch; then
@@ -141,9 +155,37 @@ bool prepare(Model& model, const Body<T, B>&, const SparseGrad& method, const Pr
       for (std::size_t j = 0; j < of.size(); ++j) highest.add(of[j], probe.matrices[i].first + j);
   };
   if (!over_groups(measure, take)) return false;
-  for (auto& [basis, of] : sums) *basis = of;
-  const bool all = k == probe.elements;
-  probe.choose(all ? std::vector<std::uint64_t>() : highest.numbers(), all);
+  if (k == probe.elements) {
+    for (auto& [basis, of] : sums) *basis = of;
+    probe.choose_all();
+    return true;
+  }
+  // Of the vectors stay those that chosen elements have, and these are numbered among [r, c].
+  auto chosen = probe.by_matrix(highest.numbers());
+  const auto in = [&](std::size_t i) { return static_cast<std::int32_t>(probe.matrices[i].linear.in()); };
+  std::map<std::shared_ptr<Basis<T, B>>, std::array<std::vector<std::int32_t>, 2>> used;  // rows and columns, ascending
+  for (std::size_t i = 0; i < chosen.size(); ++i)
+    for (const auto at : chosen[i]) {
+      used[basis_of(i)][0].push_back(at / in(i));
+      used[basis_of(i)][1].push_back(at % in(i));
+    }
+  for (auto& [basis, of] : sums) *basis = {};
+  for (auto& [basis, of] : used) {
+    for (auto& some : of) {
+      std::sort(some.begin(), some.end());
+      some.erase(std::unique(some.begin(), some.end()), some.end());
+    }
+    *basis = {detail::columns_of(sums[basis].out, of[0]), detail::columns_of(sums[basis].in, of[1])};
+  }
+  const auto place = [](const std::vector<std::int32_t>& of, std::int32_t one) {
+    return static_cast<std::int32_t>(std::lower_bound(of.begin(), of.end(), one) - of.begin());
+  };
+  for (std::size_t i = 0; i < chosen.size(); ++i)
+    for (auto& at : chosen[i]) {
+      const auto& [rows, columns] = used[basis_of(i)];
+      at = place(rows, at / in(i)) * static_cast<std::int32_t>(columns.size()) + place(columns, at % in(i));
+    }
+  probe.choose(chosen);
   return true;
 }
 

@@ -111,12 +111,16 @@ class Scoring {
           }
         }))
       return false;
+    if (all) {
+      probe_.choose_all();
+      return true;
+    }
     std::vector<std::uint64_t> numbers;
     for (auto& one : highest) {
-      const auto more = all ? std::vector<std::uint64_t>() : one.numbers();
+      const auto more = one.numbers();
       numbers.insert(numbers.end(), more.begin(), more.end());
     }
-    probe_.choose(numbers, all);
+    probe_.choose(probe_.by_matrix(numbers));
     return true;
   }
 

@@ -37,7 +37,7 @@ struct Linear {
 
   /// The gradient of x and the result are handed on as said where nothing updates the layer.
   Var<T, B> operator()(const Var<T, B>& x, Hand gradient = Hand::in_full, Hand hand = Hand::in_full) const {
-    if (const auto* s = chosen()) return sparse_linear(x, packed, s->places(), s->values, bias, s->used());
+    if (const auto* s = chosen()) return sparse_linear(x, packed, *s->indices, s->values, bias, s->basis());
     if (update.index()) gradient = hand = Hand::in_full;
     auto y = packed.defined() ? linear(x, packed, bias, gradient, hand) : trained(x);
     return std::visit(
@@ -53,7 +53,7 @@ struct Linear {
                       std::uint64_t first_element = 0) const {
     const auto* s = chosen();
     if (p != 0 || changes_output()) return activate_dropout((*this)(x), f, p, key, first_element);
-    if (s) return sparse_linear_activation(x, packed, s->places(), s->values, bias, f, s->used());
+    if (s) return sparse_linear_activation(x, packed, *s->indices, s->values, bias, f, s->basis());
     if (packed.defined()) return linear_activation(x, packed, bias, f);
     if constexpr (B::on_host)
       if (const auto* panels = narrow()) return narrow_linear_activation(x, *panels, weight, bias, f);

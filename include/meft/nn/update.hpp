@@ -74,35 +74,13 @@ struct Scale {
   static void parts(auto& self, auto&& visit) { visit("scale", self.factors); }
 };
 
-/// W = W_0 + V_o·S·V_iᵀ: a weight of whose change elements in a basis train, those of S. A handle's.
+/// W = W_0 + V_o·S·V_iᵀ: a weight of whose change elements in a basis train, those of S [r, c]. A handle's.
 template <Real T, Backend B = Cpu>
 struct Turned {
   std::shared_ptr<Basis<T, B>> basis;  // of several weights of a shape; empty until it is found
   bool first = true;                   // of these weights
-  Basis<T, B> used{};                  // of its vectors those that chosen elements of this weight have
-  Tensor<std::int32_t, B> places{};    // of these elements among [r, c] of what is used; none: all, in order
   Tensor<T, B> start{};                // W_0
   std::vector<T> seen{};               // the values that W was made of, where they are the host's
-
-  /// Elements are chosen from now on, i·in + j of V_oᵀ·W·V_i, ascending; {}: all.
-  void use(const std::vector<std::int32_t>& elements) {
-    used = *basis, places = {};
-    if (elements.empty()) return;
-    const auto in = static_cast<std::int32_t>(basis->in.dim(0));
-    std::vector<std::int32_t> rows, columns, at;
-    for (const auto e : elements) rows.push_back(e / in), columns.push_back(e % in);
-    for (auto* some : {&rows, &columns}) {
-      std::sort(some->begin(), some->end());
-      some->erase(std::unique(some->begin(), some->end()), some->end());
-    }
-    const auto place = [](const std::vector<std::int32_t>& of, std::int32_t one) {
-      return static_cast<std::int32_t>(std::lower_bound(of.begin(), of.end(), one) - of.begin());
-    };
-    for (const auto e : elements)
-      at.push_back(place(rows, e / in) * static_cast<std::int32_t>(columns.size()) + place(columns, e % in));
-    used = {vectors(basis->out, rows), vectors(basis->in, columns)};
-    places = Tensor<std::int32_t, B>::from({std::ssize(at)}, at);
-  }
 
   /// In U on the host, or in T where the values are.
   template <Real U, Backend D>
@@ -117,17 +95,6 @@ struct Turned {
     s = s.reshape({r, c});
     const bool out_first = out * c * (r + in) <= r * in * (c + out);
     return map(Add{}, w, out_first ? gemm(gemm(v.out, s), t(v.in)) : gemm(v.out, gemm(s, t(v.in))));
-  }
-
- private:
-  /// Columns of v [n, n].
-  static Tensor<T, B> vectors(const Tensor<T, B>& v, const std::vector<std::int32_t>& columns) {
-    const Index n = v.dim(0);
-    const auto all = v.values();
-    std::vector<T> out;
-    for (Index i = 0; i < n; ++i)
-      for (const auto j : columns) out.push_back(all[static_cast<std::size_t>(i * n + j)]);
-    return Tensor<T, B>::from({n, std::ssize(columns)}, out);
   }
 };
 
@@ -149,7 +116,7 @@ template <Real T, Backend B = Cpu>
 struct Sparse {
   Parameter<T, B> values{};  // [k], or none
   std::shared_ptr<Tensor<std::int32_t, B>> indices = std::make_shared<Tensor<std::int32_t, B>>();
-  // [k] ascending: i·in + j of W[i, j]; empty with values: all elements, in order
+  // [k] ascending: i·in + j of W[i, j], or i·c + j of S; empty with values: all elements, in order
   std::shared_ptr<Turned<T, B>> turned{};  // none: elements of W itself
   std::shared_ptr<Chosen<T, B>> chosen = std::make_shared<Chosen<T, B>>();
 
@@ -157,9 +124,6 @@ struct Sparse {
     static const Basis<T, B> none;
     return turned ? *turned->basis : none;
   }
-  /// Of the basis what the op reads, and the elements there.
-  const Basis<T, B>& used() const { return turned ? turned->used : basis(); }
-  const Tensor<std::int32_t, B>& places() const { return used().defined() ? turned->places : *indices; }
   bool trains() const { return values.defined(); }
 
   /// From now on `chosen` elements train, with their values in w, [out·in] row-major; {}: none does.
@@ -167,7 +131,6 @@ struct Sparse {
     values.gradient() = values.value() = {};
     values.anchor() = chosen->start = {};
     *indices = {};
-    if (turned) turned->used = {}, turned->places = {};
     if (elements.empty()) return;
     std::vector<T> from;
     for (const auto at : elements) from.push_back(w[static_cast<std::size_t>(at)]);
@@ -231,7 +194,7 @@ struct Sparse {
       turned->seen = v.values();
     }
     const UseScope use(Use::workspace);
-    w.write({}, Turned<T, B>::changed(turned->start, used(), places(), v));
+    w.write({}, Turned<T, B>::changed(turned->start, basis(), *indices, v));
   }
 
   Var<T, B> operator()(const Var<T, B>& /*x*/, const Var<T, B>& y) const { return y; }
@@ -245,8 +208,8 @@ struct Sparse {
         const auto host = x.values();
         return Tensor<double>::from(x.shape(), std::vector<double>(host.begin(), host.end()));
       };
-      const auto at = places().defined() ? places().host() : Tensor<std::int32_t>();
-      w = Turned<double>::changed(wide(turned->start), Basis<double>{wide(used().out), wide(used().in)}, at,
+      const auto at = indices->defined() ? indices->host() : Tensor<std::int32_t>();
+      w = Turned<double>::changed(wide(turned->start), Basis<double>{wide(basis().out), wide(basis().in)}, at,
                                   wide(values.value()))
               .values();
       return;
@@ -320,7 +283,6 @@ struct Sparse {
     const auto& v = basis();
     values.value() = v.defined() ? Tensor<T, B>::zeros(shape) : Tensor<T, B>::from(shape, elements);
     if (!v.defined()) return;
-    turned->use(indices->defined() ? indices->values() : std::vector<std::int32_t>());
     turned->start = Tensor<T, B>::from({v.out.dim(0), v.in.dim(0)}, w);
     turned->seen.clear();
   }
