@@ -63,6 +63,17 @@ model::Transformer<double> make_bert() {
   return bert;
 }
 
+model::T5Config t5_config() {
+  model::T5Config config;
+  config.vocab_size = 20;
+  config.d_model = 8;
+  config.d_kv = 4;
+  config.d_ff = 12;
+  config.num_layers = config.num_decoder_layers = 2;
+  config.num_heads = 2;
+  return config;
+}
+
 Taps draw_taps(std::size_t layers, Index tokens) {
   Taps out;
   for (std::size_t i = 0; i <= layers; ++i) out.push_back(test::random_tensor<double>({tokens, width}, 40 + i));
@@ -520,14 +531,7 @@ TEST_CASE_TEMPLATE("side: what frozen layers gave is kept, with the bits of laye
 }
 
 TEST_CASE("side: nothing is kept of layers that read an encoder's output, or tokens of before") {
-  model::T5Config config;
-  config.vocab_size = 20;
-  config.d_model = 8;
-  config.d_kv = 4;
-  config.d_ff = 12;
-  config.num_layers = config.num_decoder_layers = 2;
-  config.num_heads = 2;
-  model::Transformer<double> t5(config.spec());
+  model::Transformer<double> t5(t5_config().spec());
   t5.initialise(4);
   const auto body = adapt(t5, Unipt{.projection = 4}, {.feature_cache = 1});
   CHECK(body.chain.side->cache != nullptr);
@@ -558,13 +562,7 @@ TEST_CASE("side: nothing is kept of layers that read an encoder's output, or tok
 }
 
 TEST_CASE("side: of T5 nothing is dropped between its lists of layers and behind them either") {
-  model::T5Config config;
-  config.vocab_size = 20;
-  config.d_model = 8;
-  config.d_kv = 4;
-  config.d_ff = 12;
-  config.num_layers = config.num_decoder_layers = 2;
-  config.num_heads = 2;
+  auto config = t5_config();
   config.dropout_rate = 0.5;
   auto batch = nn::Batch<>::pack({{3, 7, 1, 5}, {19, 4}}, {{0, 0, 0, 0}, {0, 0}});
   const auto check = [&](const auto& method) {
