@@ -1,10 +1,10 @@
-"""Scores of a checkpoint on GLUE tasks, or of one that reads images on CIFAR-10, by method: three epochs, or `--steps`, several seeds, the learning rate chosen on the first
-of two: 0.4 and 2 times the program's default for the method.
+"""Scores of a checkpoint on GLUE tasks, or of one that reads images on CIFAR-10, by method: three epochs, or `--steps`, several
+seeds, the learning rate chosen on the first of two: 0.4 and 2 times the program's default for the method.
 
     python3 bench/scores.py --finetune build/release/examples/finetune --model DIR --data DIR --output DIR
 
-Methods that the program refuses for the checkpoint, as one that reads images alone, are left out. `--data` holds a folder a task, as GLUE ships them; the
-images of `--tasks cifar10` are in one too. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
+Methods that the program refuses for the checkpoint, as one that reads images alone, are left out. `--data` holds a folder a task,
+as GLUE ships them; the images of `--tasks cifar10` are in one too. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
 that was stopped goes on from its folder in `--output`, so that a call does what is still to be done, on any machine. Prints a
 Markdown table of what is there: mean of the seeds, standard deviation. `--table` prints it and runs nothing. `--means FILE` writes
 the mean over the tasks of each method that has them all, and what it is of, for the bench `methods`. Runs of so many `--steps` have rows, and a

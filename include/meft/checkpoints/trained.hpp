@@ -143,7 +143,7 @@ void choose_as_in(const io::Safetensors& file, Module& module, Where where = Whe
       std::vector<std::int32_t> out(entry.shape.size() == 1 ? static_cast<std::size_t>(entry.shape[0]) : 0);
       io::copy_to(entry, std::span(out), where);
       const auto& v = sparse->basis();
-      const Index size = v.defined() ? v.out.dim(1) * v.in.dim(1) : layer.in() * layer.out();
+      const Index size = v.defined() ? v.elements() : layer.in() * layer.out();
       std::int64_t last = -1;
       for (const std::int64_t at : out)
         if (at <= std::exchange(last, at) || at >= size)
@@ -181,7 +181,7 @@ void choose_as_in(const io::Safetensors& file, Module& module, Where where = Whe
       fail({"load: " + file.path() + ": " + values + ": the basis of these is not there", where});
     const auto w = layer.packed.unpack().values();
     if (!there.contains(indices)) {
-      if (const auto& v = sparse->basis(); v.defined() && v.out.dim(1) * v.in.dim(1) < layer.in() * layer.out())
+      if (const auto& v = sparse->basis(); v.defined() && v.elements() < layer.in() * layer.out())
         fail({"load: " + file.path() + ": " + indices + " is missing: the basis has not all vectors", where});
       return sparse->choose_all(w);
     }

@@ -89,7 +89,7 @@ struct Turned {
     auto s = values.reshape({values.size()});
     const Index out = w.dim(0), in = w.dim(1), r = v.out.dim(1), c = v.in.dim(1);
     if (at.defined()) {
-      s = Tensor<U, D>::zeros({r * c});
+      s = Tensor<U, D>::zeros({v.elements()});
       scatter_rows(D{}, at.size(), 1, values.data(), at.data(), s.data());
     }
     s = s.reshape({r, c});

@@ -14,6 +14,7 @@ struct Basis {
   Tensor<T, B> out, in;
 
   bool defined() const { return out.defined(); }
+  Index elements() const { return out.dim(1) * in.dim(1); }
   /// Whether V_oᵀ·dw·V_i takes fewer products than both sides of dw, of so many rows, in the basis.
   bool by_matrix(Index rows) const {
     return defined() && by_matrix(rows, out.dim(0), in.dim(0), out.dim(1), in.dim(1));
