@@ -122,12 +122,12 @@ std::string otherwise(double meft::Recipe::*value) {
   return out;
 }
 
-/// Names with commas between them.
+/// Names with commas between them, and perhaps spaces.
 std::vector<std::string> names_in(const std::string& flag, const std::string& text) {
   std::vector<std::string> out;
   for (std::size_t at = 0; at <= text.size();) {
     const std::size_t comma = std::min(text.find(',', at), text.size());
-    out.push_back(text.substr(at, comma - at));
+    out.emplace_back(meft::data::detail::trimmed(std::string_view(text).substr(at, comma - at)));
     at = comma + 1;
   }
   auto sorted = out;

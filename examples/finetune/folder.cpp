@@ -67,8 +67,9 @@ void check_folder(const Flags& flags, const train::TrainOptions& options) {
   const train::RunFiles files(flags.output);
   if (flags.overwrite) return;
   if (!flags.resume) {
-    for (const auto& file : {files.state, files.adapter, flags.output + "/" + checkpoints::peft_config,
-                             flags.output + "/" + checkpoints::peft_model})
+    for (const auto& file :
+         {files.state, files.adapter, files.metrics, files.log, flags.output + "/" + checkpoints::peft_config,
+          flags.output + "/" + checkpoints::peft_model})
       if (exists(file))
         throw FlagError("--output",
                         "a folder without a run; --resume to go on with the one that is there, or --overwrite to "
@@ -102,7 +103,8 @@ void remove_leavings(const Flags& flags) {
   }
 }
 
-void write_peft(const Flags& flags, const model::TransformerSpec& spec, const checkpoints::LoadReport& loaded) {
+void write_peft(const Flags& flags, const model::TransformerSpec& spec, const checkpoints::LoadReport& loaded,
+                const std::vector<std::string>& labels) {
   const std::string adapter = train::RunFiles(flags.output).adapter;
   if (!checkpoints::peft_form(flags.method, spec) || !exists(adapter)) return;
   if (spec.fused()) return;  // peft updates the one matrix that the checkpoint has
@@ -114,7 +116,9 @@ void write_peft(const Flags& flags, const model::TransformerSpec& spec, const ch
                                                     : spec.decoder ? "SEQ_2_SEQ_LM"
                                                                    : ""
                                    : spec.patches ? ""
-                                                  : "SEQ_CLS"});
+                                                  : "SEQ_CLS",
+                           .rows = tokens ? std::vector<std::size_t>{}
+                                          : checkpoints::rows_in(checkpoints::read_config(flags.model), labels)});
 }
 
 void find_model(Flags& flags) {
@@ -182,7 +186,11 @@ Earlier peft_run(Flags& flags) {
   flags.method = method;
   require_same_options(flags, path);
   out.peft->check_size(spec);
-  out.labels = classes_of(flags, out.peft->classes(spec));
+  const Index rows = out.peft->classes(spec);
+  out.labels = classes_of(flags, rows);
+  if (const bool regression = flags.task == "stsb" || flags.columns.regression; regression && rows > 1)
+    throw FlagError(flags.task == "stsb" ? "--task" : "--regression",
+                    "a head of one row, for a value, in " + out.peft->weights.path(), std::to_string(rows) + " rows");
   if (flags.kind() == Kind::texts)
     out.pair = flags.task == "tsv" ? !flags.columns.pair.empty()
                                    : data::detail::form_of(flags.task, flags.columns, true)->task.pair;
@@ -201,7 +209,8 @@ Earlier earlier_run(Flags& flags) {
   if (const auto found = fingerprint_of_model(flags.model); found != field.at("model").string())
     throw FlagError("--model",
                     "the checkpoint that " + adapter + " was trained on (" + field.at("model").string() + ")",
-                    flags.model + " (" + found + ")");
+                    flags.model + " (" + found + "): another one, or its weights, config.json, tokenizer's or " +
+                        "preprocessor's files were changed");
   for (std::size_t i = 0; i < field.at("labels").array().size(); ++i)
     out.labels.push_back(field.at("labels").at(i).string());
   out.pair = field.at("pair").boolean();

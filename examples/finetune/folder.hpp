@@ -27,9 +27,10 @@ class FolderLock {
 void check_folder(const Flags& flags, const meft::train::TrainOptions& options);
 /// With --overwrite removes what the run that was there left besides the trainer's files, which that removes itself.
 void remove_leavings(const Flags& flags);
-/// Where peft has the method, writes what the run left as peft's files too.
+/// Where peft has the method, writes what the run left as peft's files too, a head's rows for the labels as the
+/// checkpoint's config.json has them.
 void write_peft(const Flags& flags, const meft::model::TransformerSpec& spec,
-                const meft::checkpoints::LoadReport& loaded);
+                const meft::checkpoints::LoadReport& loaded, const std::vector<std::string>& labels);
 
 /// Sets the model and checks it: a folder. Of a run that is read back, without --model, the one it was trained on.
 void find_model(Flags& flags);

@@ -1,5 +1,7 @@
 #include "goal.hpp"
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <filesystem>
@@ -41,6 +43,21 @@ std::string sized(std::size_t train, std::size_t dev, std::uint64_t hash) {
   return std::to_string(train) + "+" + std::to_string(dev) + " examples " + hex(hash);
 }
 
+std::uint64_t fold(std::uint64_t hash, const std::vector<std::string>& names) {
+  for (const auto& name : names) hash = fold(hash, name);
+  return mix(hash, names.size());
+}
+
+/// Of a file its size, beginning and end.
+std::uint64_t fold_file(std::uint64_t hash, const std::string& path) {
+  InputFile file(path);
+  std::array<std::byte, 4096> bytes;
+  hash = fold(mix(hash, file.size()), std::span(bytes).first(file.read(bytes.data(), bytes.size())));
+  if (file.size() <= bytes.size()) return hash;
+  file.seek(file.size() - std::min<std::uint64_t>(file.size() - bytes.size(), bytes.size()));
+  return fold(hash, std::span(bytes).first(file.read(bytes.data(), bytes.size())));
+}
+
 }  // namespace
 
 std::string fingerprint_of_model(const std::string& folder) {
@@ -59,7 +76,7 @@ std::string fingerprint_of(const data::Dataset& data) {
   std::uint64_t hash = 1;
   for (const auto* set : {&data.train, &data.dev})
     for (const auto& e : *set) hash = mix(fold(fold(hash, e.text), e.pair), std::bit_cast<std::uint32_t>(e.label));
-  return sized(data.train.size(), data.dev.size(), hash);
+  return sized(data.train.size(), data.dev.size(), hash) + " " + hex(fold(1, data.task.label_names));
 }
 std::string fingerprint_of(const data::ChoiceDataset& data) {
   std::uint64_t hash = 1;
@@ -71,13 +88,15 @@ std::string fingerprint_of(const data::ChoiceDataset& data) {
     }
   return sized(data.train.size(), data.dev.size(), hash);
 }
-/// Of the examples' places and labels: the images themselves are read when they are used.
+/// Of the examples' places and labels, then of the classes' names and the files.
 std::string fingerprint_of(const data::ImageDataset& data) {
   std::uint64_t hash = 1;
   for (const auto* set : {&data.train, &data.dev})
     for (const auto& e : *set)
       hash = mix(mix(fold(hash, std::filesystem::path(data.files.at(e.file)).filename().string()), e.offset), e.label);
-  return sized(data.train.size(), data.dev.size(), hash);
+  std::uint64_t files = fold(1, data.label_names);
+  for (const auto& file : data.files) files = fold_file(files, file);
+  return sized(data.train.size(), data.dev.size(), hash) + " " + hex(files);
 }
 std::string fingerprint_of(const data::LineDataset& data) {
   std::uint64_t hash = 1;

@@ -167,8 +167,8 @@ std::string nearest(std::string name, const std::vector<std::string>& known) {
 }
 
 std::string in_flags(std::string message) {
-  for (const char* name :
-       {"text-pair", "text", "label", "header", "regression", "threshold", "encoding", "max-target-length"}) {
+  for (const char* name : {"text-pair", "text", "label", "header", "regression", "threshold", "encoding",
+                           "max-target-length", "epochs", "max-steps", "late-layers", "kronecker-terms"}) {
     const std::string library = std::string("option ") + name, ours = std::string("--") + name;
     for (auto at = message.find(library); at != message.npos; at = message.find(library, at + ours.size()))
       message.replace(at, library.size(), ours);

@@ -35,7 +35,8 @@ void say_files(const std::string& path, const data::SplitFiles& files) {
 /// not the run's, all.
 template <class Data>
 Data scored_of(const Flags& flags, Data data, data::SplitFiles Data::*files) {
-  if (!flags.eval_only || !data.held_out || fingerprint_of(data) == flags.trained_on) return data;
+  const bool own = !flags.trained_on.empty() && fingerprint_of(data).starts_with(flags.trained_on);
+  if (!flags.eval_only || !data.held_out || own) return data;
   data.held_out = false;
   data.dev.insert(data.dev.end(), std::make_move_iterator(data.train.begin()),
                   std::make_move_iterator(data.train.end()));
@@ -66,11 +67,33 @@ void say_left_out(const data::Dataset& data) {
     say(grouped(static_cast<std::int64_t>(data.dropped)) + " rows below the threshold, or cut in two, are left out");
 }
 
+/// What of an image folder is not read: files, and folders, whose names end in a slash.
 void say_skipped(const std::vector<std::string>& names) {
-  std::string line =
-      grouped(static_cast<std::int64_t>(names.size())) + " files are no images by their names, left out: ";
-  for (std::size_t i = 0; i < names.size() && i < 4; ++i) line += (i ? ", " : "") + names[i];
-  say(line + (names.size() > 4 ? ", ..." : ""));
+  for (const bool folders : {false, true}) {
+    std::string line;
+    std::int64_t count = 0;
+    for (const auto& name : names)
+      if (name.ends_with('/') == folders && ++count <= 4) line += (count > 1 ? ", " : "") + name;
+    if (count > 0)
+      say(grouped(count) +
+          (folders ? " folders inside of class folders, or without images, are not read: "
+                   : " files are no images by their names, left out: ") +
+          line + (count > 4 ? ", ..." : ""));
+  }
+}
+
+std::string shown_names(const std::vector<std::string>& names) {
+  std::string out;
+  for (std::size_t i = 0; i < names.size() && i < 10; ++i) out += (i ? ", " : "") + show_name(names[i]);
+  return out + (names.size() > 10 ? ", ... (" + std::to_string(names.size()) + ")" : "");
+}
+
+/// Texts without a word, of which nothing but the tokens around is learned.
+void say_blank(const std::vector<data::Example>& examples, const std::string& what) {
+  const auto count = std::count_if(examples.begin(), examples.end(), [](const data::Example& e) {
+    return (e.text + e.pair).find_first_not_of(" \t\r\n") == std::string::npos;
+  });
+  if (count > 0) say(grouped(count) + " of " + grouped(std::ssize(examples)) + " " + what + " are empty");
 }
 
 std::optional<data::Augment> augment_of(const Flags& flags) {
@@ -197,6 +220,8 @@ Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
   out.goal.main_metric = data.task.main_metric;
   out.goal.pair = data.task.pair;
   say_classes(out.goal, out.train.labels);
+  say_blank(data.train, "training texts");
+  say_blank(data.dev, "dev texts");
   say_cut(out.train.cut, out.train.size(), flags.max_length, "training texts");
   say_cut(out.dev.cut, out.dev.size(), flags.max_length, "dev texts");
   return out;
@@ -362,12 +387,12 @@ Lines read_lines(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
 
 Images::Images(const Flags& flags, const std::vector<std::string>* trained)
     : processor(processor_of(flags)),
-      data(scored_of(flags, data::load_images(flags.data), &data::ImageDataset::splits)),
+      data(scored_of(flags, data::load_images(flags.data, {.decode = !flags.loads()}), &data::ImageDataset::splits)),
       train(data, data.train, processor, augment_of(flags)),
       dev(data, data.dev, processor) {
   if (trained && data.label_names != *trained)
-    fail(flags.data + ": other classes than those of the run in " + flags.output, data.label_names.size(),
-         trained->size());
+    fail(flags.data + ": other classes than those of the run in " + flags.output + ": expected " +
+         shown_names(*trained) + ", found " + shown_names(data.label_names));
   goal.task = flags.task;
   goal.model = fingerprint_of_model(flags.model);
   goal.data = fingerprint_of(data);

@@ -35,7 +35,7 @@ class Learners {
     if (flags_.pooling != "model") pooling = nn::pooling_from(flags_.pooling);
     auto head = checkpoints::load_head(flags_.model, model, names.empty() ? 1 : std::ssize(names), pooling, flags_.seed,
                                        &loaded_, names);
-    return with_trained(adapted(Learner{std::move(model), {}, std::move(head)}));
+    return with_trained(adapted(Learner{std::move(model), {}, std::move(head)}), names);
   }
   template <class L = task::LanguageLearner<Model>>
   L language_model() {
@@ -48,7 +48,7 @@ class Learners {
     if (!trains_all()) freeze(learner.head);
     if (learner.head.word.probed())  // the head is the model's, and goes with it
       nn::for_each_parameter(learner.head, [](const std::string&, auto& p) { p.set_probed(true); });
-    return with_trained(std::move(learner));
+    return with_trained(std::move(learner), {});
   }
 
   /// What was read of the checkpoint's files.
@@ -78,10 +78,11 @@ class Learners {
     return learner;
   }
   template <class Learner>
-  Learner with_trained(Learner learner) const {
+  Learner with_trained(Learner learner, const std::vector<std::string>& classes) const {
     if (!earlier_) return learner;
     if (earlier_->peft) {
-      earlier_->peft->load(nn::trainable<float, B>(learner), spec_, flags_.method, loaded_.initialised);
+      earlier_->peft->load(nn::trainable<float, B>(learner), spec_, flags_.method, loaded_.initialised,
+                           checkpoints::rows_in(checkpoints::read_config(flags_.model), classes));
       return learner;
     }
     checkpoints::use_rows_of(*earlier_->saved, learner.model);

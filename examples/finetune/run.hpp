@@ -188,13 +188,19 @@ class Runner {
     const auto outcome = trainer.run();
     progress.end_line();
     say_outcome(flags_, outcome, trainer.steps());
-    write_peft(flags_, spec_, learners_.loaded());
-    return outcome.finished && evaluate_more(learner, data);
+    write_peft(flags_, spec_, learners_.loaded(), data.goal.labels);
+    const auto keep = [&](const std::string& name, const std::vector<task::Score>& scores) {
+      train::add_scores(train::RunFiles(flags_.output).metrics, name, scores);
+    };
+    return outcome.finished && evaluate_more(learner, data, keep);
   }
+
+  using Keep = std::function<void(const std::string& set, const std::vector<task::Score>&)>;
 
   /// Prints the scores of a set. False when stopped.
   template <class Learner, class Data>
-  bool evaluate(const Learner& learner, const Data& set, const Goal& goal, const std::string& name) const {
+  bool evaluate(const Learner& learner, const Data& set, const Goal& goal, const std::string& name,
+                const Keep& keep = {}) const {
     Progress progress;
     const auto watch = progress.watch("scoring", stop_);
     const auto scores =
@@ -202,13 +208,14 @@ class Runner {
     progress.end_line();
     if (!scores) return false;
     say_scores(*scores, set.size(), name);
+    if (keep) keep(name, *scores);
     return true;
   }
   /// The sets besides the first.
   template <class Learner, class Data>
-  bool evaluate_more(const Learner& learner, const Data& data) const {
+  bool evaluate_more(const Learner& learner, const Data& data, const Keep& keep = {}) const {
     return std::all_of(data.more.begin(), data.more.end(),
-                       [&](const auto& set) { return evaluate(learner, set.second, data.goal, set.first); });
+                       [&](const auto& set) { return evaluate(learner, set.second, data.goal, set.first, keep); });
   }
   template <class Learner, class Data>
   bool evaluate_all(const Learner& learner, const Data& data) const {
@@ -259,6 +266,7 @@ class Runner {
       // Neither can be moved: sets of images point into their data.
       const auto scored = std::unique_ptr<const Data>(flags_.eval_only ? new Data(read(Sets::dev)) : nullptr);
       const auto asked = std::unique_ptr<const Asked>(flags_.predict.empty() ? nullptr : new Asked(ask()));
+      if (scored && earlier_->peft) earlier_->labels = scored->goal.labels;
       const auto learner = make(earlier_->labels);
       return (!scored || evaluate_all(learner, *scored)) && (!asked || predict(learner, *asked));
     }
@@ -361,7 +369,7 @@ class Runner {
   }
 
   bool images() {
-    return task([&](Sets) { return Images(flags_, earlier_ ? &earlier_->labels : nullptr); },
+    return task([&](Sets) { return Images(flags_, earlier_ && earlier_->saved ? &earlier_->labels : nullptr); },
                 [&] { return ImagesToPredict(flags_); },
                 [&](const auto& classes) { return learners_.template classifier<Learner>(classes); },
                 [&](const auto& learner, const auto& asked) {

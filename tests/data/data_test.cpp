@@ -358,7 +358,7 @@ TEST_CASE("task: mnli, matched and mismatched") {
   CHECK(undecided.more_dev[0].examples.size() == 1);
   REQUIRE(undecided.left_out.size() == 1);
   CHECK(undecided.left_out[0].lines == std::vector<std::size_t>{2});
-  CHECK(contains(undecided.left_out[0].text(), "dev_mismatched.tsv: 1 row without a label left out (line 2)"));
+  CHECK(contains(undecided.left_out[0].text(), "dev_mismatched.tsv: 1 row without a label (as `-`) left out (line 2)"));
   folder.put("dev_mismatched.tsv", "sentence1\tsentence2\nA\tB\n");
   CHECK(message_of([&] { data::load("mnli", folder.text()); }, &folder) ==
         "dev_mismatched.tsv:1: no column named `gold_label` or `label` in the header `sentence1`, `sentence2`");
@@ -425,6 +425,10 @@ TEST_CASE("lines: a folder, one file, errors") {
         none.text() + ": no training text: expected `train.txt`; found nothing");
   const std::string huge(std::size_t{3} << 20, 'x');
   CHECK(data::lines(folder.put("huge.txt", huge + "\nshort\n")).train.size() == 1);
+
+  const std::string table = "text\tlabel\nthe film\tpos\nthe plot\tneg\n";
+  CHECK(data::input_lines(folder.put("some.tsv", table)) == std::vector<std::string>{"the film", "the plot"});
+  CHECK(contains(error(folder.put("bare.tsv", "the film\nthe plot\n")), "bare.tsv: expected a column `text`"));
 }
 
 TEST_CASE("task: tsv by names and by numbers") {
@@ -733,7 +737,8 @@ TEST_CASE("labels: what says none is left out and counted, never a class") {
   CHECK(data::class_counts(named.train, 2) == Counts{1, 2});
   REQUIRE(named.left_out.size() == 2);
   CHECK(named.left_out[0].lines == Counts{4, 5, 6, 7, 8});
-  CHECK(contains(named.left_out[0].text(), "train.tsv: 5 rows without a label left out (lines 4, 5, 6, 7, 8)"));
+  CHECK(
+      contains(named.left_out[0].text(), "train.tsv: 5 rows without a label (as `-`) left out (lines 4, 5, 6, 7, 8)"));
   CHECK(named.left_out[1].lines == Counts{3});
   CHECK(named.dev.size() == 2);
   CHECK(named.train[2].line == 9);
@@ -761,6 +766,21 @@ TEST_CASE("labels: what says none is left out and counted, never a class") {
   CHECK(load("a\t3\nb\t1.0\n", told, "x\t2\n").train[0].label == 2);
   CHECK(contains(message_of([&] { load("a\t1\nb\t0\n", told, "x\t2\n"); }),
                  "train.tsv:3: unknown label `0`: expected `1`, `2`, `3`: "));
+
+  // A number is a class by its value alone: a code with zeros in front, or one that a double does not hold, is a name.
+  CHECK(names("a\t007\nb\t0013\nc\t007\nd\t0013\n") == Names{"0013", "007"});
+  CHECK(names("a\t10\nb\t9\nc\t0\nd\t-0.0\n") == Names{"0", "9", "10"});
+  const Names large = {"12345678901234567", "12345678901234568", "5"};
+  CHECK(names("a\t" + large[0] + "\nb\t" + large[1] + "\nc\t5\n") == large);
+  const auto coded = load("a\t" + large[0] + "\nb\t" + large[1] + "\nc\t5\n", by_name, "x\t" + large[1] + "\n");
+  CHECK(coded.dev[0].label == 1);
+
+  // Where `-` leaves one class, that is said.
+  CHECK(contains(message_of([&] { load("a\t+\nb\t-\nc\t+\n", by_name, "x\t+\n"); }),
+                 "found `+`; `-` says that there is none (option label-names makes it a class)"));
+  auto signs = by_name;
+  signs.label_names = {"-", "+"};
+  CHECK(load("a\t+\nb\t-\nc\t+\n", signs, "x\t-\n").dev[0].label == 0);
 
   // White space around a name is no part of it; numbers are equal by value.
   const auto spaced = load("a\tpos \nb\tneg\nc\t pos\nd\tneg\xC2\xA0\ne\tpos\n", by_name, "x\tneg \n");
@@ -858,7 +878,7 @@ TEST_CASE("labels: what is told of many is cut short") {
   CHECK(contains(load(some(2, 4) + none).left_out.at(0).text(),
                  "8 rows without a label left out (lines 6, 7, 8, 9, 10, 11, 12, 13)"));
   CHECK(contains(load(some(2, 4) + none + "a\t-\n").left_out.at(0).text(),
-                 "9 rows without a label left out (lines 6, 7, 8, 9, 10, 11, 12, 13, ...)"));
+                 "9 rows without a label (as `-`) left out (lines 6, 7, 8, 9, 10, 11, 12, 13, ...)"));
   data::SplitFiles files;
   for (const char* name : {"a", "b", "c", "d", "e", "f"}) files.train.push_back(name);
   CHECK(files.text() == "train `a`, `b`, `c`, `d`, `e`, `f`");
@@ -1113,6 +1133,16 @@ TEST_CASE("formats: commas with quotes, JSON lines") {
   CHECK(error("a,b\n\"1\n\xE9\",2\n") ==
         "t.csv:3: byte 1 of the line, 0xE9, is not UTF-8 (a Latin-1 file needs encoding latin1): `\\xE9\",2`");
   CHECK(error("") == "t.csv: is empty: expected rows of comma-separated columns");
+
+  // Semicolons, as spreadsheets have them where the comma is the decimal point.
+  const auto other = csv("text;label\n\"a; b\";0,5\nc, d;1\n");
+  CHECK(other.header() == std::vector<std::string>{"text", "label"});
+  CHECK(other(0, 0) == "a; b");
+  CHECK(other(0, 1) == "0,5");
+  CHECK(other(1, 0) == "c, d");
+  CHECK(error("a;b\n1\n") == "t.csv:2: expected 2 columns (separated by semicolons), found 1: `1`");
+  CHECK(csv("good; bad\nfine\n", {}).columns(0) == 1);  // a text
+  CHECK(csv("a,b;c\n1,2\n").header()[1] == "b;c");
 
   const auto json = [](const std::string& bytes) { return data::Table::parse(bytes, "t.jsonl"); };
   const auto rows =

@@ -94,10 +94,27 @@ Tensor<T, B> shaped(const Tensor<T, B>& x, const io::Entry* entry) {
   return fits(*entry, x.shape()) || without_ones(there) == without_ones(x.shape()) ? x.reshape(there) : x;
 }
 
-/// Throws when one of the files that will be written to `folder` is there.
-inline void require_absent(const std::string& folder, const std::vector<std::string>& files, Where where) {
-  for (const auto& file : files)
-    if (is_there(folder + "/" + file)) fail({"export: " + folder + "/" + file + ": is there already", where});
+/// Removes from `folder` what stands beside a checkpoint's weights and is none of the `files` that will be written: it
+/// would be read with them. Throws when one of all these is there and may not be replaced, or an adapter is, which is
+/// put on the weights where it lies beside them.
+inline void clear(const std::string& folder, const std::vector<std::string>& files, bool overwrite, Where where) {
+  const auto there = [&](const std::string& file) { return is_there(folder + "/" + file); };
+  const auto refuse = [&](const std::string& file, const char* why) {
+    fail({"export: " + folder + "/" + file + ": is there already" + why, where});
+  };
+  if (there("adapter_config.json")) refuse("adapter_config.json", ", and would be put on the weights that are written");
+  std::vector<std::string> others;
+  for (const std::string name : copied_files)
+    if (there(name) && std::find(files.begin(), files.end(), name) == files.end()) others.push_back(name);
+  if (!overwrite) {
+    if (!others.empty()) refuse(others[0], "");
+    for (const auto& file : files)
+      if (there(file)) refuse(file, "");
+  }
+  std::error_code error;
+  for (const auto& file : others)
+    if (!std::filesystem::remove(folder + "/" + file, error) || error)
+      fail({"export: cannot remove " + folder + "/" + file, where}, error.message());
 }
 
 /// The checkpoint's tensors of the model itself that have none of these parameters' names, as DINOv2's mask token:
@@ -123,8 +140,8 @@ inline std::vector<const io::Entry*> unread(const CheckpointNames& names, const 
 
 /// Writes a model, and its head, in the form of the checkpoint in `source` that it was loaded from: packed weights as
 /// they are unpacked, names with the family's prefix, shapes the checkpoint's. config.json comes last, so that a folder
-/// that is not whole is not taken for one. Files that are there are replaced where `overwrite` is set and an Error
-/// otherwise. Gives the names of the files.
+/// that is not whole is not taken for one. Such files that are there, and a tokenizer's that the checkpoint does not
+/// have, are replaced and removed where `overwrite` is set and an Error otherwise. Gives the names of the files.
 template <class Model, class Head>
 std::vector<std::string> write_hf(const std::string& folder, const std::string& source, Model& model, Head& head,
                                   const ExportedHead& about, bool overwrite = false, Where where = Where::current()) {
@@ -139,7 +156,7 @@ std::vector<std::string> write_hf(const std::string& folder, const std::string& 
   files.insert(files.begin(), {"model.safetensors", "config.json"});
   std::error_code error;
   if (fs::equivalent(folder, source, error)) fail({"export: " + folder + ": is the checkpoint itself", where});
-  if (!overwrite) detail::require_absent(folder, files, where);
+  detail::clear(folder, files, overwrite, where);
   fs::create_directories(folder, error);
   if (error) fail({"export: cannot make the folder " + folder, where}, error.message());
 

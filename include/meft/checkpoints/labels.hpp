@@ -179,6 +179,11 @@ inline HeadRows head_rows(const std::vector<std::string>& ours, const std::vecto
   return {rows, Order::assumed};
 }
 
+/// The rows for a task's classes where a head is kept in a checkpoint's order, by what its config.json names them.
+inline std::vector<std::size_t> rows_in(const io::Config& config, const std::vector<std::string>& ours) {
+  return head_rows(ours, HeadLabels::read(config, static_cast<Index>(ours.size())).names).rows;
+}
+
 /// `neg = pos (row 0), …`, for what is said of a head: our class, the checkpoint's name, the row.
 inline std::string show_rows(const std::vector<std::string>& ours, const std::vector<std::string>& theirs,
                              const std::vector<std::size_t>& rows) {

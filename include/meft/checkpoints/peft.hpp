@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -128,18 +129,24 @@ inline const PeftForm* peft_form(const AnyMethod& method, const model::Transform
 
 /// What stands in adapter_config.json besides the method.
 struct PeftBase {
-  std::string model;  // the checkpoint's folder
-  std::string task;   // peft's task_type, or nothing
+  std::string model;                // the checkpoint's folder
+  std::string task;                 // peft's task_type, or nothing
+  std::vector<std::size_t> rows{};  // of the head's last layer, for the classes in order; none: as they are
 };
 
 /// Writes tensors of a run, by their names here, as peft does; the configuration comes last. What the method did not
-/// put into layers, a head's, is listed as modules_to_save.
+/// put into layers, a head's, is listed as modules_to_save; its rows are in the checkpoint's order, which is what
+/// peft's user reads a prediction's name by.
 inline void write_peft(const std::string& folder, const io::Safetensors& trained, const model::TransformerSpec& spec,
                        const AnyMethod& method, const PeftBase& base, Where where = Where::current()) {
   const auto* form = peft_form(method, spec);
   require(form != nullptr, {"peft: has no such method for the model", where}, method_name(method), spec.family);
   const detail::PeftNames names(spec, *form);
   std::vector<io::NamedTensor> tensors;
+  const std::string output = std::string(spec.head.output_name) + ".";
+  std::vector<std::size_t> back(base.rows.size());
+  for (std::size_t i = 0; i < back.size(); ++i) back.at(base.rows[i]) = i;
+  std::deque<std::vector<std::byte>> ordered;  // as the checkpoint's rows are
   std::vector<std::pair<std::string, std::int64_t>> columns;
   std::set<std::string> target, feedforward, whole;
   for (const auto& name : trained.names()) {
@@ -149,7 +156,13 @@ inline void write_peft(const std::string& folder, const io::Safetensors& trained
       columns.emplace_back(name, entry.shape[1]);
       continue;
     }
-    tensors.push_back({names.theirs(name), entry.dtype, place ? place->shape(entry.shape) : entry.shape, entry.bytes});
+    auto bytes = entry.bytes;
+    if (!back.empty() && name.starts_with(output)) {
+      auto& rows = ordered.emplace_back(bytes.begin(), bytes.end());
+      detail::take_rows(std::span(rows), back);
+      bytes = rows;
+    }
+    tensors.push_back({names.theirs(name), entry.dtype, place ? place->shape(entry.shape) : entry.shape, bytes});
     if (!place) whole.insert(name.substr(0, name.find('.')));
     else {
       target.insert(place->module);
@@ -286,11 +299,13 @@ struct PeftAdapter {
   }
 
   /// Reads what trains under the method; parameters of a head that are not in the file stay as they are, but those in
-  /// `anew`; an update of one, as `all-linear` has it of BERT's pooler, is taken into it. Throws, having changed
-  /// nothing, for tensors that are missing, are left, or have another shape.
+  /// `anew`; an update of one, as `all-linear` has it of BERT's pooler, is taken into it. `rows` are those of the
+  /// head's last layer for the classes in order; none: as they are. Throws, having changed nothing, for tensors that
+  /// are missing, are left, or have another shape.
   template <Real T, Backend B>
   void load(nn::Named<T, B> trained, const model::TransformerSpec& spec, const AnyMethod& method,
-            const std::vector<std::string>& anew = {}, Where where = Where::current()) const {
+            const std::vector<std::string>& anew = {}, const std::vector<std::size_t>& rows = {},
+            Where where = Where::current()) const {
     const auto& form = *meft::peft_form(method);
     const auto product = peft_product(method);
     const detail::PeftNames names(spec, form);
@@ -360,15 +375,19 @@ struct PeftAdapter {
                      all.begin() + row * columns.count + at->second + width);
         continue;
       }
+      const bool classes = !rows.empty() && ours.starts_with(std::string(spec.head.output_name) + ".");
       if (whole) out = read(*whole, p.size());
+      if (whole && classes) detail::take_rows(std::span(out), rows);
       if (!first) continue;
       if (!whole) out = p.value().values();
-      const auto tensor = [&](const io::Entry& e) {
+      const auto tensor = [&](const io::Entry& e, bool order) {
         const Shape shape{e.shape[0], e.shape[1]};
-        return Parameter<T, B>(Tensor<T, B>::from(shape, read(e, shape.size())));
+        auto numbers = read(e, shape.size());
+        if (order) detail::take_rows(std::span(numbers), rows);
+        return Parameter<T, B>(Tensor<T, B>::from(shape, numbers));
       };
       std::vector<double> w(out.begin(), out.end());
-      nn::Lora<T, B>{tensor(*first), tensor(*second), product->factor}.merge(w, out);
+      nn::Lora<T, B>{tensor(*first, false), tensor(*second, classes), product->factor}.merge(w, out);
       std::copy(w.begin(), w.end(), out.begin());
     }
     for (std::size_t i = 0; i < trained.size(); ++i)

@@ -39,7 +39,8 @@ struct ImageDataset {
 struct ImageOptions {
   std::uint64_t split_seed = 0;  // picks the held-out tenth
   DecodeLimits limits{};
-  bool check = true;  // look at every file's head and end
+  bool check = true;    // look at every file's head and end
+  bool decode = false;  // dev and test as well, which a run that trains reads when an epoch has ended
 };
 
 /// How many examples each of `labels` classes has.
@@ -106,7 +107,7 @@ inline void add_folder(ImageDataset& data, std::vector<ImageExample>& out, const
     }
     const Names images = images_in(inner, name, data.skipped);
     if (images.empty()) {
-      data.skipped.push_back(shown + "/" + name + "/ (no images)");
+      data.skipped.push_back(shown + "/" + name + "/");
       continue;
     }
     if (training) data.label_names.push_back(name);
@@ -176,13 +177,18 @@ struct RecordFiles {
   }
 };
 
-/// Looks at the head and end of each file; where they are odd, decodes it. Errors: the broken ones, by name.
-inline void check_images(const ImageDataset& data, const std::string& path) {
+/// Looks at the head and end of each file; where they are odd, and where an example of `whole` is in it, decodes it.
+/// Errors: the broken ones, by name; `advice` ends the message.
+inline void check_images(const ImageDataset& data, const std::string& path, const std::string& advice,
+                         const std::vector<const std::vector<ImageExample>*>& whole = {}) {
   std::vector<std::string> broken(data.files.size());
+  std::vector<char> decoded(data.files.size());
+  for (const auto* set : whole)
+    for (const ImageExample& example : *set) decoded[example.file] = 1;
   parallel_for(static_cast<std::int64_t>(data.files.size()), [&](std::int64_t i) {
     const auto at = static_cast<std::size_t>(i);
     try {
-      if (!looks_whole(data.files[at], data.limits)) read_image(data.files[at], data.limits);
+      if (decoded[at] || !looks_whole(data.files[at], data.limits)) read_image(data.files[at], data.limits);
     } catch (const Error& error) {
       broken[at] = error.message();
     }
@@ -198,8 +204,7 @@ inline void check_images(const ImageDataset& data, const std::string& path) {
   if (count == 0) return;
   fail(path + ": " + std::to_string(count) + " of " + std::to_string(broken.size()) +
        (count == 1 ? " images is broken: " : " images are broken: ") + list + (count > most ? "; ..." : "") +
-       ". Mend or delete " + (count == 1 ? "it" : "them") +
-       " and start again; a run that has begun with other images does not resume");
+       ". Mend or delete " + (count == 1 ? "it" : "them") + advice);
 }
 
 inline ImageDataset load_images(const std::string& path, const ImageOptions& options) {
@@ -233,9 +238,12 @@ inline ImageDataset load_images(const std::string& path, const ImageOptions& opt
     add(data.test, found.test, data.splits.test);
   } else {
     load_folders(data, path);
-    if (options.check) check_images(data, path);
   }
   if (data.held_out = data.dev.empty(); data.held_out) hold_out(data.train, data.dev, path, options.split_seed);
+  if (options.check && !records)
+    check_images(data, path, " and start again; a run that has begun with other images does not resume",
+                 options.decode ? std::vector<const std::vector<ImageExample>*>{&data.dev, &data.test}
+                                : std::vector<const std::vector<ImageExample>*>{});
   return data;
 }
 
@@ -257,9 +265,9 @@ inline Image ImageDataset::image(const ImageExample& example, Where where) const
 ///   `val*`, `dev*`, `test*` or `mnist_test*`; or one such file. A line is the label and 784 pixels, line 1 perhaps a
 ///   header.
 /// Without dev files a tenth of train, fixed by `split_seed`, becomes dev: test is never one to choose by, but scored
-/// at the end. Images are not decoded, but where their head or end looks broken. Errors name the file, and the line or
-/// record: no classes or images, images of splits without class folders, broken images, images of a kind that is not
-/// read, bad labels, pixels or sizes.
+/// at the end. Images are not decoded, but where their head or end looks broken (or `decode` is set). Errors name the
+/// file, and the line or record: no classes or images, images of splits without class folders, broken images, images of
+/// a kind that is not read, bad labels, pixels or sizes.
 inline ImageDataset load_images(const std::string& path, const ImageOptions& options = {},
                                 Where where = Where::current()) {
   return detail::called_from(where, [&] { return detail::load_images(path, options); });

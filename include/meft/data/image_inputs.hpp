@@ -41,12 +41,12 @@ inline ImageInputs image_inputs(const std::string& path, const DecodeLimits& lim
   if (is_folder(path)) {
     add_images_under(out, path, "");
     if (out.names.empty()) fail(path + ": holds no images");
-    check_images(out.data, path);
+    check_images(out.data, path, "");
     return out;
   }
   if (image_name(path) == ImageName::image) {
     out.data.train.push_back({add_file(out.data.files, path), 0, 0, 0, ImageKind::file});
-    check_images(out.data, path);
+    check_images(out.data, path, "");
     out.names = {std::filesystem::path(path).filename().string()};
     return out;
   }

@@ -70,19 +70,32 @@ inline std::optional<std::size_t> class_number(std::string_view cell, std::size_
                    "-1,0,1 or 0,1");
 }
 
-/// The classes of the files of a `tsv` split: numbers in order of value if all are, else names in order of bytes. Cells
-/// that say none are not counted, nor is -1 beside other numbers from 0 or beside names. Errors: a first row with a
-/// label of its own, which is a header taken for a row, unless the options say there is none; -1 beside 0 and 1 alone.
+/// Whether a number says no more than its value: not a code with zeros in front, nor one that a double does not hold.
+inline bool plain_number(std::string_view cell) {
+  const auto value = number(cell);
+  if (cell.starts_with('+') || cell.starts_with('-')) cell.remove_prefix(1);
+  return value && std::fabs(*value) < 0x1p53 &&
+         !(cell.size() > 1 && cell[0] == '0' && cell[1] >= '0' && cell[1] <= '9');
+}
+
+/// The classes of the files of a `tsv` split: plain numbers in order of value if all are, else names in order of bytes.
+/// Cells that say none are not counted, nor is -1 beside other numbers from 0 or beside names. Errors: a first row with
+/// a label of its own, which is a header taken for a row, unless the options say there is none; -1 beside 0 and 1
+/// alone.
 inline Names classes(const std::vector<Source>& sources, const LoadOptions& options) {
   const Table& table = sources.at(0).table;
   std::map<std::string_view, std::size_t> found;
   std::size_t labelled = 0, rows = 0, minus_one = 0;
   const Source* with_minus_one = nullptr;
+  std::string_view none;
   for (const Source& source : sources) {
     rows += source.table.rows();
     for (std::size_t row = 0; row < source.table.rows(); ++row) {
       const std::string_view cell = trimmed(label_cell(source, row));
-      if (says_none(cell)) continue;
+      if (says_none(cell)) {
+        if (!cell.empty()) none = cell;
+        continue;
+      }
       if (is_minus_one(cell) && !with_minus_one) with_minus_one = &source, minus_one = row;
       ++labelled;
       ++found[cell];
@@ -94,7 +107,7 @@ inline Names classes(const std::vector<Source>& sources, const LoadOptions& opti
       table.bad(0, "looks like a header: its label occurs nowhere else (option header says whether there is one)");
   }
   const bool numbers =
-      std::all_of(found.begin(), found.end(), [](const auto& entry) { return number(entry.first).has_value(); });
+      std::all_of(found.begin(), found.end(), [](const auto& entry) { return plain_number(entry.first); });
   std::set<double> values;
   for (const auto& [name, count] : found) {
     const auto value = number(name);
@@ -120,7 +133,8 @@ inline Names classes(const std::vector<Source>& sources, const LoadOptions& opti
   }
   if (names.size() < 2)
     fail(table.name() + ": a classification needs two labels, found " +
-         (names.empty() ? "no rows with a label" : quoted(names, "")));
+         (names.empty() ? "no rows with a label" : quoted(names, "")) +
+         (none.empty() ? "" : "; " + excerpt(none) + " says that there is none (option label-names makes it a class)"));
   if (names.size() > 20 && names.size() * 2 > labelled)
     fail(table.name() + ": expected classes, found " + std::to_string(names.size()) + " different labels in " +
          std::to_string(rows) + " rows (for numbers use option regression or threshold)");

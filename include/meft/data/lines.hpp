@@ -32,12 +32,12 @@ namespace detail {
 /// Whether a file's texts are the column `text` of a table.
 inline bool in_table(const std::string& path) {
   const std::string end = ending(path);
-  return end == ".csv" || end == ".jsonl" || end == ".ndjson" || end == ".json";
+  return end == ".tsv" || end == ".csv" || end == ".jsonl" || end == ".ndjson" || end == ".json";
 }
 
 /// A table and its column `text`. Errors: there is none; a row has no text there.
 inline std::pair<Table, std::size_t> text_column(const std::string& path, Encoding encoding) {
-  Table table = Table::read(path, {.encoding = encoding, .header = ending(path) == ".csv"});
+  Table table = Table::read(path, {.encoding = encoding, .header = true});
   const std::size_t column = table.find({"text"});
   if (column == Table::none) fail(path + ": expected a column `text`, found " + quoted(table.header(), ", "));
   for (std::size_t row = 0; row < table.rows(); ++row)
@@ -47,7 +47,7 @@ inline std::pair<Table, std::size_t> text_column(const std::string& path, Encodi
   return {std::move(table), column};
 }
 
-/// The lines of a text; of .csv, .json and .jsonl those of each row's column `text`.
+/// The lines of a text; of .tsv, .csv, .json and .jsonl those of each row's column `text`.
 inline void read_lines(std::vector<std::string>& out, const std::string& path, Encoding encoding) {
   const std::size_t before = out.size();
   const auto take = [&](std::string_view line, std::size_t) {
@@ -75,7 +75,7 @@ inline std::vector<std::string> read_lines(const Names& paths, Encoding encoding
 }
 
 inline LineDataset lines(const std::string& path, const LineOptions& options) {
-  static const Names endings = {".txt", ".text", ".raw", ".tokens", ".jsonl", ".ndjson", ".json", ".csv"};
+  static const Names endings = {".txt", ".text", ".raw", ".tokens", ".jsonl", ".ndjson", ".json", ".csv", ".tsv"};
   LineDataset data;
   Names train = {path}, dev;
   if (is_folder(path)) {
@@ -97,15 +97,15 @@ inline LineDataset lines(const std::string& path, const LineOptions& options) {
 }  // namespace detail
 
 /// Reads plain text: one file, or a folder with train.txt and, if there are, dev.txt (valid, validation, val, eval) and
-/// test.txt, by the rules of `load`; also wiki.train.raw and the like, and .csv, .jsonl or .json with a column `text`.
-/// Of a text without dev a tenth of the lines, fixed by `split_seed`, becomes dev. Lines end in LF, CR LF or CR; blank
-/// ones are left out. Errors name the file and line: a file that is empty or blank, a NUL byte, broken UTF-8.
+/// test.txt, by the rules of `load`; also wiki.train.raw and the like, and .tsv, .csv, .jsonl or .json with a column
+/// `text`. Of a text without dev a tenth of the lines, fixed by `split_seed`, becomes dev. Lines end in LF, CR LF or
+/// CR; blank ones are left out. Errors name the file and line: a file that is empty or blank, a NUL byte, broken UTF-8.
 inline LineDataset lines(const std::string& path, const LineOptions& options = {}, Where where = Where::current()) {
   return detail::called_from(where, [&] { return detail::lines(path, options); });
 }
 
-/// Every line of a file, blank ones too, in file order: what is asked about, one answer a line; of .csv, .jsonl and
-/// .json the column `text`, one a row. Errors as in `lines`.
+/// Every line of a file, blank ones too, in file order: what is asked about, one answer a line; of .tsv, .csv,
+/// .jsonl and .json the column `text`, one a row. Errors as in `lines`.
 inline std::vector<std::string> input_lines(const std::string& path, Encoding encoding = Encoding::utf8,
                                             Where where = Where::current()) {
   return detail::called_from(where, [&] {

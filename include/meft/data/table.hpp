@@ -1,5 +1,5 @@
-// Owns: a file of rows and columns: separated by tabs (where quotes mean nothing, as in GLUE) or by commas (where they
-// do), or JSON objects; and errors that name its file and line. Must not know tasks or labels.
+// Owns: a file of rows and columns: separated by tabs (where quotes mean nothing, as in GLUE) or by commas or
+// semicolons (where they do), or JSON objects; and errors that name its file and line. Must not know tasks or labels.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,11 @@
 namespace meft::data {
 
 /// How a file's columns are told apart.
-enum class Columned { tabs, commas, json };
+enum class Columned {
+  tabs,
+  commas,
+  json
+};  // commas: or semicolons, as spreadsheets have them where the comma is a point
 
 struct TableOptions {
   Encoding encoding = Encoding::utf8;
@@ -30,7 +34,8 @@ struct TableOptions {
   bool lone_blanks = false;  // in a file of one column a blank line is a row wherever it stands, also last
 };
 
-/// The rows of a file. `.csv` is comma-separated unless its first line has a tab; `.json`, `.jsonl` and `.ndjson` hold
+/// The rows of a file. `.csv` is comma-separated unless its first line has a tab, or no comma and a semicolon without a
+/// space behind it: columns are separated by these then; `.json`, `.jsonl` and `.ndjson` hold
 /// an object a line, or one array of objects; any other file is tab-separated. Lines end in LF, CR LF or CR; a UTF-8
 /// byte order mark and blank lines at the end are ignored. Errors (all name the file, most the line): an empty file,
 /// a blank line before the end, a NUL byte, bytes that are not UTF-8, a wrong number of columns, a quote that is not
@@ -87,12 +92,10 @@ class Table {
   void expect(std::size_t count, bool at_least = false) const {
     for (std::size_t row = 0; row < rows(); ++row) {
       if (const std::size_t found = columns(row); at_least ? found < count : found != count)
-        bad(row,
-            std::string(at_least ? "expected at least " : "expected ") + std::to_string(count) +
-                (count == 1 ? " column" : " columns") +
-                (columned_ == Columned::commas ? " (separated by commas), found " : " (separated by tabs), found ") +
-                std::to_string(found) +
-                (text(row).find('\r') != std::string_view::npos ? " (some lines end in CR alone?)" : ""));
+        bad(row, std::string(at_least ? "expected at least " : "expected ") + std::to_string(count) +
+                     (count == 1 ? " column" : " columns") + " (separated by " + separators() + "s), found " +
+                     std::to_string(found) +
+                     (text(row).find('\r') != std::string_view::npos ? " (some lines end in CR alone?)" : ""));
     }
   }
 
@@ -134,7 +137,12 @@ class Table {
     if (end == "json" || end == "jsonl" || end == "ndjson") {
       split_json();
     } else {
-      if (end == "csv" && first.find('\t') == first.npos) columned_ = Columned::commas;
+      if (end == "csv" && first.find('\t') == first.npos) {
+        columned_ = Columned::commas;
+        const std::size_t other = first.find(';');
+        const bool text = other == first.npos || first.substr(other + 1).starts_with(' ');
+        separator_ = first.find(',') == first.npos && !text ? ';' : ',';
+      }
       split(options);
       const std::size_t columns = options.columns != 0 ? options.columns : this->columns(0);
       expect(columns, options.at_least);
@@ -142,16 +150,16 @@ class Table {
     }
   }
 
+  std::string separators() const { return separator_ == '\t' ? "tab" : separator_ == ',' ? "comma" : "semicolon"; }
   const Row& at(std::size_t row) const { return rows_[first_ + row]; }
   std::string_view cut(const Field& field) const { return std::string_view(text_).substr(field.start, field.size); }
 
   void split(const TableOptions& options) {
     const bool commas = columned_ == Columned::commas;
-    const char between = commas ? ',' : '\t';
     const std::string whole = commas ? text_ : std::string();  // fields with doubled quotes are appended to text_
     const std::size_t all = detail::without_blank_end(text_).size();
     if (all == 0 && !(options.lone_blanks && !text_.empty()))
-      fail(name_ + ": is empty: expected rows of " + (commas ? "comma" : "tab") + "-separated columns");
+      fail(name_ + ": is empty: expected rows of " + separators() + "-separated columns");
     const bool cr = detail::ends_in_cr(text_);
     const auto source = [&] { return std::string_view(commas ? whole : text_); };
     const std::size_t length = source().size();
@@ -166,7 +174,7 @@ class Table {
         if (commas && from < end && source()[from] == '"') {
           from = quoted_field(source(), from, end, next, number, cr);
         } else {
-          const std::size_t separator = std::min(source().find(between, from), end);
+          const std::size_t separator = std::min(source().find(separator_, from), end);
           fields_.push_back({from, separator - from});
           from = separator;
         }
@@ -207,7 +215,7 @@ class Table {
       detail::check_line(whole.substr(next, later - next), name_, ++number);
       end = later, next = after;
     }
-    if (at < end && whole[at] != ',') wrong("a quote closes within a column (quotes inside of one are doubled)");
+    if (at < end && whole[at] != separator_) wrong("a quote closes within a column (quotes inside of one are doubled)");
     const std::string_view inner = whole.substr(from + 1, at - from - 2);
     if (!doubled) {
       fields_.push_back({from + 1, inner.size()});
@@ -264,6 +272,7 @@ class Table {
 
   std::string name_, text_;  // text_: the file, then the fields that do not stand in it as they are
   Columned columned_ = Columned::tabs;
+  char separator_ = '\t';
   bool array_ = false;
   std::vector<Field> fields_;
   std::vector<Row> rows_;

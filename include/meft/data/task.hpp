@@ -77,7 +77,7 @@ inline void append(std::vector<Example>& out, const Source& source, const Task& 
                    bool hidden_labels, Dataset& counts) {
   const Table& table = source.table;
   if (table.rows() == 0) fail(table.name() + ": has a header but no rows");
-  LeftOut left{table.name(), {}};
+  LeftOut left{table.name(), {}, {}};
   // -1 is a value, or a class's name, of a tsv file; never of a named task, whose scores and classes begin at 0.
   const bool untold = hidden_labels && source.at.label != Table::none && (task.name != "tsv" || all_minus_one(source));
   const auto text_of = [&](std::size_t row, std::size_t column) {
@@ -110,6 +110,7 @@ inline void append(std::vector<Example>& out, const Source& source, const Task& 
       }
       if (std::isnan(*label) && !hidden_labels) {
         left.lines.push_back(table.line(row));
+        if (left.cell.empty()) left.cell = trimmed(cell);
         continue;
       }
       example.label = *label;

@@ -67,14 +67,16 @@ struct RunSizes {
   Index trained_parameters = 0;
 };
 
+inline nlohmann::ordered_json to_json(const std::vector<task::Score>& scores) {
+  auto out = nlohmann::ordered_json::object();
+  for (const auto& s : scores) out[s.name] = to_json(s.value);
+  return out;
+}
+
 /// What the same options give again, bit for bit, but for the last entry, `memory`; no times. An epoch has ended.
 inline nlohmann::ordered_json summary(const Place& place, const std::string& main_metric, nlohmann::ordered_json memory,
                                       const RunSizes& sizes) {
-  const auto scores = [](const EpochScores& e) {
-    nlohmann::ordered_json out = nlohmann::ordered_json::object();
-    for (const auto& s : e.scores) out[s.name] = to_json(s.value);
-    return out;
-  };
+  const auto scores = [](const EpochScores& e) { return to_json(e.scores); };
   nlohmann::ordered_json epochs = nlohmann::ordered_json::array();
   for (const auto& e : place.epochs)
     epochs.push_back({{"epoch", e.epoch + 1}, {"step", e.step}, {"train_loss", e.loss}, {"dev", scores(e)}});
@@ -89,6 +91,16 @@ inline nlohmann::ordered_json summary(const Place& place, const std::string& mai
           {"trained_parameters", sizes.trained_parameters},
           {"epochs", epochs},
           {"memory", std::move(memory)}};
+}
+
+/// Adds the scores of a further set, under its name, to the metrics.json of a run that has ended.
+inline void add_scores(const std::string& path, const std::string& set, const std::vector<task::Score>& scores) {
+  auto tree = nlohmann::ordered_json::parse(io::read_text(path));
+  auto memory = tree.at("memory");
+  tree.erase("memory");
+  tree[set] = to_json(scores);
+  tree["memory"] = std::move(memory);
+  io::write_atomically(path, tree.dump(2) + "\n");
 }
 
 }  // namespace meft::train
