@@ -1,6 +1,7 @@
 // Owns: a Hugging Face folder into a model and its head: every spelling of names, prefixes, tied and untied outputs,
 // the order of labels, shards, and each way to be wrong.
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -8,6 +9,7 @@
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -256,6 +258,28 @@ TEST_CASE("hf: missing and mis-shaped tensors are named, with the file") {
     Folder folder;
     write(folder, checkpoint());
     check_error({folder.text() + ": there is no config.json"}, [&] { (void)checkpoints::hf(folder.text()); });
+  }
+}
+
+TEST_CASE("hf: a config of larger tensors than the checkpoint has takes no memory for them") {
+  const auto peak = [] {
+    rusage used{};
+    getrusage(RUSAGE_SELF, &used);
+    return used.ru_maxrss;  // KiB
+  };
+  auto larger = config();
+  larger.replace(larger.find("\"vocab_size\": 9"), 15, "\"vocab_size\": 16000000");  // of 384 MB
+  const Model folder({}, larger);
+  const Model incomplete(
+      [](auto& tensors) { std::erase_if(tensors, [](const Values& t) { return t.name.ends_with("LayerNorm.bias"); }); },
+      larger);
+  for (const bool frozen : {false, true}) {
+    const auto precision = frozen ? std::optional(Precision::bf16) : std::nullopt;
+    const auto before = peak();
+    check_error({"word_embeddings.weight has the wrong shape", "expected [16000000, 6]", "found [9, 6]"},
+                [&] { (void)checkpoints::hf(folder.text(), nullptr, precision); });
+    check_error({"tensors are missing"}, [&] { (void)checkpoints::hf(incomplete.text(), nullptr, precision); });
+    CHECK(peak() - before < 200000);
   }
 }
 

@@ -543,6 +543,8 @@ TEST_CASE("safetensors: hostile files are refused by name") {
     CHECK(lacks(refusal(file_of(R"({"w":{"dtype":"F32","dtype":"I32","shape":[2],"data_offsets":[0,8]}})", "12345678")),
                 {path, "'dtype' is given twice"}) == "");
     CHECK(refusal(file_of(good + "     ", std::string(8, 'd'))) == "(no error)");
+    for (const std::size_t length : {0x3c, 0x3c20, 0x3c0a, 0x8b1f})  // the first bytes of a web page, and gzip's
+      CHECK(refusal(file_of(good + std::string(length - good.size(), ' '), std::string(8, 'd'))) == "(no error)");
   }
   SUBCASE("metadata") {
     CHECK(lacks(refusal(file_of(R"({"__metadata__":[]})", "")), {path, "__metadata__ to be an object"}) == "");
@@ -552,6 +554,13 @@ TEST_CASE("safetensors: hostile files are refused by name") {
     CHECK(lacks(one(R"("F33")", "[2]", "[0,8]"), {path, "'w'", "unknown dtype 'F33'"}) == "");
     CHECK(lacks(one(R"("f32")", "[2]", "[0,8]"), {path, "'w'", "unknown dtype 'f32'"}) == "");
     CHECK(lacks(one("32", "[2]", "[0,8]"), {path, "'w'", "dtype to be a string"}) == "");
+    for (const auto& [dtype, shape] : {std::pair("C64", "[1]"), {"F8_E4M3FNUZ", "[8]"}, {"F8_E5M2FNUZ", "[8]"}}) {
+      CHECK(one("\"" + std::string(dtype) + "\"", shape, "[0,8]") == "(no error)");
+      const Safetensors file(path);
+      std::vector<float> out(dtype == std::string("C64") ? 1 : 8);
+      CHECK(lacks(error_of([&] { copy_to(file.find("w"), std::span(out)); }),
+                  {path, "'w'", std::string("holds ") + dtype + ", cannot be read as F32"}) == "");
+    }
     CHECK(lacks(refusal(file_of(R"({"w":{"shape":[0],"data_offsets":[0,0]}})", "")), {"'w'", "expected dtype"}) == "");
     CHECK(lacks(refusal(file_of(R"({"w":7})", "")), {path, "'w'", "expected dtype"}) == "");
   }

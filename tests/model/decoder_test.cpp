@@ -203,6 +203,9 @@ TEST_CASE(
                {{"full_attention", {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 5e5}}},
                 {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 3e3}}}}}});
   const auto spec = same(old, now);
+  for (const char* kind : {"full_attention", "sliding_attention"}) now["rope_parameters"][kind].erase("rope_theta");
+  now.update({{"rope_theta", 5e5}, {"rope_local_base_freq", 3e3}});  // beside the kinds, for those that have none
+  (void)same(old, now);
   CHECK(spec.layers.is_local == std::vector<bool>{true, true, true, true, true, false, true});
   CHECK(spec.layers.layer.scale == 1 / std::sqrt(8.0));
   CHECK(spec.embeddings.scale == std::sqrt(32.0));
@@ -228,6 +231,9 @@ TEST_CASE(
                {{"full_attention", {{"rope_type", "default"}, {"rope_theta", 9e4}}},
                 {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 7e3}}}}}});
   const auto encoder = same(old, now);
+  for (const char* kind : {"full_attention", "sliding_attention"}) now["rope_parameters"][kind].erase("rope_theta");
+  now.update({{"global_rope_theta", 9e4}, {"local_rope_theta", 7e3}});
+  (void)same(old, now);
   CHECK(encoder.layers.local->window == 11);
   CHECK(!encoder.layers.at(0).attention_norm);
   CHECK(encoder.layers.at(1).attention_norm);

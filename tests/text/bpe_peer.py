@@ -54,13 +54,14 @@ def hostile_lines(count, rng):
         yield line.encode()
 
 
-def code_point_lines():
+def code_point_lines(contexts=(("{}", 64), ("a{}b", 64), ("1{}1", 256), ("!{}'s", 256))):
     """64 in a line; a quarter of the lines in the last contexts."""
     codes = [c for c in range(1, 0x110000) if not 0xD800 <= c < 0xE000 and (base.assigned(c) or c % 61 == 0)]
-    codes = sorted({*codes, *base.NEWER, *range(0x10D40, 0x10ED0), *range(0x11380, 0x113E0), *range(0x116D0, 0x11C00),
-                    *range(0x16100, 0x16D80), *range(0x1CC00, 0x1CD00), *range(0x1E5D0, 0x1E600),
-                    *range(0x13460, 0x14400), *range(0x2EBF0, 0x2EE70)})
-    for context, step in (("{}", 64), ("a{}b", 64), ("1{}1", 256), ("!{}'s", 256)):
+    codes = sorted({*codes, *base.NEWER, *range(0x10D40, 0x10F00), *range(0x11380, 0x113F0), *range(0x116D0, 0x11C00),
+                    *range(0x16100, 0x16D80), *range(0x1CC00, 0x1CD00), *range(0x1E5D0, 0x1E700),
+                    *range(0x13460, 0x14400), *range(0x2EBF0, 0x2EE70), *range(0x890, 0x8A0), *range(0x1AC0, 0x1AF0),
+                    0x11F5A})
+    for context, step in contexts:
         for i in range(0, len(codes), step):
             yield " ".join(context.replace("{}", chr(c)) for c in codes[i:i + 64]).encode()
 
@@ -331,7 +332,7 @@ def unigram(lines, rng):
     wide = {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}
     entries = {**wide, "e\u0301": "é", "E\u0301": "É", "a\u0308": "ä", "\u212b": "Å", "ﬁ": "fi", "\u3000": " ", "\t": " ", "\n": " ",
                "\r": " ", "\u00a0": " ", "\u200b": "", "\x01": "", "½": "1/2", "ﷺ": "صلى الله عليه وسلم", "ガ": "ガ", "g\u0306x": "?"}
-    entries |= {"\u0308": "~", "\u2065": "!", "\ufff0": "-", "\ufff8": ""}
+    entries |= {"\u0308": "~", "\u2065": "!", "\ufff0": "-", "\ufff8": "", "^": "!"}
     mapped = norm.Precompiled(charsmap(entries))
     two = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
     runs = tokenizers.Regex(" {2,}")
@@ -406,6 +407,27 @@ def merge_tests(peer, parent, rng):
         peer.compare(f"{count} random merges", folder, oracle, lines)
 
 
+def added_tests(peer, parent, folders):
+    """Added tokens beside every code point, those that take white space along, and the clusters of a map with marks."""
+    oracle = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+    oracle.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    config = json.loads(oracle.to_str())
+    config["added_tokens"] = [{**flags, "id": 256, "content": "<w>", "single_word": True},
+                              {**flags, "id": 257, "content": "<x>", "rstrip": True},
+                              {**flags, "id": 258, "content": "\n", "lstrip": True, "rstrip": True},
+                              {**flags, "id": 259, "content": "zq", "single_word": True}]
+    config["model"]["ignore_merges"] = True
+    folder = base.folder_with(parent, "added", tokenizer__json=config)
+    oracle = tokenizers.Tokenizer.from_str(json.dumps(config))
+    lines = list(code_point_lines((("{}<w>", 64), ("<w>{}", 256), ("a<x>{}", 256))))
+    lines += [b"a<x>\nb", b"<x>\n\n \n<x>", b"a \n <x> \nb", b"zq 1zq zq1 _zq 'szq azq"]
+    peer.compare("added tokens: beside code points", folder, oracle, lines, whole=True)
+    oracle = tokenizers.Tokenizer.from_file(str(folders["unigram, xlm-r"] / "tokenizer.json"))
+    peer.compare("charsmap: clusters with every code point", folders["unigram, xlm-r"], oracle,
+                 list(code_point_lines((("^{}b", 64), ("{}\u0301", 256)))), whole=True)
+
+
 def main():
     full = sys.argv[2:] == ["--full"]
     if len(sys.argv) != 2 + full or sys.argv[1].startswith("-"):
@@ -424,6 +446,7 @@ def main():
         tokens, merges = train(real)
         folders = decoder_tests(peer, parent, tokens, merges, real, rng, full)
         merge_tests(peer, parent, rng)
+        added_tests(peer, parent, folders)
         variant_tests(peer, parent, tokens, merges, rng)
         speed = family_tests(peer, parent, tokens, merges, real, rng)
         minilm = base.ASSETS / "minilm"

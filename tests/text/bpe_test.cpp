@@ -369,6 +369,59 @@ TEST_CASE("vocab.json and merges.txt") {
   CHECK(Bpe(windows.path).tokens("abc") == Ids{10});
 }
 
+TEST_CASE("vocab.json and merges.txt as Qwen2's, and of models that have none") {
+  const auto made = [](const std::string& config, const std::string& model, const std::string& first = "a") {
+    Folder folder;
+    folder.with("vocab.json", changed(R"({"a": 0, "1": 1, "2": 2, "12": 3, "Ã": 4, "©": 5, "Ã©": 6, "e": 7, "Ì": 8,
+                                          "ģ": 9})",
+                                      "\"a\"", "\"" + first + "\""));
+    folder.with("merges.txt", "1 2\nÃ ©\n").with("config.json", model);
+    return Bpe(folder.with("tokenizer_config.json", config).path);
+  };
+  const std::string named = R"({"tokenizer_class": "Qwen2Tokenizer"})", none = "{}";
+  for (const auto& [config, model] : {std::pair{named, none},
+                                      {named, R"({"model_type": "llama"})"},
+                                      {none, R"({"model_type": "qwen2"})"},
+                                      {none, R"({"model_type": "qwen3"})"},
+                                      {R"({"tokenizer_class": "GPT2Tokenizer"})", R"({"model_type": "qwen2"})"}}) {
+    const Bpe t = made(config, model);
+    CHECK(t.encode("a12e\u0301<|endoftext|>").ids == Ids{0, 1, 2, 6, 10});
+    CHECK(t.encode("a", "a").types == Ids{0, 0});
+    CHECK(Ids{t.bos(), t.pad(), t.eos(), t.unk(), t.mask()} == Ids{-1, 10, 10, 10, -1});
+  }
+  CHECK(made(R"({"tokenizer_class": "Qwen2Tokenizer", "add_prefix_space": true})", none, "Ġa").tokens("12") ==
+        Ids{1, 2});
+  const Bpe gpt2 = made(R"({"tokenizer_class": "GPT2Tokenizer"})", R"({"model_type": "qwen3"})");
+  CHECK(gpt2.encode("a12e\u0301").ids == Ids{0, 3, 7, 8, 9});
+  for (const std::string type : {"llama", "mistral", "modernbert", "gemma3_text"})
+    CHECK(message_of([&] { made(none, "{\"model_type\": \"" + type + "\"}"); })
+              .find("config.json: model_type is \"" + type +
+                    "\", expected roberta, bart, gpt2, opt, qwen2 or qwen3, as there is vocab.json and no "
+                    "tokenizer.json") != std::string::npos);
+}
+
+// As in transformers 5.24, whose classes take vocabulary, merges and post-processor of it.
+TEST_CASE("of tokenizer.json RoBERTa's and GPT-2's classes take neither normalizer nor pre-tokenizer") {
+  const std::string byte = R"({"type": "ByteLevel", "add_prefix_space": true})",
+                    digits = R"({"type": "Sequence", "pretokenizers": [{"type": "Digits"}, )" + byte + "]}";
+  const auto made = [](const std::string& type, const std::string& normalizer, const std::string& words) {
+    Folder folder;
+    folder.with("tokenizer_config.json", "{\"tokenizer_class\": \"" + type + "\"}");
+    folder.with("tokenizer.json", R"({"added_tokens": [], "normalizer": )" + normalizer + R"(, "pre_tokenizer": )" +
+                                      words + R"(, "model": {"type": "BPE", "vocab": {"<s>": 0, "</s>": 1, "1": 2,
+      "Ġ": 3, "Ġ1": 4, "Ã": 5, "©": 6, "Ã©": 7, "e": 8, "Ì": 9, "ģ": 10}, "merges": ["Ġ 1", "Ã ©"]}})");
+    return Bpe(folder.path);
+  };
+  const std::string nfc = R"({"type": "NFC"})";
+  for (const char* type : {"RobertaTokenizer", "BartTokenizer", "LongformerTokenizer"}) {
+    CHECK(made(type, nfc, byte).tokens("e\u0301 1") == Ids{8, 9, 10, 4});
+    CHECK(made(type, nfc, digits).tokens("e\u0301 1") == Ids{8, 9, 10, 4});
+    CHECK(made(type, R"({"type": "NFD"})", "null").tokens("\u00e9 1") == Ids{7, 4});
+  }
+  CHECK(made("GPT2Tokenizer", nfc, byte).tokens("e\u0301 1") == Ids{8, 9, 10, 4});
+  CHECK(made("GPT2Tokenizer", nfc, digits).tokens("e\u0301 1") == Ids{3, 7, 3, 4});  // as SmolLM2's file says
+}
+
 TEST_CASE("which file counts, as in transformers") {
   const char* given = std::getenv("MEFT_GOLDEN");
   const std::string path = std::string(given ? given : "golden") + "/tokenizers.json";
@@ -509,6 +562,54 @@ TEST_CASE("pieces: spaces are characters, and what is no token is bytes or unkno
   CHECK(tokenizer.encode("ab <s> ab").ids == Ids{8, 4, 1, 4, 8});
 }
 
+// As tokenizers 0.23 has them apart.
+TEST_CASE("an added token is no word or character of the model's own") {
+  const auto with = [](const std::string& content) {
+    return from_json(changed(changed(json(), "\"fuse_unk\": false", "\"ignore_merges\": true"), "\"b b\"", content));
+  };
+  CHECK(with("\"cab\"").tokens("cab 1cab") == Ids{16, 7, 3, 6, 8});
+  CHECK(with("\"d\"").tokens("d da") == Ids{16, 7, 3, 4});
+  CHECK(with("\"d\"").id("d") == 16);
+  Folder pieces, unigram;
+  const std::string around = R"("post_processor": null, "decoder": null,
+    "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}, "added_tokens": [
+      {"id": 4, "content": "é", "single_word": true}, {"id": 5, "content": "d", "single_word": true},
+      {"id": 6, "content": "▁da", "single_word": true, "normalized": false}], )";
+  pieces.with("tokenizer.json", "{" + around + R"("model": {"type": "BPE", "unk_token": "<unk>", "ignore_merges": true,
+    "merges": ["▁ a"], "vocab": {"<unk>": 0, "▁": 1, "a": 2, "▁a": 3}}})");
+  unigram.with("tokenizer.json", "{" + around + R"("model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0],
+    ["▁", -2], ["a", -2], ["▁a", -3]]}})");
+  for (const auto* folder : {&pieces, &unigram}) {
+    const Tokenizer t(folder->path);
+    CHECK(t.tokens("é") == Ids{4});
+    CHECK(t.tokens("aé") == Ids{3, 0});
+    CHECK(t.tokens("ad") == Ids{3, 0});
+    CHECK(t.tokens("da") == Ids{1, 0, 2});
+  }
+}
+
+TEST_CASE("a token that another took along as its white space is not there once more") {
+  const std::string list = R"({"id": 16, "content": "b b", "special": false, "single_word": true})";
+  const auto with = [&](const std::string& flag) {
+    return from_json(changed(json(), list, R"({"id": 16, "content": "<x>", "rstrip": true},
+        {"id": 17, "content": "\n", )" + flag + "}"));
+  };
+  CHECK(with("\"lstrip\": true").tokens("a<x>\nb") == Ids{4, 16, 5});
+  CHECK(with("\"lstrip\": true").tokens("a<x> \n\n b\n") == Ids{4, 16, 5, 17});  // tokenizers 0.23 fails
+  CHECK(with("\"lstrip\": true, \"rstrip\": true").tokens("<x>\n \n<x>b") == Ids{16, 16, 5});
+  CHECK(with("\"lstrip\": false").tokens("<x>\nb") == Ids{16, 17, 5});
+}
+
+TEST_CASE("letters and marks of Unicode 16 are word characters") {
+  for (const char32_t c : {U'\U0002EBF0', U'\U0002EE5D', U'\u0897', U'\U0001611E', U'\U000113D2', U'\U00010D40'})
+    CHECK(is_word(c));
+  for (const char32_t c : {U'\U0002EBEF', U'\U0002EE5E', U'\U000113E3', U'\U0001613A'}) CHECK_FALSE(is_word(c));
+  const Bpe t = from_json(json());
+  CHECK(t.tokens("b b.") == Ids{16, 3});
+  CHECK(t.tokens("b b\U0002EBF0") == Ids{5, 7, 5, 3, 3, 3, 3});
+  CHECK(character_class(U'\U0001611E') == CharacterClass::other);
+}
+
 TEST_CASE("errors in tokenizer.json name the field") {
   check_json_error("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFD\"}",
                    {"tokenizer.json: normalizer.type is \"NFD\", expected \"NFC\", or \"Prepend\""});
@@ -581,7 +682,7 @@ TEST_CASE("errors in vocab.json, merges.txt and beside them") {
   error("merges.txt", "a \xFF\n", {"merges.txt: line 1: 'a \uFFFD', expected tokens of the vocabulary"});
   error("merges.txt", "a x\n", {"merges.txt: line 1: 'a x'", "'x' is none"});
   error("tokenizer_config.json", "{\"tokenizer_class\": \"T5Tokenizer\"}",
-        {"tokenizer_class is \"T5Tokenizer\", expected RobertaTokenizer, BartTokenizer or GPT2Tokenizer"});
+        {"tokenizer_class is \"T5Tokenizer\", expected RobertaTokenizer, BartTokenizer, GPT2Tokenizer or Qwen2"});
   error("tokenizer_config.json", "{\"mask_token\": 3}", {"tokenizer_config.json: mask_token is 3, expected a string"});
   error("tokenizer_config.json", "{\"mask_token\": {\"content\": \"<mask>\", \"lstrip\": 1}}",
         {"mask_token.lstrip is 1"});
@@ -677,6 +778,18 @@ std::string charsmap_of(const std::vector<std::pair<std::string, std::string>>& 
   return out + texts;
 }
 
+std::string base64(std::string bytes) {
+  const std::size_t size = (bytes.size() * 8 + 5) / 6;
+  bytes += std::string(2, '\0');
+  std::string out;
+  for (std::size_t i = 0; i < size; ++i) {
+    const auto at = i * 6 / 8;
+    const auto two = static_cast<unsigned char>(bytes[at]) << 8 | static_cast<unsigned char>(bytes[at + 1]);
+    out += "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[two >> (10 - i * 6 % 8) & 63];
+  }
+  return out;
+}
+
 }  // namespace
 
 // As tokenizers' Precompiled does it.
@@ -708,6 +821,14 @@ TEST_CASE("charsmap: clusters of less than six bytes as a whole by their shortes
   CHECK(mapped("\u00F6\u0301\u0302") == "x\u0301^");    // six
   CHECK(mapped("o\u0301\u0302\u0303") == "0\u0301^~");  // seven
   CHECK(mapped("\u2065\u0303") == "~");                 // a reserved character ends a cluster
+  for (const std::string mark : {"\u0897", "\u1ACF", "\U00011F5A", "\U0001E6F5"})  // of Unicode 16 and 17
+    CHECK(mapped("o" + mark + "b") == "0b");
+  CHECK(mapped("o\u1ADE"
+               "b") ==
+        "0\u1ADE"
+        "b");
+  CHECK(map.growth() == 2);
+  CHECK(Charsmap(charsmap_of({{"a", std::string(40, 'b')}, {"b", std::string(300, 'b')}})).growth() == 256);
   std::string wrong = charsmap_of({{"a", "\xFF"}});
   CHECK(message_of([&] { Charsmap broken(wrong); }).find("not UTF-8") != std::string::npos);
   wrong[0] = '\x7F', wrong[1] = '\x7F', wrong[2] = '\x7F';
@@ -761,6 +882,27 @@ TEST_CASE("unigram: long words, many branches, ties, bytes of unknown characters
   CHECK(normal(R"({"type": "Strip", "strip_left": false, "strip_right": true})").tokens(" a \u3000") == Ids{0, 1});
   CHECK(normal(R"({"type": "Replace", "pattern": {"String": "z"}, "content": "ab"})").tokens("zzaz") ==
         Ids{3, 3, 1, 3});
+
+  const auto steps = [](std::size_t count, const std::string& step) {
+    std::string list;
+    for (std::size_t i = 0; i < count; ++i) list += (i ? ", " : "") + step;
+    return R"({"type": "Sequence", "normalizers": [)" + list + "]}";
+  };
+  const std::string longer = R"({"type": "Replace", "pattern": {"String": "b"}, "content": ")" + std::string(16, 'b') +
+                             "\"}",
+                    spaces = R"({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"})",
+                    map = R"({"type": "Precompiled", "precompiled_charsmap": ")" +
+                          base64(charsmap_of({{"b", std::string(40, 'b')}})) + "\"}";
+  CHECK(normal(steps(2, longer)).tokens("ab").size() == 256);
+  CHECK(normal(steps(13, spaces)).tokens("a  ab") == Ids{1, 10, 3});
+  CHECK(normal(steps(50, R"({"type": "Replace", "pattern": {"String": "zz"}, "content": "a"})")).tokens("zz") ==
+        Ids{1});
+  CHECK(normal(map).tokens("b").size() == 40);
+  for (const auto& [count, step] : {std::pair<std::size_t, std::string>{3, longer}, {14, spaces}, {2, map}})
+    CHECK(message_of([&] { normal(steps(count, step)); })
+              .find("normalizer.normalizers[" + std::to_string(count - 1) +
+                    "] is an object, expected steps that together make a text at most 256 times as long") !=
+          std::string::npos);
 
   const auto splits = [&](const std::string& words, const std::string& scheme) {
     const std::string meta = R"({"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": ")" + scheme + "\"}";

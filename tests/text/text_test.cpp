@@ -252,6 +252,19 @@ TEST_CASE("tokenizer.json comes before vocab.txt") {
   CHECK(WordPiece(other.with("tokenizer.json", bert.text).path).encode("w").ids == Ids{2, 8, 3});
 }
 
+TEST_CASE("an added token is no piece of a word, unless the vocabulary has it") {
+  Folder folder;
+  folder.with("vocab.txt", words).with("tokenizer_config.json", R"({"added_tokens_decoder": {
+      "8": {"content": "he", "single_word": true}, "15": {"content": "hello", "single_word": true},
+      "16": {"content": "aa", "special": true}}})");
+  const WordPiece t(folder.path);
+  CHECK(t.tokens("hello he") == Ids{15, 8});
+  CHECK(t.tokens("helloa hea") == Ids{8, 9, 14, 8, 14});
+  CHECK(t.tokens("aa AA") == Ids{16, 13, 14});  // as it stands alone
+  CHECK(t.id("hello") == 15);
+  CHECK(t.decode(Ids{15, 16}, false) == "hello aa");
+}
+
 TEST_CASE("odd vocabularies") {
   Folder folder;
   const WordPiece twice(folder.with("vocab.txt", specials + "a\n\nb \u3000\n##c\na\n##c\n\n\r\n").path);

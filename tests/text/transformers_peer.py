@@ -2,7 +2,7 @@
 
 transformers_peer.py PROGRAM
 
-PROGRAM is tokenizer_peer, built from tokenizer_peer.cpp. Fourteen folders, each a family with options of its own, are
+PROGRAM is tokenizer_peer, built from tokenizer_peer.cpp. Seventeen folders, each a family with options of its own, are
 written here with vocabularies made here, and opened by AutoTokenizer, with use_fast and without. 2,000 hostile lines
 from a seed go through each, alone, and as pairs cut to a length. Exit status 1: ids or token types differ.
 """
@@ -160,6 +160,18 @@ def option_sets(lines):
     yield "OPT, tokenizer.json without some bytes, special tokens split", "opt", {
         "tokenizer__json": whole("opt", fewer_bytes), "tokenizer_config__json": {
             **opt, "split_special_tokens": True, "truncation_side": "left"}}
+
+    def parted(content):
+        digits = {"type": "Digits", "individual_digits": True}
+        content["normalizer"] = {"type": "NFC"}
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
+
+    yield "RoBERTa, tokenizer.json with digits apart and NFC", "roberta", {
+        "tokenizer__json": whole("roberta", parted), "tokenizer_config__json": {"tokenizer_class": "RobertaTokenizer"}}
+    named = {"tokenizer_class": "Qwen2Tokenizer", "bos_token": None, "eos_token": "<|im_end|>", "added_tokens_decoder": {
+        str(len(family) + i): token(t, special=True) for i, t in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])}}
+    yield "Qwen2, vocab.json", "qwen2", {**files, "tokenizer_config__json": named}
+    yield "Qwen3, vocab.json, no tokenizer_config.json", "qwen3", files
 
 
 def ours(binary, folder, lines, *options):

@@ -44,6 +44,17 @@ CheckpointNames names_of(const Model& model, const io::Weights& file, Where wher
   return {file, parameters_of(model), model.spec.prefix, model.spec.spellings, model.spec.tied, where};
 }
 
+/// Throws unless the file has all parameters of `model`, in their shapes but for those named in `later`: before any
+/// takes memory.
+template <class Model>
+void check_parameters(const Model& model, const CheckpointNames& names, const std::set<std::string>& later,
+                      Where where) {
+  names.check_complete(parameters_of(model), where);
+  nn::for_each_parameter(model, [&](const std::string& name, const auto& parameter) {
+    if (!later.contains(name)) check_shape(*names.find(name), parameter.shape(), where);
+  });
+}
+
 /// The model's word embeddings, which have room for one row, take theirs from the file. Gives the names in it.
 template <class Model>
 std::set<std::string> read_rows_later(Model& model, const std::shared_ptr<const io::Weights>& file,
@@ -101,18 +112,18 @@ model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = null
   prune = prune && !spec.patches;
   const Index vocabulary = prune ? std::exchange(spec.embeddings.vocabulary, 1) : 0;
   auto model = [&] {
-    const LatePages late(frozen.has_value());
+    const LatePages late;  // what the config says is not yet compared with the weights
     return model::Transformer<T, B>(spec);
   }();
   const auto opened = std::make_shared<const io::Weights>(folder, where);
   const io::Weights& file = *opened;
   const auto names = detail::names_of(model, file, where);
-  names.check_complete(detail::parameters_of(model), where);
   std::set<std::string> read, pruned;
+  if (prune) pruned = {spec.names.embeddings.word};
+  detail::check_parameters(model, names, pruned, where);
   if (prune) {
     model.spec.embeddings.vocabulary = vocabulary;
     read = detail::read_rows_later(model, opened, names, where);
-    pruned = {spec.names.embeddings.word};
   }
   KeptOtherwise kept;
   if (frozen) {

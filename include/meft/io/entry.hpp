@@ -42,8 +42,9 @@ struct Entry {
 /// Bytes of one element, e.g. 2 for "BF16"; 0 for a dtype that is unknown here (those below a byte included).
 inline std::size_t dtype_bytes(std::string_view dtype) {
   constexpr std::pair<std::string_view, std::size_t> known[] = {
-      {"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"U16", 2}, {"I16", 2},
-      {"F16", 2},  {"BF16", 2}, {"U32", 4}, {"I32", 4},     {"F32", 4},     {"U64", 8},     {"I64", 8}, {"F64", 8}};
+      {"BOOL", 1},        {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"F8_E4M3FNUZ", 1},
+      {"F8_E5M2FNUZ", 1}, {"U16", 2}, {"I16", 2}, {"F16", 2},     {"BF16", 2},    {"U32", 4},     {"I32", 4},
+      {"F32", 4},         {"U64", 8}, {"I64", 8}, {"F64", 8},     {"C64", 8}};
   for (const auto& [name, bytes] : known) {
     if (name == dtype) return bytes;
   }

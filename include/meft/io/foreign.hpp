@@ -19,6 +19,8 @@ namespace meft::io::detail {
 inline std::string foreign_kind(std::string_view bytes) {
   if (bytes.empty()) return "is empty: the download did not end, or the disk was full";
   if (const auto pointer = lfs_pointer(bytes); !pointer.empty()) return pointer;
+  // The length of a safetensors header may begin with any bytes, but a brace comes behind it.
+  if (bytes.size() > 8 && bytes.substr(4).starts_with(std::string_view("\0\0\0\0{", 5))) return {};
   constexpr std::pair<std::string_view, const char*> begins[] = {
       {"GGUF", "is a GGUF file: give it a name that ends in .gguf, and its path as the model's"},
       {"\x89HDF",

@@ -83,14 +83,13 @@ RotarySpec read_rotary(const auto& c, Index head_width) {
   return read_rotary(c, rope, c.number("rope_theta", 10000.0, {1e-3, 1e15}), head_width);
 }
 
-/// That of the layers which layer_types calls `kind`: within rope_parameters, or, as transformers 4 writes it, the base
-/// under `older`, by default `theta`, beside `rope_scaling` where the kind is `scaled`.
+/// That of the layers which layer_types calls `kind`: within rope_parameters, or, as transformers 4 writes it, in
+/// `rope_scaling` where the kind is `scaled`. The base may stand beside either under `older`; by default it is `theta`.
 RotarySpec read_rotary(const auto& c, const char* kind, const char* older, double theta, bool scaled,
                        Index head_width) {
   const auto rope = c.object("rope_parameters");
-  const bool own = rope.has(kind);
-  return read_rotary(c, own || !scaled ? rope.object(kind) : c.object("rope_scaling"),
-                     own ? theta : c.number(older, theta, {1e-3, 1e15}), head_width);
+  return read_rotary(c, rope.has(kind) || !scaled ? rope.object(kind) : c.object("rope_scaling"),
+                     c.number(older, theta, {1e-3, 1e15}), head_width);
 }
 
 }  // namespace meft::model

@@ -61,6 +61,7 @@ class AddedTokens {
       if ((token.special && leaves_special_) || (token.single_word && !stands_alone(text, begin, end))) continue;
       if (token.lstrip) begin = std::max(strip_left(text, begin), done);
       if (token.rstrip) end = strip_right(text, end);
+      if (begin >= end) continue;  // the token before took it along
       if (done < begin && !visit(text.substr(done, begin - done), -1)) return false;
       if (!visit(text.substr(begin, end - begin), token.id)) return false;
       done = end;

@@ -42,13 +42,14 @@ class Bpe : public Encoder<Bpe> {
     else if (files.bpe) read_files(files.folder);
     else fail(files.folder.string() + ": vocab.txt, which comes before vocab.json, is WordPiece's");
     if (files.kind != Kind::plain) add_prefix_space_ = files.add_prefix_space;
+    if (files.kind == Kind::qwen2) pattern_ = 1, composes_ = true, use_regex_ = false;
     if (files.kind == Kind::roberta) {
       bos_ = required(files, "cls_token", source);
       eos_ = required(files, "sep_token", source);
       template_ = Template::roberta(bos_, eos_);
     }
     add_tokens(files);
-    if (files.kind == Kind::gpt2) {
+    if (files.kind == Kind::gpt2 || files.kind == Kind::qwen2) {
       bos_ = named(files, {"bos_token"});
       eos_ = named(files, {"eos_token"});
       template_ = Template::gpt2(files.add_bos ? required(files, "bos_token", source) : -1,
@@ -61,7 +62,7 @@ class Bpe : public Encoder<Bpe> {
     }
     for (unsigned byte = 0; byte < 256; ++byte) {
       const char c = static_cast<char>(byte);
-      byte_ids_[byte] = vocab_.find(characters_.shown({&c, 1}));
+      byte_ids_[byte] = vocab_.find_own(characters_.shown({&c, 1}));
     }
     if (pieces_) pieces_->find_tokens(vocab_, ignore_merges_);
   }
@@ -89,22 +90,22 @@ class Bpe : public Encoder<Bpe> {
 
   // ---- reading
 
-  /// `options`: what the model and the pre-tokenizer say besides counts too.
+  /// `options`: what it says besides vocabulary and merges counts too, its normalizer and pre-tokenizer among that.
   void read_json(const JsonField& root, bool options) {
     const JsonField model = root.at("model");
     if (const auto type = model.find("type"); type && type->string() != "BPE") type->wrong("\"BPE\"");
     vocab_ = read_vocab(model.at("vocab"));
     if (vocab_.size() == 0) model.at("vocab").wrong("at least one token");
-    pieces_ = Pieces::read(root);
+    if (options) pieces_ = Pieces::read(root);
     refuse_options(model);
     if (options) read_options(model);
     read_merges(model.at("merges"));
-    if (pieces_) return;
+    if (pieces_ || !options) return;
     if (const auto field = root.find("normalizer")) {
       composes_ = field->at("type").string() == "NFC";
       if (!composes_) field->at("type").wrong("\"NFC\", or no normalizer");
     }
-    read_pre_tokenizer(root.at("pre_tokenizer"), options);
+    read_pre_tokenizer(root.at("pre_tokenizer"));
     if (const auto field = root.find("decoder"); field && field->at("type").string() != "ByteLevel")
       field->at("type").wrong("\"ByteLevel\"");
   }
@@ -142,7 +143,7 @@ class Bpe : public Encoder<Bpe> {
     }
   }
 
-  void read_pre_tokenizer(const JsonField& field, bool options) {
+  void read_pre_tokenizer(const JsonField& field) {
     const bool is_list = field.at("type").string() == "Sequence";
     const JsonField list = is_list ? field.at("pretokenizers") : field;
     const std::size_t count = is_list ? list.array().size() : 1;
@@ -150,7 +151,6 @@ class Bpe : public Encoder<Bpe> {
     const JsonField level = is_list ? list.at(count - 1) : field;
     if (level.at("type").string() != "ByteLevel") level.at("type").wrong("\"ByteLevel\"");
     for (std::size_t i = 0; i + 1 < count; ++i) read_split(list.at(i));
-    if (!options) return;
     auto flag = [&](std::string_view key) {
       const auto found = level.find(key);
       return !found || found->boolean();
@@ -251,7 +251,7 @@ class Bpe : public Encoder<Bpe> {
   void append_word(std::string_view word, std::vector<std::int32_t>& ids) const {
     const std::size_t begin = ids.size();
     if (ignore_merges_) {
-      const auto found = pieces_ ? vocab_.find(word) : vocab_.find(characters_.shown(word));
+      const auto found = pieces_ ? vocab_.find_own(word) : vocab_.find_own(characters_.shown(word));
       if (found >= 0) return ids.push_back(found);
     }
     if (pieces_) {

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -88,15 +89,39 @@ class Charsmap {
     }
   }
 
- private:
+  /// How many bytes take one's place at most.
+  std::size_t growth() const {
+    std::size_t most = 1;
+    for (std::size_t begin = 0; begin < texts_.size();) {
+      const auto end = std::min(texts_.find('\0', begin), texts_.size());
+      most = std::max(most, std::min(end - begin, longest));
+      begin = end + 1;
+    }
+    return most;
+  }
+
   static constexpr std::size_t longest = 256;  // text; more is none
 
+ private:
   /// What is kept for characters that will be ignored: no cluster goes over it, as over a control character (UAX 29,
   /// GraphemeBreakProperty.txt), which utf8proc does not know of what is unassigned.
   static bool reserved(char32_t code) {
     return code == 0x2065 || (code >= 0xFFF0 && code <= 0xFFF8) || code == 0xE0000 ||
            (code >= 0xE0002 && code <= 0xE001F) || (code >= 0xE0080 && code <= 0xE00FF) ||
            (code >= 0xE01F0 && code <= 0xE0FFF);
+  }
+
+  /// A code point as utf8proc has it: marks of Unicode 16 and 17, which it does not know of, as another mark.
+  static utf8proc_int32_t known(char32_t code) {
+    static constexpr char32_t marks[][2] = {
+        {0x897, 0x897},     {0x1ACF, 0x1ADD},   {0x1AE0, 0x1AEB},   {0x10D69, 0x10D6D}, {0x10EFA, 0x10EFC},
+        {0x113B8, 0x113C0}, {0x113C2, 0x113C2}, {0x113C5, 0x113C5}, {0x113C7, 0x113CA}, {0x113CC, 0x113D0},
+        {0x113D2, 0x113D2}, {0x113E1, 0x113E2}, {0x11B60, 0x11B67}, {0x11F5A, 0x11F5A}, {0x1611E, 0x1612F},
+        {0x1E5EE, 0x1E5EF}, {0x1E6E3, 0x1E6E3}, {0x1E6E6, 0x1E6E6}, {0x1E6EE, 0x1E6EF}, {0x1E6F5, 0x1E6F5}};
+    const auto* at = std::lower_bound(std::begin(marks), std::end(marks), code,
+                                      [](const char32_t(&range)[2], char32_t c) { return range[1] < c; });
+    const bool later = at != std::end(marks) && (*at)[0] <= code;
+    return static_cast<utf8proc_int32_t>(later ? 0x300 : code);
   }
 
   static std::size_t cluster_length(std::string_view text, std::size_t at) {
@@ -106,8 +131,7 @@ class Charsmap {
     while (end < text.size()) {
       const auto next = decode(text, end);
       if (reserved(last.code) || reserved(next.code) ||
-          utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(last.code),
-                                           static_cast<utf8proc_int32_t>(next.code), &state))
+          utf8proc_grapheme_break_stateful(known(last.code), known(next.code), &state))
         break;
       end += next.length;
       last = next;

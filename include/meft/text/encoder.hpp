@@ -97,6 +97,7 @@ class Encoder {
     cuts_left_ = files.cut_left;
     gives_types_ = files.types;
     longest_ = files.longest;
+    vocab_.end_own();
     std::vector<AddedToken> special, other;
     for (const auto& [given, source] : files.added) {
       AddedToken token = given;

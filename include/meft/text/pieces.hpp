@@ -67,15 +67,15 @@ class Pieces {
   /// Finds the tokens that stand for bytes, and the first characters. `whole_words`: a word may be a token without
   /// merges.
   void find_tokens(const Vocab& vocab, bool whole_words) {
-    if (whole_words || vocab.find(space) < 0) cuts_ = false;
+    if (whole_words || vocab.find_own(space) < 0) cuts_ = false;
     for (unsigned c = 0; c < ascii_.size(); ++c) {
       const char character = static_cast<char>(c);
-      ascii_[c] = vocab.find({&character, 1});
+      ascii_[c] = vocab.find_own({&character, 1});
     }
     for (unsigned byte = 0; byte < 256; ++byte) {
       char name[8];
       std::snprintf(name, sizeof name, "<0x%02X>", byte);
-      bytes_[byte] = vocab.find(name);
+      bytes_[byte] = vocab.find_own(name);
     }
   }
 
@@ -109,7 +109,7 @@ class Pieces {
       const auto character = word.substr(at, text::decode(word, at).length);
       at += character.size();
       const auto first = static_cast<unsigned char>(character[0]);
-      const auto id = first < ascii_.size() ? ascii_[first] : vocab.find(character);
+      const auto id = first < ascii_.size() ? ascii_[first] : vocab.find_own(character);
       const bool known = id >= 0 || (fallback && has_bytes(character));
       if (id >= 0) ids.push_back(id);
       else if (known) append_bytes(character, ids);

@@ -37,10 +37,11 @@ inline std::optional<nlohmann::json> read_json(const std::filesystem::path& fold
 /// A folder's tokenizer but for its vocabulary, merges and template.
 struct TokenizerFiles {
   /// Whose rules hold. For bert, mpnet, roberta and gpt2 tokenizer.json gives vocabulary, merges and added tokens, and
-  /// the rest is what the class makes of tokenizer_config.json. plain is tokenizer.json as it stands, LlamaTokenizer's
-  /// too: so have it transformers 4, and 5 but where config.json's model_type is llama. There it takes Metaspace for
-  /// that file's normalizer, which gives other ids where a text begins with a space and behind special tokens.
-  enum class Kind { plain, bert, mpnet, roberta, gpt2 };
+  /// the rest is what the class makes of tokenizer_config.json; for qwen2 there is no tokenizer.json. plain is
+  /// tokenizer.json as it stands, LlamaTokenizer's too: so have it transformers 4, and 5 but where config.json's
+  /// model_type is llama. There it takes Metaspace for that file's normalizer, which gives other ids where a text
+  /// begins with a space and behind special tokens.
+  enum class Kind { plain, bert, mpnet, roberta, gpt2, qwen2 };
 
   /// A token and, for messages, the file and field that give it. An id of −1: its id in the vocabulary, or the next.
   struct Given {
@@ -67,8 +68,8 @@ struct TokenizerFiles {
   std::vector<Given> added;                          ///< found in texts as they stand; in the order of their ids
   bool lowercase = true, chinese_characters = true;  ///< bert, mpnet: do_lower_case, tokenize_chinese_chars
   std::optional<bool> strip_accents;                 ///< bert, mpnet
-  bool add_prefix_space = false;                     ///< roberta, gpt2
-  bool add_bos = false, add_eos = false;             ///< gpt2 without tokenizer.json
+  bool add_prefix_space = false;                     ///< roberta, gpt2, qwen2
+  bool add_bos = false, add_eos = false;             ///< gpt2, qwen2 without tokenizer.json
   bool cut_left = false;                             ///< truncation_side
   bool split_special = false;                        ///< special tokens written in a text are text
   bool types = true;                                 ///< a model gets the template's token types, not zeros
@@ -131,6 +132,8 @@ struct TokenizerFiles {
     const bool generic = name.empty() || among(name, {"PreTrainedTokenizer", "TokenizersBackend"});
     const bool like_roberta = among(model, {"roberta", "bart", "longformer"}),
                like_gpt2 = among(model, {"opt", "gpt2"});
+    // transformers takes a qwen2's class for wrong, whatever it is.
+    const bool like_qwen2 = name == "Qwen2Tokenizer" || model == "qwen2" || (model == "qwen3" && generic);
     types = !like_roberta && !like_gpt2 && !among(model, {"llama", "mistral", "qwen2", "qwen3"});
     auto set = [&](Kind found, bool gives_types) {
       kind = found;
@@ -142,12 +145,16 @@ struct TokenizerFiles {
     }
     if (name == "BertJapaneseTokenizer") type->wrong("a class that splits words as BertTokenizer does");
     if (bpe) {
-      if (among(name, {"RobertaTokenizer", "BartTokenizer", "LongformerTokenizer"})) set(Kind::roberta, false);
+      if (!json && like_qwen2) set(Kind::qwen2, false);
+      else if (among(name, {"RobertaTokenizer", "BartTokenizer", "LongformerTokenizer"})) set(Kind::roberta, false);
       else if (name == "GPT2Tokenizer" && !has_words_of_its_own()) set(Kind::gpt2, false);
       else if (json && !name.empty()) return;  // plain
-      else if (!generic) type->wrong("RobertaTokenizer, BartTokenizer or GPT2Tokenizer, as there is vocab.json");
+      else if (!generic)
+        type->wrong("RobertaTokenizer, BartTokenizer, GPT2Tokenizer or Qwen2Tokenizer, as there is vocab.json");
       else if (like_roberta) set(Kind::roberta, false);
       else if (like_gpt2) set(Kind::gpt2, false);
+      else if (!json && !model.empty())
+        model_field->wrong("roberta, bart, gpt2, opt, qwen2 or qwen3, as there is vocab.json and no tokenizer.json");
       else if (!json) set(has_roberta_tokens() ? Kind::roberta : Kind::gpt2, false);
       return;
     }
@@ -250,8 +257,10 @@ struct TokenizerFiles {
       one.token.id = -1;
     };
     const bool bert = kind == Kind::bert, mpnet = kind == Kind::mpnet;
-    if (kind == Kind::gpt2)
-      for (const std::string_view key : {"bos_token", "eos_token", "unk_token"}) name(key, "<|endoftext|>");
+    if (kind == Kind::gpt2) name("bos_token", "<|endoftext|>");
+    if (kind == Kind::qwen2) name("pad_token", "<|endoftext|>");
+    if (kind == Kind::gpt2 || kind == Kind::qwen2)
+      name("eos_token", "<|endoftext|>"), name("unk_token", "<|endoftext|>");
     if (kind == Kind::roberta || mpnet) name("bos_token", "<s>"), name("eos_token", "</s>");
     if (!bert && !mpnet && kind != Kind::roberta) return;
     name("unk_token", bert || mpnet ? "[UNK]" : "<unk>");

@@ -114,62 +114,51 @@ constexpr bool is_space(char32_t c) {
          c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
-/// What a regular expression calls `\w`: letters, marks, decimal digits, letter numbers, connectors, joiners and the
-/// circled, squared and negative Latin capitals (Unicode Technical Standard 18, annex C).
-inline bool is_word(char32_t c) {
-  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC: return true;
-    default:
-      return c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
-             (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
-  }
-}
-
 /// What a word is made of: white space `\s`, letters `\p{L}`, numbers `\p{N}`, or the rest.
 enum class CharacterClass : std::uint8_t { space, letter, number, other };
 
 namespace detail {
 
+/// Letters, numbers and marks (other) of Unicode 15.1 and 16, as tokenizers has them; tests/text/bpe_peer.py checks
+/// every code point.
+struct Later {
+  char32_t first, last;
+  CharacterClass kind;
+};
+/// Which of them `c` is among, or null.
+inline const Later* later(char32_t c) {
+  constexpr auto L = CharacterClass::letter, N = CharacterClass::number, O = CharacterClass::other;
+  static constexpr Later ranges[] = {
+      {0x897, 0x897, O},     {0x1C89, 0x1C8A, L},   {0xA7CB, 0xA7CD, L},   {0xA7DA, 0xA7DC, L},   {0x105C0, 0x105F3, L},
+      {0x10D40, 0x10D49, N}, {0x10D4A, 0x10D65, L}, {0x10D69, 0x10D6D, O}, {0x10D6F, 0x10D85, L}, {0x10EC2, 0x10EC4, L},
+      {0x10EFC, 0x10EFC, O}, {0x11380, 0x11389, L}, {0x1138B, 0x1138B, L}, {0x1138E, 0x1138E, L}, {0x11390, 0x113B5, L},
+      {0x113B7, 0x113B7, L}, {0x113B8, 0x113C0, O}, {0x113C2, 0x113C2, O}, {0x113C5, 0x113C5, O}, {0x113C7, 0x113CA, O},
+      {0x113CC, 0x113D0, O}, {0x113D1, 0x113D1, L}, {0x113D2, 0x113D2, O}, {0x113D3, 0x113D3, L}, {0x113E1, 0x113E2, O},
+      {0x116D0, 0x116E3, N}, {0x11BC0, 0x11BE0, L}, {0x11BF0, 0x11BF9, N}, {0x11F5A, 0x11F5A, O}, {0x13460, 0x143FA, L},
+      {0x16100, 0x1611D, L}, {0x1611E, 0x1612F, O}, {0x16130, 0x16139, N}, {0x16D40, 0x16D6C, L}, {0x16D70, 0x16D79, N},
+      {0x18CFF, 0x18CFF, L}, {0x1CCF0, 0x1CCF9, N}, {0x1E5D0, 0x1E5ED, L}, {0x1E5EE, 0x1E5EF, O}, {0x1E5F0, 0x1E5F0, L},
+      {0x1E5F1, 0x1E5FA, N}, {0x2EBF0, 0x2EE5D, L}};
+  const auto* at = std::lower_bound(std::begin(ranges), std::end(ranges), c,
+                                    [](const Later& range, char32_t code) { return range.last < code; });
+  return at != std::end(ranges) && at->first <= c ? at : nullptr;
+}
+
 inline CharacterClass class_above_ascii(char32_t c) {
-  // Letters and numbers of Unicode 15.1 and 16, as tokenizers has them; tests/text/bpe_peer.py checks every code point.
-  struct Later {
-    char32_t first, last;
-    CharacterClass kind;
-  };
-  constexpr auto L = CharacterClass::letter, N = CharacterClass::number;
-  static constexpr Later later[] = {
-      {0x1C89, 0x1C8A, L},   {0xA7CB, 0xA7CD, L},   {0xA7DA, 0xA7DC, L},   {0x105C0, 0x105F3, L}, {0x10D40, 0x10D49, N},
-      {0x10D4A, 0x10D65, L}, {0x10D6F, 0x10D85, L}, {0x10EC2, 0x10EC4, L}, {0x11380, 0x11389, L}, {0x1138B, 0x1138B, L},
-      {0x1138E, 0x1138E, L}, {0x11390, 0x113B5, L}, {0x113B7, 0x113B7, L}, {0x113D1, 0x113D1, L}, {0x113D3, 0x113D3, L},
-      {0x116D0, 0x116E3, N}, {0x11BC0, 0x11BE0, L}, {0x11BF0, 0x11BF9, N}, {0x13460, 0x143FA, L}, {0x16100, 0x1611D, L},
-      {0x16130, 0x16139, N}, {0x16D40, 0x16D6C, L}, {0x16D70, 0x16D79, N}, {0x18CFF, 0x18CFF, L}, {0x1CCF0, 0x1CCF9, N},
-      {0x1E5D0, 0x1E5ED, L}, {0x1E5F0, 0x1E5F0, L}, {0x1E5F1, 0x1E5FA, N}, {0x2EBF0, 0x2EE5D, L}};
   if (is_space(c)) return CharacterClass::space;
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
     case UTF8PROC_CATEGORY_LT:
     case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO: return L;
+    case UTF8PROC_CATEGORY_LO: return CharacterClass::letter;
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_NO: return N;
+    case UTF8PROC_CATEGORY_NO: return CharacterClass::number;
     case UTF8PROC_CATEGORY_CN: break;  // perhaps assigned since
     default: return CharacterClass::other;
   }
-  const auto* at = std::lower_bound(std::begin(later), std::end(later), c,
-                                    [](const Later& range, char32_t code) { return range.last < code; });
-  return at != std::end(later) && at->first <= c ? at->kind : CharacterClass::other;
+  const auto* found = later(c);
+  return found ? found->kind : CharacterClass::other;
 }
 
 constexpr std::array<CharacterClass, 128> ascii_classes() {
@@ -189,6 +178,28 @@ constexpr std::array<CharacterClass, 128> ascii_classes() {
 inline CharacterClass character_class(char32_t c) {
   static constexpr auto ascii = detail::ascii_classes();
   return c < 128 ? ascii[c] : detail::class_above_ascii(c);
+}
+
+/// What a regular expression calls `\w`: letters, marks, decimal digits, letter numbers, connectors, joiners and the
+/// circled, squared and negative Latin capitals (Unicode Technical Standard 18, annex C).
+inline bool is_word(char32_t c) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC: return true;
+    case UTF8PROC_CATEGORY_CN: return detail::later(c) != nullptr;  // perhaps assigned since
+    default:
+      return c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+             (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
+  }
 }
 
 /// Simple lower case, Unicode 17: utf8proc's, and the letters that came after Unicode 15. U+0130 (capital I with a dot)

@@ -175,6 +175,7 @@ class Unigram : public Encoder<Unigram> {
       } catch (const Error&) {
         map.wrong("a trie and the texts behind it");
       }
+      growth_ *= static_cast<double>(step.map->growth());
     } else if (name == "Strip") {
       step.strips_left = field.at("strip_left").boolean();
       step.strips_right = field.at("strip_right").boolean();
@@ -186,9 +187,12 @@ class Unigram : public Encoder<Unigram> {
       else if (pattern.at("Regex").string() == " {2,}") step.from = " ", step.runs = true;
       else pattern.at("Regex").wrong("\" {2,}\"");
       if (step.from.empty()) pattern.at("String").wrong("one that is not empty");
+      growth_ *= std::max(
+          1.0, static_cast<double>(step.to.size()) / static_cast<double>(step.from.size() * (step.runs ? 2 : 1)));
     } else {
       type.wrong("\"Precompiled\", \"Strip\", \"Replace\" or \"Sequence\"");
     }
+    if (growth_ > Charsmap::longest) field.wrong("steps that together make a text at most 256 times as long");
     steps_.push_back(std::move(step));
   }
 
@@ -286,7 +290,7 @@ class Unigram : public Encoder<Unigram> {
     std::reverse(ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.end());
   }
   void append_unknown(std::string_view text, std::vector<std::int32_t>& ids) const {
-    if (const auto found = vocab_.find(text); found >= 0) return ids.push_back(found);
+    if (const auto found = vocab_.find_own(text); found >= 0) return ids.push_back(found);
     if (fallback_ && pieces_.has_bytes(text)) {
       const std::size_t begin = ids.size();
       pieces_.append_bytes(text, ids);
@@ -303,6 +307,7 @@ class Unigram : public Encoder<Unigram> {
   std::shared_ptr<const detail::TokenTrie> trie_;
   std::vector<Step> steps_;
   Pieces pieces_;
+  double growth_ = 1;          // how many times as long the steps make a text at most
   double unknown_ = 0;         // score of an unknown character
   std::int32_t missing_ = -1;  // the token of unknown characters; −1: they are an error
   bool fallback_ = false;      // to bytes

@@ -55,6 +55,14 @@ class Vocab {
     return found == ids_.end() ? -1 : found->second;
   }
 
+  /// From now on tokens that are put are added ones: no word or piece of a text is one.
+  void end_own() { own_ = static_cast<std::int32_t>(tokens_.size()); }
+  /// The id of `token`, or −1, of those that are not added.
+  std::int32_t find_own(std::string_view token) const {
+    const auto id = find(token);
+    return id < own_ ? id : -1;
+  }
+
   /// The token of `id`. Throws Error if there is none.
   const std::string& token(std::int32_t id, Where where = Where::current()) const {
     if (id < 0 || static_cast<std::size_t>(id) >= tokens_.size())
@@ -70,6 +78,7 @@ class Vocab {
  private:
   std::vector<std::string> tokens_;
   TokenMap ids_;
+  std::int32_t own_ = INT32_MAX;  // how many are not added
 };
 
 /// Reads one token a line, numbered from 0, white space at a line's end left out. Of a token that is there twice the

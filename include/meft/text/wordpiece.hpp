@@ -159,7 +159,7 @@ class WordPiece : public Encoder<WordPiece> {
       for (; end > begin; end = previous(word, end)) {
         const std::string_view piece = word.substr(begin, end - begin);
         if (begin == 0) {
-          found = vocab_.find(piece);
+          found = vocab_.find_own(piece);
         } else if (const auto at = pieces_.find(piece); at != pieces_.end()) {
           found = at->second;
         }
