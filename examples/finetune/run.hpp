@@ -152,8 +152,9 @@ class Runner {
     }
   }
 
-  /// Of steps, which predict words or do not.
+  /// Of steps, which predict words or do not; empty where layers do not run for what is cached.
   std::function<double(const train::BatchSizes&)> light(bool words) const {
+    if (flags_.adapt.feature_cache) return {};
     const auto facts = method_facts(flags_.method);
     const bool in_float = facts.trains_all && !facts.narrows;
     return

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <set>
 #include <string>
 #include <utility>
@@ -623,6 +624,43 @@ TEST_CASE("methods: by name, with their options as text") {
   }
 }
 
+TEST_CASE("methods: a number outside of its option's range is an error that names it, and changes nothing") {
+  auto bert = make_bert(2), vit = make_vit(2);
+  int checked = 0;
+  const auto check = [&](const auto& method) {
+    using Method = std::decay_t<decltype(method)>;
+    auto& model = Described<Method>::facts.reads_images ? vit : bert;
+    for (int wrong = 0;; ++wrong) {  // each of its numbers
+      auto bad = method;
+      std::string name;
+      int at = 0;
+      Described<Method>::options(bad, [&]<class Kind>(const Option& about, const Kind& kind, auto& value) {
+        constexpr bool whole = std::same_as<Kind, Whole>;
+        constexpr bool real = std::same_as<Kind, Part> || std::same_as<Kind, Share> || std::same_as<Kind, Positive>;
+        if constexpr (whole || real) {
+          if (!about.needs.empty() || at++ != wrong) return;
+          name = about.name;
+          if constexpr (whole) value = kind.low - 1;
+          else value = wrong % 2 ? -1 : std::numeric_limits<double>::quiet_NaN();
+        }
+      });
+      if (name.empty()) break;
+      CAPTURE(method_title(method));
+      const std::vector<std::string> parts{std::string(Described<Method>::name), "option " + name + ": expected "};
+      check_error(parts, [&] { (void)adapt(model, bad); });
+      check_error(parts, [&] { (void)added_weights(bad, StepSizes{.width = 12, .ffn = 16, .heads = 3}); });
+      check_error(parts, [&] { (void)method_activation<double, Cpu>(bad, StepSizes{.width = 12, .ffn = 16}); });
+      ++checked;
+    }
+  };
+  for (const auto& method : methods_and_insides()) std::visit(check, method);
+  CHECK(checked > 60);
+  for (auto* model : {&bert, &vit})
+    nn::for_each_parameter(*model, [](const std::string&, const auto& p) { CHECK((p.defined() && p.trainable())); });
+  check_error({"feature-cache", "-1"}, [&] { (void)adapt(bert, Lst{}, {.feature_cache = -1}); });
+  check_error({"lambda", "1/0"}, [&] { (void)adapt(bert, Meft1{.lambda = {1, 0}}); });
+}
+
 TEST_CASE("methods: new parts start where the method says") {
   auto bert = make_bert(2);
   const auto before = bert.embed(make_batch());
@@ -881,7 +919,9 @@ TEST_CASE("methods: a sum of Kronecker products is that of the whole matrices, a
   nn::merge(layer, [&](std::vector<double>& to) { single.merge(to); });
   const auto after = layer(xs).value().values();
   for (std::size_t i = 0; i < after.size(); ++i) CHECK(std::fabs(after[i] - before[i]) < 4e-5);
-  CHECK_THROWS_AS((void)nn::KroneckerMap<float>::make(10, 4, 1, 1, 0, 0, 0), Error);
+  for (const Index terms : {4, 0, -2})
+    check_error({"kronecker-terms", std::to_string(terms)},
+                [&] { (void)nn::KroneckerMap<float>::make(10, terms, 1, 1, 0, 0, 0); });
 }
 
 // Where nothing depends on position, words before a text in a causal model are what their keys and values are.

@@ -659,6 +659,11 @@ TEST_CASE("side: encoder and decoder have a network each, and the decoder reads 
   }
 }
 
+TEST_CASE("ladders: a network that is no times narrower is an error") {
+  const auto make = [] { (void)Ladder<double>::make({.reduction = 0}, {}, 0); };
+  CHECK_THROWS_WITH_AS(make(), doctest::Contains("option reduction: expected an integer from 1"), Error);
+}
+
 TEST_CASE("side: beside a causal model no token sees a later one, whatever the network") {
   model::LlamaConfig config;
   config.vocab_size = 20;

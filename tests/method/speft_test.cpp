@@ -25,6 +25,7 @@
 #include <meft/optim/adamw.hpp>
 
 #include "folder.hpp"
+#include "messages.hpp"
 
 namespace {
 
@@ -745,4 +746,116 @@ TEST_CASE("speft: scores are of as many examples as are asked for, drawn by the 
   CHECK(joined(alone) == joined(batches));
   const auto all = joined(seen({.density = 0.1}, 1));
   CHECK((all.size() == 20 && distinct(all)));
+}
+
+namespace {
+
+void write(const std::string& path, auto& s) {
+  checkpoints::save_trained(path, nn::trainable<float, Cpu>(s), {}, nn::indices<Cpu>(s));
+}
+void read(const std::string& path, auto& to) {
+  const io::Safetensors file(path);
+  checkpoints::choose_as_in<float, Cpu>(file, to);
+  checkpoints::load_trained(file, nn::trainable<float, Cpu>(to), nn::indices<Cpu>(to));
+  (void)to.loss(to.batches[0]);  // writes what trains into the weights
+}
+
+}  // namespace
+
+TEST_CASE("speft, sparsegrad: a file read into a model that trained gives what it gives a fresh one") {
+  const test::Folder folder;
+  const std::string first = folder.text() + "/first", second = folder.text() + "/second";
+  const auto check = [&](const auto& one, const auto& two, const AdaptOptions& options) {
+    auto a = Small<float>::chosen(one, options), b = Small<float>::chosen(two, options);
+    for (auto* s : {&a, &b}) s->train(6);
+    write(first, a);
+    write(second, b);
+    const auto weights = b.weights();
+    Small<float> fresh(two, options), again(two, options);
+    read(second, fresh);
+    CHECK(fresh.weights() == weights);
+    for (const auto& path : {first, second, second}) read(path, again);
+    CHECK(again.weights() == weights);
+    CHECK(again.mask() == b.mask());
+    again.train(3);
+    read(second, again);
+    CHECK(again.weights() == weights);
+  };
+  for (const auto precision : {Precision::f32, Precision::bf16}) {
+    const AdaptOptions options{.precision = precision};
+    for (const double density : {0.05, 1.0})
+      check(Speft{.density = density}, Speft{.density = 0.1, .salience = Salience::magnitude}, options);
+    check(SparseGrad{.density = 0.05}, SparseGrad{.density = 0.1}, options);
+    check(SparseGrad{.density = 1}, SparseGrad{.density = 0.1}, options);
+  }
+}
+
+TEST_CASE("speft, sparsegrad: a second choice keeps what was learned, or begins anew") {
+  const test::Folder folder;
+  const std::string path = folder.text() + "/adapter";
+  for (const double density : {0.05, 1.0}) {
+    auto s = Small<float>::chosen({.density = density});
+    s.train(6);
+    const auto learned = s.weights();
+    const Speft other{.density = 0.1, .salience = Salience::magnitude};
+    CHECK(prepare(s.bert, s.body, other, s.preview()));
+    CHECK(s.weights() == learned);
+    s.train(6);
+    write(path, s);
+    Small<float> fresh(other);
+    read(path, fresh);
+    CHECK(fresh.weights() == s.weights());
+  }
+  for (const double density : {0.05, 1.0}) {
+    const SparseGrad method{.density = density};
+    auto s = Small<float>::chosen(method);
+    const auto plain = s.weights();
+    const auto count = s.mask().size();
+    for (int twice = 0; twice < 2; ++twice) {
+      s.train(6);
+      CHECK(s.weights() != plain);
+      CHECK(prepare(s.bert, s.body, method, s.preview()));
+      CHECK(s.weights() == plain);
+      CHECK(s.mask().size() == count);
+    }
+    s.train(6);
+    CHECK(prepare(s.bert, s.body, SparseGrad{.density = 0}, s.preview()));
+    CHECK(s.weights() == plain);
+    CHECK(s.mask().empty());
+  }
+}
+
+TEST_CASE("speft, sparsegrad: densities and numbers of examples outside their range, and previews without examples") {
+  Small<float> s(Speft{}), turned(SparseGrad{});
+  const auto choose = [&](const Speft& method, const Preview<float>& preview) {
+    return test::message_of([&] { (void)prepare(s.bert, s.body, method, preview); });
+  };
+  const auto choose_turned = [&](const SparseGrad& method, const Preview<float>& preview) {
+    return test::message_of([&] { (void)prepare(turned.bert, turned.body, method, preview); });
+  };
+  for (const double density : {-1.0, 2.0, std::numeric_limits<double>::quiet_NaN()}) {
+    CHECK(test::contains(choose({.density = density, .salience = Salience::magnitude}, s.preview()),
+                         "speft: option density: expected a number from 0 to 1"));
+    CHECK(test::contains(choose_turned({.density = density}, turned.preview()), "sparsegrad: option density"));
+  }
+  CHECK(test::contains(choose({.examples = 0}, s.preview()), "speft: option score-examples"));
+  CHECK(test::contains(choose_turned({.examples = -3}, turned.preview()), "sparsegrad: option score-examples"));
+
+  auto none = s.preview(), empty = turned.preview();
+  none.examples = empty.examples = 0;
+  for (const auto salience : {Salience::gradient, Salience::fisher, Salience::grasp})
+    CHECK(choose({.density = 0.1, .salience = salience}, none) == "speft: no examples to compute scores from");
+  CHECK(choose_turned({.density = 0.1}, empty) == "sparsegrad: no examples to compute scores from");
+  CHECK(s.mask().empty());
+  CHECK(turned.mask().empty());
+  CHECK(choose({.density = 0.1, .salience = Salience::magnitude}, none) == "no error");  // asks for none
+  CHECK(!s.mask().empty());
+  none.batch = 0;
+  CHECK(test::contains(choose({.density = 0.1}, none), "batches of a preview"));
+
+  CHECK(test::contains(choose_turned({}, s.preview()), "no error"));
+  CHECK(test::contains(test::message_of([&] { (void)prepare(s.bert, s.body, SparseGrad{}, s.preview()); }),
+                       "sparsegrad: another method's elements"));
+  CHECK(test::contains(test::message_of([&] { (void)prepare(turned.bert, turned.body, Speft{}, turned.preview()); }),
+                       "speft: another method's elements"));
 }

@@ -48,13 +48,24 @@ TEST_CASE("operations: an encoder by every chain, as counted by hand") {
   meft.options.stack.stored_layers = 0;
   meft.options.reversible_layers = 1;  // the lower one is frozen
   CHECK(operations(bert, meft, batch) == 2 * (weights + attention + 3 * weights + 4.5 * attention + 4 * adapters));
-  // By losses alone: two passes forward. A module beside them by gradients of three steps in four, of layers that keep
-  // their inputs, the fourth by two losses: two passes forward a step, three quarters of one for what products read.
+  // By losses alone: two passes forward. A module beside them by gradients of five batches in four steps, of layers
+  // that keep their inputs; and six losses of the fourth step's two batches.
   const double updates = 8 * 2 * 2 * 8 * 2;
   CHECK(operations(bert, Mezo<LowRank>{.inside = {.rank = 2}}, batch) ==
         2 * 2 * (2 * weights + 2 * attention + 2 * updates));
   CHECK(operations(bert, Zofo<LowRank>{.module = {.rank = 2}, .inner = 3}, batch) ==
-        2 * 2 * ((2 + 0.75) * weights + (2 + 2.5 * 0.75) * attention + (2 + 2 * 0.75) * updates));
+        doctest::Approx(2 * 2 * ((3 + 1.2) * weights + (2 + 1.2 + 2.5) * attention + (2 + 1.2 + 2) * updates)));
+  CHECK(operations(bert, Zofo<LowRank>{.inner = 0}, batch, false, true) -
+            operations(bert, Zofo<LowRank>{.inner = 0}, batch) ==
+        2 * (2 + 3) * (2 * 8 * 30));  // a head over 30 words: by gradients, and three losses a batch
+  // Its reversible layers run again, or the stored ones do not; those below run for all losses.
+  Zofo<Meft1> beside{.module = {.bottleneck = 4}, .inner = 3};
+  beside.module.options.reversible_layers = 1;
+  CHECK(operations(bert, beside, batch) ==
+        doctest::Approx(2 * (2.2 * (weights + attention) + 4.2 * weights + 5.7 * attention + 5.2 * adapters)));
+  beside.module.options.stack.stored_layers = 1;
+  CHECK(operations(bert, beside, batch) ==
+        doctest::Approx(2 * (2.2 * (weights + attention) + 3.2 * weights + 4.7 * attention + 4.2 * adapters)));
   // Of all linear layers: forward, and the gradients of both factors' sides.
   CHECK(operations(bert, LowRank{.rank = 2, .targets = LowRank::Targets::linear}, batch) ==
         2 * 2 * (2 * weights + 3.5 * attention + 3 * 8 * 2 * (4 * (8 + 8) + 2 * (8 + 16))));

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include <meft/method/body.hpp>
-#include <meft/method/option.hpp>
+#include <meft/method/option_text.hpp>
 
 namespace meft {
 
@@ -159,6 +159,8 @@ auto side_body(Model& model, const AdaptOptions& options, const Make& make) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
   require(!options.recompute, "side network: frozen layers keep no activations that could be recomputed");
+  require(options.feature_cache >= 0, "side network: option feature-cache: expected MiB from 0, found",
+          options.feature_cache);
   train_none(model, options);
   without_dropout(model);
   auto body = plain_body(model, options);
@@ -177,6 +179,7 @@ auto side_body(Model& model, const AdaptOptions& options, const Make& make) {
 /// Frozen layers with what the method puts into them, one after the other.
 template <class Model, Insertable M>
 auto adapt(Model& model, const M& method, const AdaptOptions& options = {}) {
+  detail::require_options(method);
   detail::train_none(model, options);
   ChangedLayers<typename Model::value_type, typename Model::backend> layers;
   detail::for_each_layer(model, [&](auto& layer) { layers.push_back(&layer); });

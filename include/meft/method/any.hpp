@@ -213,7 +213,12 @@ inline Index tokens_in_front(const AnyMethod& method) {
 
 /// The weights that the method adds to a layer of that size.
 inline Index added_weights(const AnyMethod& method, const StepSizes& layer) {
-  return std::visit([&](const auto& m) { return detail::DescribedOf<decltype(m)>::added(m, layer); }, method);
+  return std::visit(
+      [&](const auto& m) {
+        detail::require_options(m);
+        return detail::DescribedOf<decltype(m)>::added(m, layer);
+      },
+      method);
 }
 
 /// The most elements of T that a training step has alive at once beside what lives between steps.
@@ -222,6 +227,7 @@ Index method_activation(const AnyMethod& method, const StepSizes& sizes) {
   return std::visit(
       [&](const auto& m) {
         using D = detail::DescribedOf<decltype(m)>;
+        detail::require_options(m);
         if constexpr (requires { D::template activation<T, B>(m, sizes); })
           return D::template activation<T, B>(m, sizes);
         else return detail::inserted_activation(m, sizes);

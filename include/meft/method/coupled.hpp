@@ -229,6 +229,7 @@ template <MeftMethod Method, Real T, Backend B>
 Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method& method,
                    const AdaptOptions& adapted = {}, Where where = Where::current()) {
   constexpr int kind = detail::meft_kind<Method>;
+  detail::require_options(method, where);
   auto options = method.options;
   const Index depth = static_cast<Index>(layers.size());
   const Index reversible = options.reversible_layers < 0 ? depth : options.reversible_layers;
@@ -300,6 +301,7 @@ auto coupled_body(Model& model, const Method& method, const AdaptOptions& option
 /// MEFT on a whole model: freezes and packs it, then couples its layers.
 template <class Model, MeftMethod Method>
 auto adapt(Model& model, const Method& method, const AdaptOptions& options = {}, Where where = Where::current()) {
+  detail::require_options(method, where);
   require(!options.recompute, {"meft: reversible layers keep no activations that could be recomputed", where});
   detail::train_none(model, options);
   nn::pack<typename Model::value_type, typename Model::backend>(model);

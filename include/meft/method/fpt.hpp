@@ -280,6 +280,7 @@ struct Described<Fpt> {
 template <class Model>
 auto adapt(Model& model, const Fpt& method, const AdaptOptions& options = {}, Where where = Where::current()) {
   using Network = FptNetwork<typename Model::value_type, typename Model::backend>;
+  detail::require_options(method, where);
   require(model.patches.has_value(), {"fpt: expected a model that reads images, found", where}, model.spec.family);
   require(method.image >= model.patches->spec.patch,
           {"fpt: the smaller image has no whole patch: its side and the patch's", where}, method.image,

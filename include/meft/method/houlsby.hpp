@@ -31,6 +31,7 @@ template <class Model>
 auto adapt(Model& model, const Houlsby& method, const AdaptOptions& options = {}) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
+  detail::require_options(method);
   detail::train_none(model, options);
   detail::for_each_layer(model, [&](auto& layer) {
     nn::walk(layer, [](const std::string&, nn::Norm<T, B>& norm) {

@@ -63,6 +63,7 @@ struct Ladder {
 
   static Ladder make(const LadderSpec& spec, const std::vector<nn::TransformerLayer<T, B>>& beside,
                      std::uint64_t seed) {
+    require(spec.reduction > 0, "ladder: option reduction: expected an integer from 1, found", spec.reduction);
     const auto& first = beside.front();
     const auto count = static_cast<Index>(beside.size());
     const Index width = first.width(), inner = std::max<Index>(width / spec.reduction, 1);

@@ -124,6 +124,7 @@ struct Described<Losa> {
 template <class Model>
 auto adapt(Model& model, const Losa& method, const AdaptOptions& options = {}) {
   using Network = LosaNetwork<typename Model::value_type, typename Model::backend>;
+  detail::require_options(method);
   Index tokens = 0;
   if (const auto& patches = model.spec.patches) tokens = patches->leading + patches->grid() * patches->grid();
   return detail::side_body(model, options,

@@ -36,6 +36,7 @@ struct Described<Lst> {
 
 template <class Model>
 auto adapt(Model& model, const Lst& method, const AdaptOptions& options = {}) {
+  detail::require_options(method);
   return detail::ladder_body(model, method.ladder(), options);
 }
 

@@ -92,6 +92,7 @@ struct Described<Mezo<Inside>> {
 
 template <class Model, class Inside>
 auto adapt(Model& model, const Mezo<Inside>& method, const AdaptOptions& options = {}, Where where = Where::current()) {
+  detail::require_options(method, where);
   require(!options.recompute, {"mezo: forward passes keep no activations that could be recomputed", where});
   auto inside = options;
   if constexpr (Described<Inside>::facts.narrows) inside.precision = {};  // weights are read with noise on them

@@ -1,5 +1,5 @@
 // Owns: the kinds of options as flags and files have them: what help shows, what may stand there, reading and writing;
-// and an option of any kind, its type erased.
+// an option of any kind, its type erased; and whether a method's options are in their ranges.
 // Must not know: the methods.
 #pragma once
 
@@ -12,6 +12,7 @@
 #include <string_view>
 #include <variant>
 
+#include <meft/base/error.hpp>
 #include <meft/base/function_ref.hpp>
 #include <meft/base/lambda.hpp>
 #include <meft/base/shape.hpp>
@@ -43,6 +44,12 @@ std::string expected(const OneOf<F, G>& kind) {
   return std::string(kind.names);
 }
 
+/// Whether a number may stand there; in a program an integer may be above what a text may have.
+constexpr bool in_range(Whole w, std::int64_t n) { return n >= w.low; }
+constexpr bool in_range(Share, double x) { return x >= 0 && x < 1; }
+constexpr bool in_range(Part, double x) { return x >= 0 && x <= 1; }
+inline bool in_range(Positive, double x) { return x > 0 && std::isfinite(x); }
+
 template <class V>
 bool number(std::string_view text, V& to) {
   V found{};
@@ -55,7 +62,7 @@ bool number(std::string_view text, V& to) {
 /// False, with `to` as it was, for a text that is none of the kind.
 bool read(Whole w, auto& to, std::string_view text) {
   std::int64_t found{};
-  if (!number(text, found) || found < w.low || found > w.high) return false;
+  if (!number(text, found) || !in_range(w, found) || found > w.high) return false;
   to = static_cast<std::remove_reference_t<decltype(to)>>(found);
   return true;
 }
@@ -65,21 +72,11 @@ inline bool read(LayerCount, Index& to, std::string_view text) {
   to = found;
   return true;
 }
-inline bool read(Share, double& to, std::string_view text) {
+template <class Kind>
+requires std::same_as<Kind, Share> || std::same_as<Kind, Part> || std::same_as<Kind, Positive>
+bool read(Kind kind, double& to, std::string_view text) {
   double found{};
-  if (!number(text, found) || !(found >= 0 && found < 1)) return false;
-  to = found;
-  return true;
-}
-inline bool read(Part, double& to, std::string_view text) {
-  double found{};
-  if (!number(text, found) || !(found >= 0 && found <= 1)) return false;
-  to = found;
-  return true;
-}
-inline bool read(Positive, double& to, std::string_view text) {
-  double found{};
-  if (!number(text, found) || !(found > 0 && std::isfinite(found))) return false;
+  if (!number(text, found) || !in_range(kind, found)) return false;
   to = found;
   return true;
 }
@@ -157,5 +154,18 @@ struct EachOption {
     f(about, {kind, member});
   }
 };
+
+/// Throws for a number of a method that is not in its option's range, where that is read.
+template <class M>
+void require_options(const M& method, Where where = Where::current()) {
+  Described<M>::options(method, [&](const Option& about, const auto& kind, const auto& value) {
+    if constexpr (requires { in_range(kind, value); })
+      if (about.needs.empty() && !in_range(kind, value))
+        fail({std::string(Described<M>::name) + ": option " + std::string(about.name) + ": expected " + expected(kind) +
+                  ", found",
+              where},
+             value);
+  });
+}
 
 }  // namespace meft::detail

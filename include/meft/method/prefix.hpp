@@ -56,6 +56,7 @@ void insert(const ChangedLayers<T, B>& layers, const PrefixTuning& method, const
 /// Where it starts from words, their keys and values.
 template <class Model, Real T, Backend B>
 bool prepare(Model& model, const Body<T, B>&, const PrefixTuning& method, const Preview<T, B>& preview) {
+  detail::require_options(method);
   if (method.start == TokenStart::random) return true;
   const auto ids = detail::some_words(model, method.tokens, {preview.seed, detail::virtual_site, 0});
   const auto words = nn::Batch<B>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)});

@@ -118,20 +118,22 @@ struct Probe {
   };
 
   const Preview<T, B>& preview;
+  std::string method;  // what errors call it
   std::vector<Matrix> matrices{};
   std::uint64_t elements = 0;
   std::vector<std::uint32_t> rows{};  // examples, in the order in which they are seen
   std::size_t done = 0;
 
-  /// Of at most so many examples. `method` is what errors call it.
+  /// Of at most so many examples.
   template <class Model>
-  Probe(Model& model, const Preview<T, B>& shown, Index examples, const char* method) : preview(shown) {
+  Probe(Model& model, const Preview<T, B>& shown, Index examples, const char* called) : preview(shown), method(called) {
+    require(shown.batch > 0, method + ": batches of a preview have examples, found", shown.batch);
     for_each_layer(model, [&](auto& layer) {
       nn::walk(layer, [&](const std::string& name, nn::Linear<T, B>& linear) {
         if (!std::holds_alternative<nn::Sparse<T, B>>(linear.update)) return;
         const Index size = linear.in() * linear.out();
-        require(size <= std::numeric_limits<std::int32_t>::max(),
-                std::string(method) + ": a matrix of more than 2^31 elements", size);
+        require(size <= std::numeric_limits<std::int32_t>::max(), method + ": a matrix of more than 2^31 elements",
+                size);
         matrices.push_back({name, linear, elements, static_cast<std::size_t>(size)});
         elements += matrices.back().size;
       });
@@ -159,8 +161,10 @@ struct Probe {
     return ends;
   }
   /// A backward pass for every `each` of the examples, then(). False when stopped, which is asked as one of `passes`.
+  /// Throws where there is no example.
   template <class Then>
   bool backward(std::size_t each, std::size_t passes, const Then& then) {
+    require(!rows.empty(), method + ": no examples to compute scores from");
     for (std::size_t first = 0; first < rows.size(); first += each) {
       if (preview.stop && preview.stop(done, passes * rows.size())) return false;
       const std::size_t count = std::min(each, rows.size() - first);

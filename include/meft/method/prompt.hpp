@@ -69,6 +69,7 @@ void add_prompts(Model& model, const PromptTuning& method, std::uint64_t seed) {
 
 template <class Model>
 auto adapt(Model& model, const PromptTuning& method, const AdaptOptions& options = {}) {
+  detail::require_options(method);
   detail::train_none(model, options);
   detail::add_prompts(model, method, options.seed);
   return detail::plain_body(model, options);

@@ -33,6 +33,7 @@ struct Described<Qst> {
 
 template <class Model>
 auto adapt(Model& model, const Qst& method, const AdaptOptions& options = {}) {
+  detail::require_options(method);
   return detail::ladder_body(model, method.ladder(), options);
 }
 

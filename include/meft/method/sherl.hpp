@@ -44,8 +44,9 @@ struct SherlNetwork {
   static SherlNetwork make(const Sherl& method, const std::vector<nn::TransformerLayer<T, B>>& layers,
                            std::uint64_t seed) {
     const auto depth = static_cast<Index>(layers.size());
-    require(method.late_layers < depth, "sherl: all layers are late, so that none is left to be mixed",
-            method.late_layers, depth);
+    require(method.late_layers < depth,
+            "sherl: option late-layers: all layers are late, so that none is left to be mixed", method.late_layers,
+            depth);
     constexpr double epsilon = 1e-5;
     const Index width = layers.front().width(), inner = method.projection;
     SherlNetwork net;
@@ -116,6 +117,7 @@ struct Described<Sherl> {
 template <class Model>
 auto adapt(Model& model, const Sherl& method, const AdaptOptions& options = {}) {
   using Network = SherlNetwork<typename Model::value_type, typename Model::backend>;
+  detail::require_options(method);
   return detail::side_body(model, options,
                            [&](const auto& layers) { return Network::make(method, layers, options.seed); });
 }

@@ -102,10 +102,16 @@ Tensor<T, B> columns_of(const Tensor<T, B>& v, const std::vector<std::int32_t>& 
 
 }  // namespace detail
 
-/// Finds bases and mask. False when stopped. Errors: NumberError for gradients that are not finite.
+/// Finds bases and mask, of the weights as they were before anything trained. False when stopped. Errors: NumberError
+/// for gradients that are not finite.
 template <class Model, Real T, Backend B>
 bool prepare(Model& model, const Body<T, B>&, const SparseGrad& method, const Preview<T, B>& preview) {
+  detail::require_options(method);
   detail::Probe<T, B> probe(model, preview, method.examples, "sparsegrad");
+  for (auto& m : probe.matrices) {
+    require(m.sparse().turned != nullptr, "sparsegrad: another method's elements may be chosen of " + m.name);
+    m.sparse().restore(m.linear.packed);
+  }
   const auto k = static_cast<std::uint64_t>(std::llround(method.density * static_cast<double>(probe.elements)));
   if (k == 0) return true;
   for (auto& m : probe.matrices) *m.sparse().turned->basis = {};

@@ -272,18 +272,22 @@ void insert(const ChangedLayers<T, B>& layers, const Speft& method, const AdaptO
   for (auto* layer : layers)
     nn::walk(*layer, [&](const std::string&, nn::Linear<T, B>& linear) {
       nn::Sparse<T, B> sparse;
-      sparse.chosen->anew = method.every > 0;
       sparse.chosen->decays = method.decays;
       linear.update = sparse;
     });
 }
 
-/// Chooses what trains, in place of what did. False when stopped. Errors: NumberError for a score that is not finite.
+/// Chooses what trains, in place of what did, which stays as it is. False when stopped. Errors: NumberError for a score
+/// that is not finite.
 template <class Model, Real T, Backend B>
 bool prepare(Model& model, const Body<T, B>& body, const Speft& method, const Preview<T, B>& preview) {
+  detail::require_options(method);
   detail::for_each_layer(model, [](auto& layer) {
-    nn::walk(layer, [](const std::string&, nn::Linear<T, B>& linear) {
-      if (auto* sparse = std::get_if<nn::Sparse<T, B>>(&linear.update)) sparse->hold(linear.packed);
+    nn::walk(layer, [](const std::string& name, nn::Linear<T, B>& linear) {
+      auto* sparse = std::get_if<nn::Sparse<T, B>>(&linear.update);
+      if (!sparse) return;
+      require(!sparse->turned, "speft: another method's elements may be chosen of " + name);
+      sparse->hold(linear.packed);
     });
   });
   return detail::Scoring<T, B>(model, body, method, preview).choose();

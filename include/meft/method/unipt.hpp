@@ -127,6 +127,7 @@ struct Described<Unipt> {
 template <class Model>
 auto adapt(Model& model, const Unipt& method, const AdaptOptions& options = {}) {
   using Network = UniptNetwork<typename Model::value_type, typename Model::backend>;
+  detail::require_options(method);
   return detail::side_body(model, options,
                            [&](const auto& layers) { return Network::make(method, layers, options.seed); });
 }

@@ -99,6 +99,7 @@ template <class Model, class Inside>
 auto adapt(Model& model, const Zofo<Inside>& method, const AdaptOptions& options = {}, Where where = Where::current()) {
   using T = typename Model::value_type;
   using B = typename Model::backend;
+  detail::require_options(method, where);
   require(!options.recompute, {"zofo: a layer's input is all that it keeps already", where});
   detail::train_none(model, options);
   nn::for_each_parameter(model, [](const std::string&, Parameter<T, B>& p) { p.set_probed(true); });

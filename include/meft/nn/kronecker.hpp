@@ -30,9 +30,9 @@ struct KroneckerMap {
   /// Zero: U = 0, the others as Glorot and Bengio (2010) have them.
   static KroneckerMap make(Index width, Index terms, Index rank, double scale, float dropout, std::uint32_t site,
                            std::uint64_t seed) {
+    require(terms > 0 && width % terms == 0,
+            "kronecker: the width is not a multiple of the number of terms (option kronecker-terms)", width, terms);
     const Index part = width / terms;
-    require(terms > 0 && part * terms == width, "kronecker: the width is not a multiple of the number of terms", width,
-            terms);
     KroneckerMap out{Parameter<T, B>::empty({terms * rank, part}),
                      Parameter<T, B>::empty({terms, terms, terms}),
                      Parameter<T, B>::zeros({part, terms * rank}),

@@ -102,9 +102,8 @@ struct Turned {
 /// handle's.
 template <Real T, Backend B = Cpu>
 struct Chosen {
-  bool anew = false;                // others may be
   bool decays = false;              // to where they started
-  Tensor<T, B> start{};             // the values that they started with, where one of the two is so
+  Tensor<T, B> start{};             // the values that they started with, where they are of the weight itself
   Tensor<std::int32_t, B> held{};   // elements that trained before and changed: numbers, ascending,
   Tensor<T, B> held_values{};       // what they are,
   std::vector<T> held_originals{};  // and what they were
@@ -179,6 +178,10 @@ struct Sparse {
   }
   /// Has the weight be what it was before anything trained, and nothing trains.
   void restore(const PackedWeight<T, B>& w) {
+    if (turned && turned->start.defined()) {
+      w.write({}, std::exchange(turned->start, {}));
+      choose({}, {});
+    }
     hold(w);
     if (!chosen->held.defined()) return;
     w.write(chosen->held, Tensor<T, B>::from(chosen->held.shape(), chosen->held_originals));
@@ -275,7 +278,7 @@ struct Sparse {
         from[static_cast<std::size_t>(same - at.begin())] = one.value;
     const UseScope use(Use::parameter);
     begin(from, w);
-    if (chosen->anew || chosen->decays) chosen->start = Tensor<T, B>::from(values.shape(), from);
+    if (!turned) chosen->start = Tensor<T, B>::from(values.shape(), from);
     if (chosen->decays) values.anchor() = chosen->start;
   }
   void begin(const std::vector<T>& elements, const std::vector<T>& w) {

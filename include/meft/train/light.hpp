@@ -16,9 +16,10 @@
 
 namespace meft::train {
 
-/// How often a step goes through layers: forward, and for the gradients of what products read and of their weights.
+/// How often a batch goes through layers: forward, forward again for what was not kept, and for the gradients of what
+/// products read and of their weights.
 struct Passes {
-  double forward = 1, inputs = 0, weights = 0;
+  double forward = 1, again = 0, inputs = 0, weights = 0;
 };
 
 /// Of the layers that a method trains through, and of all others: forward.
@@ -27,13 +28,11 @@ inline Passes passes_of(const AnyMethod& method, bool recompute) {
   const auto recipe = method_recipe(method);
   const auto* stack = stack_of(method);
   const double again = stack ? stack->streams != Streams::stored : recompute || recipe.inner;
-  if (recipe.inner) {  // steps by gradients of the module, and behind them one by two losses
-    const auto inner = static_cast<double>(*recipe.inner), all = inner + 1;
-    return {(inner * (1 + again) + 2) / all, inner / all, 0};
-  }
-  if (recipe.epsilon > 0) return {2 * static_cast<double>(recipe.samples), 0, 0};
+  // Each batch by gradients of the module; behind `inner` of them two, by six losses besides (optim/bilevel.hpp).
+  if (recipe.inner) return {1 + 6 / (static_cast<double>(*recipe.inner) + 2), again, 1, 0};
+  if (recipe.epsilon > 0) return {2 * static_cast<double>(recipe.samples), 0, 0, 0};
   if (!facts.trains_layers) return {};
-  return {1 + again, 1, facts.trains_all ? 1.0 : 0.0};
+  return {1, again, 1, facts.trains_all ? 1.0 : 0.0};
 }
 
 namespace detail {
@@ -90,6 +89,7 @@ inline double operations_of(const model::TransformerSpec& model, const AnyMethod
   const Index highest = std::visit(
       [](const auto& m) -> Index {
         if constexpr (requires { m.options.reversible_layers; }) return m.options.reversible_layers;
+        else if constexpr (requires { m.module.options.reversible_layers; }) return m.module.options.reversible_layers;
         else return -1;
       },
       method);
@@ -105,21 +105,19 @@ inline double operations_of(const model::TransformerSpec& model, const AnyMethod
       const auto layer = layers.at(i);
       const auto work = detail::work_of(layer, of, tokens);
       const bool trains = highest < 0 || below + i >= all - highest;
-      auto through = trains ? passes : Passes{};
-      if (i >= layers.count - stored) through.forward = 1;
-      const auto added = static_cast<double>(added_weights(method, StepSizes::of(layer))) * (through.forward + own);
-      out += work.weights * (through.forward + through.inputs + through.weights) +
-             work.attention * (through.forward + 2.5 * through.inputs);
+      const auto through = trains ? passes : Passes{passes.forward};
+      const double forward = through.forward + (i >= layers.count - stored ? 0 : through.again);
+      const auto added = static_cast<double>(added_weights(method, StepSizes::of(layer))) * (forward + own);
+      out += work.weights * (forward + through.inputs + through.weights) +
+             work.attention * (forward + 2.5 * through.inputs);
       if (trains) out += added * static_cast<double>(of.tokens());
     }
   };
   add(model.layers, tokens, 0);
   if (model.decoder) add(*model.decoder, upper, model.layers.count);
-  if (words) {
-    const bool probes = passes.inputs == 0 && facts.trains_layers;
+  if (words)
     out += static_cast<double>(batch.words * model.hidden()) * static_cast<double>(model.embeddings.vocabulary) *
-           (probes ? passes.forward : 2 + passes.weights);
-  }
+           (facts.trains_layers ? passes.forward + passes.inputs + passes.weights : 2);
   return 2 * out;
 }
 
