@@ -1,12 +1,18 @@
 // The tape: accumulation, parameters, nesting, freed nodes, long chains, inference.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <memory>
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <variant>
 #include <vector>
 
+#include <meft/autodiff/gradcheck.hpp>
 #include <meft/autodiff/op.hpp>
+#include <meft/nn/linear.hpp>
 #include <meft/ops/activation.hpp>
 #include <meft/ops/arithmetic.hpp>
 #include <meft/ops/checkpoint.hpp>
@@ -358,9 +364,10 @@ TEST_CASE("a gradient has the shape of its value") {
   const auto y = sum(apply(Where::current(), WrongShape{}, p));
   CHECK(message_of([&] { tape.backward(y); }).find("a gradient has another shape than its parameter") !=
         std::string::npos);
-  const auto x = tape.watch(Tensor<float>::full({3, 2}, 1));
+  Tape other;
+  const auto x = other.watch(Tensor<float>::full({3, 2}, 1));
   const auto z = sum(x * 2) + sum(apply(Where::current(), WrongShape{}, x));
-  CHECK(message_of([&] { tape.backward(z); }).find("two gradients of one value have other shapes") !=
+  CHECK(message_of([&] { other.backward(z); }).find("two gradients of one value have other shapes") !=
         std::string::npos);
 }
 
@@ -448,4 +455,146 @@ TEST_CASE("a backward pass that failed leaves a part of the gradients, and the n
   gradients();
   CHECK(low.gradient().values() == right_low);
   CHECK(high.gradient().values() == right_high);
+}
+
+TEST_CASE("a tape whose backward pass failed takes no other, whatever it threw") {
+  for (const bool own : {false, true}) {
+    Parameter<float> a(Tensor<float>::full({1}, 1)), w(Tensor<float>::full({1}, 1));
+    Tape tape;
+    const auto h = a * 1.f;
+    bool first = true;
+    const auto f = [&](const Var<float>& x) {
+      if (own && !std::exchange(first, false)) throw std::runtime_error("no Error");
+      return x * w;
+    };
+    const auto failing = sum(checkpoint(f, h)) + sum(h * 5.f), other = sum(h * 7.f);
+    if (!own) w.value().data()[0] = 2;
+    CHECK_THROWS(tape.backward(failing));
+    for (auto* p : {&a, &w}) p->zero_gradient();
+    CHECK(message_of([&] { tape.backward(other); }).find("an earlier one of this tape threw midway") !=
+          std::string::npos);
+    CHECK(a.gradient().item() == 0);
+  }
+  // What is refused before anything is walked leaves the tape as it is.
+  Parameter<float> a(Tensor<float>::full({2}, 1));
+  Tape tape;
+  const auto y = a * 7.f;
+  CHECK_THROWS_AS(tape.backward(y), Error);
+  CHECK_THROWS_AS(tape.backward(y, Tensor<float>::zeros({3})), Error);
+  tape.backward(sum(y));
+  CHECK(a.gradient().values() == Floats(2, 7));
+}
+
+namespace {
+
+template <class X>
+using Listed = std::vector<X>;
+template <class X>
+using Several = std::array<X, 1>;
+template <class X>
+using Perhaps = std::optional<X>;
+template <class X>
+using Either = std::variant<int, X>;
+template <class X>
+using Owned = std::shared_ptr<X>;
+template <class X>
+struct Inner {
+  X x;
+  int n = 0;
+};
+template <class X>
+using Paired = std::pair<std::string, Inner<X>>;
+template <class X>
+using Operands = Listed<Var<typename X::value_type, typename X::backend>>;
+
+/// y = 2·x, which keeps x in some way; dx is dy, or none.
+template <template <class> class Kept>
+struct Keeps {
+  static constexpr const char* name = "keeps";
+  bool gives = true;
+  template <Scalar T, Backend B>
+  struct Saved {
+    int before = 0;
+    Kept<Tensor<T, B>> kept;
+  };
+  template <Real T, Backend B>
+  static Tensor<T, B> forward(auto& saved, Needs<1>, const Tensor<T, B>& x) {
+    using K = Kept<Tensor<T, B>>;
+    if constexpr (std::is_same_v<K, Paired<Tensor<T, B>>>) saved.kept = {"x", {x, 0}};
+    else if constexpr (std::is_same_v<K, Owned<Tensor<T, B>>>) saved.kept = std::make_shared<Tensor<T, B>>(x);
+    else saved.kept = K{x};
+    return map(Add{}, x, x);
+  }
+  template <Real T, Backend B>
+  std::array<Tensor<T, B>, 1> backward(const auto&, Needs<1>, const Tensor<T, B>& dy) const {
+    return {gives ? dy : Tensor<T, B>()};
+  }
+};
+
+template <template <class> class Kept>
+void check_noticed() {
+  for (const bool change : {false, true}) {
+    Parameter<float> w(Tensor<float>::full({2}, 1));
+    Tape tape;
+    const auto loss = sum(apply(Where::current(), Keeps<Kept>{}, w));
+    if (change) w.value().data()[0] = 3;
+    const auto found = message_of([&] { tape.backward(loss); });
+    CHECK((found.find("keeps: a parameter was changed") == 0) == change);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("that a parameter was changed is noticed in whatever an op keeps it") {
+  check_noticed<Listed>();
+  check_noticed<Several>();
+  check_noticed<Perhaps>();
+  check_noticed<Either>();
+  check_noticed<Owned>();
+  check_noticed<Inner>();
+  check_noticed<Paired>();
+  check_noticed<Operands>();
+}
+
+TEST_CASE("an op that gives an empty gradient where one is needed is named") {
+  Parameter<float> w(Tensor<float>::full({2}, 1));
+  Tape tape;
+  const auto loss = sum(apply(Where::current(), Keeps<Listed>{.gives = false}, w));
+  CHECK(message_of([&] { tape.backward(loss); }) ==
+        "keeps: its backward gave an empty gradient to an input that needs one");
+}
+
+namespace {
+
+/// y = x, whose dx is infinite.
+struct Infinite {
+  static constexpr const char* name = "infinite";
+  template <Scalar T, Backend B>
+  struct Saved {};
+  static auto forward(auto&, Needs<1>, const auto& x) { return x.clone(); }
+  static auto backward(const auto&, Needs<1> need, const auto& dy) {
+    return grads(need, [&] { return map(Div{}, dy, map(Sub{}, dy, dy)); });
+  }
+};
+
+}  // namespace
+
+TEST_CASE("gradcheck: a gradient or a difference that is not finite is as wrong as can be") {
+  const auto x = Tensor<double>::from({3}, {1, 2, 3});
+  const auto infinite = [](const auto& in) { return sum(apply(Where::current(), Infinite{}, in[0])); };
+  CHECK(std::isinf(gradcheck(infinite, {x})));
+  CHECK(std::isinf(gradcheck([](const auto& in) { return sum(in[0] * 1e308); }, {x})));
+  CHECK(gradcheck([](const auto& in) { return sum(in[0] * in[0]); }, {x}) < 1e-6);
+}
+
+TEST_CASE("a parameter that was moved from is a copy, in a list of layers too") {
+  Parameter<float> p(Tensor<float>::full({2}, 1));
+  const Parameter<float> q = std::move(p);
+  CHECK(p.defined());
+  CHECK(&std::as_const(p).value() == &q.value());
+  std::vector<nn::Linear<float>> layers{nn::Linear<float>::normal(2, 2, {1, 0, 0})};
+  const auto mine = std::move(layers[0]);
+  Index size = 0;
+  nn::for_each_parameter(layers, [&](const std::string&, auto& each) { size += each.size(); });
+  CHECK(size == 6);
 }

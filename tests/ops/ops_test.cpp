@@ -380,6 +380,8 @@ TEST_CASE("errors: shapes and options that an op does not take") {
   CHECK(attend(v, x, x, same).starts_with("attention: q, k and v are not alike"));
   CHECK(attend(x, x, x, [](Attention& a) { a.dropout = 1; }).starts_with("attention: a dropout outside [0, 1): 1"));
   CHECK(attend(x, x, x, [](Attention& a) { a.dropout = -0.5f; }).starts_with("attention: a dropout outside [0, 1)"));
+  for (const double bad : {static_cast<double>(NAN), static_cast<double>(INFINITY)})
+    CHECK(attend(x, x, x, [&](Attention& a) { a.scale = bad; }).starts_with("attention: expected a finite scale"));
   CHECK(attend(x, x, x, [](Attention& a) { a.window = -1; }) == "attention: a window less than 0: -1");
   CHECK(message_of([&] { gated(x, y, Activation::silu); }) ==
         "gated: the shapes of gate and gated differ: a is [2, 4], b is [2, 6]");
@@ -915,4 +917,54 @@ TEST_CASE("every op refuses an empty tensor, and says which") {
     CHECK(message_of(f) != "no error");
   // A bias may be none.
   CHECK(linear(x, w, no_parameter).value().values() == linear(x, w).value().values());
+}
+
+TEST_CASE("concat: of tensors, parameters and variables, whatever stands beside what") {
+  const auto check = [](const auto& x) {
+    using X = std::remove_cvref_t<decltype(x)>;
+    using T = typename X::value_type;
+    Parameter<T> p(x.clone());
+    Tape tape;
+    const auto v = tape.watch(x);
+    const auto whole = concat({p, v, x}, 1);
+    CHECK(whole.shape() == Shape{1, 6});
+    CHECK(whole.value().values() == std::vector<T>{1, 2, 1, 2, 1, 2});
+    tape.backward(sum(whole * 3));
+    CHECK(p.gradient().values() == std::vector<T>{3, 3});
+    CHECK(tape.gradient(v).values() == std::vector<T>{3, 3});
+    CHECK(concat({x, v}).shape() == Shape{2, 2});
+    CHECK(concat({x, x}).shape() == Shape{2, 2});
+    CHECK(concat({p, p}, -1).shape() == Shape{1, 4});
+    CHECK(concat<T, Cpu>({p, x}).shape() == Shape{2, 2});
+  };
+  check(Tensor<float>::from({1, 2}, {1, 2}));
+  check(Tensor<double>::from({1, 2}, {1, 2}));
+  const auto x = Tensor<float>::zeros({2}), y = Tensor<float>::zeros({2, 1});
+  CHECK(message_of([&] { concat({x, y}); }) == "concat: shapes differ besides the axis: a is [2], b is [2, 1]");
+}
+
+TEST_CASE("sums over many rows keep their accuracy, and up to 4096 their order") {
+  const Index n = 1000000;
+  for (const Index width : {Index{2}, Index{300}}) {
+    const Index rows = width == 2 ? n : 20000;
+    const auto means = mean(Tensor<float>::full({rows, width}, 0.1f), {.axes = {0}}).value().values();
+    for (const float m : means) CHECK(std::fabs(m - 0.1f) < 1e-5f);
+  }
+  auto x = random_tensor<float>({4096, 3}, 1);
+  std::vector<float> in_order(3);
+  for (Index i = 0; i < 4096; ++i)
+    for (Index j = 0; j < 3; ++j) in_order[static_cast<std::size_t>(j)] += std::as_const(x).data()[i * 3 + j];
+  CHECK(sum(x, {.axes = {0}}).value().values() == in_order);
+
+  Parameter<float> gamma = Parameter<float>::ones({2}), beta = Parameter<float>::zeros({2});
+  Tape tape;
+  Tensor<float> x01({n, 2});
+  x01.fill([](auto to) {
+    for (std::size_t i = 0; i < to.size(); ++i) to[i] = static_cast<float>(i % 2);
+  });
+  tape.backward(sum(layer_norm(x01, gamma, beta) * 0.1f));
+  const float whole = 0.1f * static_cast<float>(n);
+  for (const float g : beta.gradient().values()) CHECK(g == doctest::Approx(whole).epsilon(1e-4));
+  CHECK(gamma.gradient().values()[0] == doctest::Approx(-whole).epsilon(1e-4));  // rows become −1, 1
+  CHECK(gamma.gradient().values()[1] == doctest::Approx(whole).epsilon(1e-4));
 }

@@ -238,6 +238,8 @@ TEST_CASE(
   CHECK(test::message_of([&] { (void)adam.step(); }) == "adamw: a gradient is not finite: bias");
   p.bias.set_trainable(false);
   CHECK(adam.step() == 0);
+  adam.zero_gradients();
+  CHECK_FALSE(p.weight.gradient().defined());
   p.weight.set_trainable(true);
   set_gradients(p, 1);
   (void)adam.step();
@@ -253,8 +255,91 @@ TEST_CASE("adamw: wrong options are errors") {
   auto p = make_pair();
   for (const auto& bad :
        {optim::AdamW{.rate = -1}, optim::AdamW{.beta1 = 1}, optim::AdamW{.beta2 = -0.1}, optim::AdamW{.epsilon = 0},
-        optim::AdamW{.decay = -1}, optim::AdamW{.clip = -1}, optim::AdamW{.rate = NAN}})
+        optim::AdamW{.decay = -1}, optim::AdamW{.clip = -1}, optim::AdamW{.rate = NAN}, optim::AdamW{.rate = INFINITY},
+        optim::AdamW{.epsilon = INFINITY}, optim::AdamW{.decay = INFINITY}, optim::AdamW{.clip = INFINITY}})
     CHECK_THROWS_AS((void)bad.over<double>(p), Error);
+  for (const auto& bad : {optim::Spsa{.rate = INFINITY}, optim::Spsa{.epsilon = INFINITY},
+                          optim::Spsa{.decay = INFINITY}, optim::Spsa{.clip = INFINITY}})
+    CHECK_THROWS_AS((void)bad.over<double>(p), Error);
+  for (const auto& bad :
+       {optim::Bilevel{.rate = INFINITY}, optim::Bilevel{.module_rate = INFINITY}, optim::Bilevel{.lambda = INFINITY}})
+    CHECK_THROWS_AS((void)bad.over<double>(p), Error);
+}
+
+TEST_CASE("optimizers: a factor or a weight that is none is an error that changes nothing") {
+  const auto check = [](const auto& options) {
+    auto p = make_pair();
+    auto state = options.template over<double>(p);
+    set_gradients(p, 0);
+    const double inf = std::numeric_limits<double>::infinity(), nan = std::nan("");
+    for (const double factor : {nan, inf, -1.0})
+      test::check_error({"step: expected a finite factor of at least 0, found"}, [&] { (void)state.step(factor); });
+    for (const double weight : {nan, inf, -1.0, 0.0})
+      test::check_error({"step: expected a finite weight above 0, found"}, [&] { (void)state.step(1, weight); });
+    CHECK(state.steps() == 0);
+    check_values(p, {0.5, -1.0, 2.0, 0.25}, {0.1, -0.2}, 1e-300);
+    (void)state.step(0, 1);
+    CHECK(state.steps() == 1);
+  };
+  check(optim::AdamW{});
+  check(optim::Spsa{});
+  check(optim::Bilevel{});
+  check(optim::Bilevel{.inner = 0});
+  CHECK_THROWS_AS(make_pair().weight.set_rate_factor(std::nan("")), Error);
+}
+
+TEST_CASE("optimizers: names differ, those that do anyway stay; what is kept follows its own parameter") {
+  auto a = make_pair(), b = make_pair(), c = make_pair(), d = make_pair(), e = make_pair();
+  std::vector<Pair> list{c, d};
+  auto adam = options.over<double>(a, a, b, list, e);
+  std::vector<std::string> names;
+  adam.for_each_state([&](const std::string& name, Tensor<double>& x) {
+    if (x.rank() == 2 && !name.ends_with(".m") && !name.ends_with(".v")) names.push_back(name);
+  });
+  CHECK(names == std::vector<std::string>{"weight", "1.weight", "0.weight", "1.1.weight", "2.weight"});
+
+  const auto run = [](bool follow) {
+    auto one = make_pair(), other = make_pair();
+    auto state = options.over<double>(one, other);
+    for (int k = 0; k < 6; ++k) {
+      if (follow && k == 3) {
+        auto all = nn::trainable<double, Cpu>(one);
+        for (auto& p : nn::trainable<double, Cpu>(other)) all.push_back(p);
+        state.follow(all, {});
+      }
+      set_gradients(one, k, 100);
+      set_gradients(other, k);
+      (void)state.step();
+    }
+    return other.weight.value().values();
+  };
+  CHECK(run(true) == run(false));
+}
+
+TEST_CASE("optimizers: two parameters of one tensor are told") {
+  const auto shared = Tensor<double>::zeros({2});
+  Parameter<double> p(shared), q(shared);
+  nn::Named<double, Cpu> both{{"p", p}, {"q", q}};
+  test::check_error({"expected copies of one parameter, found two of one tensor: `p` and `q`"},
+                    [&] { (void)options.over<double>(both); });
+}
+
+TEST_CASE("adamw: a parameter that is added later makes its first step as one that was there first") {
+  auto p = make_pair(), q = make_pair(), alone = make_pair();
+  auto adam = options.over<double>(p), first = options.over<double>(alone);
+  for (int k = 0; k < 9; ++k) {
+    set_gradients(p, k);
+    (void)adam.step();
+  }
+  adam.add(q);
+  for (int k = 0; k < 3; ++k) {
+    set_gradients(p, k);
+    set_gradients(q, k);
+    set_gradients(alone, k);
+    (void)adam.step();
+    (void)first.step();
+  }
+  CHECK(q.weight.value().values() == alone.weight.value().values());
 }
 
 namespace {
@@ -625,8 +710,26 @@ TEST_CASE("bilevel: inner steps move s alone; p = s steps θ as losses of the up
     (void)adam.step();
     CHECK(a.module.value().values() == b.module.value().values());
   }
+  auto further = make_pair();
+  test::check_error({"bilevel: expected every parameter before the first step"}, [&] { bilevel.add(further); });
   CHECK_THROWS_AS((void)(optim::Bilevel{.lambda = -1}.over<double>(a)), Error);
   CHECK_THROWS_AS((void)(optim::Bilevel{.inner = -1}.over<double>(a)), Error);
+}
+
+TEST_CASE("bilevel: a difference that is not finite is an error that changes nothing") {
+  TwoLevels x;
+  auto state = optim::Bilevel{.module_rate = 0.05, .inner = 0}.over<double>(x);
+  const auto theta = x.theta.weight.value().values(), module = x.module.value().values();
+  const auto loss = [] { return std::nan(""); };
+  const auto gradients = [&](double weight) { return x.loss(1, weight); };
+  (void)state.measure({FunctionRef<double()>(loss), FunctionRef<double(double)>(gradients)}, 1, 0);
+  CHECK_THROWS_AS((void)state.step(), NumberError);
+  CHECK(x.theta.weight.value().values() == theta);
+  CHECK(x.module.value().values() == module);
+  CHECK(state.steps() == 0);
+  state.zero_gradients();
+  two_level_steps(x, state, 0, 1);
+  CHECK(x.module.value().values() != module);
 }
 
 TEST_CASE("bilevel: its equations, step by step: both copies' Adam, what weighs how much, a schedule's factor of all") {

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <set>
 #include <stdexcept>
@@ -20,6 +21,7 @@
 #include <meft/backend/cpu/philox.hpp>
 #include <meft/base/bucket.hpp>
 #include <meft/base/parallel.hpp>
+#include <meft/tensor/kv_cache.hpp>
 #include <meft/tensor/ragged.hpp>
 #include <meft/tensor/random.hpp>
 #include <meft/tensor/tensor.hpp>
@@ -273,6 +275,24 @@ class FakeStep {
 };
 
 }  // namespace
+
+TEST_CASE("kv cache: numbers outside its sequences are errors, and it stays as it is") {
+  KvCache<float> cache(2);
+  const Offsets one({0, 1});
+  const auto row = Tensor<float>::full({1, 3}, 1);
+  for (const Index bad : {Index{2}, Index{5}, Index{-1}}) {
+    const Index numbers[] = {0, bad};
+    CHECK(message_of([&] { cache.only(numbers); }).starts_with("kv cache: expected numbers of its sequences, found"));
+    for (const auto& f : {std::function<void()>([&] { (void)cache.behind(&cache, row, one, bad); }),
+                          std::function<void()>([&] { (void)cache.once(&cache, one, bad, [&] { return row; }); })})
+      CHECK(message_of(f).starts_with("kv cache: expected a part of its sequences, found"));
+  }
+  CHECK(cache.read().sequences() == 2);
+  const Index second[] = {1};
+  cache.only(second);
+  CHECK(cache.read().sequences() == 1);
+  CHECK(cache.behind(&cache, row, one, 0).shape() == Shape{1, 3});
+}
 
 TEST_CASE("pool: blocks are aligned, counted by use, and given again") {
   allocations = releases = 0;

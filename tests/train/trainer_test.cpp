@@ -468,11 +468,48 @@ TEST_CASE("trainer: batches that count nothing add nothing; a learner that does 
   for (const auto& step : alone.steps) still += step.gradient_norm == 0;
   CHECK(still == 4);
 
+  // A step of such batches alone moves nothing: neither decay nor what moments are left of steps before.
+  adam_of(options).rate = 0.1;
+  adam_of(options).decay = 0.5;
+  Toy none;
+  for (std::uint32_t r = 0; r < 8; ++r) none.script->empty.insert(r);
+  const Told nothing = run(data, options, anew(none));
+  CHECK(nothing.weights == values(Toy()));
+  CHECK(nothing.outcome.place.step == 8);
+
   Toy silent;
   silent.script->tells = false;
   CHECK_NOTHROW(run(data, options, silent));
   options.accumulate = 2;
   CHECK(contains(message_of([&] { run(data, options, anew(silent)); }), "tells what it counts"));
+}
+
+TEST_CASE("trainer: an error amid a step leaves no gradients: the run goes on as one without it") {
+  const Rows data = points(8), dev = points(3);
+  auto options = usual();
+  options.batch = 2;
+  options.accumulate = 4;
+  const auto weights = [&](int bad) {
+    Toy toy;
+    auto job = train::Job<double, Cpu>::of(toy, data, dev);
+    const auto loss = job.loss;
+    job.expect = nullptr;
+    job.batch = [&, batch = job.batch](std::span<const std::uint32_t> rows, Run run) {
+      data.expected = {{rows.begin(), rows.end()}};
+      return batch(rows, run);
+    };
+    job.loss = [&](const nn::Batch<>& batch) {
+      if (--bad == 0) throw std::runtime_error("no Error");
+      return loss(batch);
+    };
+    train::Trainer<double, Cpu> trainer(std::move(job), options);
+    if (bad > 0) CHECK_THROWS_AS((void)trainer.run(), std::runtime_error);
+    (void)trainer.run();
+    return values(toy);
+  };
+  const auto right = weights(0);
+  CHECK(weights(3) == right);
+  CHECK(weights(4) == right);
 }
 
 TEST_CASE("trainer: the rate rises over the warm-up, rounded up to whole steps, and falls to nothing") {
@@ -859,8 +896,9 @@ TEST_CASE("trainer: a run goes on after its end with more epochs or steps") {
   CHECK(lower.starts.at(0).changed.size() == 1);
   CHECK(lower.starts[0].changed[0].name == "lr");
   CHECK(lower.steps.at(0).rate == doctest::Approx(0.125 * 7 / 12));
-  CHECK(contains(message_of([&] { run(data, with(4, 5, folder.text())); }, &folder),
-                 "cannot resume: state.safetensors is at step 6, past the last one, 5"));
+  CHECK(contains(
+      message_of([&] { run(data, with(4, 5, folder.text())); }, &folder),
+      "cannot resume: state.safetensors is at step 6, past the last one (option epochs or option max-steps), 5"));
   // The state has what changed before the first step.
   Toy broken;
   broken.script->out_of_range = 6;
@@ -1246,7 +1284,8 @@ TEST_CASE("trainer: a state of a place where no run can be, its checksum right, 
        {nlohmann::json{{"epoch", 2}}, nlohmann::json{{"batches", 3}}, nlohmann::json{{"best_epoch", 1}}})
     CHECK(error(change, {}) == "state.safetensors: state: impossible values");
   CHECK(contains(error({{"step", -1}}, {}), "step is -1"));
-  CHECK(contains(error({{"step", 7}, {"batches", 7}}, {}), "is at step 7, past the last one, 6"));
+  CHECK(contains(error({{"step", 7}, {"batches", 7}}, {}),
+                 "is at step 7, past the last one (option epochs or option max-steps), 6"));
   for (const char* name : {"state.safetensors", "adapter.safetensors", "metrics.json", "log.jsonl"})
     fs::remove(folder.path / name);
   options.optimizer = optim::Spsa{.rate = 0.01};
@@ -1380,7 +1419,9 @@ TEST_CASE("trainer: wrong options are errors, and large ones mean all rows") {
   CHECK(contains(with([](auto& o) { o.epochs = 0; }), "are positive"));
   CHECK(contains(with([](auto& o) { o.max_steps = -1; }), "max_steps is not negative"));
   CHECK(contains(with([](auto& o) { o.warmup = 1; }), "in [0, 1)"));
-  CHECK(contains(with([](auto& o) { o.main_metric = "recall"; }), "recall"));
+  const char* const missing = "trainer: the main metric `recall` is none of the metrics, found: [\"accuracy\",\"f1\"]";
+  CHECK(with([](auto& o) { o.main_metric = "recall", o.metrics.push_back("f1"); }) == missing);
+  CHECK(contains(with([](auto& o) { o.metrics.clear(), o.epochs = 1; }), "`accuracy` is none of the metrics"));
   {
     Toy frozen;
     frozen.weight.set_trainable(false);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include <meft/autodiff/op.hpp>
@@ -10,8 +11,8 @@
 namespace meft {
 
 /// The largest difference between the tape's gradients of f(inputs) and central differences, relative to the largest
-/// gradient of that input (at least 1e-3). `f` takes a span of variables and gives a scalar variable. Meant for double
-/// (difference error about 1e-9 at the default step).
+/// gradient of that input (at least 1e-3); infinite where either is not finite. `f` takes a span of variables and gives
+/// a scalar variable. Meant for double (difference error about 1e-9 at the default step).
 template <class F>
 double gradcheck(const F& f, const std::vector<Tensor<double, Cpu>>& inputs, double step = 1e-5) {
   std::vector<Tensor<double, Cpu>> analytic;
@@ -40,7 +41,7 @@ double gradcheck(const F& f, const std::vector<Tensor<double, Cpu>>& inputs, dou
       const double numeric = (shifted(step) - shifted(-step)) / (2 * step), exact = analytic[i].data()[e];
       scale = std::max(scale, std::abs(exact));
       difference = std::max(difference, std::abs(numeric - exact));
-      if (std::isnan(numeric) || std::isnan(exact)) return std::numeric_limits<double>::infinity();
+      if (!std::isfinite(numeric) || !std::isfinite(exact)) return std::numeric_limits<double>::infinity();
     }
     worst = std::max(worst, difference / scale);
   }

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <memory>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -93,7 +94,8 @@ struct Anything {
   template <class X>
   operator X() const;
 };
-/// When the tensors among the members of an aggregate (at most six) were last written to.
+/// When what an op keeps was last written to: as its own `written()` says, or the tensors among an aggregate's members
+/// (at most six, no C arrays), in lists, tuples, optionals, variants, smart pointers. Of other classes nobody looks.
 template <class S>
 std::uint64_t written(const S& s) {
   const auto last = [](const auto&... members) {
@@ -103,7 +105,23 @@ std::uint64_t written(const S& s) {
   };
   using A = Anything;
   if constexpr (requires { s.written(); }) return s.written();
-  else if constexpr (!std::is_aggregate_v<S> || std::is_empty_v<S> || std::is_array_v<S>) return 0;
+  else if constexpr (requires { s.begin() != s.end(); }) {
+    std::uint64_t time = 0;
+    if constexpr (!std::is_trivially_copyable_v<std::remove_cvref_t<decltype(*s.begin())>>)
+      for (const auto& one : s)
+        if (const std::uint64_t t = written(one); t > time) time = t;
+    return time;
+  } else if constexpr (std::is_trivially_copyable_v<S>) return 0;
+  else if constexpr (requires { s ? *s : *s; }) return s ? written(*s) : 0;
+  else if constexpr (requires { s.value().written(); }) return s.value().written();
+  else if constexpr (requires { std::tuple_size<S>::value; }) return std::apply(last, s);
+  else if constexpr (requires { s.valueless_by_exception(); }) return visit(last, s);
+  else if constexpr (!std::is_aggregate_v<S>) return 0;
+  else if constexpr (requires { S{A{}, A{}, A{}, A{}, A{}, A{}, A{}}; })
+    static_assert(
+        std::is_void_v<S>,
+        "an op's Saved: an aggregate in it has more than six members, or a C array: group them in structs, use "
+        "std::array, or give it written(), when a tensor in it was last written to");
   else if constexpr (requires { S{A{}, A{}, A{}, A{}, A{}, A{}}; }) {
     const auto& [a, b, c, d, e, f] = s;
     return last(a, b, c, d, e, f);
@@ -125,6 +143,10 @@ std::uint64_t written(const S& s) {
   }
 }
 
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_none(const char* op) {
+  throw Error(joined({op, ": its backward gave an empty gradient to an input that needs one"}));
+}
+
 template <class Op, class T, class B, std::size_t N>
 struct OpNode final : Slot<T, B> {
   OpNode(Op o, typename Op::template Saved<T, B> s, Needs<N> n, std::array<int, N> i)
@@ -135,7 +157,10 @@ struct OpNode final : Slot<T, B> {
     auto out = differentiated(tape);
     saved = {};
     for (std::size_t i = 0; i < N; ++i)
-      if (need[i]) tape.add(inputs[i], std::move(out[i]));
+      if (need[i]) {
+        if (!out[i].defined()) refuse_none(this->name);
+        tape.add(inputs[i], std::move(out[i]));
+      }
   }
 
   /// On a device an op that can adds its first gradient to what is there in the pass that makes it; one that says so

@@ -42,7 +42,8 @@ class SampleScope {
   InPlace in_place_;
 };
 
-/// A handle: copies are the same parameter, so a module may be copied or moved without losing its gradient.
+/// A handle: copies are the same parameter, so a module may be copied or moved without losing its gradient. What was
+/// moved from is a copy too.
 template <Real T, Backend B = Cpu>
 class Parameter {
  public:
@@ -51,6 +52,8 @@ class Parameter {
 
   Parameter() : stored_(std::make_shared<detail::Stored<T, B>>()) {}
   explicit Parameter(Tensor<T, B> value) : Parameter() { stored_->value = std::move(value); }
+  Parameter(const Parameter&) = default;
+  Parameter& operator=(const Parameter&) = default;
 
   /// Uninitialised, counted as parameter memory.
   static Parameter empty(const Shape& shape) {
@@ -86,7 +89,10 @@ class Parameter {
   }
   /// What AdamW's learning rate is multiplied by for it.
   double rate_factor() const { return stored_->rate; }
-  void set_rate_factor(double factor) { stored_->rate = factor; }
+  void set_rate_factor(double factor) {
+    require(factor >= 0, "set_rate_factor: expected a factor of at least 0, found", factor);
+    stored_->rate = factor;
+  }
   /// Which rows of a larger table the value has, if not all: their noise is that of the rows there. [n]
   Tensor<std::int32_t, B>& numbers() { return stored_->numbers; }
   const Tensor<std::int32_t, B>& numbers() const { return stored_->numbers; }

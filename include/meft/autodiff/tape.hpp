@@ -207,7 +207,7 @@ class Tape {
 
   /// Gradients of a scalar with respect to everything recorded below it. Frees the nodes it walks. Throws when a
   /// trained parameter that an op kept was changed since; of constants nobody looks. When it throws, gradients that had
-  /// arrived at parameters stay there: `zero_gradient` before another pass.
+  /// arrived at parameters stay there, and the tape takes no further pass: `zero_gradient`, and another tape.
   template <Real T, Backend B>
   [[gnu::cold, gnu::noinline]] void backward(const Var<T, B>& loss, Where where = Where::current()) {
     require(loss.size() == 1, {"backward: a loss is a single element", where}, loss);
@@ -219,7 +219,10 @@ class Tape {
   [[gnu::cold, gnu::noinline]] void backward(const Var<T, B>& y, Tensor<T, B> dy, Where where = Where::current()) {
     require(y.shape() == dy.shape() && dy.defined(), {"backward: the gradient's shape differs", where}, y, dy);
     require(wants(y, "backward", where), {"backward: nothing that needs a gradient was recorded", where}, y);
+    require(!failed_,
+            {"backward: an earlier one of this tape threw midway and left gradients in it: record anew", where});
     add(y.node_, std::move(dy));
+    failed_ = true;  // until its end
     for (int i = y.node_; i >= 0; --i) {
       auto& slot = nodes_[static_cast<std::size_t>(i)];
       if (!slot || !slot->reached()) continue;
@@ -231,6 +234,7 @@ class Tape {
         throw;
       }
     }
+    failed_ = false;
   }
 
   /// Whether x was recorded here. Throws when it was recorded on another tape or its node is used up, and when another
@@ -376,7 +380,7 @@ class Tape {
   std::vector<std::pair<const void*, int>> leaves_;
   detail::Recorder* recorder_;
   std::uint64_t serial_;  // ascending in time
-  bool collect_ = false;
+  bool collect_ = false, failed_ = false;
 };
 
 /// While it lives, this thread records nothing.

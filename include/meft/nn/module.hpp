@@ -1,5 +1,16 @@
 // Owns: walking modules. A module is an aggregate with `parts(self, visit)`, which names its members in order; loading,
-// freezing, counting, saving and optimizing all walk it.
+// freezing, counting, saving and optimizing all walk it:
+//
+//   struct Block {
+//     nn::Linear<float> up, down;
+//     static void parts(auto& self, auto&& visit) {
+//       visit("up", self.up);
+//       visit("down", self.down);
+//     }
+//   };
+//
+// A member is a parameter, a tensor, a module, or one of these behind a pointer, in an optional, a variant or a list;
+// what is none of these does not compile. Members that `parts` does not name are not walked.
 #pragma once
 
 #include <cstdint>
@@ -24,26 +35,34 @@ inline std::string join(const std::string& prefix, std::string_view name) {
   return out += name;
 }
 
+/// What has no parts: parameters, tensors, packed weights, numbers, classes without members.
+template <class P>
+concept Whole = !std::is_class_v<P> || std::is_empty_v<P> || requires {
+  typename P::value_type;
+  typename P::backend;
+};
+
 template <class Leaf, class Part>
 void visit_part(const std::string& name, Part& part, const Leaf& leaf) {
   using P = std::remove_cv_t<Part>;
   if constexpr (requires { leaf(name, part); }) leaf(name, part);
-  if constexpr (requires {
-                  part.has_value();
-                  *part;
-                }) {
-    if (part.has_value()) visit_part(name, *part, leaf);
+  if constexpr (requires { part ? *part : *part; }) {
+    if (part) visit_part(name, *part, leaf);
   } else if constexpr (requires { std::variant_size<P>::value; }) {
     std::visit([&](auto& held) { visit_part(name, held, leaf); }, part);
   } else if constexpr (requires {
-                         part.begin();
-                         part.end();
+                         part.end() - part.begin();
                          part.size();
                          part[0];
                        }) {
     for (std::size_t i = 0; i < part.size(); ++i) visit_part(join(name, std::to_string(i)), part[i], leaf);
   } else if constexpr (requires { P::parts(part, [](const char*, auto&) {}); }) {
     P::parts(part, [&](std::string_view inner, auto& member) { visit_part(join(name, inner), member, leaf); });
+  } else {
+    static_assert(
+        Whole<P>,
+        "walk: a module, or a part of it, has no `static void parts(auto& self, auto&& visit)`, and is no list "
+        "with places (std::vector, std::array), optional, variant or pointer: it would not be trained or saved");
   }
 }
 
@@ -146,8 +165,12 @@ using Named = std::vector<std::pair<std::string, Parameter<T, B>>>;
 template <Real T, Backend B, class Module>
 Named<T, B> trainable(Module& module) {
   Named<T, B> out;
-  for_each_parameter(module, [&](const std::string& name, Parameter<T, B>& p) {
-    if (p.trainable() || p.probed()) out.push_back({name, p});
+  for_each_parameter(module, [&]<Real U, Backend D>(const std::string& name, Parameter<U, D>& p) {
+    if constexpr (std::is_same_v<Parameter<U, D>, Parameter<T, B>>) {
+      if (p.trainable() || p.probed()) out.push_back({name, p});
+    } else
+      static_assert(std::is_void_v<U>,
+                    "trainable: a parameter of another type or device than said: over<double>(module), for one");
   });
   return out;
 }

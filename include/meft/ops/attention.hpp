@@ -53,6 +53,7 @@ struct Attention {
     const bool fits = settled<B>([of = keys] { return of.longest() < (1 << 24); });
     require(fits, "attention: a sequence longer than 2^24 keys", k);
     require(dropout >= 0 && dropout < 1, "attention: a dropout outside [0, 1)", dropout);
+    require(std::isfinite(scale), "attention: expected a finite scale, found", scale);
     require(window >= 0, "attention: a window less than 0", window);
     require(!bias.defined() || (bias.rank() == 2 && bias.dim(0) == heads && bias.dim(1) % 2),
             "attention: the bias is not [heads, an odd number of distances]", bias, heads);

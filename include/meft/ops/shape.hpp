@@ -1,8 +1,10 @@
 // Owns: ops that move elements: reshape, transpose, concat, slice, gather.
 #pragma once
 
+#include <concepts>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <meft/autodiff/op.hpp>
@@ -239,6 +241,26 @@ Var<T, B> concat(const std::vector<Var<T, B>>& list, int axis = 0, Where where =
 template <Real T, Backend B>
 Var<T, B> concat(std::initializer_list<Var<T, B>> list, int axis = 0, Where where = Where::current()) {
   return concat(std::span<const Var<T, B>>(list.begin(), list.size()), axis, where);
+}
+
+namespace detail {
+/// A list in braces of operands of several kinds.
+template <Real T, Backend B>
+struct Operands {
+  template <Operand... X>
+  requires(std::same_as<VarOf<X>, Var<T, B>>&&...) Operands(const X&... x) : list{as_var(x)...} {}
+  std::vector<Var<T, B>> list;
+};
+}  // namespace detail
+
+/// Of tensors, parameters and variables: in float or double on the CPU, concat<T, B>({…}) elsewhere.
+template <Real T = float, Backend B = Cpu>
+Var<T, B> concat(std::type_identity_t<detail::Operands<T, B>> x, int axis = 0, Where where = Where::current()) {
+  return concat(std::span<const Var<T, B>>(x.list), axis, where);
+}
+template <std::same_as<double> T = double>
+Var<T> concat(std::type_identity_t<detail::Operands<T, Cpu>> x, int axis = 0, Where where = Where::current()) {
+  return concat(std::span<const Var<T>>(x.list), axis, where);
 }
 
 }  // namespace meft

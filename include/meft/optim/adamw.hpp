@@ -17,7 +17,9 @@ template <Real T, Backend B>
 class AdamWState;
 
 /// The options. `rate` is times each parameter's own factor. Decay leaves out what has one axis, biases and norms,
-/// unless it has an anchor. `clip` 0 is off.
+/// unless it has an anchor. `clip` 0 is off. Moments of a parameter that is added later are corrected by the steps
+/// since then (a resumed run is told so by `made_at`). A step without its gradient, as it is frozen, leaves a parameter
+/// and its moments, and counts among these steps all the same.
 struct AdamW {
   double rate = 5e-4, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0, clip = 0;
 
@@ -35,14 +37,16 @@ template <Real T, Backend B>
 class AdamWState final : public State<T, B> {
  public:
   explicit AdamWState(const AdamW& options, Where where = Where::current()) : options_(options) {
-    require(options.rate >= 0 && options.epsilon > 0 && options.decay >= 0 && options.clip >= 0,
-            {"adamw: rate, decay and clip are not negative, epsilon is positive", where}, options.rate, options.epsilon,
-            options.decay, options.clip);
-    require(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1,
-            {"adamw: the betas are in [0, 1)", where}, options.beta1, options.beta2);
+    const auto [rate, beta1, beta2, epsilon, decay, clip] = options;
+    require(std::isfinite(rate + epsilon + decay + clip) && rate >= 0 && epsilon > 0 && decay >= 0 && clip >= 0,
+            {"adamw: rate, decay and clip are not negative, epsilon is positive, all are finite", where}, rate, epsilon,
+            decay, clip);
+    require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, {"adamw: the betas are in [0, 1)", where}, beta1,
+            beta2);
   }
 
   double step(double factor = 1.0, double weight = 1.0, Where where = Where::current()) override {
+    this->check_step(factor, weight, where);
     const auto moved = with_gradients(where);
     const auto all = described(moved);
     const auto count = static_cast<Index>(all.size());
@@ -59,6 +63,7 @@ class AdamWState final : public State<T, B> {
     };
     const auto since = [&](std::size_t k) { return moments_[moved[k]].since; };
     for (std::size_t i = 0, end = 0; i < all.size(); i = end) {
+      end = i + 1;
       while (end < all.size() && since(end) == since(i) && rate(end) == rate(i)) ++end;
       const double t = static_cast<double>(this->steps_ - since(i));
       adamw(B{}, static_cast<Index>(end - i), all.data() + i,
@@ -75,9 +80,8 @@ class AdamWState final : public State<T, B> {
     for (std::size_t i = 0; i < moments_.size(); ++i) {
       const auto& name = this->parameters_[i].first;
       const auto at = std::find_if(before.begin(), before.end(), [&](const auto& one) { return one.first == name; });
-      if (at == before.end() || std::find(anew.begin(), anew.end(), name) != anew.end())
-        moments_[i].since = this->steps_;
-      else moments_[i] = moments[static_cast<std::size_t>(at - before.begin())];
+      if (at != before.end() && std::find(anew.begin(), anew.end(), name) == anew.end())
+        moments_[i] = moments[static_cast<std::size_t>(at - before.begin())];
     }
   }
   void made_at(const std::vector<std::string>& anew, std::int64_t steps) override {
@@ -86,7 +90,8 @@ class AdamWState final : public State<T, B> {
   }
 
   void zero_gradients() override {
-    for (auto& one : this->parameters_) one.second.zero_gradient();
+    for (auto& one : this->parameters_)
+      if (one.second.trainable()) one.second.zero_gradient();
   }
 
  private:
@@ -98,7 +103,7 @@ class AdamWState final : public State<T, B> {
   void keep(Parameter<T, B>& parameter) override {
     parameter.zero_gradient();
     const UseScope use(Use::optimizer);
-    moments_.push_back({Tensor<T, B>::zeros(parameter.shape()), Tensor<T, B>::zeros(parameter.shape())});
+    moments_.push_back({Tensor<T, B>::zeros(parameter.shape()), Tensor<T, B>::zeros(parameter.shape()), this->steps_});
   }
 
   /// A parameter and its moments, `name.m` and `name.v`.

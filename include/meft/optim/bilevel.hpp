@@ -41,8 +41,9 @@ class BilevelState final : public State<T, B> {
  public:
   explicit BilevelState(const Bilevel& options, Where where = Where::current())
       : options_(options), theta_(Spsa{.rate = options.rate, .epsilon = options.epsilon, .seed = options.seed}, where) {
-    require(options.module_rate >= 0 && options.lambda >= 0 && options.inner >= 0,
-            {"bilevel: the module's rate, lambda and the number of inner steps are not negative", where},
+    require(std::isfinite(options.module_rate + options.lambda) && options.module_rate >= 0 && options.lambda >= 0 &&
+                options.inner >= 0,
+            {"bilevel: the module's rate, lambda and the number of inner steps are finite and not negative", where},
             options.module_rate, options.lambda, options.inner);
   }
 
@@ -73,9 +74,11 @@ class BilevelState final : public State<T, B> {
     return loss;
   }
 
-  double step(double factor = 1.0, double = 1.0, Where where = Where::current()) override {
+  double step(double factor = 1.0, double weight = 1.0, Where where = Where::current()) override {
+    this->check_step(factor, weight, where);
     const bool lower = inner();
     if (!lower) {
+      (void)theta_.norm(factor, 1.0, where);
       const double norm = adam(&Copy::upper, this->steps_ / cycle() + 1, factor, where);
       (void)theta_.step(factor, 1.0, where);
       ++this->steps_;
@@ -92,7 +95,8 @@ class BilevelState final : public State<T, B> {
 
   void zero_gradients() override {
     theta_.zero_gradients();
-    for (auto& copy : copies_) copy.parameter.zero_gradient();
+    for (auto& copy : copies_)
+      if (copy.parameter.trainable()) copy.parameter.zero_gradient();
   }
 
   std::size_t steps_in(std::size_t bytes) const override {
@@ -136,6 +140,8 @@ class BilevelState final : public State<T, B> {
 
   void keep(Parameter<T, B>& parameter) override {
     const std::string& name = this->parameters_.back().first;
+    require(this->steps_ == 0, "bilevel: expected every parameter before the first step, found one after", name,
+            this->steps_);
     if (parameter.probed()) return theta_.add(nn::Named<T, B>{{name, parameter}});
     parameter.zero_gradient();
     const UseScope use(Use::optimizer);

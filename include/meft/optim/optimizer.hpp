@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <string>
@@ -28,24 +29,35 @@ class State {
  public:
   virtual ~State() = default;
 
-  /// Takes the trained parameters below a module; one that was taken before counts once.
+  /// Takes the trained parameters below a module; one that was taken before counts once. Where a name was taken before,
+  /// it gets the first free number in front: `weight`, `1.weight`. Throws where two parameters share their elements.
   template <class Module>
   void add(Module& module) {
     add(nn::trainable<T, B>(module));
   }
   void add(nn::Named<T, B> parameters) {
     for (auto& one : parameters) {
-      const T* data = std::as_const(one.second).value().data();
-      if (std::any_of(parameters_.begin(), parameters_.end(),
-                      [&](const auto& other) { return std::as_const(other.second).value().data() == data; }))
-        continue;
+      const auto& value = std::as_const(one.second).value();
+      bool before = false;
+      for (const auto& [name, other] : parameters_) {
+        before = before || &other.value() == &value;
+        if (!before && value.size() > 0 && other.value().data() == value.data())
+          fail("optimizer: expected copies of one parameter, found two of one tensor: `" + name + "` and `" +
+               one.first + '`');
+      }
+      if (before) continue;
+      const std::string name = one.first;
+      const auto taken = [&](const auto& other) { return other.first == one.first; };
+      for (int i = 1; std::any_of(parameters_.begin(), parameters_.end(), taken); ++i)
+        one.first = std::to_string(i) + '.' + name;
       parameters_.push_back(std::move(one));
       keep(parameters_.back().second);
     }
   }
 
   /// One step from what batches gave, divided by `weight`, the sum of what they were multiplied by, at rate · factor.
-  /// Gives the norm of that mean before clipping; throws, changing nothing, when it is not finite.
+  /// Gives the norm of that mean before clipping; throws, changing nothing, when it is not finite, a factor is less
+  /// than 0, or a weight is not more than 0.
   virtual double step(double factor = 1.0, double weight = 1.0, Where where = Where::current()) = 0;
   /// Forgets what batches gave.
   virtual void zero_gradients() = 0;
@@ -93,6 +105,12 @@ class State {
   State() = default;
   State(State&&) noexcept = default;
   State& operator=(State&&) noexcept = default;
+
+  static void check_step(double factor, double weight, Where where) {
+    require(std::isfinite(factor) && factor >= 0, {"step: expected a finite factor of at least 0, found", where},
+            factor);
+    require(std::isfinite(weight) && weight > 0, {"step: expected a finite weight above 0, found", where}, weight);
+  }
 
   nn::Named<T, B> parameters_;
   std::int64_t steps_ = 0;

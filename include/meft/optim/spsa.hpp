@@ -62,9 +62,10 @@ class SpsaState final : public State<T, B> {
 
   explicit SpsaState(const Spsa& options, Where where = Where::current())
       : options_(options), differences_(static_cast<std::size_t>(std::max<std::int64_t>(1, options.samples))) {
-    require(options.rate >= 0 && options.epsilon > 0 && options.decay >= 0 && options.clip >= 0,
-            {"spsa: rate, decay and clip are not negative, epsilon is positive", where}, options.rate, options.epsilon,
-            options.decay, options.clip);
+    const double rate = options.rate, epsilon = options.epsilon, decay = options.decay, clip = options.clip;
+    require(std::isfinite(rate + epsilon + decay + clip) && rate >= 0 && epsilon > 0 && decay >= 0 && clip >= 0,
+            {"spsa: rate, decay and clip are not negative, epsilon is positive, all are finite", where}, rate, epsilon,
+            decay, clip);
     require(options.samples >= 1, {"spsa: expected at least one sample, found", where}, options.samples);
   }
 
@@ -114,17 +115,20 @@ class SpsaState final : public State<T, B> {
   }
 
   double step(double factor = 1.0, double weight = 1.0, Where where = Where::current()) override {
-    std::vector<double> g;
-    double square = 0;
-    for (const double difference : differences_) {
-      g.push_back(difference / (2 * options_.epsilon * weight));
-      square += g.back() * g.back();
-    }
-    const double norm = g.size() == 1 ? std::fabs(g[0]) : std::sqrt(square / static_cast<double>(g.size()));
-    if (!std::isfinite(norm)) throw NumberError("spsa: the difference of two losses is not finite", where);
-    zero_gradients();
+    const double norm = this->norm(factor, weight, where);
     const double clipped = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1.0;
-    for (const double one : g) redo({static_cast<T>(one * clipped), static_cast<T>(options_.rate * factor)});
+    for (const double one : std::exchange(differences_, std::vector<double>(differences_.size(), 0)))
+      redo({static_cast<T>(slope(one, weight) * clipped), static_cast<T>(options_.rate * factor)});
+    return norm;
+  }
+  /// What such a step gives, or throws.
+  double norm(double factor, double weight, Where where) const {
+    this->check_step(factor, weight, where);
+    double square = 0;
+    for (const double one : differences_) square += slope(one, weight) * slope(one, weight);
+    const auto count = static_cast<double>(differences_.size());
+    const double norm = count == 1 ? std::fabs(slope(differences_[0], weight)) : std::sqrt(square / count);
+    if (!std::isfinite(norm)) throw NumberError("spsa: the difference of two losses is not finite", where);
     return norm;
   }
 
@@ -151,6 +155,9 @@ class SpsaState final : public State<T, B> {
 
  private:
   void keep(Parameter<T, B>&) override {}
+
+  /// g of a sum of differences.
+  double slope(double difference, double weight) const { return difference / (2 * options_.epsilon * weight); }
 
   /// Of entry `at` of the log: its step along its sample.
   void apply(Done done, std::size_t at) {

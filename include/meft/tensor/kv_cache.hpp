@@ -26,7 +26,7 @@ class KvCache {
   /// `rows` of the sequences [first, …), with `offsets`, behind the rows that were given for their earlier tokens in
   /// the same name, which is an address. [earlier tokens + tokens, n]
   Tensor<T, B> behind(const void* name, const Tensor<T, B>& rows, const Offsets& offsets, Index first) {
-    auto& of = kept(name);
+    auto& of = kept(name, offsets, first);
     for (Index s = 0; s < offsets.sequences(); ++s) {
       const auto& before = of[number(first + s)];
       const Index found = before.defined() ? before.dim(0) : 0;
@@ -39,7 +39,7 @@ class KvCache {
   /// made() [tokens, n], of what the sequences [first, …) read beside their own tokens: called in the first pass alone.
   template <class F>
   Tensor<T, B> once(const void* name, const Offsets& offsets, Index first, const F& made) {
-    auto& of = kept(name);
+    auto& of = kept(name, offsets, first);
     return keep(of, of[number(first)].defined() ? Tensor<T, B>() : made(), offsets, first);
   }
 
@@ -48,6 +48,9 @@ class KvCache {
   /// The sequences of these numbers go on, as the first and so on.
   void only(std::span<const Index> numbers) {
     std::vector<std::int32_t> lengths;
+    for (const Index i : numbers)
+      require(0 <= i && i < read_.sequences(), "kv cache: expected numbers of its sequences, found", i,
+              read_.sequences());
     for (const Index i : numbers) lengths.push_back(static_cast<std::int32_t>(read_.length(i)));
     read_ = Offsets::of_lengths(lengths);
     for (auto& [name, rows] : kept_) {
@@ -61,7 +64,9 @@ class KvCache {
   using Rows = std::vector<Tensor<T, B>>;  // of each sequence, or none yet
 
   static std::size_t number(Index i) { return static_cast<std::size_t>(i); }
-  Rows& kept(const void* name) {
+  Rows& kept(const void* name, const Offsets& offsets, Index first) {
+    require(0 <= first && first + offsets.sequences() <= read_.sequences(),
+            "kv cache: expected a part of its sequences, found", first, offsets.sequences(), read_.sequences());
     const Lock lock(mutex_);
     auto& rows = kept_[name];
     rows.resize(number(read_.sequences()));

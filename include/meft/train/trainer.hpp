@@ -66,6 +66,9 @@ class Trainer {
     require(!job_.lengths.empty() && job_.scored > 0, {"trainer: no examples to train on, or none to score", where},
             job_.lengths.size(), job_.scored);
     require(optimizer_->parameters() > 0, {"trainer: nothing trains", where});
+    if (std::find(o_.metrics.begin(), o_.metrics.end(), o_.main_metric) == o_.metrics.end())
+      fail({"trainer: the main metric `" + o_.main_metric + "` is none of the metrics, found", where},
+           nlohmann::json(o_.metrics).dump());
     groups_ = plan_.steps();
     steps_ = groups_ * o_.epochs;
     if (o_.max_steps > 0) steps_ = std::min(steps_, o_.max_steps);
@@ -79,9 +82,8 @@ class Trainer {
   /// folder, the last epoch's otherwise.
   Outcome run(Where where = Where::current()) {
     start(where);
-    while (!place_.finished) {
+    while (!place_.finished)
       if (!epoch() || !score()) return outcome(false);
-    }
     if (!o_.folder.empty()) {
       const io::Safetensors best(files_.adapter);
       if (o_.renewal.every > 0) o_.renewal.choose_as_in(best), job_.look_again(job_);
@@ -136,7 +138,7 @@ class Trainer {
     if (o_.renewal.every > 0) optimizer_->made_at(job_.chosen, o_.renewal.last(place_.step));
     if (place_.step > steps_)
       fail({"trainer: cannot resume: " + files_.state + " is at step " + std::to_string(place_.step) +
-                ", past the last one, " + std::to_string(steps_),
+                ", past the last one (option epochs or option max-steps), " + std::to_string(steps_),
             where});
     place_.finished = place_.finished && place_.step == steps_;
     if (place_.best_epoch >= 0 && !there)
@@ -157,15 +159,10 @@ class Trainer {
     plan_.begin(place_.epoch, [this](Rows rows) { return job_.parts(std::move(rows)); });
     expect();
     while (place_.group < groups_ && place_.step < steps_) {
-      if (!step()) {
-        optimizer_->zero_gradients();
+      if (!step()) return optimizer_->zero_gradients(), save(), false;
+      if ((o_.save_steps > 0 && place_.step % o_.save_steps == 0) ||
+          (o_.save_seconds > 0 && std::chrono::duration<double>(Clock::now() - saved_).count() >= o_.save_seconds))
         save();
-        return false;
-      }
-      const bool due =
-          (o_.save_steps > 0 && place_.step % o_.save_steps == 0) ||
-          (o_.save_seconds > 0 && std::chrono::duration<double>(Clock::now() - saved_).count() >= o_.save_seconds);
-      if (due) save();
     }
     return true;
   }
@@ -213,6 +210,9 @@ class Trainer {
           expect();
         };
         if (!widened(error, place_.step + 1, forward)) fail_at("step", place_.step + 1, error);
+      } catch (...) {
+        optimizer_->zero_gradients();
+        throw;
       }
   }
 
@@ -263,7 +263,7 @@ class Trainer {
       usage_.raise(MemoryReport::of(B::pool()));
       usage_.add(plan_.rows()[i].size(), o_.light ? o_.light(sizes_of(now)) : 0);
     }
-    const double factor = this->factor();
+    const double factor = weight > 0 ? this->factor() : 0;  // where nothing counts, nothing moves, by decay neither
     report.gradient_norm = optimizer_->step(factor, std::max(weight, 1.0));
     place_.batches += static_cast<std::int64_t>(end - first);
     ++place_.group;

@@ -53,20 +53,28 @@ void layer_norm_backward(Cpu, Index rows, Index n, const T* x, const T* gamma, c
 template <Real T>
 void layer_norm_weights(Cpu, Index rows, Index n, const T* x, const T* mean, const T* rstd, const T* dy, T* dgamma,
                         T* dbeta) {
-  constexpr Index width = 64;
+  constexpr Index width = 64, block = 4096;  // of more rows: sums of blocks, then of those
   parallel_chunks(n, width, [&](Index begin, Index end) {
-    if (dgamma) std::fill(dgamma + begin, dgamma + end, T(0));
-    if (dbeta) std::fill(dbeta + begin, dbeta + end, T(0));
-    vectorised([&]() MEFT_INLINE {
-      for (Index r = 0; r < rows; ++r) {
-        const T *in = x + r * n + begin, *d = dy + r * n + begin;
-        const T m = mean ? mean[r] : T(0), s = rstd[r];
-        if (dgamma)
-          cpu::map_run([m, s](T sum, T xi, T di) MEFT_INLINE { return sum + di * ((xi - m) * s); }, end - begin,
-                       dgamma + begin, dgamma + begin, in, d);
-        if (dbeta) cpu::map_run(Add{}, end - begin, dbeta + begin, dbeta + begin, d);
-      }
-    });
+    const Index count = end - begin;
+    T of_gamma[width], of_beta[width];
+    for (Index b = 0; b == 0 || b < rows; b += block) {
+      T* const gamma = !dgamma ? nullptr : b == 0 ? dgamma + begin : of_gamma;
+      T* const beta = !dbeta ? nullptr : b == 0 ? dbeta + begin : of_beta;
+      if (gamma) std::fill(gamma, gamma + count, T(0));
+      if (beta) std::fill(beta, beta + count, T(0));
+      vectorised([&]() MEFT_INLINE {
+        for (Index r = b, last = std::min(rows, b + block); r < last; ++r) {
+          const T *in = x + r * n + begin, *d = dy + r * n + begin;
+          const T m = mean ? mean[r] : T(0), s = rstd[r];
+          if (gamma)
+            cpu::map_run([m, s](T sum, T xi, T di) MEFT_INLINE { return sum + di * ((xi - m) * s); }, count, gamma,
+                         gamma, in, d);
+          if (beta) cpu::map_run(Add{}, count, beta, beta, d);
+        }
+        if (b > 0 && gamma) cpu::map_run(Add{}, count, dgamma + begin, dgamma + begin, gamma);
+        if (b > 0 && beta) cpu::map_run(Add{}, count, dbeta + begin, dbeta + begin, beta);
+      });
+    }
   });
 }
 

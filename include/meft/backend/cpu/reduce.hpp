@@ -10,8 +10,8 @@ namespace meft {
 
 template <Real T>
 void sum(Cpu, Index outer, Index n, Index inner, const T* x, T* out) {
+  constexpr Index block = 4096;  // of more: sums of blocks, then of those
   if (inner == 1) {
-    constexpr Index block = 4096;  // long rows: sums of blocks, then of those
     return parallel_chunks(outer, cpu::rows_grain(n), [&](Index begin, Index end) {
       vectorised([&]() MEFT_INLINE {
         for (Index o = begin; o < end; ++o) {
@@ -29,9 +29,15 @@ void sum(Cpu, Index outer, Index n, Index inner, const T* x, T* out) {
   const Index parts = (inner + width - 1) / width;
   parallel_for(outer * parts, [&](Index task) {
     const Index o = task / parts, j0 = task % parts * width, j1 = std::min(inner, j0 + width);
-    T* to = out + o * inner;
-    std::fill(to + j0, to + j1, T(0));
-    for (Index i = 0; i < n; ++i) cpu::map_here(Add{}, j1 - j0, to + j0, to + j0, x + (o * n + i) * inner + j0);
+    T *to = out + o * inner + j0, part[width];
+    std::fill(to, to + (j1 - j0), T(0));
+    for (Index b = 0; b < n; b += block) {
+      T* sum = b == 0 ? to : part;
+      if (b > 0) std::fill(part, part + width, T(0));
+      for (Index i = b, end = std::min(n, b + block); i < end; ++i)
+        cpu::map_here(Add{}, j1 - j0, sum, sum, x + (o * n + i) * inner + j0);
+      if (b > 0) cpu::map_here(Add{}, j1 - j0, to, to, part);
+    }
   });
 }
 
