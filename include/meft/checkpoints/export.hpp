@@ -94,27 +94,24 @@ Tensor<T, B> shaped(const Tensor<T, B>& x, const io::Entry* entry) {
   return fits(*entry, x.shape()) || without_ones(there) == without_ones(x.shape()) ? x.reshape(there) : x;
 }
 
-/// Removes from `folder` what stands beside a checkpoint's weights and is none of the `files` that will be written: it
-/// would be read with them. Throws when one of all these is there and may not be replaced, or an adapter is, which is
-/// put on the weights where it lies beside them.
-inline void clear(const std::string& folder, const std::vector<std::string>& files, bool overwrite, Where where) {
+/// What stands in `folder` beside a checkpoint's weights and is none of the `files` that will be written: it would be
+/// read with them. Throws when one of all these is there and may not be replaced, or an adapter is, which is put on the
+/// weights where it lies beside them.
+inline std::vector<std::string> others_in(const std::string& folder, const std::vector<std::string>& files,
+                                          bool overwrite, Where where) {
   const auto there = [&](const std::string& file) { return is_there(folder + "/" + file); };
   const auto refuse = [&](const std::string& file, const char* why) {
     fail({"export: " + folder + "/" + file + ": is there already" + why, where});
   };
   if (there("adapter_config.json")) refuse("adapter_config.json", ", and would be put on the weights that are written");
-  std::vector<std::string> others;
+  std::vector<std::string> out;
   for (const std::string name : copied_files)
-    if (there(name) && std::find(files.begin(), files.end(), name) == files.end()) others.push_back(name);
-  if (!overwrite) {
-    if (!others.empty()) refuse(others[0], "");
-    for (const auto& file : files)
-      if (there(file)) refuse(file, "");
-  }
-  std::error_code error;
-  for (const auto& file : others)
-    if (!std::filesystem::remove(folder + "/" + file, error) || error)
-      fail({"export: cannot remove " + folder + "/" + file, where}, error.message());
+    if (there(name) && std::find(files.begin(), files.end(), name) == files.end()) out.push_back(name);
+  if (overwrite) return out;
+  if (!out.empty()) refuse(out[0], "");
+  for (const auto& file : files)
+    if (there(file)) refuse(file, "");
+  return {};
 }
 
 /// The checkpoint's tensors of the model itself that have none of these parameters' names, as DINOv2's mask token:
@@ -156,7 +153,7 @@ std::vector<std::string> write_hf(const std::string& folder, const std::string& 
   files.insert(files.begin(), {"model.safetensors", "config.json"});
   std::error_code error;
   if (fs::equivalent(folder, source, error)) fail({"export: " + folder + ": is the checkpoint itself", where});
-  detail::clear(folder, files, overwrite, where);
+  const auto others = detail::others_in(folder, files, overwrite, where);
   fs::create_directories(folder, error);
   if (error) fail({"export: cannot make the folder " + folder, where}, error.message());
 
@@ -195,6 +192,9 @@ std::vector<std::string> write_hf(const std::string& folder, const std::string& 
   for (const auto* entry : detail::unread(names, module_names))
     tensors.add({prefix + entry->name.substr(names.lead().size()), entry->dtype, entry->shape, entry->bytes});
   tensors.write_plain(folder + "/model.safetensors", where);
+  for (const auto& name : others)
+    if (!fs::remove(folder + "/" + name, error) || error)
+      fail({"export: cannot remove " + folder + "/" + name, where}, error.message());
   for (const auto& name : copied)
     io::write_atomically(folder + "/" + name, io::read_text(source + "/" + name, std::size_t{1} << 30, where), where);
   io::write_atomically(folder + "/config.json", detail::config_with(config, model.spec, about, where).dump(2) + "\n",

@@ -18,12 +18,8 @@
 
 namespace meft::data {
 
-/// How a file's columns are told apart.
-enum class Columned {
-  tabs,
-  commas,
-  json
-};  // commas: or semicolons, as spreadsheets have them where the comma is a point
+/// How a file's columns are told apart; commas: or semicolons, as spreadsheets write them where a comma is in numbers.
+enum class Columned { tabs, commas, json };
 
 struct TableOptions {
   Encoding encoding = Encoding::utf8;
@@ -34,12 +30,11 @@ struct TableOptions {
   bool lone_blanks = false;  // in a file of one column a blank line is a row wherever it stands, also last
 };
 
-/// The rows of a file. `.csv` is comma-separated unless its first line has a tab, or no comma and a semicolon without a
-/// space behind it: columns are separated by these then; `.json`, `.jsonl` and `.ndjson` hold
-/// an object a line, or one array of objects; any other file is tab-separated. Lines end in LF, CR LF or CR; a UTF-8
-/// byte order mark and blank lines at the end are ignored. Errors (all name the file, most the line): an empty file,
-/// a blank line before the end, a NUL byte, bytes that are not UTF-8, a wrong number of columns, a quote that is not
-/// closed, broken JSON.
+/// The rows of a file. `.csv` is comma-separated, or as its first line has it: by tabs, or, where that has no comma but
+/// a semicolon without a space behind it, by semicolons; `.json`, `.jsonl` and `.ndjson` hold an object a line, or one
+/// array of objects; any other file is tab-separated. Lines end in LF, CR LF or CR; a UTF-8 byte order mark and blank
+/// lines at the end are ignored. Errors (all name the file, most the line): an empty file, a blank line before the end,
+/// a NUL byte, bytes that are not UTF-8, a wrong number of columns, a quote that is not closed, broken JSON.
 class Table {
  public:
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
