@@ -44,7 +44,8 @@ Data scored_of(const Flags& flags, Data data, data::SplitFiles Data::*files) {
   std::swap((data.*files).train, (data.*files).dev);
   return data;
 }
-data::Dataset load(const Flags& flags, const std::string& task, const data::LoadOptions& columns) {
+data::Dataset load(const Flags& flags, const std::string& task, data::LoadOptions columns) {
+  columns.scored = flags.eval_only;
   return scored_of(flags, data::load(task, flags.data, columns), &data::Dataset::files);
 }
 data::ChoiceDataset load_questions(const Flags& flags) {
@@ -366,7 +367,8 @@ std::pair<task::BlockOptions, std::optional<task::MaskOptions>> cutting(const Fl
 Lines read_lines(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
   const auto [cut, mask] = cutting(flags, tokenizer, family);
   const auto lines =
-      scored_of(flags, data::lines(flags.data, {.encoding = flags.columns.encoding}), &data::LineDataset::files);
+      scored_of(flags, data::lines(flags.data, {.encoding = flags.columns.encoding, .scored = flags.eval_only}),
+                &data::LineDataset::files);
   const auto blocks = [&, &cut = cut, &mask = mask](const std::vector<std::string>& set) {
     return task::Blocks{task::blocks(tokenizer, set, cut), mask, flags.seed};
   };

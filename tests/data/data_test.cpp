@@ -426,6 +426,11 @@ TEST_CASE("lines: a folder, one file, errors") {
   const std::string huge(std::size_t{3} << 20, 'x');
   CHECK(data::lines(folder.put("huge.txt", huge + "\nshort\n")).train.size() == 1);
 
+  const Folder dev;
+  dev.put("dev.txt", "first\nsecond\n");
+  CHECK(contains(message_of([&] { data::lines(dev.text()); }), "no training text"));
+  CHECK(data::lines(dev.text(), {.scored = true}).dev == std::vector<std::string>{"first", "second"});
+
   const std::string table = "text\tlabel\nthe film\tpos\nthe plot\tneg\n";
   CHECK(data::input_lines(folder.put("some.tsv", table)) == std::vector<std::string>{"the film", "the plot"});
   CHECK(contains(error(folder.put("bare.tsv", "the film\nthe plot\n")), "bare.tsv: expected a column `text`"));
@@ -774,6 +779,21 @@ TEST_CASE("labels: what says none is left out and counted, never a class") {
   CHECK(names("a\t" + large[0] + "\nb\t" + large[1] + "\nc\t5\n") == large);
   const auto coded = load("a\t" + large[0] + "\nb\t" + large[1] + "\nc\t5\n", by_name, "x\t" + large[1] + "\n");
   CHECK(coded.dev[0].label == 1);
+
+  // What is only scored needs nothing to train on.
+  const Folder dev;
+  dev.put("dev.tsv", "text\tlabel\na\tpos\nb\tneg\nc\tpos\n");
+  dev.put("test.tsv", "text\tlabel\na\tneg\n");
+  auto scored = by_name;
+  CHECK(contains(message_of([&] { data::load("tsv", dev.text(), scored); }), "no training file of task tsv"));
+  scored.scored = true;
+  const auto alone = data::load("tsv", dev.text(), scored);
+  CHECK(alone.train.empty());
+  CHECK(alone.dev.size() == 3);
+  CHECK(alone.dev[1].label == 0);
+  CHECK_FALSE(alone.held_out);
+  CHECK(alone.test_labelled);
+  CHECK(alone.files.dev == Names{"dev.tsv"});
 
   // Where `-` leaves one class, that is said.
   CHECK(contains(message_of([&] { load("a\t+\nb\t-\nc\t+\n", by_name, "x\t+\n"); }),

@@ -167,6 +167,16 @@ def test_scores_kept(place):
     check((folder / "metrics.json").read_bytes() == before, "another metrics.json behind --resume")
 
 
+def test_dev_alone(place):
+    """A folder that has dev alone can be scored."""
+    folder, alone = run(place, "--max-steps", 4, method="lora"), place.root / "alone"
+    alone.mkdir()
+    shutil.copy(place.data / "dev.tsv", alone)
+    scored = [execute([FINETUNE, "--output", folder, "--eval-only", "--data", data]).stdout.splitlines()[-1] for data in (place.data, alone)]
+    check(scored[0] == scored[1] and "40 dev examples" in scored[0], str(scored))
+    check("no training file" in execute(place.command(place.folder(), "--data", alone), 1).stderr, "trained on dev")
+
+
 def test_said_of_texts(place):
     """Texts without a word are counted; names of classes may have spaces between them."""
     data, folder = place.root / "blank.csv", place.folder()

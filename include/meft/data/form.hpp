@@ -48,6 +48,7 @@ struct LoadOptions {
                                            // none is a number, a label may be a name's number from 0
   bool written = false;                    // the pair is what is to be written; there are no labels
   std::uint64_t split_seed = 0;            // picks the held-out tenth
+  bool scored = false;                     // nothing is trained: a folder may have dev alone
 };
 
 namespace detail {

@@ -18,6 +18,7 @@ namespace meft::data {
 struct LineOptions {
   Encoding encoding = Encoding::utf8;
   std::uint64_t split_seed = 0;  // picks the held-out tenth
+  bool scored = false;           // nothing is trained: a folder may have dev alone
 };
 
 /// Lines of text (UTF-8, without their ends). None is blank.
@@ -79,8 +80,9 @@ inline LineDataset lines(const std::string& path, const LineOptions& options) {
   LineDataset data;
   Names train = {path}, dev;
   if (is_folder(path)) {
-    const Splits splits = find_splits({path, (std::filesystem::path(path) / "data").string()}, endings);
-    if (splits.of(Part::train).empty()) no_training(splits, "text", "`train.txt`");
+    const Splits splits =
+        find_splits({path, (std::filesystem::path(path) / "data").string()}, endings, {}, options.scored);
+    if (splits.lacks_training(options.scored)) no_training(splits, "text", "`train.txt`");
     train = splits.files(Part::train);
     dev = splits.files(Part::dev);
     data.test = read_lines(splits.files(Part::test), options.encoding);

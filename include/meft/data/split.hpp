@@ -132,6 +132,9 @@ struct Splits {
   const std::vector<Found>& of(Part part) const { return parts[static_cast<std::size_t>(part)]; }
   Names files(Part part) const { return of(part).empty() ? Names{} : of(part)[0].files; }
 
+  /// Whether there is nothing to train on, nor, with `lone_dev`, to score on.
+  bool lacks_training(bool lone_dev) const { return of(Part::train).empty() && !(lone_dev && !of(Part::dev).empty()); }
+
   /// Makes the splits that `odd` says no to others.
   template <class Odd>
   void leave_out(const Odd& odd) {
@@ -232,7 +235,7 @@ inline Splits find_splits(const Names& folders, const Names& endings, const Name
   for (const std::string& folder : folders)
     if (is_folder(folder)) {
       auto found = find_splits(folder, endings, apart);
-      if (!found.of(Part::train).empty() || (lone_dev && !found.of(Part::dev).empty())) return found;
+      if (!found.lacks_training(lone_dev)) return found;
     }
   return find_splits(folders.at(0), endings, apart);
 }

@@ -177,7 +177,7 @@ struct TaskFiles {
   SplitFiles told{};
 };
 
-inline TaskFiles task_files(const Form* form, const std::string& name, const std::string& path) {
+inline TaskFiles task_files(const Form* form, const std::string& name, const std::string& path, bool scored) {
   namespace fs = std::filesystem;
   if (!is_folder(path)) return {{path}, {}, {}, {}, {}, {}, {{fs::path(path).filename().string()}, {}, {}, {}}};
   Names folders = {path};
@@ -186,11 +186,11 @@ inline TaskFiles task_files(const Form* form, const std::string& name, const std
       folders.push_back((fs::path(path) / inner).string());
   folders.push_back((fs::path(path) / "data").string());
   const bool mrpc = form && form->task.name == "mrpc";
-  Splits splits = find_splits(folders, table_endings(), mrpc ? Names{"dev_ids.tsv"} : Names{});
+  Splits splits = find_splits(folders, table_endings(), mrpc ? Names{"dev_ids.tsv"} : Names{}, scored);
   const std::size_t txt = table_endings().size() - 1;  // rows only beside train.txt, else notes
   if (const auto& train = splits.of(Part::train); !train.empty() && train[0].kind != txt)
     splits.leave_out([&](const Found& found) { return found.kind == txt; });
-  if (splits.of(Part::train).empty()) no_training(splits, "file of task " + name, "`train.tsv`, .csv, .jsonl or .json");
+  if (splits.lacks_training(scored)) no_training(splits, "file of task " + name, "`train.tsv`, .csv, .jsonl or .json");
   TaskFiles out{
       splits.files(Part::train), splits.files(Part::dev), splits.files(Part::test), {}, {}, {}, splits.told()};
   const auto use = [&](Part part, const char* first, const char* further, Names& files, Names& told) {
@@ -211,7 +211,7 @@ inline TaskFiles task_files(const Form* form, const std::string& name, const std
   use(Part::dev, "in_domain_dev", "out_of_domain_dev", other, out.told.dev);
   out.dev.insert(out.dev.end(), other.begin(), other.end());
   if (std::error_code ignored; mrpc && fs::exists(fs::path(splits.folder) / "dev_ids.tsv", ignored)) {
-    const bool msr = fs::path(out.train[0]).filename() == "msr_paraphrase_train.txt" && out.dev.empty();
+    const bool msr = out.dev.empty() && fs::path(out.train[0]).filename() == "msr_paraphrase_train.txt";
     (msr ? out.told.dev : out.told.unused).push_back("dev_ids.tsv");
     if (msr) out.ids = (fs::path(splits.folder) / "dev_ids.tsv").string();
   }
@@ -245,7 +245,7 @@ inline void ask_header(const Source& source, const LoadOptions& options) {
 inline Dataset load(const std::string& name, const std::string& path, const LoadOptions& given) {
   const Form* form = form_of(name, given);
   LoadOptions options = given;
-  TaskFiles files = task_files(form, name, path);
+  TaskFiles files = task_files(form, name, path, options.scored);
   Dataset data;
   data.files = std::move(files.told);
   const auto open_file = [&](const std::string& file, bool labelled) {
@@ -261,20 +261,22 @@ inline Dataset load(const std::string& name, const std::string& path, const Load
     fail(file + ": no row has a label");
   };
 
+  const bool lone = files.train.empty();  // dev alone, to be scored
+  const Names& first = lone ? files.dev : files.train;
   std::vector<Source> sources;
-  for (const std::string& file : files.train) ask_header(sources.emplace_back(open_file(file, true)), options);
+  for (const std::string& file : first) ask_header(sources.emplace_back(open_file(file, true)), options);
   if (!form && !options.regression && !options.threshold && !options.written && options.label_names.empty())
-    options.label_names =
-        fitting_names(sources, std::filesystem::path(files.train[0]).parent_path().string(), options.label);
+    options.label_names = fitting_names(sources, std::filesystem::path(first[0]).parent_path().string(), options.label);
   data.task = form ? form->task : tsv_task(options, sources);
-  for (const Source& source : sources) append(data.train, source, data.task, options, false, data);
-  need_rows(data.train, files.train[0]);
+  auto& rows = lone ? data.dev : data.train;
+  for (const Source& source : sources) append(rows, source, data.task, options, false, data);
+  need_rows(rows, first[0]);
 
   if (!files.ids.empty()) split_by_ids(data, sources[0], files.ids);
   else if (data.held_out = files.dev.empty(); data.held_out)
     hold_out(data.train, data.dev, files.train[0], options.split_seed);
-  else add(data.dev, files.dev, true);
-  need_rows(data.dev, files.dev.empty() ? files.train[0] : files.dev[0]);
+  else if (!lone) add(data.dev, files.dev, true);
+  need_rows(data.dev, files.dev.empty() ? first[0] : files.dev[0]);
   add(data.test, files.test, false);
   for (const Example& e : data.test) data.test_unlabelled += options.written ? e.pair.empty() : std::isnan(e.label);
   data.test_labelled = !data.test.empty() && data.test_unlabelled == 0;
