@@ -223,7 +223,7 @@ void check_task(const Flags& f) {
   require(!f.gives_head_rate() || f.has_head(), "--head-lr", "a task with a head of its own", headless);
   require(!f.ranks() || f.kind() == Kind::texts || f.kind() == Kind::choices, "--losses",
           "a task of texts with classes, or of questions with options", "--task " + f.task);
-  require(!f.ranks() || !(f.task == "stsb" || f.columns.regression), "--losses", "a task with classes",
+  require(!f.ranks() || !f.regresses(), "--losses", "a task with classes",
           f.columns.regression ? "--regression" : "--task stsb");
   require(!f.ranks() || !given("pooling"), "--pooling", "no --losses beside it, which need no head", "both");
   for (const char* flag : {"template", "label-words"}) {

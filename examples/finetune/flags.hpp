@@ -59,6 +59,7 @@ struct Flags {
   Kind kind() const;
   /// A language model ranks answers; no head is made.
   bool ranks() const { return !losses.empty(); }
+  bool regresses() const { return task == "stsb" || columns.regression; }
   /// Whether the task has a head of its own; questions have none where the model is causal.
   bool has_head() const { return !ranks() && kind() != Kind::language && kind() != Kind::writing; }
   /// Whether --head-lr asks for a rate.

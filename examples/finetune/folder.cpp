@@ -63,13 +63,21 @@ FolderLock::FolderLock(const std::string& folder) {
   if (flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) fail("--output: " + folder + " is being written by another run");
 }
 
+std::vector<std::string> files_of(const Flags& flags) {
+  const train::RunFiles files(flags.output);
+  return {files.state,
+          files.adapter,
+          files.metrics,
+          files.log,
+          flags.output + "/" + checkpoints::peft_config,
+          flags.output + "/" + checkpoints::peft_model};
+}
+
 void check_folder(const Flags& flags, const train::TrainOptions& options) {
   const train::RunFiles files(flags.output);
   if (flags.overwrite) return;
   if (!flags.resume) {
-    for (const auto& file :
-         {files.state, files.adapter, files.metrics, files.log, flags.output + "/" + checkpoints::peft_config,
-          flags.output + "/" + checkpoints::peft_model})
+    for (const auto& file : files_of(flags))
       if (exists(file))
         throw FlagError("--output",
                         "a folder without a run; --resume to go on with the one that is there, or --overwrite to "
@@ -188,7 +196,7 @@ Earlier peft_run(Flags& flags) {
   out.peft->check_size(spec);
   const Index rows = out.peft->classes(spec);
   out.labels = classes_of(flags, rows);
-  if (const bool regression = flags.task == "stsb" || flags.columns.regression; regression && rows > 1)
+  if (flags.regresses() && rows > 1)
     throw FlagError(flags.task == "stsb" ? "--task" : "--regression",
                     "a head of one row, for a value, in " + out.peft->weights.path(), std::to_string(rows) + " rows");
   if (flags.kind() == Kind::texts)

@@ -23,6 +23,8 @@ class FolderLock {
   meft::Descriptor fd_;
 };
 
+/// What a run writes, peft's files too.
+std::vector<std::string> files_of(const Flags& flags);
 /// Refuses a folder that holds another run than that of `options`, or this one and neither --resume nor --overwrite.
 void check_folder(const Flags& flags, const meft::train::TrainOptions& options);
 /// With --overwrite removes what the run that was there left besides the trainer's files, which that removes itself.

@@ -35,8 +35,8 @@ void say_files(const std::string& path, const data::SplitFiles& files) {
 /// not the run's, all.
 template <class Data>
 Data scored_of(const Flags& flags, Data data, data::SplitFiles Data::*files) {
-  const bool own = !flags.trained_on.empty() && fingerprint_of(data).starts_with(flags.trained_on);
-  if (!flags.eval_only || !data.held_out || own) return data;
+  if (!flags.eval_only || !data.held_out) return data;
+  if (!flags.trained_on.empty() && fingerprint_of(data).starts_with(flags.trained_on)) return data;
   data.held_out = false;
   data.dev.insert(data.dev.end(), std::make_move_iterator(data.train.begin()),
                   std::make_move_iterator(data.train.end()));
@@ -69,24 +69,14 @@ void say_left_out(const data::Dataset& data) {
 }
 
 /// What of an image folder is not read: files, and folders, whose names end in a slash.
-void say_skipped(const std::vector<std::string>& names) {
-  for (const bool folders : {false, true}) {
-    std::string line;
-    std::int64_t count = 0;
-    for (const auto& name : names)
-      if (name.ends_with('/') == folders && ++count <= 4) line += (count > 1 ? ", " : "") + name;
-    if (count > 0)
-      say(grouped(count) +
-          (folders ? " folders inside of class folders, or without images, are not read: "
-                   : " files are no images by their names, left out: ") +
-          line + (count > 4 ? ", ..." : ""));
-  }
-}
-
-std::string shown_names(const std::vector<std::string>& names) {
-  std::string out;
-  for (std::size_t i = 0; i < names.size() && i < 10; ++i) out += (i ? ", " : "") + show_name(names[i]);
-  return out + (names.size() > 10 ? ", ... (" + std::to_string(names.size()) + ")" : "");
+void say_skipped(std::vector<std::string> names) {
+  const auto folders =
+      std::stable_partition(names.begin(), names.end(), [](const std::string& name) { return !name.ends_with('/'); });
+  const auto say_these = [](const std::vector<std::string>& some, const std::string& what) {
+    if (!some.empty()) say(grouped(std::ssize(some)) + what + joined(some));
+  };
+  say_these({names.begin(), folders}, " files are no images by their names, left out: ");
+  say_these({folders, names.end()}, " folders inside of class folders, or without images, are not read: ");
 }
 
 /// Texts without a word, of which nothing but the tokens around is learned.
@@ -394,10 +384,7 @@ Images::Images(const Flags& flags, const std::vector<std::string>* trained)
       dev(data, data.dev, processor) {
   if (trained && data.label_names != *trained)
     fail(flags.data + ": other classes than those of the run in " + flags.output + ": expected " +
-         shown_names(*trained) + ", found " + shown_names(data.label_names));
-  goal.task = flags.task;
-  goal.model = fingerprint_of_model(flags.model);
-  goal.data = fingerprint_of(data);
+         joined(*trained, 10) + ", found " + joined(data.label_names, 10));
   goal.labels = data.label_names;
   goal.metrics = {"accuracy"};
   goal.main_metric = "accuracy";
@@ -405,7 +392,11 @@ Images::Images(const Flags& flags, const std::vector<std::string>* trained)
   if (!data.test.empty()) more.emplace_back("test", meft::task::ImageSet(data, data.test, processor));
   say_files(flags.data, data.splits);
   if (!data.skipped.empty()) say_skipped(data.skipped);
-  if (!flags.loads()) say_classes(goal, train.labels);
+  if (flags.loads()) return;
+  goal.task = flags.task;
+  goal.model = fingerprint_of_model(flags.model);
+  goal.data = fingerprint_of(data);
+  say_classes(goal, train.labels);
 }
 
 namespace {

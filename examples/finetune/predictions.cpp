@@ -7,10 +7,9 @@
 #include <limits>
 #include <string_view>
 
-#include <meft/checkpoints/peft.hpp>
 #include <meft/io/file.hpp>
-#include <meft/train/run_files.hpp>
 
+#include "folder.hpp"
 #include "report.hpp"
 #include "terminal.hpp"
 
@@ -59,10 +58,9 @@ void check_predictions(const Flags& flags) {
   if (fs::is_directory(path, ignored)) throw FlagError("--predictions", "a file", "the folder " + path);
   if (const auto there = fs::status(path, ignored); fs::exists(there) && !fs::is_regular_file(there))
     throw FlagError("--predictions", "a regular file", path);
-  const train::RunFiles run(flags.output);
-  for (const auto& other :
-       {flags.predict, run.adapter, run.state, run.metrics, run.log, flags.output + "/" + checkpoints::peft_config,
-        flags.output + "/" + checkpoints::peft_model})
+  auto others = files_of(flags);
+  others.push_back(flags.predict);
+  for (const auto& other : others)
     if (fs::equivalent(path, other, ignored))
       throw FlagError("--predictions", "another file than what is read, and than the run's own", path);
   if (!flags.overwrite && fs::exists(fs::symlink_status(path, ignored)))

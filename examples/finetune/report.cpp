@@ -33,12 +33,6 @@ std::string duration(double seconds) {
                    : format("%lld:%02lld", s / 60, s % 60);
 }
 
-std::string joined(const std::vector<std::string>& names, std::size_t most = 4) {
-  std::string out;
-  for (std::size_t i = 0; i < names.size() && i < most; ++i) out += (i ? ", " : "") + names[i];
-  return out + (names.size() > most ? ", ... (" + std::to_string(names.size()) + ")" : "");
-}
-
 /// Of 1 feature or more, with a wider range.
 std::string features(const Widened& w) {
   return std::to_string(w.features) + (w.features == 1 ? " feature has" : " features have") +
@@ -46,6 +40,12 @@ std::string features(const Widened& w) {
 }
 
 }  // namespace
+
+std::string joined(const std::vector<std::string>& names, std::size_t most) {
+  std::string out;
+  for (std::size_t i = 0; i < names.size() && i < most; ++i) out += (i ? ", " : "") + names[i];
+  return out + (names.size() > most ? ", ... (" + std::to_string(names.size()) + ")" : "");
+}
 
 std::string grouped(std::int64_t number) {
   const std::string digits = std::to_string(number);

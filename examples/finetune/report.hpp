@@ -20,6 +20,8 @@ namespace finetune {
 /// `1,234,567`
 std::string grouped(std::int64_t number);
 std::string mebibytes(double bytes);
+/// `a, b, ... (7)`: the first of the names, and how many there are.
+std::string joined(const std::vector<std::string>& names, std::size_t most = 4);
 /// `accuracy 0.8123, f1 0.8011`
 std::string text(const std::vector<meft::task::Score>& scores);
 
