@@ -186,7 +186,7 @@ void check(Flags& f) {
                 meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).recomputes; }),
             method);
     require(!f.adapt.feature_cache || facts.beside, "--feature-cache",
-            "a method with a network beside frozen layers: " +
+            "a method that trains beside frozen layers: " +
                 meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).beside; }),
             method);
     require(!f.gives_head_rate() || (f.recipe.epsilon == 0 && !f.recipe.inner), "--head-lr",
@@ -327,7 +327,7 @@ bool parse(int argc, char** argv, Flags& f) {
   add.flag("--recompute", f.adapt.recompute, "keep each layer's input only (methods that keep activations)");
   add.integer(
       "--feature-cache", f.adapt.feature_cache, 0, 1 << 24,
-      "MiB of what frozen layers gave for examples seen before, for later epochs (methods with a network beside "
+      "MiB of what frozen layers gave for examples seen before, for later epochs (methods that train beside "
       "them); on the CPU results do not depend on it");
   add_method_options(add, f);
   std::vector<std::string_view> kept;

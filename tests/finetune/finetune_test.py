@@ -193,7 +193,7 @@ def test_flags(place):
         (["--pooling", "max"], ["--pooling: expected model|first|mean", "found `max`"]),
         (["--lora-rank", "4"], ["--lora-rank: expected --inside lora", "found --inside none"]),
         (["--recompute"], ["--recompute: expected a method that keeps activations", "found --method meft1"]),
-        (["--feature-cache", "8"], ["--feature-cache: expected a method with a network beside frozen layers: unipt, ", "found --method meft1"]),
+        (["--feature-cache", "8"], ["--feature-cache: expected a method that trains beside frozen layers: head, ", "found --method meft1"]),
         (["--method", "lora", "--streams", "exact"], ["--streams: expected --method meft1, meft2, meft3 or zofo-meft1", "found --method lora"]),
         (["--method", "full", "--lambda", "1/2"], ["--lambda: expected --method meft1", "found --method full"]),
         (["--weights", "q3"], ["--weights: expected f32|bf16|q8|q4|nf4|as-stored", "found `q3`"]),

@@ -426,7 +426,9 @@ TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, a
   // Nothing is changed at the start: x₂ becomes λ·x₁ + layer(x₂) and they change places, in MEFT2 with β for λ.
   const auto hidden = [&](const AnyMethod& method) {
     auto model = make_bert(3);
-    return adapt(model, method)(model.embed(make_batch())).value.value().values();
+    auto batch = make_batch();
+    batch.run.training = false;
+    return adapt(model, method)(model.embed(batch)).value.value().values();
   };
   const MeftOptions plm{.stack = stack};
   const auto start = hidden(Meft1{.lambda = {1, 8}, .options = plm, .inside = LowRank{}});
@@ -678,20 +680,25 @@ TEST_CASE("methods: new parts start where the method says") {
 
 TEST_CASE("methods: before the first step a model is what it was, bit for bit, where the method says so") {
   int checked = 0;
-  const auto hidden = [](const AnyMethod& method, bool images, bool training) {
+  const auto hidden = [](const auto& adapted, bool images, bool training) {
     auto model = images ? make_vit(2) : make_bert(2);
     auto batch = make_batch();
     batch.pixels = batch.pixels.rows(0, 1);  // an image is read on its own
     batch.run.training = training;
-    const auto body = adapt(model, method);
+    const auto body = adapted(model);
     return body(model.embed(batch)).value.value().values();
+  };
+  const auto frozen = [](auto& model) {
+    detail::train_none(model, {});
+    return detail::plain_body(model, {});
   };
   for (const auto& row : rows())
     if (const auto& method = row.method; method_facts(method).starts_as_is) {
       CAPTURE(method_title(method));
       const bool drops = !method_facts(method).beside;  // what is beside layers drops nothing inside them
       const bool images = method_facts(method).reads_images;
-      CHECK(hidden(method, images, drops) == hidden(HeadOnly{}, images, drops));
+      const auto adapted = [&](auto& model) { return adapt(model, method); };
+      CHECK(hidden(adapted, images, drops) == hidden(frozen, images, drops));
       ++checked;
     }
   CHECK(checked >= 3);
@@ -1049,10 +1056,11 @@ TEST_CASE("methods: a packed weight gives what the weight gives") {
   CHECK(trained.weight.defined());  // a trained weight is not packed
 
   // A whole model: packed under `head`, not packed under `full`.
-  Subject head(HeadOnly{}), full(Full{});
   auto frozen = make_bert(2), open = make_bert(2);
-  const auto a = adapt(frozen, HeadOnly{})(frozen.embed(head.batch)).value.value().values();
-  const auto b = adapt(open, Full{})(open.embed(full.batch)).value.value().values();
+  auto batch = make_batch();
+  batch.run.training = false;
+  const auto a = adapt(frozen, HeadOnly{})(frozen.embed(batch)).value.value().values();
+  const auto b = adapt(open, Full{})(open.embed(batch)).value.value().values();
   for (std::size_t i = 0; i < a.size(); ++i) CHECK(a[i] == doctest::Approx(b[i]).epsilon(1e-11));
 }
 

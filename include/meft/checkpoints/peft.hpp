@@ -3,17 +3,16 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <deque>
-#include <map>
-#include <optional>
 #include <set>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include <meft/checkpoints/hf.hpp>
+#include <meft/checkpoints/peft_names.hpp>
 #include <meft/io/safetensors.hpp>
 #include <meft/method/any.hpp>
 
@@ -22,96 +21,6 @@ namespace meft::checkpoints {
 inline constexpr const char *peft_config = "adapter_config.json", *peft_model = "adapter_model.safetensors";
 
 namespace detail {
-
-/// A parameter that a method put into a layer, as peft calls it.
-struct PeftPlace {
-  std::string module;  // of the base model
-  const PeftTensor* tensor;
-
-  std::vector<std::int64_t> shape(std::vector<std::int64_t> ours) const {
-    if (tensor->shape == PeftTensor::Shape::column) ours.push_back(1);
-    if (tensor->row()) ours.insert(ours.begin(), 1);
-    return ours;
-  }
-};
-
-/// The names of trained parameters in peft's files.
-class PeftNames {
- public:
-  PeftNames(const model::TransformerSpec& spec, const PeftForm& form) : spec_(&spec), form_(&form) {}
-
-  /// Of a parameter that the method put there; nothing for others.
-  std::optional<PeftPlace> place(const std::string& ours) const {
-    for (const auto& tensor : form_->tensors) {
-      const std::string end = "." + std::string(tensor.ours);
-      if (form_->joined && (ours == tensor.ours || ours.ends_with(end))) return PeftPlace{ours, &tensor};
-      if (!ours.ends_with(end)) continue;
-      std::string module = ours.substr(0, ours.size() - end.size());
-      if (tensor.row()) module += "." + std::string(reader(tensor, module));
-      return PeftPlace{spec_->prefix + module, &tensor};
-    }
-    return {};
-  }
-  /// Of any. BERT's pooler is a part of the model there.
-  std::string theirs(const std::string& ours) const {
-    if (const auto at = place(ours))
-      return form_->joined ? joined : lead() + at->module + "." + std::string(at->tensor->theirs);
-    return lead() + (ours.starts_with("pooler.") ? spec_->prefix : "") + ours;
-  }
-  /// The projection that reads what the tensor is multiplied with, by its name in the layer that the module is in.
-  const char* reader(const PeftTensor& tensor, const std::string& module) const {
-    const bool decodes = spec_->decoder_layer_names && module.starts_with(spec_->names.decoder_layers);
-    const auto& names = decodes ? *spec_->decoder_layer_names : *spec_->layer_names;
-    return tensor.shape == PeftTensor::Shape::hidden     ? names.down
-           : tensor.shape == PeftTensor::Shape::attended ? names.output
-                                                         : names.cross_output;
-  }
-  std::string lead() const { return form_->joined ? "base_model." : "base_model.model."; }
-
-  static constexpr const char* joined = "prompt_embeddings";
-  /// Where the columns of each of these parameters, by their names here and widths, begin there; `count` in all.
-  struct Columns {
-    std::map<std::string, std::int64_t> first;
-    std::int64_t count = 0;
-  };
-  Columns columns(std::vector<std::pair<std::string, std::int64_t>> widths) const {
-    const auto order = [&](const auto& one) {
-      const auto* tensor = place(one.first)->tensor;
-      return std::tuple(one.first.size() - tensor->ours.size(),
-                        one.first.substr(0, one.first.size() - tensor->ours.size()),
-                        tensor);  // a higher layer's number is longer or comes later
-    };
-    std::sort(widths.begin(), widths.end(), [&](const auto& a, const auto& b) { return order(a) < order(b); });
-    Columns out;
-    for (const auto& [name, width] : widths) out.first[name] = std::exchange(out.count, out.count + width);
-    return out;
-  }
-
- private:
-  const model::TransformerSpec* spec_;
-  const PeftForm* form_;
-};
-
-/// A projection's name in a layer.
-inline const char* name_of(const model::TransformerSpec& spec, PeftSign::Of projection) {
-  const auto& names = *spec.layer_names;
-  switch (projection) {
-    case PeftSign::Of::query: return names.query;
-    case PeftSign::Of::key: return names.key;
-    case PeftSign::Of::value: return names.value;
-    case PeftSign::Of::output: return names.output;
-    case PeftSign::Of::up: return names.up;
-    default: return names.down;
-  }
-}
-
-/// Whether a tensor of a layer, `….NUMBER.projection.end`, is that.
-inline bool of_layer(std::string_view tensor, std::string_view projection, std::string_view end) {
-  const std::string after = "." + std::string(projection) + "." + std::string(end);
-  if (!tensor.ends_with(after) || tensor.size() == after.size()) return false;
-  const char before = tensor[tensor.size() - after.size() - 1];
-  return before >= '0' && before <= '9';
-}
 
 /// A number as an integer where it is one.
 inline nlohmann::json number_of(double value) {

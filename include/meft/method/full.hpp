@@ -14,6 +14,7 @@ struct Described<Full> {
   static constexpr std::string_view name = "full", about = "everything";
   static constexpr MethodFacts facts{.trains_all = true, .narrows = true};
   static void options(auto&, auto&&) {}
+  static Recipe recipe(const Full&) { return {.rate = 1e-4}; }
   static Index added(const Full&, const StepSizes&) { return 0; }
   /// At the end the word embeddings' gradient, at the start their norm beside the layers, may be the most.
   template <Real T, Backend B>

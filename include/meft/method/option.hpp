@@ -15,7 +15,7 @@ namespace meft {
 /// What others must know of a method, whatever it is.
 struct MethodFacts {
   bool reversible = false;      // layers run as a stack of streams
-  bool beside = false;          // a network beside frozen layers: a step takes a batch in parts
+  bool beside = false;          // what trains stands beside frozen layers: a step takes a batch in parts
   bool recomputes = true;       // a layer's input can be all that it keeps
   bool trains_all = false;      // nothing is frozen, so that no weight is packed
   bool narrows = false;         // weights that train may be multiplied in bf16, on a host

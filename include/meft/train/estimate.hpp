@@ -84,7 +84,8 @@ std::size_t expected_activation(const AnyMethod& method, std::vector<StepSizes> 
     }
     const auto activation = [&] {
       Index out = method_activation<T, B>(method, s);
-      if (beside && s.memory) out += s.plain(s.layer(), s.layer(), s.gradients(2));  // the encoder's network is below
+      if (beside && s.memory && added_weights(method, s) > 0)  // the encoder's network is below
+        out += s.plain(s.layer(), s.layer(), s.gradients(2));
       return out;
     };
     const Index side = 2 * s.memory * s.width;        // what the encoder gives, and its gradient

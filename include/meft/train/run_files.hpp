@@ -1,4 +1,4 @@
-// Owns: the files of a run's folder by name, which of them are there, and a log cut back to a place.
+// Owns: the files of a run's folder by name, which of them are there, and the log's lines.
 // Must not know: what is in them.
 #pragma once
 
@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <meft/io/file.hpp>
@@ -42,15 +43,38 @@ struct RunFiles {
   }
 };
 
-/// Cuts a log back to its first `bytes` bytes, and to whole lines where it has fewer. Gives its size.
-inline std::uint64_t restore_log(const std::string& path, std::uint64_t bytes, Where where = Where::current()) {
-  if (!is_there(path)) return 0;
-  std::string text = io::read_text(path, std::size_t{1} << 32, where);
-  const std::size_t before = text.size();
-  if (before > bytes) text.resize(static_cast<std::size_t>(bytes));
-  text.resize(text.rfind('\n') + 1);  // npos + 1 is 0
-  if (text.size() != before) io::write_atomically(path, text, where);
-  return text.size();
-}
+/// The log of a run, a line at a time; without a path nothing is written.
+class RunLog {
+ public:
+  explicit RunLog(std::string path) : path_(std::move(path)) {}
+
+  /// Cuts the file back to its first `bytes` bytes, and to whole lines where it has fewer: what is done again goes.
+  void restore(std::uint64_t bytes, Where where = Where::current()) {
+    bytes_ = 0;
+    if (path_.empty() || !is_there(path_)) return;
+    std::string text = io::read_text(path_, std::size_t{1} << 32, where);
+    const std::size_t before = text.size();
+    if (before > bytes) text.resize(static_cast<std::size_t>(bytes));
+    text.resize(text.rfind('\n') + 1);  // npos + 1 is 0
+    if (text.size() != before) io::write_atomically(path_, text, where);
+    bytes_ = text.size();
+  }
+  void add(const std::string& line) {
+    if (path_.empty()) return;
+    io::append_line(path_, line);
+    bytes_ += line.size() + 1;
+  }
+  /// What is told of a step that is not done yet.
+  void wait(std::string line) { waiting_.push_back(std::move(line)); }
+  void add_waiting() {
+    for (const auto& line : std::exchange(waiting_, {})) add(line);
+  }
+  std::uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::string path_;
+  std::vector<std::string> waiting_;
+  std::uint64_t bytes_ = 0;
+};
 
 }  // namespace meft::train

@@ -54,6 +54,7 @@ class Trainer {
         o_(std::move(options)),
         observer_(std::move(observer)),
         files_(o_.folder),
+        log_(o_.folder.empty() ? "" : files_.log),
         optimizer_(state_over(o_.optimizer, job_.parameters)),
         passes_(job_.loss, o_.recordings, optimizer_.get()),
         plan_(job_.lengths, {o_.batch, o_.accumulate, o_.seed, inner_of(o_.optimizer)}) {
@@ -107,8 +108,7 @@ class Trainer {
       report.nothing_to_resume = o_.resume && !report.resumed;
       if (report.resumed) report.changed = resume(where);
       else files_.require_free(o_.resume, where);
-      // What the log says of steps that will be done again goes.
-      place_.log_bytes = restore_log(files_.log, place_.log_bytes, where);
+      log_.restore(place_.log_bytes, where);
       if (!report.changed.empty()) save();  // so that a later resumption goes on with what changed
     }
     usage_ = Usage(place_.step);
@@ -159,7 +159,11 @@ class Trainer {
     plan_.begin(place_.epoch, [this](Rows rows) { return job_.parts(std::move(rows)); });
     expect();
     while (place_.group < groups_ && place_.step < steps_) {
-      if (!step()) return optimizer_->zero_gradients(), save(), false;
+      if (!step()) {
+        optimizer_->zero_gradients();
+        save();
+        return false;
+      }
       if ((o_.save_steps > 0 && place_.step % o_.save_steps == 0) ||
           (o_.save_seconds > 0 && std::chrono::duration<double>(Clock::now() - saved_).count() >= o_.save_seconds))
         save();
@@ -221,7 +225,7 @@ class Trainer {
     const RangeReport report{step, widen_after(error, job_.ranges, forward)};
     if (report.by.features == 0) return false;
     passes_ = Steps<T, B>(job_.loss, o_.recordings, optimizer_.get());  // what was recorded has the units of before
-    notes_.push_back(log_line(report));
+    log_.wait(log_line(report).dump());
     if (observer_.widened) observer_.widened(report);
     return true;
   }
@@ -273,7 +277,7 @@ class Trainer {
     ++place_.recent_steps;
     // A run that fails in its first step leaves nothing in its folder; the state comes before all other files.
     if (kept_ < 0) save();
-    log_notes();
+    log_.add_waiting();
     usage_.raise(report.activation_bytes);
 
     report.epoch = place_.epoch + 1;
@@ -330,9 +334,9 @@ class Trainer {
     }
     place_.finished = place_.step >= steps_;
     if (!o_.folder.empty()) {
-      log_notes();
+      log_.add_waiting();
       const auto memory = memory_json(usage_.activation_bytes(), usage_.memory());
-      log(log_line(report, memory, usage_.seconds()));
+      log_.add(log_line(report, memory, usage_.seconds()).dump());
       // The state comes last: until it is there, a resumed run makes the same files again.
       if (report.best) {
         io::Metadata about{{"format", "meft-adapter-1"}, {"config", o_.config.dump()}};
@@ -352,25 +356,16 @@ class Trainer {
   void save() {
     if (o_.folder.empty()) return;
     place_.fraction_bits = checkpoints::ranges_to_json(job_.ranges);
+    place_.log_bytes = log_.bytes();
     save_state(files_.state, *optimizer_, place_, o_.run, job_.indices);
     kept_ = place_.step;
     saved_ = Clock::now();
   }
 
-  void log(const nlohmann::ordered_json& line) {
-    const std::string text = line.dump();
-    io::append_line(files_.log, text);
-    place_.log_bytes += text.size() + 1;
-  }
   void log_step(const StepReport& r) {
     const double mean =
         std::exchange(place_.recent_loss, 0) / static_cast<double>(std::exchange(place_.recent_steps, 0));
-    if (!o_.folder.empty()) log(log_line(r, mean, usage_.seconds()));
-  }
-  /// What is told of steps that were done again, once they are done.
-  void log_notes() {
-    for (const auto& line : std::exchange(notes_, {}))
-      if (!o_.folder.empty()) log(line);
+    log_.add(log_line(r, mean, usage_.seconds()).dump());
   }
 
   Outcome outcome(bool finished) const {
@@ -381,11 +376,11 @@ class Trainer {
   TrainOptions o_;
   Observer observer_;
   RunFiles files_;
+  RunLog log_;
   std::unique_ptr<optim::State<T, B>> optimizer_;
   Steps<T, B> passes_;
-  Plan plan_;                                  // of the running epoch
-  std::vector<nlohmann::ordered_json> notes_;  // lines of the log of the coming step
-  std::optional<Batch> next_;                  // was made while the device worked
+  Plan plan_;                  // of the running epoch
+  std::optional<Batch> next_;  // was made while the device worked
   std::int64_t groups_ = 0, steps_ = 0, epochs_ = 0;
   Place place_;
   Usage usage_;
