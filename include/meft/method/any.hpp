@@ -29,6 +29,13 @@ struct AnyOf<MethodList<M...>> {
 template <class M>
 using DescribedOf = Described<std::remove_cvref_t<M>>;
 
+/// f(the method), or f(what is inside of it): nothing where it takes others inside and has none.
+template <class M, class F>
+void visit_trained(const M& method, const F& f) {
+  if constexpr (requires { method.inside.visit(f); }) method.inside.visit(f);
+  else f(method);
+}
+
 }  // namespace detail
 
 /// Any method of the registry, with its options.
@@ -50,14 +57,10 @@ inline const MethodFacts& method_facts(const AnyMethod& method) {
 
 /// Whether it trains elements of frozen weights where they lie, itself or by what is inside.
 inline bool method_writes(const AnyMethod& method) {
-  return std::visit(
-      [](const auto& m) {
-        bool out = detail::DescribedOf<decltype(m)>::facts.writes;
-        if constexpr (requires { m.inside.name(); })
-          m.inside.visit([&](const auto& inner) { out = out || detail::DescribedOf<decltype(inner)>::facts.writes; });
-        return out;
-      },
-      method);
+  bool out = false;
+  const auto one = [&](const auto& m) { out = detail::DescribedOf<decltype(m)>::facts.writes; };
+  std::visit([&](const auto& m) { detail::visit_trained(m, one); }, method);
+  return out;
 }
 
 /// After how many steps of a run it chooses anew what trains, itself or by what is inside; 0: never.
@@ -67,12 +70,7 @@ inline std::int64_t method_renews(const AnyMethod& method) {
     if constexpr (requires { detail::DescribedOf<decltype(m)>::renews(m); })
       out = detail::DescribedOf<decltype(m)>::renews(m);
   };
-  std::visit(
-      [&](const auto& m) {
-        if constexpr (requires { m.inside.visit(one); }) m.inside.visit(one);
-        else one(m);
-      },
-      method);
+  std::visit([&](const auto& m) { detail::visit_trained(m, one); }, method);
   return out;
 }
 
@@ -189,15 +187,15 @@ inline void suit_family(AnyMethod& method, const FamilyFacts& family) {
       method);
 }
 
-/// How it is trained unless told otherwise.
+/// How it is trained unless told otherwise: as what is inside is.
 inline Recipe method_recipe(const AnyMethod& method) {
-  return std::visit(
-      [](const auto& m) {
-        if constexpr (requires { detail::DescribedOf<decltype(m)>::recipe(m); })
-          return detail::DescribedOf<decltype(m)>::recipe(m);
-        else return Recipe{};
-      },
-      method);
+  Recipe out;
+  const auto one = [&](const auto& m) {
+    if constexpr (requires { detail::DescribedOf<decltype(m)>::recipe(m); })
+      out = detail::DescribedOf<decltype(m)>::recipe(m);
+  };
+  std::visit([&](const auto& m) { detail::visit_trained(m, one); }, method);
+  return out;
 }
 
 /// The tokens that the method puts before every sequence.
@@ -309,8 +307,7 @@ bool prepare(Model& model, const Body<T, B>& body, const Any& method, const Prev
         const auto one = [&](const auto& own) {
           if constexpr (requires { prepare(model, body, own, preview); }) done = prepare(model, body, own, preview);
         };
-        if constexpr (requires { m.inside.visit(one); }) m.inside.visit(one);
-        else one(m);
+        detail::visit_trained(m, one);
         return done;
       },
       method);

@@ -56,7 +56,9 @@ class OneInside<MethodList<M...>> {
   static void options(auto& self, auto&& visit) {
     static const std::string names = (std::string(none) + ... + ("|" + std::string(Described<M>::name)));
     const auto same = [](std::string_view name) { return name; };
-    visit(Option{.name = "inside", .help = "trains in the layers, in place of adapters", .stated = Stated::changed},
+    visit(Option{.name = "inside",
+                 .help = "trains in the layers, in place of adapters, at its own rate",
+                 .stated = Stated::changed},
           OneOf{names, [](std::string_view name) { return known(name); }, same}, self.name_);
     (of<M>(self, visit), ...);
   }
