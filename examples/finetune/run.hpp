@@ -82,6 +82,7 @@ class Runner {
   }
 
   std::size_t at_once() const { return train::scored_at_once(static_cast<std::size_t>(flags_.batch)); }
+  static constexpr std::size_t written_at_once = 32;  // each word reads all weights, whatever a batch is
   /// What the user gets, beside what training of everything takes.
   template <class Learner>
   void say_costs(Learner& learner, const train::BatchSizes& batch) const {
@@ -361,7 +362,7 @@ class Runner {
     const auto form = ranked_form(flags_, tokenizer, family_);
     const auto found = predicted(learner, [&](const Watch& watch) {
       return task::write(learner, asked.encoded, form.start, form.end.front(), task::WrittenRoom(form).written,
-                         at_once(), watch);
+                         written_at_once, watch);
     });
     if (!found) return false;
     std::vector<std::string> texts;
