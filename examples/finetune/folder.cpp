@@ -115,7 +115,6 @@ void write_peft(const Flags& flags, const model::TransformerSpec& spec, const ch
                 const std::vector<std::string>& labels) {
   const std::string adapter = train::RunFiles(flags.output).adapter;
   if (!checkpoints::peft_form(flags.method, spec) || !exists(adapter)) return;
-  if (spec.fused()) return;  // peft updates the one matrix that the checkpoint has
   const bool tokens = !flags.has_head() || (flags.kind() == Kind::choices && spec.causal);
   if (tokens && !loaded.initialised.empty()) return;  // a head that is neither in the checkpoint nor trained
   checkpoints::write_peft(flags.output, io::Safetensors(adapter), spec, flags.method,

@@ -237,6 +237,7 @@ def t5(folder):
 
 
 def vit(folder, dino=False):
+    """DINOv2 reads smaller images than it was trained on, as those that are published do."""
     t, name = Tensors(4), "dinov2" if dino else "vit"
     t.array(name + ".embeddings.cls_token", 1, 1, WIDTH)
     t.array(name + ".embeddings.position_embeddings", 1, 17, WIDTH)
@@ -256,7 +257,7 @@ def vit(folder, dino=False):
               "image_size": 32, "patch_size": 8, "num_channels": 3}
     write_model(folder, config | ({"mlp_ratio": 2} if dino else {"intermediate_size": 2 * WIDTH}), t)
     (folder / "preprocessor_config.json").write_text(json.dumps({
-        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 32, "width": 32}, "resample": 2,
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": dict.fromkeys(("height", "width"), 24 if dino else 32), "resample": 2,
         "do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
 
 
@@ -525,7 +526,7 @@ def test_images(place):
     killed(place.command(*flags(cut), "--save-every", 1), cut)
     place.run(*flags(cut), "--resume")
     check(results(cut) == results(whole), "fpt: a kill changed the bits")
-    try_all(place, "dinov2", "images", ["full", "meft3", *INSIDE])
+    try_all(place, "dinov2", "images", ["full", "losa", "meft3", *INSIDE])
 
 
 def has_device(place, program=DEVICE, built="MEFT_FINETUNE_DEVICE" in os.environ):

@@ -7,7 +7,8 @@ The model and the batch are those of a case of make_bert.py or make_families.py.
   ia3.safetensors   peft's IA3Model: its vectors, under meft's names and none of them one, hidden (what the head reads, without
                     padding), logits, loss, and gradient.NAME of each vector and of the head
   lora.safetensors  the same of peft's LoraModel, rank 3, alpha 6, of query and value
-  lora_linear.safetensors  and of all linear layers that are inside the model's layers
+  lora_linear.safetensors  and of all linear layers that are inside the model's layers; ModernBERT's under peft's names, for meft
+                    has updates of the parts of its Wqkv and Wi
   prefix.safetensors  keys and values before those of every attention, 3 rows each: put in front of them in transformers' own
                       attention. Where peft's PrefixTuningConfig (without projection) does the same, in all but the encoder of BART,
                       cross attention and images, both must be equal; tokens are given their own positions, which peft moves by 3
@@ -49,8 +50,9 @@ CASES = {  # folder: (key and value, second linear layer, query and value)
     "opt": (r".*\.(k_proj|v_proj)", r".*\.fc2", r".*\.(q_proj|v_proj)"),
     "bart": (r".*\.(k_proj|v_proj)", r".*\.fc2", r".*\.(q_proj|v_proj)"),
 }
-LINEAR = {"bert": r".*layer\.\d+\..*(query|key|value|dense)", "mistral": r".*layers\.\d+\..*_proj"}
-HEADS = ("bert.pooler", "classifier", "classification_head", "score")
+LINEAR = {"bert": r".*layer\.\d+\..*(query|key|value|dense)", "mistral": r".*layers\.\d+\..*_proj",
+          "modernbert": r".*layers\.\d+\..*(Wqkv|Wi|Wo)"}
+HEADS = ("bert.pooler", "classifier", "classification_head", "score", "head.")
 
 
 def configs(folder):
@@ -138,7 +140,8 @@ def write_method(folder, seed, name, kind, config):
 def write_adapter(folder, name, config, added, prefix):
     """As peft's users save one. Of every head all parts are among modules_to_save."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64)
-    heads = [place for place, _ in model.named_children() if place in HEADS] + ["pooler"] * hasattr(model.base_model, "pooler")
+    heads = [place for place, _ in model.named_children() if place in HEADS or place + "." in HEADS]
+    heads += ["pooler"] * hasattr(model.base_model, "pooler")
     config = type(config)(**{key: value for key, value in config.to_dict().items() if key in ("r", "lora_alpha", "lora_dropout", "target_modules",
                                                                                          "feedforward_modules")}, modules_to_save=heads)
     tuned = get_peft_model(model, config).double()

@@ -143,7 +143,8 @@ const std::vector<Row>& rows() {
   static const auto updates = update("attention.self.query") + update("attention.self.value");
   static const auto attention_updates = updates + update("attention.self.key") + update("attention.output.dense");
   static const auto all_updates = attention_updates + update("intermediate.dense") + update("output.dense");
-  static const LowRank of_attention{3, 6, LowRank::Targets::attention}, of_all{3, 6, LowRank::Targets::linear};
+  static const LowRank of_attention{3, 6, LowRank::Targets::attention}, of_all{3, 6, LowRank::Targets::linear},
+      of_some{3, 6, LowRank::Targets::key | LowRank::Targets::down};
   static const auto factors = in_layer({"attention.self.key.scale", "attention.self.value.scale", "hidden_scale"});
   static const auto more_factors =
       in_layer({"attention.self.key.scale", "attention.self.value.scale", "attended_scale", "hidden_scale"});
@@ -235,6 +236,7 @@ const std::vector<Row>& rows() {
       // beside layers.
       {of_attention, attention_updates},
       {of_all, all_updates},
+      {of_some, update("attention.self.key") + update("output.dense")},
       {Meft1{.options = options, .inside = of_all}, all_updates + mix},
       {Meft3{.options = options, .inside = of_attention}, attention_updates + mix},
       {Mezo<LowRank>{{1, 1, LowRank::Targets::linear}}, all_updates},
@@ -441,7 +443,7 @@ TEST_CASE("methods: what is inside MEFT's layers changes the upper ones alone, a
 
 TEST_CASE("methods: every one of the registry has a row here; the names of what trains") {
   const auto all = methods_and_insides();
-  REQUIRE(rows().size() == all.size() + 14);
+  REQUIRE(rows().size() == all.size() + 15);
   for (std::size_t i = 0; i < rows().size(); ++i) {
     const auto& row = rows()[i];
     if (i < all.size()) CHECK(method_title(row.method) == method_title(all[i]));
@@ -598,6 +600,26 @@ TEST_CASE("methods: by name, with their options as text") {
     REQUIRE(set_option(vectors, "ia3-form", name));
     CHECK(std::get<Ia3>(vectors).form == form);
   }
+  AnyMethod updates = LowRank{};
+  const auto targets = [&](const char* text) {
+    REQUIRE(set_option(updates, "lora-targets", text));
+    const auto options = method_options(updates);
+    return std::find_if(options.begin(), options.end(), [](const auto& o) { return o.about.name == "lora-targets"; })
+        ->text();
+  };
+  using Targets = LowRank::Targets;
+  CHECK(targets("query-value") == "query-value");
+  CHECK(targets("down,key") == "key,down");
+  CHECK(std::get<LowRank>(updates).targets == (Targets::key | Targets::down));
+  CHECK(targets("attention,up,gate,down,up") == "linear");
+  CHECK(targets("value,query") == "query-value");
+  for (const char* text : {"", "query,", ",", "q_proj", "query value", "query|value", "Linear"})
+    CHECK_FALSE(set_option(updates, "lora-targets", text));
+  CHECK(std::get<LowRank>(updates).targets == Targets::query_value);
+  auto ungated = make_bert(1);
+  check_error({"lora: option lora-targets: the layers have nothing of it"},
+              [&] { (void)adapt(ungated, LowRank{.targets = Targets::gate}); });
+  check_error({"lora: option lora-targets"}, [&] { (void)adapt(ungated, LowRank{.targets = Targets{}}); });
   CHECK((set_option(chosen, "salience", "grasp") && std::get<Speft>(chosen).salience == Speft::Salience::grasp));
   CHECK((set_option(chosen, "value-decay", "yes") && std::get<Speft>(chosen).decays));
   for (const char* text : {"pape", "peft|peft-opt", "|", "-opt"}) CHECK_FALSE(set_option(vectors, "ia3-form", text));

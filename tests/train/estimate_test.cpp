@@ -169,7 +169,13 @@ TEST_CASE("the expected activation memory is what the meter reads") {
     if (set_option(method, "density", "0.5")) check(method, " dense", false);
     if (method_facts(method).recomputes) check(method, " recompute", true);
     if (set_option(method, "forward-samples", "2")) check(method, " samples", false);
-    if (!stack_of(method) && set_option(method, "lora-targets", "linear")) check(method, " linear", false);
+    if (!stack_of(method) && set_option(method, "lora-targets", "linear")) {
+      check(method, " linear", false);
+      for (const char* some : {"output", "query,key,value", "up", "down", "value,up,down"}) {
+        REQUIRE(set_option(method, "lora-targets", some));
+        check(method, std::string(" ") + some, false);
+      }
+    }
     if (auto* stack = stack_of(method)) {
       for (const Index layers : {1, 2}) {
         stack->stored_layers = layers;
@@ -189,7 +195,10 @@ TEST_CASE("the expected activation memory of layers with gates and fewer key hea
   const int before = threads();
   set_threads(1);
   auto methods = methods_and_insides();
-  methods.push_back(LowRank{.targets = LowRank::Targets::linear});
+  for (const char* targets : {"linear", "output", "query,key,value", "up,gate", "gate", "down", "value,up,down"}) {
+    methods.push_back(LowRank{});
+    REQUIRE(set_option(methods.back(), "lora-targets", targets));
+  }
   for (auto method : methods) {
     if (method_name(method) == "bitfit" || method_facts(method).reads_images) continue;  // there are no biases
     const bool whole = method_title(method) == method_name(method);

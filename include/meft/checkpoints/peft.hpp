@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -22,6 +23,35 @@ inline constexpr const char *peft_config = "adapter_config.json", *peft_model = 
 
 namespace detail {
 
+/// The update of a module: of its rows, or of parts of these.
+struct PeftUpdate {
+  struct Factors {
+    const io::Entry *first = nullptr, *second = nullptr;  // [rank, in], [out, rank]
+  };
+  std::map<int, Factors> of{};  // by part
+  int parts = 1;
+
+  /// As one, of `times` its rank: first factors below each other, second ones in the rows of their parts, else zeros.
+  std::pair<std::vector<std::byte>, std::vector<std::byte>> joined(std::int64_t times) const {
+    const auto& any = of.begin()->second;
+    const auto one = io::dtype_bytes(any.first->dtype), rows = static_cast<std::size_t>(any.second->shape[0]);
+    const std::size_t rank = static_cast<std::size_t>(any.first->shape[0]) * one,
+                      all = rank * static_cast<std::size_t>(times);
+    std::vector<std::byte> first(any.first->bytes.size() * static_cast<std::size_t>(times)),
+        second(static_cast<std::size_t>(parts) * rows * all);
+    std::size_t place = 0;
+    for (const auto& [part, factors] : of) {
+      std::copy(factors.first->bytes.begin(), factors.first->bytes.end(),
+                first.begin() + static_cast<std::ptrdiff_t>(place * factors.first->bytes.size()));
+      for (std::size_t row = 0; row < rows; ++row)
+        std::memcpy(second.data() + (static_cast<std::size_t>(part) * rows + row) * all + place * rank,
+                    factors.second->bytes.data() + row * rank, rank);
+      ++place;
+    }
+    return {std::move(first), std::move(second)};
+  }
+};
+
 /// A number as an integer where it is one.
 inline nlohmann::json number_of(double value) {
   if (value == std::floor(value) && std::fabs(value) < 1e15) return static_cast<std::int64_t>(value);
@@ -33,7 +63,8 @@ inline nlohmann::json number_of(double value) {
 /// The method in peft's files for such a model; null where peft has none of the kind.
 inline const PeftForm* peft_form(const AnyMethod& method, const model::TransformerSpec& spec) {
   const auto* form = meft::peft_form(method);
-  return form && form->joined && (spec.decoder || spec.patches) ? nullptr : form;
+  const bool none = form && (form->joined ? spec.decoder || spec.patches : spec.fused() && !peft_product(method));
+  return none ? nullptr : form;
 }
 
 /// What stands in adapter_config.json besides the method.
@@ -55,7 +86,9 @@ inline void write_peft(const std::string& folder, const io::Safetensors& trained
   const std::string output = std::string(spec.head.output_name) + ".";
   std::vector<std::size_t> back(base.rows.size());
   for (std::size_t i = 0; i < back.size(); ++i) back.at(base.rows[i]) = i;
-  std::deque<std::vector<std::byte>> ordered;  // as the checkpoint's rows are
+  std::deque<std::vector<std::byte>> made;
+  const auto product = peft_product(method);
+  std::map<std::string, detail::PeftUpdate> updates;  // by module
   std::vector<std::pair<std::string, std::int64_t>> columns;
   std::set<std::string> target, feedforward, whole;
   for (const auto& name : trained.names()) {
@@ -65,18 +98,40 @@ inline void write_peft(const std::string& folder, const io::Safetensors& trained
       columns.emplace_back(name, entry.shape[1]);
       continue;
     }
-    auto bytes = entry.bytes;
-    if (!back.empty() && name.starts_with(output)) {
-      auto& rows = ordered.emplace_back(bytes.begin(), bytes.end());
-      detail::take_rows(std::span(rows), back);
-      bytes = rows;
-    }
-    tensors.push_back({names.theirs(name), entry.dtype, place ? place->shape(entry.shape) : entry.shape, bytes});
     if (!place) whole.insert(name.substr(0, name.find('.')));
     else {
       target.insert(place->module);
       if (place->tensor->row()) feedforward.insert(place->module);
     }
+    if (place && product) {
+      auto& update = updates[place->module];
+      auto& [first, second] = update.of[place->part ? place->part->part : 0];
+      (place->tensor == &form->tensors[0] ? first : second) = &entry;
+      if (place->part) update.parts = place->part->parts;
+      continue;
+    }
+    auto bytes = entry.bytes;
+    if (!back.empty() && name.starts_with(output)) {
+      auto& rows = made.emplace_back(bytes.begin(), bytes.end());
+      detail::take_rows(std::span(rows), back);
+      bytes = rows;
+    }
+    tensors.push_back({names.theirs(name), entry.dtype, place ? place->shape(entry.shape) : entry.shape, bytes});
+  }
+  std::int64_t times = 1;  // the rank that is written: of all modules the same
+  for (const auto& [module, update] : updates) times = std::max<std::int64_t>(times, std::ssize(update.of));
+  for (const auto& [module, update] : updates) {
+    auto [a, b] = update.joined(times);
+    const auto& [first, second] = update.of.begin()->second;
+    const std::string at = names.lead() + module + ".";
+    tensors.push_back({at + std::string(form->tensors[0].theirs),
+                       first->dtype,
+                       {times * first->shape[0], first->shape[1]},
+                       made.emplace_back(std::move(a))});
+    tensors.push_back({at + std::string(form->tensors[1].theirs),
+                       second->dtype,
+                       {update.parts * second->shape[0], times * second->shape[1]},
+                       made.emplace_back(std::move(b))});
   }
   nlohmann::json config{{"peft_type", form->type}, {"base_model_name_or_path", base.model}, {"inference_mode", true}};
   std::vector<std::byte> rows;
@@ -108,7 +163,7 @@ inline void write_peft(const std::string& folder, const io::Safetensors& trained
   config["modules_to_save"] = whole.empty() ? nlohmann::json() : nlohmann::json(whole);
   if (!feedforward.empty()) config["feedforward_modules"] = feedforward;
   for_peft_numbers(method, [&](const char* name, const auto& value) {
-    config[name] = detail::number_of(static_cast<double>(value));
+    config[name] = detail::number_of(static_cast<double>(value) * static_cast<double>(times));  // rank and factor
   });
   io::write_safetensors(folder + "/" + peft_model, std::move(tensors), {{"format", "pt"}}, where);
   io::write_atomically(folder + "/" + peft_config, config.dump(2) + "\n", where);
@@ -167,14 +222,12 @@ struct PeftAdapter {
   AnyMethod method(const model::TransformerSpec& spec, Where where = Where::current()) const {
     auto out = peft_method(config, where);
     const auto there = weights.names();
-    for (const auto& sign : meft::peft_form(out)->signs) {
-      const auto has = [&](PeftSign::Of projection) {
-        return std::any_of(there.begin(), there.end(), [&](const std::string& name) {
-          return detail::of_layer(name, detail::name_of(spec, projection), sign.theirs);
-        });
-      };
-      if (has(sign.first) && has(sign.second)) (void)set_option(out, sign.option, sign.value);
-    }
+    const auto end = meft::peft_form(out)->tensors[0].theirs;
+    for_peft_changed(out, [&](Projection projection) {
+      const auto module = detail::name_of(spec, projection);
+      return std::any_of(there.begin(), there.end(),
+                         [&](const std::string& name) { return detail::of_layer(name, module, end); });
+    });
     return out;
   }
 
@@ -236,6 +289,7 @@ struct PeftAdapter {
     };
     struct Found {
       const io::Entry *whole = nullptr, *first = nullptr, *second = nullptr;  // its value; factors of its update
+      Index part = 0, parts = 1;                                              // of the value
     };
     std::vector<Found> found;
     std::vector<std::pair<std::string, std::int64_t>> widths;
@@ -262,6 +316,7 @@ struct PeftAdapter {
         continue;
       }
       if (place) shape = place->shape(std::move(shape));
+      if (place && place->parts() > 1) of.part = place->part->part, of.parts = place->parts();
       if (place && form.joined) shape[1] = columns.count;
       of.whole = take(theirs, shape);
     }
@@ -275,7 +330,7 @@ struct PeftAdapter {
     std::vector<std::vector<T>> values;
     for (std::size_t i = 0; i < trained.size(); ++i) {
       const auto& [ours, p] = trained[i];
-      const auto [whole, first, second] = found[i];
+      const auto [whole, first, second, part, parts] = found[i];
       auto& out = values.emplace_back();
       if (const auto at = columns.first.find(ours); at != columns.first.end()) {
         const auto all = read(*whole, p.shape()[0] * columns.count);
@@ -285,7 +340,10 @@ struct PeftAdapter {
         continue;
       }
       const bool classes = !rows.empty() && ours.starts_with(std::string(spec.head.output_name) + ".");
-      if (whole) out = read(*whole, p.size());
+      if (whole) {
+        const auto all = read(*whole, parts * p.size());
+        out.assign(all.begin() + part * p.size(), all.begin() + (part + 1) * p.size());
+      }
       if (whole && classes) detail::take_rows(std::span(out), rows);
       if (!first) continue;
       if (!whole) out = p.value().values();

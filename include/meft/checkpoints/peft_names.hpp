@@ -18,14 +18,33 @@ namespace meft::checkpoints {
 
 namespace detail {
 
+/// Of a matrix that a checkpoint has as rows of a larger one; null for others.
+inline const model::Spelling* part_of(const model::TransformerSpec& spec, const std::string& module) {
+  for (const auto& s : spec.spellings)
+    if (s.kind == model::Spelling::Kind::part && s.of(module + ".weight")) return &s;
+  return nullptr;
+}
+/// A module's name in the base model.
+inline std::string module_of(const model::TransformerSpec& spec, const std::string& module) {
+  constexpr std::string_view end = ".weight";
+  const auto* part = part_of(spec, module);
+  if (!part) return module;
+  const std::string whole = part->spelled(module + std::string(end));
+  return whole.substr(0, whole.size() - end.size());
+}
+
 /// A parameter that a method put into a layer, as peft calls it.
 struct PeftPlace {
   std::string module;  // of the base model
   const PeftTensor* tensor;
+  const model::Spelling* part = nullptr;  // of the module's rows; null: all
 
+  /// Of the module's rows of what has as many, the number of parts: else 1.
+  std::int64_t parts() const { return part && tensor->shape == PeftTensor::Shape::outputs ? part->parts : 1; }
   std::vector<std::int64_t> shape(std::vector<std::int64_t> ours) const {
     if (tensor->shape == PeftTensor::Shape::column) ours.push_back(1);
     if (tensor->row()) ours.insert(ours.begin(), 1);
+    ours.front() *= parts();
     return ours;
   }
 };
@@ -43,7 +62,7 @@ class PeftNames {
       if (!ours.ends_with(end)) continue;
       std::string module = ours.substr(0, ours.size() - end.size());
       if (tensor.row()) module += "." + std::string(reader(tensor, module));
-      return PeftPlace{spec_->prefix + module, &tensor};
+      return PeftPlace{spec_->prefix + module_of(*spec_, module), &tensor, part_of(*spec_, module)};
     }
     return {};
   }
@@ -87,17 +106,12 @@ class PeftNames {
   const PeftForm* form_;
 };
 
-/// A projection's name in a layer.
-inline const char* name_of(const model::TransformerSpec& spec, PeftSign::Of projection) {
+/// A projection's name in a layer of the base model; of a gate that it has not, what there would be one for.
+inline std::string name_of(const model::TransformerSpec& spec, Projection projection) {
   const auto& names = *spec.layer_names;
-  switch (projection) {
-    case PeftSign::Of::query: return names.query;
-    case PeftSign::Of::key: return names.key;
-    case PeftSign::Of::value: return names.value;
-    case PeftSign::Of::output: return names.output;
-    case PeftSign::Of::up: return names.up;
-    default: return names.down;
-  }
+  const char* const gate = *names.gate ? names.gate : names.up;
+  const char* const of[] = {names.query, names.key, names.value, names.output, names.up, gate, names.down};
+  return module_of(spec, of[static_cast<std::size_t>(projection)]);
 }
 
 /// Whether a tensor of a layer, `….NUMBER.projection.end`, is that.

@@ -18,6 +18,7 @@ struct AdaptOptions {
   std::optional<Precision> precision{};  // of frozen weights, and of products with others; without, what layers say
   std::uint64_t seed = 0;                // of new weights
   Index feature_cache = 0;               // MiB of what layers beside a network gave for examples seen before
+  Index image_tokens = 0;                // that an image has, for what mixes them; 0: those of the model's size
 };
 
 /// A training step's sizes in a list of layers, from which a method's activation memory follows. Of `held` sizes that
@@ -136,7 +137,9 @@ template <class M>
 Index inserted_activation(const M& method, const StepSizes& s) {
   const Kept more = kept_in<M>(method, s);
   const Index kept = s.layer() + more.attention + more.feed;
-  return s.plain(kept, kept, s.gradients(2) + s.tokens * more.moving);
+  Index below = 0;
+  if constexpr (requires { Described<M>::below(method, s); }) below = Described<M>::below(method, s);
+  return s.plain(kept - below, kept, s.gradients(2) + s.tokens * more.moving);
 }
 
 /// Nothing inside the model is dropped: what its layers give is a function of the example.

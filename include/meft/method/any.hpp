@@ -264,6 +264,16 @@ void for_peft_flags(AnyMethod& method, const F& has) {
       },
       method);
 }
+/// Sets what a file says of the method's own: whether has(Projection) its first tensor.
+template <class F>
+void for_peft_changed(AnyMethod& method, const F& has) {
+  std::visit(
+      [&](auto& m) {
+        if constexpr (requires { detail::DescribedOf<decltype(m)>::peft_changed(m, has); })
+          detail::DescribedOf<decltype(m)>::peft_changed(m, has);
+      },
+      method);
+}
 /// Of the form's two tensors, where their product is added to a weight.
 inline std::optional<PeftProduct> peft_product(const AnyMethod& method) {
   return std::visit(

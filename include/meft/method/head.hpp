@@ -31,6 +31,7 @@ template <>
 struct Described<HeadOnly> {
   static constexpr std::string_view name = "head", about = "the task's head";
   static constexpr MethodFacts facts{.beside = true, .recomputes = false, .trains_layers = false, .starts_as_is = true};
+  static Recipe recipe(const HeadOnly&) { return {.rate = 5e-3}; }  // measured: bench/RESULTS.md
   static void options(auto&, auto&&) {}
   static Index added(const HeadOnly&, const StepSizes&) { return 0; }
   /// What layers give; a layer's input and output, what enters the first, and what is alive in one of its blocks.

@@ -43,12 +43,12 @@ struct Described<Ia3> {
                                            {"cross_attended_scale", "ia3_l", Shape::cross_attended},
                                            {"scale", "ia3_l", Shape::column}};
   static constexpr std::string_view without[] = {"fan_in_fan_out"};
-  using Of = PeftSign::Of;
-  static constexpr PeftSign signs[] = {{Of::output, Of::output, "ia3_l", "ia3-form", name_at(Ia3::forms, 1)},
-                                       {Of::query, Of::key, "ia3_l", "ia3-form", name_at(Ia3::forms, 2)},
-                                       {Of::query, Of::value, "ia3_l", "ia3-form", name_at(Ia3::forms, 3)}};
-  static constexpr PeftForm peft{.type = "IA3", .tensors = tensors, .without = without, .signs = signs};
+  static constexpr PeftForm peft{.type = "IA3", .tensors = tensors, .without = without};
   static void peft_numbers(auto&, auto&&) {}
+  static void peft_changed(Ia3& m, auto&& has) {
+    if (has(Projection::output)) m.form = Ia3::Form::bert;
+    if (has(Projection::query)) m.form = has(Projection::value) ? Ia3::Form::bart : Ia3::Form::opt;
+  }
   /// What the factors of attention multiply; the hidden layer's is made again, times its gradient.
   static Kept kept(const Ia3& m, const StepSizes& s) {
     const Index others = (m.keys() + m.values()) * s.keys();

@@ -85,8 +85,8 @@ struct LosaNetwork {
     for (const auto& mixer : layers.front().tokens)
       for (Index s = 0; s < context.offsets.sequences(); ++s)
         require(context.offsets.length(s) == mixer.tokens,
-                "losa: mixes tokens of images of the model's size: tokens of an image, expected and found",
-                mixer.tokens, context.offsets.length(s));
+                "losa: mixes tokens of images of one size: tokens of an image, expected and found", mixer.tokens,
+                context.offsets.length(s));
     Var<T, B> y;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const auto z = i ? h[i + 1] + y : h[i + 1];
@@ -126,7 +126,8 @@ auto adapt(Model& model, const Losa& method, const AdaptOptions& options = {}) {
   using Network = LosaNetwork<typename Model::value_type, typename Model::backend>;
   detail::require_options(method);
   Index tokens = 0;
-  if (const auto& patches = model.spec.patches) tokens = patches->leading + patches->grid() * patches->grid();
+  if (const auto& patches = model.spec.patches)
+    tokens = options.image_tokens ? options.image_tokens : patches->leading + patches->grid() * patches->grid();
   return detail::side_body(model, options,
                            [&](const auto& layers) { return Network::make(method, layers, tokens, options.seed); });
 }

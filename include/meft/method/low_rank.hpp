@@ -2,7 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <string_view>
+#include <utility>
 
 #include <meft/method/adapt.hpp>
 
@@ -10,17 +13,42 @@ namespace meft {
 
 /// Low-rank updates of linear layers; cross attention has its own.
 struct LowRank {
-  /// Of which: query and value; attention: key and its output too; linear: and those of the feed-forward block.
-  enum class Targets { query_value, attention, linear };
-  /// As options have them, in this order.
-  static constexpr std::string_view target_names = "query-value|attention|linear";
+  /// Of which, by bit; `gate` where a block has one.
+  enum class Targets : unsigned {
+    query = 1,
+    key = 2,
+    value = 4,
+    output = 8,
+    up = 16,
+    gate = 32,
+    down = 64,
+    query_value = query | value,
+    attention = query | key | value | output,
+    linear = attention | up | gate | down
+  };
+  static constexpr std::pair<std::string_view, Targets> names[] = {{"query-value", Targets::query_value},
+                                                                   {"attention", Targets::attention},
+                                                                   {"linear", Targets::linear},
+                                                                   {"query", Targets::query},
+                                                                   {"key", Targets::key},
+                                                                   {"value", Targets::value},
+                                                                   {"output", Targets::output},
+                                                                   {"up", Targets::up},
+                                                                   {"gate", Targets::gate},
+                                                                   {"down", Targets::down}};
   Index rank = 8;
   double alpha = 16;
   Targets targets = Targets::query_value;
 
-  bool all_of_attention() const { return targets != Targets::query_value; }
-  bool feed() const { return targets == Targets::linear; }
+  bool updates(Targets one) const { return count(one) > 0; }
+  /// How many of these.
+  Index count(Targets these) const {
+    return std::popcount(static_cast<unsigned>(targets) & static_cast<unsigned>(these));
+  }
 };
+constexpr LowRank::Targets operator|(LowRank::Targets a, LowRank::Targets b) {
+  return static_cast<LowRank::Targets>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
+}
 
 template <>
 struct Described<LowRank> {
@@ -31,31 +59,29 @@ struct Described<LowRank> {
     visit(Option{.name = "lora-alpha", .help = "the updates' factor times the rank", .stated = Stated::changed},
           Positive{}, m.alpha);
     visit(Option{.name = "lora-targets",
-                 .help = "what is updated: attention: query, key, value, output; linear: and the feed-forward block's",
+                 .help = "what is updated: query, key, value, output, up, gate, down, some of them; query-value; "
+                         "attention: its four; linear: all",
                  .stated = Stated::changed},
-          one_of<LowRank::Targets>(LowRank::target_names), m.targets);
+          SomeOf<Targets>{LowRank::names}, m.targets);
+  }
+  using Targets = LowRank::Targets;
+  static constexpr Targets queries = Targets::query | Targets::output, keys = Targets::key | Targets::value,
+                           entering = Targets::query | keys;
+  static constexpr Targets feeding(const StepSizes& s) {
+    return s.gated ? Targets::up | Targets::gate | Targets::down : Targets::up | Targets::down;
   }
   static Index added(const LowRank& m, const StepSizes& s) {
-    const Index two = 2 * s.width + s.queries() + s.keys();  // query and value, or key and output
-    const Index attention = m.all_of_attention() ? 2 * two : two;
-    return m.rank * (attention + (m.feed() ? (s.gated ? 3 : 2) * (s.width + s.ffn) : 0));
+    return m.rank * (m.count(queries) * (s.width + s.queries()) + m.count(keys) * (s.width + s.keys()) +
+                     m.count(feeding(s)) * (s.width + s.ffn));
   }
-  static constexpr PeftTensor tensors[] = {{"lora_A.weight", "lora_A.weight"}, {"lora_B.weight", "lora_B.weight"}};
+  static constexpr PeftTensor tensors[] = {{"lora_A.weight", "lora_A.weight"},
+                                           {"lora_B.weight", "lora_B.weight", PeftTensor::Shape::outputs}};
   static constexpr std::string_view without[] = {
       "bias",       "fan_in_fan_out",    "lora_bias",    "use_dora",   "rank_pattern",           "alpha_pattern",
       "use_qalora", "layer_replication", "arrow_config", "use_bdlora", "alora_invocation_tokens"};
   static constexpr std::string_view starts[] = {"gaussian", "orthogonal", "eva"};
-  using Of = PeftSign::Of;
-  static constexpr auto attention = name_at(LowRank::target_names, 1), linear = name_at(LowRank::target_names, 2);
-  static constexpr PeftSign signs[] = {{Of::query, Of::key, "lora_A.weight", "lora-targets", attention},
-                                       {Of::up, Of::up, "lora_A.weight", "lora-targets", linear},
-                                       {Of::down, Of::down, "lora_A.weight", "lora-targets", linear}};
-  static constexpr PeftForm peft{.type = "LORA",
-                                 .tensors = tensors,
-                                 .without = without,
-                                 .signs = signs,
-                                 .start = "init_lora_weights",
-                                 .starts = starts};
+  static constexpr PeftForm peft{
+      .type = "LORA", .tensors = tensors, .without = without, .start = "init_lora_weights", .starts = starts};
   static void peft_numbers(auto& m, auto&& visit) {
     visit("r", m.rank);
     visit("lora_alpha", m.alpha);
@@ -64,46 +90,63 @@ struct Described<LowRank> {
   static void peft_flags(LowRank& m, auto&& has) {
     if (has("use_rslora")) m.alpha *= std::sqrt(static_cast<double>(m.rank));
   }
+  static void peft_changed(LowRank& m, auto&& has) {
+    Targets found{};
+    for (int i = 0; i < 7; ++i)
+      if (has(static_cast<Projection>(i))) found = found | static_cast<Targets>(1u << i);
+    if (found != Targets{}) m.targets = found;
+  }
   static PeftProduct peft_product(const LowRank& m) { return {m.rank, m.alpha / static_cast<double>(m.rank)}; }
   /// What the first factors read, where nothing else keeps it, and what they give. What a gate made is freed by the
   /// time that its gradients are there; where nothing is dropped one gradient is that of a block's input and output.
   static Kept kept(const LowRank& m, const StepSizes& s) {
-    const Index attention = s.width + (m.all_of_attention() ? 4 : 2) * m.rank;
-    if (!m.feed()) return {attention};
-    const Index feed = s.width + s.ffn + (s.gated ? 3 : 2) * m.rank;
-    return {attention, feed, -(s.gated ? s.ffn : 0) - (s.drops ? 0 : s.width)};
+    const Index attention = (m.updates(entering) ? s.width : 0) + m.count(Targets::attention) * m.rank;
+    if (!m.updates(feeding(s))) return {attention};
+    const Index in = m.updates(Targets::up | Targets::gate) ? s.width : 0,
+                hidden = m.updates(Targets::down) ? s.ffn : 0;
+    return {attention, in + hidden + m.count(feeding(s)) * m.rank, -(s.gated ? s.ffn : 0) - (s.drops ? 0 : s.width)};
+  }
+  /// Of those of the lowest layer what is below all updates, and not kept.
+  static Index below(const LowRank& m, const StepSizes& s) {
+    if (m.updates(entering)) return 0;
+    if (m.updates(Targets::output)) return s.attention() - s.queries();
+    return s.attention() + (s.gated ? 2 : 1) * s.norm() + (m.updates(Targets::up | Targets::gate) ? 0 : s.hidden());
   }
   /// Values a token alive in a block that keeps nothing, while more than query and value is updated, at most: keys,
   /// values and what output reads, or what the feed-forward block reads and a gate; and what a layer gives, what its
   /// update gives, and that scaled.
   static Index passing(const LowRank& m, const StepSizes& s) {
-    const Index attention = m.all_of_attention() ? 2 * s.keys() + s.queries() + 3 * s.width + m.rank : 0;
-    const Index feed = m.feed() ? (s.gated ? 4 : 3) * s.ffn + (s.gated ? 2 : 1) * s.width + m.rank : 0;
+    const bool more = m.updates(Targets::key | Targets::output);
+    const Index attention = more ? 2 * s.keys() + s.queries() + 3 * s.width + m.rank : 0;
+    const Index feed = m.updates(feeding(s)) ? (s.gated ? 4 : 3) * s.ffn + (s.gated ? 2 : 1) * s.width + m.rank : 0;
     return std::max(attention, feed);
   }
 };
 
-/// Updates that are zero at the start.
+/// Updates that are zero at the start. Errors: a layer has nothing of what is to be updated.
 template <Real T, Backend B>
 void insert(const ChangedLayers<T, B>& layers, const LowRank& method, const AdaptOptions& options) {
+  using Targets = LowRank::Targets;
   for (auto* layer : layers) {
-    const auto add = [&](nn::Linear<T, B>& linear, std::uint32_t place, std::uint32_t draw) {
+    bool some = false;
+    const auto add = [&](Targets of, nn::Linear<T, B>& linear, std::uint32_t place, std::uint32_t draw) {
+      if (!method.updates(of)) return;
+      some = true;
       linear.update = nn::Lora<T, B>::make(linear.in(), linear.out(), method.rank, method.alpha,
                                            {options.seed, layer->site + place, draw});
     };
     const auto updated = [&](nn::MultiHeadAttention<T, B>& attention, std::uint32_t more) {
-      add(attention.query, more + 6, 0);
-      add(attention.value, more + 7, 0);
-      if (!method.all_of_attention()) return;
-      add(attention.key, more + 6, 1);
-      add(attention.output, more + 7, 1);
+      add(Targets::query, attention.query, more + 6, 0);
+      add(Targets::value, attention.value, more + 7, 0);
+      add(Targets::key, attention.key, more + 6, 1);
+      add(Targets::output, attention.output, more + 7, 1);
     };
     updated(layer->attention, 0);
     if (layer->cross) updated(*layer->cross, layer->more);
-    if (!method.feed()) continue;
-    add(layer->up, 6, 2);
-    add(layer->down, 7, 2);
-    if (layer->gate) add(*layer->gate, 6, 3);
+    add(Targets::up, layer->up, 6, 2);
+    add(Targets::down, layer->down, 7, 2);
+    if (layer->gate) add(Targets::gate, *layer->gate, 6, 3);
+    require(some, "lora: option lora-targets: the layers have nothing of it");
   }
 }
 

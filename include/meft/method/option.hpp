@@ -59,7 +59,8 @@ struct Recipe {
 struct PeftTensor {
   enum class Shape {
     same,
-    column,  // [n, 1] of [n]
+    outputs,  // of as many rows as the layer has outputs
+    column,   // [n, 1] of [n]
     // [1, n] of [n], factors of what a last projection reads, under its name there: of the feed-forward block, of
     // attention, of cross attention
     hidden,
@@ -71,20 +72,16 @@ struct PeftTensor {
 
   bool row() const { return shape >= Shape::hidden; }
 };
-/// The value that an option has where a file has tensors that end so of both projections, in whichever layers.
-struct PeftSign {
-  enum class Of { query, key, value, output, up, down };
-  Of first, second;
-  std::string_view theirs, option, value;
-};
+/// A linear layer of a block.
+enum class Projection { query, key, value, output, up, gate, down };
 /// Two tensors [rank, in] and [out, rank]: the second times the first times the factor is added to a weight [out, in].
 struct PeftProduct {
   std::int64_t rank;
   double factor;
 };
-/// A method in peft's files: its type in adapter_config.json, tensors, options there that it must not have, and what
-/// the tensors say of its own; the last sign counts. Where the option `start` is a name, what trains began otherwise
-/// than usual; with another name than `starts` has the checkpoint's own weights were changed with it.
+/// A method in peft's files: its type in adapter_config.json, tensors, options there that it must not have. Where the
+/// option `start` is a name, what trains began otherwise than usual; with another name than `starts` has the
+/// checkpoint's own weights were changed with it.
 struct PeftForm {
   std::string_view type;
   std::span<const PeftTensor> tensors;
@@ -92,7 +89,6 @@ struct PeftForm {
   /// Its tensors [rows, n] are columns of one, `prompt_embeddings`, layer after layer: of models with one list of
   /// layers that read words.
   bool joined = false;
-  std::span<const PeftSign> signs{};
   std::string_view start{};
   std::span<const std::string_view> starts{};
 };
@@ -102,10 +98,11 @@ struct PeftForm {
 /// training step has alive at once beside what lives between steps. Optional: `suit(m, FamilyFacts)` sets what is
 /// another by default under a family; `in_front(m)`, tokens that it puts before every sequence; `recipe(m)` is how it
 /// is trained; `renews(m)`, after how many steps what was chosen by examples is chosen anew. A method that only changes
-/// layers, whose `insert(layers, m, options)` is all that it does to a model, has `kept(m, sizes)`, and `activation`
-/// only where more follows. What peft has too says so: `peft`, a PeftForm, and peft_numbers(m, visit), which calls
-/// visit(their name, member); optional: peft_flags(m, has), which does what follows where has(their name);
-/// peft_product(m), where its two tensors are the factors of what is added to a weight.
+/// layers, whose `insert(layers, m, options)` is all that it does to a model, has `kept(m, sizes)`, perhaps `below(m,
+/// sizes)`, and `activation` only where more follows. What peft has too says so: `peft`, a PeftForm, and
+/// peft_numbers(m, visit), which calls visit(their name, member); optional: peft_flags(m, has), which does what follows
+/// where has(their name); peft_changed(m, has), where has(Projection) says whether a file has the first tensor of one,
+/// in whichever layer; peft_product(m), where its two tensors are the factors of what is added to a weight.
 template <class M>
 struct Described;
 
@@ -150,6 +147,12 @@ struct OneOf {
 };
 template <class From, class To>
 OneOf(std::string_view, From, To) -> OneOf<From, To>;
+
+/// A set, whose values are bits: names of `all` with commas between them; sets with a name of their own come first.
+template <class Value>
+struct SomeOf {
+  std::span<const std::pair<std::string_view, Value>> all;
+};
 
 /// The name at place `at` of a|b|c; empty behind the last.
 constexpr std::string_view name_at(std::string_view names, std::size_t at) {

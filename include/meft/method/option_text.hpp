@@ -4,12 +4,14 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <variant>
 
 #include <meft/base/error.hpp>
@@ -31,6 +33,11 @@ std::string shown(const OneOf<F, G>& kind) {
   return std::string(kind.names);
 }
 
+template <class Value>
+std::string shown(SomeOf<Value>) {
+  return "A,B,...";
+}
+
 inline std::string expected(Whole w) {
   return "an integer from " + std::to_string(w.low) + " to " + std::to_string(w.high);
 }
@@ -42,6 +49,13 @@ inline std::string expected(Factor) { return "n, n/d or 2^-k with 1 <= |n|, d <=
 template <class F, class G>
 std::string expected(const OneOf<F, G>& kind) {
   return std::string(kind.names);
+}
+
+template <class Value>
+std::string expected(SomeOf<Value> kind) {
+  std::string out;
+  for (const auto& one : kind.all) (out += out.empty() ? "" : ", ") += one.first;
+  return "with commas between them some of " + out;
 }
 
 /// Whether a number may stand there; in a program an integer may be above what a text may have.
@@ -97,6 +111,20 @@ bool read(const OneOf<F, G>& kind, auto& to, std::string_view text) {
   return false;
 }
 
+template <class Value>
+bool read(SomeOf<Value> kind, Value& to, std::string_view text) {
+  std::underlying_type_t<Value> found = 0;
+  for (std::size_t at = 0, end; at <= text.size(); at = end + 1) {
+    end = std::min(text.find(',', at), text.size());
+    const auto same = [&](const auto& one) { return one.first == text.substr(at, end - at); };
+    const auto one = std::find_if(kind.all.begin(), kind.all.end(), same);
+    if (one == kind.all.end()) return false;
+    found |= static_cast<std::underlying_type_t<Value>>(one->second);
+  }
+  to = static_cast<Value>(found);
+  return true;
+}
+
 using OptionValue = std::variant<std::int64_t, double, std::string>;
 
 inline OptionValue value(Whole, auto v) { return static_cast<std::int64_t>(v); }
@@ -108,6 +136,18 @@ inline OptionValue value(Factor, Lambda v) { return v.reduced().text(); }
 template <class F, class G>
 OptionValue value(const OneOf<F, G>& kind, const auto& v) {
   return std::string(kind.to(v));
+}
+
+template <class Value>
+OptionValue value(SomeOf<Value> kind, Value v) {
+  std::string out;
+  for (const auto& [name, one] : kind.all) {
+    if (one == v) return std::string(name);
+    const auto bits = static_cast<std::underlying_type_t<Value>>(one);
+    if (std::has_single_bit(bits) && (bits & static_cast<std::underlying_type_t<Value>>(v)) != 0)
+      (out += out.empty() ? "" : ",") += name;
+  }
+  return out;
 }
 
 /// A kind and the member that it is of, their types erased.
