@@ -27,7 +27,7 @@ MEFT_TEXTS = ["--coupling", "paper", "--readout", "plm", "--adapter-start", "pap
 FLAGS = {  # of the methods that are not taken as they are
     "lora": ["--lora-rank", "16", "--precision", "bf16"],
     **dict.fromkeys(("meft1", "meft2", "meft3"), MEFT_TEXTS),
-    **dict.fromkeys(("losa", "lst", "qst", "sherl", "unipt"), ["--feature-cache", "8192"]),  # the same bits, sooner
+    **dict.fromkeys(("head", "losa", "lst", "qst", "sherl", "unipt"), ["--feature-cache", "8192"]),  # the same bits, sooner
 }
 FLAGS_OF_IMAGES = {**FLAGS, **dict.fromkeys(("meft1", "meft2", "meft3"), MEFT)}
 TIMES = [0.4, 2]
