@@ -522,6 +522,29 @@ void cached_is_made_anew(const Method& method, std::size_t taps) {
   CHECK(kept() > empty);
 }
 
+TEST_CASE("losa: images of another size than the model's, all of one") {
+  model::VitConfig config;
+  config.hidden_size = 8;
+  config.num_hidden_layers = 2;
+  config.num_attention_heads = 2;
+  config.intermediate_size = 16;
+  config.image_size = 16;
+  config.patch_size = 4;
+  config.num_channels = 1;
+  const NoTape none;
+  const auto tokens = [&](Index side, Index expected) {
+    model::Transformer<double> vit(config.spec());
+    vit.initialise(4);
+    const auto body = adapt(vit, Losa{.rank = 2}, {.image_tokens = expected});
+    nn::Batch<> batch;
+    batch.pixels = test::random_tensor<float>({2, 1, side, side}, 6);
+    return vit.run(batch, body).value.value().dim(0);
+  };
+  CHECK(tokens(16, 0) == 2 * 17);
+  CHECK(tokens(8, 5) == 2 * 5);
+  CHECK_THROWS_WITH_AS((void)tokens(8, 0), doctest::Contains("expected and found: 17, 5"), Error);
+}
+
 TEST_CASE_TEMPLATE("side: what frozen layers gave is kept, with the bits of layers that run again", T, float, double) {
   cached_is_made_anew<T>(Unipt{.projection = 4}, 4);
   cached_is_made_anew<T>(Lst{.reduction = 2}, 4);

@@ -121,6 +121,8 @@ inline void write_peft(const std::string& folder, const io::Safetensors& trained
   std::int64_t times = 1;  // the rank that is written: of all modules the same
   for (const auto& [module, update] : updates) times = std::max<std::int64_t>(times, std::ssize(update.of));
   for (const auto& [module, update] : updates) {
+    for (const auto& [part, factors] : update.of)
+      require(factors.first && factors.second, {"peft: a factor of an update is missing", where}, module);
     auto [a, b] = update.joined(times);
     const auto& [first, second] = update.of.begin()->second;
     const std::string at = names.lead() + module + ".";

@@ -13,7 +13,7 @@ namespace meft {
 
 /// Low-rank updates of linear layers; cross attention has its own.
 struct LowRank {
-  /// Of which, by bit; `gate` where a block has one.
+  /// Of which: a bit each, at its place in Projection; `gate` where a block has one.
   enum class Targets : unsigned {
     query = 1,
     key = 2,
@@ -92,8 +92,10 @@ struct Described<LowRank> {
   }
   static void peft_changed(LowRank& m, auto&& has) {
     Targets found{};
-    for (int i = 0; i < 7; ++i)
-      if (has(static_cast<Projection>(i))) found = found | static_cast<Targets>(1u << i);
+    for (const auto& [name, one] : LowRank::names) {
+      const auto bits = static_cast<unsigned>(one);
+      if (std::has_single_bit(bits) && has(static_cast<Projection>(std::countr_zero(bits)))) found = found | one;
+    }
     if (found != Targets{}) m.targets = found;
   }
   static PeftProduct peft_product(const LowRank& m) { return {m.rank, m.alpha / static_cast<double>(m.rank)}; }
