@@ -515,11 +515,11 @@ def test_others(place):
     try_all(place, "modernbert", "sst2", ["lora", "meft3"])
     try_all(place, "modernbert", "lm", ["meft1"])
     try_all(place, "gemma3", "lm", ["full", "meft1"])
-    try_all(place, "t5", "sst2", ["full", "meft1", "zofo-meft1"])
+    try_all(place, "t5", "sst2", ["full", "head", "meft1", "zofo-meft1"])
 
 
 def test_images(place):
-    try_all(place, "vit", "images", METHODS + MORE + ["fpt"])
+    try_all(place, "vit", "images", METHODS + MORE + ["head", "fpt"])
     whole, cut = place.folder(), place.folder()  # finetune_test kills the other methods
     flags = lambda folder: ("vit", "images", "fpt", folder, *narrow("fpt"), "--max-steps", 6)
     place.run(*flags(whole))
