@@ -9,7 +9,6 @@
 
 #include <meft/checkpoints/export.hpp>
 #include <meft/checkpoints/streams.hpp>
-#include <meft/data/preprocess.hpp>
 #include <meft/method/any.hpp>
 #include <meft/task/language_learner.hpp>
 
@@ -75,12 +74,7 @@ class Learners {
     whole_ = count(learner);
     if (const auto& words = learner.model.embeddings; words && words->rows)
       whole_ += (words->rows->count() - words->word.shape()[0]) * words->word.shape()[1];
-    auto options = flags_.adapt;
-    if (const auto& patches = learner.model.spec.patches) {
-      const auto box = data::ImageProcessor::read(flags_.model).output();
-      options.image_tokens = patches->leading + box.height / patches->patch * (box.width / patches->patch);
-    }
-    learner.body = adapt(learner.model, flags_.method, options);
+    learner.body = adapt(learner.model, flags_.method, flags_.adapt);
     return learner;
   }
   template <class Learner>

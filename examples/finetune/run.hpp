@@ -371,6 +371,8 @@ class Runner {
   }
 
   bool images() {
+    const auto box = data::ImageProcessor::read(flags_.model).output();
+    flags_.adapt.image_tokens = spec_.patches->tokens(box.height, box.width);
     return task([&](Sets) { return Images(flags_, earlier_ && earlier_->saved ? &earlier_->labels : nullptr); },
                 [&] { return ImagesToPredict(flags_); },
                 [&](const auto& classes) { return learners_.template classifier<Learner>(classes); },
@@ -381,11 +383,9 @@ class Runner {
                          write_predictions(flags_, table_of(found, earlier_->labels, asked.inputs.names), found.size());
                 },
                 [&](const auto& data) {
-                  const auto box = data.processor.output();
-                  const auto& patches = *spec_.patches;
-                  const Index tokens = patches.leading + (box.height / patches.patch) * (box.width / patches.patch);
+                  const auto tokens = static_cast<std::int32_t>(flags_.adapt.image_tokens);
                   const std::size_t most = std::min(static_cast<std::size_t>(flags_.batch), data.train.size());
-                  return train::BatchSizes{Offsets::of_lengths(std::vector(most, static_cast<std::int32_t>(tokens)))};
+                  return train::BatchSizes{Offsets::of_lengths(std::vector(most, tokens))};
                 });
   }
 

@@ -127,7 +127,7 @@ auto adapt(Model& model, const Losa& method, const AdaptOptions& options = {}) {
   detail::require_options(method);
   Index tokens = 0;
   if (const auto& patches = model.spec.patches)
-    tokens = options.image_tokens ? options.image_tokens : patches->leading + patches->grid() * patches->grid();
+    tokens = options.image_tokens ? options.image_tokens : patches->tokens(patches->image, patches->image);
   return detail::side_body(model, options,
                            [&](const auto& layers) { return Network::make(method, layers, tokens, options.seed); });
 }

@@ -106,13 +106,19 @@ struct Described<LowRank> {
     if (!m.updates(feeding(s))) return {attention};
     const Index in = m.updates(Targets::up | Targets::gate) ? s.width : 0,
                 hidden = m.updates(Targets::down) ? s.ffn : 0;
-    return {attention, in + hidden + m.count(feeding(s)) * m.rank, -(s.gated ? s.ffn : 0) - (s.drops ? 0 : s.width)};
+    const Index moving = m.updates(Targets::down) ? -(s.gated ? s.ffn : 0) - (s.drops ? 0 : s.width)
+                         : s.gated                ? -(s.drops ? 0 : s.width)
+                                                  : s.ffn - 2 * s.width;
+    return {attention, in + hidden + m.count(feeding(s)) * m.rank, moving};
   }
   /// Of those of the lowest layer what is below all updates, and not kept.
   static Index below(const LowRank& m, const StepSizes& s) {
     if (m.updates(entering)) return 0;
     if (m.updates(Targets::output)) return s.attention() - s.queries();
-    return s.attention() + (s.gated ? 2 : 1) * s.norm() + (m.updates(Targets::up | Targets::gate) ? 0 : s.hidden());
+    const Index feed = m.updates(s.gated ? Targets::gate : Targets::up) ? 0
+                       : m.updates(Targets::up)                         ? s.ffn
+                                                                        : s.hidden();
+    return s.attention() + (s.gated ? 2 : 1) * s.norm() + feed;
   }
   /// Values a token alive in a block that keeps nothing, while more than query and value is updated, at most: keys,
   /// values and what output reads, or what the feed-forward block reads and a gate; and what a layer gives, what its
@@ -120,7 +126,9 @@ struct Described<LowRank> {
   static Index passing(const LowRank& m, const StepSizes& s) {
     const bool more = m.updates(Targets::key | Targets::output);
     const Index attention = more ? 2 * s.keys() + s.queries() + 3 * s.width + m.rank : 0;
-    const Index feed = m.updates(feeding(s)) ? (s.gated ? 4 : 3) * s.ffn + (s.gated ? 2 : 1) * s.width + m.rank : 0;
+    const Index inner = (s.gated ? 3 : 2) * (s.ffn + s.width) + m.rank;
+    const Index first = m.updates(s.gated ? Targets::gate : Targets::up) ? s.ffn - s.width : 0;
+    const Index feed = m.updates(feeding(s)) ? inner + first : 0;
     return std::max(attention, feed);
   }
 };

@@ -23,6 +23,8 @@ struct PatchSpec {
   float dropout = 0;
 
   Index grid() const { return image / patch; }
+  /// Of an image.
+  Index tokens(Index height, Index width) const { return leading + height / patch * (width / patch); }
 };
 
 namespace detail {
@@ -64,7 +66,7 @@ struct PatchEmbeddings {
     const auto token = [&] { return Parameter<T, B>::empty({1, 1, width}); };
     return {token(),
             spec.leading == 2 ? token() : Parameter<T, B>{},
-            Parameter<T, B>::empty({1, spec.leading + spec.grid() * spec.grid(), width}),
+            Parameter<T, B>::empty({1, spec.tokens(spec.image, spec.image), width}),
             Linear<T, B>::empty(spec.channels * spec.patch * spec.patch, width),
             spec,
             site};

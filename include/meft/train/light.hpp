@@ -78,7 +78,7 @@ inline double operations_of(const model::TransformerSpec& model, const AnyMethod
                             const BatchSizes& batch, bool words) {
   Offsets tokens = batch.tokens, upper = batch.tokens;
   if (const auto& patches = model.patches) {
-    const Index each = patches->leading + (batch.height / patches->patch) * (batch.width / patches->patch);
+    const Index each = patches->tokens(batch.height, batch.width);
     tokens = Offsets::of_lengths(std::vector(static_cast<std::size_t>(batch.images), static_cast<std::int32_t>(each)));
   } else if (model.decoder && batch.answers.sequences()) {
     tokens = batch.tokens.part(0, batch.tokens.sequences() - batch.answers.sequences());
