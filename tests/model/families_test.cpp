@@ -828,9 +828,12 @@ TEST_CASE("families: peft's update of a matrix that is several here is read as t
   CHECK_MESSAGE(found.worst() < 1e-11, found.at());
 
   const meft::test::Folder out;
-  for (const auto& [targets, rank, read] : {std::tuple("linear", 6, "linear"),
-                                            {"query-value", 4, "query,key,value"},
-                                            {"value,gate,down", 2, "query,key,value,up,gate,down"}}) {
+  const std::tuple<const char*, int, const char*> cases[] = {{"linear", 6, "linear"},
+                                                             {"query-value", 4, "query,key,value"},
+                                                             {"value,gate,down", 2, "query,key,value,up,gate,down"}};
+  for (const auto& one : cases) {
+    const auto targets = std::get<0>(one), read = std::get<2>(one);
+    const int rank = std::get<1>(one);
     CAPTURE(targets);
     AnyMethod some = LowRank{2, 3};
     REQUIRE(set_option(some, "lora-targets", targets));
