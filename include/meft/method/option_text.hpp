@@ -55,7 +55,7 @@ template <class Value>
 std::string expected(SomeOf<Value> kind) {
   std::string out;
   for (const auto& one : kind.all) (out += out.empty() ? "" : ", ") += one.first;
-  return "with commas between them some of " + out;
+  return "one or more of " + out + ", with commas between them";
 }
 
 /// Whether a number may stand there; in a program an integer may be above what a text may have.
