@@ -245,15 +245,25 @@ TEST_CASE("fpt: output and every gradient are those of PyTorch, which ranks keys
                });
 }
 
-TEST_CASE("fpt: cached, streamed, together and alone images give the same bits; at the start the backbone's") {
+namespace {
+
+/// Images of 16 pixels each way, in patches of 4.
+model::VitConfig vit_config(Index layers) {
   model::VitConfig config;
   config.hidden_size = 8;
-  config.num_hidden_layers = 3;
+  config.num_hidden_layers = layers;
   config.num_attention_heads = 2;
   config.intermediate_size = 16;
   config.image_size = 16;
   config.patch_size = 4;
   config.num_channels = 1;
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("fpt: cached, streamed, together and alone images give the same bits; at the start the backbone's") {
+  const auto config = vit_config(3);
   const Fpt method{.prompts = 2, .image = 8, .reduction = 2, .layers = 2, .kept = 0.3};
   struct Run {
     model::Transformer<double> vit;
@@ -523,14 +533,7 @@ void cached_is_made_anew(const Method& method, std::size_t taps) {
 }
 
 TEST_CASE("losa: images of another size than the model's, all of one") {
-  model::VitConfig config;
-  config.hidden_size = 8;
-  config.num_hidden_layers = 2;
-  config.num_attention_heads = 2;
-  config.intermediate_size = 16;
-  config.image_size = 16;
-  config.patch_size = 4;
-  config.num_channels = 1;
+  const auto config = vit_config(2);
   const NoTape none;
   const auto tokens = [&](Index side, Index expected) {
     model::Transformer<double> vit(config.spec());

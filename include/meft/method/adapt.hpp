@@ -17,7 +17,7 @@ struct AdaptOptions {
   bool recompute = false;                // keep a layer's input only: for methods that keep more
   std::optional<Precision> precision{};  // of frozen weights, and of products with others; without, what layers say
   std::uint64_t seed = 0;                // of new weights
-  Index feature_cache = 0;               // MiB of what layers beside a network gave for examples seen before
+  Index feature_cache = 0;               // MiB of what frozen layers gave for examples seen before
   Index image_tokens = 0;                // that an image has, for what mixes them; 0: those of the model's size
 };
 
