@@ -13,7 +13,6 @@ using namespace meft;
 struct Row {
   bench::Setup setup;
   bench::Cost cost;
-  std::optional<double> error{};
 
   bool reversible() const { return bench::reversible(setup.method); }
   std::string name() const {
@@ -21,17 +20,12 @@ struct Row {
     return exact || !reversible() ? setup.method : setup.method + " " + name_of(setup.stack.streams);
   }
   double height() const { return bench::mib(cost.activation); }
-  nlohmann::ordered_json json(const bench::Sweep& sweep) const {
-    auto out = sweep.fields(setup, cost);
-    out["gradient_error"] = nullptr;
-    if (error && std::isfinite(*error)) out["gradient_error"] = *error;
-    return out;
-  }
+  nlohmann::ordered_json json(const bench::Sweep& sweep) const { return sweep.fields(setup, cost); }
 };
 
 std::string head(bool heap) {
   char text[200];
-  std::snprintf(text, sizeof text, "%-17s %-8s %6s %6s %6s %11s %7s %10s %9s %10s %10s %10s%s %8s %10s", "method",
+  std::snprintf(text, sizeof text, "%-20s %-8s %6s %6s %6s %11s %7s %10s %9s %10s %10s %10s%s %8s %10s", "method",
                 "streams", "layers", "batch", "seq", "activation", "/full", "parameters", "gradients", "optimizer",
                 "reserved", "resident", heap ? "       heap" : "", "s/step", "grad error");
   return text;
@@ -41,17 +35,15 @@ std::string show(const Row& row, std::optional<double> full) {
   using bench::mib;
   const auto& c = row.cost;
   const auto& s = row.setup;
-  char text[240], ratio[32] = "-", error[32] = "-", heap[32] = "";
+  char text[240], ratio[32] = "-", heap[32] = "";
   if (full) std::snprintf(ratio, sizeof ratio, "%.3f", mib(c.activation) / *full);
-  if (row.error) std::snprintf(error, sizeof error, *row.error == 0 ? "0" : "%.1e", *row.error);
-  if (!c.finite) std::snprintf(error, sizeof error, "not finite");
   if (c.heap) std::snprintf(heap, sizeof heap, " %10.1f", mib(*c.heap));
-  std::snprintf(text, sizeof text,
-                "%-17s %-8s %6lld %6lld %6lld %11.1f %7s %10.1f %9.1f %10.1f %10.1f %10.1f%s %8s %10s",
-                s.method.c_str(), row.reversible() ? name_of(s.stack.streams) : "-",
-                static_cast<long long>(s.config.num_hidden_layers), static_cast<long long>(s.batch),
-                static_cast<long long>(s.seq), mib(c.activation), ratio, mib(c.parameter), mib(c.gradient),
-                mib(c.optimizer), mib(c.reserved), mib(c.resident.own), heap, bench::seconds(s, c).c_str(), error);
+  std::snprintf(
+      text, sizeof text, "%-20s %-8s %6lld %6lld %6lld %11.1f %7s %10.1f %9.1f %10.1f %10.1f %10.1f%s %8s %10s",
+      s.method.c_str(), row.reversible() ? name_of(s.stack.streams) : "-",
+      static_cast<long long>(s.config.num_hidden_layers), static_cast<long long>(s.batch),
+      static_cast<long long>(s.seq), mib(c.activation), ratio, mib(c.parameter), mib(c.gradient), mib(c.optimizer),
+      mib(c.reserved), mib(c.resident.own), heap, bench::seconds(s, c).c_str(), bench::gradient_error(c).c_str());
   return text;
 }
 
@@ -70,7 +62,8 @@ void run(const bench::Sweep& sweep, const bench::Setup& size, const std::vector<
     for (const auto& policy : reversible ? policies : std::vector<std::string>{"exact"}) {
       setup.stack.streams = streams_from(policy);
       Row row{setup, bench::measure<B>(setup, sweep.steps)};
-      if (oracle && policy != "stored") row.error = bench::relative_error(row.cost.gradient_values, *oracle);
+      if (oracle && policy != "stored")
+        row.cost.gradient_error = bench::relative_error(row.cost.gradient_values, *oracle);
       row.cost.gradient_values.clear();
       if (method == meft::method_name(meft::ReferenceMethod{})) full = row.height();
       std::printf("%s\n", show(row, full).c_str());
@@ -91,6 +84,7 @@ int main(int argc, char** argv) {
   CLI::App app("Activation memory of one training step of BERT, by method, size and stream policy.");
   sweep.add_to(app);
   sweep.add_ragged(app);
+  sweep.add_log(app);
   app.add_option("--streams", policies, "policies of the reversible methods, a,b,c")
       ->delimiter(',')
       ->check(CLI::IsMember({"exact", "rounded", "stored"}))
@@ -98,7 +92,7 @@ int main(int argc, char** argv) {
   app.add_flag("--no-cache", no_cache, "the pool keeps nothing: for comparing it with a heap meter");
   app.add_flag("--no-error", no_error, "no gradient error: spares the memory and time of the stored run");
   CLI11_PARSE(app, argc, argv);
-  if (sweep.ragged && !app.count("--steps")) sweep.steps = 200;
+  sweep.settle(app);
 
   try {
     const auto sizes = sweep.sizes();

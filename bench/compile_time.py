@@ -30,6 +30,8 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--limit", type=float, default=2.5)
     args = parser.parse_args()
+    if args.runs < 1:
+        parser.error(f"--runs: expected at least 1, found {args.runs}")
     runs = [(seconds(args.compiler, EIGEN), seconds(args.compiler, MEFT)) for _ in range(args.runs)]
     eigen, meft = (min(column) for column in zip(*runs))
     print(f"{args.compiler}: Eigen {eigen:.2f} s, meft {meft:.2f} s: {meft / eigen:.2f} times (limit {args.limit})")

@@ -1,8 +1,6 @@
 // Owns: the bench of one training step of any family at a published size, with random weights: activation memory, all
 // memory, seconds; and what stored full fine-tuning would take, from fewer layers where the whole does not fit. Whether
 // the gradients are those of stored streams; on the emulated device, the step's bytes and launches.
-#include <sys/resource.h>
-
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -13,6 +11,7 @@
 
 #include <meft/io/file.hpp>
 #include <meft/meft.hpp>
+#include <meft/memory/resident.hpp>
 #include <meft/method/registry.hpp>
 #include <meft/model/bart.hpp>
 #include <meft/model/bert.hpp>
@@ -41,14 +40,7 @@ struct Options {
   bool words = false, alone = false;
 };
 
-double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
-
-/// Peak resident memory of the process so far, MiB.
-double resident() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024;
-}
+using bench::mib;
 
 /// The model called `name`, of its published sizes.
 model::TransformerSpec spec_of(const std::string& name) {
@@ -263,7 +255,7 @@ Row measure(const std::string& name, const Options& o) {
   method.options.stack.stored_layers = o.stored;
   const auto exact = steps<B>(spec, method, true, o);
   // A device's memory is its pool's; on the host the process has more.
-  const double all = B::on_host ? resident() : mib(B::pool().reserved());
+  const double all = mib(B::on_host ? Resident::now().peak : B::pool().reserved());
   if (o.alone) return {name, layers, exact, all, 0};
   // Stored full fine-tuning of the layers: one step each at two depths, and a line through them.
   Options once = o;
@@ -288,6 +280,8 @@ nlohmann::ordered_json json(const Row& row, const Options& o) {
           {"stored_layers", o.stored},
           {"batch", o.batch},
           {"seq", o.tokens},
+          {"words", o.words},
+          {"attention_dropout", o.attention_dropout < 0 ? nlohmann::ordered_json() : o.attention_dropout},
           {"activation_bytes", bytes(row.exact.activation)},
           {"parameter_bytes", bytes(row.exact.parameters)},
           {"resident_bytes", bytes(row.resident)},
@@ -310,24 +304,24 @@ int main(int argc, char** argv) {
   app.add_option("--batch", o.batch, "sequences or images [1]")->check(CLI::PositiveNumber);
   app.add_option("--seq", o.tokens, "tokens of a sequence [512]")->check(CLI::PositiveNumber);
   app.add_option("--precision", o.precision, "of frozen weights [bf16]")->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option("--steps", o.steps, "of MEFT1; the least time behind the first is shown [2]")
-      ->check(CLI::PositiveNumber);
+  auto* const steps = app.add_option("--steps", o.steps, "of MEFT1; the least time behind the first is shown [2]")
+                          ->check(CLI::PositiveNumber);
   app.add_option("--probe-layers", o.probe, "depth of the deeper stored step, the other has half [4]")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(2, 1024));
   app.add_flag("--words", o.words, "decoders: the loss is of each next word, not of a class");
-  app.add_flag("--alone", o.alone, "no stored fine-tuning beside it");
+  auto* const alone = app.add_flag("--alone", o.alone, "no stored fine-tuning beside it");
   app.add_option("--threads", threads, "all processors by default")->check(CLI::PositiveNumber);
   auto* const rows = app.add_option("--json", o.json, "file for the rows, a JSON object a line");
   app.add_option("--layers", o.layers, "in place of the model's own number")->check(CLI::PositiveNumber);
-  app.add_option("--stored-layers", o.stored, "the highest so many keep what they computed [0]")
-      ->check(CLI::NonNegativeNumber);
+  auto* const kept = app.add_option("--stored-layers", o.stored, "the highest so many keep what they computed [0]")
+                         ->check(CLI::NonNegativeNumber);
   app.add_option("--attention-dropout", o.attention_dropout, "in place of the model's own")
       ->check(CLI::Range(0.0, 0.9));
   auto* const compared =
       app.add_flag("--exact", o.exact, "compare gradients with those of stored streams, and nothing else");
   app.add_flag("--count", o.count, "on the emulated device: bytes and launches of a step, and nothing else")
-      ->excludes(rows, compared);
-  compared->excludes(rows);
+      ->excludes(rows, compared, steps, alone, kept);
+  compared->excludes(rows, steps, alone, kept);
   bench::add_device(app, o.device);
   CLI11_PARSE(app, argc, argv);
   if (threads > 0) set_threads(threads);

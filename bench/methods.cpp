@@ -29,12 +29,10 @@ struct Scores {
 struct Row {
   bench::Setup setup;
   bench::Cost cost;
-  std::optional<double> error{}, score{};
+  std::optional<double> score{};
 
   nlohmann::ordered_json json(const bench::Sweep& sweep) const {
     auto out = sweep.fields(setup, cost);
-    out["gradient_error"] = nullptr;
-    if (error && std::isfinite(*error)) out["gradient_error"] = *error;
     out["score"] = nullptr;
     if (score) out["score"] = *score;
     return out;
@@ -42,18 +40,16 @@ struct Row {
 };
 
 constexpr const char* head =
-    "method              activation       trained  gradients  optimizer     needed   s/step  grad error   score";
+    "method                activation       trained  gradients  optimizer     needed   s/step  grad error   score";
 
 void show(const Row& row) {
   using bench::mib;
   const auto& c = row.cost;
-  char error[32] = "-", score[32] = "-";
-  if (row.error) std::snprintf(error, sizeof error, *row.error == 0 ? "0" : "%.1e", *row.error);
-  if (!c.finite) std::snprintf(error, sizeof error, "not finite");
+  char score[32] = "-";
   if (row.score) std::snprintf(score, sizeof score, "%.1f", 100 * *row.score);
-  std::printf("%-18s %11.1f %13lld %10.1f %10.1f %10.1f %8s %11s %7s\n", row.setup.method.c_str(), mib(c.activation),
+  std::printf("%-20s %11.1f %13lld %10.1f %10.1f %10.1f %8s %11s %7s\n", row.setup.method.c_str(), mib(c.activation),
               static_cast<long long>(c.trained), mib(c.gradient), mib(c.optimizer), mib(c.needed),
-              bench::seconds(row.setup, c).c_str(), error, score);
+              bench::seconds(row.setup, c).c_str(), bench::gradient_error(c).c_str(), score);
   std::fflush(stdout);
 }
 
@@ -76,7 +72,8 @@ using Json = nlohmann::ordered_json;
 std::vector<Json> rows_of(const std::string& path) {
   std::istringstream file(read_file(path));
   std::vector<Json> out;
-  for (std::string line; std::getline(file, line);) out.push_back(Json::parse(line));
+  for (std::string line; std::getline(file, line);)
+    if (!line.empty()) out.emplace_back(parse_json(line, "--rows " + path + ", row " + std::to_string(out.size() + 1)));
   return out;
 }
 
@@ -121,6 +118,7 @@ int main(int argc, char** argv) {
   app.add_option("--scores", scores_file, "file of mean scores by method, from scores.py --means");
   app.add_option("--rows", rows_file, "file that --json wrote: they are drawn, and nothing is measured");
   CLI11_PARSE(app, argc, argv);
+  sweep.settle(app);
 
   try {
     const auto sizes = sweep.sizes();
@@ -131,6 +129,8 @@ int main(int argc, char** argv) {
     Scores scores;
     if (!scores_file.empty()) {
       const auto file = io::read_json(scores_file, 1 << 20);
+      require(file.is_object() && file.contains("of") && file.contains("scores"),
+              "--scores: expected what scores.py --means writes, `of` and `scores`", scores_file);
       scores = {file.at("of"), file.at("scores")};
     }
     if (!rows_file.empty()) {
@@ -145,7 +145,7 @@ int main(int argc, char** argv) {
         setup.method = method;
         Row row{setup, bench::measure<B>(setup, sweep.steps)};
         if (const auto oracle = bench::stored(setup); oracle && !no_error)
-          row.error = bench::relative_error(row.cost.gradient_values, bench::first_gradient<B>(*oracle));
+          row.cost.gradient_error = bench::relative_error(row.cost.gradient_values, bench::first_gradient<B>(*oracle));
         row.cost.gradient_values.clear();
         row.score = scores.find(method);
         show(row);

@@ -27,7 +27,6 @@ struct Figure {
   std::vector<std::string> groups{};  // of points; named in a legend, those that have any
   bool log_x = false, log_y = false;  // a linear axis of y starts at 0, but for points
   bool x_at_points = true;            // ticks where the points are, when these are at most ten
-  bool legend = false;                // above the plot, besides the labels
   int width = 820, height = 520;      // pixels
 };
 
@@ -226,7 +225,6 @@ inline std::string svg(const Figure& figure) {
   double top = figure.subtitle.empty() ? 62 : 84;
   std::string above;
   std::vector<std::pair<std::size_t, std::string>> legend;
-  for (std::size_t i = 0; i < figure.lines.size() && figure.legend; ++i) legend.emplace_back(i, figure.lines[i].name);
   for (std::size_t i = 0; i < figure.groups.size(); ++i)
     if (std::any_of(figure.lines.begin(), figure.lines.end(), [&](const Line& l) { return l.group == i; }))
       legend.emplace_back(i, figure.groups[i]);

@@ -15,6 +15,8 @@
 
 namespace bench {
 
+inline double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
 /// Seconds on a clock that never goes back.
 inline double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

@@ -5,7 +5,8 @@ seeds, the learning rate chosen on the first of two: 0.4 and 2 times the program
 
 Methods that the program refuses for the checkpoint, as one that reads images alone, are left out. `--data` holds a folder a task,
 as GLUE ships them; the images of `--tasks cifar10` are in one too. Scores of finished runs are kept in `--results` (bench/scores.json), and a run
-that was stopped goes on from its folder in `--output`, so that a call does what is still to be done, on any machine. Prints a
+that was stopped goes on from its folder in `--output`, so that a call does what is still to be done, on any machine. A task's
+rows are of one model, by its folder's name, and of as many `--epochs`: others belong in another file. Prints a
 Markdown table of what is there: mean of the seeds, standard deviation. `--table` prints it and runs nothing. `--means FILE` writes
 the mean over the tasks of each method that has them all, and what it is of, for the bench `methods`. Runs of so many `--steps` have rows, and a
 table, of their own.
@@ -49,30 +50,40 @@ def written(rate):
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+KEYS = ("task", "method", "rate", "seed")
+
+
 class Scores:
-    """Dev metrics by task, method, rate and seed of runs of so many steps (0: three epochs), in a JSON file with a line a run."""
+    """Dev metrics by task, method, rate and seed of runs of so many steps (0: all of their epochs), in a JSON file with a line a run."""
 
     def __init__(self, path, steps):
-        self.path = path
-        self.steps = steps
-        rows = json.loads(path.read_text()) if path.exists() else []
-        self.others = [row for row in rows if row.get("steps", 0) != steps]
-        self.known = {(row["task"], row["method"], row["rate"], row["seed"]): row["score"] for row in rows if row.get("steps", 0) == steps}
+        self.path, self.steps = path, steps
+        self.rows = json.loads(path.read_text()) if path.exists() else []
+        self.known = {tuple(row[key] for key in KEYS): row["score"] for row in self.mine()}
+        self.tried = {}  # a method's rates; of others, all that there are rows of
 
-    def add(self, run, value):
+    def mine(self):
+        return [row for row in self.rows if row["steps"] == self.steps]
+
+    def add(self, run, value, **setting):
         self.known[run] = value
-        keys = ("task", "method", "rate", "seed")
-        more = {"steps": self.steps} if self.steps else {}
-        rows = self.others + [dict(zip(keys, key), **more, score=value) for key, value in sorted(self.known.items())]
-        lines = [json.dumps(row) for row in sorted(rows, key=lambda row: row.get("steps", 0))]
+        self.rows.append(dict(zip(KEYS, run), **setting, steps=self.steps, score=value))
+        self.rows.sort(key=lambda row: (row["steps"], *(row[key] for key in KEYS)))
         partial = self.path.with_suffix(".partial")
-        partial.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        partial.write_text("[\n" + ",\n".join(map(json.dumps, self.rows)) + "\n]\n")
         partial.replace(self.path)
+
+    def refuse_others(self, tasks, **setting):
+        for row in self.mine():
+            for key, value in setting.items():
+                if row["task"] in tasks and row[key] != value:
+                    raise SystemExit(f"{self.path}: the rows of {row['task']} are of --{key} {row[key]}, found {value}: choose other --results")
 
     def best_rate(self, task, method, seed):
         """The rate with the best score on a seed, the lower of equals; None until as many rates were tried as there are."""
-        tried = {rate: value for (*of, rate, on), value in self.known.items() if (*of, on) == (task, method, seed)}
-        return max(tried, key=lambda rate: (tried[rate], -float(rate))) if len(tried) >= len(TIMES) else None
+        found = {rate: value for (*of, rate, on), value in self.known.items() if (*of, on) == (task, method, seed)}
+        found = {rate: found[rate] for rate in self.tried.get(method, found) if rate in found}
+        return max(found, key=lambda rate: (found[rate], -float(rate))) if len(found) >= len(TIMES) else None
 
 
 def score(run, data, args):
@@ -154,17 +165,19 @@ def main():
     if "sst2" in data:
         data["sst2"] = shortened(data["sst2"], args.output / "sst2-data")
 
-    rates, refused = rates_of(args.finetune), set()
+    setting = {"model": args.model.resolve().name, "epochs": int(args.epochs)}
+    scores.refuse_others(args.tasks, **setting)
+    scores.tried = {method: [written(rate * times) for times in TIMES] for method, rate in rates_of(args.finetune).items()}
+    refused = set()
     for seed in args.seeds:
         for task in args.tasks:
             for method in args.methods:
-                tried = [written(rates[method] * times) for times in TIMES]
-                for rate in tried if seed == args.seeds[0] else [scores.best_rate(task, method, args.seeds[0])]:
+                for rate in scores.tried[method] if seed == args.seeds[0] else [scores.best_rate(task, method, args.seeds[0])]:
                     run = (task, method, rate, seed)
                     if run in scores.known or method in refused:
                         continue
                     try:
-                        scores.add(run, score(run, data[task], args))
+                        scores.add(run, score(run, data[task], args), **setting)
                         print(*run, f"{scores.known[run]:.4f}", flush=True)
                     except Refused as why:
                         refused.add(method)

@@ -41,6 +41,8 @@ struct Named {
   static Named of(std::string_view name);
 };
 inline bool reversible(std::string_view name) { return method_facts(Named::of(name).method).reversible; }
+/// Whether its gradients are taken from losses of forward passes: a step has no parts to tell apart.
+inline bool probes(std::string_view name) { return method_recipe(Named::of(name).method).epsilon > 0; }
 /// Every name, the reversible methods last.
 std::vector<std::string> every_method();
 
@@ -107,8 +109,9 @@ struct Cost {
   Resident resident{};                // of the process, where its own pages were most after a step
   std::optional<std::size_t> heap{};  // as `activation`, counted by the heap meter
   std::vector<Times> times{};         // of each warm step
-  std::vector<float> gradient_values{};  // lowest trained layer's, in the first step
-  bool finite = true;                    // every gradient of every step
+  std::vector<float> gradient_values{};    // lowest trained layer's, in the first step
+  std::optional<double> gradient_error{};  // of these, against stored activations, where a bench asks for it
+  bool finite = true;                      // every gradient of every step
 
   /// Of the fastest step.
   const Times& least() const;
@@ -128,7 +131,8 @@ std::optional<Setup> stored(const Setup& setup);
 template <Backend B = Cpu>
 std::vector<float> first_gradient(const Setup& setup);
 
-/// |g − reference| / |reference|; 0 only when every bit is equal, infinite when g is not finite.
-double relative_error(const std::vector<float>& g, const std::vector<float>& reference);
+/// |g − reference| / |reference|; 0 only when every bit is equal, infinite when g is not finite; nothing where both are
+/// empty.
+std::optional<double> relative_error(const std::vector<float>& g, const std::vector<float>& reference);
 
 }  // namespace bench

@@ -17,19 +17,23 @@ struct Row {
   bench::Cost cost;
   double packed;  // GFLOP/s of the packed product
 
-  double rate() const { return bench::operations(setup) / cost.least().step * 1e-9; }
+  bool in_parts() const { return !bench::probes(setup.method); }
+  /// None of two levels: the fastest step is one of the lower, `operations` are a mean.
+  std::optional<double> rate() const {
+    if (method_recipe(bench::Named::of(setup.method).method).inner) return {};
+    return bench::operations(setup) / cost.least().step * 1e-9;
+  }
   std::string name() const { return setup.method; }
   double height() const { return cost.least().step; }
   nlohmann::ordered_json json(const bench::Sweep& sweep) const {
     auto out = sweep.fields(setup, cost);
     const auto& t = cost.least();
-    out["forward_seconds"] = t.forward;
-    out["undo_seconds"] = nullptr;
-    if (bench::reversible(setup.method)) out["undo_seconds"] = t.undo;
-    out["gradient_seconds"] = t.backward - t.undo;
+    for (const char* name : {"forward_seconds", "undo_seconds", "gradient_seconds", "gflops"}) out[name] = nullptr;
+    if (in_parts()) out["forward_seconds"] = t.forward, out["gradient_seconds"] = t.backward - t.undo;
+    if (in_parts() && bench::reversible(setup.method)) out["undo_seconds"] = t.undo;
     out["optimizer_seconds"] = t.update;
     out["operations"] = bench::operations(setup);
-    out["gflops"] = rate();
+    if (const auto found = rate()) out["gflops"] = *found;
     out["packed_gflops"] = packed;
     return out;
   }
@@ -51,11 +55,19 @@ double packed_rate(const bench::Setup& size) {
 
 void show(const Row& row) {
   const auto& t = row.cost.least();
-  char undo[32] = "-";
-  if (bench::reversible(row.setup.method)) std::snprintf(undo, sizeof undo, "%.3f", t.undo);
-  std::printf("%-17s %8.3f %8.3f %8.3f %8s %8.3f %9.3f %8.1f %6.1f%%\n", row.setup.method.c_str(), t.step,
-              row.cost.median(), t.forward, undo, t.backward - t.undo, t.update, row.rate(),
-              100 * row.rate() / row.packed);
+  const auto cell = [](bool there, double value, const char* form) {
+    char text[32] = "-";
+    if (there) std::snprintf(text, sizeof text, form, value);
+    return std::string(text);
+  };
+  const bool parts = row.in_parts();
+  const auto rate = row.rate();
+  std::printf("%-20s %8.3f %8.3f %8s %8s %8s %9.3f %8s %7s\n", row.setup.method.c_str(), t.step, row.cost.median(),
+              cell(parts, t.forward, "%.3f").c_str(),
+              cell(parts && bench::reversible(row.setup.method), t.undo, "%.3f").c_str(),
+              cell(parts, t.backward - t.undo, "%.3f").c_str(), t.update,
+              cell(rate.has_value(), rate.value_or(0), "%.1f").c_str(),
+              cell(rate.has_value(), 100 * rate.value_or(0) / row.packed, "%.1f%%").c_str());
   std::fflush(stdout);
 }
 
@@ -67,6 +79,7 @@ int main(int argc, char** argv) {
   sweep.steps = 5;
   CLI::App app("Time of one training step of BERT, by method and size.");
   sweep.add_to(app);
+  sweep.add_log(app);
   CLI11_PARSE(app, argc, argv);
 
   try {
@@ -81,7 +94,7 @@ int main(int argc, char** argv) {
                   static_cast<long long>(size.seq), static_cast<long long>(size.batch * size.seq),
                   static_cast<long long>(size.config.hidden_size),
                   static_cast<long long>(size.config.intermediate_size), packed);
-      std::printf("%-17s %8s %8s %8s %8s %8s %9s %8s %7s\n", "method", "s/step", "median", "forward", "undo",
+      std::printf("%-20s %8s %8s %8s %8s %8s %9s %8s %7s\n", "method", "s/step", "median", "forward", "undo",
                   "gradient", "optimizer", "GFLOP/s", "/packed");
       for (const auto& method : sweep.methods) {
         auto setup = size;

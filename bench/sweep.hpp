@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -19,13 +20,19 @@
 
 namespace bench {
 
-inline double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
-
 /// Seconds of the fastest step, as tables show them; `-` where each step's batch is another.
 inline std::string seconds(const Setup& setup, const Cost& cost) {
   char text[32] = "-";
   if (!setup.ragged) std::snprintf(text, sizeof text, "%.3f", cost.least().step);
   return text;
+}
+
+/// The error of the gradient, as tables show it; `-` where it was not measured or no layer trains.
+inline std::string gradient_error(const Cost& cost) {
+  char text[32] = "-";
+  const auto error = cost.gradient_error;
+  if (error) std::snprintf(text, sizeof text, *error == 0 ? "0" : "%.1e", *error);
+  return cost.finite ? text : "not finite";
 }
 
 /// The flags.
@@ -70,12 +77,17 @@ struct Sweep {
     app.add_option("--seed", seed, "of weights, tokens and dropout")->capture_default_str();
     app.add_option("--json", json, "file for the rows, a JSON object a line");
     app.add_option("--plot", plot, "file for the plot, SVG");
-    app.add_flag("--log", log, "logarithmic axes in the plot");
   }
+  /// Declares --log, for benches whose plot is over the sizes.
+  void add_log(CLI::App& app) { app.add_flag("--log", log, "logarithmic axes in the plot"); }
 
   /// Declares --ragged, for benches of memory: the steps of a ragged run do not compare in time.
   void add_ragged(CLI::App& app) {
     app.add_flag("--ragged", ragged, "each step's sequences have lengths of their own, from 1 to --seq: no s/step");
+  }
+  /// Ragged steps are 200 where the flags do not say how many.
+  void settle(const CLI::App& app) {
+    if (ragged && !app.count("--steps")) steps = 200;
   }
 
   /// What varies, of a setup.
@@ -93,10 +105,12 @@ struct Sweep {
     base.precision = precision_from(precision);
     require(base.config.hidden_size % base.config.num_attention_heads == 0, "--hidden is not a multiple of --heads",
             base.config.hidden_size, base.config.num_attention_heads);
-    require(layers.size() <= 1 || (vary == "depth" && values.empty()), "--layers: one depth at most beside --values",
+    const bool depths = vary == "depth";
+    require(layers.size() <= (values.empty() ? depths ? layers.size() : 1 : !depths),
+            depths ? "--layers: --values are depths too" : "--layers: one depth at most beside --values",
             layers.size());
     if (!layers.empty()) base.config.num_hidden_layers = layers.front();
-    auto points = vary == "depth" && values.empty() ? layers : values;
+    auto points = depths && values.empty() ? layers : values;
     if (points.empty()) points.push_back(axis(base));
     std::vector<Setup> out;
     for (const Index value : points) {
@@ -137,6 +151,7 @@ struct Sweep {
         {"heap_bytes", nullptr},
         {"step_seconds", nullptr},
         {"step_seconds_median", nullptr},
+        {"gradient_error", nullptr},
         {"gradient_finite", cost.finite},
         {"device", device},
         {"threads", meft::threads()},
@@ -148,6 +163,7 @@ struct Sweep {
         {"ffn", setup.config.intermediate_size}};
     if (reversible(setup.method)) out["streams"] = name_of(setup.stack.streams);
     if (cost.heap) out["heap_bytes"] = *cost.heap;
+    if (cost.gradient_error && std::isfinite(*cost.gradient_error)) out["gradient_error"] = *cost.gradient_error;
     if (!setup.ragged) out["step_seconds"] = cost.least().step, out["step_seconds_median"] = cost.median();
     return out;
   }

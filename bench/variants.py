@@ -11,7 +11,8 @@
 GLUE holds a folder a task; LINES is a text a line; CIFAR10 the binary files. Exact reversal runs with its streams stored, which
 has the same bits (tests/reversible) and takes three quarters of the time. Runs go seed by seed. Those that are finished are
 kept in `--results` (bench/variants.json), and one that was stopped goes on from its folder in `--output`: a call does what is
-still to be done, or the first `--runs` of it, so that a few sittings on any machine make a table.
+still to be done, or the first `--runs` of it, so that a few sittings on any machine make a table. The rows of a setup are of one
+model, by its name: those of another belong in another file.
 """
 
 import argparse
@@ -61,6 +62,11 @@ class Results:
         self.path = path
         self.known = {tuple(row[key] for key in KEYS): row for row in (json.loads(path.read_text()) if path.exists() else [])}
 
+    def refuse_others(self, setup, model):
+        for run, row in self.known.items():
+            if run[0] == setup and row["model"] != model:
+                raise SystemExit(f"{self.path}: the rows of {setup} are of --model {row['model']}, found {model}: choose other --results")
+
     def add(self, run, row):
         self.known[run] = dict(zip(KEYS, run), **row)
         partial = self.path.with_suffix(".partial")
@@ -78,6 +84,10 @@ class Results:
         return "\n".join(lines)
 
 
+def model_of(args):
+    return args.model.resolve().name
+
+
 def score(run, args):
     """The dev metric of the best epoch, and what the program says of the start."""
     setup, task, variant, seed = run
@@ -90,7 +100,7 @@ def score(run, args):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stderr}")
-    row = {"score": json.loads((output / "metrics.json").read_text())["dev"][metrics[task]]}
+    row = {"model": model_of(args), "score": json.loads((output / "metrics.json").read_text())["dev"][metrics[task]]}
     if found := re.search(r"(?:cosine of|predictions are) (-?[0-9.]+)", done.stdout + done.stderr):
         row["start"] = float(found[1])
     return row
@@ -115,6 +125,7 @@ def main():
     for flag in ("setup", "finetune", "model", "data", "output"):
         if getattr(args, flag) is None:
             parser.error(f"--{flag} is missing" if flag != "setup" else "which setup?")
+    results.refuse_others(args.setup, model_of(args))
     args.output.mkdir(parents=True, exist_ok=True)
     metrics, _, variants = SETUPS[args.setup]
     runs = [(args.setup, task, variant, seed) for seed in args.seeds for task in metrics for variant in variants]

@@ -122,7 +122,7 @@ void measure_model(const std::string& path, const std::string& text, const std::
               static_cast<long long>(tokens), meft::threads());
   std::printf("%-9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "weights", "owned", "mapped", "activ.", "process", "files",
               "s/step", "loss", "KL");
-  const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  using bench::mib;
   std::string lines;
   for (const auto& name : chosen) {
     const std::size_t before = Cpu::pool().read().of(Use::parameter);
@@ -181,11 +181,16 @@ void measure_model(const std::string& path, const std::string& text, const std::
 int main(int argc, char** argv) {
   bench::ProductFlags flags{{256, 1024}, {"384x1536", "768x768", "768x3072", "3072x768", "4096x4096"}, 10};
   std::vector<std::string> chosen{"q8", "q4", "nf4"};
+  std::vector<std::string> formats;
+  for (const auto& kept : weights::kept) formats.emplace_back(kept.name);
   std::string model, text;
   int steps = 2;
   Index batch = 1, tokens = 256;
   CLI::App app("Formats of frozen weights: bytes, error, and products' rates beside those of bf16.");
-  app.add_option("--weights", chosen, "formats a,b,c")->delimiter(',')->capture_default_str();
+  app.add_option("--weights", chosen, "formats a,b,c")
+      ->delimiter(',')
+      ->check(CLI::IsMember(formats))
+      ->capture_default_str();
   flags.add(app);
   auto* const whole = app.add_option("--model", model, "a language model's checkpoint, in place of products");
   for (const char* name : {"--rows", "--shapes", "--runs"}) app.get_option(name)->excludes(whole);
@@ -200,6 +205,8 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     if (flags.threads) set_threads(flags.threads);
+    require(!model.empty() || std::find(chosen.begin(), chosen.end(), "as-stored") == chosen.end(),
+            "--weights as-stored: is of a checkpoint's file: --model FILE is missing");
     if (!model.empty()) return measure_model(model, text, chosen, batch, tokens, steps, flags.json), 0;
     std::printf("%s, %d threads; bits a number, error relative to the weights' size, GFLOP/s and shares of bf16's\n\n",
                 bench::processor().c_str(), meft::threads());

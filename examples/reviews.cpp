@@ -8,7 +8,8 @@
 #include <meft/text/wordpiece.hpp>
 using namespace meft;
 
-int main(int, char** argv) {
+int main(int argc, char** argv) {
+  if (argc != 3) return std::fprintf(stderr, "reviews MODEL FILE\n"), 2;
   auto bert = checkpoints::hf(argv[1]);
   auto body = adapt(bert, Meft1{.bottleneck = 8, .lambda = {1, 10}});
   auto head = nn::Classifier<float>::make(bert.hidden(), 2);

@@ -3,7 +3,8 @@
     python compare.py --meft families.jsonl --torch torch.jsonl
 
 The first file is of bench/families or bench/step_time (--json), the second of torch_step.py. Rows meet where model, layers, batch,
-sequence length and device are the same; of several rows of one method and precision the fastest counts.
+sequence length, device and whether each next word is learned are the same; of several rows of one method and precision the fastest
+counts. Rows of ragged steps, which do not compare in time, are passed over.
 """
 import argparse
 import json
@@ -11,11 +12,14 @@ import pathlib
 
 
 def rows(path):
-    """(model, layers, batch, seq, device) -> (method, precision, stored layers) -> row"""
+    """(model, layers, batch, seq, device, words) -> (method, precision, stored layers) -> row"""
     out = {}
     for line in pathlib.Path(path).read_text().splitlines():
         row = json.loads(line)
-        methods = out.setdefault(tuple(row[name] for name in ("model", "layers", "batch", "seq", "device")), {})
+        if row["step_seconds"] is None:
+            continue
+        size = *(row[name] for name in ("model", "layers", "batch", "seq", "device")), row.get("words", False)
+        methods = out.setdefault(size, {})
         way = row["method"], row["precision"], row.get("stored_layers", 0)
         if way not in methods or row["step_seconds"] < methods[way]["step_seconds"]:
             methods[way] = row
@@ -34,7 +38,7 @@ def main():
         if method != "meft1":
             continue
         met += 1
-        model, layers, batch, seq, device = size
+        model, layers, batch, seq, device, _ = size
         print(f"{model}, {layers} layers{f', {stored} of them stored' * bool(stored)}, {batch} x {seq} tokens, {device}: meft1 takes "
               f"{ours['step_seconds']:.3f} s, {batch * seq / ours['step_seconds']:.1f} tokens/s, and "
               f"{ours['activation_bytes'] / 2**20:.1f} MiB of activations, {precision}")
@@ -46,7 +50,7 @@ def main():
                   f"{row['step_seconds'] / ours['step_seconds']:>9.3f} {row['activation_bytes'] / 2**20:>10.1f} "
                   f"{ours['activation_bytes'] / row['activation_bytes']:>9.4f}")
     if not met:
-        parser.exit(1, f"compare.py: {options.meft} and {options.torch} have no size and device in common\n")
+        parser.exit(1, f"compare.py: {options.meft} and {options.torch} have no meft1 row and a row of PyTorch's of one size, task and device\n")
 
 
 main()

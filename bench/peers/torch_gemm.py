@@ -10,6 +10,7 @@ import time
 
 import torch
 
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 def rate(operations, runs, call):
     call()
@@ -29,13 +30,17 @@ def main():
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=0, help="all processors by default")
     args = parser.parse_args()
+    if args.runs < 1:
+        parser.error(f"--runs: expected at least 1, found {args.runs}")
+    if unknown := set(args.precision.split(",")) - set(DTYPES):
+        parser.error(f"--precision: expected some of {', '.join(DTYPES)}, found {', '.join(sorted(unknown))}")
     if args.threads:
         torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; GFLOP/s")
     print(f"{'precision':9} {'rows':>6} {'in':>6} {'out':>6} {'forward':>9} {'backward':>9}")
     with torch.inference_mode():
         for precision in args.precision.split(","):
-            dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
+            dtype = DTYPES[precision]
             for shape in args.shapes.split(","):
                 width, out = map(int, shape.split("x"))
                 for rows in map(int, args.rows.split(",")):

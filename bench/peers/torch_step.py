@@ -217,7 +217,7 @@ def measure(method, options):
             activation, resident = max(activation, highest - before), before
     return dict(peer=f"torch {torch.__version__}, transformers {transformers.__version__}", method=method,
                 device=options.device, compiled=options.compile, precision=options.precision, model=options.model,
-                layers=layers, batch=options.batch, seq=options.seq, step_seconds=round(min(seconds), 4),
+                layers=layers, batch=options.batch, seq=options.seq, words=family in KEY_HEADS, step_seconds=round(min(seconds), 4),
                 step_seconds_median=round(statistics.median(seconds), 4), activation_bytes=activation,
                 resident_bytes=resident, threads=options.threads,
                 trainable=sum(parameter.numel() for parameter in trained), loss=loss)

@@ -1,4 +1,4 @@
-"""Runs bench/peers/compare.py on made-up rows: it sets beside each other what has the same size and device, a row for each method and
+"""Runs bench/peers/compare.py on made-up rows: it sets beside each other what has the same size, task and device, a row for each method and
 precision, the fastest of several, and fails where nothing meets.
 """
 import json
@@ -36,6 +36,8 @@ if __name__ == "__main__":
              [(2, [("full", "bf16", 5), ("full", "f32", 7), ("lora", "bf16", 4)])]),
             ([row("meft1", 2), row("meft1", 1, stored_layers=9)], [row("full", 5)], [(2, [("full", "bf16", 5)]), (1, [("full", "bf16", 5)])]),
             ([row("meft1", 2), row("meft1", 4, precision="f32")], [row("full", 5)], [(2, [("full", "bf16", 5)]), (4, [("full", "bf16", 5)])]),
+            ([row("meft1", 2, words=True)], [row("full", 5)], None), ([row("meft1", 2, words=True)], [row("full", 5, words=True)], [(2, [("full", "bf16", 5)])]),
+            ([row("meft1", None), row("meft1", 3)], [row("full", 5)], [(3, [("full", "bf16", 5)])]),
             ([row("meft1", 2, layers=4)], [row("full", 5)], None), ([row("meft1", 2, device="cuda")], [row("full", 5)], None),
             ([row("lora", 2)], [row("full", 5)], None)):
         if (said := compare(ours, theirs)) != expected:
