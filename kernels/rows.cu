@@ -68,7 +68,7 @@ __global__ void scatter(Index width, const T* dy, const std::int32_t* rows, cons
 
 template <class T>
 __global__ void mean(Index width, Index skip, const T* x, const std::int32_t* starts, T* y) {
-  const Index s = blockIdx.x, begin = starts[s] + skip, end = starts[s + 1];
+  const Index s = blockIdx.x, end = starts[s + 1], begin = averaged_from(starts[s], end, skip);
   for (Index c = threadIdx.x; c < width; c += blockDim.x) {
     T sum = x[begin * width + c];
     for (Index r = begin + 1; r < end; ++r) sum += x[r * width + c];
@@ -78,7 +78,7 @@ __global__ void mean(Index width, Index skip, const T* x, const std::int32_t* st
 
 template <class T>
 __global__ void mean_back(Index width, Index skip, const T* dy, const std::int32_t* starts, T* dx) {
-  const Index s = blockIdx.x, begin = starts[s], counted = begin + skip, end = starts[s + 1];
+  const Index s = blockIdx.x, begin = starts[s], end = starts[s + 1], counted = averaged_from(begin, end, skip);
   const T by = T(1) / static_cast<T>(end - counted);
   for (Index c = threadIdx.x; c < width; c += blockDim.x) {
     const T d = dy[s * width + c] * by;

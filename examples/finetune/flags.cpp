@@ -234,6 +234,8 @@ void check_task(const Flags& f) {
   require(!given("encoding") || (f.kind() != Kind::choices && f.kind() != Kind::images), "--encoding",
           "a task that reads tables or lines", "--task " + f.task);
   require(!f.augment || f.kind() == Kind::images, "--augment", "--task images", "--task " + f.task);
+  require(!given("max-length") || f.kind() != Kind::images, "--max-length", "a task of texts",
+          "--task " + f.task);
 }
 
 Kind Flags::kind() const {
@@ -273,8 +275,10 @@ void set_method_options(Flags& f) {
   if_given("schedule", &meft::Recipe::schedule);
 }
 
-bool parse(int argc, char** argv, Flags& f) {
-  CLI::App app;
+namespace {
+
+/// The program's flags, which write to `f`.
+void add_flags(CLI::App& app, Flags& f) {
   app.allow_extras();
   app.set_version_flag("--version", "finetune " + std::string(version), "print the version");
   Adder add(app);
@@ -325,10 +329,9 @@ bool parse(int argc, char** argv, Flags& f) {
   }
   add.choice("--method", names, trains, [&](auto& s) { f.method = meft::method_named(s); });
   add.flag("--recompute", f.adapt.recompute, "keep each layer's input only (methods that keep activations)");
-  add.integer(
-      "--feature-cache", f.adapt.feature_cache, 0, 1 << 24,
-      "MiB of what frozen layers gave for examples seen before, for later epochs (methods that train beside "
-      "them); on the CPU results do not depend on it");
+  add.integer("--feature-cache", f.adapt.feature_cache, 0, 1 << 24,
+              "MiB of what frozen layers gave for examples seen before, for later epochs (methods that train beside "
+              "them); on the CPU results do not depend on it");
   add_method_options(add, f);
   std::vector<std::string_view> kept;
   for (const auto& k : meft::weights::kept) kept.push_back(k.name);
@@ -402,7 +405,23 @@ bool parse(int argc, char** argv, Flags& f) {
            "transformers: weights in float32, config.json, tokenizer (" +
                meft::method_names([](const meft::AnyMethod& m) { return meft::method_facts(m).merges(); }) + ")",
            "DIR");
+}
 
+}  // namespace
+
+std::vector<std::string> flag_names() {
+  CLI::App app;
+  Flags f;
+  add_flags(app, f);
+  std::vector<std::string> out;
+  for (const CLI::Option* option : app.get_options())
+    out.insert(out.end(), option->get_lnames().begin(), option->get_lnames().end());
+  return out;
+}
+
+bool parse(int argc, char** argv, Flags& f) {
+  CLI::App app;
+  add_flags(app, f);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

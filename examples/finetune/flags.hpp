@@ -77,6 +77,9 @@ void set_method_options(Flags& flags);
 /// The same for a method that is told by a file at `path`: the options on the command line must be as there.
 void require_same_options(Flags& flags, const std::string& path);
 
+/// All flags, without dashes.
+std::vector<std::string> flag_names();
+
 /// Throws FlagError; gives false when only help or the version was asked for, and printed.
 bool parse(int argc, char** argv, Flags& flags);
 

@@ -177,7 +177,8 @@ std::vector<std::string> classes_of(const Flags& flags, Index rows) {
                              : data::detail::form_of(flags.task, flags.columns, true))
     out = form->task.label_names;
   if (out.empty() && rows > 1) out = checkpoints::HeadLabels::read(checkpoints::read_config(flags.model), rows).names;
-  for (Index i = 0; out.empty() && rows > 1 && i < rows; ++i) out.push_back("LABEL_" + std::to_string(i));
+  if (out.empty() && rows > 1)
+    for (Index i = 0; i < rows; ++i) out.push_back("LABEL_" + std::to_string(i));
   return out;
 }
 

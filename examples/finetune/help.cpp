@@ -167,11 +167,12 @@ std::string nearest(std::string name, const std::vector<std::string>& known) {
 }
 
 std::string in_flags(std::string message) {
-  for (const char* name : {"text-pair", "text", "label", "header", "regression", "threshold", "encoding",
-                           "max-target-length", "epochs", "max-steps", "late-layers", "kronecker-terms"}) {
-    const std::string library = std::string("option ") + name, ours = std::string("--") + name;
-    for (auto at = message.find(library); at != message.npos; at = message.find(library, at + ours.size()))
-      message.replace(at, library.size(), ours);
+  constexpr std::string_view option = "option ";
+  const auto known = flag_names();
+  for (auto at = message.find(option); at != message.npos; at = message.find(option, at + 1)) {
+    const auto name = at + option.size(), end = message.find_first_not_of("abcdefghijklmnopqrstuvwxyz-", name);
+    if (std::find(known.begin(), known.end(), message.substr(name, end - name)) != known.end())
+      message.replace(at, option.size(), "--");
   }
   return message;
 }
@@ -182,10 +183,7 @@ void refuse_extras(const CLI::App& app) {
   const auto flag = std::find_if(left.begin(), left.end(), [](const std::string& s) { return s.starts_with('-'); });
   if (flag == left.end()) throw FlagError("unexpected `" + left.front() + "`: every value stands behind its flag");
   const std::string name = flag->substr(0, flag->find('='));
-  std::vector<std::string> known;
-  for (const CLI::Option* option : app.get_options())
-    for (const auto& own : option->get_lnames()) known.push_back(own);
-  const std::string meant = nearest(name, known);
+  const std::string meant = nearest(name, flag_names());
   throw FlagError(name + ": unknown" + (meant.empty() ? "" : "; did you mean --" + meant + "?"));
 }
 

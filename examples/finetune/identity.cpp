@@ -142,7 +142,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
   const auto unless_given = [&](const char* key, auto& to) {
     if (!f.given.contains(key)) if_there(key, to);
   };
-  unless_given("encoding", f.encoding);
+  if (f.predict.empty()) unless_given("encoding", f.encoding);  // a file to predict is another one
   f.columns.encoding = meft::data::encoding(f.encoding);
   take_method(f, all, path);
   read(all.at("pooling"), f.pooling);
@@ -165,6 +165,7 @@ void take(Flags& f, const nlohmann::json& config, const std::string& path) {
   unless_given("text-pair", f.columns.pair);
   unless_given("label", f.columns.label);
   unless_given("header", f.header);
+  f.columns.header_of_rows = !f.given.contains("header");
   f.columns.header = f.header == "yes"  ? meft::data::Header::present
                      : f.header == "no" ? meft::data::Header::absent
                                         : meft::data::Header::automatic;

@@ -128,7 +128,7 @@ void Progress::pass(const char* verb, std::size_t done, std::size_t of) {
   write({{0, verb + (" " + std::to_string(done) + "/" + std::to_string(of))}});
 }
 
-Watch Progress::watch(const char* verb, const Stop& stop) {
+task::Asked Progress::watch(const char* verb, const Stop& stop) {
   shown_ = std::chrono::steady_clock::now();
   return [this, verb, &stop](std::size_t done, std::size_t of) {
     pass(verb, done, of);

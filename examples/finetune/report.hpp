@@ -25,9 +25,6 @@ std::string joined(const std::vector<std::string>& names, std::size_t most = 4);
 /// `accuracy 0.8123, f1 0.8011`
 std::string text(const std::vector<meft::task::Score>& scores);
 
-/// Asked between batches, with the examples that are done and their number: whether to end early.
-using Watch = std::function<bool(std::size_t, std::size_t)>;
-
 /// Progress: one line that is written over on a terminal, a line every ten seconds elsewhere.
 class Progress {
  public:
@@ -39,7 +36,7 @@ class Progress {
   /// Of a run in `folder`.
   meft::train::Observer observer(const std::string& folder);
   /// Shows `verb done/of` of what goes on besides training, and asks `stop`. It must not outlive the progress.
-  Watch watch(const char* verb, const Stop& stop);
+  meft::task::Asked watch(const char* verb, const Stop& stop);
   /// Ends the line that is being written over.
   void end_line();
 

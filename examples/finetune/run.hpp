@@ -281,17 +281,18 @@ class Runner {
 
   bool texts() {
     const auto tokenizer = tokenizer_of(flags_, family_);
-    return task(
-        [&](Sets sets) { return read_texts(flags_, tokenizer, family_, sets); },
-        [&] { return texts_to_predict(flags_, tokenizer, earlier_->pair); },
-        [&](const auto& classes) { return learners_.template classifier<Learner>(classes); },
-        [&](const auto& learner, const auto& asked) {
-          const auto found = predicted(
-              learner, [&](const Watch& watch) { return task::predict(learner, asked.encoded, at_once(), watch); });
-          return found.size() == asked.rows.size() &&
-                 write_predictions(flags_, table_of(found, earlier_->labels, asked.rows, earlier_->pair), found.size());
-        },
-        [&](const auto& data) { return largest_batch(flags_, data.train.lengths()); });
+    return task([&](Sets sets) { return read_texts(flags_, tokenizer, family_, sets); },
+                [&] { return texts_to_predict(flags_, tokenizer, earlier_->pair); },
+                [&](const auto& classes) { return learners_.template classifier<Learner>(classes); },
+                [&](const auto& learner, const auto& asked) {
+                  const auto found = predicted(learner, [&](const task::Asked& watch) {
+                    return task::predict(learner, asked.encoded, at_once(), watch);
+                  });
+                  return found.size() == asked.rows.size() &&
+                         write_predictions(flags_, table_of(found, earlier_->labels, asked.rows, earlier_->pair),
+                                           found.size());
+                },
+                [&](const auto& data) { return largest_batch(flags_, data.train.lengths()); });
   }
 
   template <bool causal>
@@ -304,7 +305,7 @@ class Runner {
                   else return learners_.template classifier<task::ChoiceLearner<Model>>({});
                 },
                 [&](const auto& learner, const auto& asked) {
-                  const auto found = predicted(learner, [&](const Watch& watch) {
+                  const auto found = predicted(learner, [&](const task::Asked& watch) {
                     if constexpr (causal) return learner.option_log_likelihoods(asked.encoded, at_once(), watch);
                     else return learner.option_logits(asked.encoded, watch);
                   });
@@ -320,7 +321,7 @@ class Runner {
                 [&] { return lines_to_predict(flags_); }, [&](const auto&) { return learners_.language_model(); },
                 [&](const auto& learner, const auto& asked) {
                   const auto cut = cutting(flags_, tokenizer, family_);
-                  const auto found = predicted(learner, [&](const Watch& watch) {
+                  const auto found = predicted(learner, [&](const task::Asked& watch) {
                     return task::line_likelihoods(learner, tokenizer, asked, cut.first, cut.second, at_once(), watch);
                   });
                   return found && write_predictions(flags_, table_of(*found, asked), asked.size());
@@ -334,39 +335,43 @@ class Runner {
     if (writes && !spec_.causal && !spec_.decoder) refuse("another task: an encoder writes no text");
     const auto tokenizer = tokenizer_of(flags_, family_);
     if (!writes) set_asking(flags_, family_);
-    return task(
-        [&](Sets sets) { return (writes ? read_written : read_ranked)(flags_, tokenizer, family_, sets); },
-        [&] {
-          return writes ? texts_to_write(flags_, tokenizer, family_)
-                        : ranked_to_predict(flags_, tokenizer, family_, earlier_->pair);
-        },
-        [&](const auto&) {
-          auto learner = learners_.template language_model<task::RankingLearner<Model>>();
-          learner.losses = writes ? task::Losses::words : task::losses_from(flags_.losses);
-          return learner;
-        },
-        [&](const auto& learner, const auto& asked) {
-          if (writes) return write(learner, asked, tokenizer);
-          const auto found = predicted(
-              learner, [&](const Watch& watch) { return learner.answer_scores(asked.encoded, at_once(), watch); });
-          if (!found) return false;
-          if (flags_.kind() == Kind::choices)
-            return write_predictions(flags_, table_of(*found, asked.questions), asked.questions.size());
-          const task::Predictions all{earlier_->labels.size(), {found->begin(), found->end()}};
-          return write_predictions(flags_, table_of(all, earlier_->labels, asked.texts, earlier_->pair), all.size());
-        },
-        [&](const auto& data) { return largest_batch(flags_, data.train); });
+    return task([&](Sets sets) { return (writes ? read_written : read_ranked)(flags_, tokenizer, family_, sets); },
+                [&] {
+                  return writes ? texts_to_write(flags_, tokenizer, family_)
+                                : ranked_to_predict(flags_, tokenizer, family_, earlier_->pair);
+                },
+                [&](const auto&) {
+                  auto learner = learners_.template language_model<task::RankingLearner<Model>>();
+                  learner.losses = writes ? task::Losses::words : task::losses_from(flags_.losses);
+                  return learner;
+                },
+                [&](const auto& learner, const auto& asked) {
+                  if (writes) return write(learner, asked, tokenizer);
+                  const auto found = predicted(learner, [&](const task::Asked& watch) {
+                    return learner.answer_scores(asked.encoded, at_once(), watch);
+                  });
+                  if (!found) return false;
+                  if (flags_.kind() == Kind::choices)
+                    return write_predictions(flags_, table_of(*found, asked.questions), asked.questions.size());
+                  const task::Predictions all{earlier_->labels.size(), {found->begin(), found->end()}};
+                  return write_predictions(flags_, table_of(all, earlier_->labels, asked.texts, earlier_->pair),
+                                           all.size());
+                },
+                [&](const auto& data) { return largest_batch(flags_, data.train); });
   }
   template <class Learner>
   bool write(const Learner& learner, const RankedToPredict& asked, const text::Tokenizer& tokenizer) const {
     const auto form = ranked_form(flags_, tokenizer, family_);
-    const auto found = predicted(learner, [&](const Watch& watch) {
+    const auto found = predicted(learner, [&](const task::Asked& watch) {
       return task::write(learner, asked.encoded, form.start, form.end.front(), task::WrittenRoom(form).written,
                          written_at_once, watch);
     });
     if (!found) return false;
     std::vector<std::string> texts;
-    for (const auto& ids : *found) texts.push_back(tokenizer.decode(ids));
+    for (auto ids : *found) {  // a model's vocabulary may be larger than its tokenizer's: such words have no text
+      std::erase_if(ids, [&](std::int32_t id) { return static_cast<std::size_t>(id) >= tokenizer.size(); });
+      texts.push_back(tokenizer.decode(ids));
+    }
     return write_predictions(flags_, table_of(texts, asked.texts), texts.size());
   }
 
@@ -377,8 +382,9 @@ class Runner {
                 [&] { return ImagesToPredict(flags_); },
                 [&](const auto& classes) { return learners_.template classifier<Learner>(classes); },
                 [&](const auto& learner, const auto& asked) {
-                  const auto found = predicted(
-                      learner, [&](const Watch& watch) { return task::predict(learner, asked.set, at_once(), watch); });
+                  const auto found = predicted(learner, [&](const task::Asked& watch) {
+                    return task::predict(learner, asked.set, at_once(), watch);
+                  });
                   return found.size() == asked.set.size() &&
                          write_predictions(flags_, table_of(found, earlier_->labels, asked.inputs.names), found.size());
                 },

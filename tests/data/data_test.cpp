@@ -14,6 +14,7 @@
 #include <meft/data/lines.hpp>
 #include <meft/data/table.hpp>
 #include <meft/data/task.hpp>
+#include <meft/memory/resident.hpp>
 
 #include "folder.hpp"
 
@@ -924,6 +925,31 @@ TEST_CASE("labels: what is told of many is cut short") {
                  "t.jsonl: has rows with more than 1000 keys"));
 }
 
+TEST_CASE("tables: rows of JSON have their own keys alone") {
+  const auto table =
+      data::Table::parse("{\"a\": 1}\n{\"b\": \"x\"}\n{\"b\": [3], \"a\": null, \"c\": 0.5}\n", "t.jsonl");
+  CHECK(table.header() == std::vector<std::string>{"a", "b", "c"});
+  CHECK(table.columns(0) == 3);
+  const auto row = [&](std::size_t r) {
+    std::string out;
+    for (std::size_t c = 0; c < 3; ++c)
+      out += std::string(table(r, c)) + (table.null(r, c) ? "null" : "") + (table.nested(r, c) ? "!" : "") + ";";
+    return out;
+  };
+  CHECK(row(0) == "1;null;null;");
+  CHECK(row(1) == "null;x;null;");
+  CHECK(row(2) == "null;[3]!;0.5;");
+  // A megabyte of rows with a key of their own each takes megabytes, not a cell for every key in every row.
+  std::string many;
+  for (int i = 0; i < 60000; ++i) many += "{\"k" + std::to_string(i % 1000) + "\": 0}\n";
+  const auto before = Resident::now().own;
+  const auto wide = data::Table::parse(many, "t.jsonl");
+  CHECK(wide.columns(0) == 1000);
+  CHECK(wide(59999, 999) == "0");
+  CHECK(wide.null(59999, 998));
+  CHECK(Resident::now().own - before < std::size_t{100} << 20);  // 1,440 MB of cells
+}
+
 TEST_CASE("labels: mutants of a number") {
   for (const char* none : {"+-1", "++1", "+", "-", "1 2", "0x1", "", " ", "inf", "1e999"})
     CHECK_MESSAGE(!data::detail::number(none), none);
@@ -1013,6 +1039,17 @@ TEST_CASE("rows: a header that is not the run's, blank texts first and last") {
     CHECK(inputs(bytes, yes, "tsv") == "2:the film is good;3:a bad book;");
     CHECK(inputs(bytes, no, "tsv") == "1:"s + title + ";2:the film is good;3:a bad book;");
   }
+  // What the run's files had does not say that texts alone have it.
+  auto run = data::LoadOptions{.text = "1", .label = "2", .header = data::Header::present};
+  run.header_of_rows = true;
+  CHECK(inputs("the film is good.\na bad book\n", run, "tsv") == "1:the film is good.;2:a bad book;");
+  CHECK(inputs("review\tlabel\nthe film\tx\n", run, "tsv") == "2:the film;");
+  CHECK(message_of([&] { inputs("review\nthe film is good\na bad book\n", run, "tsv"); }, &folder) ==
+        "p.tsv:1: is this line a text or the name of a column? The run's column is 1: say with option header (yes or "
+        "no) whether line 1 is a header: `review`");
+  run.text = "sentence";
+  CHECK(inputs("the film is good.\na bad book\n", run, "tsv") == "1:the film is good.;2:a bad book;");
+  CHECK(inputs("sentence\na bad book\n", run, "tsv") == "2:a bad book;");
   CHECK(inputs("Sentence\nthe film\n", named, "tsv") == "2:the film;");  // the same name in another case
   CHECK(inputs(" sentence\nthe film\n", named, "tsv") == "2:the film;");
   CHECK(inputs("the film is good\na bad book\n", named, "tsv") == "1:the film is good;2:a bad book;");

@@ -495,6 +495,40 @@ TEST_CASE("decode: the orientation's entry, in every type and broken") {
   CHECK(xmp("Orientation=\"6\"") == 0);
 }
 
+TEST_CASE("decode: a PNG is turned as its texts say: an EXIF profile, or else XMP") {
+  const std::string png = read_file(golden + "/rgb.png");
+  const auto crc = [](const std::string& bytes) {
+    std::uint32_t out = ~0u;
+    for (const char c : bytes) {
+      out ^= static_cast<unsigned char>(c);
+      for (int bit = 0; bit < 8; ++bit) out = out >> 1 ^ (out & 1 ? 0xEDB88320u : 0);
+    }
+    return ~out;
+  };
+  const auto big = [](std::uint32_t x) {
+    std::string out;
+    for (int shift = 24; shift >= 0; shift -= 8) out += static_cast<char>(x >> shift & 0xFF);
+    return out;
+  };
+  const auto with = [&](const std::string& kind, const std::string& data) {
+    const std::string chunk = kind + data;
+    return png.substr(0, 33) + big(static_cast<std::uint32_t>(data.size())) + chunk + big(crc(chunk)) + png.substr(33);
+  };
+  const auto turned = [&](int way) { return data::detail::upright(decode(png), way); };
+  const auto profile = [](char value) {
+    return "Raw profile type exif\0\nexif\n      26\n49492a0008000000010012010300010000\n000"s + value +
+           "0000000000000000\n";
+  };
+  REQUIRE(turned(6) != decode(png));
+  CHECK(decode(with("tEXt", profile('6'))) == turned(6));
+  CHECK(decode(with("tEXt", profile('3'))) == turned(3));
+  CHECK(decode(with("tEXt", profile('x'))) == decode(png));  // no digits: no profile
+  CHECK(decode(with("tEXt", "Raw profile type exif\0"s)) == decode(png));
+  const std::string xmp = "XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation=\"8\"/>"s;
+  CHECK(decode(with("iTXt", xmp)) == turned(8));
+  CHECK(decode(with("tEXt", "Comment\0tiff:Orientation=\"8\""s)) == decode(png));
+}
+
 TEST_CASE("data sets: broken images are found before training, odd but whole ones are not broken") {
   const std::string jpg = read_file(golden + "/420.jpg"), png = read_file(golden + "/rgb.png"),
                     gif = read_file(golden + "/plain.gif"), bmp = read_file(golden + "/bmp_rgb.bmp");
@@ -769,6 +803,12 @@ TEST_CASE("inputs: images of a folder at any depth, of a file, of records") {
   const auto one = data::image_inputs(folder.text() + "/some/b.png");
   CHECK(one.names == std::vector<std::string>{"b.png"});
   CHECK(one.data.train.size() == 1);
+  fs::create_directory_symlink(".", folder.path / "some/a/loop");
+  fs::create_directory_symlink("../..", folder.path / "some/a/c/loop");
+  fs::create_directory_symlink("a/c", folder.path / "some/z");  // which is another place for the same
+  CHECK(data::image_inputs(folder.text() + "/some").names ==
+        std::vector<std::string>{"a/c/1.png", "a/z.PNG", "b.png", "z/1.png"});
+  for (const char* link : {"some/a/loop", "some/a/c/loop", "some/z"}) fs::remove(folder.path / link);
   const auto records = data::image_inputs(folder.put("x.bin", cifar({9, 4, 0})));
   CHECK(records.names == std::vector<std::string>{"1", "2", "3"});
   CHECK(records.data.image(records.data.train[2]).row(0)[0] == 2);
@@ -834,6 +874,12 @@ TEST_CASE("batches: images ready for a model, the same on any number of threads"
   CHECK(
       contains(message_of([&] { batch.write(std::span(pixels).first(719)); }), "image batch: the output does not fit"));
   CHECK(contains(message_of([&] { data::image_batch(data, data.dev, both, processor); }), "no such example"));
+
+  // What an image cannot be shaped into is told by its file.
+  auto large = processor;
+  large.size = {0, 0, 1 << 20}, large.crop_size = {8, 8, 0}, large.do_center_crop = true;
+  CHECK(contains(message_of([&] { data::image_batch(data, data.train, both, large); }, &folder),
+                 "train.bin: image: expected sides"));
 
   const auto order = data::batches(std::vector<std::uint32_t>(data.train.size(), 1), 3, 1, 0, true);
   std::vector<data::ImageBatch> first;

@@ -219,8 +219,9 @@ def gemma3(folder):
                          "max_position_embeddings": PLACES, "sliding_window": 8, "sliding_window_pattern": 2}, t)
 
 
-def t5(folder):
-    words, t = write_tokenizer(folder, "RobertaTokenizer"), Tensors(9)
+def t5(folder, more=0):
+    """With so many words more than its tokenizer has."""
+    words, t = write_tokenizer(folder, "RobertaTokenizer") + more, Tensors(9)
     t.array("shared.weight", words, WIDTH)
     for stack, blocks in (("encoder", ("SelfAttention",)), ("decoder", ("SelfAttention", "EncDecAttention"))):
         t.scale(stack + ".final_layer_norm")
@@ -328,7 +329,7 @@ class Place:
         method, *inside = method.split("+")
         more = (*more, *(x for name in inside for x in ("--inside", name)))
         out = [DEVICE if "cuda" in more else FINETUNE, "--model", self.root / model, "--task", task, "--data", self.root / task, "--method", method, "--output",
-               output, "--batch", 8, "--epochs", 2, "--lr", rate, "--max-length", PLACES - VIRTUAL * method.endswith("prompt") if task != "images" else 128, *more]
+               output, "--batch", 8, "--epochs", 2, "--lr", rate, *(["--max-length", PLACES - VIRTUAL * method.endswith("prompt")] if task != "images" else []), *more]
         return [str(x) for x in out]
 
     def run(self, *what, **more):
@@ -455,6 +456,12 @@ def test_written(place):
         place.run(model, "text2text", "lora", run := place.folder(), *columns, "--max-steps", 1)
         config = json.loads((run / "adapter_config.json").read_text())
         check(config["task_type"] == kind, f"{model}: {config}")
+    # A word that the tokenizer does not have is written as nothing.
+    (larger := place.folder()).mkdir()
+    t5(larger, 5000)
+    place.run(larger, "text2text", "lora", run := place.folder(), *columns, "--max-steps", 1)
+    done = invoke("--predict", place.root / "text2text" / "dev.tsv", "--predictions", table := place.folder())
+    check(done.returncode == 0 and len(table.read_text().splitlines()) == 13, done.stderr)
     # A causal model's text is cut to half of a sequence, or to what --max-target-length leaves.
     (long := place.root / "long").mkdir()
     (long / "train.tsv").write_text("source\ttarget\n" + "".join(f"{(word * 3)[:12]}\t{word[:4]}\n" for word in GOOD))  # tokens are bytes

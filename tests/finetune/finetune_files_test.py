@@ -55,6 +55,23 @@ def test_peft_classes(place):
         check("a head of one row" in error and "2 rows" in error, error)
 
 
+def test_peft_more_classes(place):
+    """A head in peft's files of more rows than the checkpoint names has classes by number."""
+    data, texts, alone = place.root / "three.tsv", place.root / "some.tsv", place.folder()
+    data.write_text("text\tlabel\n" + "the film was fine\tpos\ndull and cold\tneg\na film\tnone\n" * 8)
+    texts.write_text("text\nthe film was fine\ndull and cold\n")
+    table = ["--task", "tsv", "--text", "text", "--label", "label"]
+    folder = run(place, *table, "--data", data, "--max-steps", 20, method="lora")
+    alone.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"): shutil.copy(folder / name, alone)
+    execute([FINETUNE, "--output", folder, "--predict", texts])
+    execute([FINETUNE, "--output", alone, *table, "--predict", texts])
+    header, rows = table_of(alone / "predictions.tsv")
+    check([name for name in header if name.startswith("p(")] == [f"p(LABEL_{i})" for i in range(3)], str(header))
+    named = table_of(folder / "predictions.tsv")
+    check([list(row.values())[1:] for row in rows] == [list(row.values())[1:] for row in named[1]], f"{rows} {named}")
+
+
 def shades(folder, dark, light, count=10):
     for name, colour in (("dark", dark), ("light", light)):
         (folder / name).mkdir(parents=True)

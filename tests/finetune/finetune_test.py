@@ -215,6 +215,7 @@ def test_flags(place):
         (["--augment"], ["--augment: expected --task images", "found --task sst2"]),
         (["--encoding", "utf-16"], ["--encoding: expected utf-8|latin1|windows-1252", "found `utf-16`"]),
         (["--task", "sciq", "--encoding", "latin1"], ["--encoding: expected a task that reads tables or lines", "found --task sciq"]),
+        (["--task", "images", "--max-length", "9"], ["--max-length: expected a task of texts", "found --task images"]),
         (["--eval-only", "--resume"], ["--resume: expected a run that trains", "found --eval-only"]),
         (["--colour", "red"], ["--colour"]),
     ]

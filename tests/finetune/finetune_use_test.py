@@ -624,9 +624,33 @@ def test_predict_lines(place):
         lines.write_text("".join(row["text"] + "\n" for row in reversed(rows2)))
         again = kinds.predict(folder, lines)[1][::-1]
         check(all(abs(float(a["log_likelihood"]) - float(b["log_likelihood"])) < 1e-3 for a, b in zip(rows2, again)), "order matters")
+        long = " ".join(["the film was fine"] * 40)  # a masked model scores more sequences of it than wait at once
+        lines.write_text(long + "\n")
+        alone = kinds.predict(folder, lines)[1][0]
+        lines.write_text("a film\n" + long + "\nfine\n")
+        among = kinds.predict(folder, lines)[1][1]
+        check(int(alone["tokens"]) == len(long) == int(among["tokens"]), f"{alone} {among}")
+        check(abs(float(alone["log_likelihood"]) - float(among["log_likelihood"])) < 1e-2, f"{alone} {among}")
         for path in (place.root / "images", place.root / "images" / "val" / "dark" / "0.png"):
             error = kinds.predict(folder, path, 2)
             check("--predict: expected a file of lines of text" in error and str(path) in error, error)
+
+
+def test_predict_alone(place):
+    """Texts alone have no header because the run's files had one, and are UTF-8 unless it is said here."""
+    kinds, folder = Kinds(place), place.folder()
+    data, texts = place.root / "told.tsv", place.root / "alone.txt"
+    data.write_bytes("text\tlabel\n".encode() + "the film w\u00e4s fine\tpos\ndull and cold\tneg\n".encode("latin1") * 10)
+    execute(place.command(folder, "--task", "tsv", "--text", 1, "--label", 2, "--header", "yes", "--encoding", "latin1", "--data", data, "--max-steps", 2))
+    lines = ["a film, and a cold one.", "the c\u00e4st was dull", "fine"]
+    texts.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    check([row["text"] for row in kinds.predict(folder, texts)[1]] == lines, "not the lines of the file")
+    texts.write_text("review\n" + "".join(line + "\n" for line in lines), encoding="utf-8")
+    error = kinds.predict(folder, texts, 2)
+    check("is this line a text or the name of a column?" in error and "say with --header (yes or no)" in error, error)
+    texts.write_bytes("".join(line + "\n" for line in lines).encode("latin1"))
+    error = kinds.predict(folder, texts, 2)
+    check("not UTF-8" in error and "latin1" in error, error)
 
 
 def test_predict_texts_wrong(place):

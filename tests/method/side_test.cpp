@@ -28,6 +28,7 @@
 #include <meft/model/transformer.hpp>
 #include <meft/model/vit.hpp>
 #include <meft/ops/reduce.hpp>
+#include <meft/task/learner.hpp>
 
 #include "tools.hpp"
 
@@ -415,6 +416,54 @@ TEST_CASE("side: predicting needs no more than training, on any number of thread
   for (const int with : {1, 4})
     CHECK(activation(with, false) <= trained + 4 * states);  // of the whole batch: in, out, embedded
   set_threads(before);
+}
+
+TEST_CASE("side: scoring takes no more sequences at once than a part of a step, to the same values") {
+  const auto learner_of = [](const auto& method) {
+    model::BertConfig config;
+    config.vocab_size = 20;
+    config.hidden_size = 32;
+    config.num_hidden_layers = 2;
+    config.num_attention_heads = 2;
+    config.intermediate_size = 64;
+    model::Transformer<float> bert(config.spec());
+    bert.initialise(4);
+    auto body = adapt(bert, method);
+    const Index width = bert.hidden();
+    return task::Learner<model::Transformer<float>>{std::move(bert), std::move(body),
+                                                    nn::Classifier<float>::make(width, 2, {1, 9, 0})};
+  };
+  task::Encoded data;
+  for (std::size_t i = 0; i < 32; ++i) {
+    data.ids.emplace_back(40 + i, static_cast<std::int32_t>(3 + i % 5));
+    data.types.emplace_back(40 + i, 0);
+    data.labels.push_back(static_cast<float>(i % 2));
+  }
+  const auto peak = [&](const auto& learner, std::size_t batch, std::vector<float>& logits) {
+    const Measure measure(Cpu::pool());
+    logits = task::predict(learner, data, batch).logits;
+    return measure.activation();
+  };
+  const auto compare = [&](const auto& method) {
+    const auto learner = learner_of(method);
+    const Offsets at_once = Offsets::of_lengths(std::vector<std::int32_t>(4, 70));  // a part, and a token more
+    std::vector<float> all, alone;
+    const std::size_t found = peak(learner, 32, all);
+    (void)peak(learner, 1, alone);
+    CHECK(all.size() == 64);
+    for (std::size_t i = 0; i < all.size(); ++i) CHECK(std::abs(all[i] - alone[i]) < 1e-5f);
+    CHECK(learner.body.longest_part() < at_once.tokens());
+    const auto part = nn::Batch<>::pack({data.ids.end() - 3, data.ids.end()}, {data.types.end() - 3, data.types.end()});
+    const Measure measure(Cpu::pool());
+    {
+      const Tape tape;
+      (void)learner.logits(part);
+    }
+    CHECK(found <= measure.activation() * 5 / 4);
+  };
+  compare(HeadOnly{});
+  compare(Losa{});
+  compare(Unipt{.projection = 16});
 }
 
 TEST_CASE("side: taps are the frozen layers' inputs and outputs, unrecorded, and nothing of them is dropped") {

@@ -1149,7 +1149,7 @@ TEST_CASE("families: ranked answers: losses, gradients and scores as transformer
       // Questions weigh alike however they are batched; one without a wrong answer has its likelihood alone.
       CHECK((2 * loss_of(some) + loss_of(one)) / 3 == doctest::Approx(expected).epsilon(1e-12));
     }
-    const auto beta = learner.answer_scores(data, 2, [] { return false; });
+    const auto beta = learner.answer_scores(data, 2, [](auto...) { return false; });
     REQUIRE(beta);
     Comparison scores(values), gradients(values);
     scores.add("beta", Tensor<double>::from({std::ssize(*beta)}, *beta));

@@ -73,6 +73,26 @@ struct Letters : Bytes {
   }
 };
 
+/// Puts a space before each text, as Llama 2's Prepend does, and shows spaces as `_`.
+struct Prefixed : Bytes {
+  task::Tokens tokens(std::string_view text) const {
+    std::string out = "_" + std::string(text);
+    std::replace(out.begin(), out.end(), ' ', '_');
+    return Bytes::tokens(out);
+  }
+};
+
+/// `ab` is one token: what stands before a text may take its first character.
+struct Joined : Bytes {
+  task::Tokens tokens(std::string_view text) const {
+    auto out = Bytes::tokens(text);
+    for (std::size_t i = 0; i + 1 < out.size(); ++i)
+      if (out[i] == 10 + 'a' && out[i + 1] == 10 + 'b')
+        out[i] = 10 + '#', out.erase(out.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+    return out;
+  }
+};
+
 std::string text_of(const task::Tokens& ids) {
   std::string out;
   for (const std::int32_t id : ids) out += id == 2 ? '^' : id == task::ignored_label ? '.' : static_cast<char>(id - 10);
@@ -350,6 +370,36 @@ TEST_CASE("choice: tokens of a causal model") {
   CHECK(message_of([&] { task::encode_causal(Bytes{}, no_options, 9); }) == "choices: a question without options: 0");
   CHECK(message_of([&] { task::encode_causal(Bytes{}, wrong, 9); }) ==
         "choices: an answer is not among the options: 0, 1, 1");
+}
+
+TEST_CASE("choice: what goes on behind a text has no space before it that begins one") {
+  CHECK(text_of(task::tokens_behind(Prefixed{}, "Ask:", " yes")) == "_yes");
+  CHECK(text_of(task::tokens_behind(Prefixed{}, "", "yes")) == "_yes");
+  CHECK(text_of(task::tokens_behind(Joined{}, "a", "c")) == "c");
+  CHECK(text_of(task::tokens_behind(Joined{}, "a", "bc")) == "bc");  // not without its b
+  const std::vector<data::Choice> choices = {{"Ask:", {"yes", "no"}, 1}, {"So ", {"b"}, -1}};
+  const auto out = task::encode_causal(Prefixed{}, choices, 64);
+  CHECK(text_of(out.ids[0]) == "^_Ask:_yes");
+  CHECK(text_of(out.labels[0]) == "....._yes.");
+  CHECK(text_of(out.ids[2]) == "^_So__b");
+  task::RankedForm form{.answered = task::Answered::behind, .max_length = 40, .before = {2}};
+  const auto options = task::rank_options(Prefixed{}, choices, form);
+  CHECK(text_of(options.prompts[0]) == "^_Ask:");
+  CHECK(text_of(options.answers[0]) == "_yes");
+  CHECK(text_of(options.answers[2]) == "__b");
+  const std::vector<data::Example> examples{{"a b", "c", 1}, {"a b", "", 0}};
+  const std::vector<std::string> words{"no", "yes"};
+  const auto ranked =
+      task::rank_classes(Prefixed{}, examples, task::Template("{text}, {pair}? It was {label}.", true), words, form);
+  CHECK(text_of(ranked.prompts[0]) == "^_a_b,_c?_It_was");
+  CHECK(text_of(ranked.prompts[1]) == "^_a_b,_?_It_was");
+  CHECK(text_of(ranked.answers[1]) == "_yes.");
+  const auto after =
+      task::rank_classes(Prefixed{}, examples, task::Template("{text}{pair} {label}", true), words, form);
+  CHECK(text_of(after.prompts[0]) == "^_a_bc");
+  CHECK(text_of(after.answers[0]) == "_no");
+  form = {.answered = task::Answered::by_decoder, .max_length = 40, .after = {4}, .start = {2}, .end = {4}};
+  CHECK(shown(task::rank_options(Prefixed{}, choices, form).answers[0]) == "^__yes$");  // a text of its own
 }
 
 TEST_CASE("choice: pairs for an encoder") {

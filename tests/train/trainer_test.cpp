@@ -111,10 +111,9 @@ struct Toy {
     const auto x = nn::cast<double>(batch.targets).reshape({batch.targets.size() / 2, 2});
     return mse(add(weight, Tensor<double>::zeros(x.shape())), x);
   }
-  template <class Stop>
   std::optional<std::vector<task::Score>> scores(const Rows& data, const std::vector<std::string>&, std::size_t batch,
-                                                 const Stop& stop) const {
-    if (task::asked(stop, 0, data.size())) return {};
+                                                 const task::Asked& stop) const {
+    if (stop(0, data.size())) return {};
     script->scored_at_once = batch;
     if (script->scoring) script->scoring();
     const double value = script->scores.empty() ? weight.value().data()[0] : script->scores.at(script->scored);
@@ -146,9 +145,8 @@ struct Streaming : Toy {
 
 /// The same in scoring.
 struct StreamingScores : Streaming {
-  template <class Stop>
   std::optional<std::vector<task::Score>> scores(const Rows& data, const std::vector<std::string>& metrics,
-                                                 std::size_t batch, const Stop& stop) const {
+                                                 std::size_t batch, const task::Asked& stop) const {
     const auto& bits = body.range->bits();
     if (body.range->watched()) body.range->see(Tensor<double>::from({1, 2}, {1.0, value}));
     else if (bits.empty()) throw StreamError({}, value, 32, 20);
@@ -688,6 +686,41 @@ TEST_CASE("trainer: a run that is stopped at any step and resumed has the bits a
   CHECK(contains(message_of([&] { run(data, options); }), "resumed or overwritten, not both"));
 }
 
+TEST_CASE(
+    "trainer: ended between the files of an epoch's end, a run keeps the adapter of the best epoch that it knows") {
+  const Rows data = points(12);  // 3 steps an epoch
+  const auto toy_with = [](std::vector<double> scores, std::size_t scored = 0) {
+    Toy toy;
+    toy.script->scores = std::move(scores);
+    toy.script->scored = scored;
+    return toy;
+  };
+  const Folder early, whole;
+  run(data, usual(early.text()), toy_with({1, 2}), 4);  // into the second epoch
+  const Told told = run(data, usual(whole.text()), toy_with({1, 2}));
+  const std::string first = bytes(early.text() + "/adapter.safetensors"),
+                    second = bytes(whole.text() + "/adapter.safetensors");
+  CHECK(first != second);
+  CHECK(!fs::exists(whole.path / "adapter.next.safetensors"));
+  // Before the state: that epoch is trained again, at another rate, and is no longer the best.
+  early.put("adapter.next.safetensors", second);
+  auto options = usual(early.text());
+  options.resume = true;
+  adam_of(options).rate = 0.125;
+  run(data, options, toy_with({1, 0.5}, 1));
+  CHECK(bytes(early.text() + "/adapter.safetensors") == first);
+  CHECK(!fs::exists(early.path / "adapter.next.safetensors"));
+  // Behind it: there is nothing left to train.
+  whole.put("adapter.next.safetensors", second);
+  whole.put("adapter.safetensors", first);
+  options.folder = whole.text();
+  const Told rest = run(data, options, toy_with({}));
+  CHECK(rest.steps.empty());
+  CHECK(rest.weights == told.weights);
+  CHECK(bytes(whole.text() + "/adapter.safetensors") == second);
+  CHECK(!fs::exists(whole.path / "adapter.next.safetensors"));
+}
+
 TEST_CASE("trainer: steps by losses: the differences of what batches count, constant rates, resumed to the same bits") {
   const Rows data = points(13);
   Toy toy;
@@ -1144,6 +1177,12 @@ TEST_CASE("trainer: a step whose streams leave their range is done again with a 
     CHECK(contains(io::read_text(folder.text() + "/log.jsonl"),
                    "{\"step\":" + std::to_string(first + 1) + ",\"widened_features\":1,\"least_fraction_bits\":17}"));
   }
+  // With the best epoch's weights its ranges come back.
+  const Folder best_folder;
+  Streaming later{{}, 4};
+  later.script->scores = {2, 1};
+  REQUIRE(run(data, usual(best_folder.text()), later).widened.size() == 1);
+  CHECK(later.body.range->bits().empty());
   // In scoring too: no step is done again.
   const Folder scored_folder;
   StreamingScores scoring{{{}, 99}};
@@ -1228,6 +1267,25 @@ TEST_CASE("trainer: what is chosen anew every so many steps has moments of its o
     rest.script->scored = static_cast<std::size_t>(stop / 4);
     std::int64_t asked = 0;  // before each batch, and each scoring
     CHECK_FALSE(trainer_of(first, [&] { return asked++ >= stop + stop / 4; }).run().finished);
+    CHECK(trainer_of(rest).run().finished);
+    CHECK(values(rest) == values(whole));
+  }
+  // A choice that was stopped after it gave up the one before leaves the state of before, also in an earlier folder.
+  for (const std::int64_t every : {1, 0}) {
+    const Folder folder;
+    options.folder = folder.text();
+    options.save_steps = every;
+    Toy first, rest;
+    first.script->scores = rest.script->scores = {1, 2};
+    const auto choose = std::exchange(options.renewal.choose, [&] {
+      first.weight.set_trainable(false);
+      return false;
+    });
+    auto job = train::Job<double, Cpu>::of(first, data, dev);
+    job.chosen = {"weight"};
+    auto trainer_of_first = train::Trainer<double, Cpu>(std::move(job), options);
+    CHECK(trainer_of_first.run().place.step == 3);
+    options.renewal.choose = choose;
     CHECK(trainer_of(rest).run().finished);
     CHECK(values(rest) == values(whole));
   }

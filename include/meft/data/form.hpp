@@ -49,6 +49,7 @@ struct LoadOptions {
   bool written = false;                    // the pair is what is to be written; there are no labels
   std::uint64_t split_seed = 0;            // picks the held-out tenth
   bool scored = false;                     // nothing is trained: a folder may have dev alone
+  bool header_of_rows = false;             // `header` is of files with labels: texts alone may stand without one
 };
 
 namespace detail {
@@ -132,7 +133,7 @@ inline const Form* form_of(const std::string& name, const LoadOptions& options, 
                                         {options.regression, "regression"},
                                         {options.header != Header::automatic && !inputs, "header"},
                                         {options.threshold.has_value(), "threshold"},
-                                        {!options.label_names.empty(), "label names"}})
+                                        {!options.label_names.empty(), "label-names"}})
       if (value) fail("task " + name + " knows its columns and labels: option " + option + " is for task tsv only");
     return &form;
   }

@@ -55,8 +55,13 @@ inline ImageBatch image_batch(const ImageDataset& data, std::span<const ImageExa
             split.size());
     const ImageExample& example = split[examples[i]];
     const Image image = data.image(example, where);
-    batch.images.push_back(augment ? processor.vary(image, *augment, examples[i], where)
-                                   : processor.shape(image, where));
+    try {
+      batch.images.push_back(augment ? processor.vary(image, *augment, examples[i], where)
+                                     : processor.shape(image, where));
+    } catch (Error& error) {
+      error.within(data.files[example.file], where);
+      throw;
+    }
     batch.labels.push_back(static_cast<std::int32_t>(example.label));
   }
   return batch;

@@ -149,7 +149,16 @@ inline Image decode_png(Bytes bytes, const std::string& name, const DecodeLimits
   png_bytep exif = nullptr;
   if (png_get_eXIf_1(reader.png, reader.info, &exif_size, &exif) != 0)
     orientation = exif_orientation({exif, exif_size});
-  return upright(rows.image(), orientation);
+  png_textp texts = nullptr;
+  int count = 0, by_xmp = 0;
+  png_get_text(reader.png, reader.info, &texts, &count);
+  for (const png_text& text : std::span(texts, static_cast<std::size_t>(count))) {
+    const std::string_view key = text.key, value = text.text;
+    const Bytes bytes_of{reinterpret_cast<const std::uint8_t*>(value.data()), value.size()};
+    if (key == "XML:com.adobe.xmp") by_xmp = xmp_orientation(bytes_of);
+    else if (key == "Raw profile type exif" && exif == nullptr) orientation = exif_orientation(raw_profile(value));
+  }
+  return upright(rows.image(), orientation != 0 ? orientation : by_xmp);
 }
 
 /// The same of libjpeg.

@@ -2,7 +2,10 @@
 // Must not know models or batches.
 #pragma once
 
+#include <algorithm>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <meft/data/image_files.hpp>
@@ -18,11 +21,18 @@ struct ImageInputs {
 
 namespace detail {
 
-inline void add_images_under(ImageInputs& out, const std::string& folder, const std::string& within) {
+/// `around`: the folders that this one lies in, by their own names; a link to one of them is passed over.
+inline void add_images_under(ImageInputs& out, const std::string& folder, const std::string& within,
+                             std::vector<std::string>& around) {
+  std::error_code error;
+  const std::string own = std::filesystem::canonical(folder, error).string();
+  if (error) fail(folder + ": " + error.message());
+  if (std::find(around.begin(), around.end(), own) != around.end()) return;
+  around.push_back(own);
   for (const std::string& name : names_in(folder)) {
     const std::string path = folder + "/" + name;
     if (is_folder(path)) {
-      add_images_under(out, path, within + name + "/");
+      add_images_under(out, path, within + name + "/", around);
       continue;
     }
     if (image_name(name) == ImageName::unread) refuse_kind(path);
@@ -33,13 +43,15 @@ inline void add_images_under(ImageInputs& out, const std::string& folder, const 
     out.data.train.push_back({add_file(out.data.files, path), 0, 0, 0, ImageKind::file});
     out.names.push_back(within + name);
   }
+  around.pop_back();
 }
 
 inline ImageInputs image_inputs(const std::string& path, const DecodeLimits& limits) {
   ImageInputs out;
   out.data.limits = limits;
   if (is_folder(path)) {
-    add_images_under(out, path, "");
+    std::vector<std::string> around;
+    add_images_under(out, path, "", around);
     if (out.names.empty()) fail(path + ": holds no images");
     check_images(out.data, path, "");
     return out;

@@ -2,11 +2,15 @@
 // ImageOps.exif_transpose does. Must not know files of images.
 #pragma once
 
+#include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include <meft/data/image.hpp>
 
@@ -43,6 +47,23 @@ inline int exif_orientation(Bytes exif) {
     return size > 0 && value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
   }
   return 0;
+}
+
+/// The bytes of a profile that ImageMagick wrote as text into a PNG: an empty line, its kind, its size, then
+/// hexadecimal digits; none where these are something else.
+inline std::vector<std::uint8_t> raw_profile(std::string_view text) {
+  for (int line = 0; line < 3; ++line) text.remove_prefix(std::min(text.size(), text.find('\n') + 1));
+  std::vector<std::uint8_t> out;
+  std::string digits;
+  for (const char c : text)
+    if (c != '\n') digits += c;
+  for (std::size_t i = 0; i < digits.size(); i += 2) {
+    std::uint8_t byte = 0;
+    const char* const end = digits.data() + std::min(i + 2, digits.size());
+    if (std::from_chars(digits.data() + i, end, byte, 16).ptr != digits.data() + i + 2) return {};
+    out.push_back(byte);
+  }
+  return out;
 }
 
 /// The orientation in an XMP packet; 0 where it has none.

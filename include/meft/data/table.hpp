@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -54,21 +55,17 @@ class Table {
   std::size_t rows() const { return rows_.size() - first_; }
 
   /// Fields of a row; all rows have the same number unless `at_least` was set.
-  std::size_t columns(std::size_t row) const { return at(row).fields; }
+  std::size_t columns(std::size_t row) const { return columned_ == Columned::json ? header_.size() : at(row).fields; }
 
   /// The line in the file, from 1, where the row begins; in a JSON array the element, from 0.
   std::size_t line(std::size_t row) const { return at(row).line; }
 
-  std::string_view operator()(std::size_t row, std::size_t column) const {
-    return cut(fields_[at(row).field + column]);
-  }
+  std::string_view operator()(std::size_t row, std::size_t column) const { return cut(field(row, column)); }
 
   /// A JSON object that has no such key, or null there.
-  bool null(std::size_t row, std::size_t column) const { return fields_[at(row).field + column].kind == Kind::null; }
+  bool null(std::size_t row, std::size_t column) const { return field(row, column).kind == Kind::null; }
   /// Neither a string nor a number: an object or array of JSON.
-  bool nested(std::size_t row, std::size_t column) const {
-    return fields_[at(row).field + column].kind == Kind::nested;
-  }
+  bool nested(std::size_t row, std::size_t column) const { return field(row, column).kind == Kind::nested; }
 
   /// The row as it stands in the file, without its end.
   std::string_view text(std::size_t row) const { return cut(at(row).text); }
@@ -119,6 +116,7 @@ class Table {
   struct Field {
     std::size_t start = 0, size = 0;
     Kind kind = Kind::text;
+    std::uint32_t column = 0;  // of JSON, whose rows have their own keys alone
   };
   struct Row {
     std::size_t field, fields, line;
@@ -147,6 +145,13 @@ class Table {
 
   std::string separators() const { return separator_ == '\t' ? "tab" : separator_ == ',' ? "comma" : "semicolon"; }
   const Row& at(std::size_t row) const { return rows_[first_ + row]; }
+  const Field& field(std::size_t row, std::size_t column) const {
+    const auto own = std::span(fields_).subspan(at(row).field, at(row).fields);
+    if (columned_ != Columned::json) return own[column];
+    static constexpr Field absent{0, 0, Kind::null};
+    const auto found = std::find_if(own.begin(), own.end(), [&](const Field& f) { return f.column == column; });
+    return found == own.end() ? absent : *found;
+  }
   std::string_view cut(const Field& field) const { return std::string_view(text_).substr(field.start, field.size); }
 
   void split(const TableOptions& options) {
@@ -238,12 +243,10 @@ class Table {
   void split_json() {
     columned_ = Columned::json;
     const std::string whole = text_;  // cells are appended to text_
-    std::vector<std::vector<std::pair<std::size_t, Field>>> cells;
     array_ = detail::for_each_json(whole, name_, [&](const JsonField& row, const detail::JsonPlace& place) {
       const Field line{place.line.empty() ? 0 : static_cast<std::size_t>(place.line.data() - whole.data()),
                        place.line.size()};
-      rows_.push_back({0, 0, place.number, line});
-      cells.emplace_back();
+      rows_.push_back({fields_.size(), row.object().size(), place.number, line});
       for (const auto& [key, value] : row.object().items()) {
         std::size_t column = 0;
         while (column < header_.size() && header_[column] != key) ++column;
@@ -253,16 +256,10 @@ class Table {
                                  : value.is_null() ? std::string()
                                                    : value.dump();
         const Kind kind = value.is_null() ? Kind::null : value.is_structured() ? Kind::nested : Kind::text;
-        cells.back().emplace_back(column, Field{text_.size(), cell.size(), kind});
+        fields_.push_back({text_.size(), cell.size(), kind, static_cast<std::uint32_t>(column)});
         text_ += cell;
       }
     });
-    for (std::size_t row = 0; row < rows_.size(); ++row) {
-      rows_[row].field = fields_.size();
-      rows_[row].fields = header_.size();
-      fields_.resize(fields_.size() + header_.size(), Field{0, 0, Kind::null});
-      for (const auto& [column, field] : cells[row]) fields_[rows_[row].field + column] = field;
-    }
   }
 
   std::string name_, text_;  // text_: the file, then the fields that do not stand in it as they are

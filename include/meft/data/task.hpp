@@ -298,11 +298,13 @@ inline std::vector<Example> load_inputs(const std::string& name, const std::stri
     source.table.expect(texts);
     const auto titled = [&](const std::string& t) { return lower(t) == lower(trimmed(source.table(0, 0))); };
     const bool other_case = std::any_of(title.begin(), title.end(), titled);
-    if (options.header == Header::automatic && !other_case && !title.empty() && may_be_header(source.table))
-      source.table.bad(0, "is this line a text or the name of a column? The run's column is " + quoted(title, " or ") +
+    const bool elsewhere = options.header_of_rows && options.header == Header::present;
+    const Header header = elsewhere ? Header::automatic : options.header;
+    if (header == Header::automatic && !other_case && (elsewhere || !title.empty()) && may_be_header(source.table))
+      source.table.bad(0, "is this line a text or the name of a column? The run's column is " +
+                              (title.empty() ? options.text : quoted(title, " or ")) +
                               ": say with option header (yes or no) whether line 1 is a header");
-    if (options.header == Header::present || (options.header == Header::automatic && other_case))
-      source.table.take_header();
+    if (header == Header::present || (header == Header::automatic && other_case)) source.table.take_header();
   } else if (lone && options.header == Header::absent) {
     source.table.expect(texts);
   } else if (form) {

@@ -235,7 +235,6 @@ Chain<T, B> couple(std::vector<nn::TransformerLayer<T, B>>& layers, const Method
   const Index reversible = options.reversible_layers < 0 ? depth : options.reversible_layers;
   require(reversible >= 1 && reversible <= depth, {"meft: reversible_layers is not in [1, layers]", where}, reversible,
           depth);
-  require(method.bottleneck >= 1, {"meft: the bottleneck is not positive", where}, method.bottleneck);
   const std::size_t plain = static_cast<std::size_t>(depth - reversible);
   if (options.maps) {
     require(kind != 3, {"meft3: both of its functions are the layer's: none is a sum of products", where});

@@ -54,7 +54,7 @@ struct Described<SparseGrad> {
   /// elements are chosen one.
   static Index turned(const SparseGrad& m, const StepSizes& s, Index rows) {
     if (Basis<float>::by_matrix(rows, s.ffn, s.width, s.ffn, s.width)) return 2 * s.width * s.ffn;
-    return rows * (s.width + s.ffn) + (m.density > 0.01 ? s.width * s.ffn : 0);
+    return rows * (s.width + s.ffn) + (detail::few_chosen(m.density) ? 0 : s.width * s.ffn);
   }
   static Recipe recipe(const SparseGrad&) { return {.rate = 5e-4, .head_rate = 5e-4}; }  // measured: bench/RESULTS.md
 };

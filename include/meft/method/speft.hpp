@@ -66,7 +66,7 @@ struct Described<Speft> {
   template <Real T, Backend B>
   static Index activation(const Speft& m, const StepSizes& s) {
     const Index kept = s.layer() + 2 * s.width + s.ffn;
-    return s.plain(kept, kept, s.gradients(1) + (m.density > 0.01 ? s.width * s.ffn : 0));
+    return s.plain(kept, kept, s.gradients(1) + (detail::few_chosen(m.density) ? 0 : s.width * s.ffn));
   }
   static Index renews(const Speft& m) { return m.every; }
   static Kept kept(const Speft&, const StepSizes& s) { return {2 * s.width, s.ffn}; }

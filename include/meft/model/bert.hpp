@@ -51,7 +51,6 @@ struct BertConfig {
     return out;
   }
 
-  Index longest() const { return max_position_embeddings - first_position; }
 
   TransformerSpec spec() const;
 };

@@ -191,7 +191,7 @@ template <Real T, Backend B>
 }
 }  // namespace detail
 
-/// x [.., in], w [out, in], bias [out] → [.., out]. The gradient of x and the result are handed on as said.
+/// x [.., in], w [out, in], bias [out] → [.., out].
 template <Operand X, Operand W, Operand Bias>
 VarOf<X> linear(const X& x, const W& w, const Bias& bias, Where where = Where::current()) {
   return apply(where, Linear{}, x, w, bias);
@@ -206,6 +206,7 @@ template <Operand X, Operand W>
 VarOf<X> linear(const X& x, const W& w, Where where = Where::current()) {
   return linear(x, w, VarOf<X>(), where);
 }
+/// The gradient of x and the result are handed on as said.
 template <Operand X, Real T, Backend B, Operand Bias>
 VarOf<X> linear(const X& x, const PackedWeight<T, B>& w, const Bias& bias, Hand gradient = Hand::in_full,
                 Hand hand = Hand::in_full, Where where = Where::current()) {

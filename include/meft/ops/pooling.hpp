@@ -12,15 +12,15 @@ namespace meft {
 
 namespace detail {
 
-/// x [tokens, h] and its offsets agree, and every sequence has a row after the first `skip`.
+/// x [tokens, h] and its offsets agree, and every sequence has a row.
 template <Real T, Backend B>
-void check_pooling(const char* op, const Tensor<T, B>& x, const Offsets& offsets, Index skip = 0) {
+void check_pooling(const char* op, const Tensor<T, B>& x, const Offsets& offsets) {
   if (x.rank() != 2) fail(std::string(op) + ": expected [tokens, h]", x);
   if (x.dim(0) != offsets.tokens())
     fail(std::string(op) + ": rows and offsets differ", x, "offsets end at " + std::to_string(offsets.tokens()));
-  const Index empty = settled<B>([offsets, skip] {
+  const Index empty = settled<B>([offsets] {
     for (Index i = 0; i < offsets.sequences(); ++i)
-      if (offsets.length(i) <= skip) return i;
+      if (offsets.length(i) == 0) return i;
     return Index{-1};
   });
   if (empty >= 0) fail(std::string(op) + ": an empty sequence", "sequence " + std::to_string(empty));
@@ -72,14 +72,15 @@ struct EndRows {
   bool last = false;
 };
 
-/// y[s] = mean of x[begin(s) + skip … end(s)],  dx[r] = dy[s] / (length(s) − skip), 0 for the skipped rows.
+/// y[s] = mean of x[begin(s) + skip … end(s)],  dx[r] = dy[s] / (length(s) − skip), 0 for the skipped rows; the last
+/// row where a sequence has no more than these.
 struct MeanRows {
   static constexpr const char* name = "mean_rows";
   template <Scalar T, Backend B>
   struct Saved {};
   template <Real T, Backend B>
   Tensor<T, B> forward(auto&, Needs<1>, const Tensor<T, B>& x) const {
-    detail::check_pooling(name, x, offsets, skip);
+    detail::check_pooling(name, x, offsets);
     const auto starts = detail::starts_of<B>(offsets);
     Tensor<T, B> y(x.shape().with(0, offsets.sequences()));
     mean_rows(B{}, offsets.sequences(), x.dim(1), skip, x.data(), starts.data(), y.data());
@@ -106,8 +107,8 @@ template <Operand X>
 VarOf<X> last_rows(const X& x, const Offsets& offsets, Where where = Where::current()) {
   return apply(where, EndRows{offsets, true}, x);
 }
-/// The mean token of each sequence but for its first `skip`: x [tokens, h] → [sequences, h]. A sequence without such a
-/// token is an error.
+/// The mean token of each sequence but for its first `skip`, its last token where it has no others: x [tokens, h] →
+/// [sequences, h]. An empty sequence is an error.
 template <Operand X>
 VarOf<X> mean_rows(const X& x, const Offsets& offsets, Index skip = 0, Where where = Where::current()) {
   return apply(where, MeanRows{offsets, skip}, x);

@@ -24,6 +24,11 @@ struct Basis {
   }
 };
 
+namespace detail {
+/// Whether such a share of a matrix' elements is cheaper one by one than as part of the whole product.
+constexpr bool few_chosen(double share) { return share <= 0.01; }
+}  // namespace detail
+
 /// y = x·wᵀ + b,  dx = dy·w,  dv[m] = Σ dy[.., i]·x[.., j] with indices[m] = i·in + j,  db = Σ dy. The values v [k] are
 /// in w already (PackedWeight::write), so that no second product is needed. Without indices all of w trains, in order:
 /// dv is then, bit for bit, the dw of Linear. With a basis the values are elements of V_oᵀ·w·V_i [r, c], indices[m] =
@@ -72,9 +77,6 @@ struct SparseLinear {
   }
 
  private:
-  /// From so many elements a chosen one on, they are cheaper one by one than as part of the whole product.
-  static constexpr Index sampled_from = 100;
-
   PackedLinear<T, B> whole() const { return {w}; }
 
   Tensor<T, B> chosen_products(const Tensor<T, B>& dy, const Tensor<T, B>& x) const {
@@ -89,7 +91,8 @@ struct SparseLinear {
     const auto left = in_basis(dy.reshape({rows, out}), basis.out), right = in_basis(x.reshape({rows, in}), basis.in);
     const Index r = left.dim(1), c = right.dim(1);
     if (!indices.defined()) return gemm(t(left), right).reshape({r * c});
-    if (indices.size() * sampled_from > r * c) return elements(gemm(t(left), right));
+    if (!detail::few_chosen(static_cast<double>(indices.size()) / static_cast<double>(r * c)))
+      return elements(gemm(t(left), right));
     Tensor<T, B> dv(indices.shape());
     sampled_product(B{}, rows, r, c, left.data(), right.data(), indices.size(), indices.data(), dv.data());
     return dv;

@@ -58,12 +58,11 @@ struct ChoiceLearner {
   }
 
   /// The number that the head gives each option; nothing when stopped.
-  template <class Stop>
-  std::optional<std::vector<double>> option_logits(const EncodedChoices& data, const Stop& stop) const {
+  std::optional<std::vector<double>> option_logits(const EncodedChoices& data, const Asked& stop) const {
     const NoTape none;
     std::vector<double> found;
     for (std::uint32_t q = 0; q < data.questions(); ++q) {
-      if (asked(stop, q, data.questions())) return {};
+      if (stop(q, data.questions())) return {};
       const std::uint32_t one[] = {q};
       const auto y = head(model.run(pack(data, one, {}), body));
       for (const T v : y.value().values()) found.push_back(static_cast<double>(v));
@@ -71,9 +70,8 @@ struct ChoiceLearner {
     return found;
   }
   /// accuracy and accuracy_norm of the highest options, one question at a time; nothing when stopped.
-  template <class Stop>
   std::optional<std::vector<Score>> scores(const EncodedChoices& data, const std::vector<std::string>& names,
-                                           std::size_t, const Stop& stop) const {
+                                           std::size_t, const Asked& stop) const {
     const auto found = option_logits(data, stop);
     if (!found) return {};
     const auto counts = data.counts();

@@ -12,10 +12,10 @@
 #include <meft/method/body.hpp>
 #include <meft/nn/filled.hpp>
 #include <meft/nn/language.hpp>
-#include <meft/task/asked.hpp>
 #include <meft/task/choice.hpp>
 #include <meft/task/language.hpp>
 #include <meft/task/metric.hpp>
+#include <meft/task/pass.hpp>
 
 namespace meft::task {
 
@@ -83,15 +83,16 @@ struct LanguageLearner {
   nn::Batch<B> filled(nn::Batch<B> batch) const { return nn::filled(std::move(batch), body.longest_slice()); }
 
   /// log_likelihood (the mean of a token that counts) and perplexity, of `each` blocks at a time; nothing when stopped.
-  template <class Stop>
   std::optional<std::vector<Score>> scores(const Blocks& data, const std::vector<std::string>& names, std::size_t each,
-                                           const Stop& stop) const {
+                                           const Asked& stop) const {
     const NoTape none;
     double sum = 0;
     std::uint64_t counted = 0;
-    for (std::size_t first = 0; first < data.size(); first += each) {
-      if (asked(stop, first, data.size())) return {};
-      const auto batch = batch_of(data, numbers(first, std::min(data.size(), first + each)), {});
+    const auto tokens = data.lengths();
+    for (std::size_t first = 0, last = 0; first < data.size(); first = last) {
+      if (stop(first, data.size())) return {};
+      last = end_of_pass(body, tokens, first, each);
+      const auto batch = batch_of(data, numbers(first, last), {});
       const auto found = head.log_likelihood(model.run(batch, body).value, batch.labels).values();
       const auto labels = batch.labels.values();
       for (std::size_t i = 0; i < labels.size(); ++i)
@@ -103,14 +104,15 @@ struct LanguageLearner {
   }
 
   /// The log-likelihood of every option, `each` of them at a time; nothing when stopped.
-  template <class Stop>
   std::optional<std::vector<double>> option_log_likelihoods(const EncodedChoices& data, std::size_t each,
-                                                            const Stop& stop) const {
+                                                            const Asked& stop) const {
     const NoTape none;
     std::vector<double> out;
-    for (std::size_t first = 0; first < data.ids.size(); first += each) {
-      if (asked(stop, first, data.ids.size())) return {};
-      const std::size_t last = std::min(data.ids.size(), first + each);
+    std::vector<std::uint32_t> tokens;
+    for (const auto& option : data.ids) tokens.push_back(static_cast<std::uint32_t>(option.size()));
+    for (std::size_t first = 0, last = 0; first < data.ids.size(); first = last) {
+      if (stop(first, data.ids.size())) return {};
+      last = end_of_pass(body, tokens, first, each);
       const auto batch = batch_of(data, numbers(first, last), {});
       const auto found = head.log_likelihood(model.run(batch, body).value, batch.labels).values();
       const auto sums = option_scores(found, std::span(data.labels).subspan(first, last - first));
@@ -119,9 +121,8 @@ struct LanguageLearner {
     return out;
   }
   /// accuracy and accuracy_norm of the likeliest options; nothing when stopped.
-  template <class Stop>
   std::optional<std::vector<Score>> scores(const EncodedChoices& data, const std::vector<std::string>& names,
-                                           std::size_t each, const Stop& stop) const {
+                                           std::size_t each, const Asked& stop) const {
     const auto found = option_log_likelihoods(data, each, stop);
     if (!found) return {};
     const auto counts = data.counts();

@@ -14,9 +14,9 @@
 #include <meft/nn/classifier.hpp>
 #include <meft/nn/filled.hpp>
 #include <meft/ops/loss.hpp>
-#include <meft/task/asked.hpp>
 #include <meft/task/encoded.hpp>
 #include <meft/task/metric.hpp>
+#include <meft/task/pass.hpp>
 
 namespace meft::task {
 
@@ -57,9 +57,9 @@ struct Learner {
   nn::Batch<B> filled(nn::Batch<B> batch) const { return nn::filled(std::move(batch), body.longest_slice()); }
 
   /// What `metrics` says of the predictions, `batch` examples at a time; nothing when stopped.
-  template <class Data, class Stop>
+  template <class Data>
   std::optional<std::vector<Score>> scores(const Data& data, const std::vector<std::string>& names, std::size_t batch,
-                                           const Stop& stop) const {
+                                           const Asked& stop) const {
     const auto found = predict(*this, data, batch, stop);
     if (found.size() < data.size()) return {};
     return metrics(names, found.values(), data.labels);
@@ -103,16 +103,17 @@ struct Predictions {
   }
 };
 
-/// Predicts in file order, `batch` sequences at a time (bits may depend on it). `stop`, as `asked` takes it, ends it
-/// early, with what there is.
-template <class Model, class Data, class Stop>
-Predictions predict(const Learner<Model>& learner, const Data& examples, std::size_t batch, const Stop& stop) {
+/// Predicts in file order, `batch` sequences at a time or fewer, see end_of_pass (bits may depend on it). When stopped,
+/// with what there is.
+template <class Model, class Data>
+Predictions predict(const Learner<Model>& learner, const Data& examples, std::size_t batch, const Asked& stop) {
   using B = typename Model::backend;
   const NoTape none;
   Predictions out{static_cast<std::size_t>(learner.labels()), {}};
+  const auto tokens = in_tokens(learner.model.spec, examples.lengths());
   std::vector<std::uint32_t> rows;
-  for (std::size_t first = 0; first < examples.size() && !asked(stop, first, examples.size()); first += batch) {
-    rows.resize(std::min(batch, examples.size() - first));
+  for (std::size_t first = 0; first < examples.size() && !stop(first, examples.size()); first += rows.size()) {
+    rows.resize(end_of_pass(learner.body, tokens, first, batch) - first);
     std::iota(rows.begin(), rows.end(), static_cast<std::uint32_t>(first));
     const auto y = learner.logits(batch_of<B>(examples, rows)).value().values();
     out.logits.insert(out.logits.end(), y.begin(), y.end());
@@ -121,7 +122,7 @@ Predictions predict(const Learner<Model>& learner, const Data& examples, std::si
 }
 template <class Model, class Data>
 Predictions predict(const Learner<Model>& learner, const Data& examples, std::size_t batch = 32) {
-  return predict(learner, examples, batch, [] { return false; });
+  return predict(learner, examples, batch, [](std::size_t, std::size_t) { return false; });
 }
 
 }  // namespace meft::task

@@ -21,61 +21,59 @@ struct LineLikelihood {
 
 namespace detail {
 
-/// Adds the sequences from which a line's tokens are predicted. A masked model's have one masked token each.
-inline void add_line(EncodedChoices& out, const std::vector<Tokens>& blocks, const BlockOptions& cut,
-                     const std::optional<MaskOptions>& mask) {
-  const auto add = [&](Tokens ids, Tokens labels) {
-    out.types.emplace_back(ids.size(), 0);
-    out.ids.push_back(std::move(ids));
-    out.labels.push_back(std::move(labels));
-  };
+/// Calls add(ids, labels) for each sequence from which a line's tokens are predicted, until it is false; whether it
+/// never was. A masked model's have one masked token each.
+template <class Add>
+bool each_sequence(const std::vector<Tokens>& blocks, const BlockOptions& cut, const std::optional<MaskOptions>& mask,
+                   const Add& add) {
   for (const Tokens& block : blocks) {
-    if (!mask) {
-      add(block, causal_labels(block));
-      continue;
-    }
-    for (std::size_t t = cut.before.size(); t + cut.after.size() < block.size(); ++t) {
+    if (!mask && !add(block, causal_labels(block))) return false;
+    for (std::size_t t = cut.before.size(); mask && t + cut.after.size() < block.size(); ++t) {
       Tokens ids = block, labels(block.size(), ignored_label);
       std::swap(labels[t], ids[t]);
       ids[t] = mask->mask;
-      add(std::move(ids), std::move(labels));
+      if (!add(std::move(ids), std::move(labels))) return false;
     }
   }
+  return true;
 }
 
 }  // namespace detail
 
 /// Of each line, cut into blocks as `cut` says (see `blocks`); lines without tokens have none. With `mask` the model is
-/// a masked one. `each` sequences go at a time. Nothing when `stop`, as
-/// `asked` takes it, ends it early.
-template <class Model, class Tokenizer, class Stop>
+/// a masked one. `each` sequences go at a time. Nothing when stopped.
+template <class Model, class Tokenizer>
 std::optional<std::vector<LineLikelihood>> line_likelihoods(const LanguageLearner<Model>& learner,
                                                             const Tokenizer& tokenizer,
                                                             std::span<const std::string> lines, const BlockOptions& cut,
                                                             const std::optional<MaskOptions>& mask, std::size_t each,
-                                                            const Stop& stop) {
-  std::vector<LineLikelihood> out;
-  while (out.size() < lines.size()) {
-    EncodedChoices sequences;
-    std::vector<std::size_t> counts;  // of each line's
-    for (std::size_t i = out.size(); i < lines.size() && sequences.ids.size() < 256; ++i) {
-      const std::size_t before = sequences.ids.size();
-      detail::add_line(sequences, blocks(tokenizer, lines.subspan(i, 1), cut), cut, mask);
-      counts.push_back(sequences.ids.size() - before);
-    }
+                                                            const Asked& stop) {
+  constexpr std::size_t most = 256;  // that wait
+  std::vector<LineLikelihood> out(lines.size());
+  EncodedChoices waiting;
+  std::vector<std::size_t> line_of;
+  const auto score = [&] {
+    const std::size_t done = line_of.empty() ? 0 : line_of.front();
     const auto found = learner.option_log_likelihoods(
-        sequences, each, [&](std::size_t, std::size_t) { return asked(stop, out.size(), lines.size()); });
-    if (!found) return {};
-    std::size_t at = 0;
-    for (const std::size_t count : counts) {
-      LineLikelihood line;
-      for (const std::size_t end = at + count; at < end; ++at) {
-        line.log_likelihood += (*found)[at];
-        for (const std::int32_t label : sequences.labels[at]) line.tokens += label != ignored_label;
-      }
-      out.push_back(line);
+        waiting, each, [&](std::size_t, std::size_t) { return stop(done, lines.size()); });
+    for (std::size_t i = 0; found && i < line_of.size(); ++i) {
+      out[line_of[i]].log_likelihood += (*found)[i];
+      for (const std::int32_t label : waiting.labels[i]) out[line_of[i]].tokens += label != ignored_label;
     }
-  }
+    waiting = {};
+    line_of.clear();
+    return found.has_value();
+  };
+  for (std::size_t i = 0; i < lines.size(); ++i)
+    if (!detail::each_sequence(blocks(tokenizer, lines.subspan(i, 1), cut), cut, mask, [&](Tokens ids, Tokens labels) {
+          waiting.types.emplace_back(ids.size(), 0);
+          waiting.ids.push_back(std::move(ids));
+          waiting.labels.push_back(std::move(labels));
+          line_of.push_back(i);
+          return line_of.size() < most || score();
+        }))
+      return {};
+  if (!score()) return {};
   return out;
 }
 

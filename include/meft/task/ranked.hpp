@@ -134,11 +134,15 @@ RankedQuestions rank_classes(const Tokenizer& tokenizer, std::span<const data::E
   RankedQuestions out{.answered = form.answered, .skipped = detail::given(form)};
   const bool masked = form.answered == Answered::at_mask;
   std::vector<Tokens> labels;
-  std::string lead;
+  std::string lead, leading;  // the blanks before the label, and the words before these
   for (std::size_t i = 0; i < from.pieces.size(); ++i)
-    if (from.pieces[i].kind == Kind::label) lead = i > 0 ? from.pieces[i].words : "";
+    if (from.pieces[i].kind == Kind::label && i > 0) {
+      lead = from.pieces[i].words;
+      if (form.answered == Answered::behind && !lead.empty())
+        leading = from.pieces[i - 1].kind == Kind::literal ? from.pieces[i - 1].words : words.front();
+    }
   for (const std::string& word : words) {
-    const Tokens ids = plain_tokens(tokenizer, lead + word, where);
+    const Tokens ids = tokens_behind(tokenizer, leading, lead + word, where);
     if (ids.empty() || (masked && ids.size() != 1))
       fail({"label words: expected " + std::string(masked ? "one token" : "tokens") + " for `" + word + "`, found " +
                 std::to_string(ids.size()),
@@ -151,15 +155,19 @@ RankedQuestions rank_classes(const Tokenizer& tokenizer, std::span<const data::E
   for (const auto& example : examples) {
     std::vector<detail::PromptPiece> pieces, behind;
     auto* to = &pieces;
+    std::string before;  // the last words that stand before a piece
     for (const auto& piece : from.pieces) {
       if (piece.kind == Kind::label) {
         if (masked) pieces.push_back({{form.mask}, false, true});
         else to = &behind;
+        before = masked ? "" : words.front();
         continue;
       }
       const bool text = piece.kind != Kind::literal;
-      const std::string& of = piece.kind == Kind::text ? example.text : example.pair;
-      to->push_back({plain_tokens(tokenizer, text ? piece.words + of : piece.words, where), text});
+      std::string own = piece.words;
+      if (text) own += piece.kind == Kind::text ? example.text : example.pair;
+      to->push_back({tokens_behind(tokenizer, before, own, where), text});
+      if (!own.empty()) before = std::move(own);
     }
     if (form.answered == Answered::by_decoder) behind.clear();
     std::size_t longest = 0;
@@ -204,7 +212,8 @@ RankedQuestions rank_options(const Tokenizer& tokenizer, std::span<const data::C
     const std::size_t end = context.find_last_not_of(" \t\r\n\f\v") + 1;
     std::size_t longest = 0;
     for (const std::string& option : options) {
-      Tokens ids = detail::target(form, plain_tokens(tokenizer, context.substr(end) + " " + option, where));
+      const std::string_view before = std::string_view(context).substr(0, form.answered == Answered::behind ? end : 0);
+      Tokens ids = detail::target(form, tokens_behind(tokenizer, before, context.substr(end) + " " + option, where));
       require(
           ids.size() > form.start.size() + form.end.size() && ids.size() < form.max_length,
           {"ranked answers: expected an option of fewer tokens than a sequence has, and of one at least, found", where},

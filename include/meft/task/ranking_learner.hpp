@@ -12,8 +12,8 @@
 
 #include <meft/method/body.hpp>
 #include <meft/nn/language.hpp>
-#include <meft/task/asked.hpp>
 #include <meft/task/metric.hpp>
+#include <meft/task/pass.hpp>
 #include <meft/task/ranked.hpp>
 #include <meft/task/ranking_loss.hpp>
 #include <meft/task/written.hpp>
@@ -48,14 +48,15 @@ struct RankingLearner {
   }
 
   /// The mean log-likelihood of each answer's words, `each` questions at a time; nothing when stopped.
-  template <class Stop>
   std::optional<std::vector<double>> answer_scores(const RankedQuestions& data, std::size_t each,
-                                                   const Stop& stop) const {
+                                                   const Asked& stop) const {
     const NoTape none;
     std::vector<double> out(data.answers.size());
-    for (std::size_t begin = 0; begin < data.size(); begin += each) {
-      if (asked(stop, begin, data.size())) return {};
-      std::vector<std::uint32_t> questions(std::min(each, data.size() - begin));
+    const auto tokens = data.lengths();
+    std::vector<std::uint32_t> questions;
+    for (std::size_t begin = 0; begin < data.size(); begin += questions.size()) {
+      if (stop(begin, data.size())) return {};
+      questions.resize(end_of_pass(body, tokens, begin, each) - begin);
       std::iota(questions.begin(), questions.end(), static_cast<std::uint32_t>(begin));
       const std::vector<std::uint32_t> firsts(questions.size(), 0);
       const auto batch = batch_of(data, questions, firsts, {});
@@ -75,9 +76,8 @@ struct RankingLearner {
   }
 
   /// What `metrics` says of the likeliest answers, by number, or `written_scores` of the answers; nothing when stopped.
-  template <class Stop>
   std::optional<std::vector<Score>> scores(const RankedQuestions& data, const std::vector<std::string>& names,
-                                           std::size_t each, const Stop& stop) const {
+                                           std::size_t each, const Asked& stop) const {
     if (losses == Losses::words) return written_scores(*this, data, each, stop);
     const auto found = answer_scores(data, each, stop);
     if (!found) return {};

@@ -16,8 +16,8 @@
 
 #include <meft/nn/batch.hpp>
 #include <meft/ops/shape.hpp>
-#include <meft/task/asked.hpp>
 #include <meft/task/metric.hpp>
+#include <meft/task/pass.hpp>
 #include <meft/task/ranked.hpp>
 
 namespace meft::task {
@@ -128,9 +128,9 @@ std::size_t bytes_kept(const Model& model, bool side) {
 /// What `learner` (model, body, head) writes for the questions' prompts, `each` at a time, or as many, at least one, as
 /// have `room` bytes of keys and values: the likeliest word each time, until it is `end` or there are `most` words;
 /// without `end` and the `start` that a decoder is given. Nothing when stopped.
-template <class Learner, class Stop>
+template <class Learner>
 std::optional<std::vector<Tokens>> write(const Learner& learner, const RankedQuestions& data, const Tokens& start,
-                                         std::int32_t end, std::size_t most, std::size_t each, const Stop& stop,
+                                         std::int32_t end, std::size_t most, std::size_t each, const Asked& stop,
                                          std::size_t room = std::size_t{256} << 20) {
   using B = typename Learner::B;
   using T = typename Learner::T;
@@ -157,7 +157,7 @@ std::optional<std::vector<Tokens>> write(const Learner& learner, const RankedQue
     KvCache<T, B> cache(std::ssize(writing));
     std::vector<Tokens> next = apart ? std::vector<Tokens>(writing.size(), entering) : prompts;
     for (std::size_t length = 0; length < most && !writing.empty(); ++length) {
-      if (asked(stop, first, data.size())) return {};
+      if (stop(first, data.size())) return {};
       const auto batch = detail::untyped<B>(next);
       const auto h = apart ? learner.model.decode(batch, read_again(*encoded, writing), learner.body, &cache)
                            : learner.model.run(batch, learner.body, &cache);
@@ -185,16 +185,18 @@ std::optional<std::vector<Tokens>> write(const Learner& learner, const RankedQue
 /// log_likelihood, the mean of a word that is to be written, perplexity, and exact_match, the share of texts that
 /// greedy decoding would write to their end: those whose every word is the likeliest behind the ones before it. Of a
 /// learner with batch(data, questions, run) and hidden(batch); nothing when stopped.
-template <class Learner, class Stop>
+template <class Learner>
 std::optional<std::vector<Score>> written_scores(const Learner& learner, const RankedQuestions& data, std::size_t each,
-                                                 const Stop& stop) {
+                                                 const Asked& stop) {
   using B = typename Learner::B;
   const NoTape none;
   double sum = 0;
   std::size_t words = 0, exact = 0;
-  for (std::size_t first = 0; first < data.size(); first += each) {
-    if (asked(stop, first, data.size())) return {};
-    std::vector<std::uint32_t> questions(std::min(each, data.size() - first));
+  const auto tokens = data.lengths();
+  std::vector<std::uint32_t> questions;
+  for (std::size_t first = 0; first < data.size(); first += questions.size()) {
+    if (stop(first, data.size())) return {};
+    questions.resize(end_of_pass(learner.body, tokens, first, each) - first);
     std::iota(questions.begin(), questions.end(), static_cast<std::uint32_t>(first));
     const nn::Batch<B> batch = learner.batch(data, questions, {});
     const auto h = gather(learner.hidden(batch).value, batch.rows);

@@ -14,8 +14,8 @@
 #include <meft/nn/linear.hpp>
 #include <meft/reversible/range.hpp>
 #include <meft/reversible/slices.hpp>
-#include <meft/task/asked.hpp>
 #include <meft/task/metric.hpp>
+#include <meft/task/pass.hpp>
 #include <meft/train/options.hpp>
 #include <meft/train/steps.hpp>
 
@@ -77,9 +77,7 @@ struct Job {
       if constexpr (requires { learner.trained_lengths(train); }) out.tokens = learner.trained_lengths(train);
       else out.tokens = out.lengths;
       if constexpr (requires { learner.model.spec.patches; })
-        if (const auto& patches = learner.model.spec.patches)  // an image's length is its pixels
-          for (auto& n : out.tokens)
-            n = static_cast<std::uint32_t>(patches->leading + n / (patches->patch * patches->patch));
+        out.tokens = task::in_tokens(learner.model.spec, std::move(out.tokens));
     }
     out.look_again = [&](Job& job) {
       job.parameters = nn::trainable<T, B>(learner);

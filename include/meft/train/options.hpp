@@ -18,7 +18,8 @@
 
 namespace meft::train {
 
-/// How many examples are scored at a time: no more than a training batch has, so that it needs no more memory.
+/// How many examples are scored at a time, at most: no more than a training batch has, so that it needs no more memory
+/// (see task::end_of_pass).
 constexpr std::size_t scored_at_once(std::size_t batch) { return batch < 32 ? batch : 32; }
 
 /// What trains is chosen anew in the course of a run: by choose(), false when stopped, each time that `every` steps

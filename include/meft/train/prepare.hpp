@@ -14,6 +14,7 @@
 
 #include <meft/checkpoints/trained.hpp>
 #include <meft/method/any.hpp>
+#include <meft/task/pass.hpp>
 #include <meft/train/options.hpp>
 
 namespace meft::train {
@@ -22,9 +23,9 @@ namespace meft::train {
 /// and `data` are as Job::of takes them. False when stopped: stop(done, of) true ends it. Where a value leaves a
 /// stream's range, that gets wider and all begins anew. A run that is resumed has what was chosen in its state (see
 /// checkpoints::choose_as_in), unless that is a log alone: then it is done again.
-template <class L, class Data, class Stop>
+template <class L, class Data>
 bool prepare(L& learner, const AnyMethod& method, const Data& data, std::size_t batch, std::uint64_t seed,
-             const Stop& stop) {
+             const task::Asked& stop) {
   using T = typename L::T;
   using B = typename L::B;
   Preview<T, B> preview{data.lengths().size(), batch, seed, {}, stop};

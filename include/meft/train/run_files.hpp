@@ -1,5 +1,5 @@
 // Owns: the files of a run's folder by name, which of them are there, and the log's lines.
-// Must not know: what is in them.
+// Must not know: what is in them, but for an adapter's step.
 #pragma once
 
 #include <cstdint>
@@ -10,18 +10,20 @@
 #include <vector>
 
 #include <meft/io/file.hpp>
+#include <meft/io/safetensors.hpp>
 
 namespace meft::train {
 
 /// The files of a run's folder.
 struct RunFiles {
-  std::string folder, log, metrics, adapter, state;
+  std::string folder, log, metrics, adapter, next_adapter, state;
 
   explicit RunFiles(const std::string& name)
       : folder(name),
         log(name + "/log.jsonl"),
         metrics(name + "/metrics.json"),
         adapter(name + "/adapter.safetensors"),
+        next_adapter(name + "/adapter.next.safetensors"),
         state(name + "/state.safetensors") {}
 
   /// Throws where a new run would overwrite another; `resume`: one was to go on, but there is no state.
@@ -33,9 +35,25 @@ struct RunFiles {
               where});
   }
 
+  /// Puts the next adapter in its place, once there is a state that knows it: what is there is the state's best epoch.
+  void take_next(Where where = Where::current()) const {
+    std::error_code error;
+    std::filesystem::rename(next_adapter, adapter, error);
+    if (error) fail({"trainer: cannot put " + next_adapter + " in the place of " + adapter, where}, error.message());
+  }
+  /// The same for a run that was ended between the two, where the state's best epoch ended at `step`; else it goes.
+  void settle(std::int64_t step, Where where = Where::current()) const {
+    const auto about = io::Safetensors(next_adapter, where).metadata();
+    const auto at = about.find("step");
+    if (at != about.end() && at->second == std::to_string(step)) return take_next(where);
+    std::error_code error;
+    std::filesystem::remove(next_adapter, error);
+    if (error) fail({"trainer: cannot remove " + next_adapter, where}, error.message());
+  }
+
   /// Removes them, the state last. Errors: one that cannot be removed.
   void remove(Where where = Where::current()) const {
-    for (const auto& file : {log, metrics, adapter, state}) {
+    for (const auto& file : {log, metrics, adapter, next_adapter, state}) {
       std::error_code error;
       std::filesystem::remove(file, error);
       if (error) fail({"remove: " + file, where}, error.message());

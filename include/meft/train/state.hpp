@@ -158,6 +158,12 @@ inline nlohmann::json run_of(const io::Safetensors& file, const char* key = "run
   return parse_json(metadata.at(key), file.path() + ": " + key, where);
 }
 
+/// Where the best epoch ended that a state knows; −1: it knows none.
+inline std::int64_t best_step(const std::string& path, Where where = Where::current()) {
+  const Place place = detail::place_from(run_of(io::Safetensors(path, where), "place", where), path);
+  return place.best_epoch >= 0 ? place.best().step : -1;
+}
+
 /// Writes the state, and which elements of weights train, whole or not at all.
 template <Real T, Backend B>
 void save_state(const std::string& path, optim::State<T, B>& optimizer, const Place& place,

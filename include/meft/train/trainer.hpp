@@ -89,6 +89,7 @@ class Trainer {
       const io::Safetensors best(files_.adapter);
       if (o_.renewal.every > 0) o_.renewal.choose_as_in(best), job_.look_again(job_);
       checkpoints::load_trained(best, job_.parameters, job_.indices, where);
+      checkpoints::load_ranges(best, job_.ranges, where);
     }
     return outcome(true);
   }
@@ -122,6 +123,7 @@ class Trainer {
   }
 
   std::vector<Change> resume(Where where) {
+    if (is_there(files_.next_adapter)) files_.settle(best_step(files_.state, where), where);
     const bool there = is_there(files_.adapter);
     try {
       if (there && o_.renewal.every > 0) checkpoints::require_checksum(io::Safetensors(files_.adapter, where), where);
@@ -161,7 +163,7 @@ class Trainer {
     while (place_.group < groups_ && place_.step < steps_) {
       if (!step()) {
         optimizer_->zero_gradients();
-        save();
+        if (kept_ != place_.step) save();
         return false;
       }
       if ((o_.save_steps > 0 && place_.step % o_.save_steps == 0) ||
@@ -191,9 +193,11 @@ class Trainer {
     return out;
   }
 
-  /// Has others train where the coming step is their first. False when stopped: nothing chosen does then.
+  /// Has others train where the coming step is their first. False when stopped: nothing chosen does then, and the state
+  /// is that of before.
   bool renewed() {
     if (!o_.renewal.due(place_.step) || std::exchange(renewed_, place_.step) == place_.step) return true;
+    if (kept_ != place_.step) save();
     const bool done = o_.renewal.choose();
     job_.look_again(job_);
     optimizer_->follow(job_.parameters, job_.chosen);
@@ -337,17 +341,19 @@ class Trainer {
       log_.add_waiting();
       const auto memory = memory_json(usage_.activation_bytes(), usage_.memory());
       log_.add(log_line(report, memory, usage_.seconds()).dump());
-      // The state comes last: until it is there, a resumed run makes the same files again.
+      // Until there is a state that knows them a resumed run makes these files again; the adapter before stays till then.
       if (report.best) {
-        io::Metadata about{{"format", "meft-adapter-1"}, {"config", o_.config.dump()}};
+        io::Metadata about{
+            {"format", "meft-adapter-1"}, {"config", o_.config.dump()}, {"step", std::to_string(place_.step)}};
         checkpoints::add_ranges(about, job_.ranges);
-        checkpoints::save_trained(files_.adapter, job_.parameters, about, job_.indices);
+        checkpoints::save_trained(files_.next_adapter, job_.parameters, about, job_.indices);
       }
       io::write_atomically(files_.metrics, summary(place_, o_.main_metric, memory,
                                                    {job_.lengths.size(), job_.scored, optimizer_->parameters()})
                                                    .dump(2) +
                                                "\n");
       save();
+      if (report.best) files_.take_next();
     }
     if (observer_.evaluated) observer_.evaluated(report);
     return true;

@@ -44,7 +44,7 @@ template <Real T>
 void mean_rows(Cpu, Index runs, Index width, Index skip, const T* x, const std::int32_t* starts, T* y) {
   parallel_for(runs, [&](Index s) {
     T* to = y + s * width;
-    const Index begin = starts[s] + skip, end = starts[s + 1];
+    const Index end = starts[s + 1], begin = averaged_from(starts[s], end, skip);
     const WithRight<Mul, T> by{{}, T(1) / static_cast<T>(end - begin)};
     vectorised([&]() MEFT_INLINE {
       for (Index j = 0; j < width; ++j) to[j] = x[begin * width + j];
@@ -57,7 +57,7 @@ void mean_rows(Cpu, Index runs, Index width, Index skip, const T* x, const std::
 template <Real T>
 void mean_rows_backward(Cpu, Index runs, Index width, Index skip, const T* dy, const std::int32_t* starts, T* dx) {
   parallel_for(runs, [&](Index s) {
-    const Index begin = starts[s] + skip, end = starts[s + 1];
+    const Index end = starts[s + 1], begin = averaged_from(starts[s], end, skip);
     const WithRight<Mul, T> by{{}, T(1) / static_cast<T>(end - begin)};
     std::fill(dx + starts[s] * width, dx + begin * width, T(0));
     vectorised([&]() MEFT_INLINE {

@@ -16,20 +16,18 @@ namespace meft {
 ///   forward(const Product<T>& p)                            C[rows, out] = start + A[rows, in]·Wᵀ
 ///   forward_activated(Activation f, const Product<T>& p, T* before)   C = f(start + A·Wᵀ), as gemm_activated
 ///   backward(const Product<T>& p)                           C[rows, in] = start + A[rows, out]·W
-/// and of a device, of A rounded and to C rounded, each false, with nothing done, where it has no kernel for it,
-///   forward_rounded(const Product<T>& p)                    C = start + A·Wᵀ
-///   activated(Activation f, const Product<T>& p, T* before) C = f(start + A·Wᵀ), and what f was given in `before`
-///   where
-///                                                           its derivative reads that
-///   slope(Activation f, const Product<T>& p, const void* kept)   C = (A·W)·f', from what f was given, in T, or from
-///   its
-///                                                           result, rounded, as the derivative reads them
 ///   unpack(T* w)                                            the matrix as it is kept, row-major
 ///   rows(Index n, const std::int32_t* numbers, T* y)        rows of it by their numbers. y [n, in]
 ///   write(Index n, const std::int32_t* indices, const T* v)  its row-major element indices[m] becomes v[m], as it is
 ///                                                           kept; null: v is all of them. Copies see it too
 ///   Panels(Blocks, Precision)                               W stays in its blocks, which are decoded on the way and
 ///                                                           cannot be written to
+/// and of a device, of A rounded and to C rounded, each false, with nothing done, where it has no kernel for it,
+///   forward_rounded(const Product<T>& p)                    C = start + A·Wᵀ
+///   activated(Activation f, const Product<T>& p, T* before) C = f(start + A·Wᵀ), and what f was given in `before`
+///                                                           where its derivative reads that
+///   slope(Activation f, const Product<T>& p, const void* kept)   C = (A·W)·f', from what f was given, in T, or from
+///                                                           its result, rounded, as the derivative reads them
 /// and of a host
 ///   blocks(), fuses()                                       the latter: whether p.rounded is taken, `gradient` takes B
 ///                                                           rounded, and there are the last two
