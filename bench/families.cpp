@@ -117,16 +117,15 @@ nn::Batch<B> batch_for(const model::TransformerSpec& spec, const Options& o) {
     batch.pixels = Tensor<float, B>({o.batch, spec.patches->channels, spec.patches->image, spec.patches->image});
     fill_normal(batch.pixels, {1, 7, 0}, 1.0);
   } else {
-    std::vector<std::vector<std::int32_t>> ids, types;
+    std::vector<std::vector<std::int32_t>> ids;
     for (Index i = 0; i < o.batch; ++i) {
       ids.emplace_back();
       for (Index j = 0; j < o.tokens; ++j)
         ids.back().push_back(
             static_cast<std::int32_t>(random_bits({1, 8, 0}, static_cast<std::uint64_t>(i * o.tokens + j)) %
                                       static_cast<std::uint32_t>(spec.embeddings.vocabulary)));
-      types.emplace_back(static_cast<std::size_t>(o.tokens), 0);
     }
-    batch = nn::Batch<B>::pack(ids, types);
+    batch = nn::Batch<B>::pack(ids);
   }
   std::vector<std::int32_t> labels;
   for (Index i = 0; i < o.batch; ++i) labels.push_back(static_cast<std::int32_t>(i % 2));
@@ -281,7 +280,8 @@ nlohmann::ordered_json json(const Row& row, const Options& o) {
           {"batch", o.batch},
           {"seq", o.tokens},
           {"words", o.words},
-          {"attention_dropout", o.attention_dropout < 0 ? nlohmann::ordered_json() : o.attention_dropout},
+          {"attention_dropout",
+           o.attention_dropout < 0 ? nlohmann::ordered_json() : nlohmann::ordered_json(o.attention_dropout)},
           {"activation_bytes", bytes(row.exact.activation)},
           {"parameter_bytes", bytes(row.exact.parameters)},
           {"resident_bytes", bytes(row.resident)},

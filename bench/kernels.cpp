@@ -134,7 +134,7 @@ void run(const Options& o) {
     B::copy(y.data() + begin, a.data() + begin, static_cast<std::size_t>(end - begin) * sizeof(float));
   };
   table.add("copy", 2 * array, [&] {
-    if constexpr (B::on_host) parallel_chunks(n, 1 << 16, copied);
+    if constexpr (B::on_host) parallel_chunks(n, (n + meft::threads() - 1) / meft::threads(), copied);  // past caches
     else copied(0, n);
   });
   table.add("add", 3 * array, [&] { map(B{}, Add{}, n, y.data(), a.data(), b.data()); });

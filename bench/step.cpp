@@ -124,7 +124,7 @@ void Step<B>::draw_batch(std::uint32_t step) {
   const auto draw = [&](std::uint32_t site, std::uint64_t i) {
     return random_bits({setup_.seed, head_site + site, step}, i);
   };
-  std::vector<std::vector<std::int32_t>> ids, types;
+  std::vector<std::vector<std::int32_t>> ids;
   std::vector<std::int32_t> labels;
   for (Index i = 0; i < setup_.batch; ++i) {
     const auto number = static_cast<std::uint64_t>(i), longest = static_cast<std::uint64_t>(setup_.seq);
@@ -133,7 +133,6 @@ void Step<B>::draw_batch(std::uint32_t step) {
     for (std::uint64_t j = 0; j < length; ++j)
       ids.back().push_back(static_cast<std::int32_t>(draw(3, number * longest + j) %
                                                      static_cast<std::uint32_t>(setup_.config.vocab_size)));
-    types.emplace_back(length, 0);
     labels.push_back(static_cast<std::int32_t>(i % 2));
   }
   std::vector<std::int32_t> lengths;
@@ -145,7 +144,7 @@ void Step<B>::draw_batch(std::uint32_t step) {
     const auto part = [first = first, last = last](const auto& list) {
       return std::decay_t<decltype(list)>(list.begin() + first, list.begin() + last);
     };
-    auto& batch = parts_.emplace_back(nn::Batch<B>::pack(part(ids), part(types)));
+    auto& batch = parts_.emplace_back(nn::Batch<B>::pack(part(ids)));
     batch.labels = Tensor<std::int32_t, B>::from({last - first}, part(labels));
     batch.run = {setup_.seed, step + static_cast<std::uint32_t>(parts_.size() - 1), true};
   }

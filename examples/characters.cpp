@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
       const auto from = all.begin() + below({2, step, 0}, r, static_cast<std::uint32_t>(all.size()) - window);
       ids.push_back({from, from + window}), next.insert(next.end(), from + 1, from + window + 1);
     }
-    auto batch = nn::Batch<>::pack(ids, ids);  // OPT reads no token types
+    auto batch = nn::Batch<>::pack(ids);
     batch.labels = Tensor<std::int32_t>::from({rows * window}, next);
     Tape tape;
     const auto loss = head.loss(model.run(batch, body).value, batch.labels);
@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
   std::vector<std::int32_t> sample(all.begin(), all.begin() + 10);  // the text's beginning, and what follows
   for (std::uint64_t i = 0; i < 200; ++i) {
     const std::vector<std::int32_t> seen(sample.end() - std::min<std::ptrdiff_t>(sample.size(), window), sample.end());
-    const auto logits = head.logits(model.run(nn::Batch<>::pack({seen}, {seen}), body).value).value().values();
+    const auto logits = head.logits(model.run(nn::Batch<>::pack({seen}), body).value).value().values();
     double left = 0;  // of a random share of all likelihoods, at temperature 1/2
     for (auto l = logits.end() - 256; l != logits.end(); ++l) left += std::exp(2 * *l);
     left *= uniform(random_bits({3, 0, 0}, i));

@@ -17,11 +17,10 @@ std::pair<std::vector<float>, double> fine_tune(Streams streams) {
   auto body = adapt(bert, Meft1{.lambda = {1, 64}, .options = {.stack = stack}, .inside = LowRank{.rank = 4}});
   auto head = nn::Classifier<float>::make(bert.hidden(), 2, {2, 0, 0});
   auto adam = optim::AdamW{.rate = 3e-3}.over(bert, head);
-  std::vector<std::vector<std::int32_t>> ids(16), types(16);
+  std::vector<std::vector<std::int32_t>> ids(16);
   for (std::uint32_t i = 0; i < 16; ++i)
-    for (std::uint32_t j = 0; j < 24 + i; ++j)
-      ids[i].push_back(static_cast<std::int32_t>(below({3, i, 0}, j, 100))), types[i].push_back(0);
-  auto batch = nn::Batch<>::pack(ids, types);  // 16 texts of random words, with random labels
+    for (std::uint32_t j = 0; j < 24 + i; ++j) ids[i].push_back(static_cast<std::int32_t>(below({3, i, 0}, j, 100)));
+  auto batch = nn::Batch<>::pack(ids);  // 16 texts of random words, with random labels
   batch.labels = Tensor<std::int32_t>::from({16}, {0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1, 0, 1, 0});
   std::pair<std::vector<float>, double> out;
   for (std::uint32_t step = 0; step < 8; ++step) {

@@ -20,8 +20,8 @@ double measure(const char* what, Index layers, const Method& method, bool recomp
   const auto body = adapt(bert, method, {.recompute = recompute});
   auto head = nn::Classifier<float>::make(bert.hidden(), 2);
   const auto adam = optim::AdamW{}.over(bert, head);  // makes gradients and moments
-  const std::vector<std::int32_t> words(64, 7), types(64, 0);
-  auto batch = nn::Batch<>::pack(std::vector(16, words), std::vector(16, types));
+  const std::vector<std::int32_t> words(64, 7);
+  auto batch = nn::Batch<>::pack(std::vector(16, words));
   batch.labels = Tensor<std::int32_t>::from({16}, std::vector<std::int32_t>(16, 1));
   batch.run = {.seed = 1, .step = 0, .training = true};
   Cpu::pool().reset_peak();

@@ -120,13 +120,12 @@ std::size_t mapped(const auto& module) {
 }
 
 nn::Batch<> batch() {
-  std::vector<std::vector<std::int32_t>> ids, types;
+  std::vector<std::vector<std::int32_t>> ids;
   for (const int length : {7, 12, 3}) {
     ids.emplace_back();
     for (int i = 0; i < length; ++i) ids.back().push_back((5 * i + 3 * length) % 40);
-    types.emplace_back(ids.back().size(), 0);
   }
-  auto out = nn::Batch<>::pack(ids, types);
+  auto out = nn::Batch<>::pack(ids);
   out.labels = Tensor<std::int32_t>::from({3}, {0, 1, 1});
   out.run = {1, 0, true};
   return out;

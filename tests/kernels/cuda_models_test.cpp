@@ -230,11 +230,7 @@ TEST_CASE("tokens that are read in pieces on the device have the states of those
     CAPTURE(folder);
     auto model = checkpoints::hf<float, Cuda>(golden() + "/" + folder);
     const auto body = adapt(model, narrow("meft1"));
-    const auto pack = [](const Lists& ids) {
-      Lists types;
-      for (const auto& list : ids) types.emplace_back(list.size(), 0);
-      return nn::Batch<Cuda>::pack(ids, types);
-    };
+    const auto pack = [](const Lists& ids) { return nn::Batch<Cuda>::pack(ids); };
     std::optional<nn::Hidden<float, Cuda>> encoded;
     if (model.decodes()) encoded = model.encode(pack({{4, 9, 3}, {8, 2}}), body);
     const auto states = [&](const Lists& ids, KvCache<float, Cuda>& cache) {

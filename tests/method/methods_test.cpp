@@ -975,12 +975,12 @@ TEST_CASE("methods: virtual tokens that start from words are these words") {
     return out;
   };
   auto plain = made(), prefixed = made(), prompted = made();
-  const auto batch = nn::Batch<>::pack({{3, 7, 1}, {19, 4}}, {{0, 0, 0}, {0, 0}});
+  const auto batch = nn::Batch<>::pack({{3, 7, 1}, {19, 4}});
   const auto ids = detail::some_words(plain, 4, {6, detail::virtual_site, 0});
   auto first = ids, second = ids;
   first.insert(first.end(), {3, 7, 1});
   second.insert(second.end(), {19, 4});
-  const auto with = nn::Batch<>::pack({first, second}, {std::vector<std::int32_t>(7), std::vector<std::int32_t>(6)});
+  const auto with = nn::Batch<>::pack({first, second});
   const auto all = plain.run(with, adapt(plain, HeadOnly{})).value.value().values();
   std::vector<double> expected(all.begin() + 4 * 12, all.begin() + 7 * 12);
   expected.insert(expected.end(), all.begin() + 11 * 12, all.end());
@@ -1020,7 +1020,7 @@ TEST_CASE("methods: prefixes that start from words are every attention's keys an
     const auto body = adapt(model, prefix);
     CHECK(prepare(model, body, prefix, Preview<double>{0, 1, 6, {}}));
     const auto ids = detail::some_words(model, 4, {6, detail::virtual_site, 0});
-    const auto words = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(4, 0)});
+    const auto words = nn::Batch<>::pack({ids});
     const auto check = [](nn::MultiHeadAttention<double>& attention, const Var<double>& reads) {
       CHECK(attention.prefix->key.value().values() == attention.key(reads).value().values());
       CHECK(attention.prefix->value.value().values() == attention.value(reads).value().values());

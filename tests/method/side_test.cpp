@@ -640,7 +640,7 @@ TEST_CASE("side: nothing is kept of layers that read an encoder's output, or tok
 TEST_CASE("side: of T5 nothing is dropped between its lists of layers and behind them either") {
   auto config = t5_config();
   config.dropout_rate = 0.5;
-  auto batch = nn::Batch<>::pack({{3, 7, 1, 5}, {19, 4}}, {{0, 0, 0, 0}, {0, 0}});
+  auto batch = nn::Batch<>::pack({{3, 7, 1, 5}, {19, 4}});
   const auto check = [&](const auto& method) {
     model::Transformer<double> t5(config.spec());
     t5.initialise(4);
@@ -703,7 +703,7 @@ TEST_CASE("side: encoder and decoder have a network each, and the decoder reads 
   config.max_position_embeddings = 12;
   model::Transformer<double> bart(config.spec());
   bart.initialise(4);
-  const auto batch = nn::Batch<>::pack({{3, 7, 1, 5}, {19, 4}}, {{0, 0, 0, 0}, {0, 0}});
+  const auto batch = nn::Batch<>::pack({{3, 7, 1, 5}, {19, 4}});
   auto body = adapt(bart, Unipt{.projection = 4});
   std::vector<std::string> names;
   std::uint32_t site = 0;
@@ -756,7 +756,7 @@ TEST_CASE("side: beside a causal model no token sees a later one, whatever the n
     std::uint32_t site = 0;
     for (auto [name, p] : body.chain.side->parameters) fill_normal(p.value(), {5, site++, 0}, 0.7);
     const auto hidden = [&](const std::vector<std::int32_t>& ids) {
-      return llama.run(nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)}), body).value.value();
+      return llama.run(nn::Batch<>::pack({ids}), body).value.value();
     };
     const auto a = hidden({3, 7, 1, 5, 2}), b = hidden({3, 7, 1, 9, 4}), c = hidden({8, 7, 1, 5, 2});
     CHECK(apart(a.rows(0, 3).values(), b.rows(0, 3).values()) < 1e-13);

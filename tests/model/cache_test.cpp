@@ -19,11 +19,7 @@ namespace {
 using namespace meft;
 using Lists = std::vector<std::vector<std::int32_t>>;
 
-nn::Batch<> batch_of(const Lists& ids) {
-  Lists types;
-  for (const auto& list : ids) types.emplace_back(list.size(), 0);
-  return nn::Batch<>::pack(ids, types);
-}
+nn::Batch<> batch_of(const Lists& ids) { return nn::Batch<>::pack(ids); }
 
 /// `method` with streams in slices of a sequence or two.
 AnyMethod sliced(AnyMethod method) {

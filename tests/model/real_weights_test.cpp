@@ -36,13 +36,10 @@ std::vector<float> lowest_gradient(const std::string& folder, Streams streams) {
   auto bert = checkpoints::hf(folder);
   const auto body = adapt(bert, Meft1{.options = {.stack = {.streams = streams}, .start = AdapterStart::paper}});
   const auto head = nn::Classifier<float>::make(bert.hidden(), 2, {1, 2, 3});
-  std::vector<std::vector<std::int32_t>> ids, types;
-  for (int i = 0; i < 4; ++i) {
-    ids.emplace_back();
-    for (int j = 0; j < 30 + 7 * i; ++j) ids.back().push_back(15 + (i * 31 + j * j * 7) % 200);
-    types.emplace_back(ids.back().size(), 0);
-  }
-  auto batch = nn::Batch<>::pack(ids, types);
+  std::vector<std::vector<std::int32_t>> ids(4);
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 30 + 7 * i; ++j) ids[static_cast<std::size_t>(i)].push_back(15 + (i * 31 + j * j * 7) % 200);
+  auto batch = nn::Batch<>::pack(ids);
   batch.run = {5, 0, true};
   {
     Tape tape;
@@ -61,7 +58,7 @@ void check_greedy(const std::string& name, model::Transformer<float> decoder, co
                   const Values& expected) {
   const auto ids = expected.integer("ids");
   const auto prompt = static_cast<std::size_t>(expected.integer("prompt")[0]);
-  const auto batch = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)});
+  const auto batch = nn::Batch<>::pack({ids});
   const auto body = adapt(decoder, HeadOnly{});
   const auto logits = head.logits(decoder.run(batch, body).value).value();
   const auto words = static_cast<std::size_t>(logits.dim(1));
@@ -95,7 +92,7 @@ TEST_CASE("real weights: a protein RoBERTa gives each residue the probability th
                                      -2.56206,  -4.089983, -0.365484, -1.022812, -1.073041, -4.112708,
                                      -0.768457, -0.240109, -0.626302, -2.381563, -1.10968,  -0.420087,
                                      -0.869,    -3.105708, -1.039685, -5.122934};
-  const auto batch = nn::Batch<>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)});
+  const auto batch = nn::Batch<>::pack({ids});
   const auto body = adapt(roberta, HeadOnly{});
   const auto found = head.log_likelihood(roberta.run(batch, body).value,
                                          Tensor<std::int32_t>::from({static_cast<Index>(ids.size())}, ids));

@@ -59,7 +59,7 @@ bool prepare(Model& model, const Body<T, B>&, const PrefixTuning& method, const 
   detail::require_options(method);
   if (method.start == TokenStart::random) return true;
   const auto ids = detail::some_words(model, method.tokens, {preview.seed, detail::virtual_site, 0});
-  const auto words = nn::Batch<B>::pack({ids}, {std::vector<std::int32_t>(ids.size(), 0)});
+  const auto words = nn::Batch<B>::pack({ids});
   const NoTape none;
   const UseScope use(Use::parameter);
   const auto one_list = [](const auto& layers, nn::Hidden<T, B> h) {

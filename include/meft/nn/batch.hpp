@@ -43,19 +43,20 @@ struct Batch {
   }
   static constexpr std::size_t inputs = 8;
 
-  /// Packs sequences of equal-length ids and types.
+  /// Packs sequences of ids, and of types of the same lengths; without these every type is 0.
   static Batch pack(const std::vector<std::vector<std::int32_t>>& ids,
-                    const std::vector<std::vector<std::int32_t>>& types, Where where = Where::current()) {
-    require(ids.size() == types.size(), {"batch: the numbers of id and type sequences differ", where}, ids.size(),
-            types.size());
+                    const std::vector<std::vector<std::int32_t>>& types = {}, Where where = Where::current()) {
+    require(types.empty() || ids.size() == types.size(), {"batch: the numbers of id and type sequences differ", where},
+            ids.size(), types.size());
     std::vector<std::int32_t> all, all_types, lengths;
     for (std::size_t i = 0; i < ids.size(); ++i) {
-      require(ids[i].size() == types[i].size(), {"batch: a sequence has other numbers of ids and types", where},
-              ids[i].size(), types[i].size());
+      require(types.empty() || ids[i].size() == types[i].size(),
+              {"batch: a sequence has other numbers of ids and types", where}, ids[i].size(), types[i].size());
       for (std::int32_t id : ids[i]) all.push_back(id);
-      for (std::int32_t type : types[i]) all_types.push_back(type);
+      if (!types.empty()) all_types.insert(all_types.end(), types[i].begin(), types[i].end());
       lengths.push_back(static_cast<std::int32_t>(ids[i].size()));
     }
+    all_types.resize(all.size());
     const Index n = static_cast<Index>(all.size());
     return {Tensor<std::int32_t, B>::from({n}, all),
             Tensor<std::int32_t, B>::from({n}, all_types),

@@ -151,17 +151,16 @@ struct LanguageLearner {
     return batch;
   }
   static nn::Batch<B> batch_of(const Blocks& data, std::span<const std::uint32_t> rows, Run run) {
-    std::vector<Tokens> ids, types;
+    std::vector<Tokens> ids;
     Tokens labels;
     for (const std::uint32_t row : rows) {
       const Tokens& block = data.ids.at(row);
       Masked one = data.mask ? mask_tokens(block, row, {data.seed, mask_site, data.epoch}, *data.mask)
                              : Masked{block, causal_labels(block)};
-      types.emplace_back(block.size(), 0);
       ids.push_back(std::move(one.ids));
       labels.insert(labels.end(), one.labels.begin(), one.labels.end());
     }
-    return pack(ids, types, labels, run);
+    return pack(ids, {}, labels, run);
   }
   static nn::Batch<B> batch_of(const EncodedChoices& data, std::span<const std::uint32_t> rows, Run run) {
     std::vector<Tokens> ids, types;

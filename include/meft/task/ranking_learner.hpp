@@ -163,9 +163,7 @@ struct RankingLearner {
         if (number != right[i]) add(i, number);
       wrong.push_back(static_cast<std::int32_t>(count) - 1);
     }
-    std::vector<Tokens> types;
-    for (const auto& sequence : sequences) types.emplace_back(sequence.size(), 0);
-    auto out = nn::Batch<B>::pack(sequences, types);
+    auto out = nn::Batch<B>::pack(sequences);
     out.run = run;
     out.labels = Tensor<std::int32_t, B>::from({std::ssize(words)}, words);
     out.rows = Tensor<std::int32_t, B>::from({std::ssize(rows)}, rows);

@@ -106,13 +106,6 @@ Tokens likeliest(const Head& head, const Var<T, B>& h) {
   return out;
 }
 
-template <Backend B>
-nn::Batch<B> untyped(const std::vector<Tokens>& sequences) {
-  std::vector<Tokens> types;
-  for (const auto& s : sequences) types.emplace_back(s.size(), 0);
-  return nn::Batch<B>::pack(sequences, types);
-}
-
 /// Bytes of a token's keys and values in the layers that write, of their own tokens or of the side's.
 template <class Model>
 std::size_t bytes_kept(const Model& model, bool side) {
@@ -151,14 +144,14 @@ std::optional<std::vector<Tokens>> write(const Learner& learner, const RankedQue
     const auto at = [](const auto& list, std::size_t i) { return list.begin() + static_cast<std::ptrdiff_t>(i); };
     const std::vector<Tokens> prompts(at(data.prompts, first), at(data.prompts, last));
     std::optional<nn::Hidden<T, B>> encoded;
-    if (apart) encoded = learner.model.encode(detail::untyped<B>(prompts), learner.body);
+    if (apart) encoded = learner.model.encode(nn::Batch<B>::pack(prompts), learner.body);
     std::vector<Index> writing(last - first);
     std::iota(writing.begin(), writing.end(), Index{0});
     KvCache<T, B> cache(std::ssize(writing));
     std::vector<Tokens> next = apart ? std::vector<Tokens>(writing.size(), entering) : prompts;
     for (std::size_t length = 0; length < most && !writing.empty(); ++length) {
       if (stop(first, data.size())) return {};
-      const auto batch = detail::untyped<B>(next);
+      const auto batch = nn::Batch<B>::pack(next);
       const auto h = apart ? learner.model.decode(batch, read_again(*encoded, writing), learner.body, &cache)
                            : learner.model.run(batch, learner.body, &cache);
       std::vector<std::int32_t> ends;
