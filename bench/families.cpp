@@ -343,7 +343,7 @@ int main(int argc, char** argv) {
     std::string lines;
     for (const auto& name : models) {
       const Row r = with_device(o.device, [&]<Backend B>() { return measure<B>(name, o); });
-      std::printf("%-12s %6lld %7.1f %10.1f %9.1f %8.2f", name.c_str(), static_cast<long long>(r.layers),
+      std::printf("%-12s %6lld %7.1f %10.1f %9.1f %8.4f", name.c_str(), static_cast<long long>(r.layers),
                   r.exact.activation, r.exact.parameters, r.resident, r.exact.seconds);
       if (o.alone) std::printf("\n");
       else std::printf(" %13.1f %8.2f%%\n", r.full, 100 * r.exact.activation / r.full);

@@ -27,7 +27,8 @@ summary() {
   head -4 "$logs/versions.log" 2>/dev/null | cut -c1-150
   grep -v ' s  ok$' "$logs/steps.txt"
   awk '/ s  ok$/ {printf "%s%s %s s", n++ ? ", " : "ok: ", $1, $2} END {if (n) print ""}' "$logs/steps.txt" | fold -s -w 150
-  grep -h 'test cases:' "$logs/tests.log" 2>/dev/null
+  grep -H 'test cases:' "$logs"/cuda_*_test.log 2>/dev/null | sed 's|.*/||'
+  grep -hE '^TEST CASE:|: ERROR:' "$logs"/cuda_*_test.log 2>/dev/null | head -12 | cut -c1-120
   grep -h 'elements of gradients' "$logs/exact.log" 2>/dev/null
   echo "model        layers   meft1    weights  resident   s/step  (turns; meft-plain: attention dropout 0)"
   for log in "$logs"/meft-*-[12].log; do grep -HE '^(bert|opt)' "$log" 2>/dev/null | sed 's|.*/||; s|\.log:| |' | cut -c1-90; done
@@ -59,7 +60,7 @@ places = {p for base in [*site.getsitepackages(), *sys.path] for p in glob.glob(
 print(":".join(sorted(places)))
 PY
 )
-export LD_LIBRARY_PATH=$libraries${libraries:+:}${LD_LIBRARY_PATH:-}:/usr/local/cuda/lib64
+export LD_LIBRARY_PATH=$libraries${libraries:+:}${LD_LIBRARY_PATH:-}:/usr/local/cuda/lib64 PATH=$PATH:/usr/local/cuda/bin
 
 # step NAME LIMIT COMMAND...: runs it with its output in NAME.log, and notes the outcome and the seconds it took. Tests of which no
 # case ran have failed. It is waited for, so that a signal is heard meanwhile.
@@ -91,7 +92,7 @@ versions() {
 }
 export -f versions
 export dir
-step versions 20 bash -c versions
+step versions 45 bash -c versions
 
 # The four test programs at once, as one step.
 tests() {
@@ -102,25 +103,56 @@ tests() {
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || code=1; done
-  grep -H 'test cases:' "$logs"/cuda_*_test.log | sed 's|.*/||'
+  cat "$logs"/cuda_*_test.log
   return $code
 }
 export -f tests
 export logs
 step tests 120 bash -c tests
 
-# What runs past a block or reads what another thread is yet to write. Blocks come straight from the device, lest one run on into
-# its neighbour unseen.
-sanitizer=(compute-sanitizer --error-exitcode 9 --tool)
-kernel_tests=("$dir/bin/cuda_tests" "--source-file=*/cuda_kernels_test.cpp")
-step memcheck 60 env MEFT_TEST_ALONE=1 "${sanitizer[@]}" memcheck "${kernel_tests[@]}" \
-  "--test-case=*shear*,attention on*,weights in blocks*,packed weights*,products*,a bottleneck*,copies of every size*"
-step racecheck 45 "${sanitizer[@]}" racecheck "${kernel_tests[@]}" "--test-case=attention on tensor cores*"
+# What runs past a block, and what reads what another thread is yet to write, at once: neither measures time. Blocks come straight
+# from the device, lest one run on into its neighbour unseen; what a library's calls ask and are denied is no fault of ours.
+sanitized() {
+  local tool=$1 cases=$2
+  MEFT_TEST_ALONE=1 compute-sanitizer --error-exitcode 9 --report-api-errors no --tool "$tool" \
+    "$dir/bin/cuda_tests" "--source-file=*/cuda_kernels_test.cpp" "$cases"
+}
+sanitizers() {
+  local code=0
+  sanitized racecheck "--test-case=attention on tensor cores*" >"$logs/racecheck.log" 2>&1 &
+  sanitized memcheck "--test-case=*shear*,attention on*,weights in blocks*,a bottleneck*,copies of every size*" || code=$?
+  wait $! || code=$?
+  cat "$logs/racecheck.log"
+  return $code
+}
+export -f sanitized sanitizers
+step sanitizers 60 bash -c sanitizers
 
 step exact 40 "$dir/bin/families" --device cuda --models "${models%%,*}" "${size[@]}" "${few[@]}" --exact
 
+# Exact MEFT1 beside PyTorch: a turn, with a limit for each of PyTorch's steps; the second compiles its model, which takes a minute.
+: >"$logs/torch.jsonl"
+turn() {
+  local model method limit=$2
+  for model in ${models//,/ }; do
+    step "meft-$model-$1" 40 "$dir/bin/families" --device cuda "${size[@]}" "${layers[@]}" --steps 6 --probe-layers 2 \
+      --models "$model" --json "$logs/meft-$model-$1.jsonl"
+    if [[ $model == bert* ]]; then
+      step "meft-plain-$1" 30 "$dir/bin/families" --device cuda "${size[@]}" "${layers[@]}" --steps 6 --probe-layers 2 \
+        --models "$model" --attention-dropout 0
+    fi
+    for method in full lora+recompute; do
+      step "torch-$model-$method-$1" "$limit" python3 "$dir/torch_step.py" --device cuda --precision bf16 --steps 5 "${size[@]}" \
+        "${layers[@]}" --model "$model" --methods "$method" "${@:3}"
+      grep '^{' "$logs/torch-$model-$method-$1.log" >>"$logs/torch.jsonl" 2>/dev/null
+    done
+  done
+}
+
+turn 1 50
 # Where a step's time goes: each kernel once under ncu, which leaves the clocks as they are, the longest ten by name.
-step longest 45 ncu --clock-control none --metrics gpu__time_duration.sum --csv --log-file "$logs/ncu.csv" --target-processes all \
+step longest 45 ncu --clock-control none --launch-count 1500 --kill yes --metrics gpu__time_duration.sum --csv \
+  --log-file "$logs/ncu.csv" --target-processes all \
   "$dir/bin/families" --device cuda --models "${models%%,*}" "${size[@]}" --layers 2 --steps 1 --alone
 [[ -s $logs/ncu.csv ]] && python3 - "$logs/ncu.csv" >"$logs/longest.txt" 2>/dev/null <<'PY'
 import collections, csv, re, sys
@@ -135,32 +167,14 @@ for name, us in time.most_common(10):
     print(f"{us:10.0f} us {calls[name]:5d}  {name}")
 PY
 
-# Exact MEFT1 beside PyTorch: a turn.
-: >"$logs/torch.jsonl"
-turn() {
-  local model method
-  for model in ${models//,/ }; do
-    step "meft-$model-$1" 40 "$dir/bin/families" --device cuda "${size[@]}" "${layers[@]}" --steps 6 --probe-layers 2 \
-      --models "$model" --json "$logs/meft-$model-$1.jsonl"
-    if [[ $model == bert* ]]; then
-      step "meft-plain-$1" 30 "$dir/bin/families" --device cuda "${size[@]}" "${layers[@]}" --steps 6 --probe-layers 2 \
-        --models "$model" --attention-dropout 0
-    fi
-    for method in full lora+recompute; do
-      step "torch-$model-$method-$1" 50 python3 "$dir/torch_step.py" --device cuda --precision bf16 --steps 5 "${size[@]}" \
-        "${layers[@]}" --model "$model" --methods "$method" --compile
-      grep '^{' "$logs/torch-$model-$method-$1.log" >>"$logs/torch.jsonl" 2>/dev/null
-    done
-  done
-}
-
-turn 1
 rows=${GPU_QUICK_ROWS:-}
-step kernels 25 "$dir/bin/kernels" --device cuda ${rows:+--rows $rows --width 64 --runs 1 --calls 1}
+step kernels 25 "$dir/bin/kernels" --device cuda --rows "${rows:-65536}" ${rows:+--width 64 --runs 1 --calls 1}
 step products 25 "$dir/bin/gemm" --device cuda --precision bf16 --rows "${rows:-8192}" ${rows:+--square 64 --runs 1} \
   --shapes "${GPU_QUICK_SHAPES:-1024x1024,1024x4096,4096x1024,2048x8192}"
 
-turn 2
+step memcheck-products 40 bash -c 'sanitized memcheck "--test-case=products*,packed weights*"'
+
+turn 2 90 --compile
 cat "$logs"/meft-*.jsonl >"$logs/meft.jsonl" 2>/dev/null
 step compare 10 python3 "$dir/compare.py" --meft "$logs/meft.jsonl" --torch "$logs/torch.jsonl"
 exit $failed

@@ -189,7 +189,9 @@ def measure(method, options):
     layers = options.layers or layers
     shape = dict(vocab_size=VOCABULARY[family], hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
                  intermediate_size=ffn, max_position_embeddings=max(512, options.seq), num_labels=2)
-    model = build(method, family, shape).train().to(options.device)
+    with torch.device(options.device):  # drawing a billion weights takes a CPU a minute
+        model = build(method, family, shape)
+    model = model.train().to(options.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     ids = torch.randint(3, VOCABULARY[family], (options.batch, options.seq), device=options.device)

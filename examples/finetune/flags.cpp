@@ -234,8 +234,7 @@ void check_task(const Flags& f) {
   require(!given("encoding") || (f.kind() != Kind::choices && f.kind() != Kind::images), "--encoding",
           "a task that reads tables or lines", "--task " + f.task);
   require(!f.augment || f.kind() == Kind::images, "--augment", "--task images", "--task " + f.task);
-  require(!given("max-length") || f.kind() != Kind::images, "--max-length", "a task of texts",
-          "--task " + f.task);
+  require(!given("max-length") || f.kind() != Kind::images, "--max-length", "a task of texts", "--task " + f.task);
 }
 
 Kind Flags::kind() const {

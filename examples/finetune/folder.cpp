@@ -111,6 +111,12 @@ void remove_leavings(const Flags& flags) {
   }
 }
 
+std::string place_of_model(const Flags& flags) {
+  const fs::path model = fs::absolute(flags.model);
+  if (fs::is_directory(model)) return fs::canonical(model).string();
+  return (fs::canonical(model.parent_path()) / model.filename()).string();
+}
+
 void write_peft(const Flags& flags, const model::TransformerSpec& spec, const checkpoints::LoadReport& loaded,
                 const std::vector<std::string>& labels) {
   const std::string adapter = train::RunFiles(flags.output).adapter;
@@ -118,7 +124,7 @@ void write_peft(const Flags& flags, const model::TransformerSpec& spec, const ch
   const bool tokens = !flags.has_head() || (flags.kind() == Kind::choices && spec.causal);
   if (tokens && !loaded.initialised.empty()) return;  // a head that is neither in the checkpoint nor trained
   checkpoints::write_peft(flags.output, io::Safetensors(adapter), spec, flags.method,
-                          {.model = fs::canonical(flags.model).string(),
+                          {.model = place_of_model(flags),
                            .task = tokens         ? spec.causal    ? "CAUSAL_LM"
                                                     : spec.decoder ? "SEQ_2_SEQ_LM"
                                                                    : ""
@@ -134,9 +140,8 @@ void find_model(Flags& flags) {
   if (flags.model.empty() && holds_peft(flags)) {
     const auto config = checkpoints::PeftAdapter(flags.output).config;
     flags.model = config.text("base_model_name_or_path", std::string());
-    if (!fs::is_directory(flags.model, ignored))
-      throw FlagError("--model", "the folder of the checkpoint that " + config.path() + " is of",
-                      flags.model + ", which is none");
+    if (!is_model(flags.model))
+      throw FlagError("--model", "the checkpoint that " + config.path() + " is of", flags.model + ", which is none");
     return;
   }
   if (flags.model.empty()) {

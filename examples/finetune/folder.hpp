@@ -29,6 +29,8 @@ std::vector<std::string> files_of(const Flags& flags);
 void check_folder(const Flags& flags, const meft::train::TrainOptions& options);
 /// With --overwrite removes what the run that was there left besides the trainer's files, which that removes itself.
 void remove_leavings(const Flags& flags);
+/// Where the model lies, links of its folder followed; a file keeps its name, which may be that of a link.
+std::string place_of_model(const Flags& flags);
 /// Where peft has the method, writes what the run left as peft's files too, a head's rows for the labels as the
 /// checkpoint's config.json has them.
 void write_peft(const Flags& flags, const meft::model::TransformerSpec& spec,

@@ -105,6 +105,21 @@ std::string fingerprint_of(const data::LineDataset& data) {
   return sized(data.train.size(), data.dev.size(), hash);
 }
 
+namespace {
+
+/// What a run's files say of it is UTF-8; names of folders and words on a command line may be something else.
+void require_utf8(const std::string& key, const nlohmann::json& value) {
+  try {
+    (void)value.dump();
+  } catch (const nlohmann::json::type_error&) {
+    const bool labels = key == "labels", path = key == "model_path";
+    fail((labels ? "the classes" : "--" + (path ? "model" : key)) + ": expected names in UTF-8, found " +
+         value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
+}
+
+}  // namespace
+
 train::TrainOptions options_of(const Flags& flags, const Goal& goal, const Stop& stop) {
   train::TrainOptions options;
   options.batch = static_cast<std::size_t>(flags.batch);
@@ -121,14 +136,15 @@ train::TrainOptions options_of(const Flags& flags, const Goal& goal, const Stop&
   options.run = describe(flags);
   options.run["model"] = goal.model;
   options.run["data"] = goal.data;
+  options.config = options.run;
+  options.config["labels"] = goal.labels;
+  options.config["pair"] = goal.pair;
+  options.config["model_path"] = place_of_model(flags);
+  for (const auto& [key, value] : options.config.items()) require_utf8(key, value);
   // What a run may have otherwise when it goes on; only where it is asked for.
   for (const char* name : {"epochs", "max-steps", "lr"})
     if (flags.given.contains(name)) options.may_change.emplace_back(name);
   check_folder(flags, options);
-  options.config = options.run;
-  options.config["labels"] = goal.labels;
-  options.config["pair"] = goal.pair;
-  options.config["model_path"] = std::filesystem::canonical(flags.model).string();
   options.resume = flags.resume;
   options.overwrite = flags.overwrite;
   options.log_every = flags.log_every;

@@ -362,13 +362,42 @@ TEST_CASE("a gradient has the shape of its value") {
   p.zero_gradient();
   Tape tape;
   const auto y = sum(apply(Where::current(), WrongShape{}, p));
-  CHECK(message_of([&] { tape.backward(y); }).find("a gradient has another shape than its parameter") !=
-        std::string::npos);
+  CHECK(message_of([&] { tape.backward(y); }).find("a gradient has another shape than its value") != std::string::npos);
   Tape other;
   const auto x = other.watch(Tensor<float>::full({3, 2}, 1));
   const auto z = sum(x * 2) + sum(apply(Where::current(), WrongShape{}, x));
-  CHECK(message_of([&] { other.backward(z); }).find("two gradients of one value have other shapes") !=
+  CHECK(message_of([&] { other.backward(z); }).find("a gradient has another shape than its value") !=
         std::string::npos);
+  Tape alone;  // where nothing else arrives
+  const auto from = alone.watch(Tensor<float>::full({3, 2}, 1));
+  CHECK(message_of([&] { alone.backward(sum(apply(Where::current(), WrongShape{}, exp(from)))); }) != "no error");
+}
+
+TEST_CASE("tapes of several threads may share parameters") {
+  Parameter<float> w(Tensor<float>::zeros({1000}));
+  const auto walk = [&] {
+    for (int i = 0; i < 100; ++i) {
+      Tape tape;
+      tape.backward(sum(w * 1.0f));
+    }
+  };
+  std::thread one(walk), two(walk), three(walk);
+  one.join(), two.join(), three.join();
+  CHECK(w.gradient().values() == Floats(1000, 300));
+}
+
+TEST_CASE("a parameter that is frozen before the backward pass gets nothing") {
+  Parameter<float> w(Tensor<float>::full({2}, 3)), v(Tensor<float>::full({2}, 2));
+  for (const bool again : {false, true}) {
+    w.set_trainable(true);
+    Tape tape;
+    const auto loss = again ? sum(checkpoint([&](const Var<float>& x) { return x * w; }, v)) : sum(w * v);
+    w.set_trainable(false);
+    tape.backward(loss);
+    CHECK_FALSE(w.gradient().defined());
+    CHECK(v.gradient().values() == Floats{3, 3});
+    v.zero_gradient();
+  }
 }
 
 TEST_CASE("a parameter that an op keeps must not change before the backward pass") {
@@ -405,6 +434,9 @@ TEST_CASE("a parameter that an op keeps must not change before the backward pass
   CHECK(error([&] { return checkpoint([&](const Var<float>& x) { return matmul(x, w); }, v); }, change_w) ==
         "checkpoint" + changed);
   CHECK(error([&] { return checkpoint([&](const Var<float>& x) { return x * x; }, w); }, change_w) ==
+        "checkpoint" + changed);
+  const auto replace_w = [&] { w.value() = fresh(); };  // what runs again would read the new one
+  CHECK(error([&] { return checkpoint([&](const Var<float>& x) { return matmul(x, w); }, v); }, replace_w) ==
         "checkpoint" + changed);
   // What is not kept may change; reading is no change, nor is another value in its place; of what is no parameter
   // nobody keeps the time.
@@ -585,6 +617,9 @@ TEST_CASE("gradcheck: a gradient or a difference that is not finite is as wrong 
   CHECK(std::isinf(gradcheck(infinite, {x})));
   CHECK(std::isinf(gradcheck([](const auto& in) { return sum(in[0] * 1e308); }, {x})));
   CHECK(gradcheck([](const auto& in) { return sum(in[0] * in[0]); }, {x}) < 1e-6);
+  const Parameter<double> w(x.clone());  // which it leaves alone
+  CHECK(gradcheck([&](const auto& in) { return sum(in[0] * w); }, {x}) < 1e-6);
+  CHECK_FALSE(w.gradient().defined());
 }
 
 TEST_CASE("a parameter that was moved from is a copy, in a list of layers too") {

@@ -492,6 +492,24 @@ def test_written(place):
         check(done.returncode in (1, 2) and words in done.stderr, f"{model} {more}: {done.returncode}: {done.stderr}")
 
 
+def test_links(place):
+    """A GGUF file behind a link, as the hub's cache has it, is found again by its link; by peft's files too."""
+    blob, link = place.root / "blobs" / "0123abcd", place.root / "snapshot" / "tiny.gguf"
+    for path in (blob, link): path.parent.mkdir()
+    shutil.copy(place.root / "llama.gguf", blob)
+    link.symlink_to(blob)
+    place.run(link, "lm", "lora", run := place.folder(), "--max-steps", 1)
+    lines = place.root / "lm" / "dev.txt"
+    (alone := place.folder()).mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"): shutil.copy(run / name, alone)
+    found = []
+    for folder, more in ((run, []), (alone, ["--task", "lm"])):
+        done = subprocess.run([str(x) for x in (FINETUNE, "--output", folder, "--predict", lines, *more)], capture_output=True, text=True)
+        check(done.returncode == 0, done.stderr)
+        found.append((folder / "predictions.tsv").read_text())
+    check(found[0] == found[1], "peft's files predict otherwise")
+
+
 def test_pruned(place):
     """--prune-embeddings changes nothing that is learned; rows that are not used are the checkpoint's."""
     plain = ("--weight-decay", 0, "--clip", 0)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 
 import families_finetune_test as families
@@ -192,6 +193,28 @@ def test_dev_alone(place):
     scored = [execute([FINETUNE, "--output", folder, "--eval-only", "--data", data]).stdout.splitlines()[-1] for data in (place.data, alone)]
     check(scored[0] == scored[1] and "40 dev examples" in scored[0], str(scored))
     check("no training file" in execute(place.command(place.folder(), "--data", alone), 1).stderr, "trained on dev")
+
+
+def test_names_not_utf8(place):
+    """Names that a run's files cannot say are told before anything is trained."""
+    images = os.fsencode(place.root / "odd")
+    for part in (b"train", b"val"):
+        for name, colour in ((b"caf\xe9", 30), (b"tea", 220)):
+            os.makedirs(folder := os.path.join(images, part, name))
+            for i in range(4):
+                with open(os.path.join(folder, b"%d.png" % i), "wb") as file: file.write(png(20 + i, 17, [colour] * 3))
+    (vit := place.root / "vit").mkdir()
+    families.vit(vit)
+    output = place.folder()
+    done = subprocess.run([os.fsencode(str(x)) for x in (FINETUNE, "--model", vit, "--task", "images", "--output", output, "--max-steps", 1, "--data")] + [images],
+                          capture_output=True)
+    check(done.returncode == 1 and b"the classes: expected names in UTF-8, found" in done.stderr and not (output / "state.safetensors").exists(), done.stderr)
+    moved = os.fsencode(place.root) + b"/m\xe9l"
+    shutil.copytree(os.fsencode(place.model), moved)
+    command = [os.fsencode(str(x)) for x in place.command(output, "--max-steps", 1)]
+    command[command.index(b"--model") + 1] = moved
+    done = subprocess.run(command, capture_output=True)
+    check(done.returncode == 1 and b"--model: expected names in UTF-8, found" in done.stderr, done.stderr)
 
 
 def test_said_of_texts(place):

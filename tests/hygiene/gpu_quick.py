@@ -96,7 +96,7 @@ def problems():
             if not 3 < len(lines) <= MOST_LINES:
                 yield f"{what}: the summary has {len(lines)} lines"
             logs = subprocess.run(["tar", "-tzf", str(out / "logs.tar.gz")], capture_output=True, text=True).stdout
-            if "logs/memcheck.log" not in logs:
+            if "logs/sanitizers.log" not in logs:
                 yield f"{what}: logs.tar.gz has {logs!r}"
             if len(list(root.iterdir())) != leftovers + 1:
                 yield f"{what}: something is left in TMPDIR: {sorted(path.name for path in root.iterdir())}"
@@ -109,14 +109,14 @@ def problems():
         if failed or len(steps) < 18 or "test cases: 3" not in said:
             yield f"a whole run: {failed} of {len(steps)} steps failed; it says {said!r}"
         order = list(steps)
-        if not {"memcheck", "racecheck", "longest"} <= set(order[:order.index("meft-bert-large-1")]):
+        if "sanitizers" not in order[:order.index("meft-bert-large-1")]:
             yield f"what checks comes after what measures: {order}"
         yield from check(root / "whole", "a whole run")
 
         process = run(root, root / "none", CASES="0")
         process.communicate()
         steps = outcome(root / "none")
-        for name in ("tests", "memcheck", "racecheck"):
+        for name in ("tests", "sanitizers", "memcheck-products"):
             if "no test case" not in steps[name]:
                 yield f"{name} without a case: {steps[name]}"
         if process.returncode != 1:

@@ -19,6 +19,7 @@
 #include <meft/ops/matmul.hpp>
 #include <meft/ops/norm.hpp>
 #include <meft/ops/pooling.hpp>
+#include <meft/ops/prefix_attention.hpp>
 #include <meft/ops/reduce.hpp>
 #include <meft/ops/residual.hpp>
 #include <meft/ops/rotary.hpp>
@@ -412,6 +413,46 @@ TEST_CASE("errors: shapes and options that an op does not take") {
   CHECK(message_of([&] {
           sparse_linear(x, PackedWeight<float>(w.value()), labels, v, v);
         }).starts_with("linear: the trained values are not as many as the indices"));
+}
+
+TEST_CASE("sparse_linear: chosen values that were changed before the backward pass are told") {
+  const auto w = random_tensor<float>({3, 4}, 1);
+  PackedWeight<float> packed(w);
+  const auto indices = Tensor<std::int32_t>::from({2}, {1, 6});
+  Parameter<float> values(Tensor<float>::from({2}, {w.data()[1], w.data()[6]}));
+  Tape tape;
+  const auto x = tape.watch(random_tensor<float>({5, 4}, 2));
+  const auto loss = sum(sparse_linear(x, packed, indices, values, Tensor<float>()));
+  values.value().data()[0] = 100;
+  packed.write(indices, values.value());
+  CHECK(message_of([&] { tape.backward(loss); }).find("a parameter was changed between") != std::string::npos);
+}
+
+TEST_CASE("prefix_attention: a part without a key is refused") {
+  const auto rows = [](Index n, std::uint32_t seed) { return random_tensor<double>({n, 4}, seed); };
+  const auto error = [&](Index prefix, Index keys, Index window) {
+    Attention spec;
+    spec.heads = spec.key_heads = 1;
+    spec.queries = Offsets({0, 5}), spec.keys = Offsets({0, static_cast<std::int32_t>(keys)});
+    spec.causal = false, spec.window = window;
+    return message_of([&] {
+      (void)prefix_attention(rows(5, 1), rows(keys, 2), rows(keys, 3), rows(prefix, 4), rows(prefix, 5), spec);
+    });
+  };
+  CHECK(error(2, 5, 0) == "no error");
+  CHECK(error(2, 1, 0) == "no error");
+  CHECK(error(2, 3, 3) == "no error");
+  CHECK(error(0, 5, 0).starts_with("prefix_attention: the prefix has no rows"));
+  CHECK(error(2, 1, 1).starts_with("prefix_attention: a query without a key of its own"));
+  CHECK(error(2, 2, 3).starts_with("prefix_attention: a query without a key of its own"));
+}
+
+TEST_CASE("pooling and positions: numbers that no sequence has are refused") {
+  const auto x = random_tensor<float>({3, 2}, 1);
+  CHECK(message_of([&] { (void)mean_rows(x, Offsets({0, 3}), -1); }).starts_with("mean_rows: expected rows to skip"));
+  CHECK(message_of([&] {
+          (void)positions<Cpu>(Offsets({0, 1, 3}), 0, Offsets({0, 2}));
+        }).starts_with("positions: expected as many sequences with earlier tokens"));
 }
 
 TEST_CASE(

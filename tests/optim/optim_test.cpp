@@ -251,6 +251,15 @@ TEST_CASE(
         }).starts_with("adamw: `weight` has another shape than its gradient and"));
 }
 
+namespace {
+
+struct Alone {
+  Parameter<float> weight;
+  static void parts(auto& self, auto&& visit) { visit("weight", self.weight); }
+};
+
+}  // namespace
+
 TEST_CASE("adamw: wrong options are errors") {
   auto p = make_pair();
   for (const auto& bad :
@@ -258,6 +267,15 @@ TEST_CASE("adamw: wrong options are errors") {
         optim::AdamW{.decay = -1}, optim::AdamW{.clip = -1}, optim::AdamW{.rate = NAN}, optim::AdamW{.rate = INFINITY},
         optim::AdamW{.epsilon = INFINITY}, optim::AdamW{.decay = INFINITY}, optim::AdamW{.clip = INFINITY}})
     CHECK_THROWS_AS((void)bad.over<double>(p), Error);
+  Parameter<float> narrow(Tensor<float>::zeros({2}));
+  Alone alone{narrow};
+  CHECK_THROWS_AS((void)(optim::AdamW{.epsilon = 1e-46}).over<float>(alone), Error);  // 0 in float
+  auto still = options.over<float>(alone);
+  alone.weight.set_trainable(false);
+  alone.weight.zero_gradient();
+  alone.weight.gradient() = Tensor<float>::full({2}, 1);
+  (void)still.step();
+  CHECK(alone.weight.value().values() == std::vector<float>{0, 0});
   for (const auto& bad : {optim::Spsa{.rate = INFINITY}, optim::Spsa{.epsilon = INFINITY},
                           optim::Spsa{.decay = INFINITY}, optim::Spsa{.clip = INFINITY}})
     CHECK_THROWS_AS((void)bad.over<double>(p), Error);

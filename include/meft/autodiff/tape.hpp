@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include <meft/base/random.hpp>
+#include <meft/autodiff/stored.hpp>
 #include <meft/tensor/math.hpp>
 
 namespace meft {
@@ -111,6 +111,7 @@ struct Slot : Node {
   using Node::Node;
   bool reached() const override { return gradient.defined(); }
   Tensor<T, B> gradient;
+  Shape shape;            // of its value
   bool in_place = false;  // added to where it is, whoever sees it
 };
 
@@ -127,28 +128,6 @@ inline void check_unchanged(const char* op, std::uint64_t written, std::uint64_t
                 ": a parameter was changed between the forward and the backward pass, which needs it as it was: an "
                 "optimizer stepped, or data() was taken of its value while that is not const"}));
 }
-
-/// What a parameter's handles share.
-template <class T, class B>
-struct Stored {
-  Tensor<T, B> value, gradient;
-  bool trainable = true;
-  bool probed = false;                // see Parameter::set_probed
-  double rate = 1;                    // see Parameter::set_rate_factor
-  Tensor<T, B> anchor{};              // see Parameter::anchor
-  Tensor<std::int32_t, B> numbers{};  // of a larger table's rows, where the value has some of them
-  Key noise{};                        // with scale ≠ 0 the value is read as value + scale·z: see Parameter::perturb
-  double scale = 0;
-
-  /// gradient += g, counted as gradient memory. Throws where it has not the value's shape.
-  [[gnu::cold, gnu::noinline]] void add(const Tensor<T, B>& g) {
-    require(g.shape() == value.shape() && (!gradient.defined() || g.shape() == gradient.shape()),
-            "backward: a gradient has another shape than its parameter", g, value, gradient);
-    const UseScope use(Use::gradient);
-    if (!gradient.defined()) gradient = g.clone();
-    else map(B{}, Add{}, g.size(), gradient.data(), std::as_const(gradient).data(), g.data());
-  }
-};
 
 }  // namespace detail
 
@@ -257,8 +236,7 @@ class Tape {
     auto& slot = nodes_[static_cast<std::size_t>(node)];
     require(slot != nullptr, "backward: a node was freed by an earlier backward");
     auto& to = static_cast<detail::Slot<T, B>&>(*slot);
-    require(!to.gradient.defined() || to.gradient.shape() == gradient.shape(),
-            "backward: two gradients of one value have other shapes", to.gradient, gradient);
+    require(gradient.shape() == to.shape, "backward: a gradient has another shape than its value", gradient, to.shape);
     if (to.in_place && to.gradient.defined())
       map(B{}, Add{}, to.gradient.size(), to.gradient.data(), std::as_const(to.gradient).data(),
           std::as_const(gradient).data());
@@ -339,6 +317,7 @@ class Tape {
     out.tape_ = serial_;
     out.op_ = node->name;
     out.node_ = static_cast<int>(nodes_.size());
+    node->shape = out.shape();
     nodes_.push_back(std::move(node));
     return out;
   }
@@ -370,6 +349,7 @@ class Tape {
       if (key == stored.get()) return index;
     auto leaf = std::make_unique<Leaf<T, B>>("parameter");
     leaf->parameter = stored;
+    leaf->shape = stored->value.shape();
     const int index = static_cast<int>(nodes_.size());
     leaves_.push_back({stored.get(), index});
     nodes_.push_back(std::move(leaf));

@@ -55,10 +55,13 @@ class Buffer {
       shared_->written.store(detail::clock().load(std::memory_order_relaxed), std::memory_order_relaxed);
     return shared_->block.data;
   }
-  /// From now on the time of the last call of `writable` is kept.
+  /// From now on the time of the last call of `writable` is kept, which is now as long as there is none: who asked for
+  /// an earlier time had another block.
   void keep_time() const {
-    if (shared_ && !shared_->written.load(std::memory_order_relaxed))
-      shared_->written.store(1, std::memory_order_relaxed);
+    std::uint64_t none = 0;
+    if (shared_)
+      shared_->written.compare_exchange_strong(none, detail::clock().load(std::memory_order_relaxed),
+                                               std::memory_order_relaxed);
   }
   /// When `writable` was last called; 0 where that is not kept.
   std::uint64_t written() const { return shared_ ? shared_->written.load(std::memory_order_relaxed) : 0; }

@@ -46,14 +46,16 @@ struct Batch {
   /// Packs sequences of ids, and of types of the same lengths; without these every type is 0.
   static Batch pack(const std::vector<std::vector<std::int32_t>>& ids,
                     const std::vector<std::vector<std::int32_t>>& types = {}, Where where = Where::current()) {
-    require(types.empty() || ids.size() == types.size(), {"batch: the numbers of id and type sequences differ", where},
+    const bool typed = !types.empty();
+    require(!typed || ids.size() == types.size(), {"batch: the numbers of id and type sequences differ", where},
             ids.size(), types.size());
     std::vector<std::int32_t> all, all_types, lengths;
     for (std::size_t i = 0; i < ids.size(); ++i) {
-      require(types.empty() || ids[i].size() == types[i].size(),
-              {"batch: a sequence has other numbers of ids and types", where}, ids[i].size(), types[i].size());
-      for (std::int32_t id : ids[i]) all.push_back(id);
-      if (!types.empty()) all_types.insert(all_types.end(), types[i].begin(), types[i].end());
+      if (typed)
+        require(ids[i].size() == types[i].size(), {"batch: a sequence has other numbers of ids and types", where},
+                ids[i].size(), types[i].size());
+      all.insert(all.end(), ids[i].begin(), ids[i].end());
+      if (typed) all_types.insert(all_types.end(), types[i].begin(), types[i].end());
       lengths.push_back(static_cast<std::int32_t>(ids[i].size()));
     }
     all_types.resize(all.size());

@@ -111,6 +111,7 @@ VarOf<X> last_rows(const X& x, const Offsets& offsets, Where where = Where::curr
 /// [sequences, h]. An empty sequence is an error.
 template <Operand X>
 VarOf<X> mean_rows(const X& x, const Offsets& offsets, Index skip = 0, Where where = Where::current()) {
+  require(skip >= 0, {"mean_rows: expected rows to skip from 0, found", where}, skip);
   return apply(where, MeanRows{offsets, skip}, x);
 }
 

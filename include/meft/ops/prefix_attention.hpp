@@ -28,9 +28,13 @@ struct PrefixAttention {
   Tensor<T, B> forward(Saved<T, B>& saved, Needs<6> need, const Tensor<T, B>& q, const Tensor<T, B>& k,
                        const Tensor<T, B>& v, const Tensor<T, B>& prefix_k, const Tensor<T, B>& prefix_v,
                        const Tensor<T, B>& bias) const {
-    const Index without = settled<B>([q = own.queries, k = own.keys, causal = own.causal] {
+    require(prefix_k.rank() == 2 && prefix_k.dim(0) > 0, "prefix_attention: the prefix has no rows", prefix_k);
+    const Index without = settled<B>([q = own.queries, k = own.keys, causal = own.causal, window = own.window] {
+      const auto sees = [&](Index queries, Index keys) {  // each query a key
+        return causal ? keys >= queries : keys > 0 && (window == 0 || queries - keys < window);
+      };
       Index i = 0;
-      while (i < q.sequences() && (q.length(i) == 0 || (causal ? k.length(i) >= q.length(i) : k.length(i) > 0))) ++i;
+      while (i < q.sequences() && (q.length(i) == 0 || sees(q.length(i), k.length(i)))) ++i;
       return i < q.sequences() ? i : Index{-1};
     });
     if (without >= 0)

@@ -13,6 +13,9 @@ namespace meft {
 /// For each token its place in its sequence, behind the `earlier` ones where there are such, plus `first`. [tokens]
 template <Backend B>
 Tensor<std::int32_t, B> positions(const Offsets& offsets, Index first = 0, const Offsets& earlier = {}) {
+  require(earlier.sequences() == 0 || earlier.sequences() == offsets.sequences(),
+          "positions: expected as many sequences with earlier tokens as there are, found", earlier.sequences(),
+          offsets.sequences());
   return Tensor<std::int32_t, B>::following(
       {offsets.tokens()}, reading_again([offsets, first, earlier](std::int32_t* out) {
         for (Index s = 0; s < offsets.sequences(); ++s) {

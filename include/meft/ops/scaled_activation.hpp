@@ -36,7 +36,7 @@ struct ScaledActivation {
       if (need[1]) {
         auto d = map(Gate<Act>{}, g, dy);
         if (u.defined()) map(B{}, Mul{}, d.size(), d.data(), std::as_const(d).data(), u.data());
-        out[1] = sum_axis(d.reshape({-1, d.dim(-1)}), 0);
+        out[1] = sum_axis(d.reshape({d.shape().outer(-1), d.dim(-1)}), 0);
       }
       if (!need[0] && !need[2]) return;
       const auto dh = scaled(std::exchange(dy, {}), saved.l);

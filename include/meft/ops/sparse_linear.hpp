@@ -39,7 +39,7 @@ struct SparseLinear {
   static constexpr bool last_may_be_empty = true;
   template <Scalar T2, Backend B2>
   struct Saved {
-    Tensor<T2, B2> x;
+    Tensor<T2, B2> x, values;  // values: w has them, as they were
   };
   PackedWeight<T, B> w;
   Tensor<std::int32_t, B> indices;
@@ -56,6 +56,7 @@ struct SparseLinear {
     require(values.size() == (indices.defined() ? indices.size() : w.shape().size()),
             "linear: the trained values are not as many as the indices", values, indices);
     if (need[1]) saved.x = x;
+    if (need[0]) saved.values = values;
     return whole().start(saved, {}, x, bias);
   }
   void multiply(Tensor<T, B>& y, const Tensor<T, B>& x, const Tensor<T, B>& /*values*/,

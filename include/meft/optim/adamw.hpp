@@ -38,7 +38,8 @@ class AdamWState final : public State<T, B> {
  public:
   explicit AdamWState(const AdamW& options, Where where = Where::current()) : options_(options) {
     const auto [rate, beta1, beta2, epsilon, decay, clip] = options;
-    require(std::isfinite(rate + epsilon + decay + clip) && rate >= 0 && epsilon > 0 && decay >= 0 && clip >= 0,
+    require(std::isfinite(rate + epsilon + decay + clip) && rate >= 0 && static_cast<T>(epsilon) > 0 && decay >= 0 &&
+                clip >= 0,
             {"adamw: rate, decay and clip are not negative, epsilon is positive, all are finite", where}, rate, epsilon,
             decay, clip);
     require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, {"adamw: the betas are in [0, 1)", where}, beta1,
@@ -122,7 +123,7 @@ class AdamWState final : public State<T, B> {
     std::vector<std::size_t> out;
     for (std::size_t i = 0; i < moments_.size(); ++i) {
       const auto& [name, p] = this->parameters_[i];
-      if (!p.gradient().defined()) continue;
+      if (!p.trainable() || !p.gradient().defined()) continue;
       if (p.gradient().size() != p.size() || moments_[i].first.size() != p.size())
         fail({"adamw: `" + name + "` has another shape than its gradient and moments", where}, p.shape(),
              p.gradient().shape(), moments_[i].first.shape());
