@@ -243,7 +243,7 @@ std::vector<CaseOn<B>> matrix_cases() {
          chosen.first.write(chosen.second, x[1].value());
          return sparse_linear(x[0], chosen.first, chosen.second, x[1], x[2]);
        },
-       {12}},
+       {12, 6}},
       {"linear sparse, by element",
        {{3, 26}, {10}, {40}},
        {{500, 26}, {10}, {40}},
@@ -252,9 +252,9 @@ std::vector<CaseOn<B>> matrix_cases() {
          chosen.first.write(chosen.second, x[1].value());
          return sparse_linear(x[0], chosen.first, chosen.second, x[1], x[2]);
        },
-       {78}},
-      {"linear sparse in a basis", {{3, 4}, {6}, {5}}, {{500, 4}, {6}, {5}}, in_a_basis, {12}},
-      {"linear sparse in a basis, by its matrix", {{9, 4}, {6}, {5}}, {{300, 4}, {6}, {5}}, in_a_basis, {36}},
+       {78, 10}},
+      {"linear sparse in a basis", {{3, 4}, {6}, {5}}, {{500, 4}, {6}, {5}}, in_a_basis, {12, 6}},
+      {"linear sparse in a basis, by its matrix", {{9, 4}, {6}, {5}}, {{300, 4}, {6}, {5}}, in_a_basis, {36, 6}},
       {"linear_activation sparse",
        {{3, 4}, {20}, {5}},
        {{500, 4}, {20}, {5}},
@@ -263,7 +263,7 @@ std::vector<CaseOn<B>> matrix_cases() {
          w.write({}, x[1].value());
          return sparse_linear_activation(x[0], w, {}, x[1], x[2], Activation::gelu);
        },
-       {12, 15}},
+       {12, 20, 15}},
       {"linear_activation relu",
        {{3, 4}, {5, 4}, {5}},
        {{150, 90}, {130, 90}, {130}},

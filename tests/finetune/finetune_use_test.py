@@ -408,7 +408,7 @@ def test_peft(place):
         check(f"--method: expected {method}" in execute(predict + ["--task", "sst2", "--method", "full"], 2).stderr, "another method")
         kept = (alone / "adapter_config.json").read_text()
         for change, words in (({"peft_type": "LOHA"}, "expected LORA or IA3"), ({"fan_in_fan_out": True}, "fan_in_fan_out"),
-                              ({"base_model_name_or_path": "gone"}, "--model: expected the folder"), ({"peft_type": None}, "peft_type")):
+                              ({"base_model_name_or_path": "gone"}, "--model: expected the checkpoint"), ({"peft_type": None}, "peft_type")):
             (alone / "adapter_config.json").write_text(json.dumps(json.loads(kept) | change))
             done = subprocess.run([str(x) for x in predict + ["--task", "sst2"]], capture_output=True, text=True)
             check(done.returncode in (1, 2) and words in done.stderr, f"{change}: {done.returncode}: {done.stderr}")

@@ -191,9 +191,11 @@ std::vector<std::string> write_hf(const std::string& folder, const std::string& 
   add_all(head, [&](const std::string& name) { return name.starts_with("pooler.") ? prefix : std::string(); });
   for (const auto* entry : detail::unread(names, module_names))
     tensors.add({prefix + entry->name.substr(names.lead().size()), entry->dtype, entry->shape, entry->bytes});
-  fs::remove(folder + "/config.json", error);  // of what was there: it comes last
-  if (error) fail({"export: cannot remove " + folder + "/config.json", where}, error.message());
-  tensors.write_plain(folder + "/model.safetensors", where);
+  const std::string weights = folder + "/model.safetensors", next = weights + ".next";
+  tensors.write_plain(next, where);
+  fs::remove(folder + "/config.json", error);  // that of what was there
+  if (!error) fs::rename(next, weights, error);
+  if (error) fail({"export: cannot replace what is in " + folder, where}, error.message());
   for (const auto& name : others)
     if (!fs::remove(folder + "/" + name, error) || error)
       fail({"export: cannot remove " + folder + "/" + name, where}, error.message());
