@@ -100,6 +100,7 @@ struct Described<Sherl> {
     visit(Option{"late-layers", "the highest N layers read the network's output"}, Whole{0, 1024}, m.late_layers);
     visit(side_start_option, side_starts, m.start);
   }
+  static Recipe recipe(const Sherl&) { return {.rate = 1e-3}; }  // measured: bench/RESULTS.md
   static Index added(const Sherl& m, const StepSizes& s) { return s.width * m.projection; }
   /// Taps; of each projection what is normed, t, its unit vector and t ⊙ a; on the way their gradients, or the late
   /// layers.
