@@ -64,6 +64,18 @@ model::Transformer<double> make_bert() {
   return bert;
 }
 
+/// In float, wide enough for its memory to be told apart from that of bookkeeping.
+model::Transformer<float> make_wide_bert(Index layers) {
+  const model::BertConfig config{.vocab_size = 20,
+                                 .hidden_size = 32,
+                                 .num_hidden_layers = layers,
+                                 .num_attention_heads = 2,
+                                 .intermediate_size = 64};
+  model::Transformer<float> bert(config.spec());
+  bert.initialise(4);
+  return bert;
+}
+
 model::T5Config t5_config() {
   model::T5Config config;
   config.vocab_size = 20;
@@ -391,14 +403,7 @@ TEST_CASE("relu_attention: a row without a positive product is the row itself; N
 }
 
 TEST_CASE("side: predicting needs no more than training, on any number of threads") {
-  model::BertConfig config;
-  config.vocab_size = 20;
-  config.hidden_size = 32;
-  config.num_hidden_layers = 6;
-  config.num_attention_heads = 2;
-  config.intermediate_size = 64;
-  model::Transformer<float> bert(config.spec());
-  bert.initialise(4);
+  auto bert = make_wide_bert(6);
   const auto body = adapt(bert, Unipt{.projection = 16});
   const std::vector<std::vector<std::int32_t>> ids(16, std::vector<std::int32_t>(100, 3)),
       types(16, std::vector<std::int32_t>(100, 0));
@@ -420,14 +425,7 @@ TEST_CASE("side: predicting needs no more than training, on any number of thread
 
 TEST_CASE("side: scoring takes no more sequences at once than a part of a step, to the same values") {
   const auto learner_of = [](const auto& method) {
-    model::BertConfig config;
-    config.vocab_size = 20;
-    config.hidden_size = 32;
-    config.num_hidden_layers = 2;
-    config.num_attention_heads = 2;
-    config.intermediate_size = 64;
-    model::Transformer<float> bert(config.spec());
-    bert.initialise(4);
+    auto bert = make_wide_bert(2);
     auto body = adapt(bert, method);
     const Index width = bert.hidden();
     return task::Learner<model::Transformer<float>>{std::move(bert), std::move(body),

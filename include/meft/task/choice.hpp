@@ -111,8 +111,8 @@ EncodedChoices encode_causal(const Tokenizer& tokenizer, std::span<const data::C
       if (bos || prompt.empty()) ids.push_back(tokenizer.bos());
       const std::size_t kept = ids.size();
       ids.insert(ids.end(), prompt.begin(), prompt.end());
-      const Tokens tail =
-          tokens_behind(tokenizer, context.substr(0, size), std::string(context.substr(size)) + " " + option, where);
+      const Tokens tail = tokens_behind(tokenizer, context.substr(0, size), prompt,
+                                        std::string(context.substr(size)) + " " + option, where);
       if (tail.empty())
         fail({"encode_causal: question " + std::to_string(q) + ": no tokens in option " + data::detail::excerpt(option),
               where});

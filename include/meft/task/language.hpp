@@ -41,18 +41,23 @@ Tokens plain_tokens(const Tokenizer& tokenizer, std::string_view text, Where whe
   }
 }
 
-/// The ids of `text` where it goes on behind `before`: those of both as one text, but for those of `before`, as the
-/// Language Model Evaluation Harness takes them. A tokenizer may put a space before what begins a text. Where `before`
-/// has other tokens when `text` follows, and where it is empty, the ids of `text` alone.
+/// The ids of `text` where it goes on behind `before`, whose own are `known`: those of both as one text, but for those
+/// of `before`, as the Language Model Evaluation Harness takes them. A tokenizer may put a space before what begins a
+/// text. Where `before` has other tokens when `text` follows, and where it is empty, the ids of `text` alone.
 template <class Tokenizer>
-Tokens tokens_behind(const Tokenizer& tokenizer, std::string_view before, std::string_view text,
+Tokens tokens_behind(const Tokenizer& tokenizer, std::string_view before, const Tokens& known, std::string_view text,
                      Where where = Where::current()) {
   if (before.empty()) return plain_tokens(tokenizer, text, where);
-  const Tokens known = plain_tokens(tokenizer, before, where),
-               both = plain_tokens(tokenizer, std::string(before) += text, where);
+  const Tokens both = plain_tokens(tokenizer, std::string(before) += text, where);
   if (both.size() < known.size() || !std::equal(known.begin(), known.end(), both.begin()))
     return plain_tokens(tokenizer, text, where);
   return {both.begin() + std::ssize(known), both.end()};
+}
+template <class Tokenizer>
+Tokens tokens_behind(const Tokenizer& tokenizer, std::string_view before, std::string_view text,
+                     Where where = Where::current()) {
+  return tokens_behind(tokenizer, before, before.empty() ? Tokens() : plain_tokens(tokenizer, before, where), text,
+                       where);
 }
 
 /// How lines become blocks. `max_length` counts the special tokens too.

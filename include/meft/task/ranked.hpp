@@ -210,10 +210,12 @@ RankedQuestions rank_options(const Tokenizer& tokenizer, std::span<const data::C
     require(count > 0 && answer >= -1 && answer < count, {"ranked answers: an answer is not among the options", where},
             q, answer, count);
     const std::size_t end = context.find_last_not_of(" \t\r\n\f\v") + 1;
+    Tokens prompt = plain_tokens(tokenizer, context.substr(0, end), where);
+    const std::string_view before = std::string_view(context).substr(0, form.answered == Answered::behind ? end : 0);
     std::size_t longest = 0;
     for (const std::string& option : options) {
-      const std::string_view before = std::string_view(context).substr(0, form.answered == Answered::behind ? end : 0);
-      Tokens ids = detail::target(form, tokens_behind(tokenizer, before, context.substr(end) + " " + option, where));
+      Tokens ids =
+          detail::target(form, tokens_behind(tokenizer, before, prompt, context.substr(end) + " " + option, where));
       require(
           ids.size() > form.start.size() + form.end.size() && ids.size() < form.max_length,
           {"ranked answers: expected an option of fewer tokens than a sequence has, and of one at least, found", where},
@@ -221,7 +223,6 @@ RankedQuestions rank_options(const Tokenizer& tokenizer, std::span<const data::C
       longest = std::max(longest, ids.size());
       out.answers.push_back(std::move(ids));
     }
-    Tokens prompt = plain_tokens(tokenizer, context.substr(0, end), where);
     const std::size_t special = detail::beside(form, longest);
     require(special < form.max_length, {"ranked answers: no room for the context of question", where}, q);
     if (const std::size_t room = form.max_length - special; prompt.size() > room) {
