@@ -584,7 +584,7 @@ TEST_CASE("methods: by name, with their options as text") {
                                                                           {Speft{}, 1e-3},
                                                                           {Fpt{}, 2e-4},
                                                                           {Unipt{}, 5e-4},
-                                                                          {Sherl{}, 5e-4},
+                                                                          {Sherl{}, 1e-3},
                                                                           {Full{}, 1e-4},
                                                                           {Meft1{}, 5e-4},
                                                                           {Meft3{.inside = Ia3{}}, 3e-3}}) {
