@@ -9,6 +9,7 @@ are such, are compared too. --full compares more than 20,000 lines of each of th
 Prints the throughput too. Exit status 1: they differ, and the first differences are printed.
 """
 import copy
+import functools
 import json
 import os
 import pathlib
@@ -54,13 +55,18 @@ def hostile_lines(count, rng):
         yield line.encode()
 
 
+@functools.cache
+def code_points():
+    codes = [c for c in range(1, 0x110000) if not 0xD800 <= c < 0xE000 and (base.assigned(c) or c % 61 == 0)]
+    return sorted({*codes, *base.NEWER, *range(0x10D40, 0x10F00), *range(0x11380, 0x113F0), *range(0x116D0, 0x11C00),
+                   *range(0x16100, 0x16D80), *range(0x1CC00, 0x1CD00), *range(0x1E5D0, 0x1E700),
+                   *range(0x13460, 0x14400), *range(0x2EBF0, 0x2EE70), *range(0x890, 0x8A0), *range(0x1AC0, 0x1AF0),
+                   0x11F5A})
+
+
 def code_point_lines(contexts=(("{}", 64), ("a{}b", 64), ("1{}1", 256), ("!{}'s", 256))):
     """64 in a line; a quarter of the lines in the last contexts."""
-    codes = [c for c in range(1, 0x110000) if not 0xD800 <= c < 0xE000 and (base.assigned(c) or c % 61 == 0)]
-    codes = sorted({*codes, *base.NEWER, *range(0x10D40, 0x10F00), *range(0x11380, 0x113F0), *range(0x116D0, 0x11C00),
-                    *range(0x16100, 0x16D80), *range(0x1CC00, 0x1CD00), *range(0x1E5D0, 0x1E700),
-                    *range(0x13460, 0x14400), *range(0x2EBF0, 0x2EE70), *range(0x890, 0x8A0), *range(0x1AC0, 0x1AF0),
-                    0x11F5A})
+    codes = code_points()
     for context, step in contexts:
         for i in range(0, len(codes), step):
             yield " ".join(context.replace("{}", chr(c)) for c in codes[i:i + 64]).encode()
