@@ -588,6 +588,14 @@ TEST_CASE("that a parameter was changed is noticed in whatever an op keeps it") 
   check_noticed<Operands>();
 }
 
+TEST_CASE("a parameter that is changed behind the last op, which keeps it, is noticed") {
+  Parameter<float> v(Tensor<float>::full({}, 2)), w(Tensor<float>::full({}, 3));
+  Tape tape;
+  const auto loss = mul(w, v);
+  w.value().data()[0] = 5;
+  CHECK(message_of([&] { tape.backward(loss); }).starts_with("mul: a parameter was changed"));
+}
+
 TEST_CASE("an op that gives an empty gradient where one is needed is named") {
   Parameter<float> w(Tensor<float>::full({2}, 1));
   Tape tape;

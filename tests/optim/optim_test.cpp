@@ -260,6 +260,34 @@ struct Alone {
 
 }  // namespace
 
+TEST_CASE("adamw: beside one that is frozen the others keep their own rate and their own count of steps") {
+  auto p = make_pair(), q = make_pair();
+  p.weight.set_rate_factor(2);
+  nn::Named<double, Cpu> bias{{"bias", p.bias}}, weight{{"weight", p.weight}}, alone{{"bias", q.bias}};
+  auto adam = options.over<double>(bias), other = options.over<double>(alone);
+  const auto step = [&](int k) {
+    set_gradients(p, k);
+    set_gradients(q, k);
+    (void)adam.step();
+    (void)other.step();
+    CHECK(p.bias.value().values() == q.bias.value().values());
+  };
+  step(0);
+  adam.add(weight);
+  step(1);
+  adam.follow({{"weight", p.weight}, {"bias", p.bias}}, {});  // the one that is frozen comes first
+  p.weight.set_trainable(false);
+  const auto before = p.weight.value().values();
+  for (int k = 2; k < 5; ++k) {
+    p.bias.gradient() = Tensor<double>::from({2}, {0.5 * k, -1});
+    q.bias.gradient() = p.bias.gradient().clone();
+    (void)adam.step();
+    (void)other.step();
+    CHECK(p.bias.value().values() == q.bias.value().values());
+  }
+  CHECK(p.weight.value().values() == before);
+}
+
 TEST_CASE("adamw: wrong options are errors") {
   auto p = make_pair();
   for (const auto& bad :
@@ -748,6 +776,24 @@ TEST_CASE("bilevel: a difference that is not finite is an error that changes not
   state.zero_gradients();
   two_level_steps(x, state, 0, 1);
   CHECK(x.module.value().values() != module);
+}
+
+TEST_CASE("bilevel: what a step that was not done had added is gone, in an inner step and in an outer one") {
+  const optim::Bilevel options{.rate = 1e-3, .module_rate = 0.02, .inner = 1, .seed = 5};
+  for (const int done : {0, 1}) {
+    CAPTURE(done);
+    TwoLevels x, other;
+    auto failed = options.over<double>(x), right = options.over<double>(other);
+    two_level_steps(x, failed, 1, done);
+    const auto loss = [&] { return x.loss(0.5); };
+    const auto gradients = [&](double weight) { return x.loss(0.5, weight); };
+    (void)failed.measure({FunctionRef<double()>(loss), FunctionRef<double(double)>(gradients)}, 1, 0);
+    failed.zero_gradients();
+    two_level_steps(x, failed, 1, 4 - done);
+    two_level_steps(other, right, 1, 4);
+    CHECK(x.theta.weight.value().values() == other.theta.weight.value().values());
+    CHECK(x.module.value().values() == other.module.value().values());
+  }
 }
 
 TEST_CASE("bilevel: its equations, step by step: both copies' Adam, what weighs how much, a schedule's factor of all") {

@@ -34,6 +34,7 @@ struct Small {
   Body<double> body;
   nn::Classifier<double> head = nn::Classifier<double>::make(8, 2, {1, 99, 0});
   std::shared_ptr<Asked> asked = std::make_shared<Asked>();
+  bool trains = false;  // whether it is to be run as in training
 
   explicit Small(const auto& method)
       : model([] {
@@ -51,6 +52,7 @@ struct Small {
         body(adapt(model, method, {.seed = 2})) {}
 
   nn::Batch<> batch(const Lengths&, std::span<const std::uint32_t> rows, Run run) const {
+    CHECK(run.training == trains);
     asked->emplace_back(rows.begin(), rows.end());
     auto out = nn::Batch<>::pack({{3, 7, 1}, {5, 2}});
     out.run = run;

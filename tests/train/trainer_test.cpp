@@ -510,6 +510,33 @@ TEST_CASE("trainer: an error amid a step leaves no gradients: the run goes on as
   CHECK(weights(4) == right);
 }
 
+TEST_CASE("trainer: stopped amid a step and run again, nothing counts twice") {
+  Rows data = points(8);
+  data.again = true;
+  const Rows dev = points(3);
+  auto options = usual();
+  options.batch = 2;
+  options.accumulate = 4;
+  const auto weights = [&](const train::TrainOptions& options, int at) {
+    data.expected.clear();
+    Toy toy;
+    toy.script->training = std::holds_alternative<optim::AdamW>(options.optimizer);
+    auto stopping = options;
+    int asked = 0;
+    stopping.stop = [&] { return ++asked == at; };
+    train::Trainer<double, Cpu> trainer(train::Job<double, Cpu>::of(toy, data, dev), stopping);
+    if (at > 0) CHECK_FALSE(trainer.run().finished);
+    CHECK(trainer.run().finished);
+    return values(toy);
+  };
+  auto by_losses = options;
+  by_losses.optimizer = optim::Spsa{.rate = 0.01, .seed = 7};
+  for (const auto& each : {options, by_losses}) {
+    const auto right = weights(each, 0);
+    for (const int at : {2, 3, 4}) CHECK(weights(each, at) == right);
+  }
+}
+
 TEST_CASE("trainer: the rate rises over the warm-up, rounded up to whole steps, and falls to nothing") {
   struct Case {
     double warmup;
@@ -663,6 +690,8 @@ TEST_CASE("trainer: a run that is stopped at any step and resumed has the bits a
     CHECK(rest.starts.at(0).changed.empty());
     CHECK(rest.starts.at(0).step == stop);
     CHECK(rest.steps.size() == static_cast<std::size_t>(12 - stop));
+    const auto& next = rest.steps.at(0);  // what is left goes by the steps of this run
+    CHECK(next.sequences_per_second * next.seconds_left == doctest::Approx((stop % 4 == 3 ? 1 : 4) * (11.0 - stop)));
     CHECK(rest.weights == whole.weights);
     CHECK(bytes(folder.text() + "/adapter.safetensors") == bytes(whole_folder.text() + "/adapter.safetensors"));
     CHECK(scores_of(folder) == scores_of(whole_folder));
@@ -768,6 +797,21 @@ TEST_CASE("trainer: steps by losses: the differences of what batches count, cons
   }
 }
 
+TEST_CASE("trainer: steps of two levels: the upper set's gradient and, by lambda, the lower one's") {
+  const Rows data = points(13);
+  for (const double lambda : {0.0, 1.0, 7.0}) {
+    auto options = usual();
+    options.optimizer = optim::Bilevel{.module_rate = 0.01, .lambda = lambda, .inner = 0};
+    Toy toy;
+    toy.script->training = false;
+    const Told told = run(data, options, toy);
+    const auto of = [&](std::size_t batch) { return mean_of(data, told.script->batches.at(batch)); };
+    const auto lower = of(0), upper = of(1);
+    CHECK(told.steps.at(0).gradient_norm ==
+          doctest::Approx(std::hypot(lambda * (4 - lower.a) + 4 - upper.a, lambda * (-2 - lower.b) - 2 - upper.b)));
+  }
+}
+
 TEST_CASE(
     "plan: examples of two levels: a batch of the lower set a step, all in an epoch; one of the upper behind each K") {
   const std::vector<std::uint32_t> lengths(100, 3);
@@ -793,6 +837,21 @@ TEST_CASE(
   CHECK((lower.size() > 55 && lower.size() < 78));
   for (const auto row : upper) CHECK_FALSE(lower.contains(row));
   CHECK(upper.size() > 100 - lower.size() - 8);  // several passes
+  // Each pass over the upper set is in an order of its own.
+  train::Plan all(lengths, {.batch = 8, .seed = 7, .inner = 0});
+  std::vector<train::Rows> passes;
+  for (std::int64_t epoch = 0, next = 0; epoch < 2; ++epoch) {
+    all.begin(epoch, whole);
+    for (std::int64_t i = 0; i < all.steps(); ++i, ++next) {
+      const auto& rows = all.rows()[all.first(i) + 1];
+      if (next % static_cast<std::int64_t>((upper.size() + 7) / 8) == 0) passes.emplace_back();
+      passes.back().insert(passes.back().end(), rows.begin(), rows.end());
+    }
+  }
+  REQUIRE(passes.size() > 2);
+  CHECK(std::set(passes[0].begin(), passes[0].end()) == upper);
+  CHECK(std::set(passes[1].begin(), passes[1].end()) == upper);
+  CHECK(passes[0] != passes[1]);
   auto other = plan;
   other.begin(2, whole);
   plan.begin(2, whole);
