@@ -24,6 +24,7 @@
 #include <meft/data/prefetch.hpp>
 #include <meft/data/preprocess.hpp>
 #include <meft/io/safetensors.hpp>
+#include <meft/task/images.hpp>
 
 #include "folder.hpp"
 
@@ -901,6 +902,31 @@ TEST_CASE("batches: images ready for a model, the same on any number of threads"
     }
   }
   CHECK(first[0].images != data::image_batch(data, data.train, order[0], processor, data::Augment{.seed = 4}).images);
+}
+
+TEST_CASE("image sets: varied anew in each epoch, the same in the same one; those without are as they are") {
+  const Folder folder;
+  folder.put("train.bin", cifar({1, 2, 3, 4, 5, 6, 7, 8}));
+  const auto data = data::load_images(folder.text());
+  data::ImageProcessor processor;
+  processor.size = {10, 12, 0};
+  const auto images = [&](const task::ImageSet& set, std::uint32_t epoch) {
+    const std::vector<std::vector<std::uint32_t>> batches{{0, 1}, {2, 0}};
+    set.expect(batches, epoch);
+    std::vector<float> out;
+    for (const auto& rows : batches) {
+      const auto pixels = task::batch_of(set, rows).pixels.values();
+      out.insert(out.end(), pixels.begin(), pixels.end());
+    }
+    return out;
+  };
+  const task::ImageSet varied(data, data.train, processor, data::Augment{.seed = 3}),
+      plain(data, data.train, processor);
+  const auto first = images(varied, 0), second = images(varied, 1);
+  CHECK(first != second);
+  CHECK(images(varied, 0) == first);
+  CHECK(images(plain, 0) == images(plain, 1));
+  CHECK(images(plain, 0) != first);
 }
 
 TEST_CASE("prefetch: order, bounds, errors, early ends") {

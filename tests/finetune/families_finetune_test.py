@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -513,11 +514,12 @@ def test_links(place):
 def test_pruned(place):
     """--prune-embeddings changes nothing that is learned; rows that are not used are the checkpoint's."""
     plain = ("--weight-decay", 0, "--clip", 0)
+    (place.root / "sst2" / "test.tsv").write_text("sentence\tlabel\n0123 456\t0\n@ # +\t1\n")  # words of no other file
     for model, method in (("roberta", "full"), ("opt", "mezo"), ("bart", "lora")):
         whole, pruned = place.folder(), place.folder()
         place.run(model, "sst2", method, whole, *plain)
         said = place.run(model, "sst2", method, pruned, *plain, "--prune-embeddings")
-        check("word embeddings: " in said and results(pruned)["metrics"]["epochs"] == results(whole)["metrics"]["epochs"], said)
+        check("word embeddings: " in said and "test examples: " in said and results(pruned)["metrics"]["epochs"] == results(whole)["metrics"]["epochs"], said)
         metrics = results(pruned)["metrics"]
         read = last_number(place.run(model, "sst2", method, pruned, *plain, "--prune-embeddings", "--eval-only"))
         check(f"accuracy {metrics['value']:.4f}" in read, f"{metrics}: {read}")
@@ -535,6 +537,29 @@ def test_pruned(place):
     check(done.returncode == 2 and "--prune-embeddings: expected a task with a head of its own" in done.stderr, done.stderr)
 
 
+def test_other_data(place):
+    """A run goes on with its own data alone; the seed orders them."""
+    def first_of(pattern, to): return lambda data: re.sub(pattern, to, data, count=1)
+
+    answer = first_of(rb'"answerKey": "(.)"', lambda found: b'"answerKey": "' + (b"B" if found[1] == b"A" else b"A") + b'"')
+    for model, task, file, change in (("opt", "arc_easy", "dev.jsonl", answer), ("opt", "lm", "dev.txt", first_of(rb"film", b"plot")),
+                                      ("bart", "text2text", "dev.tsv", first_of(rb"\t(?=good|bad)", rb" \t")),
+                                      ("vit", "images", "val_20.bin", lambda data: b"\1" + data[1:])):
+        run, path = place.folder(), place.root / task / file
+        place.run(model, task, "lora", run, "--max-steps", 1)
+        before = path.read_bytes()
+        path.write_bytes(change(before))
+        check(path.read_bytes() != before, file)
+        done = subprocess.run(place.command(model, task, "lora", run, "--max-steps", 1, "--resume"), capture_output=True, text=True)
+        check(done.returncode == 2 and "--data" in done.stderr, f"{task}: {done.stderr}")
+        path.write_bytes(before)
+    losses = []
+    for seed in (0, 1, 1):
+        place.run("opt", "lm", "full", run := place.folder(), "--max-steps", 1, "--log-every", 1, "--seed", seed)
+        losses.append(json.loads((run / "log.jsonl").read_text().splitlines()[0])["loss"])
+    check(losses[0] != losses[1] == losses[2], f"batches do not go by --seed: {losses}")
+
+
 def test_others(place):
     try_all(place, "mpnet", "sst2", ["full", "lst", "meft1"])
     try_all(place, "modernbert", "sst2", ["lora", "meft3"])
@@ -545,6 +570,11 @@ def test_others(place):
 
 def test_images(place):
     try_all(place, "vit", "images", METHODS + MORE + ["head", "fpt"])
+    try_all(place, "vit", "images", ["lora"], more=["--augment"])
+    plain, varied = place.folder(), place.folder()
+    place.run("vit", "images", "lora", plain, "--max-steps", 2)
+    place.run("vit", "images", "lora", varied, "--max-steps", 2, "--augment")
+    check(results(plain)["adapter"] != results(varied)["adapter"], "--augment changes nothing")
     whole, cut = place.folder(), place.folder()  # finetune_test kills the other methods
     flags = lambda folder: ("vit", "images", "fpt", folder, *narrow("fpt"), "--max-steps", 6)
     place.run(*flags(whole))

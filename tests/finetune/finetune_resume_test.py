@@ -122,12 +122,12 @@ def test_other_run(place):
         error = execute(place.command(folder, *more), 2).stderr
         for word in words:
             check(word in error, f"{more}: no `{word}` in {error}")
-    text = place.data / "train.tsv"
-    before = text.read_text()
-    text.write_text(before.replace("film", "plot", 1))
-    error = execute(place.command(folder, "--resume", "--max-steps", 4), 2).stderr
-    check("--data" in error and "240+40 examples" in error, error)
-    text.write_text(before)
+    for text in (place.data / "train.tsv", place.data / "dev.tsv"):
+        before = text.read_text()
+        text.write_text(before.replace("film", "plot", 1))
+        error = execute(place.command(folder, "--resume", "--max-steps", 4), 2).stderr
+        check("--data" in error and "240+40 examples" in error, error)
+        text.write_text(before)
     state = folder / "state.safetensors"
     whole = state.read_bytes()
     state.write_bytes(whole[:-10])

@@ -15,7 +15,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
 from finetune_methods import methods_of
 
-from place import (BAD, FINETUNE, GOOD, LIMIT, check, check_log, execute, killed, main, make_model, read_safetensors, results,
+from place import (BAD, FINETUNE, GOOD, LIMIT, check, check_log, execute, killed, log_of, main, make_model, read_safetensors, results,
                    run, set_config)
 
 
@@ -73,6 +73,20 @@ def test_methods(place):
     check(held[0] == 0 < held[8], str(held))
     some = read_safetensors(run(place, "--max-steps", 2, "--reversible-layers", 1) / "adapter.safetensors")[0]
     check(not any("layer.0" in name for name in some), "an adapter below the reversible layers")
+
+
+def test_options_reach_steps(place):
+    def rates(*more, **which):
+        return [line["rate"] / 0.001 for line in log_of(run(place, "--log-every", 1, "--lr", 0.001, *more, **which)) if "loss" in line]
+
+    def near(found, expected): return len(found) == len(expected) and all(abs(a - b) < 1e-9 for a, b in zip(found, expected))
+
+    for found, expected in ((rates("--warmup", 0.5, "--max-steps", 4), [0.5, 1, 1, 0.5]), (rates("--max-steps", 20, method="mezo"), [1] * 20)):
+        check(near(found, expected), f"rates {found}, expected {expected}")
+    name = "encoder.layer.1.mlp_adapter.down.weight"
+    first, other, again = (read_safetensors(run(place, "--max-steps", 1, "--lr", 1e-30, *more) / "adapter.safetensors")[0][name]
+                           for more in ((), ("--seed", 1), ("--seed", 1)))
+    check(first != other == again, "new weights do not go by --seed")
 
 
 def test_predicts(place):

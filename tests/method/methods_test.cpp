@@ -591,6 +591,7 @@ TEST_CASE("methods: by name, with their options as text") {
     const auto name = method_name(of);
     CAPTURE(name);
     CHECK(method_recipe(of).rate == rate);
+    CHECK(method_recipe(of).head_rate == (name == "speft" ? 5e-4 : 0));
   }
   CHECK(std::get<Ia3>(vectors).form == Ia3::Form::paper);
   for (const auto& [name, form] : std::vector<std::pair<const char*, Ia3::Form>>{{"peft-bart", Ia3::Form::bart},

@@ -87,6 +87,18 @@ model::T5Config t5_config() {
   return config;
 }
 
+model::LlamaConfig llama_config() {
+  model::LlamaConfig config;
+  config.vocab_size = 20;
+  config.hidden_size = 8;
+  config.num_hidden_layers = 3;
+  config.num_attention_heads = 2;
+  config.num_key_value_heads = 1;
+  config.head_dim = config.rotary.rotated = 4;
+  config.intermediate_size = 16;
+  return config;
+}
+
 Taps draw_taps(std::size_t layers, Index tokens) {
   Taps out;
   for (std::size_t i = 0; i <= layers; ++i) out.push_back(test::random_tensor<double>({tokens, width}, 40 + i));
@@ -738,17 +750,41 @@ TEST_CASE("ladders: a network that is no times narrower is an error") {
   CHECK_THROWS_WITH_AS(make(), doctest::Contains("option reduction: expected an integer from 1"), Error);
 }
 
+TEST_CASE("ladders: their layers have the model's kind of positions") {
+  // Two tokens change places, and another's output with them, if layers tell places apart.
+  const auto moved = [](const model::Transformer<double>& model) {
+    auto net = Ladder<double>::make({.reduction = 2}, model.layers, 3);
+    std::uint32_t site = 0;
+    nn::for_each_parameter(net, [&](const std::string&, auto& p) { fill_normal(p.value(), {5, site++, 0}, 0.7); });
+    Context<double> context;
+    context.offsets = Offsets({0, 5});
+    const auto last = [&](const std::vector<std::size_t>& order) {
+      Taps taps;
+      for (std::size_t i = 0; i <= model.layers.size(); ++i) {
+        const auto rows = test::random_tensor<double>({5, 8}, 40 + static_cast<std::uint32_t>(i)).values();
+        std::vector<double> placed;
+        for (const auto row : order) placed.insert(placed.end(), &rows[8 * row], &rows[8 * row] + 8);
+        taps.push_back(Tensor<double>::from({5, 8}, placed));
+      }
+      return net(taps, context).value().rows(4, 5).values();
+    };
+    return apart(last({0, 1, 2, 3, 4}), last({0, 2, 1, 3, 4}));
+  };
+  model::Transformer<double> t5(t5_config().spec());
+  t5.initialise(4);
+  nn::for_each_parameter(t5, [](const std::string& name, auto& p) {
+    if (name.ends_with("relative_attention_bias.weight")) fill_normal(p.value(), {6, 0, 0}, 1);
+  });
+  model::Transformer<double> llama(llama_config().spec());
+  llama.initialise(4);
+  CHECK(moved(t5) > 1e-3);
+  CHECK(moved(llama) > 1e-3);
+  CHECK(moved(make_bert()) < 1e-12);  // whose places are in its embeddings
+}
+
 TEST_CASE("side: beside a causal model no token sees a later one, whatever the network") {
-  model::LlamaConfig config;
-  config.vocab_size = 20;
-  config.hidden_size = 8;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = 2;
-  config.num_key_value_heads = 1;
-  config.head_dim = config.rotary.rotated = 4;
-  config.intermediate_size = 16;
-  const auto check = [&](const auto& method) {
-    model::Transformer<double> llama(config.spec());
+  const auto check = [](const auto& method) {
+    model::Transformer<double> llama(llama_config().spec());
     llama.initialise(4);
     const auto body = adapt(llama, method);
     std::uint32_t site = 0;
