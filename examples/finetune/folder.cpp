@@ -14,6 +14,7 @@
 #include <meft/train/trainer.hpp>
 
 #include "goal.hpp"
+#include "terminal.hpp"
 
 namespace finetune {
 
@@ -117,21 +118,38 @@ std::string place_of_model(const Flags& flags) {
   return (fs::canonical(model.parent_path()) / model.filename()).string();
 }
 
+namespace {
+
+/// Whether the task's head is over the vocabulary.
+bool predicts_words(const Flags& flags, const model::TransformerSpec& spec) {
+  return !flags.has_head() || (flags.kind() == Kind::choices && spec.causal);
+}
+
+}  // namespace
+
 void write_peft(const Flags& flags, const model::TransformerSpec& spec, const checkpoints::LoadReport& loaded,
                 const std::vector<std::string>& labels) {
   const std::string adapter = train::RunFiles(flags.output).adapter;
   if (!checkpoints::peft_form(flags.method, spec) || !exists(adapter)) return;
-  const bool tokens = !flags.has_head() || (flags.kind() == Kind::choices && spec.causal);
+  const bool tokens = predicts_words(flags, spec);
   if (tokens && !loaded.initialised.empty()) return;  // a head that is neither in the checkpoint nor trained
-  checkpoints::write_peft(flags.output, io::Safetensors(adapter), spec, flags.method,
-                          {.model = place_of_model(flags),
-                           .task = tokens         ? spec.causal    ? "CAUSAL_LM"
-                                                    : spec.decoder ? "SEQ_2_SEQ_LM"
-                                                                   : ""
-                                   : spec.patches ? ""
-                                                  : "SEQ_CLS",
-                           .rows = tokens ? std::vector<std::size_t>{}
-                                          : checkpoints::rows_in(checkpoints::read_config(flags.model), labels)});
+  if (!tokens && flags.pooling != "model" && nn::pooling_from(flags.pooling) != spec.head.pooling) {
+    say("no adapter_config.json: transformers has no such model with --pooling " + flags.pooling);
+    return;
+  }
+  const auto config = checkpoints::read_config(flags.model);
+  checkpoints::write_peft(
+      flags.output, io::Safetensors(adapter), spec, flags.method,
+      {.model = place_of_model(flags),
+       .task = tokens         ? spec.causal    ? "CAUSAL_LM"
+                                : spec.decoder ? "SEQ_2_SEQ_LM"
+                                               : ""
+               : spec.patches ? ""
+                              : "SEQ_CLS",
+       .architecture = checkpoints::class_name(
+           config, tokens ? checkpoints::Predicts::tokens : checkpoints::Predicts::classes, Where::current()),
+       .language = tokens,
+       .rows = tokens ? std::vector<std::size_t>{} : checkpoints::rows_in(config, labels)});
 }
 
 void find_model(Flags& flags) {
@@ -189,10 +207,18 @@ std::vector<std::string> classes_of(const Flags& flags, Index rows) {
 
 Earlier peft_run(Flags& flags) {
   Earlier out{.peft = checkpoints::PeftAdapter(flags.output)};
-  const std::string path = out.peft->config.path();
+  const auto& config = out.peft->config;
+  const std::string path = config.path();
   if (flags.task.empty()) throw FlagError("--task", "what was trained, which " + path + " does not say", "nothing");
   const auto spec = checkpoints::read_spec(checkpoints::read_config(flags.model));
   const auto method = out.peft->method(spec);
+  if (const auto task = config.tree().value("task_type", nlohmann::json()); !task.is_null()) {
+    using Names = std::vector<std::string_view>;
+    const auto expected = predicts_words(flags, spec) ? Names{"CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"}
+                                                      : Names{"SEQ_CLS", "FEATURE_EXTRACTION"};
+    if (std::none_of(expected.begin(), expected.end(), [&](std::string_view one) { return task == one; }))
+      config.wrong("task_type", std::string(expected.front()) + ", for --task " + flags.task, Where::current());
+  }
   if (flags.given.contains("method") && method.index() != flags.method.index())
     throw FlagError("--method", std::string(method_name(method)) + ", as in " + path,
                     std::string(method_name(flags.method)));

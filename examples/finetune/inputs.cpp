@@ -190,7 +190,9 @@ Texts read_texts(const Flags& flags, const text::Tokenizer& tokenizer, const Fam
   const auto data = load(flags, flags.task, flags.columns);
   if (data.task.pair) check_pairs(flags, tokenizer, family);
   const auto encoded = [&](const std::vector<data::Example>& examples) {
-    return task::encode(tokenizer, examples, data.task.pair, length(flags));
+    auto out = task::encode(tokenizer, examples, data.task.pair, length(flags));
+    out.drop_behind(family.pad);
+    return out;
   };
   Texts out;
   out.goal.labels = data.task.label_names;
@@ -454,10 +456,11 @@ auto predicted(const Flags& flags, const std::string& expected, bool folder, Rea
 
 }  // namespace
 
-TextsToPredict texts_to_predict(const Flags& flags, const text::Tokenizer& tokenizer, bool pair) {
+TextsToPredict texts_to_predict(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, bool pair) {
   return predicted(flags, pair ? "a file of pairs of texts" : "a file of texts", false, [&] {
     TextsToPredict out{data::load_inputs(flags.task, flags.predict, flags.columns), {}};
     out.encoded = task::encode(tokenizer, out.rows, pair, length(flags));
+    out.encoded.drop_behind(family.pad);
     say_cut(out.encoded.cut, out.rows.size(), flags.max_length, "texts");
     return out;
   });

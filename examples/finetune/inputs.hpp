@@ -27,6 +27,7 @@ struct Family {
   meft::Index longest = 0, vocabulary = 0;
   bool causal = false, decodes = false;
   meft::Index types = 2;  // rows for token types
+  meft::Index pad = -1;   // no class is read from it; -1: none
 };
 
 /// The checkpoint's tokenizer. Cuts flags.max_length to what the checkpoint allows, and where it is not given to what
@@ -108,7 +109,8 @@ struct TextsToPredict {
   std::vector<meft::data::Example> rows;
   meft::task::Encoded encoded;
 };
-TextsToPredict texts_to_predict(const Flags& flags, const meft::text::Tokenizer& tokenizer, bool pair);
+TextsToPredict texts_to_predict(const Flags& flags, const meft::text::Tokenizer& tokenizer, const Family& family,
+                                bool pair);
 
 struct QuestionsToPredict {
   std::vector<meft::data::Choice> rows;

@@ -58,6 +58,7 @@ class Runner {
                       std::to_string(front));
     family_ = {longest ? longest - front : 0, spec_.embeddings.vocabulary, spec_.causal, spec_.decoder.has_value()};
     if (spec_.embeddings.types) family_.types = spec_.embeddings.types;
+    if (spec_.causal && (flags_.pooling == "model" || flags_.pooling == "last")) family_.pad = spec_.head.pad;
     if (flags_.ranks() || flags_.kind() == Kind::writing) return ranking();
     switch (flags_.kind()) {
       case Kind::texts: return texts();
@@ -282,7 +283,7 @@ class Runner {
   bool texts() {
     const auto tokenizer = tokenizer_of(flags_, family_);
     return task([&](Sets sets) { return read_texts(flags_, tokenizer, family_, sets); },
-                [&] { return texts_to_predict(flags_, tokenizer, earlier_->pair); },
+                [&] { return texts_to_predict(flags_, tokenizer, family_, earlier_->pair); },
                 [&](const auto& classes) { return learners_.template classifier<Learner>(classes); },
                 [&](const auto& learner, const auto& asked) {
                   const auto found = predicted(learner, [&](const task::Asked& watch) {

@@ -408,7 +408,8 @@ def test_peft(place):
         check(f"--method: expected {method}" in execute(predict + ["--task", "sst2", "--method", "full"], 2).stderr, "another method")
         kept = (alone / "adapter_config.json").read_text()
         for change, words in (({"peft_type": "LOHA"}, "expected LORA or IA3"), ({"fan_in_fan_out": True}, "fan_in_fan_out"),
-                              ({"base_model_name_or_path": "gone"}, "--model: expected the checkpoint"), ({"peft_type": None}, "peft_type")):
+                              ({"base_model_name_or_path": "gone"}, "--model: expected the checkpoint"),
+                              ({"task_type": "TOKEN_CLS"}, "'task_type': expected SEQ_CLS, for --task sst2"), ({"peft_type": None}, "peft_type")):
             (alone / "adapter_config.json").write_text(json.dumps(json.loads(kept) | change))
             done = subprocess.run([str(x) for x in predict + ["--task", "sst2"]], capture_output=True, text=True)
             check(done.returncode in (1, 2) and words in done.stderr, f"{change}: {done.returncode}: {done.stderr}")
@@ -416,6 +417,8 @@ def test_peft(place):
         check("adapter_config.json" in execute(predict + ["--task", "sst2"], 1).stderr, "no JSON")
     execute(place.command(folder, "--max-steps", 1, "--overwrite", method="meft1"))
     check(not (folder / "adapter_config.json").exists() and not (folder / "adapter_model.safetensors").exists(), "peft's files of the run before are left")
+    out = execute(place.command(folder := place.folder(), "--max-steps", 1, "--pooling", "mean", method="lora")).stdout
+    check("no adapter_config.json" in out and not (folder / "adapter_config.json").exists(), out)
     # As long a text fits without --max-length as one does behind the prompt.
     folder, alone = run(place, "--max-steps", 2, "--virtual-tokens", 5, method="prompt"), place.folder()
     alone.mkdir()

@@ -9,8 +9,10 @@ import importlib.util
 import json
 import os
 import pathlib
+import struct
 import sys
 import tempfile
+import zlib
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
@@ -90,6 +92,49 @@ def compare_theirs(place, model, **options):
     print(f"{model} of peft, all-linear {options or ''}: {worst:.1e}", flush=True)
 
 
+def check_loaded(tuned, adapter):
+    """peft has every tensor of the file, and no other."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+    expected, found = load_file(adapter / "adapter_model.safetensors"), get_peft_model_state_dict(tuned)
+    check(found.keys() == expected.keys(), f"{adapter}: peft has {sorted(found.keys() ^ expected.keys())[:4]} otherwise")
+    check(all((found[name] == value).all() for name, value in expected.items()), f"{adapter}: peft has other numbers")
+
+
+def compare_words(place, model, method):
+    """A model that writes: what peft's AutoPeftModel makes of the folder."""
+    from peft import AutoPeftModelForSeq2SeqLM
+    run = place.folder()
+    place.run(model, "text2text", method, run, "--text", "source", "--label", "target")
+    check_loaded(AutoPeftModelForSeq2SeqLM.from_pretrained(run), run)
+    print(f"{model} {method}, which writes: read by peft", flush=True)
+
+
+def compare_images(place, model, side, *more):
+    """Images of the size that the model reads, so that nothing is resized."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForImageClassification
+    run, images = place.folder(), place.folder()
+    place.run(model, "images", "lora", run, *more)
+    images.mkdir()
+    rng, pixels = families.random.Random(3), []
+    for i in range(4):
+        values = bytes(rng.randrange(256) for _ in range(side * side * 3))
+        rows = b"".join(b"\0" + values[3 * side * y:3 * side * (y + 1)] for y in range(side))
+        chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        (images / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) +
+                                          chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+        pixels.append(torch.tensor(list(values), dtype=torch.float32).reshape(side, side, 3).permute(2, 0, 1) / 127.5 - 1)
+    execute([FINETUNE, "--output", run, "--predict", images])
+    header, *rows = [line.split("\t") for line in (run / "predictions.tsv").read_text().splitlines()]
+    expected = [[float(p) for p in row[1:11]] for row in sorted(rows, key=lambda row: row[-1])]
+    tuned = PeftModel.from_pretrained(AutoModelForImageClassification.from_pretrained(place.root / model, num_labels=10), run).eval()
+    check_loaded(tuned, run)
+    with torch.no_grad(): found = torch.softmax(tuned(torch.stack(pixels)).logits, 1).tolist()
+    print(f"{model} on images {' '.join(more)}: {check_alike(found, expected, model):.1e}", flush=True)
+
+
 def llama(folder):
     words, t = families.write_tokenizer(folder, "GPT2Tokenizer"), families.Tensors(10)
     width, inner = families.WIDTH, families.INNER
@@ -133,7 +178,11 @@ def main():
         for model in ("bert", "llama", "opt", "bart", "modernbert"):
             for targets in ("attention", "linear", "query,down"): compare(place, model, "lora", "--lora-targets", targets)
             if HAS["torch"] and HAS["peft"] and model != "bart": compare_theirs(place, model)  # it saves no head of that
-        if HAS["torch"] and HAS["peft"]: compare_theirs(place, "bert", use_rslora=True)
+        if HAS["torch"] and HAS["peft"]:
+            compare_theirs(place, "bert", use_rslora=True)
+            for method in ("lora", "ia3"): compare_words(place, "t5", method)
+            for model, side in (("vit", 32), ("dinov2", 24)):
+                for more in ((), ("--lora-targets", "linear")): compare_images(place, model, side, *more)
     for name, found in HAS.items():
         if not found: print(f"skipped: logits by transformers and peft: no {name}")
 

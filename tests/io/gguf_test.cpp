@@ -63,6 +63,13 @@ struct File {
     values += value ? '\1' : '\0';
     return *this;
   }
+  File& flags(const std::string& key, const std::string& list) {
+    head(key, 9);
+    add(values, std::uint32_t{7});
+    add(values, static_cast<std::uint64_t>(list.size()));
+    values += list;
+    return *this;
+  }
   File& texts(const std::string& key, const std::vector<std::string>& list) {
     head(key, 9);
     add(values, 8u);
@@ -174,6 +181,7 @@ TEST_CASE("GGUF: Llama 3.1's frequencies, from the numbers that they are divided
                                      {"feed_forward_length", 32u},
                                      {"attention.head_count", 1u}})
       file.integer(std::string("llama.") + key, value);
+    file.number("llama.attention.layer_norm_rms_epsilon", 1e-5f);
     file.number("llama.rope.freq_base", 500000.0f).number("llama.rope.scaling.factor", scaling);
     file.tensor("token_embd.weight", {64, 2}, 1, 0).tensor("rope_freqs.weight", {32}, 0, 256);
     file.data.resize(256);
@@ -195,10 +203,12 @@ TEST_CASE("GGUF: Llama 3.1's frequencies, from the numbers that they are divided
 }
 
 TEST_CASE("GGUF: what config.json would say, by the file's keys; what is not supported is named") {
-  const auto with = [](const std::string& architecture, const std::function<void(File&, const std::string&)>& more) {
+  const auto with = [](const std::string& architecture, const std::function<void(File&, const std::string&)>& more,
+                       bool epsilon = true) {
     File file;
     file.text("general.architecture", architecture);
     const std::string lead = architecture + ".";
+    if (epsilon) file.number(lead + "attention.layer_norm_rms_epsilon", 0.5f);
     for (const auto& [key, value] : {std::pair{"context_length", 64u},
                                      {"embedding_length", 64u},
                                      {"feed_forward_length", 32u},
@@ -219,10 +229,20 @@ TEST_CASE("GGUF: what config.json would say, by the file's keys; what is not sup
     return message_of([&] { (void)config(key, value, architecture); });
   };
   const auto usual = config("expert_count", 0);
-  CHECK((usual["rope_theta"] == 10000 && usual["rms_norm_eps"] == 1e-6));
+  CHECK((usual["rope_theta"] == 10000 && usual["rms_norm_eps"] == 0.5));
   CHECK((usual["head_dim"] == 16 && usual["num_key_value_heads"] == 4 && usual["vocab_size"] == 2));
   CHECK((usual["tie_word_embeddings"] == true && !usual.contains("rope_dimension_count")));
-  const auto turned = config("rope.dimension_count", 8);
+  check_parts(message_of([&] {
+                (void)with(
+                    "llama", [](File&, const std::string&) {}, false);
+              }),
+              {"llama.attention.layer_norm_rms_epsilon' is missing"});
+  check_parts(refused("rope.dimension_count", 8),
+              {"llama.rope.dimension_count", "expected 16, as attention.key_length"});
+  check_parts(
+      message_of([&] { (void)with("llama", [](File& file, const std::string&) { file.integer("split.count", 2); }); }),
+      {"split.count", "--merge", "found 2"});
+  const auto turned = config("rope.dimension_count", 8, "qwen2");
   CHECK(turned.value("rope_dimension_count", 0) == 8);
   CHECK(checkpoints::read_spec(io::Config("m.gguf", turned)).layers.layer.rotary->rotated == 8);
   const auto sliding = config("attention.sliding_window", 7);
@@ -279,6 +299,18 @@ TEST_CASE("GGUF: what config.json would say, by the file's keys; what is not sup
     CHECK(gemma["rope_parameters"]["full_attention"]["rope_theta"] == 3e5);
     CHECK(gemma["rope_parameters"]["sliding_attention"]["rope_theta"] == 10000);
   }
+  const auto slides = [&](const std::string& which, bool turns) {
+    return with("gemma3", [&](File& file, const std::string& lead) {
+      file.integer(lead + "block_count", 3).integer(lead + "attention.sliding_window", 5);
+      file.flags(lead + "attention.sliding_window_pattern", which);
+      if (turns) file.number(lead + "rope.freq_base", 3e5f);
+    });
+  };
+  using namespace std::string_literals;
+  CHECK(slides("\1\0\1"s, true)["layer_types"] ==
+        nlohmann::json{"sliding_attention", "full_attention", "sliding_attention"});
+  check_parts(message_of([&] { (void)slides("\1\2\1"s, true); }), {"sliding_window_pattern", "an array of booleans"});
+  check_parts(message_of([&] { (void)slides("\1\1\1"s, false); }), {"gemma3.rope.freq_base' is missing"});
 }
 
 TEST_CASE("GGUF: the tokenizer of the file's tables") {
@@ -360,9 +392,12 @@ TEST_CASE("GGUF: where words end, by the name of what comes before merges") {
   CHECK(read("qwen2").tokens("aba") == Ids{5, 3});
   CHECK(read("llama-bpe").tokens("aba") == Ids{6});  // a word that is a token, whatever the merges
   // Llama 3's texts begin with a token of their own where the file does not say.
-  for (const char* pre : {"llama-bpe", "llama3", "llama-v3"}) CHECK(read(pre).encode("ab").ids == Ids{12, 5});
+  for (const char* pre : {"llama-bpe", "llama3", "llama-v3", "falcon3"})
+    CHECK(read(pre).encode("ab").ids == Ids{12, 5});
+  CHECK(read("smaug-bpe").tokens("1212'S's") == Ids{2, 0, 1, 10, 9});
+  CHECK(read("smaug-bpe").encode("aba").ids == Ids{5, 3});
   CHECK(read("qwen2").encode("ab").ids == Ids{5});
-  check_parts(message_of([&] { (void)read("mpt"); }), {"tokenizer.ggml.pre", "smollm, llama-bpe, qwen2 or gpt-2"});
+  check_parts(message_of([&] { (void)read("mpt"); }), {"tokenizer.ggml.pre", "smollm, llama-bpe, qwen2, gpt-2 or"});
 }
 
 TEST_CASE("GGUF: metadata by kind") {

@@ -908,7 +908,22 @@ TEST_CASE(
       const io::Weights weights(at);
       const auto config = io::read_json(out.text() + "/" + checkpoints::peft_config);
       const std::string prefix = model.spec.prefix;
-      for (const std::string module : config["target_modules"]) {
+      for (std::string module : config["target_modules"]) {
+        for (const char* before : {".attention.attention.", ".output.dense", ".intermediate."})
+          if (model.spec.patches) CHECK(module.find(before) == module.npos);
+        for (const auto& [now, before] : std::vector<std::pair<std::string, std::string>>{
+                 {"vit.layers.", "vit.encoder.layer."},
+                 {"deit.layers.", "deit.encoder.layer."},
+                 {".attention.q_proj", ".attention.attention.query"},
+                 {".attention.k_proj", ".attention.attention.key"},
+                 {".attention.v_proj", ".attention.attention.value"},
+                 {".attention.o_proj", ".attention.output.dense"},
+                 {".mlp.fc1", ".intermediate.dense"},
+                 {".mlp.fc2", ".output.dense"}}) {  // what checkpoints call them
+          const bool dinov2 = prefix == "dinov2." && now.starts_with(".mlp");
+          if (const auto at = module.find(now); model.spec.patches && !dinov2 && at != module.npos)
+            module.replace(at, now.size(), before);
+        }
         const bool there =
             weights.contains(module + ".weight") || weights.contains(module.substr(prefix.size()) + ".weight");
         CHECK_MESSAGE(there, module);
@@ -944,11 +959,21 @@ TEST_CASE("families: what is inside MEFT's layers has the gradients of stored ac
   CHECK(checked == 17 * 19);
 }
 
-TEST_CASE("families: layers that run again give the gradients of those that are kept, bit for bit, an encoder's too") {
+// An encoder's output gets what keys and values of each of the decoder's layers add, kept layers one by one, layers
+// that run again together: the sums are rounded otherwise.
+TEST_CASE("families: layers that run again give the gradients of those that are kept, without a decoder bit for bit") {
   for (const auto& c : cases()) {
     if (c.language) continue;
     CAPTURE(c.folder);
-    CHECK(step_bits(c, Full{}, true) == step_bits(c, Full{}));
+    const auto again = step_bits(c, Full{}, true), kept = step_bits(c, Full{});
+    if (!dropping(c).decodes()) CHECK(again == kept);
+    REQUIRE(again.size() == kept.size());
+    float most = 0, apart = 0;
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      most = std::max(most, std::fabs(kept[i]));
+      apart = std::max(apart, std::fabs(kept[i] - again[i]));
+    }
+    CHECK(apart < 1e-6f * most);
   }
 }
 

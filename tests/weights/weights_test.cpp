@@ -94,6 +94,21 @@ TEST_CASE("weights: what is lost in a format, and the bytes that it takes") {
     const auto kept = PackedWeight<float>(zero, precision).unpack();
     for (Index i = 0; i < zero.size(); ++i) CHECK(kept.data()[i] == doctest::Approx(zero.data()[i]).epsilon(0.01));
   }
+  // So do numbers whose scale a half has not, as far as it has one.
+  for (const float most : {4e5f, 6e5f, 1e7f, 1e20f, 3e38f})
+    for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4}) {
+      CAPTURE(most);
+      CAPTURE(name_of(precision));
+      auto large = Tensor<float>::zeros({1, 64});
+      large.data()[3] = most, large.data()[40] = -most;
+      const auto kept = PackedWeight<float>(large, precision).unpack();
+      const float scale = precision == Precision::q8 ? 127 : precision == Precision::q4 ? 7 : 1;
+      const float expected = std::min(most, 65504 * scale);
+      for (Index i = 0; i < large.size(); ++i) {
+        const float sign = i == 3 ? 1.0f : i == 40 ? -1.0f : 0.0f;
+        CHECK(std::fabs(kept.data()[i] - sign * expected) <= 0.2f * expected);
+      }
+    }
   const PackedWeight<float> packed(w, Precision::q4);
   CHECK_THROWS_WITH_AS(packed.write({}, w.reshape({w.size()})), doctest::Contains("expected f32 or bf16"), Error);
 }

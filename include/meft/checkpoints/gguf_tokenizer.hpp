@@ -77,21 +77,25 @@ inline void add_words_of_gguf(const io::Gguf& file, nlohmann::json& out, Where w
   out["model"]["merges"] = Json::array();
   out["normalizer"] = nullptr;
   const std::string pre(file.text(key, where).value_or("default"));
+  const auto is = [&](std::initializer_list<std::string_view> names) {
+    return std::find(names.begin(), names.end(), pre) != names.end();
+  };
   if (pre == "smollm") {
     const Json digits{{"type", "Digits"}, {"individual_digits", true}};
     out["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {digits, level(true)}}};
-  } else if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") {
+  } else if (is({"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "smaug-bpe",
+                 "dbrx"})) {
     out["pre_tokenizer"] = words(
         R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)");
-    out["model"]["ignore_merges"] = true;
-  } else if (pre == "qwen2" || pre == "deepseek-r1-qwen") {
+    if (!is({"smaug-bpe", "dbrx"})) out["model"]["ignore_merges"] = true;
+  } else if (is({"qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"})) {
     out["normalizer"] = {{"type", "NFC"}};
     out["pre_tokenizer"] = words(
         R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)");
   } else if (pre == "gpt-2") {
     out["pre_tokenizer"] = level(true);
   } else {
-    file.wrong(key, "smollm, llama-bpe, qwen2 or gpt-2", where);
+    file.wrong(key, "smollm, llama-bpe, qwen2, gpt-2 or a name of one of their kinds", where);
   }
   out["decoder"] = level(true);
 }

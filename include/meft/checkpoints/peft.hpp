@@ -70,7 +70,9 @@ inline const PeftForm* peft_form(const AnyMethod& method, const model::Transform
 /// What stands in adapter_config.json besides the method.
 struct PeftBase {
   std::string model;                // the checkpoint's folder
-  std::string task;                 // peft's task_type, or nothing
+  std::string task;                 // peft's task_type; nothing: `architecture` says what the model is
+  std::string architecture{};       // the class in transformers
+  bool language = false;            // it predicts words
   std::vector<std::size_t> rows{};  // of the head's last layer, for the classes in order; none: as they are
 };
 
@@ -81,7 +83,7 @@ inline void write_peft(const std::string& folder, const io::Safetensors& trained
                        const AnyMethod& method, const PeftBase& base, Where where = Where::current()) {
   const auto* form = peft_form(method, spec);
   require(form != nullptr, {"peft: has no such method for the model", where}, method_name(method), spec.family);
-  const detail::PeftNames names(spec, *form);
+  const detail::PeftNames names(spec, *form, {.language = base.language});
   std::vector<io::NamedTensor> tensors;
   const std::string output = std::string(spec.head.output_name) + ".";
   std::vector<std::size_t> back(base.rows.size());
@@ -162,6 +164,8 @@ inline void write_peft(const std::string& folder, const io::Safetensors& trained
     tensors.push_back({names.joined, dtype, {count, all.count}, rows});
   }
   config["task_type"] = base.task.empty() ? nlohmann::json() : nlohmann::json(base.task);
+  if (base.task.empty() && !base.architecture.empty())
+    config["auto_mapping"] = {{"base_model_class", base.architecture}, {"parent_library", "transformers"}};
   config["modules_to_save"] = whole.empty() ? nlohmann::json() : nlohmann::json(whole);
   if (!feedforward.empty()) config["feedforward_modules"] = feedforward;
   for_peft_numbers(method, [&](const char* name, const auto& value) {
@@ -226,9 +230,10 @@ struct PeftAdapter {
     const auto there = weights.names();
     const auto end = meft::peft_form(out)->tensors[0].theirs;
     for_peft_changed(out, [&](Projection projection) {
-      const auto module = detail::name_of(spec, projection);
-      return std::any_of(there.begin(), there.end(),
-                         [&](const std::string& name) { return detail::of_layer(name, module, end); });
+      const auto module = detail::name_of(spec, projection, false), before = detail::name_of(spec, projection, true);
+      return std::any_of(there.begin(), there.end(), [&](const std::string& name) {
+        return detail::of_layer(name, module, end) || detail::of_layer(name, before, end);
+      });
     });
     return out;
   }
@@ -253,7 +258,7 @@ struct PeftAdapter {
   Index classes(const model::TransformerSpec& spec, Where where = Where::current()) const {
     const auto* form = peft_form(method(spec, where), spec);
     require(form != nullptr, {"peft: has no such method for the model", where}, config.path(), spec.family);
-    const std::string name = detail::PeftNames(spec, *form).lead() + std::string(spec.head.output_name) + ".weight";
+    const std::string name = detail::PeftNames(spec, *form, {}).lead() + std::string(spec.head.output_name) + ".weight";
     if (!weights.contains(name)) return 0;
     const auto& entry = weights.find(name, where);
     if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1)
@@ -272,7 +277,7 @@ struct PeftAdapter {
             Where where = Where::current()) const {
     const auto& form = *meft::peft_form(method);
     const auto product = peft_product(method);
-    const detail::PeftNames names(spec, form);
+    const detail::PeftNames names(spec, form, {}), before(spec, form, {.before = true});
     std::set<std::string> left;
     for (const auto& name : weights.names()) left.insert(name);
     const auto take = [&](const std::string& name, const std::vector<std::int64_t>& shape) {
@@ -289,6 +294,17 @@ struct PeftAdapter {
     const auto updated = [&](const std::string& name) {
       return product && name.ends_with(".weight") && weights.contains(factor(name, 0));
     };
+    // A model without a head has no prefix.
+    const auto theirs_of = [&](const std::string& ours) {
+      for (const auto* by : {&names, &before}) {
+        const std::string all = by->theirs(ours), lead = by->lead();
+        if (weights.contains(all) || updated(all)) return all;
+        if (!all.starts_with(lead + spec.prefix)) continue;
+        const std::string bare = lead + all.substr(lead.size() + std::string_view(spec.prefix).size());
+        if (weights.contains(bare) || updated(bare)) return bare;
+      }
+      return names.theirs(ours);
+    };
     struct Found {
       const io::Entry *whole = nullptr, *first = nullptr, *second = nullptr;  // its value; factors of its update
       Index part = 0, parts = 1;                                              // of the value
@@ -301,11 +317,7 @@ struct PeftAdapter {
     const auto columns = names.columns(std::move(widths));
     for (const auto& [ours, p] : trained) {
       const auto place = names.place(ours);
-      std::string theirs = names.theirs(ours);
-      // A model without a head has no prefix.
-      if (const std::string lead = names.lead();
-          !weights.contains(theirs) && !updated(theirs) && theirs.starts_with(lead + spec.prefix))
-        theirs = lead + theirs.substr(lead.size() + std::string(spec.prefix).size());
+      const std::string theirs = theirs_of(ours);
       auto& of = found.emplace_back();
       std::vector<std::int64_t> shape(p.shape().begin(), p.shape().end());
       if (!place && shape.size() == 2 && updated(theirs)) {

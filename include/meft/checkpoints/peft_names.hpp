@@ -24,13 +24,17 @@ inline const model::Spelling* part_of(const model::TransformerSpec& spec, const 
     if (s.kind == model::Spelling::Kind::part && s.of(module + ".weight")) return &s;
   return nullptr;
 }
-/// A module's name in the base model.
-inline std::string module_of(const model::TransformerSpec& spec, const std::string& module) {
+/// A module's name in the base model, in transformers 5 or before it.
+inline std::string module_of(const model::TransformerSpec& spec, std::string module, bool before) {
   constexpr std::string_view end = ".weight";
-  const auto* part = part_of(spec, module);
-  if (!part) return module;
-  const std::string whole = part->spelled(module + std::string(end));
-  return whole.substr(0, whole.size() - end.size());
+  if (const auto* part = part_of(spec, module)) {
+    const std::string whole = part->spelled(module + std::string(end));
+    module = whole.substr(0, whole.size() - end.size());
+  }
+  if (before) return module;
+  for (const auto& [from, to] : spec.modules)
+    if (const auto at = module.find(from); at != module.npos) module.replace(at, from.size(), to);
+  return module;
 }
 
 /// A parameter that a method put into a layer, as peft calls it.
@@ -52,7 +56,12 @@ struct PeftPlace {
 /// The names of trained parameters in peft's files.
 class PeftNames {
  public:
-  PeftNames(const model::TransformerSpec& spec, const PeftForm& form) : spec_(&spec), form_(&form) {}
+  struct Of {
+    bool language = false;  // a model that predicts words
+    bool before = false;    // transformers 5
+  };
+  PeftNames(const model::TransformerSpec& spec, const PeftForm& form, Of of)
+      : spec_(&spec), form_(&form), of_(of), prefix_(of.language && spec.bare_language ? "" : spec.prefix) {}
 
   /// Of a parameter that the method put there; nothing for others.
   std::optional<PeftPlace> place(const std::string& ours) const {
@@ -62,7 +71,7 @@ class PeftNames {
       if (!ours.ends_with(end)) continue;
       std::string module = ours.substr(0, ours.size() - end.size());
       if (tensor.row()) module += "." + std::string(reader(tensor, module));
-      return PeftPlace{spec_->prefix + module_of(*spec_, module), &tensor, part_of(*spec_, module)};
+      return PeftPlace{prefix_ + module_of(*spec_, module, of_.before), &tensor, part_of(*spec_, module)};
     }
     return {};
   }
@@ -70,7 +79,7 @@ class PeftNames {
   std::string theirs(const std::string& ours) const {
     if (const auto at = place(ours))
       return form_->joined ? joined : lead() + at->module + "." + std::string(at->tensor->theirs);
-    return lead() + (ours.starts_with("pooler.") ? spec_->prefix : "") + ours;
+    return lead() + (ours.starts_with("pooler.") ? prefix_ : "") + ours;
   }
   /// The projection that reads what the tensor is multiplied with, by its name in the layer that the module is in.
   const char* reader(const PeftTensor& tensor, const std::string& module) const {
@@ -104,14 +113,16 @@ class PeftNames {
  private:
   const model::TransformerSpec* spec_;
   const PeftForm* form_;
+  Of of_;
+  std::string prefix_;
 };
 
 /// A projection's name in a layer of the base model; of a gate that it has not, what there would be one for.
-inline std::string name_of(const model::TransformerSpec& spec, Projection projection) {
+inline std::string name_of(const model::TransformerSpec& spec, Projection projection, bool before) {
   const auto& names = *spec.layer_names;
   const char* const gate = *names.gate ? names.gate : names.up;
   const char* const of[] = {names.query, names.key, names.value, names.output, names.up, gate, names.down};
-  return module_of(spec, of[static_cast<std::size_t>(projection)]);
+  return module_of(spec, of[static_cast<std::size_t>(projection)], before);
 }
 
 /// Whether a tensor of a layer, `….NUMBER.projection.end`, is that.

@@ -186,6 +186,18 @@ class Gguf final : public Tensors {
     }
     return true;
   }
+  /// An array of booleans; empty where there is another value, or none.
+  std::vector<bool> flags(std::string_view key, Where where = Where::current()) const {
+    const auto* value = look(key);
+    std::vector<bool> out;
+    if (!value || !value->is_array) return out;
+    if (value->type != Type::boolean) wrong(key, *value, "an array of booleans", where);
+    for (const std::byte one : value->bytes) {
+      if (one > std::byte{1}) wrong(key, *value, "an array of booleans", where);
+      out.push_back(one == std::byte{1});
+    }
+    return out;
+  }
   /// How many an array has; nothing where there is no such key.
   std::optional<std::uint64_t> count(std::string_view key, Where where = Where::current()) const {
     const auto* value = array(key, where);

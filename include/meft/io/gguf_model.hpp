@@ -66,14 +66,16 @@ class GgufModel final : public Tensors {
     if (std::find(std::begin(known_here), std::end(known_here), architecture_) == std::end(known_here))
       file_.wrong("general.architecture", "llama, mistral, qwen2, qwen3 or gemma3", where);
     const bool gemma = architecture_ == "gemma3";
-    const bool paired = architecture_ == "llama" || architecture_ == "mistral";
+    paired_ = architecture_ == "llama" || architecture_ == "mistral";
+    if (const auto parts = file_.integer("split.count", where).value_or(1); parts > 1)
+      file_.wrong("split.count", "1: llama.cpp's `llama-gguf-split --merge` makes one file of several", where);
     const auto heads = integer("attention.head_count", where), keys = integer("attention.head_count_kv", heads, where);
     for (const auto& name : file_.names()) {
       if (name == frequencies) continue;
       Entry entry = file_.find(name, where);
       auto known = detail::name_of_gguf(name, gemma);
       if (gemma && known.ends_with("norm.weight")) entry.less = 1;  // there they are as they multiply
-      if (paired && (known.find(".q_proj.") != known.npos || known.find(".k_proj.") != known.npos)) {
+      if (paired_ && (known.find(".q_proj.") != known.npos || known.find(".k_proj.") != known.npos)) {
         entry.paired = known.find(".q_proj.") != known.npos ? heads : keys;
         if (entry.paired < 1 || entry.shape[0] % entry.paired || entry.shape[0] / entry.paired % 2)
           fail({"gguf: " + file_.path() + ": tensor " + show_name(name) + ": shape " + detail::shape_text(entry.shape) +
@@ -103,7 +105,7 @@ class GgufModel final : public Tensors {
                                                             {"max_position_embeddings", "context_length"}};
     for (const auto& [to, from] : integers) out[to] = integer(from, where);
     out["num_key_value_heads"] = integer("attention.head_count_kv", out["num_attention_heads"], where);
-    out["rms_norm_eps"] = number("attention.layer_norm_rms_epsilon", 1e-6, where);
+    out["rms_norm_eps"] = number("attention.layer_norm_rms_epsilon", where);
     const auto table = entries_.find("model.embed_tokens.weight");
     if (table == entries_.end()) fail({"gguf: " + path() + ": there is no tensor token_embd.weight", where});
     out["vocab_size"] = table->second.shape[0];
@@ -137,6 +139,11 @@ class GgufModel final : public Tensors {
   std::int64_t integer(std::string_view name, std::int64_t otherwise, Where where) const {
     return file_.integer(key(name), where).value_or(otherwise);
   }
+  double number(std::string_view name, Where where) const {
+    const auto found = file_.number(key(name), where);
+    if (!found) file_.wrong(key(name), "", where);
+    return *found;
+  }
   double number(std::string_view name, double otherwise, Where where) const {
     return file_.number(key(name), where).value_or(otherwise);
   }
@@ -160,8 +167,12 @@ class GgufModel final : public Tensors {
   }
 
   void add_position(nlohmann::json& out, std::int64_t width, Where where) const {
-    out["rope_theta"] = number("rope.freq_base", 10000, where);
+    // Gemma 3's has no default: a file without it turns by what nothing here knows.
+    out["rope_theta"] =
+        architecture_ == "gemma3" ? number("rope.freq_base", where) : number("rope.freq_base", 10000, where);
     const auto rotated = integer("rope.dimension_count", width, where);
+    if (rotated != width && paired_)
+      file_.wrong(key("rope.dimension_count"), std::to_string(width) + ", as attention.key_length", where);
     if (rotated != width) out["rope_dimension_count"] = rotated;  // which no config.json has
     // llama.cpp's: linear where the file names no kind, by a factor under two names, where 0 is none.
     const std::string kind(file_.text(key("rope.scaling.type"), where).value_or("linear"));
@@ -196,7 +207,9 @@ class GgufModel final : public Tensors {
         {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", number("rope.freq_base_swa", 10000, where)}}}};
     for (const char* key : {"rope_theta", "rope_scaling"}) out.erase(key);
     out["sliding_window"] = integer("attention.sliding_window", where);
-    out["sliding_window_pattern"] = integer("attention.sliding_window_pattern", 6, where);
+    if (const auto local = file_.flags(key("attention.sliding_window_pattern"), where); !local.empty())
+      for (const bool slides : local) out["layer_types"].push_back(slides ? "sliding_attention" : "full_attention");
+    else out["sliding_window_pattern"] = integer("attention.sliding_window_pattern", 6, where);
     const auto heads = out["num_attention_heads"].get<std::int64_t>();
     const bool largest = out["num_hidden_layers"] == 62 && heads > 0;
     out["query_pre_attn_scalar"] =
@@ -233,6 +246,7 @@ class GgufModel final : public Tensors {
 
   Gguf file_;
   std::string architecture_;
+  bool paired_ = false;  // rows of queries and keys that turn together lie beside each other
 };
 
 }  // namespace meft::io

@@ -95,11 +95,16 @@ class Pickle {
     return next(length);
   }
 
+  /// So many more places in the values.
+  void count(std::size_t more) {
+    pushed_ += more;
+    if (pushed_ > detail::max_pickle_values)
+      refuse("more than " + std::to_string(detail::max_pickle_values) + " values");
+  }
   void push(std::uint32_t place) {
     if (stack_.size() >= detail::max_pickle_stack)
       refuse("more than " + std::to_string(detail::max_pickle_stack) + " values on the stack");
-    if (++pushed_ > detail::max_pickle_values)
-      refuse("more than " + std::to_string(detail::max_pickle_values) + " values");
+    count(1);
     stack_.push_back(place);
   }
   void push(PickleValue value) {
@@ -319,6 +324,7 @@ class Pickle {
     if (call.text == "collections.OrderedDict") {
       expect(x.empty() || (x.size() == 1 && is(0, Kind::list)), "no arguments, or (Python 2) a list of pairs");
       push({.kind = Kind::dict, .ordered = true});
+      if (!x.empty()) count(at(x[0]).items.size());
       for (const auto pair : x.empty() ? std::vector<std::uint32_t>{} : at(x[0]).items) {
         const auto items = at(pair).items;
         expect((at(pair).kind == Kind::list || at(pair).kind == Kind::tuple) && items.size() == 2, "a list of pairs");

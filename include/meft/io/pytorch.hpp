@@ -35,13 +35,14 @@ inline constexpr std::size_t max_index_bytes = 100'000'000;
 struct TorchFile {
   std::optional<Zip> zip{};
   MappedFile plain{};
+  MadeBytes made{};
   Tensors::Entries entries{};
 
   const MappedFile& file() const { return zip ? zip->file() : plain; }
 };
 
 /// The pickle and the storages of a zip file.
-inline Tensors::Entries read_torch_zip(const Zip& zip, Where where) {
+inline Tensors::Entries read_torch_zip(const Zip& zip, MadeBytes& made, Where where) {
   const std::string what = "pytorch: " + zip.path();
   std::optional<std::string> folder;  // that it has at its top
   for (const auto& [name, entry] : zip.entries()) {
@@ -68,7 +69,7 @@ inline Tensors::Entries read_torch_zip(const Zip& zip, Where where) {
   const std::string data = *folder + "/data/";
   for (const auto& [name, entry] : zip.entries())
     if (name.starts_with(data)) storages.emplace(name.substr(data.size()), entry.bytes);
-  return StateDict(Pickle(pickle_bytes, what + ": data.pkl", where), storages, zip.path(), where).entries();
+  return StateDict(Pickle(pickle_bytes, what + ": data.pkl", where), storages, zip.path(), made, where).entries();
 }
 
 /// Whether a header's length and its first byte are in front.
@@ -83,7 +84,7 @@ inline TorchFile read_torch(const std::string& path, Where where) {
   TorchFile out{.plain = MappedFile(path, where)};
   refuse_foreign(path, out.plain.bytes(), where);
   if (is_legacy_torch(out.plain.bytes())) {
-    out.entries = read_legacy_torch(out.plain, where);
+    out.entries = read_legacy_torch(out.plain, out.made, where);
     return out;
   }
   if (is_safetensors(out.plain.bytes()))
@@ -92,7 +93,7 @@ inline TorchFile read_torch(const std::string& path, Where where) {
   if (begin.size() == 2 && begin[0] == std::byte{0x80} && begin[1] <= std::byte{5})
     fail({"pytorch: " + path + ": is a bare pickle, not a file that torch.save wrote", where});
   out.zip.emplace(std::move(out.plain), where);
-  out.entries = read_torch_zip(*out.zip, where);
+  out.entries = read_torch_zip(*out.zip, out.made, where);
   return out;
 }
 
@@ -100,10 +101,10 @@ inline TorchFile read_torch(const std::string& path, Where where) {
 
 /// The tensors of a file of torch.save, a Hugging Face folder (pytorch_model.bin, else pytorch_model.bin.index.json),
 /// or an …index.json with its shards beside it. A file holds a state dict, plain or under `state_dict` (or `model` and
-/// the like), of row-major tensors of F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL; tensors may share a storage.
-/// Nothing is copied. The constructor checks everything but the CRCs of storages, for which the whole file would be
-/// read (see verify()), and throws Error naming the file, and the tensor where there is one. In a sharded model the
-/// tensors are those of the index.
+/// the like), of tensors of F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL, which may share a storage. Nothing is
+/// copied but those whose dimensions lie in another order, as of a transposed matrix. The constructor checks everything
+/// but the CRCs of storages, for which the whole file would be read (see verify()), and throws Error naming the file,
+/// and the tensor where there is one. In a sharded model the tensors are those of the index.
 class Pytorch final : public Tensors {
  public:
   explicit Pytorch(std::string path, Where where = Where::current()) : Tensors("pytorch", std::move(path)) {

@@ -36,7 +36,7 @@ inline std::size_t legacy_begin(std::span<const std::byte> bytes) {
 inline bool is_legacy_torch(std::span<const std::byte> bytes) { return legacy_begin(bytes) != 0; }
 
 /// The tensors of such a file. Throws Error naming it for any other layout, and for bytes behind the last storage.
-inline Tensors::Entries read_legacy_torch(const MappedFile& file, Where where) {
+inline Tensors::Entries read_legacy_torch(const MappedFile& file, MadeBytes& made, Where where) {
   const std::string what = "pytorch: " + file.path();
   auto left = file.bytes().subspan(legacy_begin(file.bytes()));
   const auto next = [&](const char* part) {
@@ -77,7 +77,7 @@ inline Tensors::Entries read_legacy_torch(const MappedFile& file, Where where) {
     require(fresh, {what + ": storage keys: " + show_name(key.text) + " is there twice", where});
   }
   require(bytes.size() == 0, {what + ": " + std::to_string(bytes.size()) + " bytes follow the last storage", where});
-  return StateDict(object, storages, file.path(), where).entries();
+  return StateDict(object, storages, file.path(), made, where).entries();
 }
 
 }  // namespace meft::io::detail

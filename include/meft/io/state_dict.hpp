@@ -1,10 +1,13 @@
-// Owns: the tensors of a pickled state dict, each a row-major view of one of the storages that lie beside the pickle.
-// Must not know: how pickle and storages lie in a file, models and tensor types.
+// Owns: the tensors of a pickled state dict, each a view of one of the storages that lie beside the pickle, or, where
+// its dimensions lie there in another order, a copy that is row-major. Must not know: how pickle and storages lie in a
+// file, models and tensor types.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <deque>
 #include <map>
 #include <span>
 #include <string>
@@ -29,12 +32,15 @@ inline void check_pickle_size(std::size_t bytes, const std::string& what, Where 
 
 /// The bytes of each storage by its key.
 using Storages = std::map<std::string, std::span<const std::byte>, std::less<>>;
+/// Bytes of tensors that are none of a file's.
+using MadeBytes = std::deque<std::vector<std::byte>>;
 
 /// Reads the pickle of a file called `path`. Training programs keep the state dict in a dict, under a usual name.
 class StateDict {
  public:
-  StateDict(const Pickle& pickle, const Storages& storages, const std::string& path, Where where)
-      : pickle_(pickle), storages_(storages), path_(path), what_("pytorch: " + path), where_(where) {}
+  /// What is made goes into `made`, which lives as long as the entries.
+  StateDict(const Pickle& pickle, const Storages& storages, const std::string& path, MadeBytes& made, Where where)
+      : pickle_(pickle), storages_(storages), path_(path), what_("pytorch: " + path), made_(made), where_(where) {}
 
   Tensors::Entries entries() {
     const PickleValue* dict = &pickle_.root();
@@ -83,10 +89,7 @@ class StateDict {
               path_};
     const auto strides = sizes(tensor.items[3]);
     const std::size_t unit = dtype_bytes(out.dtype), bytes = checked_bytes(out.dtype, out.shape, which, where_);
-    require(is_row_major(out.shape, strides, which),
-            {which + ": strides " + shape_text(strides) + " of shape " + shape_text(out.shape) +
-                 " are not row-major (a transposed or overlapping view); save it after .contiguous()",
-             where_});
+    const auto order = order_of(out.shape, strides, which);
     const auto all = storage_bytes(storage, out.dtype, which);
     const std::size_t held = all.size() / unit, count = bytes / unit;
     const bool fits =
@@ -95,22 +98,57 @@ class StateDict {
                        " on, but the storage has " + std::to_string(held),
                    where_});
     out.bytes = all.subspan(static_cast<std::size_t>(offset) * unit, bytes);
+    if (!std::is_sorted(order.rbegin(), order.rend())) out.bytes = row_major(out, strides, unit, which);
     return out;
   }
 
-  /// Strides of dimensions of one element, and of tensors without elements, mean nothing.
-  bool is_row_major(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& strides,
-                    const std::string& which) const {
+  /// The elements of `tensor`, which lie by `strides`, in the order of its dimensions.
+  std::span<const std::byte> row_major(const Entry& tensor, const std::vector<std::int64_t>& strides, std::size_t unit,
+                                       const std::string& which) {
+    std::size_t most = 0;  // tensors may share a storage: not every one is copied of a file that repeats one
+    for (const auto& [key, bytes] : storages_) most += bytes.size();
+    require(tensor.bytes.size() <= most - std::min(most, copied_),
+            {which + ": tensors whose dimensions are not in order have more elements than the storages", where_});
+    copied_ += tensor.bytes.size();
+    auto& out = made_.emplace_back(tensor.bytes.size());
+    std::vector<std::int64_t> at(tensor.shape.size());
+    std::int64_t from = 0;
+    for (std::size_t to = 0; to < out.size(); to += unit) {
+      std::memcpy(out.data() + to, tensor.bytes.data() + static_cast<std::size_t>(from) * unit, unit);
+      for (std::size_t i = at.size(); i-- > 0;) {
+        from += strides[i];
+        if (++at[i] < tensor.shape[i]) break;
+        from -= strides[i] * tensor.shape[i];
+        at[i] = 0;
+      }
+    }
+    return out;
+  }
+
+  /// The dimensions of more than one element from the one whose elements lie next to each other on: row-major where
+  /// they descend. Strides of the others, and of tensors without elements, mean nothing. Throws where elements overlap
+  /// or there is something between them.
+  std::vector<std::size_t> order_of(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& strides,
+                                    const std::string& which) const {
     require(
         shape.size() == strides.size(),
         {which + ": shape " + shape_text(shape) + " and strides " + shape_text(strides) + " differ in length", where_});
     for (const auto stride : strides)
       require(stride >= 0, {which + ": negative stride in " + shape_text(strides), where_});
-    if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return true;
+    std::vector<std::size_t> order;
+    if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return order;
+    for (std::size_t i = shape.size(); i-- > 0;)
+      if (shape[i] != 1) order.push_back(i);
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return strides[a] < strides[b]; });
     std::int64_t expected = 1;
-    for (std::size_t i = shape.size(); i-- > 0; expected *= shape[i])
-      if (shape[i] != 1 && strides[i] != expected) return false;
-    return true;
+    for (const auto i : order) {
+      require(strides[i] == expected,
+              {which + ": strides " + shape_text(strides) + " of shape " + shape_text(shape) +
+                   ": its elements overlap, or are not next to each other; save it after .contiguous()",
+               where_});
+      expected *= shape[i];
+    }
+    return order;
   }
 
   /// All of a storage; tensors that share one must agree on what it is.
@@ -145,7 +183,9 @@ class StateDict {
   const Storages& storages_;
   const std::string& path_;
   std::string what_;
+  MadeBytes& made_;
   Where where_;
+  std::size_t copied_ = 0;
   std::map<std::string, std::pair<std::string, std::int64_t>> known_;  // storages met so far
 };
 

@@ -79,7 +79,7 @@ struct Described<LowRank> {
   static constexpr std::string_view without[] = {
       "bias",       "fan_in_fan_out",    "lora_bias",    "use_dora",   "rank_pattern",           "alpha_pattern",
       "use_qalora", "layer_replication", "arrow_config", "use_bdlora", "alora_invocation_tokens"};
-  static constexpr std::string_view starts[] = {"gaussian", "orthogonal", "eva"};
+  static constexpr std::string_view starts[] = {"gaussian", "orthogonal", "eva", "mica"};
   static constexpr PeftForm peft{
       .type = "LORA", .tensors = tensors, .without = without, .start = "init_lora_weights", .starts = starts};
   static void peft_numbers(auto& m, auto&& visit) {

@@ -41,8 +41,7 @@ struct BartConfig {
     out.dropout = c.number("dropout", 0.1, {0.0, 0.999});
     out.attention_dropout = c.number("attention_dropout", 0.0, {0.0, 0.999});
     out.activation_dropout = c.number("activation_dropout", 0.0, {0.0, 0.999});
-    out.classifier_dropout =
-        c.number("classifier_dropout", c.number("classif_dropout", 0.0, {0.0, 0.999}), {0.0, 0.999});
+    out.classifier_dropout = c.number("classifier_dropout", 0.0, {0.0, 0.999});
     out.tie_word_embeddings = c.flag("tie_word_embeddings", true);
     check_heads(c, out.d_model, out.encoder_attention_heads, "d_model", "encoder_attention_heads");
     check_heads(c, out.d_model, out.decoder_attention_heads, "d_model", "decoder_attention_heads");

@@ -25,6 +25,8 @@ struct BertConfig {
     refuse_unless(c, "position_embedding_type", "absolute");
     BertConfig out = read_encoder(c);
     out.roberta = type != "bert";
+    if (out.type_vocab_size == 1 && c.text("model_type", std::string()).empty())
+      fail("config: model_type is missing: expected bert or, as type_vocab_size 1 tells, roberta", c.path());
     if (out.roberta) out.first_position = c.integer("pad_token_id", 1, {0, 1 << 20}) + 1;
     if (out.first_position >= out.max_position_embeddings)
       fail("config: pad_token_id leaves no positions", out.first_position, out.max_position_embeddings, c.path());
@@ -50,7 +52,6 @@ struct BertConfig {
     check_heads(c, out.hidden_size, out.num_attention_heads, "hidden_size", "num_attention_heads");
     return out;
   }
-
 
   TransformerSpec spec() const;
 };

@@ -13,6 +13,7 @@ namespace meft::model {
 
 struct Gemma3Config {
   Index vocab_size = 262208, hidden_size = 2304, num_hidden_layers = 26, intermediate_size = 9216;
+  Index pad_token_id = 0;  // -1: none
   Index num_attention_heads = 8, num_key_value_heads = 4, head_dim = 256, max_position_embeddings = 131072;
   Activation hidden_activation = Activation::gelu_tanh;
   double rms_norm_eps = 1e-6, attention_dropout = 0, query_pre_attn_scalar = 256;
@@ -29,6 +30,7 @@ struct Gemma3Config {
       if (c.has(name)) fail("config: " + std::string(name) + " is not supported", c.path());
     Gemma3Config out;
     out.vocab_size = c.integer("vocab_size", out.vocab_size, {1, 1 << 24});
+    out.pad_token_id = c.integer("pad_token_id", out.pad_token_id, {-1, 1 << 24});
     out.hidden_size = c.integer("hidden_size", {1, 1 << 16});
     out.num_hidden_layers = c.integer("num_hidden_layers", {1, 1024});
     out.intermediate_size = c.integer("intermediate_size", {1, 1 << 20});
@@ -98,7 +100,11 @@ inline TransformerSpec Gemma3Config::spec() const {
                       .layers = {layer, num_hidden_layers},
                       .norm = rms_norm_eps,
                       .context = max_position_embeddings,
-                      .head = {.pooling = nn::Pooling::last, .dense = false, .bias = false, .output_name = "score"},
+                      .head = {.pooling = nn::Pooling::last,
+                               .pad = pad_token_id,
+                               .dense = false,
+                               .bias = false,
+                               .output_name = "score"},
                       .language = nn::LanguageSpec{.names = {.word = "lm_head.weight"}}};
   layer.window = sliding_window;
   layer.rotary = local_rotary;

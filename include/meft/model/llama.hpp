@@ -13,6 +13,7 @@ namespace meft::model {
 
 struct LlamaConfig {
   Index vocab_size = 32000, hidden_size = 4096, num_hidden_layers = 32, intermediate_size = 11008;
+  Index pad_token_id = -1;  // -1: none
   Index num_attention_heads = 32, num_key_value_heads = 32, head_dim = 128, max_position_embeddings = 2048;
   Activation hidden_act = Activation::silu;
   double rms_norm_eps = 1e-6, attention_dropout = 0;
@@ -29,6 +30,7 @@ struct LlamaConfig {
     if (c.has("quantization_config")) fail("config: quantization_config is not supported", c.path());
     LlamaConfig out;
     out.vocab_size = c.integer("vocab_size", {1, 1 << 24});
+    out.pad_token_id = c.integer("pad_token_id", out.pad_token_id, {-1, 1 << 24});
     out.hidden_size = c.integer("hidden_size", {1, 1 << 16});
     out.num_hidden_layers = c.integer("num_hidden_layers", {1, 1024});
     out.intermediate_size = c.integer("intermediate_size", {1, 1 << 20});
@@ -120,7 +122,11 @@ inline TransformerSpec LlamaConfig::spec() const {
                       .layers = {layer, num_hidden_layers},
                       .norm = rms_norm_eps,
                       .context = max_position_embeddings,
-                      .head = {.pooling = nn::Pooling::last, .dense = false, .bias = false, .output_name = "score"},
+                      .head = {.pooling = nn::Pooling::last,
+                               .pad = pad_token_id,
+                               .dense = false,
+                               .bias = false,
+                               .output_name = "score"},
                       .language = nn::LanguageSpec{.names = {.word = "lm_head.weight"}}};
   if (sliding_window) {
     out.layers.local = layer;

@@ -11,6 +11,7 @@ namespace meft::model {
 
 struct OptConfig {
   Index vocab_size = 50272, hidden_size = 768, num_hidden_layers = 12, num_attention_heads = 12, ffn_dim = 3072;
+  Index pad_token_id = 1;  // -1: none
   Index max_position_embeddings = 2048, word_embed_proj_dim = 768;
   Activation activation_function = Activation::relu;
   bool do_layer_norm_before = true, remove_final_layer_norm = false, enable_bias = true, tie_word_embeddings = true;
@@ -24,6 +25,7 @@ struct OptConfig {
     refuse_rates(c, {"layerdrop"});
     OptConfig out;
     out.vocab_size = c.integer("vocab_size", {1, 1 << 24});
+    out.pad_token_id = c.integer("pad_token_id", out.pad_token_id, {-1, 1 << 24});
     out.hidden_size = c.integer("hidden_size", {1, 1 << 16});
     out.num_hidden_layers = c.integer("num_hidden_layers", {1, 1024});
     out.num_attention_heads = c.integer("num_attention_heads", {1, 1024});
@@ -94,7 +96,11 @@ inline TransformerSpec OptConfig::spec() const {
                                   .dropout = static_cast<float>(dropout),
                                   .attention_dropout = static_cast<float>(attention_dropout)},
                                  num_hidden_layers},
-                      .head = {.pooling = nn::Pooling::last, .dense = false, .bias = false, .output_name = "score"},
+                      .head = {.pooling = nn::Pooling::last,
+                               .pad = pad_token_id,
+                               .dense = false,
+                               .bias = false,
+                               .output_name = "score"},
                       .language = nn::LanguageSpec{.names = {.word = "lm_head.weight"}}};
   if (do_layer_norm_before && !remove_final_layer_norm) out.norm = layer_norm_eps;
   return out;

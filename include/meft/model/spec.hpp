@@ -63,12 +63,19 @@ struct LayersSpec {
   }
 };
 
+/// A part of a module's name in checkpoints, and what it is in transformers 5.
+struct Renamed {
+  std::string_view from, to;
+};
+
 /// Tokens or images to hidden states: embeddings, layers, then what is there of a second list of layers that read the
 /// first's output, norm and projection.
 struct TransformerSpec {
   const char* family = "";                // as errors call it
   const char* prefix = "";                // of the names in checkpoints of models with a head
   std::span<const Spelling> spellings{};  // other names of its tensors
+  std::span<const Renamed> modules{};     // names that transformers has for modules, and checkpoints do not
+  bool bare_language = false;             // its language model has no such prefix there
   PartNames names{};
   const nn::LayerNames* layer_names = nullptr;
   const nn::LayerNames* decoder_layer_names = nullptr;  // null: the same

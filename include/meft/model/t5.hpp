@@ -36,6 +36,8 @@ struct T5Config {
     out.decoder_start_token_id = c.integer(
         "decoder_start_token_id", c.integer("pad_token_id", 0, {0, out.vocab_size - 1}), {0, out.vocab_size - 1});
     out.read_activation(c, c.text("feed_forward_proj", std::string("relu")));
+    out.gated = c.flag("is_gated_act", out.gated);  // what is said apart counts
+    if (!c.text("dense_act_fn", std::string()).empty()) out.activation = model::activation(c, "dense_act_fn", "relu");
     out.layer_norm_epsilon = c.number("layer_norm_epsilon", 1e-6, {0.0, 1.0});
     out.dropout_rate = c.number("dropout_rate", 0.1, {0.0, 0.999});
     out.classifier_dropout = c.number("classifier_dropout", 0.0, {0.0, 0.999});
@@ -124,6 +126,7 @@ inline TransformerSpec T5Config::spec() const {
   TransformerSpec out{.family = "t5",
                       .prefix = "transformer.",
                       .spellings = t5::spellings,
+                      .bare_language = true,
                       .names = {.embeddings = {.word = "shared.weight"},
                                 .layers = "encoder.block",
                                 .decoder_layers = "decoder.block",

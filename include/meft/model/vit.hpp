@@ -3,6 +3,8 @@
 // arithmetic are those of Hugging Face's ViTModel, DeiTModel and Dinov2Model.
 #pragma once
 
+#include <iterator>
+#include <span>
 #include <string>
 
 #include <meft/model/config.hpp>
@@ -68,6 +70,15 @@ inline constexpr nn::LayerNames dinov2_layer_names{.query = "attention.attention
                                                    .attention_scale = "layer_scale1.lambda1",
                                                    .mlp_scale = "layer_scale2.lambda1"};
 
+/// ViT's and DeiT's in order; DINOv2's are those of attention.
+inline constexpr Renamed modules[] = {{"attention.attention.query", "attention.q_proj"},
+                                      {"attention.attention.key", "attention.k_proj"},
+                                      {"attention.attention.value", "attention.v_proj"},
+                                      {"attention.output.dense", "attention.o_proj"},
+                                      {"encoder.layer.", "layers."},
+                                      {"intermediate.dense", "mlp.fc1"},
+                                      {"output.dense", "mlp.fc2"}};
+
 }  // namespace vit
 
 /// DINOv2 classifies the class token beside the mean of the patches, and drops nothing of what its blocks add.
@@ -77,6 +88,7 @@ inline TransformerSpec VitConfig::spec() const {
           .prefix = dino                     ? "dinov2."
                     : family == Family::deit ? "deit."
                                              : "vit.",
+          .modules = std::span(vit::modules).first(dino ? 4 : std::size(vit::modules)),
           .names = {.norm = "layernorm"},
           .layer_names = dino ? &vit::dinov2_layer_names : &vit::layer_names,
           .width = hidden_size,

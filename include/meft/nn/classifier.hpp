@@ -27,6 +27,7 @@ inline Pooling pooling_from(std::string_view name, Where where = Where::current(
 /// How a family classifies: names in its checkpoints, and where it drops.
 struct HeadSpec {
   Pooling pooling = Pooling::first;
+  Index pad = -1;               // the last token is one that is not this; -1: any
   bool dense = true;            // a layer in front
   bool bias = true;             // of the last layer
   bool dropout_before = false;  // of the row too, before the dense layer

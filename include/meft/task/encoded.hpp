@@ -28,6 +28,12 @@ struct Encoded {
     for (const auto& sequence : ids) out.push_back(static_cast<std::uint32_t>(sequence.size()));
     return out;
   }
+  /// Takes tokens `pad` off the texts' ends, but the first: where each token sees those before it alone, the last that
+  /// is none is what transformers reads a class from. -1: none is.
+  void drop_behind(Index pad) {
+    for (std::size_t i = 0; i < size(); ++i)
+      while (ids[i].size() > 1 && ids[i].back() == pad) ids[i].pop_back(), types[i].pop_back();
+  }
 };
 
 /// Encodes examples (pairs when `pair`) with a tokenizer such as text::WordPiece, cut to `max_length` tokens. An

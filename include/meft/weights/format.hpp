@@ -65,6 +65,8 @@ struct Numbers {
   MEFT_HD float operator[](std::size_t i) const { return F::number(block, i, scales); }
 };
 
+/// The nearest half, the largest in place of infinity.
+inline float as_half(float x) { return static_cast<float>(half(std::clamp(x, -65504.0f, 65504.0f))); }
 inline void store_half(std::byte* to, float x) {
   const half value(x);
   std::memcpy(to, &value.bits, sizeof value.bits);

@@ -4,7 +4,6 @@
 
 #include <array>
 #include <cmath>
-#include <limits>
 
 #include <meft/weights/format.hpp>
 
@@ -64,10 +63,11 @@ struct Nf4 {
   /// The scale of several with the least squared error: the largest magnitude, a little less, and the best for what
   /// either gives.
   static void encode(const float* x, std::byte* block) {
-    float most = 0, best_error = std::numeric_limits<float>::infinity();
+    float most = 0, best_error = 0;
+    bool taken = false;
     for (std::size_t i = 0; i < numbers; ++i) most = std::max(most, std::fabs(x[i]));
     const auto take = [&](float scale) {
-      const float s = static_cast<float>(half(scale)), by = s > 0 ? 1 / s : 0;
+      const float s = as_half(scale), by = s > 0 ? 1 / s : 0;
       std::byte q[numbers];
       float error = 0, found = 0, squares = 0;
       for (std::size_t i = 0; i < numbers; ++i) {
@@ -78,8 +78,8 @@ struct Nf4 {
         const float c = code.at[at], far = s * c - x[i];
         error += far * far, found += x[i] * c, squares += c * c;
       }
-      if (error < best_error) {
-        best_error = error;
+      if (!taken || error < best_error) {
+        best_error = error, taken = true;
         store_half(block, s);
         for (std::size_t j = 0; j < numbers / 2; ++j) block[2 + j] = q[2 * j] | q[2 * j + 1] << 4;
       }

@@ -66,8 +66,7 @@ struct Q4_0 : detail::Small<false, false> {
     std::int8_t best[numbers] = {};
     float best_scale = 0, best_error = squares;
     for (int tried = -6; tried <= 2 && largest != 0; ++tried) {
-      half scale(largest / (-8.0f + 0.25f * static_cast<float>(-tried)));
-      const float s = static_cast<float>(scale);
+      const float s = as_half(largest / (-8.0f + 0.25f * static_cast<float>(-tried)));
       if (s == 0) continue;
       std::int8_t q[numbers];
       float error = 0;
@@ -76,7 +75,7 @@ struct Q4_0 : detail::Small<false, false> {
         q[i] = static_cast<std::int8_t>(near);
         error += (s * near - x[i]) * (s * near - x[i]);
       }
-      if (error >= best_error) continue;
+      if (best_scale != 0 && !(error < best_error)) continue;
       best_error = error, best_scale = s;
       std::copy(q, q + numbers, best);
     }
@@ -120,8 +119,7 @@ struct Q8_0 {
   static void encode(const float* x, std::byte* block) {
     float most = 0;
     for (std::size_t i = 0; i < numbers; ++i) most = std::max(most, std::fabs(x[i]));
-    const half scale(most / 127);
-    const float s = static_cast<float>(scale);
+    const float s = as_half(most / 127);
     store_half(block, s);
     for (std::size_t i = 0; i < numbers; ++i) {
       const float near = s > 0 ? std::min(127.0f, std::max(-127.0f, std::nearbyint(x[i] / s))) : 0.0f;
