@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include <meft/backend/device.hpp>
+#include <meft/data/choice.hpp>
 #include <meft/nn/classifier.hpp>
 
 #include "help.hpp"
@@ -17,9 +18,13 @@ namespace finetune {
 namespace {
 
 constexpr std::array schedules{"linear", "constant"};
-constexpr std::array tasks{"cola", "sst2",     "mrpc",          "stsb", "qqp",       "mnli",
-                           "qnli", "rte",      "tsv",           "lm",   "text2text", "openbookqa",
-                           "piqa", "arc_easy", "arc_challenge", "sciq", "images"};
+std::vector<std::string> tasks() {
+  auto out = meft::data::label_tasks();
+  out.insert(out.end(), {"tsv", "lm", "text2text"});
+  for (auto& name : meft::data::choice_tasks()) out.push_back(std::move(name));
+  out.push_back("images");
+  return out;
+}
 
 /// Adds flags that check their own values.
 class Adder {
@@ -241,9 +246,8 @@ Kind Flags::kind() const {
   if (task == "images") return Kind::images;
   if (task == "lm") return Kind::language;
   if (task == "text2text") return Kind::writing;
-  for (const char* name : {"openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq"})
-    if (task == name) return Kind::choices;
-  return Kind::texts;
+  const auto questions = meft::data::choice_tasks();
+  return std::find(questions.begin(), questions.end(), task) == questions.end() ? Kind::texts : Kind::choices;
 }
 
 void set_method_options(Flags& f) {
@@ -287,7 +291,7 @@ void add_flags(CLI::App& app, Flags& f) {
       "checkpoint: config.json, weights (safetensors or pytorch_model.bin), tokenizer; or one GGUF file; --predict "
       "and --eval-only know it from the output folder",
       "DIR|FILE");
-  add.choice("--task", tasks, "what is learned", [&](auto& s) { f.task = s; });
+  add.choice("--task", tasks(), "what is learned", [&](auto& s) { f.task = s; });
   add.text("--data", f.data, "folder with the task's files, or one file, a tenth of which is held out", "DIR|FILE");
   add.text("--output", f.output, "folder of the run [finetuned]", "DIR");
 

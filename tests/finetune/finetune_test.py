@@ -194,7 +194,7 @@ def test_flags(place):
         (["--log-every", "0"], ["--log-every", "found `0`"]),
         (["--save-every", "0"], ["--save-every", "found `0`"]),
         (["--save-every", "2m"], ["--save-every", "found `2m`"]),
-        (["--task", "cats"], ["--task: expected cola|sst2|mrpc|stsb|qqp|mnli|", "found `cats`"]),
+        (["--task", "cats"], ["--task: expected cola|sst2|mrpc|rte|stsb|qqp|mnli|qnli|tsv|lm|text2text|openbookqa|", "found `cats`"]),
         (["--method", "meft4"], ["--method: expected full|head", "found `meft4`"]),
         (["--streams", "float"], ["--streams: expected exact|rounded|stored", "found `float`"]),
         (["--lambda", "0"], ["--lambda: expected n, n/d or 2^-k", "found `0`"]),

@@ -389,9 +389,41 @@ TEST_CASE("configs: each dropout goes where the family has it") {
   // Those of a config that does not say.
   check("bert", {}, {0.1, 0.1, 0.1, 0, 0.1, 0});
   check("bert", {{"hidden_dropout_prob", 0.25}}, {0.25, 0.25, 0.1, 0, 0.25, 0});
-  check("bart", {{"classif_dropout", 0.5}}, {0.1, 0.1, 0, 0, 0.5, 0});
+  check("bart", {{"classif_dropout", 0.5}}, {0.1, 0.1, 0, 0, 0, 0});  // which transformers does not read
   check("t5", {}, {0.1, 0.1, 0.1, 0.1, 0, 0.1});
   for (const char* type : {"vit", "llama", "gemma3_text", "modernbert"}) check(type, {}, {0, 0, 0, 0, 0, 0});
+}
+
+TEST_CASE("configs: T5's activation and gate are what is said apart of them, else feed_forward_proj's") {
+  const auto check = [](const nlohmann::json& more, Activation f, bool gated) {
+    CAPTURE(more.dump());
+    const auto layer = spec_of("t5", more).layers.layer;
+    CHECK((layer.activation == f && layer.gated == gated));
+  };
+  check({}, Activation::relu, false);
+  check({{"feed_forward_proj", "gated-gelu"}}, Activation::gelu_tanh, true);
+  check({{"feed_forward_proj", "gated-gelu"}, {"dense_act_fn", "gelu"}}, Activation::gelu, true);
+  check({{"feed_forward_proj", "gelu"}, {"dense_act_fn", "gelu"}, {"is_gated_act", true}}, Activation::gelu, true);
+}
+
+TEST_CASE("configs: the token that no class is read from, where a causal model pads with it") {
+  CHECK(spec_of("llama").head.pad == -1);
+  CHECK(spec_of("qwen3", {{"pad_token_id", 5}}).head.pad == 5);
+  CHECK(spec_of("gemma3_text").head.pad == 0);
+  CHECK(spec_of("opt").head.pad == 1);
+  CHECK(spec_of("t5", {{"pad_token_id", 5}}).head.pad == -1);
+}
+
+TEST_CASE("configs: without a model_type a config is BERT's, but where it may be RoBERTa's") {
+  nlohmann::json config{{"vocab_size", 9},          {"hidden_size", 6},       {"num_hidden_layers", 1},
+                        {"num_attention_heads", 2}, {"intermediate_size", 8}, {"max_position_embeddings", 514}};
+  const auto read = [&] { return checkpoints::read_spec(io::Config("config.json", config)); };
+  CHECK(read().family == std::string("bert"));
+  config["type_vocab_size"] = 1;
+  CHECK(meft::test::message_of([&] { (void)read(); }).find("model_type is missing: expected bert or") !=
+        std::string::npos);
+  config["model_type"] = "bert";
+  CHECK(read().embeddings.first_position == 0);
 }
 
 TEST_CASE("configs: what a family has where its config does not say; T5's, OPT's and ModernBERT's options") {

@@ -425,6 +425,17 @@ TEST_CASE("choice: pairs for an encoder") {
   CHECK(contains(message_of([&] { task::encode_pairs(tokenizer, choices, 2); }), "at least 3 for a pair"));
 }
 
+TEST_CASE("encoded: tokens that pad go from the texts' ends, but the first of a text") {
+  task::Encoded some{
+      .ids = {{4, 0, 5}, {4, 0, 0}, {0, 0}, {7}}, .types = {{0, 1, 1}, {0, 1, 1}, {0, 0}, {0}}, .labels = {}};
+  auto all = some;
+  all.drop_behind(-1);
+  CHECK(all.ids == some.ids);
+  some.drop_behind(0);
+  CHECK(some.ids == std::vector<task::Tokens>{{4, 0, 5}, {4}, {0}, {7}});
+  CHECK(some.types == std::vector<task::Tokens>{{0, 1, 1}, {0}, {0}, {0}});
+}
+
 TEST_CASE("choice: scores of options from the log-likelihoods of tokens") {
   const std::vector<data::Choice> choices = {{"Q:", {"ab", "abcdefg"}, 1}};
   const auto out = task::encode_causal(Bytes{}, choices, 64);

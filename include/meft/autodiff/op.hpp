@@ -72,7 +72,7 @@ auto grads(const Needs<N>& need, const First& first, const Rest&... rest) {
   return out;
 }
 
-/// An op: its name, what it saves, how it runs.
+/// An op as far as it is checked here: its name and what it saves.
 template <class Op>
 concept Differentiable = requires {
   { Op::name } -> std::convertible_to<const char*>;

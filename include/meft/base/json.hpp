@@ -136,6 +136,7 @@ inline nlohmann::json parse_unique_json(std::string_view text, std::string_view 
 
 /// A value of a JSON tree together with the path that names it in errors:
 /// `config.json: model.type is "BPE", expected "WordPiece"`. Refers to the tree, which must outlive it.
+/// Every reader throws Error, by `wrong`, where the value is of another kind or out of range.
 class JsonField {
  public:
   /// `root` stands for the whole tree in messages.

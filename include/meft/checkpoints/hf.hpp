@@ -101,9 +101,11 @@ void restore_rows(Model& model) {
 
 /// Reads `folder`/config.json and the weights beside it, or both of a GGUF file: a model of whichever family it is.
 /// With `frozen`, each linear layer is frozen and kept in that precision as soon as it is read, so that its original
-/// never takes memory beside the others', and where that is in blocks the word embeddings are too: for methods that
-/// train none of them. As stored they lie in the file, which stays open. With `prune` rows of the word embeddings are
-/// read when they are first used; the file stays open.
+/// never takes memory beside the others'; where that is in blocks the word embeddings are frozen too, in q8, or as
+/// stored where that has no more bits: for methods that train none of them. As stored they lie in the file, which stays
+/// open. With `prune` rows of the word embeddings are read when they are first used; the file stays open. Errors name
+/// the file, and the key or tensor: a model_type or an option that is not supported, a tensor that is missing, has
+/// another shape, or a value that is NaN or infinite.
 template <Real T = float, Backend B = Cpu>
 model::Transformer<T, B> hf(const std::string& folder, LoadReport* report = nullptr,
                             std::optional<Precision> frozen = {}, bool prune = false, Where where = Where::current()) {

@@ -36,7 +36,8 @@ struct Task {
 /// Whether line 1 of a `tsv` file names the columns. `automatic`: yes if any column was given by name.
 enum class Header { automatic, present, absent };
 
-/// How files are read. All but `encoding` and `split_seed` are for task `tsv`; the other tasks know their columns.
+/// How files are read. `encoding`, `split_seed` and `scored` are for every task, `header` for every one's texts to
+/// predict; the rest is for task `tsv`: the other tasks know their columns and labels.
 struct LoadOptions {
   Encoding encoding = Encoding::utf8;
   std::string text{}, pair{}, label{};  // a column's name in the header, or its number from 1; empty pair: single texts
@@ -114,6 +115,17 @@ inline const std::vector<Form>& forms() {
        {"label"}}};
   return all;
 }
+
+}  // namespace detail
+
+/// The named tasks of texts with labels: cola, sst2, mrpc, …
+inline std::vector<std::string> label_tasks() {
+  std::vector<std::string> out;
+  for (const auto& form : detail::forms()) out.push_back(form.task.name);
+  return out;
+}
+
+namespace detail {
 
 /// The named task's form, or nothing for `tsv`. Errors: unknown name, options that do not fit the task. With `inputs`,
 /// texts to predict, the header may be told.

@@ -19,6 +19,7 @@
 
 namespace meft::io {
 
+/// The tensors of an open file, or of several with an index, by name: what Safetensors, Pytorch and Gguf share.
 class Tensors {
  public:
   using Entries = std::map<std::string, Entry, std::less<>>;

@@ -14,6 +14,7 @@
 
 namespace meft {
 
+/// All memory of a device, cut from segments, and its meter. Any thread may use it.
 class Pool {
  public:
   using Allocate = void* (*)(std::size_t bytes);  // null when there is no memory left
@@ -57,6 +58,7 @@ class Pool {
     return block;
   }
 
+  /// Takes back what `take` gave, from any thread.
   [[gnu::cold, gnu::noinline]] void give(const Block& block) {
     const Lock lock(mutex_);
     now_.live[static_cast<std::size_t>(block.use)] -= block.capacity;

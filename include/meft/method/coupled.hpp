@@ -57,6 +57,7 @@ struct Meft3 {
   Inside inside{};
 };
 
+/// Meft1, Meft2 or Meft3.
 template <class M>
 concept MeftMethod = std::same_as<M, Meft1> || std::same_as<M, Meft2> || std::same_as<M, Meft3>;
 

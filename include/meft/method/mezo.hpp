@@ -13,7 +13,7 @@
 namespace meft {
 
 /// What `Inside` trains, by losses with noise on it, without a backward pass or dropout. With several samples of the
-/// noise a step, their losses are computed at once, one on a worker.
+/// noise a step, their losses are computed at once on a host, one on a worker.
 template <class Inside>
 struct Mezo {
   Inside inside = [] {

@@ -99,10 +99,11 @@ struct PeftForm {
 /// another by default under a family; `in_front(m)`, tokens that it puts before every sequence; `recipe(m)` is how it
 /// is trained; `renews(m)`, after how many steps what was chosen by examples is chosen anew. A method that only changes
 /// layers, whose `insert(layers, m, options)` is all that it does to a model, has `kept(m, sizes)`, perhaps `below(m,
-/// sizes)`, and `activation` only where more follows. What peft has too says so: `peft`, a PeftForm, and
-/// peft_numbers(m, visit), which calls visit(their name, member); optional: peft_flags(m, has), which does what follows
-/// where has(their name); peft_changed(m, has), where has(Projection) says whether a file has the first tensor of one,
-/// in whichever layer; peft_product(m), where its two tensors are the factors of what is added to a weight.
+/// sizes)`, `passing(m, sizes)`, values a token alive in a block that keeps nothing (mezo.hpp reads it), and
+/// `activation` only where more follows. What peft has too says so: `peft`, a PeftForm, and peft_numbers(m, visit),
+/// which calls visit(their name, member); optional: peft_flags(m, has), which does what follows where has(their name);
+/// peft_changed(m, has), where has(Projection) says whether a file has the first tensor of one, in whichever layer;
+/// peft_product(m), where its two tensors are the factors of what is added to a weight.
 template <class M>
 struct Described;
 

@@ -11,6 +11,7 @@
 
 namespace meft {
 
+/// The examples of a task, as a method sees them before training.
 template <Real T, Backend B = Cpu>
 struct Preview {
   std::size_t examples = 0, batch = 1;  // to train on, and how many of them a batch has

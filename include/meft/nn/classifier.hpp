@@ -16,6 +16,7 @@ namespace meft::nn {
 /// the mean of the others.
 enum class Pooling { first, mean, last, first_and_mean };
 
+/// "first" | "mean" | "last" | "first_and_mean". Throws with the name otherwise.
 inline Pooling pooling_from(std::string_view name, Where where = Where::current()) {
   if (name == "first") return Pooling::first;
   if (name == "last") return Pooling::last;

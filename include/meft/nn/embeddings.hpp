@@ -22,6 +22,7 @@ struct EmbeddingNames {
   const char *word = "", *position = "", *type = "", *norm = "", *project = "";
 };
 
+/// What a model's embeddings are made of: sizes, kinds of positions, a norm.
 struct EmbeddingSpec {
   Index vocabulary = 0, positions = 0, types = 0;  // rows of the tables; 0: no such table
   Index first_position = 0;                        // the row of a sequence's first token

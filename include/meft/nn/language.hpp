@@ -24,7 +24,7 @@ struct LanguageSpec {
   double epsilon = 1e-12;                    // of its norm
   LanguageNames names{};
   NormKind norm_kind = NormKind::layer;
-  bool bias = true, dense_bias = true;  // of the table's rows, and of the transform
+  bool bias = true, dense_bias = true;  // of the table's rows, and of the dense layer: where there is a transform
   double scale = 1;                     // of what is multiplied with the table
 };
 

@@ -17,6 +17,7 @@
 
 namespace meft::nn {
 
+/// What an image model's embeddings are made of: sizes in pixels, channels, rows in front of the patches.
 struct PatchSpec {
   Index image = 224, patch = 16, channels = 3;
   Index leading = 1;  // tokens in front of the patches: the class, and DeiT's distillation token
@@ -72,8 +73,9 @@ struct PatchEmbeddings {
             site};
   }
 
-  /// pixels [images, channels, height, width] → [images · (leading + patches), hidden] and their offsets. Heights and
-  /// widths beyond whole patches are cut off, as a convolution does.
+  /// pixels [images, channels, height, width] → [images · (leading + patches), hidden], with `prompt` its rows in front
+  /// of each image's, and their offsets. Heights and widths beyond whole patches are cut off, as a convolution does;
+  /// another grid than the checkpoint's has its positions interpolated. Errors: other channels, no whole patch.
   std::pair<Var<T, B>, Offsets> operator()(const Batch<B>& batch) const {
     const auto& pixels = batch.pixels;
     const Index patch = spec.patch;

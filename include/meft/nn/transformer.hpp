@@ -45,7 +45,7 @@ struct LayerSpec {
   bool qkv_bias = true;  // of these
   std::optional<bool> output_bias{};       // of attention's last one, where that is another than `bias`
   bool head_norms = false;                 // of each head's queries and keys
-  Index window = 0;                        // of self-attention: the most tokens that a token sees, on each side; 0: all
+  Index window = 0;                        // of self-attention: keys nearer than so many places, its own too; 0: all
   std::optional<RotarySpec> rotary{};      // position, in self-attention; none: in what enters the layers, or
   std::optional<RelativeSpec> relative{};  // a table that the layers share
   float dropout = 0, attention_dropout = 0, activation_dropout = 0;

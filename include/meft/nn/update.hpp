@@ -125,7 +125,7 @@ struct Sparse {
   }
   bool trains() const { return values.defined(); }
 
-  /// From now on `chosen` elements train, with their values in w, [out·in] row-major; {}: none does.
+  /// From now on `elements` train, numbers ascending, with their values in w, [out·in] row-major; {}: none does.
   void choose(const std::vector<std::int32_t>& elements, const std::vector<T>& w) {
     values.gradient() = values.value() = {};
     values.anchor() = chosen->start = {};

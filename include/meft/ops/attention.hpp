@@ -32,7 +32,7 @@ struct Attention {
   float dropout = 0;    // of the probabilities, replayed from the key
   Key key{};
   Index first_row = 0;                   // number of the first query row in the whole batch, for the replay
-  Precision precision = Precision::f32;  // bf16: on CUDA in bf16 where cuDNN runs it; the CPU computes in T
+  Precision precision = Precision::f32;  // bf16: on CUDA in bf16, by cuDNN or to 128 wide by our own; the CPU: in T
   Index window = 0;  // where causal: a query sees the last so many keys; else those less far away on both sides; 0: all
   Hand hand = Hand::in_full;       // rounded: the result's reader reads it so
   Hand gradients = Hand::in_full;  // of q, k and v

@@ -59,7 +59,8 @@ struct Bottleneck {
   }
 };
 
-/// f(x·downᵀ + down_bias)·upᵀ + up_bias. x [.., n], down [m, n], up [n, m] → [.., n].
+/// f(x·downᵀ + down_bias)·upᵀ + up_bias. x [.., n], down [m, n], down_bias [m], up [n, m], up_bias [n] → [.., n].
+/// Errors: m is not in [1, 64].
 template <Operand X, Operand D, Operand E, Operand U, Operand V>
 VarOf<X> bottleneck(const X& x, const D& down, const E& down_bias, const U& up, const V& up_bias, Activation f,
                     Where where = Where::current()) {

@@ -8,7 +8,8 @@
 
 namespace meft {
 
-/// y = m ⊙ x,  dx = m ⊙ dy;  m[i] = 1/(1 − p) when dropout_bits(key, first + i) ≥ p·2¹⁶, else 0. Keeps nothing.
+/// y = m ⊙ x,  dx = m ⊙ dy;  m[i] = 1/(1 − p) when dropout_bits(key, first + i) ≥ p·2¹⁶, else 0, p rounded up to a
+/// multiple of 2⁻¹⁶. Keeps nothing.
 struct Dropout {
   static constexpr const char* name = "dropout";
   template <Scalar T, Backend B>
@@ -64,7 +65,8 @@ struct ActivationDropout {
 };
 
 /// Sets elements to 0 with probability p in [0, 1) and scales the others by 1/(1 − p). Element i of x is number
-/// first_element + i of the key, so a slice of a tensor drops what the whole drops. p = 0 gives x itself.
+/// first_element + i of the key, so a slice of a tensor drops what the whole drops. p = 0 gives x itself; others
+/// are rounded up to a multiple of 2⁻¹⁶.
 template <Operand X>
 VarOf<X> dropout(const X& x, double p, Key key, std::uint64_t first_element = 0, Where where = Where::current()) {
   require(p >= 0 && p < 1, {"dropout: p is not in [0, 1)", where}, p);

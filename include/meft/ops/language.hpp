@@ -151,15 +151,16 @@ struct LinearCrossEntropy {
 };
 
 /// Mean cross entropy of the words that x·wᵀ + b predicts. x [n, h], w [words, h], b [words] or empty, labels [n] in
-/// [0, words) or `ignore`. A label outside is an error that names its position.
+/// [0, words) or `ignore`. A label outside is an error that names its position; so is a batch in which none counts.
 template <Operand X, Operand W, Operand Bias, Backend B>
 VarOf<X> linear_cross_entropy(const X& x, const W& w, const Bias& bias, const Tensor<std::int32_t, B>& labels,
                               std::int32_t ignore = ignored_label, Where where = Where::current()) {
   return apply(where, LinearCrossEntropy<B>{labels, ignore}, x, w, bias);
 }
 
-/// ln p(label) of each row under softmax(x·wᵀ + b), 0 where the label is `ignore`. w is a tensor or a parameter. No
-/// gradients. [n].
+/// ln p(label) of each row under softmax(x·wᵀ + b), 0 where the label is `ignore`. x [n, h], w [words, h] a tensor, a
+/// parameter or packed, b [words] or empty, labels [n] → [n]. No gradients. A label outside is an error that names its
+/// position.
 template <Real T, Backend B, class W>
 Tensor<T, B> label_log_likelihood(const Tensor<T, B>& x, const W& w, const Tensor<T, B>& bias,
                                   const Tensor<std::int32_t, B>& labels, std::int32_t ignore = ignored_label) {

@@ -91,7 +91,7 @@ struct MeanSquaredError {
 };
 
 /// Mean cross entropy of logits [n, c] and labels [n] in [0, c), over the rows whose label is not `ignore`. A label
-/// outside the classes is an error that names its position.
+/// outside the classes is an error that names its position; so are labels of which none counts.
 template <Operand X, Backend B>
 VarOf<X> cross_entropy(const X& logits, const Tensor<std::int32_t, B>& labels, std::int32_t ignore = ignored_label,
                        Where where = Where::current()) {

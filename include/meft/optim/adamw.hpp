@@ -33,6 +33,7 @@ struct AdamW {
   }
 };
 
+/// See State; errors of options: by the constructor.
 template <Real T, Backend B>
 class AdamWState final : public State<T, B> {
  public:

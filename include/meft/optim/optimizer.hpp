@@ -55,9 +55,9 @@ class State {
     }
   }
 
-  /// One step from what batches gave, divided by `weight`, the sum of what they were multiplied by, at rate · factor.
-  /// Gives the norm of that mean before clipping; throws, changing nothing, when it is not finite, a factor is less
-  /// than 0, or a weight is not more than 0.
+  /// One step from what batches gave, divided by `weight`, the sum of what they were multiplied by, at rate · factor;
+  /// then that is forgotten: gradients are zero. Gives the norm of that mean before clipping; throws, changing nothing,
+  /// when it is not finite, a factor is less than 0, or a weight is not more than 0.
   virtual double step(double factor = 1.0, double weight = 1.0, Where where = Where::current()) = 0;
   /// Forgets what batches gave.
   virtual void zero_gradients() = 0;

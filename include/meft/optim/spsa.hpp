@@ -19,9 +19,9 @@ template <Real T, Backend B>
 class SpsaState;
 
 /// The options. Decay leaves out what has one axis: biases and norms. `clip` is of the root mean square of g, whose
-/// square is on average that of the gradient's norm; 0 is off. With several samples their losses are computed at once,
-/// each on a worker of its own. `log_alone`: a state keeps what steps did, and a resumed run does them again; the
-/// parameters are then as they were made.
+/// square is on average that of the gradient's norm; 0 is off. With several samples their losses are computed at once
+/// on a host, each on a worker of its own, one after the other on a device. `log_alone`: a state keeps what steps did,
+/// and a resumed run does them again; the parameters are then as they were made.
 struct Spsa {
   double rate = 1e-6, epsilon = 1e-3, decay = 0, clip = 0;
   std::uint64_t seed = 0;
@@ -52,6 +52,7 @@ void step_along(Parameter<T, B>& p, Key key, double keep, double scale) {
             p.shape().rank() > 1 ? keep : 1.0, scale, from, p.value().data());
 }
 
+/// See State; errors of options: by the constructor.
 template <Real T, Backend B>
 class SpsaState final : public State<T, B> {
  public:

@@ -33,10 +33,12 @@ struct Step {
   bool swaps() const { return !f && !then; }
 };
 
+/// The shear x[dst] ← λ·x[dst] + then(f(x[src])) of streams 0 and 1; see Step.
 template <Real T, Backend B>
 Step<T, B> shear(int dst, int src, Lambda lambda, Function<T, B> f, Function<T, B> then = {}) {
   return {dst, src, lambda, std::move(f), std::move(then)};
 }
+/// The exchange of the two streams: the last step of its layer.
 template <Real T, Backend B>
 Step<T, B> swap_streams() {
   return {};
@@ -53,13 +55,15 @@ enum class Streams {
   stored    // the forward of `exact` with every activation kept: the oracle
 };
 
-/// What a stack gives back.
+/// What a stack gives back: average (x[0] + x[1])/2; carrier, that stream alone; learned α·carrier + (1 − α)·other, α
+/// trained from 1 on; mix and scaled as below; concat both beside each other, [tokens, 2·width].
 struct Readout {
   enum class Kind { average, carrier, learned, mix, scaled, concat };
   Kind kind = Kind::average;
   double first = 0.5, second = 0.5;  // mix: y = first·x[0] + second·x[1]; scaled: first·carrier + second·other
 };
 
+/// How a ReversibleStack keeps, cuts and reads its streams.
 struct StackOptions {
   Streams streams = Streams::exact;
   int word_bits = 32;       // of a fixed-point element: 32 or 64

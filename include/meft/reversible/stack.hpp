@@ -138,6 +138,8 @@ class ReversibleStack {
   using Layers = std::vector<ReversibleLayer<T, B>>;
 
   ReversibleStack() = default;
+  /// Errors: a swap that is not a layer's last step, a shear that does not go from one stream to the other, a λ that
+  /// Lambda::reduced refuses, options out of range, stored_layers without exact streams.
   explicit ReversibleStack(Layers layers, StackOptions options = {}, Where where = Where::current())
       : options_(std::move(options)) {
     for (auto& layer : layers)

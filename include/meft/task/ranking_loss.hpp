@@ -22,6 +22,7 @@ namespace meft::task {
 /// is the mean of −ln p over the words of all right answers, as of texts that are to be written.
 enum class Losses { likelihood, ranking, tfew, words };
 
+/// "likelihood" | "ranking" | "tfew"; `words` has no name. Throws with the name otherwise.
 inline Losses losses_from(std::string_view name, Where where = Where::current()) {
   if (name == "likelihood") return Losses::likelihood;
   if (name == "ranking") return Losses::ranking;

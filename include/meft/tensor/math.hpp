@@ -94,8 +94,8 @@ template <Real T, Backend B>
   } else into = map(Add{}, into, x);
 }
 
-/// Sum over one axis, which disappears. On the CPU elements are added in ascending order, of more than 4096 the sums of
-/// as many.
+/// Sum over one axis, which disappears, in an order that depends on the shape alone. On the CPU: ascending, along the
+/// last axis as 16 running sums that are joined; of more than 4096 elements the sums of as many.
 template <Real T, Backend B>
 Tensor<T, B> sum_axis(const Tensor<T, B>& x, int axis) {
   Tensor<T, B> out(x.shape().without(axis));
@@ -103,7 +103,7 @@ Tensor<T, B> sum_axis(const Tensor<T, B>& x, int axis) {
   return out;
 }
 
-/// Sums x over the axes that were broadcast, giving `shape`. Rows are added in ascending order.
+/// Sums x over the axes that were broadcast, giving `shape`: one axis after the other, as sum_axis does.
 template <Real T, Backend B>
 Tensor<T, B> sum_to(const Tensor<T, B>& x, const Shape& shape) {
   if (x.shape() == shape) return x;

@@ -10,9 +10,10 @@
 
 namespace meft {
 
-/// A constant [out, in] matrix laid out once for x·Wᵀ and dy·W, in T, in bf16 (half the bytes; both operands are
-/// rounded to bf16, sums are in T), or in the blocks of a format, which are decoded to bf16 on the way: bits are those
-/// of the decoded matrix in bf16. Copies share it. Empty when default-made.
+/// A constant [out, in] matrix laid out once for x·Wᵀ and dy·W, in T, in bf16 (both operands are rounded to bf16, sums
+/// are in T; half the bytes where T is float and there is AVX2 or a device, else kept in T), or in the blocks of a
+/// format, which are decoded to bf16 on the way: bits are those of the decoded matrix in bf16. Copies share it. Empty
+/// when default-made.
 template <Real T, Backend B = Cpu>
 class PackedWeight {
  public:
@@ -122,7 +123,7 @@ class PackedWeight {
   }
 
   /// Elements `indices` [k] of W in row-major order become `values` [k], as W is kept; without indices all of them.
-  /// Copies see it too.
+  /// Copies see it too. Errors: W is kept in blocks.
   void write(const Tensor<std::int32_t, B>& indices, const Tensor<T, B>& values) const {
     panels_.write(values.size(), indices.defined() ? indices.data() : nullptr, values.data());
   }

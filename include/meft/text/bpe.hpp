@@ -31,9 +31,10 @@ namespace meft::text {
 /// Immutable after construction: any number of threads may encode with one.
 class Bpe : public Encoder<Bpe> {
  public:
-  /// Reads `folder`: tokenizer.json where there is one (model BPE, pre-tokenizer ByteLevel), else vocab.json and
-  /// merges.txt. The special tokens and what stands around texts are those that transformers makes of the folder's
-  /// files (TokenizerFiles). Throws Error that names the file and the field or line at fault.
+  /// Reads `folder`: tokenizer.json where there is one (model BPE, of bytes, pre-tokenizer ByteLevel, or of
+  /// SentencePiece's pieces, see Pieces::read), else vocab.json and merges.txt. The special tokens and what stands
+  /// around texts are those that transformers makes of the folder's files (TokenizerFiles). Throws Error that names the
+  /// file and the field or line at fault.
   explicit Bpe(const std::filesystem::path& folder) : Bpe(TokenizerFiles(folder)) {}
   explicit Bpe(const TokenizerFiles& files) {
     using Kind = TokenizerFiles::Kind;

@@ -71,6 +71,7 @@ class StepError : public NumberError {
       : NumberError(std::move(message), where), step(at_step), kept(kept_step), trained(was_trained) {}
 };
 
+/// Functions that a run calls, each may be empty: at its start, after a step, an epoch, a wider range.
 struct Observer {
   std::function<void(const StartReport&)> started{};
   std::function<void(const StepReport&)> stepped{};

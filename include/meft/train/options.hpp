@@ -42,6 +42,7 @@ struct BatchSizes {
   Index images = 0, height = 0, width = 0, words = 0;
 };
 
+/// How a run goes, and where its files lie. The trainer throws for what is out of range.
 struct TrainOptions {
   std::size_t batch = 16, accumulate = 1;  // sequences a batch, batches a step
   std::int64_t epochs = 3;

@@ -79,8 +79,8 @@ class Trainer {
   std::int64_t steps() const { return steps_; }
   optim::State<T, B>& optimizer() { return *optimizer_; }
 
-  /// Trains to the end or until stopped. At the end the learner holds the best epoch's parameters when there is a
-  /// folder, the last epoch's otherwise.
+  /// Trains to the end or until stopped. Then the learner holds the best epoch's parameters where there is a folder,
+  /// else the last one's. Errors: StepError where numbers go astray; a folder of another run, files that are damaged.
   Outcome run(Where where = Where::current()) {
     start(where);
     while (!place_.finished)

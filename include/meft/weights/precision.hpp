@@ -7,7 +7,7 @@
 
 namespace meft {
 
-/// In what a frozen weight is kept and multiplied. All but f32: both operands are rounded to bf16, sums are in float.
+/// In what a frozen weight is kept and multiplied. All but f32: both operands are rounded to bf16, sums are in T.
 /// q8, q4 and nf4 are blocks of a format (weights/made.hpp); as_stored is whatever its file has, where it lies
 /// there.
 enum class Precision { f32, bf16, q8, q4, nf4, as_stored };
@@ -18,6 +18,7 @@ struct Kept {
   std::string_view name;
   Precision precision;
 };
+/// A row for each Precision, in its order: its name behind --weights.
 inline constexpr Kept kept[] = {{"f32", Precision::f32}, {"bf16", Precision::bf16},
                                 {"q8", Precision::q8},   {"q4", Precision::q4},
                                 {"nf4", Precision::nf4}, {"as-stored", Precision::as_stored}};

@@ -7,7 +7,8 @@
 
 namespace meft {
 
-/// p ← p − rate·decay·p;  m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  p ← p − rate·(m/c₁)/(√(v/c₂) + ε);  g ← 0.
+/// With g the gradient times `scale`, the decay where a slot has it: p ← p − rate·decay·p;  m ← β₁m + (1 − β₁)g;
+/// v ← β₂v + (1 − β₂)g²;  p ← p − rate·(m/c₁)/(√(v/c₂) + ε);  the gradient ← 0.
 template <Backend B, Real T>
 void adamw(B, Index slots, const AdamWSlot<T>* slot, const AdamWStep& step);
 

@@ -9,7 +9,7 @@
 
 namespace meft {
 
-/// A constant matrix W[out, in], in T or in bf16 (both operands are rounded, sums are in float): every backend has its
+/// A constant matrix W[out, in], in T or in bf16 (both operands are rounded, sums are in T): every backend has its
 /// own, with
 ///   Panels(const T* w, Index out, Index in, Precision)      W is copied; default-made it is empty
 ///   precision(), bytes()                                    how it is kept, what it takes
