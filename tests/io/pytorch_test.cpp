@@ -940,6 +940,7 @@ TEST_CASE("pickle: form and bounds") {
 
 TEST_CASE("tensors: shapes, strides and storages that do not fit") {
   const auto six = p::storage("FloatStorage", "0", 6);
+  constexpr auto most = INT64_MAX;
   CHECK(tensor_refusal(p::tensor(six, 0, {2, 3}, {3, 1})) == "no error");
   CHECK(tensor_refusal(p::tensor(six, 2, {2, 2}, {2, 1})) == "no error");
   CHECK(tensor_refusal(p::tensor(six, 6, {0, 5}, {7, 9})) == "no error");
@@ -949,9 +950,8 @@ TEST_CASE("tensors: shapes, strides and storages that do not fit") {
                            const std::vector<std::int64_t>& strides, const std::string& part) {
     CHECK_HAS(tensor_refusal(p::tensor(six, offset, shape, strides)), "m.bin: tensor 'w'", part);
   };
-  constexpr auto most = INT64_MAX;
   CHECK(tensor_refusal(p::tensor(six, 0, {3, 2}, {1, 3})) == "no error");
-  CHECK(tensor_refusal(p::tensor(six, 0, {3, 1, 2}, {1, 77, 3})) == "no error");
+  CHECK(tensor_refusal(p::tensor(six, 0, {3, 1, 2}, {1, most, 3})) == "no error");
   refused(0, {2, 3}, {0, 1}, "strides [0, 1] of shape [2, 3]: its elements overlap");
   refused(0, {2, 3}, {1, 1}, "elements overlap");
   refused(0, {2}, {2}, "not next to each other");

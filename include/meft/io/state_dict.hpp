@@ -40,7 +40,9 @@ class StateDict {
  public:
   /// What is made goes into `made`, which lives as long as the entries.
   StateDict(const Pickle& pickle, const Storages& storages, const std::string& path, MadeBytes& made, Where where)
-      : pickle_(pickle), storages_(storages), path_(path), what_("pytorch: " + path), made_(made), where_(where) {}
+      : pickle_(pickle), storages_(storages), path_(path), what_("pytorch: " + path), made_(made), where_(where) {
+    for (const auto& [key, bytes] : storages) left_ += bytes.size();
+  }
 
   Tensors::Entries entries() {
     const PickleValue* dict = &pickle_.root();
@@ -103,13 +105,13 @@ class StateDict {
   }
 
   /// The elements of `tensor`, which lie by `strides`, in the order of its dimensions.
-  std::span<const std::byte> row_major(const Entry& tensor, const std::vector<std::int64_t>& strides, std::size_t unit,
+  std::span<const std::byte> row_major(const Entry& tensor, std::vector<std::int64_t> strides, std::size_t unit,
                                        const std::string& which) {
-    std::size_t most = 0;  // tensors may share a storage: not every one is copied of a file that repeats one
-    for (const auto& [key, bytes] : storages_) most += bytes.size();
-    require(tensor.bytes.size() <= most - std::min(most, copied_),
+    require(tensor.bytes.size() <= left_,
             {which + ": tensors whose dimensions are not in order have more elements than the storages", where_});
-    copied_ += tensor.bytes.size();
+    left_ -= tensor.bytes.size();
+    for (std::size_t i = 0; i < strides.size(); ++i)
+      if (tensor.shape[i] == 1) strides[i] = 0;
     auto& out = made_.emplace_back(tensor.bytes.size());
     std::vector<std::int64_t> at(tensor.shape.size());
     std::int64_t from = 0;
@@ -185,7 +187,7 @@ class StateDict {
   std::string what_;
   MadeBytes& made_;
   Where where_;
-  std::size_t copied_ = 0;
+  std::size_t left_ = 0;  // bytes that may be made: many tensors may share a storage
   std::map<std::string, std::pair<std::string, std::int64_t>> known_;  // storages met so far
 };
 
