@@ -514,7 +514,8 @@ def test_links(place):
 def test_pruned(place):
     """--prune-embeddings changes nothing that is learned; rows that are not used are the checkpoint's."""
     plain = ("--weight-decay", 0, "--clip", 0)
-    (place.root / "sst2" / "test.tsv").write_text("sentence\tlabel\n0123 456\t0\n@ # +\t1\n")  # words of no other file
+    test = place.root / "sst2" / "test.tsv"
+    test.write_text("sentence\tlabel\n0123 456\t0\n@ # +\t1\n")  # words of no other file
     for model, method in (("roberta", "full"), ("opt", "mezo"), ("bart", "lora")):
         whole, pruned = place.folder(), place.folder()
         place.run(model, "sst2", method, whole, *plain)
@@ -535,6 +536,7 @@ def test_pruned(place):
     done = subprocess.run([FINETUNE, "--model", place.root / "opt", "--task", "arc_easy", "--data", place.root / "arc_easy", "--output",
                            place.folder(), "--prune-embeddings"], capture_output=True, text=True)
     check(done.returncode == 2 and "--prune-embeddings: expected a task with a head of its own" in done.stderr, done.stderr)
+    test.unlink()
 
 
 def test_other_data(place):
