@@ -833,6 +833,27 @@ TEST_CASE("speft, sparsegrad: a second choice keeps what was learned, or begins 
   }
 }
 
+TEST_CASE("speft, sparsegrad: weights in blocks, and noise that would take several weights, are refused") {
+  for (const AnyMethod& method : {AnyMethod(Speft{.density = 0.1}), AnyMethod(SparseGrad{.density = 0.1})}) {
+    Small<float> blocks(method, {.precision = Precision::q8});
+    test::check_error({"expected weights in f32 or bf16, of which elements may change, found", "q8"},
+                      [&] { (void)prepare(blocks.bert, blocks.body, method, blocks.preview()); });
+    Small<float> small(method);
+    REQUIRE(prepare(small.bert, small.body, method, small.preview()));
+    nn::for_each_parameter(small.body, [](const std::string& name, auto& p) {
+      if (name.ends_with("sparse.values")) p.perturb({3, 1, 0}, 1e-3);
+    });
+    const auto run = [&] { (void)small.bert.run(small.batches[0], small.body); };
+    if (std::holds_alternative<Speft>(method)) {
+      run();
+      const SampleScope scope(1, 1);
+      test::check_error({"sparse: noise on chosen elements takes one sample a step"}, run);
+    } else {
+      test::check_error({"sparse: noise on chosen elements takes one sample a step, and no basis"}, run);
+    }
+  }
+}
+
 TEST_CASE("speft, sparsegrad: densities and numbers of examples outside their range, and previews without examples") {
   Small<float> s(Speft{}), turned(SparseGrad{});
   const auto choose = [&](const Speft& method, const Preview<float>& preview) {

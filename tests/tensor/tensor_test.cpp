@@ -759,6 +759,15 @@ TEST_CASE("parallel_for: a forked child goes on alone") {
   for (int i = 0; i < 5; ++i) CHECK(in_child(loop) == 0);
   stop = true;
   busy.join();
+  // While another takes and gives memory.
+  stop = began = false;
+  std::thread taking([&] {
+    for (; !stop; began = true) Tensor<float> some({1000});
+  });
+  while (!began) usleep(100);
+  for (int i = 0; i < 20; ++i) CHECK(in_child([] { Tensor<float> some({1000}); }) == 0);
+  stop = true;
+  taking.join();
   std::atomic<int> bad{0};
   parallel_for(4, [&](Index) { bad += in_child([] { parallel_for(10, [](Index) {}); }) != 0; });
   CHECK(bad == 0);

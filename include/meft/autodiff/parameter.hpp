@@ -15,6 +15,7 @@ namespace detail {
 struct Sample {
   std::uint64_t number = 0;
   double factor = 1;
+  bool one_of_several = false;
 
   static Sample& current() {
     thread_local Sample sample;
@@ -32,8 +33,10 @@ inline std::uint64_t sample_seed(std::uint64_t seed, std::uint64_t number) { ret
 class SampleScope {
  public:
   SampleScope(std::uint64_t number, double factor)
-      : before_(std::exchange(detail::Sample::current(), {number, factor})) {}
+      : before_(std::exchange(detail::Sample::current(), {number, factor, true})) {}
   ~SampleScope() { detail::Sample::current() = before_; }
+  /// Whether this thread is in one.
+  static bool active() { return detail::Sample::current().one_of_several; }
   SampleScope(const SampleScope&) = delete;
   SampleScope& operator=(const SampleScope&) = delete;
 

@@ -116,9 +116,12 @@ class Crew {
     born_ = generation_;
     const int wanted = threads > 1 ? threads - 1 : 0;
     threads_.resize(static_cast<std::size_t>(wanted));
-    while (workers_ < wanted &&
-           pthread_create(&threads_[static_cast<std::size_t>(workers_)], nullptr, &loop, this) == 0)
+    pthread_attr_t room;  // products keep half a MiB on the stack, and a system's default may be less
+    pthread_attr_init(&room);
+    pthread_attr_setstacksize(&room, std::size_t{4} << 20);
+    while (workers_ < wanted && pthread_create(&threads_[static_cast<std::size_t>(workers_)], &room, &loop, this) == 0)
       ++workers_;
+    pthread_attr_destroy(&room);
   }
 
   [[gnu::cold, gnu::noinline]] void stop() {

@@ -9,8 +9,8 @@
 
 #include <meft/base/host_device.hpp>
 
-#if defined(__FAST_MATH__)
-#error "meft: compile without -ffast-math: exp, log and tanh rely on the order of operations as written"
+#if defined(__FAST_MATH__) || __FINITE_MATH_ONLY__ || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
+#error "meft: compile without -ffast-math or a part of it: exp, log, tanh and shears rely on operations as written"
 #endif
 
 namespace meft {

@@ -42,8 +42,9 @@ inline std::string model_folder(const std::string& path, Where where = Where::cu
   if (!fs::is_directory(path, ignored)) fail({"model: " + path + ": is a file: " + expected, where});
   std::string within;  // as in the hub's cache: models--NAME/snapshots/REVISION
   for (const char* below : {"", "/snapshots"})
-    for (const auto& entry : fs::directory_iterator(path + below, ignored))
-      if (within.empty() && fs::exists(entry.path() / "config.json", ignored)) within = entry.path().string();
+    for (fs::directory_iterator at(path + below, ignored), end; !ignored && at != end; at.increment(ignored))
+      if (std::error_code none; within.empty() && fs::exists(at->path() / "config.json", none))
+        within = at->path().string();
   fail({"model: " + path + ": there is no config.json: " + expected +
             (within.empty() ? "" : "; there is one in " + within),
         where});

@@ -63,8 +63,9 @@ class Weights {
         {".ckpt", " (under a name that is not looked for)"}};
     std::vector<std::string> found;
     std::error_code ignored;
-    for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-      const std::string name = entry.path().filename().string();
+    using Entries = std::filesystem::directory_iterator;
+    for (Entries it(folder, ignored), end; !ignored && it != end; it.increment(ignored)) {
+      const std::string name = it->path().filename().string();
       const auto at =
           std::find_if(std::begin(known), std::end(known), [&](const auto& k) { return name.ends_with(k.first); });
       if (at != std::end(known) && name != "training_args.bin") found.push_back(show_name(name) + at->second);

@@ -58,6 +58,10 @@ class Pool {
     return block;
   }
 
+  /// Nothing is taken or given between these: over a fork, so that the child finds it whole.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
   /// Takes back what `take` gave, from any thread.
   [[gnu::cold, gnu::noinline]] void give(const Block& block) {
     const Lock lock(mutex_);

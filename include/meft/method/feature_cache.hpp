@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <meft/autodiff/tape.hpp>
+#include <meft/base/mutex.hpp>
 #include <meft/base/random.hpp>
 #include <meft/ops/shape.hpp>
 #include <meft/reversible/context.hpp>
@@ -36,8 +37,8 @@ class FeatureCache {
     for (Index s = 0; s < n;) {
       const auto rows = [&](Index last) { return x.rows(offsets.begin(s), offsets.end(last - 1)); };
       const Key key = key_of(rows(s + 1));
-      if (const auto found = of_.find(key); found != of_.end()) {
-        taps.emplace_back(found->second.begin(), found->second.end());
+      if (auto there = find(key); !there.empty()) {
+        taps.push_back(std::move(there));
         ++s;
         continue;
       }
@@ -45,7 +46,7 @@ class FeatureCache {
       Index last = s + 1;
       for (; last < n; ++last) {
         keys.push_back(key_of(x.rows(offsets.begin(last), offsets.end(last))));
-        if (of_.contains(keys.back())) break;
+        if (!find(keys.back()).empty()) break;
       }
       taps.push_back(make(rows(last), context.part(s, last)));
       for (Index i = s; i < last; ++i) keep(keys[static_cast<std::size_t>(i - s)], taps.back(), offsets, s, last, i);
@@ -74,6 +75,13 @@ class FeatureCache {
     return out;
   }
 
+  /// Those of a sequence; none where it is not there.
+  Taps find(const Key& key) const {
+    const Lock lock(mutex_);
+    const auto found = of_.find(key);
+    return found == of_.end() ? Taps{} : Taps(found->second.begin(), found->second.end());
+  }
+
   /// The i-th sequence's of the taps of those from first to before last.
   void keep(const Key& key, const Taps& taps, const Offsets& offsets, Index first, Index last, Index i) {
     const Index tokens = offsets.end(last - 1) - offsets.begin(first);
@@ -86,6 +94,7 @@ class FeatureCache {
       own.push_back(tap.value().rows(begin, begin + (by_token ? offsets.length(i) : each)));
       more += own.back().bytes();
     }
+    const Lock lock(mutex_);
     if (bytes_ + more > most_) return;
     const auto [at, fresh] = of_.try_emplace(key);
     if (!fresh) return;
@@ -94,6 +103,7 @@ class FeatureCache {
     bytes_ += more;
   }
 
+  mutable Mutex mutex_;  // bodies are run by any thread
   std::size_t most_, bytes_ = 0;
   std::map<Key, std::vector<Tensor<T, B>>> of_;
 };

@@ -82,9 +82,14 @@ struct Probe {
     Values weights{};
 
     Group(Probe& probe, std::size_t begin, std::size_t end) : of(probe), first(begin), last(end) {
-      for (std::size_t i = first; i < last; ++i) {
-        weights.push_back(of.matrices[i].weights());
-        of.matrices[i].sparse().probe_all(weights.back());
+      try {
+        for (std::size_t i = first; i < last; ++i) {
+          weights.push_back(of.matrices[i].weights());
+          of.matrices[i].sparse().probe_all(weights.back());
+        }
+      } catch (...) {
+        for (std::size_t i = first; i < first + weights.size(); ++i) of.matrices[i].sparse().choose({}, {});
+        throw;
       }
     }
     ~Group() {
@@ -132,6 +137,9 @@ struct Probe {
       nn::walk(layer, [&](const std::string& name, nn::Linear<T, B>& linear) {
         if (!std::holds_alternative<nn::Sparse<T, B>>(linear.update)) return;
         const Index size = linear.in() * linear.out();
+        require(linear.packed.precision() <= Precision::bf16,
+                method + ": expected weights in f32 or bf16, of which elements may change, found",
+                name_of(linear.packed.precision()));
         require(size <= std::numeric_limits<std::int32_t>::max(), method + ": a matrix of more than 2^31 elements",
                 size);
         matrices.push_back({name, linear, elements, static_cast<std::size_t>(size)});

@@ -188,8 +188,11 @@ struct Sparse {
     set_held({});
   }
 
-  /// Has the weight be what the values say.
+  /// Has the weight be what the values say. Errors: several draws of noise on them at once, which would take as many
+  /// weights; noise in a basis.
   void write(const PackedWeight<T, B>& w) const {
+    require(!values.perturbed() || (!basis().defined() && !SampleScope::active()),
+            "sparse: noise on chosen elements takes one sample a step, and no basis", values.shape());
     if (!basis().defined()) return w.write(*indices, values.read_rows(0, values.size()));
     const auto& v = values.value();
     if constexpr (B::on_host) {  // elsewhere a recorded step makes it anew whenever it is run

@@ -78,7 +78,13 @@ class AdamWState final : public State<T, B> {
   void follow(nn::Named<T, B> parameters, const std::vector<std::string>& anew, Where = Where::current()) override {
     auto before = std::exchange(this->parameters_, {});
     auto moments = std::exchange(moments_, {});
-    this->add(std::move(parameters));
+    try {
+      this->add(std::move(parameters));
+    } catch (...) {
+      this->parameters_ = std::move(before);
+      moments_ = std::move(moments);
+      throw;
+    }
     for (std::size_t i = 0; i < moments_.size(); ++i) {
       const auto& name = this->parameters_[i].first;
       const auto at = std::find_if(before.begin(), before.end(), [&](const auto& one) { return one.first == name; });

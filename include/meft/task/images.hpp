@@ -39,9 +39,10 @@ class ImageSet {
     if (augment_) augment_->epoch = epoch;
     coming_ = std::make_unique<data::Prefetch<data::ImageBatch>>(
         batches.size(),
-        [this, list = std::vector<std::vector<std::uint32_t>>(batches.begin(), batches.end())](
+        [&data = data_, split = split_, &processor = processor_, augment = augment_,
+         list = std::vector<std::vector<std::uint32_t>>(batches.begin(), batches.end())](
             std::size_t i, const std::atomic<bool>& stop) {
-          return data::image_batch(data_, split_, list[i], processor_, augment_, &stop);
+          return data::image_batch(data, split, list[i], processor, augment, &stop);
         },
         ahead_);
   }

@@ -43,8 +43,8 @@ bool prepare(L& learner, const AnyMethod& method, const Data& data, std::size_t 
     }
 }
 
-/// How what a method chose by examples of `data` is chosen anew in a run of these options: for their `renewal`. All
-/// outlive the run.
+/// How what a method chose by examples of `data` is chosen anew in a run of these options: for their `renewal`. Learner
+/// and data outlive the run.
 template <class L, class Data>
 Renewal renewal(L& learner, const AnyMethod& method, const Data& data, std::size_t batch, std::uint64_t seed,
                 std::function<bool()> stop) {
@@ -53,7 +53,7 @@ Renewal renewal(L& learner, const AnyMethod& method, const Data& data, std::size
   const auto stopped = [stop = std::move(stop)](std::size_t, std::size_t) { return stop && stop(); };
   return {
       method_renews(method),
-      [&learner, &method, &data, batch, seed, stopped] { return prepare(learner, method, data, batch, seed, stopped); },
+      [&learner, method, &data, batch, seed, stopped] { return prepare(learner, method, data, batch, seed, stopped); },
       [&learner](const io::Safetensors& file) { checkpoints::choose_as_in<T, B>(file, learner); }};
 }
 

@@ -95,8 +95,11 @@ inline nlohmann::ordered_json summary(const Place& place, const std::string& mai
 
 /// Adds the scores of a further set, under its name, to the metrics.json of a run that has ended.
 inline void add_scores(const std::string& path, const std::string& set, const std::vector<task::Score>& scores) {
-  auto tree = nlohmann::ordered_json::parse(io::read_text(path));
-  auto memory = tree.at("memory");
+  const auto wrong = [&](const std::string& what) { fail(path + ": expected a run's metrics, found " + what); };
+  auto tree = nlohmann::ordered_json::parse(io::read_text(path), nullptr, false);
+  if (!tree.is_object()) wrong(tree.is_discarded() ? "no JSON" : "another value");
+  if (!tree.contains("memory")) wrong("no `memory` in them");
+  auto memory = tree["memory"];
   tree.erase("memory");
   tree[set] = to_json(scores);
   tree["memory"] = std::move(memory);

@@ -42,7 +42,10 @@ struct Cpu {
 
   /// The process's one CPU pool. It is never destroyed, so that tensors may outlive main.
   [[gnu::noinline]] static Pool& pool() {
-    static Pool& pool = *new Pool(name, allocate, release);
+    static Pool& pool = [&]() -> Pool& {
+      pthread_atfork([] { Cpu::pool().lock(); }, [] { Cpu::pool().unlock(); }, [] { Cpu::pool().unlock(); });
+      return *new Pool(name, allocate, release);
+    }();
     return pool;
   }
 
