@@ -9,7 +9,6 @@
 
 #include <meft/backend/device.hpp>
 #include <meft/data/choice.hpp>
-#include <meft/nn/classifier.hpp>
 
 #include "help.hpp"
 

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include <meft/checkpoints/export.hpp>
-#include <meft/checkpoints/streams.hpp>
 #include <meft/nn/merge.hpp>
 #include <meft/task/choice_learner.hpp>
 #include <meft/task/line_likelihood.hpp>

@@ -4,8 +4,6 @@ flags: finetune_use_test.py FINETUNE [NAME...]
 import json
 import math
 import os
-import pathlib
-import random
 import resource
 import shutil
 import struct
@@ -14,7 +12,7 @@ import sys
 import zlib
 
 import families_finetune_test as families
-from place import BAD, FINETUNE, GOOD, PLAIN, Place, check, execute, main, read_safetensors, run
+from place import FINETUNE, check, execute, main, read_safetensors, run
 from screen import Screen, run_on_screen
 
 

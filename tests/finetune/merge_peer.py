@@ -8,9 +8,7 @@ need torch, and peft's files peft: without these a part is skipped, and says so.
 import importlib.util
 import json
 import os
-import pathlib
 import struct
-import sys
 import tempfile
 import zlib
 

@@ -13,7 +13,6 @@
 #include <vector>
 
 #include <meft/io/safetensors.hpp>
-#include <meft/io/state_dict.hpp>
 #include <meft/method/fpt.hpp>
 #include <meft/method/head.hpp>
 #include <meft/method/losa.hpp>

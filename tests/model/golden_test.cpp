@@ -1,5 +1,5 @@
 // Owns: BERT against Hugging Face transformers, plain and as MEFT1/2/3, on the files of golden/ (made by make_bert.py,
-// whose opening explains every name). ctest runs it in the tests folder; MEFT_GOLDEN names another place of the files.
+// whose opening explains every name). ctest runs it in the tests folder.
 #include <doctest/doctest.h>
 
 #include <algorithm>

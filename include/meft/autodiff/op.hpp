@@ -5,6 +5,8 @@
 #pragma once
 
 #include <array>
+#include <concepts>
+#include <initializer_list>
 #include <memory>
 #include <tuple>
 #include <type_traits>

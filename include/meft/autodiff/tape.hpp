@@ -1,12 +1,10 @@
 // Owns: the variable and the tape: a flat vector of nodes, walked backwards, each destroyed as soon as it was used.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 

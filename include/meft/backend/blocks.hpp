@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
-#include <vector>
 
 #include <meft/base/parallel.hpp>
 #include <meft/base/shape.hpp>

@@ -4,7 +4,6 @@
 #include <bit>
 #include <concepts>
 #include <cstdint>
-#include <cstring>
 
 #include <meft/base/host_device.hpp>
 

@@ -8,7 +8,7 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <utility>
+#include <system_error>
 #include <vector>
 
 #include <meft/checkpoints/hf.hpp>

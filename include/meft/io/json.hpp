@@ -11,9 +11,6 @@
 
 namespace meft::io {
 
-using meft::parse_unique_json;
-using meft::show_name;
-
 /// The tree of a JSON file. Throws Error, naming the file, when it cannot be read, is larger than `max_bytes`, is not
 /// JSON, nests deeper than 64 levels or has a duplicate key.
 inline nlohmann::json read_json(const std::string& path, std::size_t max_bytes = std::size_t{64} << 20,

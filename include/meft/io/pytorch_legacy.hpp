@@ -10,7 +10,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include <meft/base/error.hpp>
 #include <meft/io/entry.hpp>

@@ -116,10 +116,7 @@ struct Described<M> {
       return option;
     };
     Inside::options(m.inside, visit);
-    visit(Option{"streams", "how streams come back"},
-          OneOf{"exact|rounded|stored", [](std::string_view s) { return streams_from(s); },
-                [](Streams s) { return name_of(s); }},
-          common.stack.streams);
+    visit(Option{"streams", "how streams come back"}, one_of<Streams>("exact|rounded|stored"), common.stack.streams);
     visit(Option{.name = "stored-layers",
                  .help = "so many of the highest layers keep what the backward pass reads: faster, the same bits",
                  .stated = Stated::changed,

@@ -5,7 +5,6 @@
 #include <array>
 #include <cstdint>
 #include <string_view>
-#include <vector>
 
 #include <meft/method/adapt.hpp>
 #include <meft/method/preview.hpp>

@@ -6,7 +6,6 @@
 
 #include <functional>
 #include <memory>
-#include <string_view>
 #include <utility>
 #include <vector>
 

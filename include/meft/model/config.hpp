@@ -3,7 +3,6 @@
 
 #include <initializer_list>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <meft/model/spec.hpp>
@@ -66,6 +65,11 @@ std::vector<bool> local_layers(const auto& c, Index layers, const auto& by_patte
       fail("config: layer_types: expected full_attention or sliding_attention, found", named[i], c.path());
   }
   return out;
+}
+
+/// That of causal models: a class is read from the last token that is not `pad`.
+inline nn::HeadSpec score_head(Index pad) {
+  return {.pooling = nn::Pooling::last, .pad = pad, .dense = false, .bias = false, .output_name = "score"};
 }
 
 void check_heads(const auto& c, Index width, Index heads, const char* width_name, const char* heads_name) {

@@ -122,11 +122,7 @@ inline TransformerSpec LlamaConfig::spec() const {
                       .layers = {layer, num_hidden_layers},
                       .norm = rms_norm_eps,
                       .context = max_position_embeddings,
-                      .head = {.pooling = nn::Pooling::last,
-                               .pad = pad_token_id,
-                               .dense = false,
-                               .bias = false,
-                               .output_name = "score"},
+                      .head = score_head(pad_token_id),
                       .language = nn::LanguageSpec{.names = {.word = "lm_head.weight"}}};
   if (sliding_window) {
     out.layers.local = layer;

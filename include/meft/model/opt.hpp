@@ -3,8 +3,6 @@
 // blocks and projects its narrower word embeddings in and out; the others norm before.
 #pragma once
 
-#include <string>
-
 #include <meft/model/config.hpp>
 
 namespace meft::model {
@@ -96,11 +94,7 @@ inline TransformerSpec OptConfig::spec() const {
                                   .dropout = static_cast<float>(dropout),
                                   .attention_dropout = static_cast<float>(attention_dropout)},
                                  num_hidden_layers},
-                      .head = {.pooling = nn::Pooling::last,
-                               .pad = pad_token_id,
-                               .dense = false,
-                               .bias = false,
-                               .output_name = "score"},
+                      .head = score_head(pad_token_id),
                       .language = nn::LanguageSpec{.names = {.word = "lm_head.weight"}}};
   if (do_layer_norm_before && !remove_final_layer_norm) out.norm = layer_norm_eps;
   return out;

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <meft/reversible/context.hpp>

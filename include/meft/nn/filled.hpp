@@ -1,7 +1,6 @@
 // Owns: batches of text that are filled up for a device, so that few sizes come and a step finds its recording.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>

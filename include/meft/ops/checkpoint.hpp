@@ -2,6 +2,7 @@
 // Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
 #pragma once
 
+#include <memory>
 #include <tuple>
 #include <utility>
 

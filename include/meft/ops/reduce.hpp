@@ -1,7 +1,6 @@
 // Owns: sum, mean and maximum over any axes.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include <meft/autodiff/op.hpp>

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <concepts>
+#include <initializer_list>
+#include <memory>
 #include <span>
 #include <string>
 #include <type_traits>

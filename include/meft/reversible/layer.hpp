@@ -1,9 +1,7 @@
 // Owns: a reversible layer as a list of shears and swaps, and the options of a stack of them.
 #pragma once
 
-#include <cstdint>
 #include <functional>
-#include <string>
 #include <utility>
 #include <vector>
 

@@ -2,6 +2,7 @@
 // their use. Must not know: models, and how training goes.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <span>

@@ -1,6 +1,7 @@
 // Owns: the tensor: a typed, shaped, contiguous row-major view of a shared buffer on one backend. No gradients here.
 #pragma once
 
+#include <concepts>
 #include <initializer_list>
 #include <span>
 #include <utility>

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <initializer_list>
 #include <map>
 #include <optional>
@@ -39,8 +40,8 @@ struct TokenizerFiles {
   /// Whose rules hold. For bert, mpnet, roberta and gpt2 tokenizer.json gives vocabulary, merges and added tokens, and
   /// the rest is what the class makes of tokenizer_config.json; for qwen2 there is no tokenizer.json. plain is
   /// tokenizer.json as it stands, LlamaTokenizer's too: so has it transformers 4. 5 puts Metaspace in the place of that
-  /// file's normalizer where config.json's model_type is llama, and for T5, XLM-RoBERTa and CamemBERT its own steps, all
-  /// but the file's charsmap: other ids where a text begins or ends with a space, and behind special tokens.
+  /// file's normalizer where config.json's model_type is llama, and for T5, XLM-RoBERTa and CamemBERT its own steps,
+  /// all but the file's charsmap: other ids where a text begins or ends with a space, and behind special tokens.
   enum class Kind { plain, bert, mpnet, roberta, gpt2, qwen2 };
 
   /// A token and, for messages, the file and field that give it. An id of −1: its id in the vocabulary, or the next.

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <type_traits>
 #include <variant>
+#include <vector>
 
 #include <meft/method/any.hpp>
 #include <meft/model/spec.hpp>

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include <meft/io/json.hpp>
 #include <meft/train/memory.hpp>

@@ -1,6 +1,9 @@
 // Owns: weights that files keep by element, F32, F16 and BF16, looked at 16 at a time.
 #pragma once
 
+#include <bit>
+#include <cstring>
+
 #include <meft/weights/format.hpp>
 
 namespace meft::weights {

@@ -100,7 +100,7 @@ const char* cudaGetErrorString(cudaError_t code);
 cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 
-// The device: one, with the capabilities of sm_80.
+// The device: one, of compute capability 9.0 with the shared memory of 8.0.
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);

@@ -2,6 +2,8 @@
 // blocks as they are, decoded on the way.
 #pragma once
 
+#include <bit>
+
 #include <meft/backend/cpu/ends.hpp>
 #include <meft/backend/cpu/gemm.hpp>
 #include <meft/backend/cpu/tile_amx.hpp>

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
 #include <meft/backend/cpu/map.hpp>
 #include <meft/backend/cpu/tag.hpp>

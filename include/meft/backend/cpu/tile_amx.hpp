@@ -2,6 +2,8 @@
 // elements of C at a time. Instructions: Intel, Software Developer's Manual, volume 2: LDTILECFG, TILELOADD, TDPBF16PS.
 #pragma once
 
+#include <cstring>
+
 #include <meft/backend/cpu/tile_bf16.hpp>
 
 namespace meft::cpu {

@@ -3,6 +3,8 @@
 // which gives exact products too. Left operands are rounded to bf16 on the way. Sums are in float.
 #pragma once
 
+#include <bit>
+#include <cstring>
 #include <type_traits>
 
 #include <meft/backend/cpu/map.hpp>
@@ -167,8 +169,7 @@ MEFT_AVX2 inline void widen(Index pairs, const std::uint32_t* words, float* to) 
 MEFT_AVX2 inline void widen_transposed(Index pairs, const std::uint32_t* words, float* to) {
   alignas(32) float wide[16 * 16] = {};
   widen(std::min<Index>(pairs, 8), words, wide);
-  for (int i = 0; i < 16; i += 8)
-    for (int o = 0; o < 16; o += 8) detail::transpose8(wide + i * 16 + o, 16, to + o * 16 + i, 16);
+  detail::turn(wide, 16, to, 16);
 }
 
 /// The same in words: to[o / 2, i] ← W[o, i], W[o + 1, i]. Two neighbouring words are a cell of 2 × 2 elements; the 8 ×
