@@ -74,43 +74,6 @@ MEFT_INLINE inline void store(T* to, const V& v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-/// Where M rows of W columns of a tile lie: in C, or where C has fewer columns in a copy.
-template <int M, int W>
-struct Edge {
-  float* out;
-  Index ld;
-
-  MEFT_INLINE Edge(const Corner& at, float* copy) : out(at.c), ld(at.ldc) {
-    if (at.columns >= W) return;
-    out = copy;
-    ld = W;
-    for (int i = 0; i < M * W; ++i) copy[i] = 0;
-    if (at.start == Start::accumulate)
-      for (int i = 0; i < M; ++i)
-        std::memcpy(copy + i * W, at.c + i * at.ldc, static_cast<std::size_t>(at.columns) * sizeof(float));
-  }
-};
-
-/// acc[M, W] ← start, and back.
-template <class V, int M, int P, int W>
-MEFT_INLINE inline void begin(const Corner& at, const Edge<M, W>& edge, V (&acc)[M][P]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < M; ++i)
-    for (int j = 0; j < P; ++j) {
-      if (at.start == Start::zero) acc[i][j] = V{};
-      else load(acc[i][j], (at.start == Start::bias ? at.bias : edge.out + i * edge.ld) + j * (W / P));
-    }
-}
-template <class V, int M, int P, int W>
-MEFT_INLINE inline void end(const Corner& at, const Edge<M, W>& edge, const V (&acc)[M][P]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < M; ++i)
-    for (int j = 0; j < P; ++j) store(edge.out + i * edge.ld + j * (W / P), acc[i][j]);
-  if (at.columns < W)
-    for (int i = 0; i < M; ++i)
-      std::memcpy(at.c + i * at.ldc, edge.out + i * W, static_cast<std::size_t>(at.columns) * sizeof(float));
-}
-
 /// C[M, 16·panels] = start + A[M, k ≥ 1] · block. C's rows lie `ld` elements apart, those that it starts from
 /// `start_ld`.
 template <class V, int M, int Panels>
@@ -155,22 +118,25 @@ template <int M>
 
 alignas(64) inline constexpr float zeros[most_panels * panel_width] = {};
 
-/// One of these: tiles of `height` rows and `width` columns.
+/// One of these, or of words of two elements: tiles of `height` rows and `width` columns.
+template <class E>
 struct Tile {
-  decltype(&tile_avx2<6>) run;
+  void (*run)(Index k, const E* a, Index row, Index column, const E* block, Index step, const float* start,
+              Index start_ld, float* c, Index ld);
   Index height, width;
 };
 
 /// `count` tiles below each other; the rows of A that one reads begin `down` elements behind those of the one before.
 /// Before each, so many lines ahead are fetched.
-inline void tiles(const Tile& tile, Index count, Index k, const Strided<float>& a, Index down, Block<float> block,
-                  const Corner& at, Ahead& ahead, Index lines) {
+template <class E>
+void tiles(const Tile<E>& tile, Index count, Index k, const Strided<E>& a, Index down, Block<E> block, const Corner& at,
+           Ahead& ahead, Index lines) {
   alignas(64) float copy[12 * most_panels * panel_width];  // of a tile where C has fewer columns
   const bool whole = at.columns >= tile.width, add = at.start == Start::accumulate;
   const float* const row = at.start == Start::bias ? at.bias : zeros;
   const Index ld = whole ? at.ldc : tile.width;
   const auto bytes = static_cast<std::size_t>(at.columns) * sizeof(float);
-  const float* from = a.data;
+  const E* from = a.data;
   float* c = at.c;
   for (; count > 0; --count, from += down, c += tile.height * at.ldc) {
     ahead.fetch(lines);
@@ -279,7 +245,7 @@ inline void multiply_block(Index rows, Index k, const Rows& left, Block<float> b
   Index i = 0;
   const Index lines = ahead.lines() * 6 / std::max<Index>(rows, 6) + 1;  // with six rows
   using namespace detail;
-  const auto next = [&](const Tile& tile, Index count) {
+  const auto next = [&](const Tile<float>& tile, Index count) {
     const bool panels = left.panels && tile.height == 6;
     tiles(tile, count, k, panels ? Strided<float>{left.a.data + i * k, 1, 6} : left.a.at(i, 0),
           panels ? 6 * k : tile.height * left.a.row, block, at.below(i), ahead, tile.height <= 6 ? lines : 2 * lines);

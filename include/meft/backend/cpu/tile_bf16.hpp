@@ -49,26 +49,40 @@ typedef std::uint32_t Word16 __attribute__((vector_size(64)));  // NOLINT  of an
 typedef std::uint64_t Cell8 __attribute__((vector_size(64)));   // NOLINT
 typedef std::uint16_t Half32 __attribute__((vector_size(64)));  // NOLINT
 
-/// C[M, 16·panels] = start + A[M, pairs] · block, in words of two elements. The instruction is written by name: its
-/// builtin differs between compilers.
+/// C[M, 16·panels] = start + A[M, pairs ≥ 1] · block, in words of two elements, those of a row of A side by side. The
+/// instruction is written by name: its builtin differs between compilers.
 template <int M, int Panels>
-__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))) inline void tile_dot(
-    Index pairs, const Strided<std::uint32_t>& a, Block<std::uint32_t> block, const Corner& at) {
-  alignas(64) float copy[M * 16 * Panels];
-  const Edge<M, 16 * Panels> edge(at, copy);
+[[gnu::noinline]] __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))) inline void
+tile_dot(Index pairs, const std::uint32_t* a, Index row, Index, const std::uint32_t* block, Index step,
+         const float* start, Index start_ld, float* c, Index ld) {
   Float16 acc[M][Panels];
-  begin(at, edge, acc);
+  if (pairs < 1) __builtin_unreachable();
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+    for (int j = 0; j < Panels; ++j) load(acc[i][j], start + i * start_ld + j * 16);
+    __builtin_prefetch(c + (M + i) * ld, 1);  // of the next tile
+  }
+  const std::uint32_t* from[(M + 3) / 4];  // hidden: compilers would take one pointer and eleven offsets, and spill
+#pragma GCC unroll 4
+  for (int i = 0; i < M; i += 4) {
+    from[i / 4] = a + i * row;
+    asm("" : "+r"(from[i / 4]));
+  }
   for (Index p = 0; p < pairs; ++p) {
     Word16 b[Panels];
-    for (int j = 0; j < Panels; ++j) load(b[j], block.data + j * block.step + p * 16);
+    for (int j = 0; j < Panels; ++j) load(b[j], block + j * step + p * 16);
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-      const std::uint32_t s = a.data[i * a.row + p];
+      const std::uint32_t s = from[i / 4][i % 4 * row];
       const Word16 x = {s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
       for (int j = 0; j < Panels; ++j) asm("vdpbf16ps %2, %1, %0" : "+v"(acc[i][j]) : "v"(x), "v"(b[j]));
     }
+#pragma GCC unroll 4
+    for (int i = 0; i < M; i += 4) ++from[i / 4];
   }
-  end(at, edge, acc);
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i)
+    for (int j = 0; j < Panels; ++j) store(c + i * ld + j * 16, acc[i][j]);
 }
 
 /// words[p] ← x[2p], x[2p + 1] rounded to bf16 for p < 16·blocks.
@@ -137,20 +151,21 @@ inline void pack_words(Index columns, Index k, const float* w, std::uint32_t* wo
 /// C[rows, columns ≤ 32] = start + A[rows, pairs] · block, on AVX512-BF16.
 inline void multiply_pairs(Index rows, Index pairs, const Strided<std::uint32_t>& a, Block<std::uint32_t> block,
                            Corner at, Ahead ahead = {}) {
+  if (pairs == 0) return multiply_block(rows, 0, {}, {}, at);
   alignas(64) float room[most_panels * panel_width];
   at = with_bias(at, room);
   Index i = 0;
   const Index lines = ahead.lines() * 12 / std::max<Index>(rows, 12) + 1;  // with twelve rows
-  const auto next = [&](auto tile, Index height) {
-    ahead.fetch(lines);
-    tile(pairs, a.at(i, 0), block, at.below(i));
-    i += height;
-  };
   using namespace detail;
+  const auto next = [&](const Tile<std::uint32_t>& tile, Index count) {
+    tiles(tile, count, pairs, a.at(i, 0), tile.height * a.row, block, at.below(i), ahead, lines);
+    i += count * tile.height;
+  };
   const bool two = at.columns > panel_width;
-  while (i + 12 <= rows) next(two ? tile_dot<12, 2> : tile_dot<12, 1>, 12);
-  while (i + 4 <= rows) next(two ? tile_dot<4, 2> : tile_dot<4, 1>, 4);
-  while (i < rows) next(two ? tile_dot<1, 2> : tile_dot<1, 1>, 1);
+  const Index width = two ? 2 * panel_width : panel_width;
+  next({two ? tile_dot<12, 2> : tile_dot<12, 1>, 12, width}, rows / 12);
+  next({two ? tile_dot<4, 2> : tile_dot<4, 1>, 4, width}, (rows - i) / 4);
+  next({two ? tile_dot<1, 2> : tile_dot<1, 1>, 1, width}, rows - i);
 }
 
 /// to[2p, 16], to[2p + 1, 16] ← the elements of words[p, 16], as floats.
