@@ -23,13 +23,13 @@ namespace meft {
 namespace cpu {
 
 inline constexpr Index query_tile = 96, key_tile = 64;
-inline constexpr Index query_block = 4 * query_tile;  // queries that share what is made of a tile of keys
+inline constexpr Index query_block = 8 * query_tile;  // queries that share what is made of a tile of keys
 
 // Elements for panels of a tile of keys, and of a block of queries.
 template <class T>
 inline constexpr Index key_room = std::is_same_v<T, float> ? key_tile * 256 : 1;
 template <class T>
-inline constexpr Index query_room = std::is_same_v<T, float> ? query_block * 64 : 1;
+inline constexpr Index query_room = std::is_same_v<T, float> ? query_block * 32 : 1;
 
 /// C = start + A·B for a block that fits the caches, on this thread.
 template <class T>
