@@ -122,7 +122,6 @@ std::uint64_t heuristics_asked() { return asked; }
 
 using namespace emulate;
 
-std::size_t cublasLtGetVersion() { return 130000; }
 const char* cublasLtGetStatusName(cublasStatus_t status) {
   switch (status) {
     case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
@@ -189,10 +188,6 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
                                               const void* value, std::size_t bytes) {
   return set(desc, attribute, value, bytes);
 }
-cublasStatus_t cublasLtMatmulDescGetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
-                                              void* value, std::size_t bytes, std::size_t* written) {
-  return read(desc, attribute, value, bytes, written);
-}
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
   if (!preference) return CUBLAS_STATUS_INVALID_VALUE;
@@ -248,21 +243,6 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t* 
     case CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME: return get(x.reduction, value, bytes, written);
   }
   return CUBLAS_STATUS_INVALID_VALUE;
-}
-cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t* algo,
-                                                    cublasLtMatmulAlgoConfigAttributes_t attribute, const void* value,
-                                                    std::size_t bytes) {
-  if (!algo) return CUBLAS_STATUS_INVALID_VALUE;
-  Algorithm x = unpack(*algo);
-  cublasStatus_t status = CUBLAS_STATUS_INVALID_VALUE;
-  switch (attribute) {
-    case CUBLASLT_ALGO_CONFIG_ID: break;
-    case CUBLASLT_ALGO_CONFIG_TILE_ID: status = put(x.tile, value, bytes); break;
-    case CUBLASLT_ALGO_CONFIG_SPLITK_NUM: status = put(x.parts, value, bytes); break;
-    case CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME: status = put(x.reduction, value, bytes); break;
-  }
-  *algo = pack(x);
-  return status;
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,

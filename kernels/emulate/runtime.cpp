@@ -184,11 +184,6 @@ cudaError_t cudaGetLastError() {
 }
 cudaError_t cudaPeekAtLastError() { return device().sticky != cudaSuccess ? device().sticky : last_error; }
 
-cudaError_t cudaGetDeviceCount(int* count) {
-  if (!count) return note(cudaErrorInvalidValue);
-  *count = 1;
-  return cudaSuccess;
-}
 cudaError_t cudaGetDevice(int* number) {
   if (!number) return note(cudaErrorInvalidValue);
   *number = 0;
@@ -236,11 +231,6 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int number) {
       "host emulation", device_capacity(), plain_shared_bytes, device().most_shared_bytes, 8, 0, 4, 32, 1024};
   return cudaSuccess;
 }
-cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = 13000;
-  return cudaSuccess;
-}
-cudaError_t cudaDriverGetVersion(int* version) { return cudaRuntimeGetVersion(version); }
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
   Lock lock;
@@ -311,7 +301,6 @@ cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
   *data = p;
   return healthy();
 }
-cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned) { return cudaMallocHost(data, bytes); }
 cudaError_t cudaFreeHost(void* data) {
   Lock lock;
   if (!data) return healthy();
@@ -320,13 +309,6 @@ cudaError_t cudaFreeHost(void* data) {
   finish_all();
   device().pinned.erase(static_cast<char*>(data));
   std::free(data);
-  return healthy();
-}
-cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  Lock lock;
-  if (!free || !total) return note(cudaErrorInvalidValue);
-  *total = device_capacity();
-  *free = *total - std::min(*total, device_bytes_in_use());
   return healthy();
 }
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int number) {
@@ -339,9 +321,6 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribut
   if (!pool || !value || attribute != cudaMemPoolAttrReleaseThreshold) return note(cudaErrorInvalidValue);
   std::memcpy(&device().threshold, value, sizeof device().threshold);
   return cudaSuccess;
-}
-cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, std::size_t) {
-  return note(pool ? cudaSuccess : cudaErrorInvalidValue);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
@@ -364,26 +343,6 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
   if (const cudaError_t code = refuse_while_capturing(); code != cudaSuccess) return code;
   const cudaError_t code = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
   return code != cudaSuccess ? code : finish(nullptr);
-}
-cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
-                              std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
-  Lock lock;
-  if (!width || !height) return healthy();
-  if (!to || !from || width > to_pitch || width > from_pitch) return note(cudaErrorInvalidValue);
-  // Both ranges whole: checked for the longer of the two as one would copy it.
-  if (const cudaError_t code = check_copy(to, from, width, kind); code != cudaSuccess) return note(code);
-  if ((is_device_address(to) && !is_device_range(to, (height - 1) * to_pitch + width)) ||
-      (is_device_address(from) && !is_device_range(from, (height - 1) * from_pitch + width)))
-    return note(cudaErrorInvalidValue);
-  if (!is_device_address(from) && !is_device_address(to)) return note(cudaErrorNotSupported);
-  const auto copied = touch_device(stream, [=] {
-    for (std::size_t row = 0; row < height; ++row)
-      std::memmove(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
-  });
-  // Pageable memory on either side is done with when the call returns.
-  const bool pageable = (!is_device_address(from) && !pinned(from, (height - 1) * from_pitch + width)) ||
-                        (!is_device_address(to) && !pinned(to, (height - 1) * to_pitch + width));
-  return copied == cudaSuccess && pageable && !capturing(stream) ? finish(stream) : copied;
 }
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
   Lock lock;

@@ -201,7 +201,6 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   streams().all.insert(*stream);
   return healthy();
 }
-cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   Lock lock;
   if (!stream || !valid(stream)) return note(cudaErrorInvalidResourceHandle);
@@ -245,11 +244,6 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   }
   return add(stream, {nullptr, event->mark, event->mark->recorded});
 }
-cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* argument) {
-  Lock lock;
-  if (!function) return note(cudaErrorInvalidValue);
-  return enqueue(stream, [=] { function(argument); });
-}
 
 // --- events ---
 
@@ -289,14 +283,6 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   streams().waits += event->mark->done < event->mark->recorded;
   while (event->mark->done < event->mark->recorded && take_turn()) {
   }
-  return healthy();
-}
-cudaError_t cudaEventQuery(cudaEvent_t event) {
-  Lock lock;
-  if (!streams().events.count(event)) return note(cudaErrorInvalidResourceHandle);
-  if (event->mark->captured) return invalidate(*event->mark->captured, cudaErrorStreamCaptureUnsupported);
-  const auto pending = [&] { return event->mark->done < event->mark->recorded; };
-  if (pending() && take_turn() && pending()) return cudaErrorNotReady;
   return healthy();
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t stop) {
