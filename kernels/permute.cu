@@ -13,31 +13,9 @@ namespace cuda {
 
 namespace {
 
-/// Axes of y with their steps in x: extents of 1 dropped, axes that stay neighbours merged.
-struct Axes {
-  int rank = 0;
-  Index extent[Shape::max_rank], step[Shape::max_rank];
-
-  Axes(const Shape& from, const AxisOrder& order) {
-    for (int i = 0; i < from.rank(); ++i) {
-      const int source = order[static_cast<std::size_t>(i)];
-      const Index n = from[source], s = from.inner(source);
-      if (n == 1) continue;
-      if (rank && step[rank - 1] == n * s) {
-        extent[rank - 1] *= n;
-        step[rank - 1] = s;
-      } else {
-        extent[rank] = n;
-        step[rank++] = s;
-      }
-    }
-    if (rank == 0) extent[0] = step[0] = 1, rank = 1;
-  }
-};
-
 /// Rows along which x and y are both contiguous: `width` elements each.
 template <class T>
-__global__ void permute_rows(const __grid_constant__ Axes axes, Index n, const T* x, T* y) {
+__global__ void permute_rows(const __grid_constant__ PermutedAxes axes, Index n, const T* x, T* y) {
   for (Index i = first(); i < n; i += stride()) {
     Index left = i, at = 0;
     for (int k = axes.rank - 1; k >= 0; --k) {
@@ -50,12 +28,11 @@ __global__ void permute_rows(const __grid_constant__ Axes axes, Index n, const T
 
 constexpr int tile = 32, tile_rows = 8;
 
-/// x is contiguous along axis `unit`, y along the last one: a block moves one tile over the two.
+/// A block moves one tile over the axes along which x and y are contiguous.
 template <class T>
-__global__ void permute_tiles(const __grid_constant__ Axes axes, int unit, Index unit_step, Index down, Index across,
-                              const T* x, T* y) {
+__global__ void permute_tiles(const __grid_constant__ PermutedAxes axes, Index down, Index across, const T* x, T* y) {
   __shared__ T cells[tile][tile + 1];  // a column more, so that a column's cells lie in 32 banks
-  const int last = axes.rank - 1;
+  const int last = axes.rank - 1, unit = axes.unit;
   Index left = blockIdx.x, at_x = 0, at_y = 0, size = axes.extent[last];
   const Index c0 = left % across * tile;
   left /= across;
@@ -77,7 +54,7 @@ __global__ void permute_tiles(const __grid_constant__ Axes axes, int unit, Index
   __syncthreads();
   for (int j = static_cast<int>(threadIdx.y); j < tile; j += tile_rows) {
     const Index r = r0 + j, c = c0 + threadIdx.x;
-    if (r < height && c < width) y[at_y + r * unit_step + c] = cells[threadIdx.x][j];
+    if (r < height && c < width) y[at_y + r * axes.unit_step + c] = cells[threadIdx.x][j];
   }
 }
 
@@ -102,21 +79,15 @@ template <Backend B, Scalar T>
 void permute(B, const Shape& from, const AxisOrder& order, const T* x, T* y) {
   const Index n = from.size();
   if (n == 0) return;
-  const cuda::Axes axes(from, order);
-  const int last = axes.rank - 1;
-  int unit = last;
-  while (axes.step[unit] != 1) --unit;
+  const PermutedAxes axes(from, order);
+  const int last = axes.last(), unit = axes.unit;
   if (unit == last)
     return cuda::launch(cuda::permute_rows<T>, cuda::blocks(n), cuda::threads, 0, cuda::stream(), axes, n, x, y);
-  Index others = 1, unit_step = 1;
-  for (int i = 0; i < last; ++i)
-    if (i != unit) others *= axes.extent[i];
-  for (int i = unit + 1; i <= last; ++i) unit_step *= axes.extent[i];
   const Index down = (axes.extent[unit] + cuda::tile - 1) / cuda::tile,
-              across = (axes.extent[last] + cuda::tile - 1) / cuda::tile, tiles = others * down * across;
+              across = (axes.extent[last] + cuda::tile - 1) / cuda::tile, tiles = axes.others * down * across;
   require(tiles <= INT32_MAX, "permute: more than 2^31 - 1 tiles", from);
   cuda::launch(cuda::permute_tiles<T>, static_cast<unsigned>(tiles), dim3(cuda::tile, cuda::tile_rows), 0,
-               cuda::stream(), axes, unit, unit_step, down, across, x, y);
+               cuda::stream(), axes, down, across, x, y);
 }
 
 template <Backend B, Scalar T>

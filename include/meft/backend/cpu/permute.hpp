@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 
 #include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/kernels/permute.hpp>
@@ -15,45 +14,22 @@ namespace meft {
 template <Scalar T>
 void permute(Cpu, const Shape& from, const AxisOrder& order, const T* x, T* y) {
   if (from.size() == 0) return;
-  // Axes of y with their strides in x: extents of 1 dropped, axes that stay neighbours merged.
-  std::array<Index, Shape::max_rank> extent{}, step{};
-  std::size_t rank = 0;
-  for (int i = 0; i < from.rank(); ++i) {
-    const int source = order[static_cast<std::size_t>(i)];
-    const Index n = from[source], s = from.inner(source);
-    if (n == 1) continue;
-    if (rank && step[rank - 1] == n * s) {
-      extent[rank - 1] *= n;
-      step[rank - 1] = s;
-    } else {
-      extent[rank] = n;
-      step[rank++] = s;
-    }
-  }
-  if (rank == 0) extent[rank] = step[rank] = 1, rank = 1;
-
-  const std::size_t last = rank - 1;
-  std::size_t unit = last;  // the axis along which x is contiguous: read and write in tiles over it and the last one
-  while (step[unit] != 1) --unit;
+  const PermutedAxes axes(from, order);  // read and written in tiles over `unit` and the last one
+  const int last = axes.last(), unit = axes.unit;
   constexpr Index tile = 32;
-  const Index width = extent[last], height = unit == last ? 1 : extent[unit];
+  const Index width = axes.extent[last], height = unit == last ? 1 : axes.extent[unit];
   const Index tiles = (height + tile - 1) / tile;
-  Index others = 1, unit_step = 1;  // unit_step: of the unit axis in y
-  for (std::size_t i = 0; i < last; ++i)
-    if (i != unit) others *= extent[i];
-  for (std::size_t i = unit + 1; i <= last; ++i) unit_step *= extent[i];
-
   const Index grain = std::max<Index>(1, (1 << 14) / std::max<Index>(1, width * std::min(height, tile)));
-  parallel_chunks(others * tiles, grain, [&](Index begin, Index end) {
+  parallel_chunks(axes.others * tiles, grain, [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       Index left = task / tiles, at_x = 0, at_y = 0, size = width;
-      for (std::size_t i = last; i-- > 0;) {
+      for (int i = last - 1; i >= 0; --i) {
         if (i != unit) {
-          at_x += left % extent[i] * step[i];
-          at_y += left % extent[i] * size;
-          left /= extent[i];
+          at_x += left % axes.extent[i] * axes.step[i];
+          at_y += left % axes.extent[i] * size;
+          left /= axes.extent[i];
         }
-        size *= extent[i];
+        size *= axes.extent[i];
       }
       const T* in = x + at_x;
       T* out = y + at_y;
@@ -64,7 +40,8 @@ void permute(Cpu, const Shape& from, const AxisOrder& order, const T* x, T* y) {
       const Index r0 = task % tiles * tile, r1 = std::min(height, r0 + tile);
       for (Index c0 = 0; c0 < width; c0 += tile)
         for (Index r = r0; r < r1; ++r)
-          for (Index c = c0; c < std::min(width, c0 + tile); ++c) out[r * unit_step + c] = in[r + c * step[last]];
+          for (Index c = c0; c < std::min(width, c0 + tile); ++c)
+            out[r * axes.unit_step + c] = in[r + c * axes.step[last]];
     }
   });
 }
