@@ -5,20 +5,10 @@
 # of that batch for both, and the seconds that it took after the downloads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source cmake/debian.sh
 
-packages=(g++ cmake make nlohmann-json3-dev libutf8proc-dev libcli11-dev
-  libjpeg62-turbo-dev libpng-dev python3 python3-pip)
-missing=()
-for package in "${packages[@]}"; do
-  [[ "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null)" == *"ok installed" ]] || missing+=("$package")
-done
-if ((${#missing[@]})); then
-  echo "Installing ${missing[*]}"
-  root=(env DEBIAN_FRONTEND=noninteractive)
-  if ((EUID != 0)); then root=(sudo "${root[@]}"); fi
-  "${root[@]}" apt-get update -qq
-  "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+install_missing g++ cmake make nlohmann-json3-dev libutf8proc-dev libcli11-dev \
+  libjpeg62-turbo-dev libpng-dev python3 python3-pip
 python3 tests/fetch.py
 
 began=$SECONDS

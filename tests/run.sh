@@ -4,6 +4,7 @@
 # MEFT_PEERS=torch merged checkpoints and peft's files are also compared by what PyTorch computes of them (two GiB from PyPI).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source cmake/debian.sh
 presets=("${@:-dev}")
 
 packages=(g++ cmake ninja-build libeigen3-dev doctest-dev nlohmann-json3-dev libutf8proc-dev libcli11-dev
@@ -11,17 +12,7 @@ packages=(g++ cmake ninja-build libeigen3-dev doctest-dev nlohmann-json3-dev lib
   python3 python3-venv python3-pip)
 packages+=(clang libclang-rt-dev)  # for the fuzz tests, whatever the preset
 packages+=(doxygen)                # for the docs test
-missing=()
-for package in "${packages[@]}"; do
-  [[ "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null)" == *"ok installed" ]] || missing+=("$package")
-done
-if ((${#missing[@]})); then
-  echo "Installing ${missing[*]}"
-  root=(env DEBIAN_FRONTEND=noninteractive)
-  if ((EUID != 0)); then root=(sudo "${root[@]}"); fi
-  "${root[@]}" apt-get update -qq
-  "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+install_missing "${packages[@]}"
 
 # The peers that tests compare with.
 pins="tokenizers==0.23.3 transformers==5.24.0 numpy==2.4.6 safetensors==0.8.0 onnx==1.23.2 onnxruntime==1.32.0"
