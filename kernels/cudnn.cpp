@@ -176,7 +176,7 @@ Tensor Graph::reshape(const Tensor& x, Tensor y) {
                {{CUDNN_ATTR_OPERATION_RESHAPE_XDESC, x}, {CUDNN_ATTR_OPERATION_RESHAPE_YDESC, y}}, y);
 }
 
-Plan Graph::plan(const Device& device, bool deterministic, std::int64_t proposals) {
+Plan Graph::plan(const Device& device, std::int64_t proposals) {
   Descriptor graph = make_descriptor(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
   set(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, operations_.data(),
       static_cast<std::int64_t>(operations_.size()));
@@ -201,7 +201,7 @@ Plan Graph::plan(const Device& device, bool deterministic, std::int64_t proposal
   std::string why = "no engine proposed";
   for (std::int64_t i = 0; i < std::min(count, proposals); ++i) {
     auto& configuration = configurations[static_cast<std::size_t>(i)];
-    if (deterministic && !in_order(configuration.get())) {
+    if (!in_order(configuration.get())) {
       why = "every engine adds in the order of arrival";
       continue;
     }

@@ -93,9 +93,9 @@ class Graph {
   /// The same elements under other axes.
   Tensor reshape(const Tensor& x, Tensor y);
 
-  /// The first plan that works on the device among those that cuDNN's heuristics propose first; throws Error with
-  /// cuDNN's words when none does. `deterministic` refuses engines that add in the order of arrival.
-  Plan plan(const Device& device, bool deterministic, std::int64_t proposals = most_proposals);
+  /// The first plan that works on the device among those that cuDNN's heuristics propose first, less those of engines
+  /// that add in the order of arrival; throws Error with cuDNN's words when none does.
+  Plan plan(const Device& device, std::int64_t proposals = most_proposals);
   static constexpr std::int64_t most_proposals = 16;
 
  private:

@@ -33,7 +33,7 @@ const Plan* plan_of(const Shape& shape, const Make& make) {
     if (later([shape, make] { dnn::plan_of(shape, make); })) return nullptr;
     at = known.try_emplace(shape).first;
     try {
-      at->second = make().plan(Device(handle()), true);
+      at->second = make().plan(Device(handle()));
     } catch (const Error&) {  // cuDNN's words: there is none
     }
   }

@@ -261,25 +261,32 @@ void set_asking(Flags& flags, const Family& family) {
   }
 }
 
+namespace {
+
+/// What `encode` makes of the sets, and what a run says of them.
+template <class Data, class Encode>
+void fill(Ranked& out, const Flags& flags, const Data& data, Sets sets, const Encode& encode) {
+  out.goal.held_out = data.held_out;
+  out.dev = encode(data.dev);
+  if (data.test_labelled) out.more.emplace_back("test", encode(data.test));
+  say_files(flags.data, data.files);
+  say_unscored(flags, data);
+  if (sets == Sets::dev) return;
+  out.train = encode(data.train);
+  out.goal.task = flags.task;
+  out.goal.model = fingerprint_of_model(flags.model);
+  out.goal.data = fingerprint_of(data);
+  say_cut(out.train.cut, out.train.size(), flags.max_length, "training examples");
+  say_cut(out.dev.cut, out.dev.size(), flags.max_length, "dev examples");
+}
+
+}  // namespace
+
 Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
   Ranked out;
-  const auto take = [&](const auto& data, const auto& encode) {
-    out.goal.held_out = data.held_out;
-    out.dev = encode(data.dev);
-    if (data.test_labelled) out.more.emplace_back("test", encode(data.test));
-    say_files(flags.data, data.files);
-    say_unscored(flags, data);
-    if (sets == Sets::dev) return;
-    out.train = encode(data.train);
-    out.goal.task = flags.task;
-    out.goal.model = fingerprint_of_model(flags.model);
-    out.goal.data = fingerprint_of(data);
-    say_cut(out.train.cut, out.train.size(), flags.max_length, "training examples");
-    say_cut(out.dev.cut, out.dev.size(), flags.max_length, "dev examples");
-  };
   if (flags.kind() == Kind::choices) {
     out.goal.metrics = {out.goal.main_metric = "accuracy"};
-    take(load_questions(flags),
+    fill(out, flags, load_questions(flags), sets,
          [&](const std::vector<data::Choice>& set) { return ranked(flags, tokenizer, family, set); });
     return out;
   }
@@ -298,7 +305,7 @@ Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const F
     return ranked(flags, tokenizer, family, set, data.task.pair);
   };
   for (const auto& split : data.more_dev) out.more.emplace_back(split.name + " dev", encode(split.examples));
-  take(data, encode);
+  fill(out, flags, data, sets, encode);
   say_left_out(data);
   if (sets != Sets::dev) say_classes(out.goal, out.train.labels);
   return out;
@@ -318,25 +325,13 @@ data::LoadOptions written_columns(const Flags& flags) {
 
 Ranked read_written(const Flags& flags, const text::Tokenizer& tokenizer, const Family& family, Sets sets) {
   const auto data = load(flags, "tsv", written_columns(flags));
-  const auto encode = [&](const std::vector<data::Example>& set) {
-    return task::encode_written(tokenizer, set, ranked_form(flags, tokenizer, family));
-  };
   Ranked out;
-  out.goal.held_out = data.held_out;
   out.goal.metrics = data.task.metrics;
-  out.dev = encode(data.dev);
-  if (data.test_labelled) out.more.emplace_back("test", encode(data.test));
-  say_files(flags.data, data.files);
-  say_unscored(flags, data);
-  say_left_out(data);
-  if (sets == Sets::dev) return out;
-  out.train = encode(data.train);
-  out.goal.task = flags.task;
-  out.goal.model = fingerprint_of_model(flags.model);
-  out.goal.data = fingerprint_of(data);
   out.goal.main_metric = data.task.main_metric;
-  say_cut(out.train.cut, out.train.size(), flags.max_length, "training examples");
-  say_cut(out.dev.cut, out.dev.size(), flags.max_length, "dev examples");
+  fill(out, flags, data, sets, [&](const std::vector<data::Example>& set) {
+    return task::encode_written(tokenizer, set, ranked_form(flags, tokenizer, family));
+  });
+  say_left_out(data);
   return out;
 }
 

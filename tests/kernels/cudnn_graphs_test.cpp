@@ -36,7 +36,7 @@ std::string device(int architecture) {
 
 /// Whether cuDNN has kernels for a graph, adding in a fixed order, among its first proposals.
 bool compiles(dnn::Graph graph, int architecture, std::int64_t proposals = dnn::Graph::most_proposals) {
-  const std::string said = test::message_of([&] { graph.plan(dnn::Device(device(architecture)), true, proposals); });
+  const std::string said = test::message_of([&] { graph.plan(dnn::Device(device(architecture)), proposals); });
   CAPTURE(said);
   const bool loads = said == "no error", compiled = loads || said.find("cuLibraryLoadData") != said.npos;
   CHECK((compiled || said.find("no plan for a graph") != said.npos));
@@ -90,7 +90,7 @@ TEST_CASE("products that end in a bias, an activation or its slope") {
 
 TEST_CASE("a width that cuDNN refuses is an error with its words") {
   const std::string said = test::message_of([] {
-    fused::forward_graph({2, 2, 264, 128, 128, false}).plan(dnn::Device(device(90)), true);
+    fused::forward_graph({2, 2, 264, 128, 128, false}).plan(dnn::Device(device(90)));
   });
   CHECK(said.find("no plan for a graph") != said.npos);
 }
