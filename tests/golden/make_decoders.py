@@ -14,15 +14,7 @@ import torch
 import transformers as hf
 from safetensors.torch import save_file
 
-torch.set_default_dtype(torch.float64)
-torch.set_num_threads(1)
-
-wide = lambda x: x.double() if not x.is_floating_point() else x
-softmax, to = torch.nn.functional.softmax, torch.Tensor.to
-torch.nn.functional.softmax = lambda x, *args, dtype=None, **kwargs: softmax(x, *args, **kwargs)
-torch.Tensor.float = wide
-torch.Tensor.to = lambda x, *args, **kwargs: (
-    wide(x) if args == (torch.float32,) or kwargs.get("dtype") == torch.float32 else to(x, *args, **kwargs))
+import float64  # transformers in double
 
 LENGTHS = (5, 2, 9, 7)
 SIZES = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, intermediate_size=24, max_position_embeddings=24,
@@ -56,7 +48,7 @@ def random_model(seed, kind, config):
 
 
 def save(path, tensors):
-    save_file({name: (t.detach() if t.is_floating_point() else to(t, torch.int32)).contiguous().clone()
+    save_file({name: (t.detach() if t.is_floating_point() else float64.to(t, torch.int32)).contiguous().clone()
                for name, t in tensors.items()}, str(path))
     path.chmod(0o644)
 

@@ -24,18 +24,7 @@ import transformers as hf
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-torch.set_default_dtype(torch.float64)
-torch.set_num_threads(1)
-
-# transformers computes the probabilities of some families, norms, angles, and positions that are interpolated, in float32.
-wide = lambda x: x if x.is_floating_point() else x.double()
-softmax, to, arange = torch.nn.functional.softmax, torch.Tensor.to, torch.arange
-torch.nn.functional.softmax = lambda x, *args, dtype=None, **kwargs: softmax(x, *args, **kwargs)
-torch.Tensor.float = wide
-torch.Tensor.to = lambda x, *args, **kwargs: (
-    wide(x) if args == (torch.float32,) or kwargs.get("dtype") == torch.float32 else to(x, *args, **kwargs))
-torch.arange = lambda *args, dtype=None, **kwargs: arange(
-    *args, dtype=torch.float64 if dtype == torch.float32 else dtype, **kwargs)
+import float64  # transformers in double
 
 BOTTLENECK = 3
 LENGTHS = (5, 2, 9, 7)

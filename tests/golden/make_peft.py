@@ -32,18 +32,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 from transformers.models.bart.modeling_bart import shift_tokens_right
 
-torch.set_default_dtype(torch.float64)
-torch.set_num_threads(1)
-
-# transformers computes OPT's probabilities, Qwen's norms and angles in float32.
-wide = lambda x: x if x.is_floating_point() else x.double()
-softmax, to, arange = torch.nn.functional.softmax, torch.Tensor.to, torch.arange
-torch.nn.functional.softmax = lambda x, *args, dtype=None, **kwargs: softmax(x, *args, **kwargs)
-torch.Tensor.float = wide
-torch.Tensor.to = lambda x, *args, **kwargs: (
-    wide(x) if args == (torch.float32,) or kwargs.get("dtype") == torch.float32 else to(x, *args, **kwargs))
-torch.arange = lambda *args, dtype=None, **kwargs: arange(
-    *args, dtype=torch.float64 if dtype == torch.float32 else dtype, **kwargs)
+import float64  # transformers in double
 
 CASES = {  # folder: (key and value, second linear layer, query and value)
     "bert": (r".*attention\.self\.(key|value)", r".*layer\.\d+\.output\.dense", r".*attention\.self\.(query|value)"),
