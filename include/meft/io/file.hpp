@@ -124,9 +124,9 @@ inline std::string read_text(const std::string& path, std::size_t max_bytes = st
 
 /// A file that appears whole or not at all. Bytes go to `<path>.partial` beside it; commit() flushes them to the disk
 /// and renames. Without commit(), and after any error, the old file is as it was and the partial one is gone, but where
-/// only flushing the folder failed: then the new one is in place. A partial
-/// file left by a killed process is reused by the next write. Two writers of one path at a time: the second gets an
-/// Error. A symbolic link at `path` is replaced, not followed; an existing file's permissions are kept.
+/// only flushing the folder failed: then the new one is in place. A partial file left by a killed process is reused by
+/// the next write. Two writers of one path at a time: the second gets an Error. A symbolic link at `path` is replaced,
+/// not followed; an existing file's permissions are kept.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path, Where where = Where::current())

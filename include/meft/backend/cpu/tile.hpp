@@ -74,6 +74,24 @@ MEFT_INLINE inline void store(T* to, const V& v) {
   std::memcpy(to, &v, sizeof v);
 }
 
+/// acc[M, P vectors] ← the rows that a tile starts from, and to C; its next rows are fetched.
+template <class V, int M, int P>
+MEFT_INLINE inline void begin(V (&acc)[M][P], const float* start, Index start_ld, const float* c, Index ld) {
+  constexpr int lanes = sizeof(V) / sizeof(float);
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+    for (int j = 0; j < P; ++j) load(acc[i][j], start + i * start_ld + j * lanes);
+    __builtin_prefetch(c + (M + i) * ld, 1);
+  }
+}
+template <class V, int M, int P>
+MEFT_INLINE inline void end(const V (&acc)[M][P], float* c, Index ld) {
+  constexpr int lanes = sizeof(V) / sizeof(float);
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i)
+    for (int j = 0; j < P; ++j) store(c + i * ld + j * lanes, acc[i][j]);
+}
+
 /// C[M, 16·panels] = start + A[M, k ≥ 1] · block. C's rows lie `ld` elements apart, those that it starts from
 /// `start_ld`.
 template <class V, int M, int Panels>
@@ -83,12 +101,9 @@ MEFT_INLINE inline void tile_float(Index k, const Strided<float>& a, Block<float
   V acc[M][parts];
   const float* row[M];
   if (k < 1) __builtin_unreachable();
+  begin(acc, start, start_ld, c, ld);
 #pragma GCC unroll 16
-  for (int i = 0; i < M; ++i) {
-    for (int j = 0; j < parts; ++j) load(acc[i][j], start + i * start_ld + j * lanes);
-    row[i] = a.data + i * a.row;
-    __builtin_prefetch(c + (M + i) * ld, 1);  // of the next tile
-  }
+  for (int i = 0; i < M; ++i) row[i] = a.data + i * a.row;
   for (Index p = 0; p < k; ++p) {
     V b[parts];
 #pragma GCC unroll 4
@@ -97,9 +112,7 @@ MEFT_INLINE inline void tile_float(Index k, const Strided<float>& a, Block<float
     for (int i = 0; i < M; ++i)
       for (int j = 0; j < parts; ++j) acc[i][j] = row[i][p * a.column] * b[j] + acc[i][j];
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < M; ++i)
-    for (int j = 0; j < parts; ++j) store(c + i * ld + j * lanes, acc[i][j]);
+  end(acc, c, ld);
 }
 
 // Functions of their own, not inlined: the accumulators need all registers. Of numbers alone: structures would be read

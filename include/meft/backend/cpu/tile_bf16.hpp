@@ -57,11 +57,7 @@ tile_dot(Index pairs, const std::uint32_t* a, Index row, Index, const std::uint3
          const float* start, Index start_ld, float* c, Index ld) {
   Float16 acc[M][Panels];
   if (pairs < 1) __builtin_unreachable();
-#pragma GCC unroll 16
-  for (int i = 0; i < M; ++i) {
-    for (int j = 0; j < Panels; ++j) load(acc[i][j], start + i * start_ld + j * 16);
-    __builtin_prefetch(c + (M + i) * ld, 1);  // of the next tile
-  }
+  begin(acc, start, start_ld, c, ld);
   const std::uint32_t* from[(M + 3) / 4];  // hidden: compilers would take one pointer and eleven offsets, and spill
 #pragma GCC unroll 4
   for (int i = 0; i < M; i += 4) {
@@ -80,9 +76,7 @@ tile_dot(Index pairs, const std::uint32_t* a, Index row, Index, const std::uint3
 #pragma GCC unroll 4
     for (int i = 0; i < M; i += 4) ++from[i / 4];
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < M; ++i)
-    for (int j = 0; j < Panels; ++j) store(c + i * ld + j * 16, acc[i][j]);
+  end(acc, c, ld);
 }
 
 /// words[p] ← x[2p], x[2p + 1] rounded to bf16 for p < 16·blocks.
