@@ -271,6 +271,14 @@ using Operators = Functors<Add, Sub, Mul, Div>;
 enum class Activation { relu, gelu, gelu_tanh, silu, tanh };
 using Activations = Functors<Relu, Gelu, GeluTanh, Silu, Tanh>;
 
+/// F is one of these, or made of one: its slope, its gate.
+template <class F>
+inline constexpr bool of_activation = requires {
+  F::hf_names;
+};
+template <template <class...> class Made, class... F>
+inline constexpr bool of_activation<Made<F...>> = (of_activation<F> || ...);
+
 namespace detail {
 
 template <class Fn, class F, class... Rest>

@@ -82,6 +82,18 @@ template <class Body>
 __attribute__((target("avx2,fma"), noinline)) void run_avx2(const Body& body) {
   body();
 }
+/// In vectors of 64 bytes, which g++ would halve; clang does not know that word.
+#ifdef __clang__
+#define MEFT_WHOLE_VECTORS
+#else
+#define MEFT_WHOLE_VECTORS ",prefer-vector-width=512"
+#endif
+template <class Body>
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl" MEFT_WHOLE_VECTORS), noinline)) void run_avx512(
+    const Body& body) {
+  body();
+}
+#undef MEFT_WHOLE_VECTORS
 /// For x86-64 processors older than 2013: compiled for size, to compile fast.
 template <class Body>
 [[gnu::cold, gnu::noinline]] void run_portable(const Body& body) {
@@ -97,10 +109,13 @@ void run_portable(const Body& body) {
 }  // namespace detail
 #endif
 
-/// Runs `body`, a lambda declared `[&]() MEFT_INLINE { … }`, compiled for the best target the processor has.
-template <class Body>
+/// Runs `body`, a lambda declared `[&]() MEFT_INLINE { … }`, compiled for the best target the processor has, up to
+/// `Most`: avx512 pays where a loop has long arithmetic, of which the processor then has more in flight.
+template <Isa Most = Isa::avx2, class Body>
 void vectorised(const Body& body) {
 #if MEFT_X86
+  if constexpr (Most >= Isa::avx512)
+    if (isa() >= Isa::avx512) return detail::run_avx512(body);
   if (has_avx2()) return detail::run_avx2(body);
 #endif
   detail::run_portable(body);

@@ -18,7 +18,7 @@ void end_block(const Ended<F, float, N>& e, Index rows, Index columns, const flo
   constexpr Index most = 1024;  // elements at a time, without gaps between their rows
   const Index each = std::max<Index>(1, most / columns);
   const auto bytes = static_cast<std::size_t>(columns) * sizeof(float);
-  vectorised([&]() MEFT_INLINE {
+  vectorised<map_isa<F>>([&]() MEFT_INLINE {
     alignas(64) float from[N + 1][most], result[most];
     for (Index i = 0; i < rows; i += each) {
       const Index count = std::min(each, rows - i), n = count * columns;

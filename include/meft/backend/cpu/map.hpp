@@ -6,6 +6,7 @@
 
 #include <meft/backend/cpu/tag.hpp>
 #include <meft/backend/kernels/map.hpp>
+#include <meft/base/functor.hpp>
 #include <meft/base/parallel.hpp>
 #include <meft/base/shape.hpp>
 #include <meft/base/target.hpp>
@@ -21,6 +22,9 @@ template <class F, class T, class... In>
 MEFT_INLINE inline void map_run(const F& f, Index n, T* out, const In*... in) {
   constexpr int width = 16;
   Index i = 0;
+#ifdef __clang__
+#pragma clang loop vectorize(disable)  // the inner loop is to become vectors, not the outer one by strides
+#endif
   for (; i + width <= n; i += width) {
     // Where they are one array, an element is read before it is written. g++ would take a result through memory; clang
     // warns of a loop that it was told to vectorise and could not.
@@ -52,10 +56,14 @@ MEFT_INLINE inline void map_run(const F& f, Index n, T* out, const In*... in) {
   stride(padded(in)...);
 }
 
+/// What a loop over F is compiled for at most.
+template <class F>
+inline constexpr Isa map_isa = of_activation<F> ? Isa::avx512 : Isa::avx2;
+
 /// The same for the best target the processor has.
 template <class F, class T, class... In>
 void map_here(const F& f, Index n, T* out, const In*... in) {
-  vectorised([&]() MEFT_INLINE { map_run(f, n, out, in...); });
+  vectorised<map_isa<F>>([&]() MEFT_INLINE { map_run(f, n, out, in...); });
 }
 
 }  // namespace cpu

@@ -350,7 +350,7 @@ void shear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits, 
   const double scale = std::ldexp(1.0, fraction_bits);
   if constexpr (sizeof(Word) == 4)
     if (cpu::blockwise(lambda, true))
-      return vectorised([&]() MEFT_INLINE { *slot = cpu::shear_run(n, x, f, lambda, scale, words); });
+      return vectorised<Isa::avx512>([&]() MEFT_INLINE { *slot = cpu::shear_run(n, x, f, lambda, scale, words); });
   *slot = cpu::shear_any(n, x, f, lambda, scale, words);
 }
 
@@ -361,8 +361,10 @@ void unshear(Cpu, Index n, Word* x, const F* f, Lambda lambda, int fraction_bits
   if constexpr (sizeof(Word) == 4)
     if (cpu::blockwise(lambda, true)) {
       if (lambda.d > 1)
-        return vectorised([&]() MEFT_INLINE { *slot = cpu::unshear_run<true>(n, x, f, lambda, scale, words); });
-      return vectorised([&]() MEFT_INLINE { *slot = cpu::unshear_run<false>(n, x, f, lambda, scale, words); });
+        return vectorised<Isa::avx512>(
+            [&]() MEFT_INLINE { *slot = cpu::unshear_run<true>(n, x, f, lambda, scale, words); });
+      return vectorised<Isa::avx512>(
+          [&]() MEFT_INLINE { *slot = cpu::unshear_run<false>(n, x, f, lambda, scale, words); });
     }
   *slot = cpu::unshear_any(n, x, f, lambda, scale, words);
 }
