@@ -16,7 +16,7 @@ void permute(Cpu, const Shape& from, const AxisOrder& order, const T* x, T* y) {
   if (from.size() == 0) return;
   const PermutedAxes axes(from, order);  // read and written in tiles over `unit` and the last one
   const int last = axes.last(), unit = axes.unit;
-  constexpr Index tile = 32;
+  constexpr Index tile = 64;
   const Index width = axes.extent[last], height = unit == last ? 1 : axes.extent[unit];
   const Index tiles = (height + tile - 1) / tile;
   const Index grain = std::max<Index>(1, (1 << 14) / std::max<Index>(1, width * std::min(height, tile)));
@@ -38,10 +38,14 @@ void permute(Cpu, const Shape& from, const AxisOrder& order, const T* x, T* y) {
         continue;
       }
       const Index r0 = task % tiles * tile, r1 = std::min(height, r0 + tile);
-      for (Index c0 = 0; c0 < width; c0 += tile)
+      T block[tile][tile + 1];  // rows that a power of two lies between would put each other out of a cache
+      for (Index c0 = 0; c0 < width; c0 += tile) {
+        const Index columns = std::min(width - c0, tile);
+        for (Index c = 0; c < columns; ++c)
+          for (Index r = r0; r < r1; ++r) block[c][r - r0] = in[r + (c0 + c) * axes.step[last]];
         for (Index r = r0; r < r1; ++r)
-          for (Index c = c0; c < std::min(width, c0 + tile); ++c)
-            out[r * axes.unit_step + c] = in[r + c * axes.step[last]];
+          for (Index c = 0; c < columns; ++c) out[r * axes.unit_step + c0 + c] = block[c][r - r0];
+      }
     }
   });
 }
