@@ -31,14 +31,17 @@ mkdir -p "$pack/bin" "$pack/tests"
 for program in "${programs[@]}"; do strip -o "$pack/bin/${program##*/}" "$build/$program"; done
 cp tests/gpu_quick.sh bench/peers/torch_step.py bench/peers/compare.py "$pack"
 git describe --always --dirty >"$pack/commit" 2>/dev/null || echo unknown >"$pack/commit"
-# What cuda_models_test and cuda_recording_test read: the families' folders.
+# What the tests on a device read: the families' folders, and those that a test names.
 python3 - "$pack/tests/golden" <<'PY'
-import json, pathlib, shutil, sys
+import json, pathlib, re, shutil, sys
 golden, to = pathlib.Path("tests/golden"), pathlib.Path(sys.argv[1])
 to.mkdir()
 shutil.copy(golden / "families.json", to)
-for row in json.loads((golden / "families.json").read_text()):
-    shutil.copytree(golden / row["folder"], to / row["folder"], dirs_exist_ok=True)
+folders = {row["folder"] for row in json.loads((golden / "families.json").read_text())}
+for test in pathlib.Path("tests/kernels").glob("cuda_*_test.cpp"):
+    folders.update(name for name in re.findall(r'"/?(\w+)"', test.read_text()) if (golden / name).is_dir())
+for folder in sorted(folders):
+    shutil.copytree(golden / folder, to / folder)
 PY
 mkdir -p "$(dirname "$archive")"
 tar -czf "$archive" -C "$build" gpu_pack

@@ -202,7 +202,8 @@ void print_help(const CLI::App& app) {
   const std::size_t column = width >= 70 ? 28 : 6;
   std::string group;
   for (const CLI::Option* option : app.get_options()) {
-    const std::string own = option->get_lnames().empty() ? option->get_name() : "--" + option->get_lnames().front();
+    std::string own = option->get_lnames().empty() ? option->get_name() : "";
+    for (const auto& name : option->get_lnames()) own += (own.empty() ? "--" : ", --") + name;
     if (option->get_group() != group) {
       group = option->get_group();
       print("\n" + (group == "Options" ? "Help" : group) + ":");

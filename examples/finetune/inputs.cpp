@@ -263,9 +263,9 @@ void set_asking(Flags& flags, const Family& family) {
 
 namespace {
 
-/// What `encode` makes of the sets, and what a run says of them.
+/// What `encode` makes of the sets, whose prompts it cuts to `most` tokens, and what a run says of them.
 template <class Data, class Encode>
-void fill(Ranked& out, const Flags& flags, const Data& data, Sets sets, const Encode& encode) {
+void fill(Ranked& out, const Flags& flags, const Data& data, Sets sets, std::int64_t most, const Encode& encode) {
   out.goal.held_out = data.held_out;
   out.dev = encode(data.dev);
   if (data.test_labelled) out.more.emplace_back("test", encode(data.test));
@@ -276,8 +276,8 @@ void fill(Ranked& out, const Flags& flags, const Data& data, Sets sets, const En
   out.goal.task = flags.task;
   out.goal.model = fingerprint_of_model(flags.model);
   out.goal.data = fingerprint_of(data);
-  say_cut(out.train.cut, out.train.size(), flags.max_length, "training examples");
-  say_cut(out.dev.cut, out.dev.size(), flags.max_length, "dev examples");
+  say_cut(out.train.cut, out.train.size(), most, "training examples");
+  say_cut(out.dev.cut, out.dev.size(), most, "dev examples");
 }
 
 }  // namespace
@@ -286,7 +286,7 @@ Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const F
   Ranked out;
   if (flags.kind() == Kind::choices) {
     out.goal.metrics = {out.goal.main_metric = "accuracy"};
-    fill(out, flags, load_questions(flags), sets,
+    fill(out, flags, load_questions(flags), sets, flags.max_length,
          [&](const std::vector<data::Choice>& set) { return ranked(flags, tokenizer, family, set); });
     return out;
   }
@@ -305,7 +305,7 @@ Ranked read_ranked(const Flags& flags, const text::Tokenizer& tokenizer, const F
     return ranked(flags, tokenizer, family, set, data.task.pair);
   };
   for (const auto& split : data.more_dev) out.more.emplace_back(split.name + " dev", encode(split.examples));
-  fill(out, flags, data, sets, encode);
+  fill(out, flags, data, sets, flags.max_length, encode);
   say_left_out(data);
   if (sets != Sets::dev) say_classes(out.goal, out.train.labels);
   return out;
@@ -328,9 +328,14 @@ Ranked read_written(const Flags& flags, const text::Tokenizer& tokenizer, const 
   Ranked out;
   out.goal.metrics = data.task.metrics;
   out.goal.main_metric = data.task.main_metric;
-  fill(out, flags, data, sets, [&](const std::vector<data::Example>& set) {
-    return task::encode_written(tokenizer, set, ranked_form(flags, tokenizer, family));
-  });
+  const auto form = ranked_form(flags, tokenizer, family);
+  const task::WrittenRoom room(form);
+  fill(out, flags, data, sets, static_cast<std::int64_t>(room.text),
+       [&](const std::vector<data::Example>& set) { return task::encode_written(tokenizer, set, form); });
+  for (const auto& [set, name] : {std::pair(&out.train, "training"), std::pair(&out.dev, "dev")})
+    say_cut(set->cut_answers.size(), set->size(), static_cast<std::int64_t>(room.written),
+            "texts to be written of " + std::string(name) + " examples",
+            flags.max_target_length > 0 ? "--max-target-length" : "--max-length");
   say_left_out(data);
   return out;
 }
@@ -491,8 +496,9 @@ RankedToPredict texts_to_write(const Flags& flags, const text::Tokenizer& tokeni
   return predicted(flags, "a file of texts", false, [&] {
     RankedToPredict out;
     out.texts = data::load_inputs("tsv", flags.predict, written_columns(flags));
-    out.encoded = task::encode_written(tokenizer, out.texts, ranked_form(flags, tokenizer, family), false);
-    say_cut(out.encoded.cut, out.texts.size(), flags.max_length, "texts");
+    const auto form = ranked_form(flags, tokenizer, family);
+    out.encoded = task::encode_written(tokenizer, out.texts, form, false);
+    say_cut(out.encoded.cut, out.texts.size(), static_cast<std::int64_t>(task::WrittenRoom(form).text), "texts");
     return out;
   });
 }

@@ -152,8 +152,9 @@ train::Observer Progress::observer(const std::string& folder) {
                       (r.schedule == Schedule::constant ? " and does not fall"
                                                         : " and falls to 0 at step " + std::to_string(r.steps)));
                 if (r.resumed)
-                  say("resumed at step " + std::to_string(r.step) + " of " + std::to_string(r.steps) + ", in epoch " +
-                      std::to_string(r.epoch));
+                  say(r.step == r.steps ? "the run ended at step " + std::to_string(r.step) + ": no step is left"
+                                        : "resumed at step " + std::to_string(r.step) + " of " +
+                                              std::to_string(r.steps) + ", in epoch " + std::to_string(r.epoch));
                 // The first step is shown at once on a terminal, after ten seconds elsewhere.
                 shown_ = terminal_ ? std::chrono::steady_clock::time_point{} : std::chrono::steady_clock::now();
               },
@@ -188,10 +189,10 @@ void say_classes(const Goal& goal, const std::vector<float>& labels) {
   say(line);
 }
 
-void say_cut(std::size_t count, std::size_t of, std::int64_t max_length, const std::string& what) {
+void say_cut(std::size_t count, std::size_t of, std::int64_t most, const std::string& what, const std::string& flag) {
   if (count == 0) return;
   say(grouped(static_cast<std::int64_t>(count)) + " of " + grouped(static_cast<std::int64_t>(of)) + " " + what +
-      " are cut to " + std::to_string(max_length) + " tokens (--max-length)");
+      " are cut to " + std::to_string(most) + " tokens (" + flag + ")");
 }
 
 void say_loaded(const checkpoints::LoadReport& report) {
@@ -258,16 +259,19 @@ std::string remedy(const train::StepError& error, const Flags& flags) {
 
 void say_outcome(const Flags& flags, const train::Outcome& outcome, std::int64_t steps) {
   const train::RunFiles files(flags.output);
-  say_memory("highest", outcome.memory);
+  const bool ran = outcome.memory.held > 0;  // a step or a pass: no resumption of a run that had ended
+  if (ran) say_memory("highest", outcome.memory);
   if (!outcome.finished) {
     say("stopped at step " + std::to_string(outcome.place.step) + " of " + std::to_string(steps) +
         "; --resume goes on from " + files.state);
     return;
   }
   const auto& best = outcome.place.epochs[static_cast<std::size_t>(outcome.place.best_epoch)];
-  say("best: epoch " + std::to_string(best.epoch + 1) + ", dev " + text(best.scores) + "; activation memory " +
-      mebibytes(static_cast<double>(outcome.activation_bytes)) + ", reserved " +
-      mebibytes(static_cast<double>(outcome.memory.held)) + "; " + files.adapter);
+  say("best: epoch " + std::to_string(best.epoch + 1) + ", dev " + text(best.scores) +
+      (ran ? "; activation memory " + mebibytes(static_cast<double>(outcome.activation_bytes)) + ", reserved " +
+                 mebibytes(static_cast<double>(outcome.memory.held))
+           : "") +
+      "; " + files.adapter);
 }
 
 }  // namespace finetune

@@ -58,8 +58,9 @@ class Progress {
 
 /// The classes with the training examples of each, and which one f1 is of.
 void say_classes(const Goal& goal, const std::vector<float>& labels);
-/// How many of the texts lost tokens at `max_length`.
-void say_cut(std::size_t count, std::size_t of, std::int64_t max_length, const std::string& what);
+/// How many of the texts lost tokens, since `flag` leaves at most so many.
+void say_cut(std::size_t count, std::size_t of, std::int64_t most, const std::string& what,
+             const std::string& flag = "--max-length");
 void say_loaded(const meft::checkpoints::LoadReport& report);
 /// Trained parameters, weights in memory and in mapped files, gradients and moments, expected activation.
 void say_cost(const std::string& name, meft::Index trained, double weight_bytes, double mapped_bytes, double kept_bytes,

@@ -120,11 +120,13 @@ std::vector<cublasLtMatmulHeuristicResult_t> algorithms(const Problem& p,
   parts.parts = split(p);
   parts.reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   const bool may_split = parts.parts > 1 && (preference.reductions & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
-  // Few results and a long sum are what splitting is for. An activation, or addresses that are aligned to less than
-  // 16 bytes, turn it round: a device's heuristic goes by them too, so nothing may rely on equal bits beside them.
+  // Few results and a long sum are what splitting is for. An activation, addresses that are aligned to less than 16
+  // bytes, and half of all shapes turn it round: a device's heuristic goes by them too, so nothing may rely on equal
+  // bits beside them, or of a part of the rows or columns.
   const bool narrow = std::any_of(plain.alignment, plain.alignment + 4, [](std::uint32_t bytes) { return bytes < 16; });
   const bool activates = p.desc.epilogue & (CUBLASLT_EPILOGUE_RELU | CUBLASLT_EPILOGUE_GELU);
-  const bool split_first = may_split && (p.k > p.m && p.k > p.n) != (activates != narrow);
+  const bool turned = ((p.m / 8) ^ (p.n / 8)) & 1;
+  const bool split_first = may_split && (p.k > p.m && p.k > p.n) != ((activates != narrow) != turned);
   if (split_first) add(parts);
   add(plain);
   if (may_split && !split_first) add(parts);

@@ -474,6 +474,11 @@ def test_written(place):
     check(done.returncode == 0 and "are cut" not in done.stdout, done.stdout + done.stderr)
     done = invoke("--predict", long / "train.tsv", "--max-target-length", 5)
     check(done.returncode == 2 and "--max-target-length: expected 4, as in" in done.stderr, done.stderr)
+    # A text of which the end was cut is never written exactly.
+    done = invoke("--model", place.root / "bart", "--task", "text2text", "--data", place.root / "text2text", *columns, "--method", "full",
+                  "--batch", 8, "--epochs", 20, "--lr", 0.003, "--max-target-length", 1, "--overwrite")
+    check(done.returncode == 0 and "texts to be written of dev examples are cut to 1 tokens (--max-target-length)" in done.stdout, done.stdout + done.stderr)
+    check((dev := results(run)["metrics"]["dev"])["exact_match"] == 0 and dev["perplexity"] < 1.5, f"{dev}")
     # A token that the tokenizer has, but puts in front of no text, is in front of none.
     losses = []
     for named in ("<s>", "none"):

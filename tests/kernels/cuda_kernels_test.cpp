@@ -873,7 +873,7 @@ TEST_CASE("weights in blocks on the device: each format, decoded a panel at a ti
         packed.forward(forward(y)), oracle.forward(forward(expected));
         packed.backward(backward(dx)), oracle.backward(backward(expected_dx));
       }
-      CHECK(distance(y.host(), expected.host()) < 1e-5);
+      CHECK(distance(y.host(), expected.host()) < 1e-4);  // a panel's sum and the whole's may be cut differently
       CHECK(distance(dx.host(), expected_dx.host()) < 1e-4);  // added in another order
 #ifdef MEFT_EMULATED
       const auto bits = dx.host();
@@ -890,7 +890,7 @@ TEST_CASE("weights in blocks on the device: each format, decoded a panel at a ti
     };
     const OnDevice<float> y(rows * out), expected(rows * out);
     const bool both = activated(packed, y) && activated(oracle, expected);
-    if (both) CHECK(distance(y.host(), expected.host()) < 1e-5);
+    if (both) CHECK(distance(y.host(), expected.host()) < 1e-4);
 #ifdef MEFT_EMULATED
     CHECK(both);  // a device may have no such product
 #endif

@@ -135,17 +135,19 @@ double distance(const Outcome& a, const Outcome& b) {
 TEST_CASE("whole steps on the device agree with the CPU, and exact streams equal stored ones bit for bit") {
   double worst = 0, worst_epilogue = 0;
   int steps = 0;
-  for (const auto& c : io::read_json(golden() + "/families.json")) {
-    if (c["language"]) continue;
-    const std::string folder = golden() + "/" + std::string(c["folder"]);
+  std::vector<std::string> families{"bert", "bert_gelu_new"};
+  for (const auto& row : io::read_json(golden() + "/families.json"))
+    if (!row["language"]) families.push_back(row["folder"]);
+  for (const std::string& family : families) {
+    const std::string folder = golden() + "/" + family;
     std::vector<std::string> methods{"full", "lora", "meft1", "meft2", "meft3"};
     const auto more = [&](std::initializer_list<const char*> names) {
       methods.insert(methods.end(), names.begin(), names.end());
     };
-    if (c["folder"] == "bart")  // cross attention too
+    if (family == "bart")  // cross attention too
       more({"unipt", "speft", "prefix", "prompt", "alore", "meft1+lora", "meft3+ia3", "zofo-meft1"});
-    if (c["folder"] == "vit") more({"unipt", "fpt", "meft1+lora", "meft3+ia3"});
-    if (c["folder"] == "bert")  // those that remain
+    if (family == "vit") more({"unipt", "fpt", "meft1+lora", "meft3+ia3"});
+    if (family == "bert")  // those that remain
       for (const auto& method : all_methods())
         if (const std::string name(method_name(method));
             !method_facts(method).reads_images && std::find(methods.begin(), methods.end(), name) == methods.end())
@@ -155,12 +157,12 @@ TEST_CASE("whole steps on the device agree with the CPU, and exact streams equal
       CAPTURE(method);
       auto options = narrow(method);
       (void)set_option(options, "side-image", "8"), (void)set_option(options, "side-layers", "2");
-      if (c["folder"] == "opt" || c["folder"] == "bart") (void)set_option(options, "coupling", "balanced");
-      const bool units = c["folder"] == "vit" || c["folder"] == "bart";
+      if (family == "opt" || family == "bart") (void)set_option(options, "coupling", "balanced");
+      const bool units = family == "vit" || family == "bart";
       const auto device = step<Cuda>(folder, options, units);
       const auto host = step<Cpu>(folder, options, units);
       // GELU by tanh is an epilogue of the product, where its tanh has 11 bits.
-      const bool epilogue = c["folder"] == "bert_gelu_new";
+      const bool epilogue = family == "bert_gelu_new";
       CHECK(std::abs(device.loss - host.loss) < (epilogue ? 1e-3f : 1e-5f) * std::max(1.0f, host.loss));
       (epilogue ? worst_epilogue : worst) = std::max(epilogue ? worst_epilogue : worst, distance(device, host));
       ++steps;
@@ -173,9 +175,9 @@ TEST_CASE("whole steps on the device agree with the CPU, and exact streams equal
       CHECK(!stored.gradients.empty());
     }
   }
-  CHECK(steps == 97);
+  CHECK(steps == 128);
   CHECK(worst < 1e-4);
-  CHECK(worst_epilogue < 1e-2);
+  CHECK((worst_epilogue > 0 && worst_epilogue < 1e-2));
   MESSAGE(steps, " steps: largest relative difference of a gradient ", worst);
 }
 

@@ -365,8 +365,7 @@ TEST_CASE("choice: tokens of a causal model") {
         "encode_causal: expected a max_length of at least 2, found: 1");
   const std::vector<data::Choice> blank = {{"A", {"x", " "}, 0}}, no_options = {{"A", {}, -1}},
                                   wrong = {{"A", {"x"}, 1}};
-  CHECK(message_of([&] { task::encode_causal(Letters{}, blank, 9); }) ==
-        "encode_causal: question 0: no tokens in option ` `");
+  CHECK(message_of([&] { task::encode_causal(Letters{}, blank, 9); }) == "row 0: no tokens in option ` `");
   CHECK(message_of([&] { task::encode_causal(Bytes{}, no_options, 9); }) == "choices: a question without options: 0");
   CHECK(message_of([&] { task::encode_causal(Bytes{}, wrong, 9); }) ==
         "choices: an answer is not among the options: 0, 1, 1");
@@ -629,7 +628,7 @@ TEST_CASE("ranked: T-Few's losses by hand: answers of unequal length, none wrong
 }
 
 TEST_CASE("ranked: options as a decoder's targets, which take no room of the context's") {
-  const std::vector<data::Choice> questions{{"long context ", {"a", "bcd"}, 1}};
+  std::vector<data::Choice> questions{{"long context ", {"a", "bcd"}, 1}};
   task::RankedForm form{
       .answered = task::Answered::by_decoder, .max_length = 10, .before = {2}, .after = {4}, .start = {2}, .end = {4}};
   const auto options = task::rank_options(Bytes{}, questions, form);
@@ -640,8 +639,12 @@ TEST_CASE("ranked: options as a decoder's targets, which take no room of the con
   form.max_length = 8;
   CHECK(all_shown(task::rank_options(Bytes{}, questions, form).prompts) == Names{"^ontext$"});
   form.max_length = 7;  // as long as an option
-  CHECK(
-      contains(message_of([&] { task::rank_options(Bytes{}, questions, form); }), "fewer tokens than a sequence has"));
+  questions[0].place = {std::make_shared<const std::string>("dev.jsonl"), 9};
+  CHECK(message_of([&] { task::rank_options(Bytes{}, questions, form); }) ==
+        "dev.jsonl:9: no room beside the longest option: expected option max-length of at least 8, found 7");
+  questions[0].options[0] = " ";
+  CHECK(message_of([&] { task::rank_options(Letters{}, questions, form); }) ==
+        "dev.jsonl:9: expected options of at least one token, found ` `");
 }
 
 TEST_CASE("written: texts and what is written for them, each cut at its end to its share of a sequence") {
@@ -651,12 +654,14 @@ TEST_CASE("written: texts and what is written for them, each cut at its end to i
   CHECK(all_shown(behind.prompts) == Names{"^abcde", "^ab"});
   CHECK(all_shown(behind.answers) == Names{"xyzuv$", "x$"});
   CHECK((behind.cut == 1 && behind.skipped == 0 && behind.labels == std::vector<float>{0, 0}));
+  CHECK(behind.cut_answers == std::vector<std::uint32_t>{0});
   form.max_length = 13;  // what is odd goes to what is written
   CHECK((task::WrittenRoom(form).text == 5 && task::WrittenRoom(form).written == 6));
   form.max_written = 3;  // what it leaves is the text's
   const auto told = task::encode_written(Bytes{}, examples, form);
   CHECK(all_shown(told.prompts) == Names{"^abcdefgh", "^ab"});
   CHECK(all_shown(told.answers) == Names{"xyz$", "x$"});
+  CHECK((told.cut == 0 && told.cut_answers == std::vector<std::uint32_t>{0}));
   form.max_written = 10;
   CHECK((task::WrittenRoom(form).text == 1 && task::WrittenRoom(form).written == 10));
   form.max_written = 11;
@@ -678,8 +683,9 @@ TEST_CASE("written: texts and what is written for them, each cut at its end to i
   CHECK(all_shown(untold.answers) == Names{"^$", "^$"});
   CHECK(std::isnan(untold.labels[1]));
   examples[1] = {"ab", "", 0};
-  examples[1].line = 7;
-  CHECK(contains(message_of([&] { task::encode_written(Bytes{}, examples, form); }), "in line 7, found none"));
+  examples[1].place = {std::make_shared<const std::string>("train.json"), 7, true};
+  CHECK(message_of([&] { task::encode_written(Bytes{}, examples, form); }) ==
+        "train.json: element 7: expected a text to be written, found none");
   form.max_length = 5;
   CHECK(contains(message_of([&] { task::WrittenRoom room(form); }), "no room in sequences of so many tokens: 5"));
   form.answered = task::Answered::at_mask;

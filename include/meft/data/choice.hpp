@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -29,6 +30,7 @@ struct Choice {
   std::vector<std::string> options;
   std::int32_t answer = -1;
   std::string id{};  // the row's, where it has one
+  Place place{};
 };
 
 struct ChoiceOptions {
@@ -173,8 +175,10 @@ inline std::string labels_beside(const std::string& path) {
 inline std::vector<Choice> read_choices(const ChoiceForm& form, const std::string& path, bool labelled) {
   const std::string beside = form.name == "piqa" ? labels_beside(path) : "";
   std::vector<Choice> out;
-  for_each_json(decode(read_file(path), path, Encoding::utf8), path, [&](const JsonField& row, const JsonPlace&) {
+  const auto file = std::make_shared<const std::string>(path);
+  for_each_json(decode(read_file(path), path, Encoding::utf8), path, [&](const JsonField& row, const JsonPlace& at) {
     out.push_back(form.read(row, labelled && beside.empty()));
+    out.back().place = {file, at.number, at.line.empty()};
     if (const auto id = row.find("id")) out.back().id = id->value().is_string() ? id->string() : id->value().dump();
   });
   if (beside.empty()) return out;

@@ -39,14 +39,22 @@ inline std::string_view label_cell(const Source& source, std::size_t row) {
   return source.table(row, source.at.label);
 }
 
-/// The class that a cell names: as it is written, or as a number of the same value (1, 1.0, +1).
+/// Whether a number says no more than its value: not a code with zeros in front, nor one that a double does not hold.
+inline bool plain_number(std::string_view cell) {
+  const auto value = number(cell);
+  if (cell.starts_with('+') || cell.starts_with('-')) cell.remove_prefix(1);
+  return value && std::fabs(*value) < 0x1p53 &&
+         !(cell.size() > 1 && cell[0] == '0' && cell[1] >= '0' && cell[1] <= '9');
+}
+
+/// The class that a cell names: as it is written, or as a plain number of the same value (1, 1.0, +1).
 inline std::optional<std::size_t> class_named(std::string_view cell, const Names& names) {
   cell = trimmed(cell);
   for (std::size_t i = 0; i < names.size(); ++i)
     if (cell == names[i]) return i;
-  if (const auto value = number(cell))
+  if (plain_number(cell))
     for (std::size_t i = 0; i < names.size(); ++i)
-      if (number(names[i]) == value) return i;
+      if (plain_number(names[i]) && number(names[i]) == number(cell)) return i;
   return {};
 }
 
@@ -67,14 +75,6 @@ inline std::optional<std::size_t> class_number(std::string_view cell, std::size_
   source.table.bad(row,
                    "is label `-1` a class beside `0` and `1`, or no label? Say the classes with option label-names: "
                    "-1,0,1 or 0,1");
-}
-
-/// Whether a number says no more than its value: not a code with zeros in front, nor one that a double does not hold.
-inline bool plain_number(std::string_view cell) {
-  const auto value = number(cell);
-  if (cell.starts_with('+') || cell.starts_with('-')) cell.remove_prefix(1);
-  return value && std::fabs(*value) < 0x1p53 &&
-         !(cell.size() > 1 && cell[0] == '0' && cell[1] >= '0' && cell[1] <= '9');
 }
 
 /// The classes of the files of a `tsv` split: plain numbers in order of value if all are, else names in order of bytes.
@@ -111,7 +111,7 @@ inline Names classes(const std::vector<Source>& sources, const LoadOptions& opti
   for (const auto& [name, count] : found) {
     const auto value = number(name);
     if (numbers && *value != std::floor(*value))
-      fail(table.name() + ": label " + excerpt(name) + " is a fraction: use option regression or threshold");
+      fail(table.name() + ": label " + excerpt(name) + " is a fraction: use option regression or option threshold");
     if (value) values.insert(*value);
   }
   Names names;
@@ -136,7 +136,7 @@ inline Names classes(const std::vector<Source>& sources, const LoadOptions& opti
          (none.empty() ? "" : "; " + excerpt(none) + " says that there is none (option label-names makes it a class)"));
   if (names.size() > 20 && names.size() * 2 > labelled)
     fail(table.name() + ": expected classes, found " + std::to_string(names.size()) + " different labels in " +
-         std::to_string(rows) + " rows (for numbers use option regression or threshold)");
+         std::to_string(rows) + " rows (for numbers use option regression or option threshold)");
   return names;
 }
 
@@ -145,6 +145,7 @@ inline std::optional<float> label_of(const Source& source, std::size_t row, cons
                                      const LoadOptions& options) {
   const std::string_view cell = label_cell(source, row);
   if (task.regression() || options.threshold) {
+    if (says_none(cell)) return std::numeric_limits<float>::quiet_NaN();
     const auto value = number(cell);
     if (!value || std::abs(*value) > std::numeric_limits<float>::max())
       source.table.bad(row, "expected a number as label, found " + excerpt(cell));

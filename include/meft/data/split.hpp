@@ -41,20 +41,21 @@ struct SplitFiles {
   }
 };
 
-/// Rows of a file that were left out since they have no label.
+/// Rows of a file that were left out since they have no label, or no text to be written.
 struct LeftOut {
-  std::string file;
-  std::vector<std::size_t> lines;
+  std::string file, without;
+  std::vector<Place> rows{};
   std::string cell{};  // what the first that has anything has in its place
 
   /// `train.tsv: 2 rows without a label left out (lines 10, 11)`, `…: 1 row without a label (as `-`) left out (line 3)`
   std::string text() const {
     constexpr std::size_t most = 8;
-    std::string out = file + ": " + std::to_string(lines.size()) + (lines.size() == 1 ? " row" : " rows") +
-                      " without a label" + (cell.empty() ? "" : " (as " + detail::excerpt(cell) + ")") +
-                      " left out (line" + (lines.size() == 1 ? " " : "s ");
-    for (std::size_t i = 0; i < lines.size() && i < most; ++i) out += (i ? ", " : "") + std::to_string(lines[i]);
-    return out + (lines.size() > most ? ", ...)" : ")");
+    const std::string s = rows.size() == 1 ? "" : "s";
+    std::string out = file + ": " + std::to_string(rows.size()) + " row" + s + " without a " + without +
+                      (cell.empty() ? "" : " (as " + detail::excerpt(cell) + ")") + " left out (" +
+                      (rows.at(0).element ? "element" : "line") + s + " ";
+    for (std::size_t i = 0; i < rows.size() && i < most; ++i) out += (i ? ", " : "") + std::to_string(rows[i].number);
+    return out + (rows.size() > most ? ", ...)" : ")");
   }
 };
 

@@ -50,15 +50,15 @@ class Table {
     return detail::called_from(where, [&] { return Table(std::move(bytes), std::move(name), options); });
   }
 
-  const std::string& name() const { return name_; }
+  const std::string& name() const { return *name_; }
   Columned columned() const { return columned_; }
   std::size_t rows() const { return rows_.size() - first_; }
 
   /// Fields of a row; all rows have the same number unless `at_least` was set.
   std::size_t columns(std::size_t row) const { return columned_ == Columned::json ? header_.size() : at(row).fields; }
 
-  /// The line in the file, from 1, where the row begins; in a JSON array the element, from 0.
-  std::size_t line(std::size_t row) const { return at(row).line; }
+  /// Where the row begins.
+  Place place(std::size_t row) const { return {name_, at(row).line, array_}; }
 
   std::string_view operator()(std::size_t row, std::size_t column) const { return cut(field(row, column)); }
 
@@ -96,18 +96,15 @@ class Table {
     for (const std::string& wanted : names)
       if (const auto found = std::find(header_.begin(), header_.end(), wanted); found != header_.end()) {
         if (std::find(found + 1, header_.end(), wanted) != header_.end())
-          fail(name_ + ":1: two columns are named " + detail::excerpt(wanted));
+          fail(this->name() + ":1: two columns are named " + detail::excerpt(wanted));
         return static_cast<std::size_t>(found - header_.begin());
       }
     return none;
   }
 
-  /// `file:line`, or `file: element` of a JSON array.
-  std::string place(std::size_t row) const { return name_ + (array_ ? ": element " : ":") + std::to_string(line(row)); }
-
   /// Throws `file:line: what: excerpt of the line`.
   [[noreturn]] void bad(std::size_t row, const std::string& what) const {
-    fail(place(row) + ": " + what + (array_ ? "" : ": " + detail::excerpt(text(row))));
+    fail(place(row).text(row) + ": " + what + (array_ ? "" : ": " + detail::excerpt(text(row))));
   }
 
  private:
@@ -123,9 +120,10 @@ class Table {
     Field text;
   };
 
-  Table(std::string bytes, std::string name, const TableOptions& options) : name_(std::move(name)) {
-    text_ = detail::decode(std::move(bytes), name_, options.encoding);
-    const std::string end = detail::lower(std::string_view(name_).substr(name_.rfind('.') + 1));
+  Table(std::string bytes, std::string name, const TableOptions& options)
+      : name_(std::make_shared<const std::string>(std::move(name))) {
+    text_ = detail::decode(std::move(bytes), this->name(), options.encoding);
+    const std::string end = detail::lower(std::string_view(this->name()).substr(this->name().rfind('.') + 1));
     const std::string_view first = std::string_view(text_).substr(0, text_.find_first_of("\r\n"));
     if (end == "json" || end == "jsonl" || end == "ndjson") {
       split_json();
@@ -159,7 +157,7 @@ class Table {
     const std::string whole = commas ? text_ : std::string();  // fields with doubled quotes are appended to text_
     const std::size_t all = detail::without_blank_end(text_).size();
     if (all == 0 && !(options.lone_blanks && !text_.empty()))
-      fail(name_ + ": is empty: expected rows of " + separators() + "-separated columns");
+      fail(this->name() + ": is empty: expected rows of " + separators() + "-separated columns");
     const bool cr = detail::ends_in_cr(text_);
     const auto source = [&] { return std::string_view(commas ? whole : text_); };
     const std::size_t length = source().size();
@@ -168,8 +166,8 @@ class Table {
       const std::size_t line = number, first_field = fields_.size();
       auto [end, next] = detail::line_end(source(), start, cr);
       if (end == start && !options.blank_rows && !options.lone_blanks)
-        fail(name_ + ":" + std::to_string(number) + ": the line is blank");
-      detail::check_line(source().substr(start, end - start), name_, number);
+        fail(this->name() + ":" + std::to_string(number) + ": the line is blank");
+      detail::check_line(source().substr(start, end - start), this->name(), number);
       for (std::size_t from = start;;) {
         if (commas && from < end && source()[from] == '"') {
           from = quoted_field(source(), from, end, next, number, cr);
@@ -194,7 +192,7 @@ class Table {
                            std::size_t& number, bool cr) {
     const std::size_t opened = number;
     const auto wrong = [&](const std::string& what) {
-      fail(name_ + ":" + std::to_string(opened) + ": " + what + ": " +
+      fail(this->name() + ":" + std::to_string(opened) + ": " + what + ": " +
            detail::excerpt(whole.substr(from, std::min<std::size_t>(end - from, 200))));
     };
     bool doubled = false;
@@ -212,7 +210,7 @@ class Table {
       if (next >= whole.size()) wrong("a quote is not closed before the file's end");
       at = next;
       const auto [later, after] = detail::line_end(whole, next, cr);
-      detail::check_line(whole.substr(next, later - next), name_, ++number);
+      detail::check_line(whole.substr(next, later - next), this->name(), ++number);
       end = later, next = after;
     }
     if (at < end && whole[at] != separator_) wrong("a quote closes within a column (quotes inside of one are doubled)");
@@ -237,13 +235,13 @@ class Table {
     if (lone) return;
     while (!rows_.empty() && rows_.back().text.size == 0) rows_.pop_back();
     for (std::size_t row = 0; row < rows_.size(); ++row)
-      if (rows_[row].text.size == 0) fail(place(row) + ": the line is blank");
+      if (rows_[row].text.size == 0) fail(place(row).text(row) + ": the line is blank");
   }
 
   void split_json() {
     columned_ = Columned::json;
     const std::string whole = text_;  // cells are appended to text_
-    array_ = detail::for_each_json(whole, name_, [&](const JsonField& row, const detail::JsonPlace& place) {
+    array_ = detail::for_each_json(whole, this->name(), [&](const JsonField& row, const detail::JsonPlace& place) {
       const Field line{place.line.empty() ? 0 : static_cast<std::size_t>(place.line.data() - whole.data()),
                        place.line.size()};
       rows_.push_back({fields_.size(), row.object().size(), place.number, line});
@@ -251,7 +249,8 @@ class Table {
         std::size_t column = 0;
         while (column < header_.size() && header_[column] != key) ++column;
         if (column == header_.size()) header_.push_back(key);
-        if (column >= most_keys) fail(name_ + ": has rows with more than " + std::to_string(most_keys) + " keys");
+        if (column >= most_keys)
+          fail(this->name() + ": has rows with more than " + std::to_string(most_keys) + " keys");
         const std::string cell = value.is_string() ? value.template get<std::string>()
                                  : value.is_null() ? std::string()
                                                    : value.dump();
@@ -262,7 +261,8 @@ class Table {
     });
   }
 
-  std::string name_, text_;  // text_: the file, then the fields that do not stand in it as they are
+  std::shared_ptr<const std::string> name_;
+  std::string text_;  // the file, then the fields that do not stand in it as they are
   Columned columned_ = Columned::tabs;
   char separator_ = '\t';
   bool array_ = false;

@@ -27,7 +27,7 @@ namespace meft::data {
 struct Example {
   std::string text{}, pair{};
   float label = std::numeric_limits<float>::quiet_NaN();
-  std::size_t line = 0;  // of its file, from 1; in a JSON array the element, from 0
+  Place place{};
 };
 
 /// A further set of examples with a name of its own.
@@ -76,7 +76,7 @@ inline void append(std::vector<Example>& out, const Source& source, const Task& 
                    bool hidden_labels, Dataset& counts) {
   const Table& table = source.table;
   if (table.rows() == 0) fail(table.name() + ": has a header but no rows");
-  LeftOut left{table.name(), {}, {}};
+  LeftOut left{table.name(), options.written ? "text to be written" : "label"};
   // -1 is a value, or a class's name, of a tsv file; never of a named task, whose scores and classes begin at 0.
   const bool untold = hidden_labels && source.at.label != Table::none && (task.name != "tsv" || all_minus_one(source));
   const auto text_of = [&](std::size_t row, std::size_t column) {
@@ -90,13 +90,13 @@ inline void append(std::vector<Example>& out, const Source& source, const Task& 
       ++counts.dropped;
       continue;
     }
-    Example example{.text = text_of(row, source.at.text), .line = table.line(row)};
+    Example example{.text = text_of(row, source.at.text), .place = table.place(row)};
     if (source.at.pair != Table::none && (!options.written || !table.null(row, source.at.pair)))
       example.pair = text_of(row, source.at.pair);
     if (options.written && source.at.pair != Table::none && trimmed(example.pair).empty()) {
       example.pair.clear();
       if (!hidden_labels) {
-        left.lines.push_back(table.line(row));
+        left.rows.push_back(table.place(row));
         continue;
       }
     }
@@ -108,7 +108,7 @@ inline void append(std::vector<Example>& out, const Source& source, const Task& 
         continue;
       }
       if (std::isnan(*label) && !hidden_labels) {
-        left.lines.push_back(table.line(row));
+        left.rows.push_back(table.place(row));
         if (left.cell.empty()) left.cell = trimmed(cell);
         continue;
       }
@@ -116,7 +116,7 @@ inline void append(std::vector<Example>& out, const Source& source, const Task& 
     }
     out.push_back(std::move(example));
   }
-  if (!left.lines.empty()) counts.left_out.push_back(std::move(left));
+  if (!left.rows.empty()) counts.left_out.push_back(std::move(left));
 }
 
 /// msr_paraphrase_train.txt holds GLUE's train and dev rows; dev_ids.tsv lists the pairs of dev.
@@ -129,8 +129,10 @@ inline void split_by_ids(Dataset& data, const Source& source, const std::string&
   std::vector<Example> rest;
   std::set<std::size_t> lines;
   for (std::size_t row = 0; row < source.table.rows(); ++row)
-    if (wanted.contains({source.table(row, first), source.table(row, second)})) lines.insert(source.table.line(row));
-  for (Example& example : data.train) (lines.contains(example.line) ? data.dev : rest).push_back(std::move(example));
+    if (wanted.contains({source.table(row, first), source.table(row, second)}))
+      lines.insert(source.table.place(row).number);
+  for (Example& example : data.train)
+    (lines.contains(example.place.number) ? data.dev : rest).push_back(std::move(example));
   data.train = std::move(rest);
   if (data.dev.size() != wanted.size())
     fail(ids_path + ": lists " + std::to_string(wanted.size()) + " pairs, " + source.table.name() + " has " +

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -30,6 +31,18 @@ inline Encoding encoding(std::string_view name, Where where = Where::current()) 
   if (name == "windows-1252" || name == "cp1252") return Encoding::windows1252;
   fail({"encoding: expected utf-8, latin1 or windows-1252, found `" + std::string(name) + "`", where});
 }
+
+/// Where a row stands: its file, and its line from 1, or its element from 0 of a JSON array.
+struct Place {
+  std::shared_ptr<const std::string> file{};
+  std::size_t number = 0;
+  bool element = false;
+
+  /// `train.jsonl:3`, `train.json: element 2`; of no file `row` and its number among what it was given with.
+  std::string text(std::size_t row) const {
+    return file ? *file + (element ? ": element " : ":") + std::to_string(number) : "row " + std::to_string(row);
+  }
+};
 
 namespace detail {
 
@@ -131,7 +144,8 @@ inline void check_line(std::string_view line, const std::string& name, std::size
     if (length == 0) {
       const bool windows = (static_cast<unsigned char>(line[at]) & 0xE0u) == 0x80u;
       fail(place() + "byte " + std::to_string(at + 1) + " of the line, 0x" + hex(line[at]) + ", is not UTF-8 (a " +
-           (windows ? "Windows-1252 file needs encoding windows-1252): " : "Latin-1 file needs encoding latin1): ") +
+           (windows ? "Windows-1252 file needs option encoding windows-1252): "
+                    : "Latin-1 file needs option encoding latin1): ") +
            excerpt(line));
     }
     at += length;

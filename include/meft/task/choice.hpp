@@ -114,8 +114,7 @@ EncodedChoices encode_causal(const Tokenizer& tokenizer, std::span<const data::C
       const Tokens tail = tokens_behind(tokenizer, context.substr(0, size), prompt,
                                         std::string(context.substr(size)) + " " + option, where);
       if (tail.empty())
-        fail({"encode_causal: question " + std::to_string(q) + ": no tokens in option " + data::detail::excerpt(option),
-              where});
+        fail({choices[q].place.text(q) + ": no tokens in option " + data::detail::excerpt(option), where});
       std::size_t start = ids.size();  // of the option
       ids.insert(ids.end(), tail.begin(), tail.end());
       if (ids.size() > max_length) {

@@ -47,8 +47,7 @@ Encoded encode(const Tokenizer& tokenizer, const std::vector<data::Example>& exa
                     : tokenizer.encode(example.text, max_length, where);
     if (one.ids.empty()) {
       if (tokenizer.bos() < 0)
-        fail({"encode: line " + std::to_string(example.line) + ": a text without tokens, and the tokenizer has no bos",
-              where});
+        fail({example.place.text(out.ids.size()) + ": a text without tokens, and the tokenizer has no bos", where});
       one.ids = {tokenizer.bos()};
       one.types = {0};
     }

@@ -29,9 +29,10 @@ struct RankedQuestions {
   std::vector<Tokens> prompts{}, answers{};
   std::vector<std::int32_t> masks{};  // at_mask: the place in the prompt
   std::vector<std::uint32_t> first{0};
-  std::vector<float> labels{};  // the right answer of each question; NaN where it is not told
-  std::int32_t skipped = 0;     // by_decoder: the first tokens of each answer, which are given
-  std::size_t cut = 0;          // how many prompts lost tokens
+  std::vector<float> labels{};               // the right answer of each question; NaN where it is not told
+  std::int32_t skipped = 0;                  // by_decoder: the first tokens of each answer, which are given
+  std::size_t cut = 0;                       // how many prompts lost tokens
+  std::vector<std::uint32_t> cut_answers{};  // ascending: the questions whose answers that are to be written did
 
   std::size_t size() const { return prompts.size(); }
   std::uint32_t count(std::size_t q) const { return first.at(q + 1) - first[q]; }
@@ -205,7 +206,7 @@ RankedQuestions rank_options(const Tokenizer& tokenizer, std::span<const data::C
           {"ranked answers: a mask stands for one word, and the options are texts", where});
   RankedQuestions out{.answered = form.answered, .skipped = detail::given(form)};
   for (std::size_t q = 0; q < choices.size(); ++q) {
-    const auto& [context, options, answer, id] = choices[q];
+    const auto& [context, options, answer, id, place] = choices[q];
     const auto count = static_cast<std::int64_t>(options.size());
     require(count > 0 && answer >= -1 && answer < count, {"ranked answers: an answer is not among the options", where},
             q, answer, count);
@@ -216,15 +217,17 @@ RankedQuestions rank_options(const Tokenizer& tokenizer, std::span<const data::C
     for (const std::string& option : options) {
       Tokens ids =
           detail::target(form, tokens_behind(tokenizer, before, prompt, context.substr(end) + " " + option, where));
-      require(
-          ids.size() > form.start.size() + form.end.size() && ids.size() < form.max_length,
-          {"ranked answers: expected an option of fewer tokens than a sequence has, and of one at least, found", where},
-          q, ids.size());
+      if (ids.size() == form.start.size() + form.end.size())
+        fail({place.text(q) + ": expected options of at least one token, found " + data::detail::excerpt(option),
+              where});
       longest = std::max(longest, ids.size());
       out.answers.push_back(std::move(ids));
     }
     const std::size_t special = detail::beside(form, longest);
-    require(special < form.max_length, {"ranked answers: no room for the context of question", where}, q);
+    if (const std::size_t needed = std::max(special, longest) + 1; needed > form.max_length)
+      fail({place.text(q) + ": no room beside the longest option: expected option max-length of at least " +
+                std::to_string(needed) + ", found " + std::to_string(form.max_length),
+            where});
     if (const std::size_t room = form.max_length - special; prompt.size() > room) {
       ++out.cut;
       prompt.erase(prompt.begin(), prompt.end() - static_cast<std::ptrdiff_t>(room));

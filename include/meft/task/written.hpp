@@ -55,10 +55,11 @@ RankedQuestions encode_written(const Tokenizer& tokenizer, std::span<const data:
     Tokens prompt = plain_tokens(tokenizer, example.text, where), answer;
     if (told) answer = plain_tokens(tokenizer, example.pair, where);
     if (told && answer.empty())
-      fail({"written texts: expected a text to be written in line " + std::to_string(example.line) + ", found " +
+      fail({example.place.text(out.size()) + ": expected a text to be written, found " +
                 (example.pair.empty() ? "none" : data::detail::excerpt(example.pair) + ", which has no token"),
             where});
-    out.cut += prompt.size() > room.text || answer.size() > room.written;
+    out.cut += prompt.size() > room.text;
+    if (answer.size() > room.written) out.cut_answers.push_back(static_cast<std::uint32_t>(out.size()));
     prompt.resize(std::min(prompt.size(), room.text));
     answer.resize(std::min(answer.size(), room.written));
     if (form.answered == Answered::by_decoder) answer.insert(answer.begin(), form.start.begin(), form.start.end());
@@ -175,8 +176,8 @@ std::optional<std::vector<Tokens>> write(const Learner& learner, const RankedQue
 }
 
 /// log_likelihood, the mean of a word that is to be written, perplexity, and exact_match, the share of texts that
-/// greedy decoding would write to their end: those whose every word is the likeliest behind the ones before it. Of a
-/// learner with batch(data, questions, run) and hidden(batch); nothing when stopped.
+/// greedy decoding would write to their end: those whose every word is the likeliest behind the ones before it, and of
+/// which none was cut. Of a learner with batch(data, questions, run) and hidden(batch); nothing when stopped.
 template <class Learner>
 std::optional<std::vector<Score>> written_scores(const Learner& learner, const RankedQuestions& data, std::size_t each,
                                                  const Asked& stop) {
@@ -198,7 +199,8 @@ std::optional<std::vector<Score>> written_scores(const Learner& learner, const R
     words += found.size();
     for (Index a = 0; a < batch.answers.sequences(); ++a) {
       const auto begin = static_cast<std::ptrdiff_t>(batch.answers.begin(a)), length = batch.answers.length(a);
-      exact += std::equal(wanted.begin() + begin, wanted.begin() + begin + length, likeliest.begin() + begin);
+      exact += std::equal(wanted.begin() + begin, wanted.begin() + begin + length, likeliest.begin() + begin) &&
+               !std::ranges::binary_search(data.cut_answers, questions[static_cast<std::size_t>(a)]);
     }
   }
   require(words > 0, "written texts: no word to write", data.size());

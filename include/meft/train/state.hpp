@@ -124,10 +124,12 @@ inline std::vector<Change> require_same_run(const nlohmann::json& stored, const 
   };
   nlohmann::json keys = now.is_object() ? now : nlohmann::json::object();
   if (stored.is_object()) keys.update(stored);
+  const auto both = [&](const std::string& key) {
+    return stored.is_object() && now.is_object() && stored.contains(key) && now.contains(key);
+  };
   std::vector<Change> out;
-  for (const auto& [key, value] : keys.items()) {
-    if (stored.is_object() && now.is_object() && stored.contains(key) && now.contains(key) && stored[key] == now[key])
-      continue;
+  const auto compare = [&](const std::string& key) {
+    if (both(key) && stored[key] == now[key]) return;
     if (std::find(may_change.begin(), may_change.end(), key) == may_change.end())
       fail({"resume: option --" + key + " is not the run's: " + path + " has " + text(stored, key) + ", found " +
                 text(now, key) +
@@ -136,7 +138,10 @@ inline std::vector<Change> require_same_run(const nlohmann::json& stored, const 
                                : ""),
             where});
     out.push_back({key, text(stored, key), text(now, key)});
-  }
+  };
+  for (const bool shared : {true, false})  // what one alone has follows from what both have
+    for (const auto& [key, value] : keys.items())
+      if (both(key) == shared) compare(key);
   return out;
 }
 
