@@ -100,22 +100,20 @@ class Runner {
       for (auto& list : sizes) list.vocabulary = words->word.shape()[0];
     std::size_t mapped = 0;
     nn::walk(learner, [&](const std::string&, const PackedWeight<float, B>& w) { mapped += w.mapped_bytes(); });
-    const auto say = [&](const AnyMethod& method, bool recompute, bool narrow, Index trains, double weights,
-                         std::size_t in_file) {
+    const auto say = [&](const AnyMethod& method, bool recompute, bool narrow, Index trains, Index gradients,
+                         double weights, std::size_t in_file) {
       for (auto& list : sizes) list.recompute = recompute, list.narrow = narrow;
-      const auto recipe = method_recipe(method);  // in float: two copies of what has gradients, or none
-      const double kept = recipe.inner         ? 24.0 * static_cast<double>(with_gradients)
-                          : recipe.epsilon > 0 ? 0
-                                               : 12.0 * static_cast<double>(trains);
-      say_cost(method_title(method), trains, weights, static_cast<double>(in_file), kept,
+      const Index kept = train::kept_by(train::optimizer_of(method_recipe(method), 0)) * gradients;
+      say_cost(method_title(method), trains, weights, static_cast<double>(in_file),
+               sizeof(float) * static_cast<double>(kept),
                static_cast<double>(train::expected_activation<float, B>(method, sizes)));
     };
     const bool narrow = method_facts(flags_.method).narrows && flags_.adapt.precision == Precision::bf16;
-    say(flags_.method, flags_.adapt.recompute, narrow, trained,
+    say(flags_.method, flags_.adapt.recompute, narrow, trained, with_gradients,
         static_cast<double>(B::pool().read().of(Use::parameter)), mapped);
     if (!std::holds_alternative<ReferenceMethod>(flags_.method) || flags_.adapt.recompute)
-      say(ReferenceMethod{}, false, false, learners_.parameters(), 4.0 * static_cast<double>(learners_.parameters()),
-          0);
+      say(ReferenceMethod{}, false, false, learners_.parameters(), learners_.parameters(),
+          4.0 * static_cast<double>(learners_.parameters()), 0);
     say_batch(batch.tokens);
   }
 

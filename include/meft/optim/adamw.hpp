@@ -21,6 +21,8 @@ class AdamWState;
 /// since then (a resumed run is told so by `made_at`). A step without its gradient, as it is frozen, leaves a parameter
 /// and its moments, and counts among these steps all the same.
 struct AdamW {
+  static constexpr Index kept = 3;  // numbers of its own for each that trains: the gradient, two moments
+
   double rate = 5e-4, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0, clip = 0;
 
   /// An optimizer of every trained parameter below the modules, or of Named ones. Gradients and moments are allocated

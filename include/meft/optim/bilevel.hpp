@@ -22,6 +22,8 @@ class BilevelState;
 /// that (MiniLM on SST-2, where g is about 2): 5e-4 at λ = 10, .05 at 1000. Half of it is the forward passes' own:
 /// losses by example in double would leave that.
 struct Bilevel {
+  static constexpr Index kept = 6;  // of the module: gradients and two moments of p and of its copy
+
   double rate = 1e-6, module_rate = 1e-3, epsilon = 1e-3, lambda = 10;
   std::int64_t inner = 30;
   std::uint64_t seed = 0;

@@ -121,10 +121,12 @@ class State {
   virtual void visit(Visitor f) = 0;
 };
 
-/// An optimizer: `rate` is its learning rate, `over<T, B>(modules…)` its state over their trained parameters.
+/// An optimizer: `rate` is its learning rate, `kept` the numbers of its own for each that trains by gradients,
+/// `over<T, B>(modules…)` its state over the trained parameters below modules.
 template <class O>
 concept Optimizer = std::copyable<O> && requires(const O& o, nn::Named<float, Cpu>& parameters) {
   { o.rate } -> std::convertible_to<double>;
+  { o.kept } -> std::convertible_to<Index>;
   { o.template over<float, Cpu>(parameters) } -> std::derived_from<State<float, Cpu>>;
 };
 

@@ -22,6 +22,8 @@ class SpsaState;
 /// on a host, each on a worker of its own, one after the other on a device. `log_alone`: a state keeps what steps did,
 /// and a resumed run does them again; the parameters are then as they were made.
 struct Spsa {
+  static constexpr Index kept = 0;
+
   double rate = 1e-6, epsilon = 1e-3, decay = 0, clip = 0;
   std::uint64_t seed = 0;
   std::int64_t samples = 1;

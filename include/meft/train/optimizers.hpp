@@ -48,6 +48,11 @@ inline double rate_of(const AnyOptimizer& optimizer) {
   return std::visit([](const auto& o) { return o.rate; }, optimizer);
 }
 
+/// The numbers that it keeps for each that trains by gradients.
+inline Index kept_by(const AnyOptimizer& optimizer) {
+  return std::visit([](const auto& o) { return o.kept; }, optimizer);
+}
+
 /// How many steps of a lower level come before one of the upper, where it has two.
 inline std::optional<std::int64_t> inner_of(const AnyOptimizer& optimizer) {
   const auto* bilevel = std::get_if<optim::Bilevel>(&optimizer);

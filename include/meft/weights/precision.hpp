@@ -1,6 +1,8 @@
 // Owns: how a frozen weight can be kept, by name: a row each.
 #pragma once
 
+#include <algorithm>
+#include <string>
 #include <string_view>
 
 #include <meft/base/error.hpp>
@@ -23,14 +25,18 @@ inline constexpr Kept kept[] = {{"f32", Precision::f32}, {"bf16", Precision::bf1
                                 {"q8", Precision::q8},   {"q4", Precision::q4},
                                 {"nf4", Precision::nf4}, {"as-stored", Precision::as_stored}};
 constexpr const Kept& kept_in(Precision p) { return kept[static_cast<int>(p)]; }
+static_assert(std::ranges::all_of(kept, [](const Kept& k) { return &kept_in(k.precision) == &k; }));
 
 }  // namespace weights
 
 /// By its name in weights::kept.
 inline Precision precision_from(std::string_view name, Where where = Where::current()) {
-  for (const auto& k : weights::kept)
+  std::string known;
+  for (const auto& k : weights::kept) {
     if (k.name == name) return k.precision;
-  fail({"precision: expected f32, bf16, q8, q4, nf4 or as-stored, found", where}, name);
+    known += (known.empty() ? "" : ", ") + std::string(k.name);
+  }
+  fail({"precision: expected one of " + known + ", found", where}, name);
 }
 constexpr std::string_view name_of(Precision p) { return weights::kept_in(p).name; }
 /// What it is multiplied in: f32 or bf16.
