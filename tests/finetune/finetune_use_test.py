@@ -12,7 +12,7 @@ import sys
 import zlib
 
 import families_finetune_test as families
-from place import FINETUNE, check, execute, main, read_safetensors, run
+from place import FINETUNE, check, execute, main, make_model, read_safetensors, run
 from screen import Screen, run_on_screen
 
 
@@ -97,6 +97,8 @@ def test_said(place):
     check("3 of 15 training texts are cut to 8 tokens (--max-length)" in out and "3 of 15 dev texts are cut" in out, out)
     out = execute(place.command(folder := place.folder(), *more)).stdout
     check("are cut" not in out, out)
+    alone = execute(place.command(place.folder(), *more, "--batch", 1)).stdout
+    check("(largest batch: 1 sequences, 13 tokens, the longest 13)" in alone, alone)
     metrics = json.loads((folder / "metrics.json").read_text())
     epoch, = metrics["epochs"]
     scores = ", ".join(f"{name} {value:.4f}" for name, value in epoch["dev"].items())
@@ -207,12 +209,14 @@ def test_folder(place):
     check(before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, "files changed")
 
 
-def with_values(model, folder, name, value):
-    """A copy of a checkpoint, all values of one tensor replaced."""
+def with_values(model, folder, name, value, first=0, last=None):
+    """A copy of a checkpoint, the values of one tensor replaced, all or those from `first` to `last`."""
     shutil.copytree(model, folder)
     raw = bytearray((folder / "model.safetensors").read_bytes())
     size, = struct.unpack("<Q", raw[:8])
     begin, end = json.loads(raw[8:8 + size])[name]["data_offsets"]
+    if last is not None: end = begin + 4 * last
+    begin += 4 * first
     raw[8 + size + begin:8 + size + end] = struct.pack("<f", value) * ((end - begin) // 4)
     (folder / "model.safetensors").write_bytes(raw)
     return folder
@@ -231,6 +235,13 @@ def test_out_of_range(place):
         execute(place.command(folder, "--model", large, "--predict", place.data / "dev.tsv", task=False))
         said = execute(place.command(place.folder(), "--model", large, "--max-steps", 1, "--streams", "rounded", method=method)).stdout
         check("wider range" not in said, said)
+    make_model(place.root / "edge", width=128, embedded=220.0)  # within range, but for a word that only the text to predict has
+    folder, texts = place.folder(), place.root / "unknown.tsv"
+    texts.write_text("sentence\nthe film was strange\n")
+    edge = with_values(place.root / "edge", place.root / "over", "embeddings.word_embeddings.weight", 100.0, 128, 129)
+    said = execute(place.command(folder, "--model", edge, "--max-steps", 1)).stdout
+    check("wider range" not in said, said)
+    execute(place.command(folder, "--model", edge, "--predict", texts, task=False))
     folder = place.folder()
     far = ("--model", with_values(place.model, place.root / "far", "embeddings.LayerNorm.weight", 1e7),  # little room above
            "--coupling", "paper", "--readout", "average")
@@ -353,6 +364,23 @@ def test_merge(place):
         execute(place.command(again, "--model", merged, "--max-steps", 1, "--lr", 1e-12, method="head"))
         execute([FINETUNE, "--output", again, "--predict", texts])
         check(close(trained / "predictions.tsv", again / "predictions.tsv"), f"{method}: merged, it predicts otherwise")
+    # Of weights in a narrow format it is the checkpoint's that are written, and changed where they were trained.
+    wide, packed = place.root / "wide", place.folder()
+    make_model(wide, width=32, inner=64)
+    folder = run(place, "--model", wide, "--weights", "q4", "--max-steps", 4, method="lora")
+    execute([FINETUNE, "--output", folder, "--merge", packed])
+    theirs, ours, adapter = (read_safetensors(path)[0] for path in (wide / "model.safetensors", packed / "model.safetensors",
+                                                                    folder / "adapter_model.safetensors"))
+    scale = (config := json.loads((folder / "adapter_config.json").read_text()))["lora_alpha"] / config["r"]
+    floats = lambda raw: struct.unpack(f"<{len(raw) // 4}f", raw)
+    for name, whole in theirs.items():
+        lead = "base_model.model.bert." + name.removesuffix(".weight")
+        if lead + ".lora_A.weight" in adapter:
+            a, b = (floats(adapter[f"{lead}.lora_{x}.weight"]) for x in "AB")
+            rank = len(a) // 32
+            sums = [x + scale * sum(b[i // 32 * rank + k] * a[k * 32 + i % 32] for k in range(rank)) for i, x in enumerate(floats(whole))]
+            check(all(abs(x - y) < 1e-6 for x, y in zip(sums, floats(ours["bert." + name]))) and ours["bert." + name] != whole, name)
+        elif "pooler" not in name: check(ours.get("bert." + name) == whole, f"{name}: not the checkpoint's")
     before = {path.name: path.read_bytes() for path in merged.iterdir()}
     merge = [FINETUNE, "--output", trained, "--merge"]
     for folder, words in ((merged, "model.safetensors: is there already"), (place.model, "is the checkpoint itself")):
