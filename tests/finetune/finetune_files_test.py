@@ -87,8 +87,13 @@ def test_same_names(place):
     shades(mine, (20, 20, 30), (230, 220, 225))
     shades(other, (25, 20, 30), (200, 220, 225))
     command = lambda folder, data, *more: [FINETUNE, "--model", place.root / "vit", "--task", "images", "--data", data, "--output", folder, "--batch", 4, *more]
-    folder = place.folder()
+    folder, long = place.folder(), mine / "dark" / "0.png"
+    long.write_bytes(whole := long.read_bytes() + bytes(9000))
     execute(command(folder, mine, "--max-steps", 3))
+    long.write_bytes(whole[:-1] + b"1")
+    error = execute(command(folder, mine, "--resume", "--max-steps", 5), 2).stderr
+    check("--data is not the run's" in error, error)
+    long.write_bytes(whole)
     moved = place.root / "moved"
     mine.rename(moved)
     for data, words in ((moved, "2 held-out examples"), (other, "20 dev examples")):

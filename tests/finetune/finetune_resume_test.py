@@ -128,11 +128,36 @@ def test_other_run(place):
         error = execute(place.command(folder, "--resume", "--max-steps", 4), 2).stderr
         check("--data" in error and "240+40 examples" in error, error)
         text.write_text(before)
+    pairs = place.root / "pairs.tsv"
+    pairs.write_text("one\tother\tlabel\n" + "a film\ta plot\tyes\na cast\ta film\tno\n" * 10)
+    columns = ("--task", "tsv", "--text", "one", "--text-pair", "other", "--label", "label", "--data", pairs, "--max-steps", 4)
+    paired = run(place, *columns)
+    pairs.write_text(pairs.read_text().replace("a plot", "a cast", 1))
+    check("--data is not the run's" in execute(place.command(paired, *columns, "--resume"), 2).stderr, "another second text")
     state = folder / "state.safetensors"
     whole = state.read_bytes()
     state.write_bytes(whole[:-10])
     check("state.safetensors" in execute(place.command(folder, "--resume", "--max-steps", 4), 1).stderr, "a broken state is not named")
     check(state.read_bytes() == whole[:-10], "the state was overwritten")
+
+
+def test_two_at_once(place):
+    """A folder that a run writes is no other's, even while that one waits."""
+    folder = place.folder()
+    command = place.command(folder, "--epochs", 100, "--save-every", 1)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (folder / "state.safetensors").exists(): time.sleep(0.0005)
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    try:
+        for more in ("--overwrite", "--resume"):
+            error = execute(command + [more], 1).stderr
+            check("is being written by another run" in error and process.poll() is None, error)
+            check(before == {path.name: path.read_bytes() for path in folder.iterdir()}, f"{more}: another run's files were changed")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_goes_on(place):
