@@ -57,15 +57,16 @@ endfunction()
 
 # meft_tests(GROUP OPTIMIZED flag SOURCES file... [EXAMPLES file...] [PEERS file...] [WITH file...] [PROGRAMS name...]
 # [LINK target...]): a program GROUP_tests of all files, those of WITH as they are. Of each of SOURCES a test by its name, and a
-# program of that name which is built when it is asked for. Of each of EXAMPLES, whose function main gives 0 where what it claims
-# holds, the test NAME_example. Under a link of the name of one of PEERS it is that program; PROGRAMS are further links, whose
-# programs files of WITH put into test::programs().
+# program of that name, built in the same way when it is asked for. Of each of EXAMPLES, whose function main gives 0 where what it
+# claims holds, the test NAME_example. Under a link of the name of one of PEERS it is that program; PROGRAMS are further links,
+# whose programs files of WITH put into test::programs().
 function(meft_tests group)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "OPTIMIZED" "SOURCES;EXAMPLES;PEERS;WITH;PROGRAMS;LINK")
   foreach(source IN LISTS arg_SOURCES)
     cmake_path(GET source STEM name)
-    add_executable(${name} EXCLUDE_FROM_ALL "${source}")
-    target_link_libraries(${name} PRIVATE meft_program meft_test_main ${arg_LINK})
+    meft_together(text ${arg_OPTIMIZED} "${source}")
+    meft_test_program(${name} ${arg_OPTIMIZED} "${text}" ${arg_LINK})
+    set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
     meft_doctest(${name} ${group} ${name})
   endforeach()
   meft_together(text ${arg_OPTIMIZED} ${arg_SOURCES} ${arg_EXAMPLES} ${arg_PEERS})
@@ -96,18 +97,23 @@ function(meft_tests group)
   foreach(name IN LISTS arg_PROGRAMS)
     list(APPEND links COMMAND "${CMAKE_COMMAND}" -E create_symlink ${group}_tests ${name})
   endforeach()
-  if(text MATCHES "#pragma GCC optimize")
-    set(text "#pragma GCC push_options\n${text}#pragma GCC pop_options\n")
-  endif()
-  set(together "${CMAKE_CURRENT_BINARY_DIR}/${group}_tests.cpp")
-  file(GENERATE OUTPUT "${together}" CONTENT "${text}")
-  add_executable(${group}_tests "${together}")
-  target_include_directories(${group}_tests PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
-  target_link_libraries(${group}_tests PRIVATE meft_program meft_test_main ${arg_LINK})
+  meft_test_program(${group}_tests ${arg_OPTIMIZED} "${text}" ${arg_LINK})
   if(links)
     add_custom_command(TARGET ${group}_tests POST_BUILD ${links} WORKING_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}" VERBATIM)
   endif()
-  target_compile_options(${group}_tests PRIVATE $<$<CONFIG:Release>:${arg_OPTIMIZED}>)
+endfunction()
+
+# meft_test_program(NAME OPTIMIZED TEXT [target...]): the program NAME of the tests in TEXT, which meft_together began.
+function(meft_test_program name optimized text)
+  if(text MATCHES "#pragma GCC optimize")
+    set(text "#pragma GCC push_options\n${text}#pragma GCC pop_options\n")
+  endif()
+  set(together "${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp")
+  file(GENERATE OUTPUT "${together}" CONTENT "${text}")
+  add_executable(${name} "${together}")
+  target_include_directories(${name} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+  target_link_libraries(${name} PRIVATE meft_program meft_test_main ${ARGN})
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:${optimized}>)
 endfunction()
 
 # meft_doctest(NAME GROUP FILE): the cases of FILE.cpp in GROUP's program as the test NAME.
