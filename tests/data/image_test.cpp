@@ -169,7 +169,7 @@ TEST_CASE("random crops: in bounds, replayed, as spread as they should be") {
   const Key key{7, data::crop_site, 3};
   double area = 0;
   std::set<std::pair<int, int>> places;
-  int flips = 0;
+  int flips = 0, crossed = 0;
   constexpr int count = 2000;
   for (std::uint64_t i = 0; i < count; ++i) {
     const data::Box box = data::random_crop(120, 200, {}, key, i);
@@ -180,11 +180,13 @@ TEST_CASE("random crops: in bounds, replayed, as spread as they should be") {
     CHECK(box == data::random_crop(120, 200, {}, key, i));
     area += share / count;
     places.emplace(box.top, box.left);
+    crossed += (2 * box.top < 120 - box.height) != (2 * box.left < 200 - box.width);  // nearer the top, not the left
     flips += data::random_flip({7, data::flip_site, 3}, i);
   }
   CHECK(area > 0.35);  // 0.54 less what did not fit in height
   CHECK(area < 0.55);
   CHECK(places.size() > 1000);
+  CHECK(std::abs(crossed - count / 2) < 120);
   CHECK(std::abs(flips - count / 2) < 120);
   CHECK(data::random_crop(120, 200, {}, key, 1) != data::random_crop(120, 200, {}, Key{7, data::crop_site, 4}, 1));
   CHECK(data::random_crop(1, 1000, {}, key, 0) == data::Box{0, 499, 1, 1});

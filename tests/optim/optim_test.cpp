@@ -778,6 +778,23 @@ TEST_CASE("bilevel: a difference that is not finite is an error that changes not
   CHECK(x.module.value().values() != module);
 }
 
+TEST_CASE("bilevel: a parameter that was frozen since stays, and so does its copy") {
+  for (const std::int64_t inner : {0, 1}) {
+    CAPTURE(inner);
+    auto a = Parameter<double>::ones({2, 2}), b = Parameter<double>::ones({3});
+    nn::Named<double, Cpu> both{{"a", a}, {"b", b}};
+    auto state = optim::Bilevel{.module_rate = 0.05, .inner = inner}.over<double>(both);
+    b.set_trainable(false);
+    a.gradient() = Tensor<double>::full({2, 2}, 3);
+    CHECK(state.step() == doctest::Approx(6));
+    state.for_each_state([&](const std::string& name, const Tensor<double>& t) {
+      CAPTURE(name);
+      if (name == "b" || name == "b.lower") CHECK(t.values() == std::vector<double>(3, 1));
+      if (name == (inner == 0 ? "a" : "a.lower")) CHECK(t.values()[0] == doctest::Approx(0.95).epsilon(1e-6));
+    });
+  }
+}
+
 TEST_CASE("bilevel: what a step that was not done had added is gone, in an inner step and in an outer one") {
   const optim::Bilevel options{.rate = 1e-3, .module_rate = 0.02, .inner = 1, .seed = 5};
   for (const int done : {0, 1}) {

@@ -133,6 +133,14 @@ TEST_CASE("the distance from the plain model: of a stack alone, on few examples;
   CHECK(far({1, 4096}) < 1e-9);
   CHECK(far({1, 2}) > 1e-6);
 
+  // It is told of what the head pools, whatever it makes of that.
+  Small learner(Meft1{.bottleneck = 2});
+  const double bare = train::start_distance(learner, some, 4)->value;
+  learner.head.dense = nn::Linear<double>::normal(8, 8, {1, 98, 0});
+  learner.head.norm = nn::Norm<double>::empty(8, 1e-12);
+  fill_normal(learner.head.norm->weight.value(), {1, 97, 0}, 1.0);
+  CHECK(train::start_distance(learner, some, 4)->value == bare);
+
   // The plain model is without what a method added.
   const auto hidden = [](const Small& of, const Body<double>& body) {
     return of.model.run(of.batch({}, {}, {}), body).value.value().values();
