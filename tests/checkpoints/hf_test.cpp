@@ -849,6 +849,19 @@ TEST_CASE("export: of an untied output the bias and both sides' words are there 
   }
 }
 
+TEST_CASE("export: the config forgets how the checkpoint was stored, the weights nothing of the model") {
+  const Exported out(typed("bert", bert_sizes, R"(, "torch_dtype": "float16", "quantization_config": {"bits": 4},
+                           "num_labels": 3, "_num_labels": 3, "_name_or_path": "x", "layer_norm_eps": 1e-6)"),
+                     {rows("bert.embeddings.mask_token", 1, 6), rows("bert.other.weight", 2, 6)}, true);
+  const io::Config config(out.text());
+  for (const char* key : {"torch_dtype", "quantization_config", "num_labels", "_num_labels", "_name_or_path"})
+    CHECK_FALSE(config.has(key));
+  CHECK(config.tree()["layer_norm_eps"] == 1e-6);
+  CHECK(config.tree()["dtype"] == "float32");
+  CHECK(out.shape("bert.embeddings.mask_token") == std::vector<std::int64_t>{1, 6});
+  CHECK(out.shape("bert.other.weight").empty());
+}
+
 TEST_CASE("export: BART's constant bias has the checkpoint's shape") {
   const Exported out(typed("bart", bart_sizes), {{"final_logits_bias", {1, 9}, std::vector<float>(9, 0.5f)}});
   CHECK(out.shape("final_logits_bias") == std::vector<std::int64_t>{1, 9});
