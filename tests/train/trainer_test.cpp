@@ -997,6 +997,9 @@ TEST_CASE("trainer: a run goes on after its end with more epochs or steps") {
   CHECK(contains(message_of([&] { run(data, with(6, 0, folder.text()), broken); }), "step 7 of 18"));
   CHECK(train::run_of(io::Safetensors(folder.text() + "/state.safetensors"))["epochs"] == 6);
   CHECK(run(data, with(6, 0, folder.text()), {}, 0).starts.at(0).changed.empty());
+  adam_of(options).rate = 0.0625;
+  for (const std::size_t changes : {1, 0})
+    CHECK(run(data, with(6, 0, folder.text()), {}, 0).starts.at(0).changed.size() == changes);
   auto other = with(6, 0, folder.text());
   other.run["data"] = "other";
   CHECK(contains(message_of([&] { run(data, other); }, &folder),
@@ -1458,6 +1461,14 @@ TEST_CASE("memory: of two reports the uses where more was needed, else the highe
     CHECK(now.free() == 10);
   }
   CHECK(MemoryReport{.needed = 30, .held = 20}.free() == 0);
+  Cpu::pool().reset_peak();
+  const std::size_t before = MemoryReport::of(Cpu::pool()).slices;
+  for (const Use use : {Use::activation, Use::workspace}) {
+    const UseScope scope(use);
+    Cpu::pool().reset_peak();
+    const Tensor<float> large({1 << 16});
+    CHECK(MemoryReport::of(Cpu::pool()).slices == before + (4 << 16));
+  }
 }
 
 TEST_CASE("trainer: what ends the scoring does not cost the epoch") {
