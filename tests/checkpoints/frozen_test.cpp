@@ -252,18 +252,17 @@ TEST_CASE("frozen: what is stored in no more bits than it is brought into stays 
   const auto path = folder.put("m.gguf", file.file());
   const auto owner = std::make_shared<const io::Weights>(path);
   std::set<std::string> kept;
-  for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4}) {
-    CAPTURE(name_of(precision));
-    const auto* format = weights::made_in(precision);
+  for (const auto& made : weights::made) {
+    CAPTURE(name_of(made.precision));
     checkpoints::LoadReport report;
-    const auto model = checkpoints::hf(path, &report, precision);
+    const auto model = checkpoints::hf(path, &report, made.precision);
     std::size_t expected = 0;
     nn::walk(model, [&](const std::string& name, const nn::Linear<float>& l) {
       const auto& entry = owner->find("model." + name + ".weight");
       const auto* stored = weights::block_format(entry.dtype);
-      const bool stays = stored && stored->bits <= format->bits;
+      const bool stays = stored && stored->bits <= made.format.bits;
       CAPTURE(name);
-      CHECK(l.packed.precision() == (stays ? Precision::as_stored : precision));
+      CHECK(l.packed.precision() == (stays ? Precision::as_stored : made.precision));
       CHECK(l.packed.mapped_bytes() == (stays ? entry.bytes.size() : 0));
       if (stays) kept.insert(entry.dtype), expected += entry.bytes.size();
     });
@@ -279,7 +278,8 @@ TEST_CASE("frozen: weights are brought into blocks as they are read") {
   const test::Folder folder;
   const auto path = folder.put("m.gguf", Llama::whole("F32").file());
   const auto plain = checkpoints::hf(path);
-  for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4}) {
+  for (const auto& made : weights::made) {
+    const auto precision = made.precision;
     CAPTURE(name_of(precision));
     const auto model = checkpoints::hf(path, nullptr, precision);
     CHECK(mapped(model) == 0);

@@ -90,8 +90,8 @@ TEST_CASE("weights: what is lost in a format, and the bytes that it takes") {
   // Zeros stay, whatever the row's length; the largest of a row does not move far.
   auto zero = Tensor<float>::zeros({3, 50});
   zero.data()[60] = 3;
-  for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4}) {
-    const auto kept = PackedWeight<float>(zero, precision).unpack();
+  for (const auto& made : weights::made) {
+    const auto kept = PackedWeight<float>(zero, made.precision).unpack();
     for (Index i = 0; i < zero.size(); ++i) CHECK(kept.data()[i] == doctest::Approx(zero.data()[i]).epsilon(0.01));
   }
   // So do numbers whose scale a half has not, as far as it has one.
@@ -146,12 +146,12 @@ TEST_CASE("weights: products have the bits of the decoded matrix in bf16") {
       CHECK(far < 1e-3);
     }
   };
-  for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4})
+  for (const auto& made : weights::made)
     for (const auto& size : {Shape{1, 1, 1}, Shape{3, 5, 7}, Shape{37, 33, 21}, Shape{26, 48, 400}, Shape{7, 401, 40},
                              Shape{70, 130, 96}, Shape{5, 40, 785}}) {
-      CAPTURE(name_of(precision));
+      CAPTURE(name_of(made.precision));
       CAPTURE(size.text());
-      same(PackedWeight<float>(gaussian({size[1], size[2]}, 6), precision), size[0]);
+      same(PackedWeight<float>(gaussian({size[1], size[2]}, 6), made.precision), size[0]);
     }
   for (const auto& format : weights::formats) {
     CAPTURE(format.dtype);
