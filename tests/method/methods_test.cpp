@@ -14,7 +14,6 @@
 
 #include <meft/method/any.hpp>
 #include <meft/model/bart.hpp>
-#include <meft/model/bert.hpp>
 #include <meft/model/llama.hpp>
 #include <meft/model/opt.hpp>
 #include <meft/model/t5.hpp>
@@ -27,6 +26,7 @@
 #include <meft/train/steps.hpp>
 
 #include "messages.hpp"
+#include "methods.hpp"
 
 namespace {
 
@@ -34,29 +34,11 @@ using namespace meft;
 using test::check_error;
 using Bert = model::Transformer<double>;
 
-/// With weights away from their start.
-Bert away(const model::TransformerSpec& spec) {
-  Bert model(spec);
-  model.initialise(4);
-  std::uint32_t site = 500;
-  nn::for_each_parameter(model, [&](const std::string&, Parameter<double>& p) {
-    Tensor<double> noise(p.shape());
-    fill_normal(noise, {4, site++, 0}, 0.3);
-    map(Cpu{}, Add{}, p.size(), p.value().data(), std::as_const(p).value().data(), noise.data());
-  });
-  return model;
-}
-
 Bert make_bert(Index layers, Index width = 12) {
-  model::BertConfig config;
-  config.vocab_size = 20;
-  config.hidden_size = width;
-  config.num_hidden_layers = layers;
-  config.num_attention_heads = 3;
-  config.intermediate_size = 16;
+  auto config = SmallBert{.layers = layers, .width = width, .heads = 3, .inner = 16}.config();
   config.max_position_embeddings = 10;
   // Dropout 0.1 everywhere, replayed from the batch's run, so that differences can be taken.
-  return away(config.spec());
+  return away<double>(config.spec());
 }
 /// For methods that are for images.
 Bert make_vit(Index layers) {
@@ -68,7 +50,7 @@ Bert make_vit(Index layers) {
   config.image_size = 8;
   config.patch_size = 4;
   config.num_channels = 1;
-  return away(config.spec());
+  return away<double>(config.spec());
 }
 
 nn::Batch<> make_batch() {
@@ -474,7 +456,7 @@ TEST_CASE("methods: the weights that a method says it adds to a layer are those 
     CAPTURE(method_title(row.method));
     for (const bool llama : {false, true}) {
       CAPTURE(llama);
-      auto model = llama ? away(few.spec()) : make_bert(1);
+      auto model = llama ? away<double>(few.spec()) : make_bert(1);
       std::set<std::string> own;
       const auto over = [&](const auto& f) { nn::for_each_parameter(model.layers[0], f); };
       over([&](const std::string& name, const auto&) { own.insert(name); });
@@ -1016,7 +998,7 @@ TEST_CASE("methods: prefixes that start from words are every attention's keys an
   other.num_heads = 3;
   for (const auto& spec : {config.spec(), other.spec()}) {
     CAPTURE(spec.family);
-    auto model = away(spec);
+    auto model = away<double>(spec);
     const PrefixTuning prefix{.tokens = 4, .start = TokenStart::words};
     const auto body = adapt(model, prefix);
     CHECK(prepare(model, body, prefix, Preview<double>{0, 1, 6, {}}));

@@ -21,7 +21,6 @@
 #include <meft/method/sherl.hpp>
 #include <meft/method/unipt.hpp>
 #include <meft/model/bart.hpp>
-#include <meft/model/bert.hpp>
 #include <meft/model/llama.hpp>
 #include <meft/model/t5.hpp>
 #include <meft/model/transformer.hpp>
@@ -29,6 +28,7 @@
 #include <meft/ops/reduce.hpp>
 #include <meft/task/learner.hpp>
 
+#include "methods.hpp"
 #include "tools.hpp"
 
 namespace {
@@ -52,25 +52,14 @@ Network make_network(std::size_t layers, SideStart start, bool causal) {
 }
 
 model::Transformer<double> make_bert() {
-  model::BertConfig config;
-  config.vocab_size = 20;
-  config.hidden_size = 8;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = 2;
-  config.intermediate_size = 16;
-  model::Transformer<double> bert(config.spec());
+  model::Transformer<double> bert(SmallBert{.layers = 3, .width = 8, .heads = 2, .inner = 16}.config().spec());
   bert.initialise(4);
   return bert;
 }
 
 /// In float, wide enough for its memory to be told apart from that of bookkeeping.
 model::Transformer<float> make_wide_bert(Index layers) {
-  const model::BertConfig config{.vocab_size = 20,
-                                 .hidden_size = 32,
-                                 .num_hidden_layers = layers,
-                                 .num_attention_heads = 2,
-                                 .intermediate_size = 64};
-  model::Transformer<float> bert(config.spec());
+  model::Transformer<float> bert(SmallBert{.layers = layers, .width = 32, .heads = 2, .inner = 64}.config().spec());
   bert.initialise(4);
   return bert;
 }
@@ -513,15 +502,7 @@ struct Beside {
 
   template <class Method>
   explicit Beside(const Method& method, Index cache = 0)
-      : bert([] {
-          model::BertConfig config;
-          config.vocab_size = 20;
-          config.hidden_size = 16;
-          config.num_hidden_layers = 3;
-          config.num_attention_heads = 2;
-          config.intermediate_size = 48;
-          return config.spec();
-        }()) {
+      : bert(SmallBert{.layers = 3, .width = 16, .heads = 2, .inner = 48}.config().spec()) {
     bert.initialise(4);
     body = adapt(bert, method, {.seed = 2, .feature_cache = cache});
     std::uint32_t site = 0;

@@ -15,7 +15,6 @@
 
 #include <meft/checkpoints/trained.hpp>
 #include <meft/method/any.hpp>
-#include <meft/model/bert.hpp>
 #include <meft/model/llama.hpp>
 #include <meft/model/t5.hpp>
 #include <meft/model/transformer.hpp>
@@ -26,6 +25,7 @@
 
 #include "folder.hpp"
 #include "messages.hpp"
+#include "methods.hpp"
 
 namespace {
 
@@ -48,22 +48,9 @@ struct Small {
   std::vector<nn::Batch<>> batches{make_batch(0), make_batch(9)};
 
   static model::Transformer<T> made() {
-    model::BertConfig config;
-    config.vocab_size = 20;
-    config.hidden_size = 12;
-    config.num_hidden_layers = 2;
-    config.num_attention_heads = 3;
-    config.intermediate_size = 16;
+    auto config = SmallBert{.layers = 2, .width = 12, .heads = 3, .inner = 16}.config();
     config.max_position_embeddings = 10;
-    model::Transformer<T> bert(config.spec());
-    bert.initialise(4);
-    std::uint32_t site = 500;
-    nn::for_each_parameter(bert, [&](const std::string&, Parameter<T>& p) {
-      Tensor<T> noise(p.shape());
-      fill_normal(noise, {4, site++, 0}, 0.3);
-      map(Cpu{}, Add{}, p.size(), p.value().data(), std::as_const(p).value().data(), noise.data());
-    });
-    return bert;
+    return away<T>(config.spec());
   }
 
   template <class Method>

@@ -9,7 +9,6 @@
 #include <string_view>
 
 #include <meft/model/bart.hpp>
-#include <meft/model/bert.hpp>
 #include <meft/model/llama.hpp>
 #include <meft/model/t5.hpp>
 #include <meft/model/transformer.hpp>
@@ -23,6 +22,8 @@
 #include <meft/train/prepare.hpp>
 #include <meft/train/state.hpp>
 #include <meft/train/steps.hpp>
+
+#include "methods.hpp"
 
 using namespace meft;
 using Bert = model::Transformer<float>;
@@ -48,13 +49,7 @@ model::TransformerSpec spec_of(const Case& k) {
     config.vocab_size = k.vocabulary;
     return config.spec();
   }
-  model::BertConfig config;
-  config.num_hidden_layers = k.layers;
-  config.hidden_size = k.width;
-  config.intermediate_size = k.inner;
-  config.num_attention_heads = k.heads;
-  config.vocab_size = k.vocabulary;
-  return config.spec();
+  return SmallBert{k.layers, k.width, k.heads, k.inner, k.vocabulary}.config().spec();
 }
 
 task::Encoded sentences(const Case& k) {
@@ -410,12 +405,6 @@ TEST_CASE("beside frozen layers the activation memory is that of a part's taps")
 // BERT-base's proportions at half its width, whose layers are as flat in memory however many there are.
 TEST_CASE("training by forward passes alone takes the activation memory of inference") {
   const int before = threads();
-  model::BertConfig config;
-  config.num_hidden_layers = 1;
-  config.hidden_size = 384;
-  config.intermediate_size = 1536;
-  config.num_attention_heads = 6;
-  config.vocab_size = 1000;
   const Case k{1, 384, 1536, 6, 1000, 8, 127, 128};
   auto examples = sentences(k);
   std::vector<std::uint32_t> rows(examples.size());
@@ -424,7 +413,7 @@ TEST_CASE("training by forward passes alone takes the activation memory of infer
     const auto recipe = method_recipe(method);
     if (recipe.epsilon == 0 || recipe.inner) continue;  // none, or gradients too
     CAPTURE(std::string(method_name(method)));
-    Bert bert(config.spec());
+    Bert bert(spec_of(k));
     bert.initialise(1);
     auto head = nn::Classifier<float>::make(k.width, 2, {1, 99, 0});
     auto body = adapt(bert, method);

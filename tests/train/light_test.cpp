@@ -2,10 +2,11 @@
 #include <doctest/doctest.h>
 
 #include <meft/model/bart.hpp>
-#include <meft/model/bert.hpp>
 #include <meft/model/llama.hpp>
 #include <meft/model/vit.hpp>
 #include <meft/train/light.hpp>
+
+#include "methods.hpp"
 
 using namespace meft;
 
@@ -20,13 +21,7 @@ Offsets of(std::initializer_list<std::int32_t> lengths) { return Offsets::of_len
 }  // namespace
 
 TEST_CASE("operations: an encoder by every chain, as counted by hand") {
-  model::BertConfig config;
-  config.num_hidden_layers = 2;
-  config.hidden_size = 8;
-  config.intermediate_size = 16;
-  config.num_attention_heads = 2;
-  config.vocab_size = 30;
-  const auto bert = config.spec();
+  const auto bert = SmallBert{.layers = 2, .width = 8, .heads = 2, .inner = 16, .words = 30}.config().spec();
   const train::BatchSizes batch{.tokens = of({3, 5}), .words = 2};
   // Multiply-adds of a layer: 8 tokens by query, key, value, output [8, 8], by [16, 8] and [8, 16]; scores and mixtures
   // of 3·3 and 5·5 pairs, 8 features each.

@@ -9,10 +9,11 @@
 #include <vector>
 
 #include <meft/method/coupled.hpp>
-#include <meft/model/bert.hpp>
 #include <meft/model/transformer.hpp>
 #include <meft/ops/loss.hpp>
 #include <meft/train/prepare.hpp>
+
+#include "methods.hpp"
 
 using namespace meft;
 
@@ -38,12 +39,7 @@ struct Small {
 
   explicit Small(const auto& method)
       : model([] {
-          model::BertConfig config;
-          config.vocab_size = 20;
-          config.hidden_size = 8;
-          config.num_hidden_layers = 3;
-          config.num_attention_heads = 2;
-          config.intermediate_size = 16;
+          auto config = SmallBert{.layers = 3, .width = 8, .heads = 2, .inner = 16}.config();
           config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0;
           model::Transformer<double> out(config.spec());
           out.initialise(4);
