@@ -54,11 +54,11 @@ class Pieces {
 
 template <class T>
 struct Adam {
-  T beta1, beta2, scale, size, root, keep, epsilon;
+  T beta1, beta2, rest1, rest2, scale, size, root, keep, epsilon;  // rest: 1 − β
   __device__ void operator()(T& g, T& p, T& m, T& v, bool decays) const {
     const T x = g * scale;
-    m = beta1 * m + (T(1) - beta1) * x;
-    v = beta2 * v + (T(1) - beta2) * x * x;
+    m = beta1 * m + rest1 * x;
+    v = beta2 * v + rest2 * x * x;
     p = p * (decays ? keep : T(1)) - size * m / (sqrt(v) * root + epsilon);
     g = 0;
   }
@@ -111,6 +111,8 @@ void adamw(B, Index slots, const AdamWSlot<T>* slot, const AdamWStep& step) {
   if (!pieces.count()) return;
   const cuda::Adam<T> a{static_cast<T>(step.beta1),
                         static_cast<T>(step.beta2),
+                        static_cast<T>(1 - step.beta1),
+                        static_cast<T>(1 - step.beta2),
                         static_cast<T>(step.scale),
                         static_cast<T>(step.rate / step.correction1),
                         static_cast<T>(1 / std::sqrt(step.correction2)),

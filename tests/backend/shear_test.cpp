@@ -170,6 +170,35 @@ TEST_CASE("shear: the range: its last value passes, the next is reported") {
   }
 }
 
+template <class Word>
+void check_reach(int bits) {
+  const double most = std::ldexp(static_cast<double>(std::numeric_limits<Word>::max()), -bits);
+  for (const Lambda lambda : {Lambda{1, 1}, {-1, 1}, {1, 2}, {2, 3}, {-2, 3}, {3, 1}}) {
+    CAPTURE(lambda.text());
+    for (const double to : {0.0, 0.999 * most, -0.999 * most, 1.001 * most}) {
+      CAPTURE(to);
+      const double from = 0.95 * most / std::max(1.0, std::fabs(lambda.value()));
+      Word x = static_cast<Word>(std::ldexp(from, bits));
+      const Word before = x;
+      const double f = to - lambda.value() * from;
+      if (sizeof(Word) == 8 && std::fabs(f) > 0.98 * most) continue;  // a term that has no word of its own
+      std::vector<std::uint32_t> words(static_cast<std::size_t>(digit_words<Word>(Cpu{}, 1, lambda)) + 8);
+      const auto down = shear_on<Cpu>(1, &x, &f, lambda, bits, words.data());
+      REQUIRE(down.overflow == (to > most));
+      if (down.overflow) continue;
+      CHECK(std::ldexp(static_cast<double>(x), -bits) == doctest::Approx(to).epsilon(1e-5).scale(most));
+      const auto up = unshear_on<Cpu>(1, &x, &f, lambda, bits, words.data());
+      CHECK_FALSE(up.overflow);
+      CHECK((x == before && up.hash == down.hash));
+    }
+  }
+}
+
+TEST_CASE("shear: it is the sum that has a range, for any factor and word, however far its terms go") {
+  check_reach<std::int32_t>(20);
+  check_reach<std::int64_t>(52);
+}
+
 TEST_CASE("shear: rounding is to the nearest of fixed point, and 2 in the last place shows in the hash") {
   std::vector<float> v{0.5f, -0.5f, 1.0f / 3, 100.25f, -1e-7f, 6e-7f};
   std::vector<std::int32_t> x(v.size());

@@ -141,6 +141,11 @@ TEST_CASE("cache: what it can't serve is an error") {
   }
   Tape tape;
   test::check_error({"a cache of read tokens: under no tape"}, [&] { llama.model.run(batch, llama.body, &cache); });
+  const Context<double> context{.offsets = batch.offsets, .cache = &cache};
+  const auto rows = Tensor<double>::zeros({2, 1});
+  test::check_error({"a cache of read tokens: under no tape"}, [&] { (void)context.behind("", Var<double>(rows)); });
+  test::check_error({"a cache of read tokens: under no tape"},
+                    [&] { (void)context.once("", batch.offsets, [&] { return Var<double>(rows); }); });
 }
 
 TEST_CASE("cache: positions end where the model's do, however the tokens came") {

@@ -26,6 +26,7 @@ struct Holder {
   std::variant<std::monostate, nn::Linear<float>> either = layer();
   std::deque<nn::Linear<float>> list{layer(), layer()};
   std::array<nn::Linear<float>, 1> fixed{layer()};
+  nn::Linear<float> plain[2] = {layer(), layer()};
   float factor = 1;
 
   static void parts(auto& self, auto&& visit) {
@@ -37,6 +38,7 @@ struct Holder {
     visit("either", self.either);
     visit("list", self.list);
     visit("fixed", self.fixed);
+    visit("plain", self.plain);
     visit("factor", self.factor);
   }
 };
@@ -45,7 +47,8 @@ struct Holder {
 
 TEST_CASE("module: what is behind a pointer, in an optional, a variant or a list is walked and trains") {
   Holder holder;
-  const std::vector<std::string> layers{"owned", "shared", "some", "either", "list.0", "list.1", "fixed.0"};
+  const std::vector<std::string> layers{"owned",  "shared",  "some",    "either", "list.0",
+                                        "list.1", "fixed.0", "plain.0", "plain.1"};
   std::vector<std::string> names, found;
   for (const auto& name : layers) names.insert(names.end(), {name + ".weight", name + ".bias"});
   for (const auto& one : nn::trainable<float, Cpu>(holder)) found.push_back(one.first);
@@ -53,5 +56,5 @@ TEST_CASE("module: what is behind a pointer, in an optional, a variant or a list
   found.clear();
   nn::walk(std::as_const(holder), [&](const std::string& name, const nn::Linear<float>&) { found.push_back(name); });
   CHECK(found == layers);
-  CHECK(optim::AdamW{}.over(holder).parameters() == 6 * 7);
+  CHECK(optim::AdamW{}.over(holder).parameters() == 6 * 9);
 }

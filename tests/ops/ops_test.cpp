@@ -351,6 +351,13 @@ TEST_CASE("errors name the op, what differs, and the caller's line") {
   CHECK(message_of([&] { concat({x, y}, 0); }) == "concat: shapes differ besides the axis: a is [2, 3], b is [4, 5]");
   CHECK(message_of([&] { concat(std::vector<Var<float>>{}); }) == "concat: an empty list");
   CHECK(message_of([&] { gather(x, ids); }) == "gather: no such row: a is [2, 3], position 2, row 2");
+  const auto square = Tensor<std::int32_t>::zeros({2, 2});
+  CHECK(contains(message_of([&] { embedding(x, square); }), "embedding: expected a table [v, h] and ids [n]"));
+  for (const auto precision : {Precision::f32, Precision::nf4})
+    CHECK(contains(message_of([&] { embedding(PackedWeight<float>(x.value(), precision), square); }),
+                   "expected a table [v, h]"));
+  CHECK(contains(message_of([&] { linear(x, PackedWeight<float>()); }), "a packed weight that was default-made"));
+  CHECK(contains(message_of([&] { activate(x, static_cast<Activation>(99)); }), "no such value: 99"));
   CHECK(message_of([&] { embedding(x, ids); }) == "embedding: an id outside the table: a is [2, 3], position 2, id 2");
   CHECK(message_of([&] { first_rows(x, empty); }) == "first_rows: an empty sequence: sequence 1");
   CHECK(message_of([&] { mean_rows(y, empty); }) ==

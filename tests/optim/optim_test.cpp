@@ -78,6 +78,22 @@ TEST_CASE("adamw: three steps equal torch's; decay leaves the bias out") {
   CHECK(adam.parameters() == 6);
 }
 
+// As above in float32: p = 1; for k in range(20): p.grad = .3 + .01·k.
+TEST_CASE("adamw: in float a beta near 1 takes the steps of torch's") {
+  for (const auto& [beta1, beta2, expected] :
+       {std::tuple{0.9, 0.9999999, 0.7944425344467163}, {0.99999999, 0.999, 0.8009195923805237}}) {
+    CAPTURE(beta1);
+    auto p = Parameter<float>::ones({1});
+    nn::Named<float, Cpu> one{{"p", p}};
+    auto adam = optim::AdamW{.rate = 0.01, .beta1 = beta1, .beta2 = beta2}.over<float>(one);
+    for (int k = 0; k < 20; ++k) {
+      p.gradient() = Tensor<float>::full({1}, 0.3f + 0.01f * static_cast<float>(k));
+      adam.step();
+    }
+    CHECK(p.value().item() == doctest::Approx(expected).epsilon(1e-5));
+  }
+}
+
 TEST_CASE("adamw: a parameter's factor is of its rate, in its decay too") {
   auto p = make_pair(), q = make_pair();
   p.weight.set_rate_factor(2);

@@ -884,10 +884,10 @@ TEST_CASE("reversible: a stack that ran on another thread is refused, not droppe
   w.set_trainable(false);
   const ReversibleStack<float> frozen(Layers{{shear<float, Cpu>(0, 1, {}, linear_function(w))}});
   CHECK_NOTHROW(sum(elsewhere([&] { return frozen(x, training()); })));
-  const auto side = tape.watch(random({4, width}, 2));
+  const auto side = tape.watch(random({offsets().sequences(), width}, 2));
   auto context = training();
   context.sides = {
-      {side, Offsets::of_lengths(std::vector<std::int32_t>(static_cast<std::size_t>(offsets().sequences()), 0))}};
+      {side, Offsets::of_lengths(std::vector<std::int32_t>(static_cast<std::size_t>(offsets().sequences()), 1))}};
   CHECK(message_of([&] {
           sum(elsewhere([&] { return frozen(x, context); }));
         }).starts_with("sum: its input, the result of `reversible stack`"));
@@ -1062,6 +1062,10 @@ TEST_CASE("reversible: wrong layers, options and inputs are errors") {
   check_error({"offsets do not cover the rows", "[6, 3]"}, [&] { (void)stack(random({6, 3}, 1), context); });
   check_error({"another number of sequences", "1, 2"}, [&] {
     (void)stack(random({5, 3}, 1), Context<float>{Offsets({0, 2, 5}), {}, 0, {{random({4, 3}, 2), Offsets({0, 4})}}});
+  });
+  check_error({"a side input's offsets do not cover its rows", "[4, 3]", "3"}, [&] {
+    (void)stack(random({5, 3}, 1),
+                Context<float>{Offsets({0, 2, 5}), {}, 0, {{random({4, 3}, 2), Offsets({0, 1, 3})}}});
   });
   const Function<float> wider = [](const Var<float>&, const Context<float>&) {
     return Var<float>(Tensor<float>::zeros({5, 4}));

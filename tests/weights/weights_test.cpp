@@ -94,6 +94,13 @@ TEST_CASE("weights: what is lost in a format, and the bytes that it takes") {
     const auto kept = PackedWeight<float>(zero, made.precision).unpack();
     for (Index i = 0; i < zero.size(); ++i) CHECK(kept.data()[i] == doctest::Approx(zero.data()[i]).epsilon(0.01));
   }
+  // What is no number has no block.
+  for (const float bad : {INFINITY, -INFINITY, NAN}) {
+    auto broken = zero.clone();
+    broken.data()[120] = bad;
+    for (const auto& made : weights::made)
+      CHECK_THROWS_WITH_AS(PackedWeight<float>(broken, made.precision), doctest::Contains("row 2, column 20"), Error);
+  }
   // So do numbers whose scale a half has not, as far as it has one.
   for (const float most : {4e5f, 6e5f, 1e7f, 1e20f, 3e38f})
     for (const auto precision : {Precision::q8, Precision::q4, Precision::nf4}) {

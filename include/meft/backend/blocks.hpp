@@ -2,8 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <memory>
+#include <string>
 
 #include <meft/base/parallel.hpp>
 #include <meft/base/shape.hpp>
@@ -41,10 +43,10 @@ struct Blocks {
     std::size_t count = 0;
   };
   Rows rows(Index i, Index most = static_cast<Index>(weights::part)) const {
-    Rows out;
-    const Index count = std::min(most, this->out - i);
-    for (Index r = 0; r < count; ++r) out.at[out.count++] = row(i + r);
-    return out;
+    Rows found;
+    const Index count = std::min(most, out - i);
+    for (Index r = 0; r < count; ++r) found.at[found.count++] = row(i + r);
+    return found;
   }
   /// to[16, 16] ← numbers [k, k + 16) of the rows as they are multiplied with, rounded to bf16; zeros for those that
   /// are none. k is a multiple of 16.
@@ -68,7 +70,7 @@ struct Blocks {
     }
   }
 
-  /// The nearest matrix in the format. Errors: none; w is finite.
+  /// The nearest matrix in the format. Errors: a number that is not finite, which blocks do not have.
   template <class T>
   static Blocks of(const weights::Format& format, const T* w, Index out, Index in, Pool& pool) {
     const UseScope use(Use::parameter);
@@ -80,7 +82,12 @@ struct Blocks {
       float block[weights::most_block];
       const auto each = static_cast<Index>(format.numbers);
       for (Index k = 0; k < in; k += each) {
-        for (Index j = 0; j < each; ++j) block[j] = k + j < in ? static_cast<float>(w[i * in + k + j]) : 0.0f;
+        for (Index j = 0; j < each; ++j) {
+          block[j] = k + j < in ? static_cast<float>(w[i * in + k + j]) : 0.0f;
+          if (!std::isfinite(block[j]))
+            fail("pack: expected finite weights for " + std::string(format.dtype) + ", found", block[j],
+                 "row " + std::to_string(i), "column " + std::to_string(k + j));
+        }
         format.encode(block, to + static_cast<std::size_t>(i) * made.row_bytes() +
                                  static_cast<std::size_t>(k / each) * format.bytes);
       }

@@ -282,13 +282,13 @@ inline constexpr bool of_activation<Made<F...>> = (of_activation<F> || ...);
 namespace detail {
 
 template <class Fn, class F, class... Rest>
-decltype(auto) visit_at(Functors<F, Rest...>, int place, Fn& fn) {
+decltype(auto) visit_at(Functors<F, Rest...>, int value, Fn& fn, int place = 0) {
   if constexpr (sizeof...(Rest) == 0) {
-    if (place != 0) fail("activation: no such value", place);
+    if (place != value) fail("activation: no such value", value);
     return fn(F{});
   } else {
-    if (place == 0) return fn(F{});
-    return visit_at(Functors<Rest...>{}, place - 1, fn);
+    if (place == value) return fn(F{});
+    return visit_at(Functors<Rest...>{}, value, fn, place + 1);
   }
 }
 

@@ -82,18 +82,15 @@ template <class Body>
 __attribute__((target("avx2,fma"), noinline)) void run_avx2(const Body& body) {
   body();
 }
-/// In vectors of 64 bytes, which g++ would halve; clang does not know that word.
-#ifdef __clang__
-#define MEFT_WHOLE_VECTORS
-#else
-#define MEFT_WHOLE_VECTORS ",prefer-vector-width=512"
-#endif
 template <class Body>
-__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl" MEFT_WHOLE_VECTORS), noinline)) void run_avx512(
-    const Body& body) {
+#ifdef __clang__
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"), noinline))
+#else  // which would halve vectors of 64 bytes
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"), noinline))
+#endif
+void run_avx512(const Body& body) {
   body();
 }
-#undef MEFT_WHOLE_VECTORS
 /// For x86-64 processors older than 2013: compiled for size, to compile fast.
 template <class Body>
 [[gnu::cold, gnu::noinline]] void run_portable(const Body& body) {

@@ -2,6 +2,7 @@
 // Must not know: where segments come from, and what blocks are for.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -25,6 +26,8 @@ class Arena {
         if (free_[i].size == size) break;
       }
     if (best == free_.size()) return nullptr;
+    make_room(blocks_ + 1);
+    ++blocks_;
     Span& from = free_[best];
     char* const data = from.data;
     from.data += size;
@@ -34,15 +37,17 @@ class Arena {
     return data;
   }
 
-  /// Takes back what `take(size)` gave.
-  [[gnu::cold, gnu::noinline]] void give(void* block, std::size_t size) {
+  /// Takes back what `take(size)` gave. Does not throw: there is a place for each block's span.
+  [[gnu::cold, gnu::noinline]] void give(void* block, std::size_t size) noexcept {
     used_ -= size;
+    --blocks_;
     add_free({static_cast<char*>(block), size});
   }
 
   /// A segment more.
   [[gnu::cold, gnu::noinline]] void add(void* data, std::size_t size) {
     const Span segment{static_cast<char*>(data), size};
+    make_room(blocks_ + 1);
     insert(segments_, place_of(segments_, segment.data), segment);
     held_ += size;
     add_free(segment);
@@ -91,6 +96,12 @@ class Arena {
   }
   static void erase(Spans& spans, std::size_t at) { spans.erase(spans.begin() + static_cast<std::ptrdiff_t>(at)); }
 
+  /// Places for so many free spans more.
+  void make_room(std::size_t more) {
+    if (const std::size_t needed = free_.size() + more; needed > free_.capacity())
+      free_.reserve(std::max(needed, 2 * free_.capacity()));
+  }
+
   /// No span reaches over the border of two segments, even where they touch.
   bool starts_segment(const char* data) const {
     const std::size_t at = place_of(segments_, data);
@@ -112,7 +123,7 @@ class Arena {
   }
 
   Spans segments_, free_;
-  std::size_t held_ = 0, used_ = 0;
+  std::size_t held_ = 0, used_ = 0, blocks_ = 0;
 };
 
 }  // namespace meft

@@ -20,7 +20,8 @@ class Pool {
   using Allocate = void* (*)(std::size_t bytes);  // null when there is no memory left
   using Free = void (*)(void*, std::size_t bytes);
 
-  Pool(const char* device, Allocate allocate, Free free) : device_(device), allocate_(allocate), free_(free) {}
+  Pool(const char* device, Allocate allocator, Free deallocator)
+      : device_(device), allocate_(allocator), free_(deallocator) {}
   ~Pool() {
     for (auto& arena : arenas_) release(arena);
   }

@@ -165,7 +165,7 @@ struct Transformer {
   static constexpr std::uint32_t embedding_site = 0xe0000000u;
 
   static Offsets read_of(const KvCache<T, B>* cache) {
-    require(!cache || !Tape::current(), "a cache of read tokens: under no tape alone", "a tape records");
+    refuse_recorded(cache != nullptr);
     return cache ? cache->read() : Offsets();
   }
 

@@ -45,7 +45,9 @@ template <class Leaf, class Part>
 void visit_part(const std::string& name, Part& part, const Leaf& leaf) {
   using P = std::remove_cv_t<Part>;
   if constexpr (requires { leaf(name, part); }) leaf(name, part);
-  if constexpr (requires { part ? *part : *part; }) {
+  if constexpr (std::is_array_v<P>) {
+    for (std::size_t i = 0; i < std::extent_v<P>; ++i) visit_part(join(name, std::to_string(i)), part[i], leaf);
+  } else if constexpr (requires { part ? *part : *part; }) {
     if (part) visit_part(name, *part, leaf);
   } else if constexpr (requires { std::variant_size<P>::value; }) {
     std::visit([&](auto& held) { visit_part(name, held, leaf); }, part);

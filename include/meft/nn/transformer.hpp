@@ -86,17 +86,17 @@ struct TransformerLayer {
   static TransformerLayer empty(const LayerNames& names, const LayerSpec& spec, std::uint32_t number) {
     const auto norm = [&] { return Norm<T, B>::empty(spec.width, spec.epsilon, spec.norm); };
     const Index head_width = spec.head_width ? spec.head_width : spec.width / spec.heads;
-    const auto attention = [&](bool causal, std::uint32_t site) {
+    const auto attention_of = [&](bool causal, std::uint32_t of) {
       auto a = MultiHeadAttention<T, B>::empty(spec.width, spec.heads, spec.key_heads ? spec.key_heads : spec.heads,
                                                head_width, spec.qkv_bias, spec.output_bias.value_or(spec.bias));
       a.causal = causal;
       a.dropout = spec.attention_dropout;
-      a.site = site;
+      a.site = of;
       return a;
     };
     const std::uint32_t site = number * sites;
     TransformerLayer layer{&names,
-                           attention(spec.causal, site),
+                           attention_of(spec.causal, site),
                            norm(),
                            Linear<T, B>::empty(spec.width, spec.ffn, spec.bias),
                            Linear<T, B>::empty(spec.ffn, spec.width, spec.bias),
@@ -117,7 +117,7 @@ struct TransformerLayer {
         *of = Norm<T, B>::empty(head_width, spec.epsilon, spec.norm);
     if (spec.gated) layer.gate = Linear<T, B>::empty(spec.width, spec.ffn, spec.bias);
     if (spec.cross) {
-      layer.cross = attention(false, more + site);
+      layer.cross = attention_of(false, more + site);
       layer.cross->scale = spec.scale;
       layer.cross_norm = norm();
     }

@@ -19,7 +19,6 @@ struct Embedding {
   };
   template <Real T>
   Tensor<T, B> forward(auto& saved, Needs<1>, const Tensor<T, B>& table) const {
-    require(table.rank() == 2 && ids.rank() == 1, "embedding: expected a table [v, h] and ids [n]", table, ids);
     check(ids, table);
     saved.shape = table.shape();
     Tensor<T, B> y(Shape{ids.size(), table.dim(1)});
@@ -34,6 +33,7 @@ struct Embedding {
   }
   /// Throws unless every id is a row of the table.
   static void check(const Tensor<std::int32_t, B>& ids, const auto& table) {
+    require(table.shape().rank() == 2 && ids.rank() == 1, "embedding: expected a table [v, h] and ids [n]", table, ids);
     const Index bad = first_outside(B{}, ids.size(), ids.data(), table.shape()[0]);
     if (bad < 0) return;
     const std::string id = std::to_string(ids.rows(bad, bad + 1).item());

@@ -173,6 +173,7 @@ struct PackedLinear {
 
  private:
   void check(const Tensor<T, B>& x, const Tensor<T, B>& bias) const {
+    require(w.defined(), "linear: a packed weight that was default-made");
     require(x.rank() >= 1 && x.dim(-1) == w.shape()[1], "linear: the last extent of a is not the second of b", x, w);
     require(!bias.defined() || bias.shape() == Shape{w.shape()[0]}, "linear: the bias has not one element a row of b",
             bias, w);

@@ -204,8 +204,8 @@ class StackRun {
     const bool tapes = record_ && l >= first_stored_, undone = record_ && l < first_stored_;
     const auto run = [&](const Function<T, B>& f, Tensor<T, B> x, const Context<T, B>& context, std::size_t k) {
       if (tapes) return record(f, std::move(x), true, context, every_side, l, k);
-      std::optional<NoTape> none;
-      if (record_) none.emplace();
+      std::optional<NoTape> untaped;
+      if (record_) untaped.emplace();
       Taped out{{}, {}, call(f, std::move(x), context, l, k), {}};
       if (Tape::wanting(out.y)) refers_ = true;
       return out;

@@ -101,19 +101,19 @@ struct StackNode final : Slot<T, B> {
     auto dy = std::exchange(this->gradient, {});
     if (readout.kind == Readout::Kind::learned && mix_node >= 0)
       outer.add(mix_node, StackOutput<T, B, Word>::mix_gradient(run->streams(), carrier, dy));
-    auto gradient = [&] {
+    auto arrived = [&] {
       const UseScope use(Use::streams);
       return StackOutput<T, B, Word>::spread(run->streams(), readout, carrier, mix, std::move(dy));
     }();
     std::vector<Tensor<T, B>> side_gradient(sides.size());
     for (std::size_t i = 0; i < sides.size(); ++i)
       if (sides[i].first >= 0) side_gradient[i] = Tensor<T, B>::zeros(sides[i].second);
-    run->backward(gradient, side_gradient, inputs[0] >= 0 || inputs[1] >= 0, outer, made);
+    run->backward(arrived, side_gradient, inputs[0] >= 0 || inputs[1] >= 0, outer, made);
     run.reset();
     for (std::size_t i = 0; i < sides.size(); ++i)
       if (sides[i].first >= 0) outer.add(sides[i].first, std::move(side_gradient[i]));
     for (std::size_t i = 0; i < 2; ++i)
-      if (inputs[i] >= 0) outer.add(inputs[i], std::move(gradient[i]));
+      if (inputs[i] >= 0) outer.add(inputs[i], std::move(arrived[i]));
   }
 
   std::unique_ptr<StackRun<T, B, Word>> run;
@@ -200,6 +200,9 @@ class ReversibleStack {
       require(side.offsets.sequences() == context.offsets.sequences(),
               {"reversible stack: a side input has another number of sequences", where}, side.offsets.sequences(),
               context.offsets.sequences());
+      require(side.value.shape().rank() == 2 && side.offsets.tokens() == side.value.dim(0),
+              {"reversible stack: a side input's offsets do not cover its rows", where}, side.value,
+              side.offsets.tokens());
     }
     try {
       if (options_.streams == Streams::rounded || range_->watched()) return run_in<T>(x0, x1, context, where);

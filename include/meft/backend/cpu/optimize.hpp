@@ -18,6 +18,7 @@ template <class T>
 void adamw(const AdamWSlot<T>& slot, const AdamWStep& step) {
   T *const g = slot.gradient, *const p = slot.value, *const m = slot.first, *const v = slot.second;
   const T b1 = static_cast<T>(step.beta1), b2 = static_cast<T>(step.beta2), scale = static_cast<T>(step.scale);
+  const T rest1 = static_cast<T>(1 - step.beta1), rest2 = static_cast<T>(1 - step.beta2);  // in T they lose digits
   const T size = static_cast<T>(step.rate / step.correction1), root = static_cast<T>(1 / std::sqrt(step.correction2));
   const T keep = static_cast<T>(slot.decays ? 1 - step.rate * step.decay : 1), epsilon = static_cast<T>(step.epsilon);
   parallel_chunks(slot.n, map_grain, [&](Index begin, Index end) {
@@ -25,18 +26,17 @@ void adamw(const AdamWSlot<T>& slot, const AdamWStep& step) {
       const Index count = end - begin;
       T *pm = m + begin, *pv = v + begin, *pp = p + begin;
       T* const pg = g + begin;
-      map_run([b1, scale](T old, T x) MEFT_INLINE { return multiply_add(b1, old, product(T(1) - b1, x * scale)); },
+      map_run([b1, rest1, scale](T old, T x) MEFT_INLINE { return multiply_add(b1, old, product(rest1, x * scale)); },
               count, pm, pm, pg);
       map_run(
-          [b2, scale](T old, T x) MEFT_INLINE {
-            const T g = x * scale;
-            return multiply_add(b2, old, product((T(1) - b2) * g, g));
+          [b2, rest2, scale](T old, T x) MEFT_INLINE {
+            const T scaled = x * scale;
+            return multiply_add(b2, old, product(rest2 * scaled, scaled));
           },
           count, pv, pv, pg);
-      map_run(
-          [keep, size, root, epsilon](T old, T a, T b)
-              MEFT_INLINE { return product(old, keep) - size * a / multiply_add(Sqrt{}(b), root, epsilon); },
-          count, pp, pp, pm, pv);
+      map_run([keep, size, root, epsilon](T old, T a, T b)
+                  MEFT_INLINE { return product(old, keep) - size * a / multiply_add(Sqrt{}(b), root, epsilon); },
+              count, pp, pp, pm, pv);
       std::fill(pg, pg + count, T(0));
     });
   });

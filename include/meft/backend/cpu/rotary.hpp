@@ -46,14 +46,14 @@ class Turns {
   }
   MEFT_INLINE void advance() {
     ++at_;
-    double c[RotarySpec::most];
+    double next[RotarySpec::most];
     map_run([](double c, double s, double step_c, double step_s)
                 MEFT_INLINE { return multiply_add(c, step_c, -product(s, step_s)); },
-            pairs_, c, c_, s_, step_c_, step_s_);
+            pairs_, next, c_, s_, step_c_, step_s_);
     map_run([](double c, double s, double step_c, double step_s)
                 MEFT_INLINE { return multiply_add(s, step_c, product(c, step_s)); },
             pairs_, s_, c_, s_, step_c_, step_s_);
-    std::copy(c, c + pairs_, c_);
+    std::copy(next, next + pairs_, c_);
   }
 
   Index pairs_, at_ = -2;

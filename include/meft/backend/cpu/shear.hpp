@@ -267,10 +267,13 @@ MEFT_INLINE inline ShearSlot unshear_run(Index n, std::int32_t* x, const F* f, L
   return range.slot(hash);
 }
 
-/// Any n/d and any word, digit by digit. `limit` is the largest magnitude of a word.
+/// What a term of a sum of two may be, so that it is an integer of 64 bits.
+inline constexpr double most_term = 0.99 * 0x1p63;
+
+/// Any n/d and any word, digit by digit.
 template <class Word, class F>
 ShearSlot shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
-  const std::int64_t d = lambda.d, m = lambda.n < 0 ? -lambda.n : lambda.n;
+  const std::int64_t d = lambda.d, sign = lambda.n < 0 ? -1 : 1, m = lambda.n * sign;
   const bool digits = d > 1 || m > 1;
   DigitStack stack(words + (digits ? stack_header : 0), static_cast<std::uint64_t>(d * m));
   Hash hash;
@@ -284,13 +287,14 @@ ShearSlot shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, s
       p = static_cast<std::int64_t>(stack.pop(static_cast<std::uint64_t>(m)));
     }
     const double add = static_cast<double>(f[i]) * scale, scaled = static_cast<double>(q) * static_cast<double>(m);
-    if (!(std::fabs(add) + std::fabs(scaled) < 0.99 * static_cast<double>(std::numeric_limits<Word>::max()))) {
-      worst = std::max(worst, beyond(scaled + add));
-      x[i] = 0;
-      continue;
+    std::int64_t sum = 0;
+    if (!(std::fabs(add) < most_term && std::fabs(scaled) < most_term) ||
+        __builtin_add_overflow((q * m + p) * sign, std::llrint(add), &sum) || static_cast<Word>(sum) != sum ||
+        sum == std::numeric_limits<Word>::min()) {
+      worst = std::max(worst, beyond(scaled * static_cast<double>(sign) + add));
+      sum = 0;
     }
-    const std::int64_t whole = q * m + p;
-    x[i] = static_cast<Word>((lambda.n < 0 ? -whole : whole) + std::llrint(add));
+    x[i] = static_cast<Word>(sum);
   }
   if (digits) stack.save(words);
   return {hash.value(), worst};
@@ -298,8 +302,7 @@ ShearSlot shear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, s
 
 template <class Word, class F>
 ShearSlot unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scale, std::uint32_t* words) {
-  const std::int64_t d = lambda.d, m = lambda.n < 0 ? -lambda.n : lambda.n;
-  const double limit = static_cast<double>(std::numeric_limits<Word>::max());
+  const std::int64_t d = lambda.d, sign = lambda.n < 0 ? -1 : 1, m = lambda.n * sign;
   const bool digits = d > 1 || m > 1;
   DigitStack stack(words + (digits ? stack_header : 0), static_cast<std::uint64_t>(d * m));
   if (digits) stack.load(words);
@@ -307,12 +310,13 @@ ShearSlot unshear_any(Index n, Word* x, const F* f, Lambda lambda, double scale,
   unsigned long long worst = 0;
   for (Index i = n - 1; i >= 0; --i) {
     const double add = static_cast<double>(f[i]) * scale;
-    if (!(std::fabs(add) < limit && std::fabs(static_cast<double>(x[i]) - add) < limit)) {
+    std::int64_t whole = 0;
+    if (!(std::fabs(add) < most_term) || !(std::fabs(static_cast<double>(x[i]) - add) < 0x1p63) ||
+        __builtin_sub_overflow(static_cast<std::int64_t>(x[i]), std::llrint(add), &whole)) {
       worst = std::max(worst, beyond(add));
       continue;
     }
-    std::int64_t whole = x[i] - std::llrint(add);
-    if (lambda.n < 0) whole = -whole;
+    whole *= sign;
     const std::int64_t p = (whole % m + m) % m;
     std::int64_t r = 0;
     if (digits) {
