@@ -938,6 +938,24 @@ TEST_CASE("pickle: form and bounds") {
   CHECK(value_of(std::string("G\xc0\x04\0\0\0\0\0\0", 9)).second == -2.5);
 }
 
+TEST_CASE("tensors whose dimensions lie in another order: tied ones are one, others no more than the storages") {
+  const auto six = p::storage("FloatStorage", "0", 6);
+  const auto bytes = [&](const std::vector<std::pair<std::string, std::string>>& tensors) {
+    return legacy(p::whole(p::dict(tensors)), {{"0", 6, bytes_of(std::vector<float>{1, 2, 3, 4, 5, 6})}});
+  };
+  const auto turned = p::tensor(six, 0, {3, 2}, {1, 3});
+  const Folder folder;
+  const Pytorch file(folder.put("m.bin", bytes({{"a", turned}, {"b", turned}, {"c", p::tensor(six, 0, {6}, {1})}})));
+  CHECK(read_as<float>(file, "b") == std::vector<float>{1, 4, 2, 5, 3, 6});
+  CHECK(file.find("a").bytes.data() == file.find("b").bytes.data());
+  const auto more = p::tensor(six, 0, {3, 1, 2}, {1, 1, 3}), part = p::tensor(six, 2, {2, 2}, {1, 2});
+  for (const auto& other : {more, part})
+    CHECK_HAS(refusal(bytes({{"a", turned}, {"b", other}})), "tensor 'b'",
+              "tensors whose dimensions are not in order have more elements than the storages");
+  const auto first = p::tensor(six, 0, {2, 2}, {1, 2});
+  CHECK_HAS(refusal(bytes({{"a", first}, {"b", part}})), "more elements than the storages");
+}
+
 TEST_CASE("tensors: shapes, strides and storages that do not fit") {
   const auto six = p::storage("FloatStorage", "0", 6);
   constexpr auto most = INT64_MAX;

@@ -12,6 +12,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -104,15 +105,19 @@ class StateDict {
     return out;
   }
 
-  /// The elements of `tensor`, which lie by `strides`, in the order of its dimensions.
+  /// The elements of `tensor`, which lie by `strides`, in the order of its dimensions: the same bytes for tensors that
+  /// are one.
   std::span<const std::byte> row_major(const Entry& tensor, std::vector<std::int64_t> strides, std::size_t unit,
                                        const std::string& which) {
+    for (std::size_t i = 0; i < strides.size(); ++i)
+      if (tensor.shape[i] == 1) strides[i] = 0;
+    auto& before = ordered_[{tensor.bytes.data(), unit, tensor.shape, strides}];
+    if (!before.empty()) return before;
     require(tensor.bytes.size() <= left_,
             {which + ": tensors whose dimensions are not in order have more elements than the storages", where_});
     left_ -= tensor.bytes.size();
-    for (std::size_t i = 0; i < strides.size(); ++i)
-      if (tensor.shape[i] == 1) strides[i] = 0;
     auto& out = made_.emplace_back(tensor.bytes.size());
+    before = out;
     std::vector<std::int64_t> at(tensor.shape.size());
     std::int64_t from = 0;
     for (std::size_t to = 0; to < out.size(); to += unit) {
@@ -187,7 +192,9 @@ class StateDict {
   std::string what_;
   MadeBytes& made_;
   Where where_;
-  std::size_t left_ = 0;  // bytes that may be made: many tensors may share a storage
+  using Place = std::tuple<const std::byte*, std::size_t, std::vector<std::int64_t>, std::vector<std::int64_t>>;
+  std::map<Place, std::span<const std::byte>> ordered_;  // by where, bytes an element, shape and strides
+  std::size_t left_ = 0;                                 // bytes that may be made: many tensors may share a storage
   std::map<std::string, std::pair<std::string, std::int64_t>> known_;  // storages met so far
 };
 
