@@ -206,6 +206,10 @@ TEST_CASE(
   for (const char* kind : {"full_attention", "sliding_attention"}) now["rope_parameters"][kind].erase("rope_theta");
   now.update({{"rope_theta", 5e5}, {"rope_local_base_freq", 3e3}});  // beside the kinds, for those that have none
   (void)same(old, now);
+  // Of values that stand in both, those in rope_scaling.
+  now["rope_scaling"] = {{"factor", 8.0}};
+  now["rope_parameters"]["full_attention"]["factor"] = 2.0;
+  (void)same(old, now);
   CHECK(spec.layers.is_local == std::vector<bool>{true, true, true, true, true, false, true});
   CHECK(spec.layers.layer.scale == 1 / std::sqrt(8.0));
   CHECK(spec.embeddings.scale == std::sqrt(32.0));
@@ -235,6 +239,10 @@ TEST_CASE(
   now.update({{"global_rope_theta", 9e4}, {"local_rope_theta", 7e3}});
   (void)same(old, now);
   CHECK(encoder.layers.local->window == 11);
+  now.update({{"local_attention", 128}, {"sliding_window", 10}});  // its half, which counts
+  now["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+  old["local_attention"] = 20, old["rope_scaling"] = now["rope_scaling"];
+  CHECK(same(old, now).layers.local->rotary->factor == 8);
   CHECK(!encoder.layers.at(0).attention_norm);
   CHECK(encoder.layers.at(1).attention_norm);
   modern["global_rope_theta"] = 9e4;

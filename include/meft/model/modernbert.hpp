@@ -33,6 +33,8 @@ struct ModernBertConfig {
     out.num_attention_heads = c.integer("num_attention_heads", out.num_attention_heads, {1, 1024});
     out.max_position_embeddings = c.integer("max_position_embeddings", out.max_position_embeddings, {1, 1 << 30});
     out.local_attention = c.integer("local_attention", out.local_attention, {2, 1 << 30});
+    // Half of that, which counts where both are there.
+    if (c.has("sliding_window")) out.local_attention = 2 * c.integer("sliding_window", {1, 1 << 29});
     out.hidden_activation = activation(c, "hidden_activation", "gelu");
     out.classifier_activation = activation(c, "classifier_activation", "gelu");
     out.norm_eps = c.number("norm_eps", 1e-5, {0.0, 1.0});

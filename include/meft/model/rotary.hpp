@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include <meft/model/config.hpp>
 
@@ -84,12 +85,18 @@ RotarySpec read_rotary(const auto& c, Index head_width) {
 }
 
 /// That of the layers which layer_types calls `kind`: within rope_parameters, or, as transformers 4 writes it, in
-/// `rope_scaling` where the kind is `scaled`. The base may stand beside either under `older`; by default it is `theta`.
+/// `rope_scaling` where the kind is `scaled`; where both are there the latter's values count. The base may stand beside
+/// either under `older`; by default it is `theta`.
 RotarySpec read_rotary(const auto& c, const char* kind, const char* older, double theta, bool scaled,
                        Index head_width) {
-  const auto rope = c.object("rope_parameters");
-  return read_rotary(c, rope.has(kind) || !scaled ? rope.object(kind) : c.object("rope_scaling"),
-                     c.number(older, theta, {1e-3, 1e15}), head_width);
+  auto rope = c.object("rope_parameters").object(kind);
+  if (scaled && c.has("rope_scaling")) {
+    const auto scaling = c.object("rope_scaling");
+    auto tree = rope.tree();
+    tree.update(scaling.tree());
+    rope = {scaling.path(), std::move(tree)};
+  }
+  return read_rotary(c, rope, c.number(older, theta, {1e-3, 1e15}), head_width);
 }
 
 }  // namespace meft::model
