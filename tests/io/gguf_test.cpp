@@ -364,11 +364,13 @@ TEST_CASE(
   const auto usual = read();
   CHECK(usual.encode("ab a").ids == Ids{1, 5, 9, 8});  // ab before the earlier id of a space and a
   CHECK(usual.encode("\u00e9").ids == Ids{1, 5, 3, 4});
-  CHECK(usual.encode("a</s>a").ids == Ids{1, 8, 2, 6});
+  CHECK(usual.encode(" a").ids == Ids{1, 5, 8});  // before what begins with a space too, and behind a token
+  CHECK(usual.encode("a</s>a").ids == Ids{1, 8, 2, 8});
   CHECK(usual.decode(Ids{1, 5, 9, 8}) == "ab a");
   CHECK((usual.bos() == 1 && usual.eos() == 2 && usual.longest() == 24));
   const auto bare = read("add_space_prefix");
   CHECK(bare.encode("ab a").ids == Ids{1, 9, 8});
+  CHECK(bare.encode(" a</s>a").ids == Ids{1, 8, 2, 6});
   CHECK(bare.decode(Ids{1, 5, 9, 8}) == " ab a");
   CHECK(read("add_bos_token").encode("ab").ids == Ids{5, 9});
   CHECK(read("add_eos_token").encode("ab").ids == Ids{1, 5, 9, 2});

@@ -45,21 +45,21 @@ inline void add_pieces_of_gguf(const io::Gguf& file, const std::vector<std::stri
       merges.push_back(Json::array({std::string(left), std::string(right)}));
   out["model"]["byte_fallback"] = out["model"]["fuse_unk"] = true;
   const Json meta{{"type", "Replace"}, {"pattern", {{"String", "\u2581"}}}, {"content", " "}};
+  // The prefix stands before each part between added tokens, whether or not that begins with a space.
+  const bool prefix = !gemma && file.flag("tokenizer.ggml.add_space_prefix", where).value_or(true);
+  const Json spaces{{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}};
   Json decoders{meta, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
+  out["normalizer"] = spaces;
+  out["pre_tokenizer"] = nullptr;
+  if (prefix) {
+    const Json prepend{{"type", "Prepend"}, {"prepend", "\u2581"}};
+    out["normalizer"] = {{"type", "Sequence"}, {"normalizers", {prepend, spaces}}};
+    decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  }
   if (gemma) {
-    out["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}};
-    out["pre_tokenizer"] = nullptr;
     const auto unknown = file.integer("tokenizer.ggml.unknown_token_id", where);
     if (unknown && *unknown >= 0 && static_cast<std::uint64_t>(*unknown) < tokens.size())
       out["model"]["unk_token"] = std::string(tokens[static_cast<std::size_t>(*unknown)]);
-  } else {
-    const bool prefix = file.flag("tokenizer.ggml.add_space_prefix", where).value_or(true);
-    out["normalizer"] = nullptr;
-    out["pre_tokenizer"] = {{"type", "Metaspace"},
-                            {"replacement", "\u2581"},
-                            {"prepend_scheme", prefix ? "first" : "never"},
-                            {"split", false}};
-    if (prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   }
   out["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
 }
