@@ -560,6 +560,43 @@ TEST_CASE("pieces: spaces are characters, and what is no token is bytes or unkno
   CHECK(tokenizer.encode("ab <s> ab").ids == Ids{8, 4, 1, 4, 8});
 }
 
+// Ids of tokenizers 0.23.
+TEST_CASE("pieces: each step of a normalizer counts; what is dropped keeps nothing apart") {
+  const std::string compose = R"({"type": "NFC"})", prepend = R"({"type": "Prepend", "prepend": "\u2581"})",
+                    replace = R"({"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"})";
+  const auto list = [](const std::string& steps) { return R"({"type": "Sequence", "normalizers": [)" + steps + "]}"; };
+  const auto meta = [](const std::string& scheme) {
+    return R"({"type": "Metaspace", "replacement": "\u2581", "split": false, "prepend_scheme": ")" + scheme + "\"}";
+  };
+  const auto text_of = [](const std::string& normalizer, const std::string& words, const std::string& unknown) {
+    return R"({"added_tokens": [], "post_processor": null, "decoder": null, "normalizer": )" + normalizer +
+           R"(, "pre_tokenizer": )" + words + R"(, "model": {"type": "BPE", "unk_token": )" + unknown +
+           R"(, "merges": ["\u2581 \u2581"], "vocab": {"<unk>": 0, "\u2581": 1, "a": 2, "e": 3, "\u0301": 4,
+           "\u00e9": 5, "\u2581\u2581": 6}}})";
+  };
+  const auto made = [&](const std::string& normalizer, const std::string& words, const char* unknown = "\"<unk>\"") {
+    Folder folder;
+    return Bpe(folder.with("tokenizer.json", text_of(normalizer, words, unknown)).path);
+  };
+  const std::string none = "null", apart = "e\u0301 a";
+  CHECK(made(list(compose + ", " + replace), none).tokens(apart) == Ids{5, 1, 2});
+  CHECK(made(list(compose + ", " + prepend + ", " + replace), none).tokens(apart) == Ids{1, 5, 1, 2});
+  CHECK(made(compose, meta("first")).tokens(apart) == Ids{1, 5, 1, 2});
+  CHECK(made(list(compose + ", " + prepend), meta("never")).tokens(apart) == Ids{1, 5, 1, 2});
+  CHECK(made(prepend, meta("never")).tokens("a a") == Ids{1, 2, 1, 2});
+  CHECK(made(prepend, meta("always")).tokens(" a") == Ids{6, 2});
+  CHECK(made(prepend, meta("always")).tokens("a") == Ids{1, 2});
+  CHECK(made(prepend, meta("never")).tokens("").empty());
+  CHECK(made(list(prepend + ", " + replace), none, "null").tokens("? ?a") == Ids{6, 2});
+  CHECK(made(list(prepend + ", " + replace), none).tokens("? ?a") == Ids{1, 0, 1, 0, 2});
+  const auto refused = [&](const std::string& normalizer, const std::string& part) {
+    Folder wrong;
+    check_error(wrong.with("tokenizer.json", text_of(normalizer, meta("first"), "null")).path, {part});
+  };
+  refused(list(prepend + ", " + prepend), "normalizer.normalizers[1].prepend is");
+  refused(list(prepend + ", " + compose), "normalizer.normalizers[1].type is \"NFC\"");
+}
+
 // As tokenizers 0.23 has them apart.
 TEST_CASE("an added token is no word or character of the model's own") {
   const auto with = [](const std::string& content) {
@@ -922,6 +959,49 @@ TEST_CASE("unigram: long words, many branches, ties, bytes of unknown characters
   CHECK(parted.tokens(" ab \t a") == Ids{10, 3, 10, 1});
   CHECK(always.decode(Ids{10, 3, 10, 1}) == "ab a");
   CHECK(never.decode(Ids{10, 3, 10, 1}) == " ab a");
+}
+
+// Ids of tokenizers 0.23, which asks where the first byte of a word comes from.
+TEST_CASE("unigram: the beginning of a text is what comes from its first character") {
+  const auto made = [](const std::string& steps, bool parted = false) {
+    const std::string meta = R"({"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"})";
+    Folder folder;
+    folder.with(
+        "tokenizer.json",
+        R"({"added_tokens": [{"id": 0, "content": "<unk>", "special": true}], "normalizer": {"type": "Sequence",
+      "normalizers": [)" +
+            steps + R"(]}, "pre_tokenizer": )" +
+            (parted ? R"({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, )" + meta + "]}" : meta) +
+            R"(, "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["\u2581", -2], ["a", -3],
+      ["b", -3], ["c", -3]]}})");
+    return Unigram(folder.path);
+  };
+  const auto replace = [](const std::string& from, const std::string& to) {
+    return R"({"type": "Replace", "pattern": {"String": ")" + from + R"("}, "content": ")" + to + "\"}";
+  };
+  const auto strip = [](const std::string& left) {
+    return R"({"type": "Strip", "strip_right": false, "strip_left": )" + left + "}";
+  };
+  const std::string map = R"({"type": "Precompiled", "precompiled_charsmap": ")" +
+                          base64(charsmap_of({{"b", " c"}, {"\x01", ""}, {"\u00bd", "ac"}})) + "\"}";
+  const auto stripped = made(strip("true")), shorter = made(replace("bb", "a"));
+  CHECK(stripped.tokens("a") == Ids{1, 2});
+  CHECK(stripped.tokens(" a") == Ids{2});
+  CHECK(stripped.tokens("<unk>a") == Ids{0, 2});
+  CHECK(made(strip("false")).tokens(" a") == Ids{1, 2});
+  CHECK(shorter.tokens("bba") == Ids{2, 2});
+  CHECK(shorter.tokens("abba") == Ids{1, 2, 2, 2});
+  CHECK(made(replace("b", "  "), true).tokens("ba") == Ids{2});
+  const auto mapped = made(map, true), then_stripped = made(map + ", " + strip("true")),
+             then_shorter = made(map + ", " + replace("ac", "b"));
+  CHECK(mapped.tokens("ba") == Ids{1, 4, 2});
+  CHECK(mapped.tokens("\x01"
+                      "a") == Ids{1, 2});
+  CHECK(mapped.tokens("\x01 a") == Ids{2});
+  CHECK(mapped.tokens("\u00bdb") == Ids{1, 2, 4, 4});
+  CHECK(then_stripped.tokens("ba") == Ids{1, 4, 2});
+  CHECK(then_shorter.tokens("\u00bd") == Ids{1, 3});
+  CHECK(then_shorter.tokens("\u00bd\x01") == Ids{3});
 }
 
 TEST_CASE("BPE: digits are parts of their own, each or in runs") {

@@ -65,7 +65,7 @@ class Bpe : public Encoder<Bpe> {
       const char c = static_cast<char>(byte);
       byte_ids_[byte] = vocab_.find_own(characters_.shown({&c, 1}));
     }
-    if (pieces_) pieces_->find_tokens(vocab_, ignore_merges_);
+    if (pieces_) pieces_->find_tokens(vocab_, ignore_merges_, missing_ < 0, fallback_);
   }
 
   /// The text of `ids`, without special tokens if `skip_special`; bytes that are not UTF-8 become U+FFFD.
@@ -227,17 +227,17 @@ class Bpe : public Encoder<Bpe> {
 
   // ---- encoding
 
-  std::string_view normalized(std::string_view text, std::string& room) const {
-    if (pieces_) return pieces_->normalized(text, room);
+  std::string_view normalized(std::string_view text, std::string& room, std::size_t& head) const {
+    if (pieces_) return pieces_->normalized(text, room, head);
     return composes_ ? composed(text, room) : text;
   }
 
-  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids, bool first) const {
+  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids, std::size_t head) const {
     const auto add = [&](std::string_view word) {
       append_word(word, ids);
       return ids.size() < limit;
     };
-    if (pieces_) return pieces_->each_word(text, first, add);
+    if (pieces_) return pieces_->each_word(text, head, add);
     const auto level = [&](std::string_view part) {
       std::string prefixed;
       if (add_prefix_space_ && part.front() != ' ') part = prefixed.assign(1, ' ').append(part);

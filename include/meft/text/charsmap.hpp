@@ -65,28 +65,43 @@ class Charsmap {
   /// Appends what the map makes of `text`, which must be UTF-8. A grapheme cluster of less than six bytes gives way as
   /// a whole to what its shortest known start stands for; so does each character of another.
   void append(std::string_view text, std::string& out) const {
-    for (std::size_t at = 0; at < text.size();) {
-      const auto byte = static_cast<unsigned char>(text[at]);
-      const auto next = at + 1 < text.size() ? static_cast<unsigned char>(text[at + 1]) : 0u;
-      if (byte < 0x80 && next < 0x80 && byte != '\r') {
-        if (ascii_[byte]) out += *ascii_[byte];
-        else out += text[at];
-        ++at;
-        continue;
+    each(text, [&](std::string_view, std::string_view to) {
+      out += to;
+      return true;
+    });
+  }
+
+  /// How many bytes at the beginning of what the map makes of `text` tokenizers takes for those of its first `head`
+  /// bytes. There each character put in stands for the next of the text, more than were there for what came before,
+  /// and fewer have the last one before them stand for the others too; where none is before them these are forgotten.
+  std::size_t head(std::string_view text, std::size_t head) const {
+    std::size_t now = 0, at = 0, size = 0;
+    std::ptrdiff_t stands_for = 0;  // characters of the text, for the last one put in, of `size` bytes
+    const auto add_last = [&] {
+      if (size == 0) return true;
+      if (stands_for > 0 ? at >= head : at > head) return false;
+      now += size;
+      for (; stands_for > 0 && at < text.size(); --stands_for) at += decode(text, at).length;
+      return true;
+    };
+    const auto count = [](std::string_view part) {
+      return std::count_if(part.begin(), part.end(),
+                           [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+    };
+    if (head == 0) return 0;
+    const bool whole = each(text, [&](std::string_view from, std::string_view to) {
+      std::ptrdiff_t left = count(from);
+      for (std::size_t i = 0; i < to.size(); --left) {
+        if (!add_last()) return false;
+        size = decode(to, i).length;
+        stands_for = left > 0 ? 1 : 0;
+        i += size;
       }
-      const auto cluster = text.substr(at, cluster_length(text, at));
-      at += cluster.size();
-      if (cluster.size() < 6)
-        if (const auto found = find(cluster)) {
-          out += *found;
-          continue;
-        }
-      for (std::size_t i = 0; i < cluster.size();) {
-        const auto character = cluster.substr(i, decode(cluster, i).length);
-        out += find(character).value_or(character);
-        i += character.size();
-      }
-    }
+      stands_for += std::max<std::ptrdiff_t>(left, 0);
+      return true;
+    });
+    if (whole) add_last();
+    return now;
   }
 
   /// How many bytes take one's place at most.
@@ -103,6 +118,34 @@ class Charsmap {
   static constexpr std::size_t longest = 256;  // text; more is none
 
  private:
+  /// Calls visit(part, what takes its place) for each part of `text`, until it returns false; returns whether it went
+  /// to the end.
+  template <class Visit>
+  bool each(std::string_view text, const Visit& visit) const {
+    for (std::size_t at = 0; at < text.size();) {
+      const auto byte = static_cast<unsigned char>(text[at]);
+      const auto next = at + 1 < text.size() ? static_cast<unsigned char>(text[at + 1]) : 0u;
+      if (byte < 0x80 && next < 0x80 && byte != '\r') {
+        const auto character = text.substr(at++, 1);
+        if (!visit(character, ascii_[byte] ? std::string_view(*ascii_[byte]) : character)) return false;
+        continue;
+      }
+      const auto cluster = text.substr(at, cluster_length(text, at));
+      at += cluster.size();
+      if (cluster.size() < 6)
+        if (const auto found = find(cluster)) {
+          if (!visit(cluster, *found)) return false;
+          continue;
+        }
+      for (std::size_t i = 0; i < cluster.size();) {
+        const auto character = cluster.substr(i, decode(cluster, i).length);
+        if (!visit(character, find(character).value_or(character))) return false;
+        i += character.size();
+      }
+    }
+    return true;
+  }
+
   /// What is kept for characters that will be ignored: no cluster goes over it, as over a control character (UAX 29,
   /// GraphemeBreakProperty.txt), which utf8proc does not know of what is unassigned.
   static bool reserved(char32_t code) {

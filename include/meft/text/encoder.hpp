@@ -21,10 +21,10 @@
 namespace meft::text {
 
 /// The base of a tokenizer `Words`, which has
-/// - `normalized(text, room)`: the view of the normalized text, perhaps in the string `room`;
-/// - `append_words(text, limit, ids, first)`: appends the ids of a normalized text; false once there are `limit` of
-/// them.
-///   `first`: nothing stands before it in the text.
+/// - `normalized(text, room, head)`: the view of the normalized text, perhaps in the string `room`. `head` says how
+///   many bytes at the beginning of `text` come from the first character of what is encoded, thereafter how many of the
+///   normalized text do, as tokenizers has it; it may stay as it is where no word depends on it;
+/// - `append_words(text, limit, ids, head)`: appends the ids of a normalized text; false once there are `limit`.
 template <class Words>
 class Encoder {
  public:
@@ -117,7 +117,8 @@ class Encoder {
     special.insert(special.end(), other.begin(), other.end());
     for (const AddedToken& token : special) {
       std::string room;
-      if (token.normalized) normalized_.add(std::string(words().normalized(token.content, room)), token);
+      std::size_t head = 0;
+      if (token.normalized) normalized_.add(std::string(words().normalized(token.content, room, head)), token);
       else raw_.add(token.content, token);
     }
     if (files.split_special) raw_.leave_special(), normalized_.leave_special();
@@ -193,10 +194,11 @@ class Encoder {
     };
     raw_.split(text, [&](std::string_view part, std::int32_t added) {
       if (added >= 0) return add(added);
-      const std::string_view whole_part = words().normalized(part, room);
+      std::size_t head = part.data() == text.data() ? decode(part, 0).length : 0;
+      const std::string_view whole_part = words().normalized(part, room, head);
       return normalized_.split(whole_part, [&](std::string_view piece, std::int32_t known) {
-        const bool first = part.data() == text.data() && piece.data() == whole_part.data();
-        return known >= 0 ? add(known) : words().append_words(piece, limit, ids, first);
+        const auto at = static_cast<std::size_t>(piece.data() - whole_part.data());
+        return known >= 0 ? add(known) : words().append_words(piece, limit, ids, head - std::min(head, at));
       });
     });
   }

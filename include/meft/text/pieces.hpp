@@ -64,9 +64,9 @@ class Pieces {
   }
 
   /// Finds the tokens that stand for bytes, and the first characters. `whole_words`: a word may be a token without
-  /// merges.
-  void find_tokens(const Vocab& vocab, bool whole_words) {
-    if (whole_words || vocab.find_own(space) < 0) cuts_ = false;
+  /// merges. `drops`: characters without a token are left out, and what was around them may merge; with `fallback` only
+  /// those without bytes.
+  void find_tokens(const Vocab& vocab, bool whole_words, bool drops = false, bool fallback = false) {
     for (unsigned c = 0; c < ascii_.size(); ++c) {
       const char character = static_cast<char>(c);
       ascii_[c] = vocab.find_own({&character, 1});
@@ -75,27 +75,37 @@ class Pieces {
       char name[8];
       std::snprintf(name, sizeof name, "<0x%02X>", byte);
       bytes_[byte] = vocab.find_own(name);
+      if (bytes_[byte] < 0) fallback = false;
     }
+    if (whole_words || vocab.find_own(space) < 0 || (drops && !fallback)) cuts_ = false;
   }
 
-  std::string_view normalized(std::string_view text, std::string& room) const {
-    if (text.empty() || !replaces_) return text;
-    std::string out(prepends_ ? space : std::string_view());
-    append_replaced(text, out);
-    room = std::move(out);
-    return room;
+  /// `head`: as in Encoder.
+  std::string_view normalized(std::string_view text, std::string& room, std::size_t& head) const {
+    if (text.empty() || !(composes_ || prepends_ || replaces_)) return text;
+    if (composes_) text = composed(text, room);
+    if (prepends_ || replaces_) {
+      std::string out(prepends_ ? space : std::string_view());
+      if (replaces_) append_replaced(text, out);
+      else out += text;
+      room = std::move(out);
+      text = room;
+    }
+    const std::size_t before = prepends_ ? space.size() : 0;
+    if (head > 0) head = before + decode(text, before).length;
+    return text;
   }
 
   /// Calls visit(word) for each word of a normalized text, until it returns false; returns whether it went to the end.
-  /// `first`: the text is the beginning of what is encoded.
+  /// What begins in the first `head` bytes is the beginning of what is encoded.
   template <class Visit>
-  bool each_word(std::string_view text, bool first, const Visit& visit) const {
-    if (!parts_) return each_word_of(text, first, visit);
+  bool each_word(std::string_view text, std::size_t head, const Visit& visit) const {
+    if (!parts_) return each_word_of(text, head > 0, visit);
     for (std::size_t at = 0, end = 0; at < text.size(); at = end) {
       const auto length = [&](std::size_t i) { return decode(text, i).length; };
       while (at < text.size() && is_space(decode(text, at).code)) at += length(at);
       for (end = at; end < text.size() && !is_space(decode(text, end).code);) end += length(end);
-      if (end > at && !each_word_of(text.substr(at, end - at), first && at == 0, visit)) return false;
+      if (end > at && !each_word_of(text.substr(at, end - at), at < head, visit)) return false;
     }
     return true;
   }
@@ -189,14 +199,16 @@ class Pieces {
       const JsonField list = field.at("normalizers");
       for (std::size_t i = 0; i < list.array().size(); ++i) read_normalizer(list.at(i));
     } else if (type.string() == "Prepend") {
-      prepends_ = field.at("prepend").string() == space && !replaces_;
-      if (!prepends_) field.at("prepend").wrong("U+2581, before it takes the place of spaces");
+      const bool usual = field.at("prepend").string() == space && !prepends_ && !replaces_;
+      if (!usual) field.at("prepend").wrong("U+2581, once, before it takes the place of spaces");
+      prepends_ = true;
     } else if (type.string() == "Replace") {
       const bool usual = field.at("pattern").at("String").string() == " " && field.at("content").string() == space;
       if (!usual) field.at("content").wrong("U+2581 in the place of a space");
       replaces_ = true;
-    } else if (type.string() != "NFC" || prepends_ || replaces_) {  // which is another tokenizer's
-      type.wrong("\"NFC\", or \"Prepend\" and \"Replace\", or no normalizer");
+    } else {
+      composes_ = type.string() == "NFC" && !prepends_ && !replaces_;
+      if (!composes_) type.wrong("\"NFC\", or \"Prepend\" and \"Replace\", or no normalizer");
     }
   }
 
@@ -235,7 +247,8 @@ class Pieces {
   std::array<std::int32_t, 256> bytes_{};
   std::array<std::int32_t, 128> ascii_{};
   Scheme scheme_ = Scheme::always;
-  bool prepends_ = false, replaces_ = false, meta_ = false, splits_ = true, strips_ = false;
+  bool composes_ = false, prepends_ = false, replaces_ = false;
+  bool meta_ = false, splits_ = true, strips_ = false;
   bool cuts_ = true;         // no merge goes over the beginning of a word
   bool parts_ = false;       // white space ends a word, and is in none
   bool joins_bytes_ = true;  // tokens of bytes are shown as these

@@ -179,6 +179,7 @@ class Unigram : public Encoder<Unigram> {
     } else if (name == "Strip") {
       step.strips_left = field.at("strip_left").boolean();
       step.strips_right = field.at("strip_right").boolean();
+      if (!step.strips_left && !step.strips_right) return;
     } else if (name == "Replace") {
       const JsonField pattern = field.at("pattern");
       step.to = field.at("content").string();
@@ -198,12 +199,14 @@ class Unigram : public Encoder<Unigram> {
 
   // ---- encoding
 
-  std::string_view normalized(std::string_view text, std::string& room) const {
+  std::string_view normalized(std::string_view text, std::string& room, std::size_t& head) const {
     for (const Step& step : steps_) {
       if (step.strips_left || step.strips_right) {
-        if (step.strips_left)
-          while (!text.empty() && is_space(text::decode(text, 0).code))
-            text.remove_prefix(text::decode(text, 0).length);
+        while (step.strips_left && !text.empty() && is_space(text::decode(text, 0).code)) {
+          const std::size_t length = text::decode(text, 0).length;
+          text.remove_prefix(length);
+          head -= std::min(head, length);
+        }
         while (step.strips_right && !text.empty()) {
           const std::size_t last = previous(text, text.size());
           if (!is_space(text::decode(text, last).code)) break;
@@ -213,29 +216,39 @@ class Unigram : public Encoder<Unigram> {
       }
       std::string out;
       out.reserve(text.size() + text.size() / 8);
-      if (step.map) step.map->append(text, out);
-      else append_replaced(text, step, out);
+      if (step.map) {
+        step.map->append(text, out);
+        head = step.map->head(text, head);
+      } else {
+        append_replaced(text, step, out, head);
+      }
       room = std::move(out);
       text = room;
     }
     return text;
   }
 
-  static void append_replaced(std::string_view text, const Step& step, std::string& out) {
+  /// What is put in stands where the last byte stood that it takes the place of.
+  static void append_replaced(std::string_view text, const Step& step, std::string& out, std::size_t& head) {
+    std::size_t now = 0;
     for (std::size_t at = 0; at < text.size();) {
       const std::size_t found = std::min(text.find(step.from, at), text.size());
       out += text.substr(at, found - at);
+      if (at < head) now += std::min(found, head) - at;
       at = found;
       if (at == text.size()) break;
       std::size_t count = 0;
       do at += step.from.size(), ++count;
       while (step.runs && text.substr(at).starts_with(step.from));
-      out += step.runs && count == 1 ? step.from : step.to;
+      const std::string& put = step.runs && count == 1 ? step.from : step.to;
+      out += put;
+      if (at <= head) now += put.size();
     }
+    head = now;
   }
 
-  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids, bool first) const {
-    return pieces_.each_word(text, first, [&](std::string_view word) {
+  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids, std::size_t head) const {
+    return pieces_.each_word(text, head, [&](std::string_view word) {
       append_word(word, ids);
       return ids.size() < limit;
     });

@@ -135,14 +135,14 @@ class WordPiece : public Encoder<WordPiece> {
 
   // ---- encoding
 
-  std::string_view normalized(std::string_view text, std::string& room) const {
+  std::string_view normalized(std::string_view text, std::string& room, std::size_t&) const {
     if (!normalizes_) return text;
     room.clear();
     normalizer_.append(text, room);
     return room;
   }
 
-  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids, bool) const {
+  bool append_words(std::string_view text, std::size_t limit, std::vector<std::int32_t>& ids, std::size_t) const {
     return each_bert_word(text, [&](std::string_view word, std::size_t points) {
       append_word(word, points, ids);
       return ids.size() < limit;
