@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 INCLUDE = ROOT / "include"
 COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
 MAIN = sys.argv[1] if len(sys.argv) > 1 else COMPILERS[0]
-FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror", "-pthread", f"-I{INCLUDE}"]
+FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread", f"-I{INCLUDE}"]
 
 
 def headers():

@@ -71,13 +71,13 @@ def chains(headers):
 def alone(compiler, chain, folder, *more):
     flags = [*compiling.defined(chain[0]), *more, *use(chain[0], folder, *(pathlib.Path(path[2:]) for path in more))]
     source = "".join(f"#include <{header}>\n" * 2 for header in chain) + f'static_assert(false, "{END}");\n'
-    text = compiling.check(compiler, source, "-Wfatal-errors", *flags)[1]
+    text = compiling.check(compiler, source, "-Wshadow", "-Wfatal-errors", *flags)[1]
     first = next((line for line in text.split("\n") if "error:" in line), "")
     return [] if END in first else [f"{' or '.join(chain)}: does not compile alone with {compiler}\n{text[:2000]}"]
 
 
 def together(compiler, headers):
-    status, text = compiling.check(compiler, "".join(f"#include <{header}>\n" for header in headers), "-DMEFT_CUDA")
+    status, text = compiling.check(compiler, "".join(f"#include <{header}>\n" for header in headers), "-Wshadow", "-DMEFT_CUDA")
     return [f"the headers do not compile together with {compiler}\n{text[:2000]}"] if status else []
 
 
