@@ -71,13 +71,19 @@ def chains(headers):
 def alone(compiler, chain, folder, *more):
     flags = [*compiling.defined(chain[0]), *more, *use(chain[0], folder, *(pathlib.Path(path[2:]) for path in more))]
     source = "".join(f"#include <{header}>\n" * 2 for header in chain) + f'static_assert(false, "{END}");\n'
-    text = compiling.check(compiler, source, "-Wshadow", "-Wfatal-errors", *flags)[1]
+    text = compiling.check(compiler, source, "-Wfatal-errors", *flags)[1]
     first = next((line for line in text.split("\n") if "error:" in line), "")
     return [] if END in first else [f"{' or '.join(chain)}: does not compile alone with {compiler}\n{text[:2000]}"]
 
 
+def shadows(compiler):
+    """Of what meft.hpp includes: programs are built with -Wshadow."""
+    status, text = compiling.check(compiler, "#include <meft/meft.hpp>\n", "-Wshadow")
+    return [f"meft/meft.hpp: -Wshadow warns with {compiler}\n{text[:2000]}"] if status else []
+
+
 def together(compiler, headers):
-    status, text = compiling.check(compiler, "".join(f"#include <{header}>\n" for header in headers), "-Wshadow", "-DMEFT_CUDA")
+    status, text = compiling.check(compiler, "".join(f"#include <{header}>\n" for header in headers), "-DMEFT_CUDA")
     return [f"the headers do not compile together with {compiler}\n{text[:2000]}"] if status else []
 
 
@@ -119,6 +125,7 @@ def main():
                 if header not in hubs:
                     alike.setdefault((*compiling.defined(header), *use(header, folder)), []).append(header)
             problems += compiling.each([functools.partial(together, compiler, headers) for compiler in others] +
+                                       [functools.partial(shadows, compiler) for compiler in (compiling.MAIN, *others)] +
                                        [functools.partial(alone, compiling.MAIN, chain, folder)
                                         for group in alike.values() for chain in chains(group)])
     times = os.times()
