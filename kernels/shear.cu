@@ -32,12 +32,11 @@ template <class Word>
 __device__ std::int32_t sheared(const Shear& s, Word& x, double f, unsigned long long& worst) {
   Word r = x % s.d, q = x / s.d;
   if (r < 0) r += s.d, --q;  // x − r may lie below what a word holds
-  const double rounded = rint(f * s.scale), y = static_cast<double>(q) * s.n + rounded;
+  const double rounded = rint(f * s.scale), scaled = static_cast<double>(q) * s.n, y = scaled + rounded;
   // Of 64 bits each term too: in double they may cancel where a word would overflow.
   constexpr double most = sizeof(Word) == 4 ? 2147483647.0 : 0.99 * 9223372036854775807.0;
-  const double reach =
-      sizeof(Word) == 4 ? fabs(y) : fmax(fabs(y), fmax(fabs(static_cast<double>(q) * s.n), fabs(rounded)));
-  if (!(reach <= most)) {
+  const bool terms = sizeof(Word) == 4 || (fabs(scaled) <= most && fabs(rounded) <= most);
+  if (!(terms && fabs(y) <= most)) {  // nor is NaN in range
     const auto out = beyond(y);
     worst = worst < out ? out : worst;
     x = 0;

@@ -505,6 +505,9 @@ TEST_CASE("a shear that leaves the range is reported, with the value") {
   const auto nan = std::numeric_limits<float>::quiet_NaN();
   const OnDevice<float> bad(std::vector<float>{nan});
   CHECK(shear_on<Cuda>(1, x.data(), bad.data(), lambda, 20, words.data()).overflow);
+  const OnDevice<std::int64_t> wide(Index{1});
+  const OnDevice<std::uint32_t> more(digit_words<std::int64_t>(Cuda{}, 1, lambda));
+  CHECK(shear_on<Cuda>(1, wide.data(), bad.data(), lambda, 40, more.data()).overflow);
 }
 
 TEST_CASE(

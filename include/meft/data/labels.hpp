@@ -52,9 +52,9 @@ inline std::optional<std::size_t> class_named(std::string_view cell, const Names
   cell = trimmed(cell);
   for (std::size_t i = 0; i < names.size(); ++i)
     if (cell == names[i]) return i;
-  if (plain_number(cell))
+  if (const auto value = number(cell); value && plain_number(cell))
     for (std::size_t i = 0; i < names.size(); ++i)
-      if (plain_number(names[i]) && number(names[i]) == number(cell)) return i;
+      if (number(names[i]) == value && plain_number(names[i])) return i;
   return {};
 }
 

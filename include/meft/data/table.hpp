@@ -96,7 +96,7 @@ class Table {
     for (const std::string& wanted : names)
       if (const auto found = std::find(header_.begin(), header_.end(), wanted); found != header_.end()) {
         if (std::find(found + 1, header_.end(), wanted) != header_.end())
-          fail(this->name() + ":1: two columns are named " + detail::excerpt(wanted));
+          fail(*name_ + ":1: two columns are named " + detail::excerpt(wanted));
         return static_cast<std::size_t>(found - header_.begin());
       }
     return none;
@@ -122,8 +122,8 @@ class Table {
 
   Table(std::string bytes, std::string name, const TableOptions& options)
       : name_(std::make_shared<const std::string>(std::move(name))) {
-    text_ = detail::decode(std::move(bytes), this->name(), options.encoding);
-    const std::string end = detail::lower(std::string_view(this->name()).substr(this->name().rfind('.') + 1));
+    text_ = detail::decode(std::move(bytes), *name_, options.encoding);
+    const std::string end = detail::lower(std::string_view(*name_).substr(name_->rfind('.') + 1));
     const std::string_view first = std::string_view(text_).substr(0, text_.find_first_of("\r\n"));
     if (end == "json" || end == "jsonl" || end == "ndjson") {
       split_json();
@@ -157,7 +157,7 @@ class Table {
     const std::string whole = commas ? text_ : std::string();  // fields with doubled quotes are appended to text_
     const std::size_t all = detail::without_blank_end(text_).size();
     if (all == 0 && !(options.lone_blanks && !text_.empty()))
-      fail(this->name() + ": is empty: expected rows of " + separators() + "-separated columns");
+      fail(*name_ + ": is empty: expected rows of " + separators() + "-separated columns");
     const bool cr = detail::ends_in_cr(text_);
     const auto source = [&] { return std::string_view(commas ? whole : text_); };
     const std::size_t length = source().size();
@@ -166,8 +166,8 @@ class Table {
       const std::size_t line = number, first_field = fields_.size();
       auto [end, next] = detail::line_end(source(), start, cr);
       if (end == start && !options.blank_rows && !options.lone_blanks)
-        fail(this->name() + ":" + std::to_string(number) + ": the line is blank");
-      detail::check_line(source().substr(start, end - start), this->name(), number);
+        fail(*name_ + ":" + std::to_string(number) + ": the line is blank");
+      detail::check_line(source().substr(start, end - start), *name_, number);
       for (std::size_t from = start;;) {
         if (commas && from < end && source()[from] == '"') {
           from = quoted_field(source(), from, end, next, number, cr);
@@ -192,7 +192,7 @@ class Table {
                            std::size_t& number, bool cr) {
     const std::size_t opened = number;
     const auto wrong = [&](const std::string& what) {
-      fail(this->name() + ":" + std::to_string(opened) + ": " + what + ": " +
+      fail(*name_ + ":" + std::to_string(opened) + ": " + what + ": " +
            detail::excerpt(whole.substr(from, std::min<std::size_t>(end - from, 200))));
     };
     bool doubled = false;
@@ -210,7 +210,7 @@ class Table {
       if (next >= whole.size()) wrong("a quote is not closed before the file's end");
       at = next;
       const auto [later, after] = detail::line_end(whole, next, cr);
-      detail::check_line(whole.substr(next, later - next), this->name(), ++number);
+      detail::check_line(whole.substr(next, later - next), *name_, ++number);
       end = later, next = after;
     }
     if (at < end && whole[at] != separator_) wrong("a quote closes within a column (quotes inside of one are doubled)");
@@ -241,7 +241,7 @@ class Table {
   void split_json() {
     columned_ = Columned::json;
     const std::string whole = text_;  // cells are appended to text_
-    array_ = detail::for_each_json(whole, this->name(), [&](const JsonField& row, const detail::JsonPlace& place) {
+    array_ = detail::for_each_json(whole, *name_, [&](const JsonField& row, const detail::JsonPlace& place) {
       const Field line{place.line.empty() ? 0 : static_cast<std::size_t>(place.line.data() - whole.data()),
                        place.line.size()};
       rows_.push_back({fields_.size(), row.object().size(), place.number, line});
@@ -249,8 +249,7 @@ class Table {
         std::size_t column = 0;
         while (column < header_.size() && header_[column] != key) ++column;
         if (column == header_.size()) header_.push_back(key);
-        if (column >= most_keys)
-          fail(this->name() + ": has rows with more than " + std::to_string(most_keys) + " keys");
+        if (column >= most_keys) fail(*name_ + ": has rows with more than " + std::to_string(most_keys) + " keys");
         const std::string cell = value.is_string() ? value.template get<std::string>()
                                  : value.is_null() ? std::string()
                                                    : value.dump();

@@ -165,8 +165,9 @@ struct Transformer {
   static constexpr std::uint32_t embedding_site = 0xe0000000u;
 
   static Offsets read_of(const KvCache<T, B>* cache) {
-    refuse_recorded(cache != nullptr);
-    return cache ? cache->read() : Offsets();
+    if (!cache) return {};
+    refuse_tape_beside_cache();
+    return cache->read();
   }
 
   /// The batch's tokens, in each sequence one place later, behind the start token.

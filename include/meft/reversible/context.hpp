@@ -20,9 +20,9 @@ struct Run {
   Key key(std::uint32_t site) const { return {seed, site, step}; }
 };
 
-/// Throws where a cache of read tokens would meet a tape: what it keeps is constant.
-inline void refuse_recorded(bool cached) {
-  require(!cached || !Tape::current(), "a cache of read tokens: under no tape alone", "a tape records");
+/// Throws where a tape records: what a cache of read tokens keeps is constant.
+inline void refuse_tape_beside_cache() {
+  require(!Tape::current(), "a cache of read tokens: under no tape alone", "a tape records");
 }
 
 /// An input that every layer reads beside its stream, as a decoder reads the encoder's output. It has its own offsets.
@@ -51,14 +51,14 @@ struct Context {
   /// Rows [tokens, n] of what was seen, `rows` of the batch's tokens: with a cache as KvCache's.
   Var<T, B> behind(const void* name, const Var<T, B>& rows) const {
     if (!cache) return rows;
-    refuse_recorded(true);
+    refuse_tape_beside_cache();
     return cache->behind(name, rows.value(), offsets, first_sequence);
   }
   /// made(), of the sequences of a side: with a cache as KvCache's.
   template <class F>
   Var<T, B> once(const void* name, const Offsets& side, const F& made) const {
     if (!cache) return made();
-    refuse_recorded(true);
+    refuse_tape_beside_cache();
     return cache->once(name, side, first_sequence, [&] { return made().value(); });
   }
 
